@@ -1,0 +1,75 @@
+# Everything below works in .venv, which is made on first use from requirements.lock and left alone afterwards.
+
+# Plain assignments: the command line changes them (make reproduce PRESET=laptop), the environment does not.
+PRESET  := quick
+TASKS   :=
+MODEL   :=
+SET     :=
+RESULTS := results
+PYTHON  := python3.11 python3
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP   := $(BIN)/python -m pip --disable-pip-version-check
+# A user's own kernels and site packages must not stand in for those of .venv.
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYTHONNOUSERSITE := 1
+
+WHAT = --preset '$(PRESET)' --tasks '$(TASKS)' --model '$(MODEL)' $(foreach change,$(SET),--set '$(change)')
+
+KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
+UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
+$(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
+
+.PHONY: help reproduce test test-all plan report lab saes clean lock
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make TARGET [PRESET=quick] [TASKS=math,...] [MODEL=name] [SET="field=value ..."] [RESULTS=folder]'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+reproduce: $(STAMP) ## run the whole pipeline of a preset; ends with results/PRESET/report.html
+	@$(BIN)/igds run $(WHAT) --results '$(RESULTS)'
+
+test: $(STAMP) ## lint and test (minutes)
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m pytest -q
+
+test-all: $(STAMP) ## the same with the slow tests
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m pytest -q --run-slow
+
+plan: $(STAMP) ## what a preset would cost: tokens, minutes, memory, disk; runs nothing
+	@$(BIN)/igds plan $(WHAT)
+
+report: $(STAMP) ## make tables and report again from stored results
+	@$(BIN)/igds report $(WHAT) --results '$(RESULTS)'
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+saes: $(STAMP) ## train the SAEs of the default model again
+	@$(BIN)/igds saes $(WHAT) --results '$(RESULTS)'
+
+clean: ## remove what runs produced (keeps results/reference, .venv and the download cache)
+	@git clean -fdXq -- results notebooks igds_utils tests
+
+# Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.
+lock: $(STAMP)
+	@$(PIP) install --quiet uv
+	@$(BIN)/uv pip compile --quiet pyproject.toml -o requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@found=; for python in $(PYTHON); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && found=$$python && break; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo 'Python 3.11 is needed, and none of these is it: $(PYTHON).' >&2; \
+	  echo 'Install it (with its venv module), or name it: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; \
+	fi; \
+	$(PIP) --version >/dev/null 2>&1 || "$$found" -m venv --clear $(VENV)
+	@echo 'Installing the packages of requirements.lock into $(VENV): about 2.5 GB, once.'
+	@$(PIP) install --progress-bar on -r requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

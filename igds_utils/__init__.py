@@ -1,0 +1,8 @@
+"""IGDS, interpretability-guided data selection (arXiv 2604.25167), reproduced with open tools.
+
+The notebooks are the chapters; this package keeps the code that they share. Data flows one way through it:
+config -> hub -> (lm, sae, tasks) -> activations -> recall -> intervention -> selectors -> sft -> evaluation
+-> stats -> tables and plots.
+"""
+
+__version__ = "0.1.0"

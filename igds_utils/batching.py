@@ -1,0 +1,52 @@
+"""Batches filled by tokens instead of samples, and padding on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Group indices so that (longest of the group) x (size of the group) <= batch_tokens.
+
+    Groups hold samples of similar length, longest first, so that little is padding and a batch that does not fit
+    fails at once rather than at the end. A sample longer than `batch_tokens` is a group of its own.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and longest * (len(groups[-1]) + 1) <= batch_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = lengths[index]
+    return groups
+
+
+def even_chunks(items: Sequence, size: int) -> Iterator[Sequence]:
+    """Consecutive pieces of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: str, device: torch.device) -> dict[str, Tensor]:
+    """Stack token lists of different length into (batch, longest) tensors for a model.
+
+    side: "left" or "right". Position ids count a sample's own tokens, so padding does not move it.
+    """
+    longest = max(map(len, sequences))
+    input_ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(sequences):
+        own = slice(longest - len(ids), longest) if side == "left" else slice(0, len(ids))
+        input_ids[row, own] = torch.tensor(ids, dtype=torch.long)
+        attention_mask[row, own] = 1
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions(attention_mask)}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Index of each token among its sample's own tokens; padding gets 0. Shape as the mask: (batch, tokens)."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,130 @@
+"""The `igds` command: run the notebooks of a preset, plan what they would cost, make the report again.
+
+igds run --preset quick --tasks math --set tasks.math.sft.lr=5e-5
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from igds_utils.config import ConfigError, load_preset, preset_names
+
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 5e-5 for text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 when done, 1 when a notebook failed, 2 when what was asked for was refused, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.call(options)
+    except ConfigError as error:
+        return _say(error, 2)
+    except KeyboardInterrupt:
+        return _say("interrupted: the same command continues where this run was", 130)
+
+
+def _say(message: object, code: int) -> int:
+    print(f"igds: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="igds", description="Interpretability-guided data selection.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    what = argparse.ArgumentParser(add_help=False)
+    what.add_argument(
+        "--preset",
+        default="quick",
+        help=f"one of {', '.join(preset_names())}, or the path of a YAML file (default: quick)",
+    )
+    what.add_argument("--model", default="", help="a model of the preset (default: the one that it chooses)")
+    what.add_argument(
+        "--tasks", type=_names, default=[], help="tasks of the preset, comma-separated (default: all)"
+    )
+    what.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        type=_change,
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change one field of the preset, for example tasks.math.sft.lr=5e-5; can be repeated",
+    )
+    where = argparse.ArgumentParser(add_help=False, parents=[what])
+    where.add_argument("--results", default="results", help="folder of all results (default: results)")
+    for name, call, parent, text in (
+        ("run", _run, where, "run all notebooks of a preset in their order; continues what was interrupted"),
+        ("plan", _plan, what, "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
+        ("report", _report, where, "make tables and report again from stored results"),
+        ("saes", _saes, where, "train the SAEs of the preset's model"),
+    ):
+        commands.add_parser(name, parents=[parent], help=text, description=text).set_defaults(call=call)
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """`field=value`, the value read as YAML: 5e-5 and 0.5 are numbers, [0.2, 0.5] is a list, chat is text."""
+    field, equals, value = text.partition("=")
+    if not equals or not field:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    value = yaml.safe_load(value)
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        value = float(value)
+    return field, value
+
+
+def _run(options: argparse.Namespace) -> int:
+    from igds_utils.runner import STAGES
+
+    return _notebooks(options, STAGES)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from igds_utils.runner import REPORT_STAGES
+
+    root = Path(options.results) / load_preset(options.preset).name
+    if not (root / "run.json").is_file():
+        raise ConfigError(
+            f"nothing is stored in {root}: run the pipeline first (make reproduce PRESET={options.preset})"
+        )
+    return _notebooks(options, REPORT_STAGES)
+
+
+def _saes(options: argparse.Namespace) -> int:
+    from igds_utils.runner import SAE_STAGES
+
+    return _notebooks(options, SAE_STAGES)
+
+
+def _notebooks(options: argparse.Namespace, stages: tuple[str, ...]) -> int:
+    from igds_utils import runner
+
+    changes = dict(options.changes)
+    try:
+        runner.run(options.preset, options.model, options.tasks, changes, options.results, stages)
+    except runner.Refused as error:
+        return _say(error, 2)
+    except runner.RunError as error:
+        return _say(error, 1)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from igds_utils.plan import render
+
+    print(render(load_preset(options.preset, options.model, options.tasks, dict(options.changes))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

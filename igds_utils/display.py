@@ -1,0 +1,116 @@
+"""How things are named and shown, everywhere: arms, tasks, metrics, numbers; and the paper's printed values.
+
+One place decides the order of the selectors, the decimals of a metric and the look of a missing value, so that a
+table, a figure and a sentence never disagree.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from igds_utils.tasks.base import Task
+
+SELECTORS = {
+    "original": "Original", "full": "Full", "random": "Random",
+    "loss": "Loss", "ifd": "IFD", "zip": "ZIP", "igds": "IGDS",
+}  # fmt: skip
+NOT_RUN = "not run at this scale"
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a task's score is shown: stored value x `factor`, with `digits` decimals; `unit` is that of a difference."""
+
+    label: str
+    unit: str
+    factor: float
+    digits: int
+
+    def show(self, value: float | None, signed: bool = False) -> str:
+        return number(None if value is None else value * self.factor, self.digits, signed)
+
+    def show_interval(self, value, low, high, signed: bool = False) -> str:
+        """`12.5 [3.1, 21.9]`; the brackets are left out where the interval is unknown."""
+        text = self.show(value, signed)
+        if text == NOTHING or missing(low) or missing(high):
+            return text
+        return f"{text} [{self.show(low, signed)}, {self.show(high, signed)}]"
+
+
+def metric_of(task: Task, samples: int = 1) -> Metric:
+    """The display of a task's main metric; `samples` > 1 completions an item make an accuracy a pass@k.
+
+    Percentages and chrF get one decimal, COMET x 100 two, shares (ROUGE) three.
+    """
+    percent = "%" in task.metric_label
+    label = (
+        f"pass@{samples} {task.metric_label}"
+        if samples > 1 and task.metric == "accuracy"
+        else task.metric_label
+    )
+    digits = {"chrf": 1, "comet": 2}.get(task.metric, 1 if percent else 3)
+    return Metric(label, "points" if percent else task.metric_label, task.scale, digits)
+
+
+def at_ratio(records: list[dict], ratio: float) -> dict[str, dict]:
+    """Records of `stats.summarise` by selector: the controls, and every selector at this share of the pool."""
+    return {r["selector"]: r for r in records if r["ratio"] is None or abs(r["ratio"] - ratio) < 1e-9}
+
+
+def missing(value) -> bool:
+    return value is None or bool(pd.isna(value))
+
+
+def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
+    """Text of a number with a true minus sign and without negative zeros; an unknown one is a dash."""
+    if missing(value):
+        return NOTHING
+    rounded = round(float(value), digits) + 0.0
+    return f"{rounded:{'+' if signed and rounded else ''},.{digits}f}".replace("-", "−")
+
+
+def selector_title(selector: str) -> str:
+    return SELECTORS.get(selector, selector)
+
+
+def arm_title(arm: str) -> str:
+    """`igds@0.5-s1` -> `IGDS 50 %, seed 1`."""
+    selector, _, rest = arm.partition("@")
+    ratio, _, seed = rest.partition("-s")
+    share = f" {100 * float(ratio):g} %" if ratio else ""
+    return f"{selector_title(selector)}{share}{f', seed {seed}' if seed else ''}"
+
+
+def task_title(task: str) -> str:
+    return task.replace("_", " ").capitalize()
+
+
+def paper_values() -> dict:
+    """The numbers printed in the paper (paper_values.yaml beside this module)."""
+    return yaml.safe_load((Path(__file__).parent / "paper_values.yaml").read_text(encoding="utf8"))
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all: a temporary name beside it, fsync, rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,249 @@
+"""Runs the notebooks of a preset in their order, and so that a run killed at any moment can be given again.
+
+snakemake orders the notebooks (notebooks/Snakefile), papermill executes each one (job.py), and the products'
+own records decide what is already done: every notebook is executed every time and skips what is fresh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from igds_utils.config import PROJECT, ConfigError, load_preset
+from igds_utils.job import NAMES, RUNNER, duration, this_process
+from igds_utils.store import Store
+
+NOTEBOOKS = PROJECT / "notebooks"
+STAGES = (
+    "01_feature_recall",
+    "02_causal_intervention",
+    "03_data_scoring",
+    "04_sft",
+    "05_evaluation",
+    "11_report",
+)
+REPORT_STAGES = STAGES[-2:]
+SAE_STAGES = ("00_sae_training",)
+
+
+class RunError(RuntimeError):
+    """A run that failed; the message says where to read more."""
+
+
+class Refused(RunError):
+    """A run that was not begun, because another one is at work."""
+
+
+def run(
+    preset: str,
+    model: str = "",
+    tasks: list[str] | tuple[str, ...] = (),
+    overrides: dict[str, Any] | None = None,
+    results: str | Path = "results",
+    stages: tuple[str, ...] = STAGES,
+    notebooks: str | Path = NOTEBOOKS,
+) -> Path:
+    """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
+
+    Raises `ConfigError` before anything runs where preset, override or notebook do not fit together, `Refused`
+    where another runner works in the folder, and `RunError` where a notebook fails. From the main thread only.
+    """
+    started = time.time()
+    request = _request(preset, model, tasks, overrides, results, stages, notebooks)
+    root = Path(request["root"])
+    with _hold(root):
+        run_file = _write(request)
+        code = _snakemake(run_file, request)
+    if code:
+        raise RunError(_reason(request, started))
+    print(
+        f"all {len(stages)} notebooks done in {duration(time.time() - started)}: {_short(root)}", flush=True
+    )
+    return root
+
+
+def prepare(**what: Any) -> Path:
+    """Check what is asked for (as for `run`) and write it to <results>/<preset>/run.json, for the Snakefile."""
+    return _write(_request(**what))
+
+
+def read_run(file: Path) -> dict[str, Any]:
+    """What `prepare` wrote: parameters (of every notebook), stages, notebooks (folder) and root (of the products)."""
+    return json.loads(Path(file).read_text(encoding="utf8"))
+
+
+# ---- what is asked for -----------------------------------------------------------------------------------
+
+
+def _request(
+    preset="quick", model="", tasks=(), overrides=None, results="results", stages=STAGES, notebooks=NOTEBOOKS
+) -> dict[str, Any]:
+    chosen = load_preset(preset, model, list(tasks), overrides)
+    results = Path(results).resolve()
+    request = {
+        "parameters": {
+            # notebooks run in their own folder, so a preset's path must not depend on where the runner was called
+            "preset": str(Path(preset).resolve()) if preset.endswith((".yaml", ".yml")) else preset,
+            "model": model,
+            "tasks": list(tasks),
+            "overrides": dict(overrides or {}),
+            "results": "" if results == PROJECT / "results" else str(results),
+        },
+        "stages": list(stages),
+        "notebooks": str(Path(notebooks).resolve()),
+        "root": str(results / chosen.name),
+    }
+    for stage in stages:
+        _check_parameters(Path(request["notebooks"]) / f"{stage}.ipynb", request["parameters"])
+    return request
+
+
+def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """papermill only warns about a parameter that a notebook does not have: refuse it here."""
+    import papermill
+
+    if not notebook.is_file():
+        raise ConfigError(f"no notebook {_short(notebook)}")
+    known = papermill.inspect_notebook(str(notebook))
+    if unknown := [name for name in parameters if name not in known]:
+        raise ConfigError(
+            f"{notebook.name}: no parameter {', '.join(map(repr, unknown))} in the cell tagged `parameters`; "
+            f"known: {', '.join(known) or 'none'}"
+        )
+
+
+def _write(request: dict[str, Any]) -> Path:
+    root = Path(request["root"])
+    Store(root).write("run.json", request)
+    return root / "run.json"
+
+
+# ---- one runner a folder ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _hold(root: Path) -> Iterator[None]:
+    """Be the only runner of a results folder; the lock is the operating system's and dies with the process."""
+    root.mkdir(parents=True, exist_ok=True)
+    holder = root / ".runner.json"
+    try:
+        with FileLock(root / ".runner.lock", timeout=0):
+            _outlive_survivors(_read_holder(holder))
+            mine = {
+                "runner": this_process(),
+                "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+            }
+            Store(root).write(holder.name, mine)
+            yield
+    except Timeout:
+        other = _read_holder(holder)
+        who = f" (process {other['runner'].split()[1]}, since {other['since']})" if other else ""
+        raise Refused(
+            f"another run works in {_short(root)}{who}: wait for it, end it, or give another folder with RESULTS="
+        ) from None
+
+
+def _read_holder(holder: Path) -> dict[str, str]:
+    return json.loads(holder.read_text(encoding="utf8")) if holder.is_file() else {}
+
+
+def _outlive_survivors(earlier: dict[str, str], patience: float = 30.0) -> None:
+    """Wait (s) until no job of an earlier, killed runner is left: they end by themselves within a second or two."""
+    deadline = time.monotonic() + patience
+    while earlier and (left := [p.pid for p in psutil.process_iter() if _runner_of(p) == earlier["runner"]]):
+        if time.monotonic() > deadline:
+            raise Refused(f"process {left[0]} of an earlier run does not end: end it and run again")
+        time.sleep(0.2)
+
+
+def _runner_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(RUNNER)
+    except (psutil.Error, OSError):  # gone, or somebody else's
+        return None
+
+
+# ---- running ---------------------------------------------------------------------------------------------
+
+
+def _snakemake(run_file: Path, request: dict[str, Any]) -> int:
+    """snakemake's exit code. Its jobs write to our standard output; it and they end when we do."""
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(NOTEBOOKS / "Snakefile")),
+        *("--directory", request["root"], "--config", f"run={run_file}", "--cores", str(_cores())),
+        # the runner has its own lock, which unlike snakemake's is never left behind
+        *("--nolock", "--rerun-incomplete", "--forceall", "--quiet", "all"),
+    ]
+    environment = {
+        **os.environ,
+        RUNNER: this_process(),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYTHONNOUSERSITE": "1",
+    }
+    environment.pop("JUPYTER_PATH", None)  # its kernels would come before this environment's
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        with _interrupt_on_sigterm():
+            return process.wait()
+    finally:
+        _end(process)
+        for stage in request["stages"]:
+            (Path(request["root"]) / "notebooks" / NAMES[2].format(stage)).unlink(missing_ok=True)
+
+
+def _cores() -> int:
+    """Threads of a notebook: what the user set, or the processors that this process may use."""
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        return int(threads)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _interrupt_on_sigterm() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(process: subprocess.Popen, patience: float = 5.0) -> None:
+    """End a process that still runs and all that it started: asked first, forced after `patience` seconds."""
+    if process.poll() is not None:
+        return
+    top = psutil.Process(process.pid)
+    family = [*top.children(recursive=True), top]
+    for member in family:
+        member.terminate()
+    for member in psutil.wait_procs(family, timeout=patience)[1]:
+        member.kill()
+    process.wait()
+
+
+# ---- saying what happened --------------------------------------------------------------------------------
+
+
+def _reason(request: dict[str, Any], started: float) -> str:
+    for stage in request["stages"]:
+        failed = Path(request["root"]) / "notebooks" / NAMES[1].format(stage)
+        if failed.is_file() and failed.stat().st_mtime >= started:
+            error = json.loads(failed.read_text(encoding="utf8"))["metadata"]["igds"]["error"]
+            return f"{stage} failed: {error}\nThe notebook with its traceback: {_short(failed)}"
+    return f"a job ended before its notebook did; snakemake's log: {_short(Path(request['root']))}/.snakemake/log"
+
+
+def _short(path: Path) -> str:
+    """A path as the user would type it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,224 @@
+"""Intervals, paired comparisons and corrections: every "is it different?" of the project is answered here.
+
+The unit that is resampled is always the test sample. An interval therefore says how far a score would move on
+other test samples of the same kind; it does not cover the luck of a training run, which only more seeds show.
+
+    mean, low, high = interval(scores, confidence=0.95, resamples=2000, seed=0)
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """A mean and its confidence interval, in the units of the values."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """Mean of a - b over common samples, its interval, the sign-flip p value, and how many samples there were."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean of `values` (n,) with a confidence interval.
+
+    One rule decides: values that are all 0 or 1 are a proportion and get the Wilson interval, which stays honest
+    at 0 %, at 100 % and at small n; everything else gets the percentile bootstrap of the mean. A single value that
+    is no proportion has no interval (nan, nan); equal values have one of width zero, because nothing was seen to
+    vary. Differences (which may also be all 0 or 1) belong to `paired_difference`. Raises ValueError for no value
+    and for values that are not finite.
+    """
+    x = _finite(values, "interval")
+    mean = float(x.mean())
+    if np.isin(x, (0.0, 1.0)).all():
+        bounds = _wilson(int(x.sum()), x.size, confidence)
+        return Interval(mean, *bounds)
+    return Interval(mean, *_bootstrap_mean(x, confidence, resamples, seed))
+
+
+def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Difference:
+    """Mean of a - b, matched by sample id, with percentile bootstrap and a sign-flip permutation test.
+
+    `a` and `b` are Series (or dicts) indexed by sample id; several rows of one id (seeds, completions) are averaged
+    first, so that a sample counts once. Where both are 0/1 scores and all samples changed alike (or not at all), the
+    bootstrap would claim certainty; the interval then reaches as far as the Wilson limit on the share of samples
+    that could behave otherwise. A single sample that is no 0/1 score has no interval (nan, nan).
+    Raises ValueError where the two do not cover the same samples.
+    """
+    a, b = _by_sample(a), _by_sample(b)
+    if unmatched := sorted(map(str, a.index.symmetric_difference(b.index))):
+        shown = ", ".join(unmatched[:5])
+        raise ValueError(
+            f"paired difference: {len(unmatched)} sample ids are on one side only ({shown}); "
+            "evaluate both on one test set"
+        )
+    a, b = a.sort_index(), b.sort_index()  # the order of rows must not reach the resampling
+    d = _finite(a.to_numpy(float) - b.to_numpy(float), "paired difference")
+    mean, p_value = float(d.mean()), _sign_flip(d, resamples, seed)
+    if np.ptp(d) == 0 and np.isin([a, b], (0.0, 1.0)).all():
+        reach = (1 + abs(mean)) * _wilson(0, d.size, confidence)[1]
+        return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), p_value, d.size)
+    low, high = _bootstrap_mean(d, confidence, resamples, seed)
+    return Difference(mean, low, high, p_value, d.size)
+
+
+def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Spearman's rank correlation of x (n,) and y (n,) with a percentile bootstrap over pairs.
+
+    With fewer than three pairs, or where one side does not vary, there is no correlation: (nan, nan, nan).
+    """
+    x, y = _finite(x, "spearman"), _finite(y, "spearman")
+    if x.size != y.size:
+        raise ValueError(f"spearman: {x.size} and {y.size} values cannot be paired")
+    if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    rho = float(_rank_correlation(x, y))
+    with warnings.catch_warnings():  # a resample of one repeated pair has no ranks: scipy warns, we drop it
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            (x, y), _rank_correlation, paired=True, vectorized=True, n_resamples=resamples, batch=256,
+            confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    drawn = result.bootstrap_distribution
+    drawn = drawn[np.isfinite(drawn)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(rho, float(low), float(high))
+
+
+def holm(p_values) -> np.ndarray:
+    """Holm's step-down adjustment of p values (m,): reject where the result is below the level; nan stays nan."""
+    p = np.asarray(p_values, dtype=float)
+    adjusted = np.full(p.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    factors = np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors))
+    return adjusted
+
+
+def summarise(
+    evaluation: pd.DataFrame,
+    n_train: dict[str, int],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[dict]:
+    """One record an arm, seeds of an arm pooled: its score and its paired differences (the numbers of Table 2).
+
+    `evaluation` has arm, selector, ratio, seed, sample_id, score (one row or more a sample); `n_train` says how many
+    samples each arm was trained on (0 for original). A record holds arm, selector, ratio, seeds, n_train,
+    n (test samples), score, low, high, gain_over_full (percent of Full's score), and for each reference among
+    random (of the same ratio), full, original: `vs_random`, `vs_random_low`, `vs_random_high`, `vs_random_p`
+    (Holm-adjusted over the arms compared with that reference). What cannot be compared is None. Scores keep the
+    units of the metric; JSON can hold the result as it is.
+    """
+    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    groups = {
+        (selector, None if pd.isna(ratio) or selector in ("original", "full") else float(ratio)): frame
+        for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"], sort=True, dropna=False)
+    }
+    by_sample = {key: frame.groupby("sample_id")["score"].mean() for key, frame in groups.items()}
+    full = by_sample.get(("full", None))
+    records = []
+    for (selector, ratio), frame in groups.items():
+        arm = selector if ratio is None else f"{selector}@{ratio:g}"
+        scores = by_sample[selector, ratio]
+        mean, low, high = interval(scores, **options)
+        seeds = sorted(int(s) for s in frame["seed"].dropna().unique())
+        record = {
+            "arm": arm, "selector": selector, "ratio": ratio, "seeds": seeds,
+            "n_train": n_train.get(arm), "n": len(scores),
+            "score": mean, "low": _plain(low), "high": _plain(high),
+            "gain_over_full": None if full is None or full.mean() == 0 else 100 * (mean / float(full.mean()) - 1),
+        }  # fmt: skip
+        references = {"random": ("random", ratio), "full": ("full", None), "original": ("original", None)}
+        for name, key in references.items():
+            record |= _versus(name, scores, by_sample.get(key) if key != (selector, ratio) else None, options)
+        records.append(record)
+    for name in ("random", "full", "original"):
+        raw = [np.nan if record[f"vs_{name}_p"] is None else record[f"vs_{name}_p"] for record in records]
+        for record, adjusted in zip(records, holm(raw), strict=True):
+            record[f"vs_{name}_p"] = _plain(adjusted)
+    return records
+
+
+def _versus(name: str, scores: pd.Series, reference: pd.Series | None, options: dict) -> dict:
+    fields = (f"vs_{name}", f"vs_{name}_low", f"vs_{name}_high", f"vs_{name}_p")
+    if reference is None:
+        return dict.fromkeys(fields)
+    difference = paired_difference(scores, reference, **options)
+    return dict(zip(fields, map(_plain, difference[:4]), strict=True))
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _finite(values, what: str) -> np.ndarray:
+    x = np.asarray(values, dtype=float).ravel()
+    if x.size == 0:
+        raise ValueError(f"{what}: no values; was the stage that makes them run?")
+    if bad := int((~np.isfinite(x)).sum()):
+        raise ValueError(
+            f"{what}: {bad} of {x.size} values are not finite; drop or repair these samples first"
+        )
+    return x
+
+
+def _by_sample(values) -> pd.Series:
+    series = pd.Series(values)
+    return series.groupby(level=0).mean()
+
+
+def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
+    bounds = stats.binomtest(successes, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return float(bounds.low), float(bounds.high)
+
+
+def _bootstrap_mean(x: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+    if x.size == 1:
+        return np.nan, np.nan
+    if np.ptp(x) == 0:
+        return float(x[0]), float(x[0])
+    result = stats.bootstrap(
+        (x,), np.mean, vectorized=True, n_resamples=resamples, batch=256,
+        confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _sign_flip(d: np.ndarray, resamples: int, seed: int) -> float:
+    """Two-sided p value of the mean of d (n,) under exchangeable signs, exact where 2^n <= resamples."""
+    if d.size == 1 or not d.any():
+        return 1.0
+    result = stats.permutation_test(
+        (d,), np.mean, permutation_type="samples", vectorized=True, n_resamples=resamples, batch=256,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue)
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    rx = stats.rankdata(x, axis=axis)
+    ry = stats.rankdata(y, axis=axis)
+    rx = rx - rx.mean(axis=axis, keepdims=True)
+    ry = ry - ry.mean(axis=axis, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.sqrt((rx**2).sum(axis=axis) * (ry**2).sum(axis=axis))
+        return (rx * ry).sum(axis=axis) / scale

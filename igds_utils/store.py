@@ -1,0 +1,175 @@
+"""Products of a run on disk: whole or not at all, made again only when what they depend on changed.
+
+Beside every product lies `<product>.made.json` with the inputs that it was made from. A product is fresh if it is there
+and its inputs are the same; otherwise it is made again and the log says which input changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+from tqdm import tqdm
+
+from igds_utils import __version__
+
+
+class Store:
+    """A folder of products. Paths are relative to it; the suffix says how a product is written.
+
+    .parquet: DataFrame; .json: any JSON value; .jsonl: list of records.
+    """
+
+    def __init__(self, root: Path, log: Callable[[str], None] = print):
+        self.root, self.log = root, log
+
+    def make(self, path: str, build: Callable[[], Any], **inputs: Any) -> Any:
+        """The product at `path`: read if it is fresh, else `build()`, written and returned.
+
+        inputs: everything that the product depends on: parameters, and `store.version(upstream)` of other products.
+        """
+        made_from = _plain(inputs | {"igds_utils": __version__})
+        if (reason := self._stale(path, made_from)) is None:
+            self.log(f"{path}: up to date")
+            return self.read(path)
+        self.log(f"{path}: {reason}")
+        start = time.perf_counter()
+        product = build()
+        self._record(path).unlink(missing_ok=True)
+        self.write(path, product)
+        record = {"inputs": made_from, "seconds": round(time.perf_counter() - start, 2), "sha256": _sha256(self.root / path)}
+        _write_whole(self._record(path), json.dumps(record, indent=1).encode())
+        return product
+
+    def make_in_parts(
+        self, path: str, parts: Sequence[Any], build: Callable[[Any], pd.DataFrame], label: str, **inputs: Any
+    ) -> pd.DataFrame:
+        """Like `make`, for a table whose rows come in parts: a killed run loses at most the part it was in.
+
+        parts: what `build` is called with, one after the other; their order must depend on the inputs alone.
+        """
+        made_from = _plain(inputs | {"igds_utils": __version__})
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.root / f"{path}.parts-{key}"
+
+        def build_all() -> pd.DataFrame:
+            tables = []
+            for number, part in enumerate(tqdm(parts, desc=label, unit="part")):
+                file = folder / f"{number:05d}.parquet"
+                if not file.exists():
+                    _write_whole(file, _encode(build(part), ".parquet"))
+                tables.append(pd.read_parquet(file))
+            return pd.concat(tables, ignore_index=True)
+
+        table = self.make(path, build_all, **inputs)
+        for old in self.root.glob(f"{path}.parts-*"):
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+        return table
+
+    def write(self, path: str, product: Any) -> None:
+        """Write a product that is made anew every time (summaries, manifests)."""
+        _write_whole(self.root / path, _encode(product, Path(path).suffix))
+
+    def read(self, path: str) -> Any:
+        """A stored product; `FileNotFoundError` names the notebook's place in the order if it is missing."""
+        file = self.root / path
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is not there: run the notebooks before this one first (or `make reproduce`)")
+        match file.suffix:
+            case ".parquet":
+                return pd.read_parquet(file)
+            case ".jsonl":
+                return [json.loads(line) for line in file.read_text(encoding="utf8").splitlines()]
+            case _:
+                return json.loads(file.read_text(encoding="utf8"))
+
+    def has(self, path: str) -> bool:
+        return (self.root / path).exists()
+
+    def version(self, path: str) -> str:
+        """What identifies a product's content, for the inputs of those made from it."""
+        return json.loads(self._record(path).read_text(encoding="utf8"))["sha256"]
+
+    def seconds(self, path: str) -> float:
+        """How long it took to make a product (the last, uninterrupted, part of it)."""
+        return json.loads(self._record(path).read_text(encoding="utf8"))["seconds"]
+
+    def fresh(self, path: str, **inputs: Any) -> bool:
+        """Whether `make` with these inputs would read the product rather than build it."""
+        return self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+
+    def _record(self, path: str) -> Path:
+        return self.root / f"{path}.made.json"
+
+    def _stale(self, path: str, made_from: dict) -> str | None:
+        """Why a product must be made (again), or None."""
+        if not self.has(path):
+            return "making it"
+        try:
+            before = json.loads(self._record(path).read_text(encoding="utf8"))["inputs"]
+        except (FileNotFoundError, json.JSONDecodeError):
+            return "making it again, it was not finished"
+        changed = [key for key in sorted({*before, *made_from}) if before.get(key) != made_from.get(key)]
+        if not changed:
+            return None
+        return "making it again, changed: " + "; ".join(_difference(key, before.get(key), made_from.get(key)) for key in changed)
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+        return ", ".join(_difference(f"{key}.{k}", before.get(k), now.get(k)) for k in inner)
+    short = [text if len(text := json.dumps(value)) <= 40 else "other content" for value in (before, now)]
+    return key if short[0] == short[1] else f"{key} ({short[0]} -> {short[1]})"
+
+
+def _plain(value: Any) -> Any:
+    """Inputs as plain JSON values, so that they compare equal after a round trip."""
+    return json.loads(json.dumps(value, default=lambda v: v.model_dump() if isinstance(v, BaseModel) else str(v)))
+
+
+def fingerprint(records: Any) -> str:
+    """A short hash of any JSON value (a data set's samples, a list of ids)."""
+    return hashlib.sha256(json.dumps(_plain(records), sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _encode(product: Any, suffix: str) -> bytes:
+    match suffix:
+        case ".parquet":
+            buffer = io.BytesIO()
+            product.to_parquet(buffer, index=False)
+            return buffer.getvalue()
+        case ".jsonl":
+            return "".join(json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in product).encode()
+        case _:
+            return json.dumps(_plain(product), indent=1, ensure_ascii=False).encode()
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk, and rename it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,129 @@
+"""One look for all figures: widths, colours, fonts, and how a figure reaches the disk.
+
+Only this module, `plots` and `diagrams` import a plotting library. Figures are legible in a paper's column (3.3 in)
+or page (6.8 in) width. A selector has one colour everywhere, safe for colour-blind readers, and is named beside its
+mark rather than in a legend.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from igds_utils.display import Metric, arm_title, write_whole
+
+COLUMN, PAGE = 3.3, 6.8  # inches
+INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
+ACCENT = "#0072B2"
+AGAIN = "#D55E00"  # what was measured a second time, on other samples
+HALO = (withStroke(linewidth=2.2, foreground="white"),)  # keeps a label readable where it crosses a line
+SELECTOR_COLOURS = {  # Okabe and Ito's palette; IGDS has the accent, the two controls are grey
+    "original": "#8c8c8c",
+    "full": "#222222",
+    "random": "#E69F00",
+    "loss": "#CC79A7",
+    "ifd": "#009E73",
+    "zip": "#56B4E9",
+    "igds": ACCENT,
+}
+MORE_COLOURS = ("#D55E00", "#7A5195", "#A67C00", "#00868B", "#B03A5B", "#5B7F2B")
+
+
+def selector_colour(selector: str) -> str:
+    """The colour of a selector; one that the paper does not have gets a fixed one by its name."""
+    return SELECTOR_COLOURS.get(selector) or MORE_COLOURS[zlib.crc32(selector.encode()) % len(MORE_COLOURS)]
+
+
+def use_style() -> None:
+    """Set the one style of all figures (global matplotlib parameters); every plot function calls it."""
+    sns.set_theme(
+        style="ticks",
+        rc={
+            "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5, "axes.titleweight": "bold",
+            "axes.titlelocation": "left", "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+            "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED, "axes.linewidth": 0.7,
+            "xtick.major.width": 0.7, "ytick.major.width": 0.7, "xtick.major.size": 3, "ytick.major.size": 3,
+            "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+            "grid.color": GRID, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.3,
+            "figure.facecolor": "white", "savefig.facecolor": "white", "pdf.fonttype": 42,
+        },
+    )  # fmt: skip
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options
+) -> tuple[Figure, np.ndarray]:
+    """A styled Figure outside pyplot's registry (nothing piles up in a long run) and its axes (rows, columns)."""
+    use_style()
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def empty_figure(text: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    figure, axes = new_figure(COLUMN, 0.8)
+    axes[0, 0].text(0.5, 0.5, text, ha="center", va="center", color=MUTED)
+    axes[0, 0].axis("off")
+    return figure
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `name`.png (200 dpi) and `name`.pdf into `folder`, whole or not at all, without dates or versions."""
+    blank = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
+    paths = []
+    for kind, metadata in blank.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+        paths.append(write_whole(Path(folder) / f"{name}.{kind}", buffer.getvalue()))
+    return paths
+
+
+def dashed(width: float = 0.9) -> dict:
+    """How a reference line (tau, Full, a cut) is drawn."""
+    return {"color": INK, "linewidth": width, "linestyle": (0, (4, 2)), "zorder": 1}
+
+
+def beside_line(axis: Axes, x: float, y: float, text: str, fixed: str, **options) -> None:
+    """Text where the coordinate `fixed` ("x" or "y") is a share of the axes and the other one is data."""
+    transform = axis.get_yaxis_transform() if fixed == "x" else axis.get_xaxis_transform()
+    axis.text(x, y, text, transform=transform, path_effects=HALO, **options)
+
+
+def interval_line(axis: Axes, low, high, row: float, metric: Metric, colour: str, width: float) -> None:
+    """A horizontal interval in the units of the metric; nothing where it is unknown."""
+    if pd.notna(low) and pd.notna(high):
+        ends = [low * metric.factor, high * metric.factor]
+        axis.plot(ends, [row, row], color=colour, linewidth=width, zorder=2, solid_capstyle="butt")
+
+
+def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Name each line in the right margin, spread so that no two names overlap, joined to its end by a thin line."""
+    low, high = axis.get_ylim()
+    right, gap = max(step for step, *_ in ends), 0.075 * (high - low)
+    ordered = sorted(ends, key=lambda end: end[1])
+    heights: list[float] = []
+    for _, loss, *_ in ordered:
+        heights.append(max(loss, heights[-1] + gap) if heights else loss)
+    # Spread to both sides of the ends, not upwards only.
+    drift = np.mean(heights) - np.mean([loss for _, loss, *_ in ordered])
+    heights = [height - min(drift, heights[0] - low) for height in heights]
+    for (step, loss, arm, colour), height in zip(ordered, heights, strict=True):
+        line = {
+            "arrowstyle": "-",
+            "color": colour,
+            "linewidth": 0.8,
+            "relpos": (0, 0.5),
+            "shrinkA": 0,
+            "shrinkB": 2,
+        }
+        place = {"xytext": (right * 1.08, height), "va": "center", "annotation_clip": False}
+        axis.annotate(arm_title(arm), (step, loss), arrowprops=line, **place)
+    axis.set_xlim(right=right * 1.03)

@@ -1,0 +1,241 @@
+"""The paper's tables: builders that turn results into display frames, and one writer for CSV, Markdown and LaTeX.
+
+Builders do no input or output. Every cell is text, ready to be read; the numbers themselves stay in the run's JSON
+and parquet files. The paper's values come from `display.paper_values()` and always stand under the word "paper".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from igds_utils.display import (
+    NOT_RUN,
+    NOTHING,
+    SELECTORS,
+    Metric,
+    at_ratio,
+    number,
+    selector_title,
+    task_title,
+    write_whole,
+)  # fmt: skip
+
+STAGES = {
+    "identification": "Task feature identification",
+    "sft": "Supervised fine-tuning",
+    "evaluation": "Evaluation",
+}
+MARK = "⟨p⟩"
+
+
+# ---- builders --------------------------------------------------------------------------------------------
+
+
+def table1(
+    results: dict[str, dict],
+    metrics: dict[str, Metric],
+    model: str,
+    paper: dict,
+    reference: str = "gemma-2-2b",
+) -> pd.DataFrame:
+    """Table 1: how many features were recalled, the top one, and its causal effect, per task.
+
+    `results[task]` = {"recall": recall.json, "features": task_features.json}. Where `model` is one of the paper's,
+    its values stand in the same row; otherwise the paper's `reference` model follows as rows of its own.
+    """
+    rows, own = [], paper["table1"].get(model)
+    for task, result in results.items():
+        show, recall, found = metrics[task], result["recall"], result["features"]
+        top = next((f for f in found["features"] if f["name"] == (found["selected"] or [None])[0]), None)
+        row = {
+            "Model": paper["models"].get(model, model),
+            "Task": task_title(task),
+            "Recalled": number(recall["n_candidates"], 0),
+            "Recalled (‱)": number(recall["basis_points"], 2),
+            "Tested": number(recall["n_candidates"] - recall["n_cut"], 0),
+            "Top feature": "none"
+            if top is None
+            else top["name"] + ("" if found["positive"] else " (not positive)"),
+            "δ unit": show.unit,
+            "δ (validation)": NOTHING,
+            "δ (confirmation)": NOTHING,
+            "Δ log-likelihood": NOTHING,
+        }
+        if top is not None:
+            confirmation = (top.get(f"confirmation_{part}") for part in ("delta", "low", "high"))
+            row["δ (validation)"] = show.show_interval(
+                top["delta"], top["delta_low"], top["delta_high"], signed=True
+            )
+            row["δ (confirmation)"] = show.show_interval(*confirmation, signed=True)
+            row["Δ log-likelihood"] = number(top.get("delta_loglik"), 3, signed=True)
+        if own:
+            row |= {f"Paper: {key}": value for key, value in _paper_table1(own[task]).items()}
+        rows.append(row)
+    if not own:
+        for task in results:
+            if task in paper["table1"][reference]:
+                first = {"Model": f"{paper['models'][reference]} (paper)", "Task": task_title(task)}
+                unit = {"δ unit": paper["tasks"][task]["metric"].replace(" accuracy (%)", " points")}
+                rows.append(first | unit | _paper_table1(paper["table1"][reference][task]))
+    return pd.DataFrame(rows, columns=list(rows[0])).fillna(NOTHING)
+
+
+def _paper_table1(values: dict) -> dict:
+    return {
+        "Recalled (‱)": number(values["recalled_bp"], 2),
+        "Top feature": values["feature"],
+        "δ (validation)": f"{values['delta']:+g}".replace("-", "−"),
+    }
+
+
+def table2(
+    summary: dict[str, list[dict]],
+    metrics: dict[str, Metric],
+    paper: dict,
+    model: str = "",
+    ratio: float = 0.5,
+) -> pd.DataFrame:
+    """Table 2: score of every arm per task, its gain over Full in percent, its paired difference to Random.
+
+    `summary[task]` = records of `stats.summarise`. Selectors of the paper that were not run say so. The paper's
+    columns are those of `model` where the paper has it, of Gemma-2-2B otherwise; its metric and test set differ by
+    task (`paper["tasks"]`), so its scores are to be compared by pattern, not by value.
+    """
+    beside = model if model in paper["models"] else "gemma-2-2b"
+    title, rows = paper["models"][beside], []
+    for task, records in summary.items():
+        show = metrics[task]
+        printed = paper["table2"].get(task, {}).get(beside, {})
+        ours = at_ratio(records, ratio)
+        digits = 3 if task == "summarization" else 1 if task == "math" else 2
+        for selector in [*SELECTORS, *(s for s in ours if s not in SELECTORS)]:
+            record, theirs = ours.get(selector), printed.get(selector)
+            row = {"Task": f"{task_title(task)}, {show.label}", "Arm": selector_title(selector)}
+            if record is None:
+                row |= {"Trained on": NOTHING, "Score": NOT_RUN, "vs Full (%)": NOTHING, "vs Random": NOTHING}
+            else:
+                versus = (record[f"vs_random{part}"] for part in ("", "_low", "_high"))
+                gain = (
+                    NOTHING
+                    if selector in ("original", "full")
+                    else number(record["gain_over_full"], 1, signed=True)
+                )
+                row |= {
+                    "Trained on": NOTHING if selector == "original" else number(record["n_train"], 0),
+                    "Score": show.show_interval(record["score"], record["low"], record["high"]),
+                    "vs Full (%)": gain,
+                    "vs Random": show.show_interval(*versus, signed=True),
+                }
+            row[f"Paper: {title}"] = number(theirs, digits)
+            gain = (
+                None
+                if theirs is None or selector in ("original", "full")
+                else 100 * (theirs / printed["full"] - 1)
+            )
+            row["Paper: vs Full (%)"] = number(gain, 1, signed=True)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def table6(models: dict[str, dict], paper: dict) -> pd.DataFrame:
+    """Table 6: parameters of the models and their SAEs, ours first, then the paper's.
+
+    `models[title]` = {identify, train, layers, width, sae_layers (list), d_sae, source}; expansion and the total
+    number of features follow from these.
+    """
+    columns = {title: _model_column(facts) for title, facts in models.items()}
+    for key, facts in paper["table6"].items():
+        first, last = facts["sae_layers"]
+        columns[f"{paper['models'][key]} (paper)"] = _model_column(
+            facts | {"sae_layers": list(range(first, last + 1))}
+        )
+    frame = pd.DataFrame(columns)
+    return frame.rename_axis("Parameter").reset_index()
+
+
+def _model_column(facts: dict) -> dict[str, str]:
+    layers = sorted(facts["sae_layers"])
+    run = len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1))
+    return {
+        "Identify on": facts["identify"],
+        "Train on": facts["train"],
+        "Layers": number(facts["layers"], 0),
+        "Width d": number(facts["width"], 0),
+        "SAE source": facts["source"],
+        "SAE layers": f"{layers[0]}–{layers[-1]}" if run else ", ".join(map(str, layers)),
+        "Features per layer": number(facts["d_sae"], 0),
+        "Expansion": f"{number(facts['d_sae'] / facts['width'], 1).removesuffix('.0')}×",
+        "Features in all": number(facts["d_sae"] * len(layers), 0),
+    }
+
+
+def table9(prompts: dict[str, dict[str, tuple[str, str]]]) -> pd.DataFrame:
+    """Table 9: the prompt of every stage and task, with the critical position marked.
+
+    `prompts[task][stage]` = (prompt, target), placeholders in braces, stage one of identification, sft, evaluation.
+    The mark follows the identification prompt's last colon. Raises ValueError where that prompt ends otherwise.
+    """
+    rows = []
+    for stage, stage_title in STAGES.items():
+        for task, stages in prompts.items():
+            if stage not in stages:
+                continue
+            prompt, target = stages[stage]
+            if stage == "identification":
+                if not prompt.endswith(":"):
+                    raise ValueError(
+                        f"table 9: the identification prompt of {task} does not end in a colon: {prompt!r}"
+                    )
+                prompt += MARK
+            rows.append({"Stage": stage_title, "Task": task_title(task), "Prompt": prompt + target})
+    return pd.DataFrame(rows)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------
+
+
+def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
+    """Write `name`.csv, .md and .tex (booktabs) into `folder`, each whole or not at all; returns their paths."""
+    folder = Path(folder)
+    plain = frame.map(lambda cell: str(cell).replace("−", "-"))
+    return [
+        write_whole(folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n")),
+        write_whole(folder / f"{name}.md", to_markdown(frame, caption)),
+        write_whole(folder / f"{name}.tex", to_latex(frame, name, caption)),
+    ]
+
+
+def to_markdown(frame: pd.DataFrame, caption: str) -> str:
+    def cell(value) -> str:
+        return str(value).replace("|", "\\|").replace("\n", "<br>")
+
+    lines = [frame.columns, ["---"] * frame.shape[1], *frame.itertuples(index=False)]
+    body = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+    return f"**{caption}**\n\n{body}\n"
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "δ": r"$\delta$", "Δ": r"$\Delta$", "τ": r"$\tau$",
+    "‱": r"\textpertenthousand{}", "⟨": r"$\langle$", "⟩": r"$\rangle$", "…": r"\dots{}", "→": r"$\rightarrow$",
+    "\n": r"\newline ",
+}  # fmt: skip
+
+
+def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
+    """A booktabs table; needs the packages booktabs and textcomp. Columns of long text become paragraphs."""
+
+    def escape(value) -> str:
+        return "".join(LATEX.get(character, character) for character in str(value))
+
+    longest = {column: frame[column].astype(str).str.len().max() for column in frame}
+    form = "".join(r"p{0.6\linewidth}" if length > 60 else "l" for length in longest.values())
+    lines = [" & ".join(map(escape, row)) + r" \\" for row in frame.itertuples(index=False)]
+    return "\n".join([
+        r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{tab:{name}}}",
+        rf"\begin{{tabular}}{{{form}}}", r"\toprule", " & ".join(map(escape, frame.columns)) + r" \\", r"\midrule",
+        *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+    ])  # fmt: skip

@@ -1,0 +1,100 @@
+"""Tiny random models of the true architectures, with a real tokenizer and SAEs: what tests and `smoke` run on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+
+VERSION = 1  # part of the cache folder's name: raise it when anything below changes
+WIDTH = 32
+LAYERS = 4
+D_SAE = 64
+BOS, EOS = "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = """Please reason step by step, and put your final answer within \\boxed{}. Solution: The final answer is
+Use a sentence to summarize this following text: Summarization: Please translate the following text into French.
+Text: Translation: user assistant how many apples does she have left? 12 + 7 = 19. 19 * 2 = 38."""
+
+
+def tokenizer(vocabulary: int = 400) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocabulary` tokens with BOS, EOS and a chat template; any text round-trips."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([CORPUS], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=BOS, eos_token=EOS, pad_token=EOS, chat_template=CHAT_TEMPLATE
+    )
+
+
+def config(architecture: str, vocabulary: int):
+    """Configuration of a tiny `llama`, `gemma2` (sliding window and soft-capping) or `qwen3` model."""
+    shared = {
+        "vocab_size": vocabulary,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    match architecture:
+        case "llama":
+            return LlamaConfig(**shared)
+        case "gemma2":
+            return Gemma2Config(**shared, sliding_window=8, query_pre_attn_scalar=8)
+        case "qwen3":
+            return Qwen3Config(**shared)
+    raise ValueError(f"no tiny {architecture!r}: llama, gemma2 and qwen3 are known")
+
+
+def model(architecture: str, seed: int = 0):
+    """A random model in fp32; weights are scaled up so that its outputs differ between prompts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = AutoModelForCausalLM.from_config(config(architecture, len(tokenizer())))
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(std=0.15)
+    return made.float().eval()
+
+
+def save_model(architecture: str, seed: int, folder: Path) -> None:
+    """Write a tiny model and its tokenizer where transformers can load them."""
+    model(architecture, seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def sae(architecture: str = "jumprelu", seed: int = 0, width: int = WIDTH, d_sae: int = D_SAE):
+    """A random sae_lens SAE in its inference form, `jumprelu` or `topk` (k = 8)."""
+    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, TopKSAE, TopKSAEConfig
+
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    if architecture == "topk":
+        made = TopKSAE(TopKSAEConfig(d_in=width, d_sae=d_sae, k=8))
+    else:
+        made = JumpReLUSAE(JumpReLUSAEConfig(d_in=width, d_sae=d_sae))
+        made.threshold.data = draw(d_sae).abs() * 0.1
+    made.W_enc.data = draw(width, d_sae) / width**0.5
+    made.W_dec.data = torch.nn.functional.normalize(draw(d_sae, width), dim=1)
+    made.b_enc.data = draw(d_sae) * 0.1
+    made.b_dec.data = draw(width) * 0.1
+    return made

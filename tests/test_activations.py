@@ -1,0 +1,94 @@
+"""Critical-position activations against the slow obvious way: prompt and target through the whole model, one by one."""
+
+import pytest
+import torch
+
+from igds_utils import activations, prompts, tiny
+from igds_utils.batching import pad
+from igds_utils.lm import LM
+from igds_utils.sae import Feature
+
+LAYERS = list(range(tiny.LAYERS))
+TEXTS = [
+    "Ann has 3 apples.\nSolution:",
+    "A longer question: how many apples does she have left, and why?\nSolution:",
+    "Text: x\nTranslation:",
+    "12 + 7\nPlease reason step by step.\nSolution:",
+    "a:",
+]
+
+
+class Saes(dict):
+    device = "cpu"
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3"])
+def lm(request):
+    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
+
+
+@pytest.fixture(scope="module", params=["jumprelu", "topk"])
+def saes(request):
+    return Saes({layer: tiny.sae(request.param, seed=layer) for layer in LAYERS})
+
+
+def obvious_residuals(lm, text, target):
+    """h(p) after every block, from prompt and target through every block and the head, batch of one."""
+    caught = {}
+    handles = [
+        block.register_forward_hook(lambda _m, _i, out, layer=layer: caught.update({layer: out}))
+        for layer, block in enumerate(lm.blocks)
+    ]
+    ids = prompts.encode(lm.tokenizer, text + target)
+    with torch.inference_mode():
+        lm.model(torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    p = prompts.critical_position(lm.tokenizer, text + target, text)
+    return {layer: (out[0] if isinstance(out, tuple) else out)[0, p] for layer, out in caught.items()}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
+def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, side, batch_tokens):
+    found = activations.critical_residuals(lm, TEXTS, LAYERS, batch_tokens, side)
+    for row, text in enumerate(TEXTS):
+        for layer, expected in obvious_residuals(lm, text, " 12 + 7 = 19.").items():
+            torch.testing.assert_close(found[layer][row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_asking_for_an_early_layer_alone_gives_the_same(lm):
+    every = activations.critical_residuals(lm, TEXTS, LAYERS)
+    torch.testing.assert_close(activations.critical_residuals(lm, TEXTS, [0])[0], every[0], rtol=1e-5, atol=1e-6)
+
+
+def test_feature_activations_come_in_the_order_asked_for(lm, saes):
+    residual = activations.critical_residuals(lm, TEXTS, LAYERS)
+    features = [Feature(2, 5), Feature(0, 63), *(Feature(1, i) for i in range(0, tiny.D_SAE, 3)), Feature(2, 1)]
+    found = activations.feature_activations(residual, saes, features)
+    for column, feature in enumerate(features):
+        expected = saes[feature.layer].encode(residual[feature.layer])[:, feature.index]
+        torch.testing.assert_close(found[:, column], expected, rtol=1e-5, atol=1e-5)
+    assert (found > 0).any()
+
+
+def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
+    texts = [f"{text[:-1]} {i}:" for i in range(7) for text in TEXTS][:32]
+    features = [Feature(layer, index) for layer in LAYERS for index in range(0, tiny.D_SAE, 7)]
+    together, alone = (
+        activations.feature_activations(activations.critical_residuals(lm, texts, LAYERS, tokens), saes, features)
+        for tokens in (10**6, 1)
+    )
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+
+
+def test_a_prompt_that_does_not_end_in_a_colon_is_refused(lm):
+    with pytest.raises(ValueError, match="must end in a colon"):
+        activations.critical_residuals(lm, ["no cue"], [0])
+
+
+def test_positions_do_not_count_padding():
+    batch = pad([[5, 6, 7], [8]], pad_id=1, side="left", device=torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [1, 1, 8]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]

@@ -1,0 +1,25 @@
+"""Names, order and sizes of arms."""
+
+from igds_utils.arms import arms
+from igds_utils.config import TaskConfig
+
+
+def task(**fields):
+    sizes = {"prior": 1, "validation": 1, "confirmation": 1, "pool": 10, "test": 1}
+    fixed = {"max_new_tokens": 1, "prompt_tokens": 1, "target_tokens": 1, "sft": {}, "sizes": sizes}
+    return TaskConfig(**fixed, **fields)
+
+
+def test_every_ratio_and_seed_has_its_arm_and_the_first_seed_goes_unnamed():
+    found = arms(task(selectors=["random", "igds"], ratios=[0.2, 0.5], seeds=[7, 8]))
+    assert [arm.name for arm in found] == [
+        *("original", "full", "random@0.2", "random@0.5", "igds@0.2", "igds@0.5"),
+        *("full-s8", "random@0.2-s8", "random@0.5-s8", "igds@0.2-s8", "igds@0.5-s8"),
+    ]
+    assert [arm.seed for arm in found] == [7] * 6 + [8] * 5
+    assert [arm.name for arm in found if not arm.trained] == ["original"]
+
+
+def test_sizes():
+    original, full, half = arms(task(selectors=["igds"]))
+    assert (original.size(10), full.size(10), half.size(10), half.size(1)) == (0, 10, 5, 1)

@@ -1,0 +1,133 @@
+"""Presets: what is refused, and with which words."""
+
+import copy
+
+import pytest
+import yaml
+
+from igds_utils.config import ConfigError, FolderRef, HubRef, TinyRef, WheelRef, load_preset, preset_names
+
+TASK = {
+    "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},
+    "max_new_tokens": 8,
+    "prompt_tokens": 20,
+    "target_tokens": 6,
+}
+MODEL = {
+    "identify": {"tiny": "llama"},
+    "train": {"hub": "someone/some-model", "revision": "abc"},
+    "saes": {"source": "folder", "name": "data/saes"},
+}
+PRESET = {
+    "name": "mine",
+    "description": "for these tests",
+    "model": "one",
+    "models": {"one": MODEL, "two": {**MODEL, "identify": {"folder": "models/two"}}},
+    "tasks": {"math": {**TASK, "sft": {"lr": 1e-4}}, "translation": TASK},
+    "sft": {"lr": 1e-3, "global_batch": 8},
+    "speeds": {"forward": 1, "decode": 1, "train": 1, "notebook": 1},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(change=None, **arguments):
+        raw = copy.deepcopy(PRESET)
+        if change:
+            change(raw)
+        file = tmp_path / "mine.yaml"
+        file.write_text(yaml.safe_dump(raw))
+        return load_preset(str(file), **arguments)
+
+    return load
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_shipped_preset_is_valid_and_bears_its_file_name(name):
+    preset = load_preset(name)
+    assert preset.name == name
+    assert preset.chosen and preset.tasks
+
+
+def test_shared_training_settings_reach_every_task_which_may_change_them(load):
+    tasks = load().tasks
+    assert (tasks["math"].sft.lr, tasks["translation"].sft.lr) == (1e-4, 1e-3)
+    assert tasks["math"].sft.global_batch == tasks["translation"].sft.global_batch == 8
+
+
+def test_an_override_reaches_the_field_it_names(load):
+    overrides = {"sft.lr": 0.5, "tasks.math.sizes.pool": 99, "recall.tau": 0.9}
+    preset = load(overrides=overrides)
+    assert preset.tasks["translation"].sft.lr == 0.5
+    assert preset.tasks["math"].sft.lr == 1e-4  # the task's own value stands
+    assert preset.tasks["math"].sizes.pool == 99
+    assert preset.recall.tau == 0.9
+
+
+def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
+    preset = load(model="two", tasks=["translation"])
+    assert preset.chosen.identify == FolderRef(folder="models/two")
+    assert list(preset.tasks) == ["translation"]
+
+
+def test_a_reference_is_told_by_its_first_key(load):
+    assert load().chosen.identify == TinyRef(tiny="llama")
+    assert load().chosen.train == HubRef(hub="someone/some-model", revision="abc")
+    wheel = {"wheel": "w", "version": "1", "sha256": "00", "file": "f"}
+    assert load(lambda raw: raw["models"]["one"].update(train=wheel)).chosen.train == WheelRef(**wheel)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda raw: raw.update(taks={}), ["taks", "did you mean 'tasks'"]),
+        (lambda raw: raw["sft"].update(learning_rate=1), ["sft.learning_rate", "known here: lr, epochs"]),
+        (
+            lambda raw: raw["tasks"]["math"].update(ratios=[0.5, 2]),
+            ["tasks.math", "ratios must lie in (0, 1]"],
+        ),
+        (lambda raw: raw["tasks"]["math"].pop("max_new_tokens"), ["tasks.math.max_new_tokens", "required"]),
+        (lambda raw: raw.update(model="three"), ["no model 'three'", "one, two"]),
+        (lambda raw: raw["models"]["one"].update(train={"git": "x"}), ["mine.yaml", "models.one.train"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(load, change, words):
+    with pytest.raises(ConfigError) as caught:
+        load(change)
+    for word in ["mine.yaml", *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": "three"}, "no model 'three'; known: one, two"),
+        ({"tasks": ["maths"]}, "no task 'maths'; known: math, translation"),
+        ({"overrides": {"recall.tua": 1}}, "recall.tua: unknown key (did you mean 'tau'?)"),
+        ({"overrides": {"name.x": 1}}, "'name' has no fields of its own"),
+        ({"overrides": {"recall.tau": 3}}, "recall.tau"),
+    ],
+)
+def test_what_is_asked_for_must_exist(load, arguments, words):
+    with pytest.raises(ConfigError) as caught:
+        load(**arguments)
+    assert words in str(caught.value)
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="no preset 'nope'"):
+        load_preset("nope")
+
+
+def test_a_file_that_is_not_yaml(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("a: [1,")
+    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+        load_preset(str(file))
+
+
+def test_an_empty_file(tmp_path):
+    file = tmp_path / "empty.yaml"
+    file.write_text("")
+    with pytest.raises(ConfigError, match="empty.yaml holds no fields"):
+        load_preset(str(file))

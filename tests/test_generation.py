@@ -1,0 +1,132 @@
+"""Merged steering against the slow obvious way: one row at a time, the whole sequence again for every token."""
+
+import pytest
+import torch
+
+from igds_utils import generation, intervention, tiny
+from igds_utils.lm import LM, edited
+from igds_utils.sae import Feature
+
+ARCHITECTURES = ["llama", "gemma2", "qwen3"]
+FEATURES = [Feature(0, 3), Feature(1, 7), Feature(1, 21), Feature(tiny.LAYERS - 1, 5)]
+NEW = 9
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def lm(request):
+    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
+
+
+@pytest.fixture(scope="module", params=["jumprelu", "topk"])
+def saes(request):
+    return {layer: tiny.sae(request.param, seed=layer) for layer in range(tiny.LAYERS)}
+
+
+def prompts(lm, n=4):
+    generator = torch.Generator().manual_seed(1)
+    lengths = [5, 14, 9, 1, 12][:n]
+    return [torch.randint(2, len(lm.tokenizer), (k,), generator=generator).tolist() for k in lengths]
+
+
+def obvious_hidden(lm, saes, ids, first, feature, scale, positions="critical_and_decode"):
+    """Logits of one sequence with the feature amplified from position `first` on: a full forward pass, no cache."""
+
+    def edit(h):
+        if feature is None:
+            return None
+        h = h.clone()
+        for t in range(first, h.shape[1]):
+            if positions == "critical_only" and t > first:
+                break
+            sae = saes[feature.layer]
+            z = sae.encode(h[0, t][None])
+            doubled = z.clone()
+            doubled[0, feature.index] *= 1 + scale
+            h[0, t] += (sae.decode(doubled) - sae.decode(z))[0]
+        return h
+
+    with torch.inference_mode(), edited(lm, {feature.layer if feature else 0: edit}):
+        return lm.model(torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def obvious_tokens(lm, saes, prompt, feature, scale=1.0, positions="critical_and_decode", new=NEW):
+    ids = list(prompt)
+    for _ in range(new):
+        token = int(obvious_hidden(lm, saes, ids, len(prompt) - 1, feature, scale, positions)[-1].argmax())
+        if token == lm.tokenizer.eos_token_id:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
+def test_merged_rows_equal_one_row_at_a_time(lm, saes, positions):
+    texts = prompts(lm)
+    rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
+    steering = generation.Steering(saes, FEATURES, scale=3.0, positions=positions)
+    merged = generation.decode(lm, texts, rows, NEW, steering)
+    slow = [obvious_tokens(lm, saes, texts[s], feature, 3.0, positions) for s, feature in rows]
+    assert merged == slow
+    unsteered = {s: tokens for (s, feature), tokens in zip(rows, merged, strict=True) if feature is None}
+    changed = [tokens != unsteered[s] for (s, feature), tokens in zip(rows, merged, strict=True) if feature]
+    assert any(changed), "no amplified row differs from its original, so the comparison proves nothing"
+
+
+def test_scale_zero_is_the_original_token_for_token(lm, saes):
+    texts = prompts(lm)
+    rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
+    merged = generation.decode(lm, texts, rows, NEW, generation.Steering(saes, FEATURES, scale=0.0))
+    for start in range(0, len(rows), 1 + len(FEATURES)):
+        assert all(tokens == merged[start] for tokens in merged[start : start + 1 + len(FEATURES)])
+
+
+def test_unsteered_decoding_equals_transformers_generate(lm):
+    texts = prompts(lm)
+    ours = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
+    for prompt, tokens in zip(texts, ours, strict=True):
+        ids = torch.tensor([prompt])
+        theirs = lm.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW)
+        theirs = theirs[0, len(prompt) :].tolist()
+        assert tokens == (theirs[: theirs.index(1)] if 1 in theirs else theirs)
+
+
+def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
+    texts = prompts(lm)
+    alone = [generation.decode(lm, [prompt], [(0, None)], NEW)[0] for prompt in texts]
+    ends = {tokens[2] for tokens in alone[:2]}  # tokens that end some rows early
+    monkeypatch.setattr(generation, "_end_ids", lambda lm: ends)
+    cut = [next((tokens[:i] for i, t in enumerate(tokens) if t in ends), tokens) for tokens in alone]
+    monkeypatch.setattr(generation, "LEAVE_AT", 0.01)
+    together = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
+    assert together == cut
+    assert len({len(tokens) for tokens in together}) > 1
+
+
+def test_target_loglik_equals_a_full_forward_pass(lm, saes):
+    texts = prompts(lm)
+    pairs = [(prompt + [7, 30, 11][: 1 + s % 3] + [1], len(prompt)) for s, prompt in enumerate(texts)]
+    rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
+    steering = generation.Steering(saes, FEATURES, scale=2.0)
+    values = intervention.target_loglik(lm, pairs, rows, steering, chunk=7)
+    for (s, feature), value in zip(rows, values, strict=True):
+        ids, n = pairs[s]
+        log_p = obvious_hidden(lm, saes, ids, n - 1, feature, 2.0).log_softmax(-1)
+        expected = torch.stack([log_p[t - 1, ids[t]] for t in range(n, len(ids))]).mean()
+        assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+
+
+def test_sampling_is_fixed_by_its_seed_and_differs_between_seeds(lm):
+    texts = ["12 + 7 =", "how many apples"]
+    draw = lambda seed: generation.generate(  # noqa: E731
+        lm, texts, NEW, sampling=generation.Sampling(temperature=1.0, top_p=0.95, seed=seed), samples=3
+    )
+    assert draw(0) == draw(0) != draw(100)
+    assert [len(outputs) for outputs in draw(0)] == [3, 3]
+
+
+def test_a_stop_string_ends_a_row_and_is_cut_off():
+    lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
+    full = generation.generate(lm, ["12 + 7"], 12)[0][0]
+    stop = full[4:6]
+    cut = generation.generate(lm, ["12 + 7"], 12, stop=[stop])[0][0]
+    assert cut == full[: full.find(stop)].strip()

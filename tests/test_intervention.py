@@ -1,0 +1,66 @@
+"""Causal effects by hand; the steered outputs themselves are tested in test_generation."""
+
+import pandas as pd
+import pytest
+
+from igds_utils import generation, intervention, tiny
+from igds_utils.lm import LM
+from igds_utils.sae import Feature
+from igds_utils.tasks.base import Example
+
+
+def effects(rows):
+    columns = ["layer", "feature", "sample_id", "score_original", "score_amplified", "loglik_original", "loglik_amplified"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(output_original="a", output_amplified="b")
+
+
+TWO = effects([
+    (3, 1, "x", 0.0, 1.0, -2.0, -1.0), (3, 1, "y", 1.0, 1.0, -2.0, -2.5), (3, 1, "z", 0.0, 0.0, -1.0, -1.0),
+    (5, 9, "x", 0.0, 0.0, -2.0, -1.9), (5, 9, "y", 1.0, 0.0, -2.0, -2.0), (5, 9, "z", 0.0, 0.0, -1.0, -1.0),
+])  # fmt: skip
+
+
+def test_delta_is_the_mean_change_of_the_score():
+    table = intervention.causal_effects(TWO, confidence=0.95, resamples=500, seed=0).set_index("feature")
+    assert table.loc[1, "delta"] == pytest.approx(1 / 3)
+    assert table.loc[9, "delta"] == pytest.approx(-1 / 3)
+    assert table.loc[1, "delta_loglik"] == pytest.approx(0.5 / 3)
+    assert table.loc[1, "delta_low"] <= table.loc[1, "delta"] <= table.loc[1, "delta_high"]
+    assert table.loc[1, "score_original"] == pytest.approx(1 / 3)
+    assert table.loc[1, "changed"] == 1.0
+
+
+def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
+    names = ["layer", "feature", "delta", "delta_loglik"]
+    deltas = pd.DataFrame([(4, 2, 0.1, 0.0), (1, 7, 0.1, 0.3), (1, 3, 0.1, 0.0), (9, 9, 0.2, -5.0)], columns=names)
+    recalled = deltas[["layer", "feature"]].assign(frequency=[0.9, 0.8, 0.9, 0.8], mean_activation=1.0)
+    ranked = intervention.rank_features(deltas, recalled)
+    assert ranked["name"].tolist() == ["l9_p9", "l1_p7", "l1_p3", "l4_p2"]
+    assert intervention.selected_features(ranked, 2) == [Feature(9, 9), Feature(1, 7)]
+
+
+def test_no_positive_effect_is_reported():
+    deltas = intervention.causal_effects(TWO[TWO["feature"] == 9], 0.95, 200, 0)
+    ranked = intervention.rank_features(deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0))
+    found = intervention.task_features(ranked, deltas, k=1)
+    assert found["selected"] == ["l5_p9"] and found["positive"] is False
+    assert found["features"][0]["confirmation_delta"] == pytest.approx(-1 / 3)
+
+
+def test_amplified_scores_pair_each_row_with_its_original():
+    lm, saes = LM(tiny.model("llama"), tiny.tokenizer(), "llama"), {layer: tiny.sae(seed=layer) for layer in range(4)}
+    samples = [
+        intervention.Sample(f"s{i}", ids, [*ids, 9, 30, 1], Example(f"s{i}", {}, "t", ("t",)))
+        for i, ids in enumerate([[5, 6, 7], [8, 9, 10, 11, 12]])
+    ]
+    features = [Feature(0, 3), Feature(2, 11)]
+    table = intervention.amplified_scores(lm, saes, features, samples, lambda output, _: float(len(output)), 6, scale=4.0)
+    assert len(table) == 4 and set(table["sample_id"]) == {"s0", "s1"}
+    assert (table["score_original"] == table["output_original"].str.len()).all()
+    alone = generation.decode(lm, [samples[1].prompt], [(0, features[1])], 6, generation.Steering(saes, features, 4.0))[0]
+    row = table[(table["sample_id"] == "s1") & (table["layer"] == 2)].iloc[0]
+    assert row["output_amplified"] == generation.to_text(lm, alone)
+    assert row["tokens_amplified"] == len(alone)
+    assert table.groupby("sample_id")["loglik_original"].nunique().eq(1).all()
+    assert (table["loglik_amplified"] != table["loglik_original"]).any()

@@ -1,0 +1,110 @@
+"""The plan's arithmetic against numbers worked out by hand."""
+
+import pytest
+import yaml
+
+from igds_utils.config import load_preset
+from igds_utils.plan import UNCUT_CANDIDATES, disk, peak_memory, plan, render
+
+SHAPE = {"parameters": 1_000_000, "layers": 2, "width": 10, "kv_width": 5, "vocabulary": 100}
+PRESET = {
+    "name": "sums",
+    "description": "numbers that are easy to add",
+    "model": "tiny",
+    "models": {
+        "tiny": {
+            "identify": {"tiny": "llama"},
+            "train": {"tiny": "llama"},
+            "saes": {"source": "tiny", "name": "tiny"},
+            "shape": SHAPE,
+        }
+    },
+    "speeds": {"forward": 100, "decode": 10, "train": 5, "notebook": 30},
+    "intervention": {"k": 2, "rows": 10},
+    "tasks": {
+        "math": {
+            "sizes": {"prior": 20, "validation": 4, "confirmation": 3, "pool": 40, "test": 6},
+            "prompt_tokens": 50,
+            "target_tokens": 8,
+            "max_new_tokens": 12,
+            "max_candidates": 5,
+            "selectors": ["random", "loss", "igds"],
+            "ratios": [0.5],
+            "samples": 2,
+            "sft": {"epochs": 2, "device_batch": 4},
+        }
+    },
+}
+
+
+@pytest.fixture
+def preset(tmp_path):
+    def make(**overrides):
+        file = tmp_path / "sums.yaml"
+        file.write_text(yaml.safe_dump(PRESET))
+        return load_preset(str(file), overrides=overrides)
+
+    return make
+
+
+def tokens(frame, stage):
+    row = frame[frame.stage == stage].iloc[0]
+    return row.read, row.generate, row.train
+
+
+def test_tokens_of_every_stage(preset):
+    frame = plan(preset())
+    assert tokens(frame, "recall") == (20 * 50, 0, 0)
+    rows = (5 + 1) * 4 + (
+        2 + 1
+    ) * 3  # candidates and the original on validation, k and the original on confirmation
+    assert tokens(frame, "causal filter") == ((4 + 3) * 50 + rows * 8, rows * 8, 0)
+    assert tokens(frame, "scoring") == (
+        40 * (50 + 8) + 40 * 50,
+        0,
+        0,
+    )  # Loss reads targets, IGDS prompts, Random none
+    assert tokens(frame, "training") == (0, 0, (40 + 3 * 20) * 2 * (50 + 8))
+    completions = 6 * 2
+    assert tokens(frame, "evaluation") == (5 * 6 * 50, completions * (12 + 4 * 8), 0)
+
+
+def test_minutes_follow_the_speeds(preset):
+    frame = plan(preset()).set_index("stage")
+    assert frame.minutes["recall"] == pytest.approx(1000 / 100 / 60)
+    assert frame.minutes["training"] == pytest.approx(frame.train["training"] / 5 / 60)
+    assert frame.minutes["notebooks"] == pytest.approx(6 * 30 / 60)
+
+
+def test_answers_are_cut_at_max_new_tokens_and_uncut_candidates_are_assumed(preset):
+    overrides = {"tasks.math.max_new_tokens": 3, "tasks.math.max_candidates": None}
+    rows = (UNCUT_CANDIDATES + 1) * 4 + (2 + 1) * 3
+    assert tokens(plan(preset(**overrides)), "causal filter") == (7 * 50 + rows * 8, rows * 3, 0)
+
+
+def test_memory_is_the_larger_of_training_and_steering(preset):
+    batch = 4 * (50 + 8)
+    training = 16 * 1_000_000 + 17 * batch * 2 * 10 * 4 + 3 * batch * 100 * 4
+    assert peak_memory(preset()) == pytest.approx(training + 1e9)
+    rows = 1_000_000 * (50 + 12)
+    steering = 4 * 1_000_000 + 2 * rows * 2 * 5 * 4
+    assert peak_memory(preset(**{"intervention.rows": 1_000_000})) == pytest.approx(steering + 1e9)
+
+
+def test_disk_counts_the_model_once_and_kept_weights(preset):
+    assert disk(preset()) == 4_000_000 * (1 + 4)
+    assert disk(preset(**{"sft.keep_weights": False})) == 4_000_000
+
+
+def test_the_text_names_what_is_run_and_the_totals(preset):
+    text = render(preset())
+    frame = plan(preset())
+    assert "Preset sums: numbers that are easy to add" in text
+    assert "original, full, random@0.5, loss@0.5, igds@0.5" in text
+    total = next(line for line in text.splitlines() if line.startswith("total"))
+    assert total.split()[1:4] == [f"{frame[column].sum():,}" for column in ("read", "generate", "train")]
+    assert "GB at the peak" in text
+
+
+def test_without_a_shape_the_text_says_that_memory_is_not_known(preset):
+    assert "Memory and disk are not known" in render(preset(**{"models.tiny.shape": None}))

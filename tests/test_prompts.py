@@ -1,0 +1,252 @@
+"""Prompts of Table 9 letter for letter, one BOS everywhere, and the critical position under every rendering."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from igds_utils import prompts, tasks, tiny
+from igds_utils.config import TaskConfig
+from igds_utils.tasks.base import Example
+
+MATH = Example("", {"question": "What is 2 + 3?"}, "2 + 3 = 5.\nThe final answer is \\boxed{5}.", ("5",))
+SUMMARY = Example("", {"text": "A: Hi: there {x}.\nB: Bye."}, "They greet.", ("They greet.",))
+TRANSLATION = Example("", {"source_text": "Good night:", "target_language": "Chinese"}, "晚安：", ("晚安：",))
+EXAMPLES = {"math": MATH, "summarization": SUMMARY, "translation": TRANSLATION}
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}"
+
+BARE = {
+    "math": f"What is 2 + 3?\n{BOXED}.\nSolution:",
+    "summarization": "Use a sentence to summarize this following text:\nA: Hi: there {x}.\nB: Bye.\nSummarization:",
+    "translation": "Please translate the following text into Chinese.\nText:Good night:\nTranslation:",
+}
+RECORDS = {
+    "math": (f"What is 2 + 3?\n{BOXED}.\n", f"Solution: {MATH.target}"),
+    "summarization": (
+        "Use a sentence to summarize this following text.\nA: Hi: there {x}.\nB: Bye.\n",
+        "They greet.",
+    ),
+    "translation": ("Please translate the following text into Chinese.\nGood night:\n", "晚安："),
+}
+
+
+def prepending():
+    """Byte-level BPE that puts <|im_start|>, its BOS, before whatever it is given, as SmolLM2's does here."""
+    made = tiny.tokenizer()
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
+    )
+    return made
+
+
+def no_bos():
+    """Byte-level BPE without BOS; thinking is switched off in its chat template, as Qwen3's can be."""
+    made = tiny.tokenizer()
+    made.bos_token = None
+    made.chat_template = tiny.CHAT_TEMPLATE.replace(
+        "assistant\n", "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    return made
+
+
+def spaces_as_letters():
+    """BPE over characters with spaces as '▁' and a template that writes <bos> and strips the turn, as Gemma's."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    pieces = [pre_tokenizers.Split("▁", "merged_with_next"), pre_tokenizers.Split("\n", "isolated")]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(pieces)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=250,
+        special_tokens=["<unk>", "<bos>", "<eos>"],
+        initial_alphabet=[*map(chr, range(33, 127)), *"\n▁晚安："],
+        show_progress=False,
+    )
+    backend.train_from_iterator([tiny.CORPUS], trainer)
+    template = (
+        "{{ bos_token }}{% for message in messages %}<start>{{ message['role'] }}\n{{ message['content'] | trim }}"
+        "<end>\n{% endfor %}{% if add_generation_prompt %}<start>model\n{% endif %}"
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        chat_template=template,
+    )
+
+
+def merging():
+    """A tokenizer in which a colon merges with the newline or the space that follows it."""
+    vocabulary = ["<s>", "</s>", *"an5", ":", "\n", " ", ":\n", ": "]
+    model = models.BPE({t: i for i, t in enumerate(vocabulary)}, [(":", "\n"), (":", " ")])
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token="<s>", eos_token="</s>")
+
+
+KINDS = {"plain": tiny.tokenizer, "prepending": prepending, "no_bos": no_bos, "spaces": spaces_as_letters}
+
+
+@pytest.fixture(params=list(KINDS), scope="module")
+def tokenizer(request):
+    return KINDS[request.param]()
+
+
+@pytest.fixture(params=list(EXAMPLES))
+def sample(request):
+    return tasks.get(request.param), EXAMPLES[request.param]
+
+
+def config(rendering="bare", shots=0):
+    sizes = {"prior": 1, "validation": 1, "confirmation": 1, "pool": 1, "test": 1}
+    return TaskConfig(
+        sizes=sizes,
+        rendering=rendering,
+        shots=shots,
+        max_new_tokens=8,
+        sft={},
+        prompt_tokens=1,
+        target_tokens=1,
+    )
+
+
+# ---- the texts of Table 9 --------------------------------------------------------------------------------
+
+
+def test_bare_identification_prompts_are_the_papers(sample):
+    task, example = sample
+    assert prompts.identification_prompt(task, example, None, "bare") == BARE[task.name]
+    assert prompts.evaluation_prompt(task, example, None, "bare", shots=0) == BARE[task.name]
+
+
+def test_chat_prompts_put_the_body_into_the_users_turn_and_open_the_answer_with_the_cue(sample):
+    task, example = sample
+    body, cue = BARE[task.name].rsplit("\n", 1)
+    rendered = prompts.identification_prompt(task, example, tiny.tokenizer(), "chat")
+    assert rendered == f"<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n{cue}"
+    without_thought = prompts.identification_prompt(task, example, no_bos(), "chat")
+    assert without_thought.endswith(f"assistant\n<think>\n\n</think>\n\n{cue}")
+
+
+def test_four_shot_math_prompt():
+    task = tasks.get("math")
+    prompt = prompts.evaluation_prompt(task, MATH, None, "bare", shots=4)
+    assert prompt.startswith(
+        f"{BOXED} as the following format.\nHere are some examples:\n### Problem:\nFind the domain of the expression"
+    )
+    assert prompt.endswith("\\boxed{-\\frac{2}{3}}.$$\n### Problem:\nWhat is 2 + 3?\n### Solution:")
+    assert prompt.count("### Problem:") == prompt.count("### Solution:") == 5
+    assert prompts.evaluation_prompt(task, MATH, None, "bare", shots=1).count("### Problem:") == 2
+    chat = prompts.evaluation_prompt(task, MATH, tiny.tokenizer(), "chat", shots=4)
+    assert chat.endswith("What is 2 + 3?<|im_end|>\n<|im_start|>assistant\n### Solution:")
+
+
+def test_worked_examples_are_answered_by_their_boxes():
+    from igds_utils.metrics import boxed_answer
+
+    answers = [boxed_answer(shot["solution"]) for shot in tasks.get("math").shots]
+    assert answers == ["[2,5)", "24", "16", "-\\frac{2}{3}"]
+
+
+def test_more_shots_than_worked_examples_are_refused():
+    with pytest.raises(ValueError, match="math has 4 worked examples, not 5"):
+        prompts.evaluation_prompt(tasks.get("math"), MATH, None, "bare", shots=5)
+    with pytest.raises(ValueError, match="summarization has 0 worked examples, not 4"):
+        prompts.evaluation_prompt(tasks.get("summarization"), SUMMARY, None, "bare", shots=4)
+
+
+def test_sft_pairs_in_both_renderings(sample):
+    task, example = sample
+    assert prompts.sft_pair(task, example, None, "records", config()) == RECORDS[task.name]
+    assert prompts.sft_pair(task, example, None, "evaluation", config()) == (
+        BARE[task.name],
+        f" {example.target}",
+    )
+    chat = prompts.sft_pair(task, example, tiny.tokenizer(), "evaluation", config("chat"))
+    assert chat[0] == prompts.evaluation_prompt(task, example, tiny.tokenizer(), "chat")
+
+
+def test_chat_rendering_needs_a_template():
+    bare = tiny.tokenizer()
+    bare.chat_template = None
+    with pytest.raises(ValueError, match="no chat template: set `rendering: bare`"):
+        prompts.identification_prompt(tasks.get("math"), MATH, bare, "chat")
+
+
+# ---- tokens ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rendering", ["bare", "chat"])
+def test_every_prompt_starts_with_one_bos_and_targets_hold_none(tokenizer, sample, rendering):
+    task, example = sample
+    prompt = prompts.identification_prompt(task, example, tokenizer, rendering)
+    ids = prompts.encode(tokenizer, prompt)
+    if tokenizer.bos_token_id is not None:
+        assert ids[0] == tokenizer.bos_token_id != ids[1]
+    pair, n_prompt = prompts.encode_pair(tokenizer, prompt, f" {example.target}")
+    assert pair[:n_prompt] == ids
+    assert tokenizer.bos_token_id not in pair[n_prompt:]
+    assert tokenizer.decode(pair[n_prompt:], skip_special_tokens=True) == f" {example.target}"
+
+
+def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
+    ids, n_prompt = prompts.encode_pair(tokenizer, "Solution:", " 38.")
+    assert ids[-1] == tokenizer.eos_token_id != ids[-2]
+    assert prompts.encode_pair(tokenizer, "Solution:", " 38.", eos=False) == (ids[:-1], n_prompt)
+
+
+def test_a_missing_eos_is_an_error():
+    made = tiny.tokenizer()
+    made.eos_token = None
+    with pytest.raises(ValueError, match="no EOS"):
+        prompts.encode_pair(made, "Solution:", " 38.")
+    assert prompts.encode_pair(made, "Solution:", " 38.", eos=False)[1] > 1
+
+
+def test_records_pairs_tokenize_too(tokenizer, sample):
+    task, example = sample
+    prompt, completion = prompts.sft_pair(task, example, tokenizer, "records", config())
+    ids, n_prompt = prompts.encode_pair(tokenizer, prompt, completion)
+    assert ids[:n_prompt] == prompts.encode(tokenizer, prompt) and len(ids) > n_prompt + 1
+
+
+def test_a_prompt_that_merges_with_its_target_is_refused():
+    made = merging()
+    with pytest.raises(ValueError, match=r"merges the end of the prompt with the target: .*'n:' \+ '\\n 5'"):
+        prompts.encode_pair(made, "n:", "\n 5")
+
+
+# ---- the critical position -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rendering", ["bare", "chat"])
+def test_critical_position_is_the_last_token_of_the_prompt_whatever_follows(tokenizer, sample, rendering):
+    task, example = sample
+    prompt = prompts.identification_prompt(task, example, tokenizer, rendering)
+    p = prompts.critical_position(tokenizer, prompt, prompt)
+    ids = prompts.encode(tokenizer, prompt)
+    assert p == len(ids) - 1 and ":" in tokenizer.decode([ids[p]])
+    for target in (f" {example.target}", " 1: 2: 3:"):  # later colons do not move it
+        assert prompts.critical_position(tokenizer, prompt + target, prompt) == p
+
+
+def test_critical_position_holds_the_colon_even_where_it_merges():
+    made = merging()
+    text = "a n:\n5 n: n:"
+    assert made.convert_ids_to_tokens(prompts.encode(made, text)) == [
+        "<s>", "a", " ", "n", ":\n", "5", " ", "n", ": ", "n", ":",
+    ]  # fmt: skip
+    for prompt, p in {"a n:": 4, "a n:\n5 n:": 8, text: 10}.items():
+        assert prompts.critical_position(made, text, prompt) == p
+
+
+def test_critical_position_refuses_what_it_cannot_find():
+    made = tiny.tokenizer()
+    with pytest.raises(ValueError, match="must end in a colon.*'Solution: 5'"):
+        prompts.critical_position(made, "Solution: 5", "Solution: 5")
+    with pytest.raises(ValueError, match="does not begin with the prompt"):
+        prompts.critical_position(made, "Answer: 5", "Solution:")
+
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ValueError, match="Slow gives no character offsets"):
+        prompts.critical_position(Slow(), "Solution:", "Solution:")

@@ -1,0 +1,69 @@
+"""Frequency recall on hand-made codes."""
+
+import pytest
+import torch
+
+from igds_utils import recall
+from igds_utils.sae import Feature
+
+
+class Identity:
+    """An SAE whose code is its input."""
+
+    def encode(self, h):
+        return h
+
+
+class Saes(dict):
+    device = "cpu"
+    layers = [3, 8]
+
+
+SAES = Saes({3: Identity(), 8: Identity()})
+# four prompts (rows), three features (columns)
+RESIDUAL = {
+    3: torch.tensor([[1.0, 0.0, 2.0], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0], [3.0, 0.0, 0.0]]),
+    8: torch.tensor([[0.0, 1.0, 9.0], [0.5, 1.0, 9.0], [0.5, 1.0, 0.0], [0.5, 1.0, 0.0]]),
+}
+
+
+def test_frequencies_and_activations_by_hand():
+    table = recall.frequency_recall(RESIDUAL, SAES, tau=0.75).set_index(["layer", "feature"])
+    assert table["frequency"].to_dict() == {(3, 0): 1.0, (3, 2): 0.25, (8, 0): 0.75, (8, 1): 1.0, (8, 2): 0.5}
+    assert table.loc[(3, 0), "mean_activation"] == pytest.approx(2.0)
+    assert table.loc[(3, 0), "max_activation"] == pytest.approx(3.0)
+    assert table.loc[(8, 0), "mean_activation"] == pytest.approx(0.375)  # over all of D_prior, not where it fires
+    assert table["candidate"].to_dict() == {(3, 0): True, (3, 2): False, (8, 0): True, (8, 1): True, (8, 2): False}
+
+
+def test_a_frequency_of_exactly_tau_counts_whatever_the_rounding():
+    n = 96
+    for k in range(1, n + 1):
+        h = torch.zeros(n, 2)
+        h[:k, 0] = 1.0
+        h[: k - 1, 1] = 1.0
+        one = Saes({3: Identity()})
+        one.layers = [3]
+        table = recall.frequency_recall({3: h}, one, tau=k / n).set_index("feature")
+        assert table.loc[0, "candidate"]
+        assert 1 not in table.index or not table.loc[1, "candidate"]
+
+
+def test_candidates_are_ordered_by_frequency_activation_and_place():
+    table = recall.frequency_recall(RESIDUAL, SAES, tau=0.5)
+    expected = [Feature(3, 0), Feature(8, 1), Feature(8, 0), Feature(8, 2)]
+    assert recall.candidates(table) == expected
+    assert recall.candidates(table, most=2) == expected[:2]
+
+
+def test_ties_go_by_layer_then_index():
+    table = recall.frequency_recall({3: torch.ones(2, 2), 8: torch.ones(2, 2)}, SAES, tau=1.0)
+    assert recall.candidates(table.sample(frac=1, random_state=3)) == [
+        Feature(3, 0), Feature(3, 1), Feature(8, 0), Feature(8, 1),
+    ]  # fmt: skip
+
+
+def test_summary_counts_in_basis_points():
+    table = recall.frequency_recall(RESIDUAL, SAES, tau=0.75)
+    facts = recall.recall_summary(table, n_features=1000, n_prior=4, tau=0.75, entered=2)
+    assert (facts["n_candidates"], facts["n_cut"], facts["basis_points"]) == (3, 1, 30.0)

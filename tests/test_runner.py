@@ -1,0 +1,246 @@
+"""The runner on two toy notebooks: order, refusals, failures, and being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+
+from igds_utils import cli, runner
+from igds_utils.config import ConfigError
+
+PARAMETERS = 'preset = "quick"\nmodel = ""\ntasks = []\noverrides = {}\nresults = "results"'
+FIRST = "from pathlib import Path\nPath(results, 'made').write_text(f'{tasks} {overrides}')\nprint('first is here')"
+# The second waits as long as there is a file `hold`, and fails without tasks.
+SECOND = """import os, sys, time
+from pathlib import Path
+folder = Path(results)
+(folder / 'at_work').write_text(str(os.getpid()))
+while (folder / 'hold').exists():
+    time.sleep(0.05)
+print((folder / 'made').read_text(), sys.executable, sum([1 / len(tasks)]))"""
+PRESET = {
+    "name": "toy",
+    "description": "for these tests",
+    "model": "tiny",
+    "models": {
+        "tiny": {
+            "identify": {"tiny": "llama"},
+            "train": {"tiny": "llama"},
+            "saes": {"source": "tiny", "name": "tiny"},
+        }
+    },
+    "tasks": {
+        "math": {
+            "sizes": {"prior": 1, "validation": 1, "confirmation": 1, "pool": 1, "test": 1},
+            "max_new_tokens": 1,
+            "prompt_tokens": 1,
+            "target_tokens": 1,
+            "sft": {},
+        }
+    },
+    "speeds": {"forward": 1, "decode": 1, "train": 1, "notebook": 1},
+}
+
+
+def write_notebook(file: Path, *cells: str, parameters: str = PARAMETERS) -> None:
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[first, *map(nbformat.v4.new_code_cell, cells)], metadata={"kernelspec": kernel}
+    )
+    nbformat.write(notebook, file)
+
+
+class Toy:
+    """A preset, two notebooks and a results folder of their own."""
+
+    def __init__(self, folder: Path):
+        self.results = folder / "results"
+        self.root = self.results / "toy"
+        self.executed = self.root / "notebooks"
+        self.results.mkdir()
+        (folder / "toy.yaml").write_text(yaml.safe_dump(PRESET))
+        write_notebook(folder / "first.ipynb", FIRST)
+        write_notebook(folder / "second.ipynb", SECOND)
+        self.request = {
+            "preset": str(folder / "toy.yaml"),
+            "results": str(self.results),
+            "stages": ("first", "second"),
+            "notebooks": str(folder),
+        }
+
+    def run(self, **more):
+        return runner.run(**self.request, **more)
+
+    def start(self) -> tuple[subprocess.Popen, psutil.Process]:
+        """A runner in its own process, and the kernel of its second notebook, which is waiting."""
+        (self.results / "hold").touch()
+        code = f"from igds_utils import runner; runner.run(**{self.request!r}, tasks=['math'])"
+        process = subprocess.Popen([sys.executable, "-c", code])
+        at_work = self.results / "at_work"
+        wait_for(lambda: at_work.is_file() and at_work.read_text(), 120)
+        return process, psutil.Process(int(at_work.read_text()))
+
+    def notebooks(self) -> list[str]:
+        return [file.name for file in self.executed.iterdir() if not file.name.startswith(".")]
+
+    def timings(self):
+        return json.loads((self.root / "timings.json").read_text())
+
+
+def wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return Toy(tmp_path)
+
+
+def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
+    # one runner at a time
+    process, kernel = toy.start()
+    with pytest.raises(runner.Refused, match=rf"another run works in .*toy \(process {process.pid}, since "):
+        toy.run()
+    assert kernel.is_running()
+
+    # killed without a chance to clean up: nothing of it goes on, nothing half-written bears a final name
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not kernel.is_running(), 20)
+    assert toy.notebooks() == ["first.ipynb"]
+
+    # the lock is not left behind; a notebook that fails is kept for reading, with its error told
+    (toy.results / "hold").unlink()
+    with pytest.raises(runner.RunError) as caught:
+        toy.run()
+    assert "second failed: ZeroDivisionError: division by zero" in str(caught.value)
+    failed = toy.executed / "second.failed.ipynb"
+    assert str(failed) in str(caught.value)
+    assert "ZeroDivisionError" in failed.read_text()
+    assert not (toy.executed / "second.ipynb").exists()
+
+    # and then it works
+    capfd.readouterr()
+    assert toy.run(tasks=["math"], overrides={"seed": 3}) == toy.root
+    assert sorted(toy.notebooks()) == ["first.ipynb", "second.ipynb"]
+    shown = capfd.readouterr().out
+    assert shown.index("first is here") < shown.index("['math'] {'seed': 3}")
+    assert str(Path(sys.executable)) in shown  # the kernel is this environment's
+    assert "[2/2] second: done in" in shown
+
+    timings = toy.timings()
+    assert [entry["complete"] for entry in timings["second"]] == [False, True]
+    assert [entry["complete"] for entry in timings["first"]] == [True] * 3
+    assert all(entry["seconds"] > 0 and entry["peak_bytes"] > 10**7 for entry in timings["first"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_end_takes_its_notebook_with_it(toy, number):
+    process, kernel = toy.start()
+    process.send_signal(number)
+    process.wait(timeout=30)
+    assert process.returncode != 0
+    wait_for(lambda: not kernel.is_running(), 5)
+    assert toy.notebooks() == ["first.ipynb"]
+    assert not list(toy.executed.glob(".*"))
+
+
+def test_a_kernel_that_dies_is_told(toy):
+    write_notebook(Path(toy.request["notebooks"], "second.ipynb"), "import os; os._exit(9)")
+    toy.request["stages"] = ("second",)
+    with pytest.raises(runner.RunError, match="second failed: the kernel died"):
+        toy.run()
+
+
+def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):
+    write_notebook(Path(toy.request["notebooks"], "second.ipynb"), parameters='preset = "quick"\ntaks = []')
+    with pytest.raises(ConfigError) as caught:
+        toy.run()
+    assert "second.ipynb: no parameter 'model', 'tasks'" in str(caught.value)
+    assert "known: preset, taks" in str(caught.value)
+    assert not toy.root.exists()  # refused before anything was made
+
+
+def test_a_notebook_that_is_not_there_is_refused(toy):
+    Path(toy.request["notebooks"], "second.ipynb").unlink()
+    with pytest.raises(ConfigError, match=r"no notebook .*second\.ipynb"):
+        toy.run()
+
+
+def test_a_job_of_an_earlier_runner_is_waited_for(toy, monkeypatch):
+    """The lock dies at once with a killed runner; its last job needs a moment longer."""
+    other = "machine 1 2.0"
+    process = subprocess.Popen(["sleep", "1"], env={**os.environ, runner.RUNNER: other})
+    started = time.monotonic()
+    runner._outlive_survivors({"runner": other})
+    assert time.monotonic() - started > 0.5
+    process.wait()
+    process = subprocess.Popen(["sleep", "60"], env={**os.environ, runner.RUNNER: other})
+    try:
+        with pytest.raises(runner.Refused, match=f"process {process.pid} of an earlier run"):
+            runner._outlive_survivors({"runner": other}, patience=0.3)
+    finally:
+        process.kill()
+        process.wait()
+
+
+# ---- the command line ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the command line asks the runner for."""
+    seen = []
+    monkeypatch.setattr(runner, "run", lambda *arguments: seen.append(arguments))
+    return seen
+
+
+def test_the_command_line_hands_on_what_it_was_given(calls):
+    arguments = ["run", "--preset", "p", "--tasks", "math, translation", "--model", "m", "--results", "r"]
+    changes = ["--set", "sft.lr=5e-5", "--set", "a.b=[0.2, 0.5]", "--set", "c=chat", "--set", "d=3"]
+    assert cli.main([*arguments, *changes]) == 0
+    overrides = {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": 3}
+    assert calls == [("p", "m", ["math", "translation"], overrides, "r", runner.STAGES)]
+
+
+def test_empty_values_mean_the_presets_own(calls):
+    assert cli.main(["saes", "--tasks", "", "--model", ""]) == 0
+    assert calls == [("quick", "", [], {}, "results", ("00_sae_training",))]
+
+
+def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
+    assert cli.main(["plan", "--preset", toy.request["preset"], "--set", "sft.lrr=1"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("igds: toy.yaml: tasks.math.sft.lrr: unknown key (did you mean 'lr'?)")
+    assert "Traceback" not in message
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--set", "sft.lr"])
+    assert "'sft.lr' is not FIELD=VALUE" in capsys.readouterr().err
+
+
+def test_a_report_needs_a_run(toy, capsys):
+    assert cli.main(["report", "--preset", toy.request["preset"], "--results", str(toy.results)]) == 2
+    assert "nothing is stored in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(runner.Refused("busy"), 2), (runner.RunError("broke"), 1)])
+def test_exit_codes(monkeypatch, capsys, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(runner, "run", fail)
+    assert cli.main(["run"]) == code
+    assert capsys.readouterr().err == f"igds: {error}\n"

@@ -1,0 +1,255 @@
+"""Capture, training, export and quality of SAEs, on tiny random models."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from igds_utils import hub, sae_corpus, sae_quality, sae_training, tiny
+from igds_utils.config import Sizes, SftConfig, TaskConfig
+from igds_utils.lm import LM
+from igds_utils.sae_corpus import Corpus, Document, capture, documents, used_positions
+from igds_utils.sae_training import Recipe, export, train
+
+NOTHING = Sizes(prior=0, validation=0, confirmation=0, pool=0, test=0)
+MATH = TaskConfig(sizes=NOTHING, max_new_tokens=8, prompt_tokens=1, target_tokens=1, sft=SftConfig())
+RECIPE = Recipe(features=64, k=8, batch=64, lr=3e-3, passes=8)
+LAYERS = [2, 1]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return LM(tiny.model("llama"), tiny.tokenizer(), "tiny random llama")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[Document]:
+    """Some 3,000 tokens: two beginnings that many texts share, and random continuations of different length."""
+    draw = torch.Generator().manual_seed(0)
+    made = []
+    for i in range(120):
+        tail = torch.randint(2, 400, (10 + i % 30,), generator=draw).tolist()
+        made.append(Document("math/chat", [0, 7, 8, 9] + tail, critical=5, held_out=False))
+    return made
+
+
+@pytest.fixture(scope="module")
+def captured(lm, texts, tmp_path_factory):
+    return capture(lm, texts, LAYERS, tmp_path_factory.mktemp("capture"), batch_tokens=256, shard_tokens=1024)
+
+
+@pytest.fixture(scope="module")
+def trained(captured, lm, tmp_path_factory):
+    return train(captured, 1, RECIPE, lm.name, tmp_path_factory.mktemp("trained"))
+
+
+def test_corpus_renders_every_source_and_keeps_evaluation_sets_out():
+    from igds_utils.tasks import get
+    from igds_utils.tasks.base import normalize
+
+    corpus = Corpus(mix={"math": {"chat": 30, "bare": 10}}, reserved={"math": 60}, held_out=0.3)
+    tokenizer = tiny.tokenizer()
+    found = documents(corpus, {"math": MATH}, tokenizer, seed=3)
+    assert sorted({d.source for d in found}) == ["math/bare", "math/chat"]
+    assert len(found) == 40
+    assert all(tokenizer.decode([d.ids[d.critical]]).endswith(":") for d in found if d.critical is not None)
+    assert found == documents(corpus, {"math": MATH}, tokenizer, seed=3)
+
+    sizes = NOTHING.model_copy(update={"test": 20, "validation": 20, "confirmation": 20})
+    sets = get("math").sets(MATH.model_copy(update={"sizes": sizes}), 3)
+    words = [normalize(tokenizer.decode(d.ids)) for d in found]
+    for example in sets["test"] + sets["validation"] + sets["confirmation"]:
+        assert not any(normalize(example.fields["question"]) in text for text in words)
+
+
+def test_the_same_text_is_held_out_in_every_rendering():
+    corpus = Corpus(mix={"math": {"chat": 60, "bare": 60}}, reserved={"math": 10}, held_out=0.3)
+    tokenizer = tiny.tokenizer()
+    sides: dict[str, set[bool]] = {}
+    for d in documents(corpus, {"math": MATH}, tokenizer, seed=0):
+        text = tokenizer.decode(d.ids)
+        body = text.replace("<|im_start|>", "").removeprefix("user\n").partition("\nPlease reason")[0]
+        sides.setdefault(body, set()).add(d.held_out)
+    assert len(sides) == 60
+    assert all(len(side) == 1 for side in sides.values())
+    assert {True, False} <= set.union(*sides.values())
+
+
+def test_shared_beginnings_are_used_only_so_often():
+    texts = [Document("x", ids, None, False) for ids in ([0, 5, 6, 1], [0, 5, 6, 2], [0, 5, 7, 2])]
+    used, distinct = used_positions(texts, repeats=1)
+    assert used == [[1, 2, 3], [3], [2, 3]]
+    assert distinct == 6  # 5, 5 6, 5 6 1, 5 6 2, 5 7, 5 7 2
+    assert used_positions(texts, repeats=2) == ([[1, 2, 3], [1, 2, 3], [2, 3]], 6)
+
+
+def test_capture_equals_a_full_forward_and_drops_the_first_position(lm, texts, captured):
+    want: dict[int, list[torch.Tensor]] = {}
+    for i, text in enumerate(texts):
+        with torch.no_grad():
+            states = lm.model(torch.tensor([text.ids]), output_hidden_states=True).hidden_states
+        want[i] = [states[layer + 1][0, 1:] for layer in LAYERS]
+    positions, _ = used_positions(texts, 100)
+    for column, layer in enumerate(LAYERS):
+        parts = [load_file(shard / "acts.safetensors") for shard in captured.shards]
+        assert len(parts) > 2
+        acts = torch.cat([part[f"layer_{layer:02d}"] for part in parts]).float()
+        document = torch.cat([part["document"] for part in parts])
+        critical = torch.cat([part["critical"] for part in parts])
+        assert len(acts) == sum(map(len, positions))
+        for i in (0, 29, 77, 119):
+            mine = acts[document == i]
+            assert torch.allclose(mine, want[i][column][[p - 1 for p in positions[i]]], rtol=2e-3, atol=2e-3)
+            assert torch.equal(acts[(document == i) & critical][0], mine[positions[i].index(5)])
+
+
+def test_attention_sinks_are_left_out(captured, tmp_path):
+    first = load_file(captured.shards[0] / "acts.safetensors")
+    first["layer_01"][3] *= 100
+    (tmp_path / "shard").mkdir()
+    from safetensors.torch import save_file
+
+    save_file(first, tmp_path / "shard" / "acts.safetensors")
+    acts, document, critical = sae_corpus.Captured(captured.texts, [tmp_path / "shard"], 0).load(1)
+    assert len(acts) == len(document) == len(critical) == len(first["document"]) - 1
+
+
+def test_a_killed_capture_redoes_nothing_finished(lm, texts, tmp_path, monkeypatch):
+    calls = []
+    real = sae_corpus.residuals
+
+    def counted(*args, **inputs):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return real(*args, **inputs)
+
+    monkeypatch.setattr(sae_corpus, "residuals", counted)
+    options = {"batch_tokens": 256, "shard_tokens": 512}
+    with pytest.raises(KeyboardInterrupt):
+        capture(lm, texts, LAYERS, tmp_path, **options)
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("acts.safetensors")}
+    assert len(finished) == 3
+    calls[:] = [1] * 7
+    again = capture(lm, texts, LAYERS, tmp_path, **options)
+    assert len(calls) - 7 == len(list(sae_corpus._batches(texts, _by_length(texts), 256))) - 6
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert [p.name for p in again.shards] == sorted(p.name for p in again.shards[0].parent.glob("shard_????"))
+    assert not list(tmp_path.rglob(".new-*"))
+
+
+def _by_length(texts):
+    return sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
+
+
+def test_training_lowers_the_unexplained_variance_and_is_not_repeated(captured, trained, lm, monkeypatch):
+    curve = json.loads((trained / "curve.json").read_text())
+    assert curve[-1]["fvu"] < 0.6 * curve[0]["fvu"]
+    acts, _, _ = captured.load(1)
+    fvu, fired = sae_quality.reconstruction(sae_quality.load(trained), acts)
+    assert abs(fvu - curve[-1]["fvu"]) < 0.1  # the folded JumpReLU form reads raw residuals
+    assert 4 < fired.sum() / len(acts) < 12
+    monkeypatch.setattr(sae_training, "_train", lambda *_: pytest.fail("trained twice"))
+    assert train(captured, 1, RECIPE, lm.name, trained.parent) == trained
+
+
+def test_training_is_deterministic(captured, trained, lm, tmp_path):
+    again = train(captured, 1, RECIPE, lm.name, tmp_path)
+    first, second = (load_file(folder / "sae_weights.safetensors") for folder in (trained, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_stored_sae_reads_back_equal_within_rounding(captured, trained, tmp_path, dtype):
+    folder = export(trained, tmp_path / "layer_01", dtype)
+    stored = load_file(folder / "sae_weights.safetensors")
+    assert {stored["W_enc"].dtype, stored["W_dec"].dtype} == {getattr(torch, dtype)}
+    sae, exact = sae_quality.load(folder), sae_quality.load(trained)
+    assert {p.dtype for p in sae.parameters()} == {torch.float32}
+    assert sae.cfg.architecture() == "jumprelu"
+    eps = torch.finfo(getattr(torch, dtype)).eps
+    for name, weight in exact.named_parameters():
+        assert torch.allclose(dict(sae.named_parameters())[name], weight, rtol=eps, atol=1e-6), name
+    acts, _, _ = captured.load(1)
+    fvu, exact_fvu = (sae_quality.reconstruction(s, acts)[0] for s in (sae, exact))
+    assert fvu == pytest.approx(exact_fvu, rel=0.01)
+    assert sae_quality.recalled(sae, acts, 0.1) == sae_quality.recalled(exact, acts, 0.1)
+    assert sae_quality.recalled(exact, acts, 0.1)
+    assert export(trained, folder, dtype) == folder  # overwrites
+    assert [p.name for p in tmp_path.iterdir()] == ["layer_01"]
+
+
+def test_activations_do_not_depend_on_the_batch(captured, trained):
+    sae = sae_quality.load(trained)
+    h = captured.load(1)[0][:32].float()
+    together = sae.encode(h)
+    alone = torch.cat([sae.encode(row[None]) for row in h])
+    assert torch.equal(together > 0, alone > 0)
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_jumprelu_is_the_same_recipe_with_a_sparsity_by_layer(captured, lm, tmp_path):
+    settings = {"architecture": "jumprelu", "l0_coefficient": {1: 0.05, 2: 3.0}, "l0_warmup_steps": 10}
+    recipe = RECIPE.model_copy(update=settings)
+    l0 = {}
+    for layer in (1, 2):
+        sae = sae_quality.load(train(captured, layer, recipe, lm.name, tmp_path))
+        acts, _, _ = captured.load(layer)
+        fvu, fired = sae_quality.reconstruction(sae, acts)
+        l0[layer] = fired.sum() / len(acts)
+        assert sae.cfg.architecture() == "jumprelu"
+        assert fvu < 1
+    assert l0[2] < l0[1]
+    with pytest.raises(ValueError, match="no value for layer 2; it has 1"):
+        train(captured, 2, recipe.model_copy(update={"l0_coefficient": {1: 0.1}}), lm.name, tmp_path)
+
+
+def test_cross_entropy_by_hand(lm, texts):
+    class Identity:
+        def __call__(self, h):
+            return h
+
+    some = texts[:12]
+    total = count = 0.0
+    for text in some:
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([text.ids])).logits[0].log_softmax(-1)
+        for position in range(1, len(text.ids) - 1):
+            total, count = total - logits[position, text.ids[position + 1]].item(), count + 1
+    assert sae_quality.cross_entropy(lm, some, 1) == pytest.approx(total / count, rel=1e-5)
+    assert sae_quality.cross_entropy(lm, some, 1, Identity()) == pytest.approx(total / count, rel=1e-5)
+    assert sae_quality.cross_entropy(lm, some, 1, torch.zeros_like) != pytest.approx(total / count, rel=1e-3)
+
+
+def test_quality_row_and_table(lm, captured, trained, tmp_path):
+    folder = export(trained, tmp_path / "layer_01", "float16")
+    row = sae_quality.quality(lm, 1, folder, trained, captured, captured)
+    assert row["ce_recovered"] == pytest.approx((row["ce_zero"] - row["ce_sae"]) / (row["ce_zero"] - row["ce"]))
+    assert 0 <= row["dead"] == row["silent_held_out"] < 1
+    assert row["same_candidates"] is True
+    table = sae_quality.markdown([{**row, "layer": 20}, row])
+    assert [line.split("|")[1].strip() for line in table.splitlines()] == ["layer", "---", "1", "20"]
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_matmul_precision_is_restored():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError), sae_training.matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_exported_folder_is_written_whole(trained, tmp_path, monkeypatch):
+    def broken(weights, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(sae_training, "save_file", broken)
+    with pytest.raises(OSError, match="disk full"):
+        export(trained, tmp_path / "layer_01", "float16")
+    assert list(tmp_path.iterdir()) == []
+    assert hub.COMPLETE not in tmp_path.iterdir()
