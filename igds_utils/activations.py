@@ -48,6 +48,8 @@ def feature_activations(residual: dict[int, Tensor], saes: Saes, features: Seque
     columns: dict[Feature, Tensor] = {}
     for layer in sorted({feature.layer for feature in features}):
         here = [feature for feature in features if feature.layer == layer]
-        encoded = FeatureSet(saes[layer], [feature.index for feature in here]).encode(residual[layer].to(saes.device))
+        encoded = FeatureSet(saes[layer], [feature.index for feature in here]).encode(
+            residual[layer].to(saes.device)
+        )
         columns.update(zip(here, encoded.cpu().unbind(-1), strict=True))
     return torch.stack([columns[feature] for feature in features], dim=-1)

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from igds_utils.config import TaskConfig
 
+# The two halves of a pool of which half was spoilt on purpose: a task on which training on the spoilt half is no worse
+# cannot tell good data from bad, and so says nothing about selectors.
+CHECKS = ("clean", "defective")
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -17,18 +21,36 @@ class Arm:
     seed: int
 
     @property
+    def is_check(self) -> bool:
+        """Whether the arm tests what the task can see, rather than a selector."""
+        return self.selector in CHECKS
+
+    @property
     def trained(self) -> bool:
         return self.ratio > 0
 
     def size(self, pool: int) -> int:
-        """How many of `pool` samples the arm is trained on; at least one."""
-        return max(1, round(self.ratio * pool)) if self.trained else 0
+        """How many of `pool` samples the arm is trained on."""
+        return selection_size(self.ratio, pool) if self.trained else 0
+
+
+def selection_size(ratio: float, pool: int) -> int:
+    """How many of `pool` samples a ratio selects: ratio x pool, rounded (halves to the even number), at least one.
+
+    Raises `ValueError` for a ratio outside (0, 1] and for an empty pool.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"a ratio must lie in (0, 1], not {ratio}")
+    if pool < 1:
+        raise ValueError("nothing can be selected from an empty pool")
+    return max(1, round(ratio * pool))
 
 
 def arms(task: TaskConfig) -> list[Arm]:
     """All arms of a task: `original`, then `full` and `<selector>@<ratio>` for every seed.
 
-    The first seed goes unnamed; the others end in -s<seed>.
+    The first seed goes unnamed; the others end in -s<seed>. Where a task checks what it can see, `clean@0.5` and
+    `defective@0.5` follow.
     """
     found = [Arm("original", "original", 0.0, task.seeds[0])]
     for seed in task.seeds:
@@ -36,4 +58,6 @@ def arms(task: TaskConfig) -> list[Arm]:
         found.append(Arm(f"full{end}", "full", 1.0, seed))
         for selector in task.selectors:
             found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for ratio in task.ratios]
+    if task.defect_check:
+        found += [Arm(f"{half}@0.5", half, 0.5, task.seeds[0]) for half in CHECKS]
     return found

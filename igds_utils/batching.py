@@ -31,7 +31,9 @@ def even_chunks(items: Sequence, size: int) -> Iterator[Sequence]:
         yield items[start : start + size]
 
 
-def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: str, device: torch.device) -> dict[str, Tensor]:
+def pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, side: str, device: torch.device
+) -> dict[str, Tensor]:
     """Stack token lists of different length into (batch, longest) tensors for a model.
 
     side: "left" or "right". Position ids count a sample's own tokens, so padding does not move it.
@@ -43,7 +45,11 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: str, device: torc
         own = slice(longest - len(ids), longest) if side == "left" else slice(0, len(ids))
         input_ids[row, own] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, own] = 1
-    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions(attention_mask)}
+    batch = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": positions(attention_mask),
+    }
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

@@ -82,6 +82,11 @@ class SaeConfig(Strict):
 
     source: Literal["release", "folder", "tiny"]
     name: str = Field(description="release name, or the folder (relative to the project's root)")
+    id: str | None = Field(
+        None,
+        description="release: the SAE of a layer, with {layer} for its number (layer_{layer}/width_16k/canonical); "
+        "needed where a release has several a layer",
+    )
     layers: list[int] | Literal["all"] = "all"
 
 
@@ -128,14 +133,18 @@ class SftConfig(Strict):
     lr: float = 2e-5
     epochs: float = 1.0
     global_batch: int = 64
-    device_batch: int = Field(8, description="samples a device holds at once; the rest is gradient accumulation")
+    device_batch: int = Field(
+        8, description="samples a device holds at once; the rest is gradient accumulation"
+    )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_length: int = 2048
     rendering: Literal["records", "evaluation"] = "records"
     keep_weights: bool = True
-    checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints; none for a small model")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="steps between checkpoints; none for a small model"
+    )
 
 
 class Sizes(Strict):
@@ -161,6 +170,7 @@ class TaskConfig(Strict):
     samples: int = Field(1, ge=1, description="completions a test item; 1 is greedy, pass@k needs k")
     temperature: float = 0.7
     top_p: float = 0.95
+    defect_check: bool = Field(False, description="also train on the clean and on the spoilt half of a labelled pool")
     sft: SftConfig
     prompt_tokens: int = Field(description="mean tokens of a rendered prompt, for the plan")
     target_tokens: int = Field(description="mean tokens of a target, for the plan")
@@ -220,7 +230,9 @@ def load_preset(
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file")
+        raise ConfigError(
+            f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file"
+        )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf8"))
     except yaml.YAMLError as error:
@@ -229,7 +241,9 @@ def load_preset(
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
     for dotted, value in (overrides or {}).items():
         _override(raw, dotted, value)
-    for task in raw.get("tasks", {}).values():  # a task states only what it changes of the shared training settings
+    for task in raw.get(
+        "tasks", {}
+    ).values():  # a task states only what it changes of the shared training settings
         task["sft"] = {**raw.get("sft", {}), **task.get("sft", {})}
     raw.pop("sft", None)
     if model:

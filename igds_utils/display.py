@@ -6,8 +6,6 @@ table, a figure and a sentence never disagree.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,22 +93,3 @@ def task_title(task: str) -> str:
 def paper_values() -> dict:
     """The numbers printed in the paper (paper_values.yaml beside this module)."""
     return yaml.safe_load((Path(__file__).parent / "paper_values.yaml").read_text(encoding="utf8"))
-
-
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all: a temporary name beside it, fsync, rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

@@ -1,28 +1,30 @@
 """What a notebook works with: a preset opened as a run, with its models, SAEs, data and products.
 
-    run = open_run("quick", tasks=["math"])
-    table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), tau=0.8)
+run = open_run("quick", tasks=["math"])
+table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), tau=0.8)
 """
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Callable
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from igds_utils import store, tasks
 from igds_utils.config import PROJECT, Preset, TaskConfig, load_preset
 from igds_utils.tasks.base import Example, Task
 
-VERSIONS = ("torch", "transformers", "sae-lens", "trl", "accelerate", "math-verify", "sacrebleu", "rouge-score", "pandas")
+if TYPE_CHECKING:
+    from igds_utils.sae import Feature
 
 
 def open_run(
-    preset: str, model: str = "", tasks: list[str] | None = None, overrides: dict[str, Any] | None = None, results: str = ""
+    preset: str,
+    model: str = "",
+    tasks: list[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    results: str = "",
 ) -> Run:
     """Open a preset; its products live under <results>/<preset>/<model>/ (results: "" is the project's own folder)."""
     chosen = load_preset(preset, model, tasks, overrides)
@@ -69,13 +71,22 @@ class Run:
             for example in self.examples(task, name)
         ]
 
-    def training_pairs(self, task: str) -> list[tuple[list[int], int]]:
-        """Token ids of prompt + target of every pool sample in the SFT rendering, and the length of its prompt."""
-        from igds_utils.prompts import encode_pair, sft_pair
+    def training_records(self, task: str, examples: list[Example]) -> list[dict[str, str]]:
+        """Samples in the SFT rendering, in the order given: id, prompt, completion."""
+        from igds_utils.prompts import sft_pair
 
         config, tokenizer = self.config(task), self.lm.tokenizer
-        rendered = (sft_pair(self.task(task), e, tokenizer, config.sft.rendering, config) for e in self.examples(task, "pool"))
-        return [encode_pair(tokenizer, *pair) for pair in rendered]
+        records = []
+        for example in examples:
+            prompt, completion = sft_pair(self.task(task), example, tokenizer, config.sft.rendering, config)
+            records.append({"id": example.id, "prompt": prompt, "completion": completion})
+        return records
+
+    def training_pairs(self, records: list[dict[str, str]]) -> list[tuple[list[int], int]]:
+        """Token ids of prompt + completion + end of each record, and how many of them are the prompt's."""
+        from igds_utils.prompts import encode_pair
+
+        return [encode_pair(self.lm.tokenizer, record["prompt"], record["completion"]) for record in records]
 
     def samples(self, task: str, ids: list[str]):
         """Samples of any set, by id, with the token ids that the causal filter reads."""
@@ -117,6 +128,12 @@ class Run:
 
         return Saes(self.preset.chosen.saes, self.lm.n_layers, self.lm.width, self.lm.device)
 
+    def task_features(self, task: str) -> list[Feature]:
+        """F_task: the features that the causal filter chose."""
+        from igds_utils.sae import Feature
+
+        return [Feature.parse(name) for name in self.read(f"{task}/task_features.json")["selected"]]
+
     # ---- what products depend on ----
 
     def inputs(self, task: str, *sets: str) -> dict[str, Any]:
@@ -130,8 +147,20 @@ class Run:
             "data": {name: self.data_version(task, name) for name in sets},
         }
 
+    def training_inputs(self, task: str) -> dict[str, Any]:
+        """What everything that reads pool samples as training samples depends on."""
+        config = self.config(task)
+        return {
+            "model": self.preset.chosen.train,
+            "dtype": self.preset.chosen.dtype,
+            "rendering": [config.sft.rendering, config.rendering, config.shots],
+            "data": self.data_version(task, "pool"),
+        }
+
     def data_version(self, task: str, name: str) -> str:
-        return store.fingerprint([(e.id, e.fields, e.target, e.references) for e in self.examples(task, name)])
+        return store.fingerprint(
+            [(e.id, e.fields, e.target, e.references) for e in self.examples(task, name)]
+        )
 
     @cached_property
     def sae_version(self) -> str:
@@ -140,42 +169,5 @@ class Run:
 
         if self.preset.chosen.saes.source != "folder":
             return self.preset.chosen.saes.name
-        files = sorted((PROJECT / self.preset.chosen.saes.name).rglob("*.safetensors"))
-        return store.fingerprint([(path.parent.name, sha256(path)) for path in files])
-
-    # ---- the run as a whole ----
-
-    def manifest(self) -> dict[str, Any]:
-        """Versions, seeds, data fingerprints and machine: what a second run must share to give the same tables."""
-        import torch
-
-        return {
-            "preset": self.preset.model_dump(),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-            "commit": _commit(),
-            "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "gpus": torch.cuda.device_count()},
-            "data": {
-                task: {name: self.data_version(task, name) for name in self.preset.tasks[task].sizes.model_dump()}
-                for task in self.tasks
-            },
-            "saes": self.sae_version,
-        }
-
-
-def _commit() -> str:
-    """The git commit of the code, with a mark where files differ from it; "unknown" outside a repository."""
-    try:
-        shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=PROJECT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return shown.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        files = sorted((PROJECT / self.preset.chosen.saes.name).glob("layer_*/*"))
+        return store.fingerprint([(path.parent.name, path.name, sha256(path)) for path in files])

@@ -30,15 +30,15 @@ def headline(
         )
     if len(verdicts) == 1:
         says = {
-            "better": "IGDS did better than Random with equally much data",
-            "worse": "IGDS did worse than Random with equally much data",
-            "open": "this run does not tell IGDS from Random with equally much data: the interval covers zero",
+            "better": "IGDS did better than Random with the same amount of data",
+            "worse": "IGDS did worse than Random with the same amount of data",
+            "open": "the interval covers zero, so this run does not tell IGDS from Random",
         }[verdicts[0]]
         return f"{shown[0]} ({intervals}): {says}."
     better, worse, unclear = (verdicts.count(kind) for kind in ("better", "worse", "open"))
     return (
-        f"With equally much data, IGDS did better than Random on {better} of {len(verdicts)} tasks, worse on {worse}, "
-        f"and could not be told from it on {unclear}: {'; '.join(shown)} ({intervals}; one that covers zero "
+        f"With the same amount of data, IGDS did better than Random on {better} of {len(verdicts)} tasks, "
+        f"worse on {worse}, and could not be told from it on {unclear}: {'; '.join(shown)} ({intervals}; one that covers zero "
         "decides nothing)."
     )
 
@@ -111,16 +111,15 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict) -> list[str]
             f"{title} reads {size['prior']} prior, {size['pool']} pool and {size['test']} test samples; "
             f"the paper {theirs['prior']}, {theirs['pool']} and {theirs['test']}."
         )
-        sft, printed = config.sft, paper["settings"]["sft"]
-        if (sft.lr, sft.global_batch, sft.epochs) != (
-            printed["lr"],
-            printed["global_batch"],
-            printed["epochs"],
-        ):
-            notes.append(
-                f"{title} trains with learning rate {sft.lr:g}, batch {sft.global_batch}, epochs {sft.epochs:g}; "
-                f"the paper {printed['lr']:g}, {printed['global_batch']}, {printed['epochs']}."
-            )
+
+    def trained(config: TaskConfig) -> tuple:
+        return config.sft.lr, config.sft.global_batch, config.sft.epochs
+
+    printed = tuple(paper["settings"]["sft"][key] for key in ("lr", "global_batch", "epochs"))
+    form = "learning rate {:g}, batch {}, epochs {:g}"
+    for ours in sorted({trained(config) for config in configs.values()} - {printed}):
+        text = f"training uses {form.format(*ours)} (paper: {form.format(*printed)})"
+        notes += _shared(configs, lambda config, ours=ours: trained(config) == ours, text)
     shared = {
         "prompts of identification and test go through the chat template": lambda c: c.rendering == "chat",
         "training samples have the form of the test's prompt, not Table 9's records": lambda c: (

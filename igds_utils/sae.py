@@ -6,6 +6,7 @@ one unit of it adds to the residual stream.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Saes:
     def __init__(self, config: SaeConfig, n_layers: int, width: int, device: torch.device | str = "cpu"):
         """n_layers, width: of the model, against which the SAEs are checked."""
         self.config, self.width, self.device = config, width, device
+        self._ids = self._release_ids(n_layers) if config.source == "release" else {}
         covered = self._covered(n_layers)
         self.layers = covered if config.layers == "all" else sorted(config.layers)
         if missing := sorted(set(self.layers) - set(covered)):
@@ -58,39 +60,61 @@ class Saes:
                 return list(range(n_layers))
             case "folder":
                 folder = PROJECT / self.config.name
-                found = sorted(int(path.name.removeprefix("layer_")) for path in folder.glob("layer_*"))
+                found = sorted(int(path.name.removeprefix("layer_")) for path in folder.glob("layer_*/"))
                 if not found:
                     raise SourceError(f"no SAEs under {folder}: train them with `make saes`")
                 return [layer for layer in found if layer < n_layers]
             case "release":
-                return sorted(layer for layer in self._release_ids() if layer < n_layers)
+                return list(self._ids)
 
-    def _release_ids(self) -> dict[int, str]:
-        """Layer -> sae_lens id of every residual-stream SAE of the release."""
-        import re
-
+    def _release_ids(self, n_layers: int) -> dict[int, str]:
+        """Layer -> sae_lens id of the release's SAEs, of one kind: `config.id`, or the only kind that there is."""
         from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
         directory = get_pretrained_saes_directory()
         if self.config.name not in directory:
             raise SourceError(f"sae_lens knows no release {self.config.name!r}")
         ids = directory[self.config.name].saes_map
-        return {int(found.group(1)): sae_id for sae_id in ids if (found := re.search(r"(?:layer_|layers\.|^l)(\d+)", sae_id))}
+        kinds = (
+            [self.config.id]
+            if self.config.id
+            else sorted({re.sub(r"\d+", "{layer}", i, count=1) for i in ids})
+        )
+        if len(kinds) > 1:
+            raise SourceError(
+                f"{self.config.name} has several SAEs a layer: name one with `saes.id`, "
+                f"for instance {', '.join(kinds[:6])}"
+            )
+        named = {layer: kinds[0].replace("{layer}", str(layer)) for layer in range(n_layers)}
+        if not any(sae_id in ids for sae_id in named.values()):
+            raise SourceError(
+                f"{self.config.name} has no SAE {kinds[0]!r}; its first are {', '.join(list(ids)[:4])}"
+            )
+        return {layer: sae_id for layer, sae_id in named.items() if sae_id in ids}
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
         if self._loaded is None or self._loaded[0] != layer:
-            self._loaded = (layer, self._load(layer))
+            self._loaded = None  # let go of the last one before the next is read: they are large
+            sae = self._load(layer)
+            if sae.cfg.d_in != self.width:
+                raise SourceError(
+                    f"the SAE of layer {layer} of {self.config.name} reads vectors of width {sae.cfg.d_in}, "
+                    f"the model's are {self.width} wide: give this model's own SAEs in `saes`"
+                )
+            self._loaded = (layer, sae)
         return self._loaded[1]
 
     def _load(self, layer: int):
-        if self.config.source == "tiny":
-            return tiny.sae(seed=layer, width=self.width)
-        from sae_lens import SAE
-
-        if self.config.source == "folder":
-            return load_folder(PROJECT / self.config.name / LAYER_FOLDER.format(layer), self.device)
-        return _checked(SAE.from_pretrained(self.config.name, self._release_ids()[layer], device=str(self.device)), self.config.name)
+        if layer not in self.layers:
+            raise SourceError(f"no SAE of {self.config.name} for layer {layer}; there are {self.layers}")
+        match self.config.source:
+            case "tiny":
+                return tiny.sae(seed=layer, width=self.width).to(self.device)
+            case "folder":
+                return load_folder(PROJECT / self.config.name / LAYER_FOLDER.format(layer), self.device)
+            case "release":
+                return load_release(self.config.name, self._ids[layer], self.device)
 
     @property
     def d_sae(self) -> int:
@@ -107,11 +131,28 @@ def load_folder(folder: Path, device: torch.device | str = "cpu"):
     return _checked(sae, folder.name)
 
 
+def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
+    """Read one SAE of a sae_lens release, in fp32, from the hub or its cache."""
+    from sae_lens import SAE
+
+    try:
+        sae = SAE.from_pretrained(release, sae_id, device=str(device))
+    except OSError as error:
+        raise SourceError(
+            f"could not fetch the SAE {sae_id} of {release}: {str(error).strip().splitlines()[0]}. Check the network; "
+            "SAEs that were fetched before are read without it."
+        ) from error
+    return _checked(sae, f"{release} {sae_id}")
+
+
 def _checked(sae, name: str):
-    """Refuse formats in which a feature's direction depends on the token it is read at."""
-    if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
-        raise SourceError(f"SAE {name} normalizes every token ({sae.cfg.normalize_activations}), which is not supported")
-    return sae.to(torch.float32).eval()
+    """Refuse formats that do not read the raw residual, or whose directions depend on the token they are read at."""
+    if sae.cfg.normalize_activations != "none":
+        raise SourceError(
+            f"SAE {name} expects normalized activations ({sae.cfg.normalize_activations}): only SAEs of the raw "
+            "residual are supported; sae_lens folds a constant scale (fold_activation_norm_scaling_factor)"
+        )
+    return sae.to(torch.float32).requires_grad_(False).eval()
 
 
 class FeatureSet:
@@ -121,14 +162,16 @@ class FeatureSet:
         self.indices = torch.as_tensor(list(indices), dtype=torch.long, device=sae.W_dec.device)
         self.directions = directions(sae, self.indices)  # (F, d)
         self._sae = None if sae.cfg.architecture() in ONE_COLUMN else sae
-        with torch.inference_mode():
+        if self._sae is not None:
+            return
+        with torch.no_grad():
             self._columns = sae.W_enc[:, self.indices].clone()  # (d, F)
             offset = (sae.b_dec * sae.cfg.apply_b_dec_to_input) @ self._columns
-            bias = getattr(sae, "b_enc", torch.zeros(sae.cfg.d_sae, device=sae.W_dec.device))
-            self._bias = bias[self.indices] - offset
-            threshold = getattr(sae, "threshold", torch.zeros_like(bias))
+            self._bias = sae.b_enc[self.indices] - offset
+            threshold = getattr(sae, "threshold", torch.zeros_like(sae.b_enc))
             self._threshold = threshold[self.indices].clamp(min=0)
 
+    @torch.no_grad()
     def encode(self, h: Tensor) -> Tensor:
         """Activations a_i(h) of the set's features: (..., d) -> (..., F)."""
         if self._sae is not None:
@@ -136,6 +179,7 @@ class FeatureSet:
         pre = h.float() @ self._columns + self._bias
         return pre * (pre > self._threshold)
 
+    @torch.no_grad()
     def encode_rows(self, h: Tensor, which: Tensor) -> Tensor:
         """Activation of one feature a row: h (rows, positions, d), which (rows,) -> (rows, positions).
 
@@ -154,7 +198,7 @@ def directions(sae, indices: Tensor) -> Tensor:
     Taken from the decoder itself, decode(e_i) - decode(0), so that a_i d_i = decode(z with a_i doubled) - decode(z)
     under every convention of scales (folded or unfolded decoder norms).
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         units = torch.zeros(len(indices), sae.cfg.d_sae, device=sae.W_dec.device)
         units[torch.arange(len(indices)), indices] = 1.0
         return sae.decode(units) - sae.decode(torch.zeros_like(units[:1]))

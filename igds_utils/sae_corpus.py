@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,9 +23,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from igds_utils import hub, tasks
+from igds_utils.batching import even_chunks, pad, token_batches
 from igds_utils.config import Strict, TaskConfig
 from igds_utils.lm import LM, residuals
 from igds_utils.prompts import encode, encode_pair, identification_prompt
+from igds_utils.sae import LAYER_FOLDER
 from igds_utils.tasks.base import normalize
 
 SINK_FACTOR = 5.0  # tokens whose norm exceeds this multiple of the median are attention sinks
@@ -129,7 +131,7 @@ class Captured:
 
         Attention sinks, more than 5 times the median in norm, are left out.
         """
-        name = f"layer_{layer:02d}"
+        name = LAYER_FOLDER.format(layer)
         parts: dict[str, list[Tensor]] = {name: [], "document": [], "critical": []}
         for shard in self.shards:
             with safe_open(shard / "acts.safetensors", framework="pt") as file:
@@ -157,15 +159,12 @@ def capture(
     whether it is that document's critical position. A shard that is there complete is not made again.
     """
     positions, distinct = used_positions(texts, repeats)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
-    key = hashlib.sha256(json.dumps([[texts[i].ids for i in order], positions]).encode())
-    key.update(
-        json.dumps([lm.name, str(lm.model.dtype), sorted(layers), batch_tokens, shard_tokens, seed]).encode()
-    )
-    batches = list(_batches(texts, order, batch_tokens))
+    key = hashlib.sha256(json.dumps([[text.ids for text in texts], positions]).encode())
+    model = [lm.model.config.name_or_path, str(lm.model.dtype), sorted(layers)]
+    key.update(json.dumps([*model, batch_tokens, shard_tokens, seed]).encode())
+    batches = token_batches([len(text.ids) for text in texts], batch_tokens)
     Random(f"sae batches/{seed}").shuffle(batches)  # a shard holds texts of every length
-    size = max(1, shard_tokens // batch_tokens)
-    groups = [batches[start : start + size] for start in range(0, len(batches), size)]
+    groups = list(even_chunks(batches, max(1, shard_tokens // batch_tokens)))
     folders = [root / key.hexdigest()[:16] / f"shard_{i:04d}" for i in range(len(groups))]
 
     def fill(new: Path, group: list[list[int]]) -> None:
@@ -179,34 +178,13 @@ def capture(
     return Captured(texts, folders, distinct)
 
 
-def _batches(texts: Sequence[Document], order: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped so that documents of like length, padded to the longest, fill at most `batch_tokens`."""
-    batch: list[int] = []
-    for i in order:
-        if batch and len(texts[i].ids) * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def padded(lm: LM, sequences: Sequence[list[int]]) -> dict[str, Tensor]:
-    """Right-padded `input_ids` and `attention_mask`, each (batch, positions), on the model's device."""
-    longest = max(map(len, sequences))
-    ids = [ids + [lm.tokenizer.pad_token_id] * (longest - len(ids)) for ids in sequences]
-    mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]
-    return {
-        "input_ids": torch.tensor(ids, device=lm.device),
-        "attention_mask": torch.tensor(mask, device=lm.device),
-    }
-
-
 def _residuals_at(lm: LM, texts, positions, layers, batch: list[int]) -> dict[str, Tensor]:
-    found = residuals(lm, layers, **padded(lm, [texts[i].ids for i in batch]))
+    found = residuals(
+        lm, layers, **pad([texts[i].ids for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
+    )
     rows = torch.tensor([row for row, i in enumerate(batch) for _ in positions[i]])
     columns = torch.tensor([position for i in batch for position in positions[i]])
-    part = {f"layer_{layer:02d}": h[rows, columns].half().cpu() for layer, h in found.items()}
+    part = {LAYER_FOLDER.format(layer): h[rows, columns].half().cpu() for layer, h in found.items()}
     part["document"] = torch.tensor(batch, dtype=torch.int32)[rows]
     part["critical"] = torch.tensor([p == texts[i].critical for i in batch for p in positions[i]])
     return part

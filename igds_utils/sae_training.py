@@ -176,7 +176,7 @@ def export(trained: Path, folder: Path, dtype: Literal["float16", "bfloat16", "f
         name: (w.to(getattr(torch, dtype)) if w.dim() > 1 else w.float()) for name, w in weights.items()
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with hub.temporary_folder(folder.parent) as new:
+    with hub.temporary_folder(folder) as new:
         save_file(weights, new / "sae_weights.safetensors")
         (new / "cfg.json").write_text((trained / "cfg.json").read_text(encoding="utf8"), encoding="utf8")
         if folder.exists():

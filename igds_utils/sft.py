@@ -70,7 +70,9 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
     random = np.random.default_rng(seed)
     epochs = [random.permutation(len(lengths)).tolist() for _ in range(math.ceil(config.epochs))]
     order = [i for epoch in epochs for i in epoch][: max(1, round(config.epochs * len(lengths)))]
-    return [sorted(batch, key=lambda i: (-lengths[i], i)) for batch in even_chunks(order, config.global_batch)]
+    return [
+        sorted(batch, key=lambda i: (-lengths[i], i)) for batch in even_chunks(order, config.global_batch)
+    ]
 
 
 def accumulation_steps(config: SftConfig, processes: int) -> int:
@@ -94,7 +96,9 @@ def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
                 "or cut the body of the prompt"
             )
     if cut := sum(len(ids) > max_length for ids, _ in pairs):
-        warnings.warn(f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there", stacklevel=3)
+        warnings.warn(
+            f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there", stacklevel=3
+        )
     return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 
@@ -180,7 +184,9 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
         for batch in batches
     ]
     records = [
-        {"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]} for batch in batches for ids, n_prompt in batch
+        {"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]}
+        for batch in batches
+        for ids, n_prompt in batch
     ]
     trainer = Trainer(
         model=lm.model,

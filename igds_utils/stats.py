@@ -158,6 +158,27 @@ def summarise(
     return records
 
 
+def checks(
+    evaluation: pd.DataFrame, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> list[dict]:
+    """Whether a task can say anything about data: paired differences that must lie above zero with their interval.
+
+    evaluation: as for `summarise`, with the arms full and original, and clean and defective where they were trained.
+    A record holds name, gain, low, high (units of the metric) and passed.
+    """
+    by_arm = {arm: frame.set_index("sample_id")["score"] for arm, frame in evaluation.groupby("selector")}
+    made = []
+    for better, worse in (("full", "original"), ("clean", "defective")):
+        if better in by_arm and worse in by_arm:
+            gain, low, high, *_ = paired_difference(
+                by_arm[better], by_arm[worse], confidence, resamples, seed
+            )
+            made.append(
+                {"name": f"{better} - {worse}", "gain": gain, "low": low, "high": high, "passed": low > 0}
+            )
+    return made
+
+
 def _versus(name: str, scores: pd.Series, reference: pd.Series | None, options: dict) -> dict:
     fields = (f"vs_{name}", f"vs_{name}_low", f"vs_{name}_high", f"vs_{name}_p")
     if reference is None:

@@ -10,12 +10,13 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 from tqdm import tqdm
@@ -33,7 +34,7 @@ class Store:
         self.root, self.log = root, log
 
     def make(self, path: str, build: Callable[[], Any], **inputs: Any) -> Any:
-        """The product at `path`: read if it is fresh, else `build()`, written and returned.
+        """The product at `path`, as it is read from disk; first made by `build()` if it is not fresh.
 
         inputs: everything that the product depends on: parameters, and `store.version(upstream)` of other products.
         """
@@ -46,9 +47,13 @@ class Store:
         product = build()
         self._record(path).unlink(missing_ok=True)
         self.write(path, product)
-        record = {"inputs": made_from, "seconds": round(time.perf_counter() - start, 2), "sha256": _sha256(self.root / path)}
-        _write_whole(self._record(path), json.dumps(record, indent=1).encode())
-        return product
+        record = {
+            "inputs": made_from,
+            "seconds": round(time.perf_counter() - start, 2),
+            "sha256": _sha256(self.root / path),
+        }
+        write_whole(self._record(path), json.dumps(record, indent=1).encode())
+        return self.read(path)
 
     def make_in_parts(
         self, path: str, parts: Sequence[Any], build: Callable[[Any], pd.DataFrame], label: str, **inputs: Any
@@ -66,7 +71,7 @@ class Store:
             for number, part in enumerate(tqdm(parts, desc=label, unit="part")):
                 file = folder / f"{number:05d}.parquet"
                 if not file.exists():
-                    _write_whole(file, _encode(build(part), ".parquet"))
+                    write_whole(file, _encode(build(part), ".parquet"))
                 tables.append(pd.read_parquet(file))
             return pd.concat(tables, ignore_index=True)
 
@@ -79,18 +84,17 @@ class Store:
 
     def write(self, path: str, product: Any) -> None:
         """Write a product that is made anew every time (summaries, manifests)."""
-        _write_whole(self.root / path, _encode(product, Path(path).suffix))
+        write_whole(self.root / path, _encode(product, Path(path).suffix))
 
     def read(self, path: str) -> Any:
-        """A stored product; `FileNotFoundError` names the notebook's place in the order if it is missing."""
-        file = self.root / path
-        if not file.exists():
-            raise FileNotFoundError(f"{file} is not there: run the notebooks before this one first (or `make reproduce`)")
+        """A stored product; `FileNotFoundError` says what to run if it is missing."""
+        file = self._existing(self.root / path)
         match file.suffix:
             case ".parquet":
                 return pd.read_parquet(file)
             case ".jsonl":
-                return [json.loads(line) for line in file.read_text(encoding="utf8").splitlines()]
+                with file.open(encoding="utf8") as lines:  # str.splitlines would split at U+2028 too
+                    return [json.loads(line) for line in lines]
             case _:
                 return json.loads(file.read_text(encoding="utf8"))
 
@@ -99,15 +103,22 @@ class Store:
 
     def version(self, path: str) -> str:
         """What identifies a product's content, for the inputs of those made from it."""
-        return json.loads(self._record(path).read_text(encoding="utf8"))["sha256"]
+        return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["sha256"]
 
     def seconds(self, path: str) -> float:
         """How long it took to make a product (the last, uninterrupted, part of it)."""
-        return json.loads(self._record(path).read_text(encoding="utf8"))["seconds"]
+        return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["seconds"]
 
     def fresh(self, path: str, **inputs: Any) -> bool:
         """Whether `make` with these inputs would read the product rather than build it."""
         return self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+
+    def _existing(self, file: Path) -> Path:
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{file} is not there: run the notebooks before this one first (or `make reproduce`)"
+            )
+        return file
 
     def _record(self, path: str) -> Path:
         return self.root / f"{path}.made.json"
@@ -123,7 +134,9 @@ class Store:
         changed = [key for key in sorted({*before, *made_from}) if before.get(key) != made_from.get(key)]
         if not changed:
             return None
-        return "making it again, changed: " + "; ".join(_difference(key, before.get(key), made_from.get(key)) for key in changed)
+        return "making it again, changed: " + "; ".join(
+            _difference(key, before.get(key), made_from.get(key)) for key in changed
+        )
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
@@ -136,12 +149,27 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """Inputs as plain JSON values, so that they compare equal after a round trip."""
-    return json.loads(json.dumps(value, default=lambda v: v.model_dump() if isinstance(v, BaseModel) else str(v)))
+    return json.loads(json.dumps(value, default=_plain_object))
+
+
+def _plain_object(value: Any) -> Any:
+    """What JSON does not know by itself; anything else is refused rather than stored as its address in memory."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if is_dataclass(value):
+        return asdict(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} {value!r:.60} cannot be stored as JSON: give plain values")
 
 
 def fingerprint(records: Any) -> str:
     """A short hash of any JSON value (a data set's samples, a list of ids)."""
-    return hashlib.sha256(json.dumps(_plain(records), sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(_plain(records), sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()[:16]
 
 
 def _sha256(file: Path) -> str:
@@ -155,21 +183,25 @@ def _encode(product: Any, suffix: str) -> bytes:
             product.to_parquet(buffer, index=False)
             return buffer.getvalue()
         case ".jsonl":
-            return "".join(json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in product).encode()
+            return "".join(
+                json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in product
+            ).encode()
         case _:
             return json.dumps(_plain(product), indent=1, ensure_ascii=False).encode()
 
 
-def _write_whole(file: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and rename it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all: a temporary name beside it, fsync, rename. Folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+        with temporary.open("wb") as stream:
+            stream.write(content.encode("utf8") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    return path

@@ -19,8 +19,8 @@ from igds_utils.display import (
     number,
     selector_title,
     task_title,
-    write_whole,
 )  # fmt: skip
+from igds_utils.store import write_whole
 
 STAGES = {
     "identification": "Task feature identification",

@@ -59,12 +59,19 @@ def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, side, batch_tok
 
 def test_asking_for_an_early_layer_alone_gives_the_same(lm):
     every = activations.critical_residuals(lm, TEXTS, LAYERS)
-    torch.testing.assert_close(activations.critical_residuals(lm, TEXTS, [0])[0], every[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        activations.critical_residuals(lm, TEXTS, [0])[0], every[0], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_feature_activations_come_in_the_order_asked_for(lm, saes):
     residual = activations.critical_residuals(lm, TEXTS, LAYERS)
-    features = [Feature(2, 5), Feature(0, 63), *(Feature(1, i) for i in range(0, tiny.D_SAE, 3)), Feature(2, 1)]
+    features = [
+        Feature(2, 5),
+        Feature(0, 63),
+        *(Feature(1, i) for i in range(0, tiny.D_SAE, 3)),
+        Feature(2, 1),
+    ]
     found = activations.feature_activations(residual, saes, features)
     for column, feature in enumerate(features):
         expected = saes[feature.layer].encode(residual[feature.layer])[:, feature.index]
@@ -76,7 +83,9 @@ def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
     texts = [f"{text[:-1]} {i}:" for i in range(7) for text in TEXTS][:32]
     features = [Feature(layer, index) for layer in LAYERS for index in range(0, tiny.D_SAE, 7)]
     together, alone = (
-        activations.feature_activations(activations.critical_residuals(lm, texts, LAYERS, tokens), saes, features)
+        activations.feature_activations(
+            activations.critical_residuals(lm, texts, LAYERS, tokens), saes, features
+        )
         for tokens in (10**6, 1)
     )
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)

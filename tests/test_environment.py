@@ -1,12 +1,15 @@
 """pyproject.toml, requirements.lock, environment.yml and what is installed say the same; make builds it once."""
 
+import ast
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 
 import pytest
 import yaml
@@ -36,6 +39,7 @@ def pins_of(lines) -> dict[str, str]:
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf8"))
 LOCK_TEXT = (PROJECT / "requirements.lock").read_text(encoding="utf8")
 LOCK = pins_of(LOCK_TEXT.splitlines())
+TESTS = list(PROJECT.glob("tests/**/*.py"))
 DIRECT = [
     Requirement(text)
     for text in [
@@ -51,6 +55,37 @@ def test_the_lock_satisfies_every_direct_requirement(requirement):
     pin = LOCK.get(canonicalize_name(requirement.name))
     assert pin is not None, f"{requirement.name} is not in requirements.lock: make lock"
     assert requirement.specifier.contains(pin), f"{requirement} but requirements.lock has {pin}: make lock"
+
+
+def imported_packages() -> dict[str, str]:
+    """Third-party module -> one file of the project that imports it."""
+    sources = {
+        file: file.read_text(encoding="utf8") for file in [*PROJECT.glob("igds_utils/**/*.py"), *TESTS]
+    }
+    for file in PROJECT.glob("notebooks/*.ipynb"):
+        cells = json.loads(file.read_text(encoding="utf8"))["cells"]
+        sources[file] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    ours = {"igds_utils", *(file.stem for file in TESTS)} | sys.stdlib_module_names
+    found = {}
+    for file, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            found |= {top: file.name for name in names if (top := name.split(".")[0]) not in ours}
+    return found
+
+
+def test_what_the_code_imports_is_a_direct_requirement():
+    """A package that only comes along with another one may go with the other's next release."""
+    direct = {canonicalize_name(requirement.name) for requirement in DIRECT}
+    packages = packages_distributions()
+    missing = {
+        module: file
+        for module, file in imported_packages().items()
+        if not direct & set(map(canonicalize_name, packages.get(module, [])))
+    }
+    assert not missing, f"not among pyproject's dependencies: {missing}"
 
 
 def test_the_design_cards_packages_are_direct_requirements():
@@ -74,10 +109,10 @@ def test_the_lock_leaves_cuda_to_torch_and_names_no_place():
     assert not [pin for pin in LOCK.values() if Version(pin).local]
 
 
-@pytest.mark.parametrize("name", sorted(LOCK))
-def test_the_locked_version_is_installed(name):
+def test_the_locked_versions_are_installed():
     # torch's CPU build calls itself 2.13.0+cpu
-    assert Version(version(name)).public == Version(LOCK[name]).public
+    installed = {name: Version(version(name)).public for name in LOCK}
+    assert installed == {name: Version(pin).public for name, pin in LOCK.items()}
 
 
 # ---- make ------------------------------------------------------------------------------------------------

@@ -85,7 +85,9 @@ def test_unsteered_decoding_equals_transformers_generate(lm):
     ours = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
     for prompt, tokens in zip(texts, ours, strict=True):
         ids = torch.tensor([prompt])
-        theirs = lm.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW)
+        theirs = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW
+        )
         theirs = theirs[0, len(prompt) :].tolist()
         assert tokens == (theirs[: theirs.index(1)] if 1 in theirs else theirs)
 

@@ -10,7 +10,15 @@ from igds_utils.tasks.base import Example
 
 
 def effects(rows):
-    columns = ["layer", "feature", "sample_id", "score_original", "score_amplified", "loglik_original", "loglik_amplified"]
+    columns = [
+        "layer",
+        "feature",
+        "sample_id",
+        "score_original",
+        "score_amplified",
+        "loglik_original",
+        "loglik_amplified",
+    ]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(output_original="a", output_amplified="b")
 
@@ -33,7 +41,9 @@ def test_delta_is_the_mean_change_of_the_score():
 
 def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
     names = ["layer", "feature", "delta", "delta_loglik"]
-    deltas = pd.DataFrame([(4, 2, 0.1, 0.0), (1, 7, 0.1, 0.3), (1, 3, 0.1, 0.0), (9, 9, 0.2, -5.0)], columns=names)
+    deltas = pd.DataFrame(
+        [(4, 2, 0.1, 0.0), (1, 7, 0.1, 0.3), (1, 3, 0.1, 0.0), (9, 9, 0.2, -5.0)], columns=names
+    )
     recalled = deltas[["layer", "feature"]].assign(frequency=[0.9, 0.8, 0.9, 0.8], mean_activation=1.0)
     ranked = intervention.rank_features(deltas, recalled)
     assert ranked["name"].tolist() == ["l9_p9", "l1_p7", "l1_p3", "l4_p2"]
@@ -42,23 +52,32 @@ def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
 
 def test_no_positive_effect_is_reported():
     deltas = intervention.causal_effects(TWO[TWO["feature"] == 9], 0.95, 200, 0)
-    ranked = intervention.rank_features(deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0))
+    ranked = intervention.rank_features(
+        deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
+    )
     found = intervention.task_features(ranked, deltas, k=1)
     assert found["selected"] == ["l5_p9"] and found["positive"] is False
     assert found["features"][0]["confirmation_delta"] == pytest.approx(-1 / 3)
 
 
 def test_amplified_scores_pair_each_row_with_its_original():
-    lm, saes = LM(tiny.model("llama"), tiny.tokenizer(), "llama"), {layer: tiny.sae(seed=layer) for layer in range(4)}
+    lm, saes = (
+        LM(tiny.model("llama"), tiny.tokenizer(), "llama"),
+        {layer: tiny.sae(seed=layer) for layer in range(4)},
+    )
     samples = [
         intervention.Sample(f"s{i}", ids, [*ids, 9, 30, 1], Example(f"s{i}", {}, "t", ("t",)))
         for i, ids in enumerate([[5, 6, 7], [8, 9, 10, 11, 12]])
     ]
     features = [Feature(0, 3), Feature(2, 11)]
-    table = intervention.amplified_scores(lm, saes, features, samples, lambda output, _: float(len(output)), 6, scale=4.0)
+    table = intervention.amplified_scores(
+        lm, saes, features, samples, lambda output, _: float(len(output)), 6, scale=4.0
+    )
     assert len(table) == 4 and set(table["sample_id"]) == {"s0", "s1"}
     assert (table["score_original"] == table["output_original"].str.len()).all()
-    alone = generation.decode(lm, [samples[1].prompt], [(0, features[1])], 6, generation.Steering(saes, features, 4.0))[0]
+    alone = generation.decode(
+        lm, [samples[1].prompt], [(0, features[1])], 6, generation.Steering(saes, features, 4.0)
+    )[0]
     row = table[(table["sample_id"] == "s1") & (table["layer"] == 2)].iloc[0]
     assert row["output_amplified"] == generation.to_text(lm, alone)
     assert row["tokens_amplified"] == len(alone)

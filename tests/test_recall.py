@@ -32,8 +32,16 @@ def test_frequencies_and_activations_by_hand():
     assert table["frequency"].to_dict() == {(3, 0): 1.0, (3, 2): 0.25, (8, 0): 0.75, (8, 1): 1.0, (8, 2): 0.5}
     assert table.loc[(3, 0), "mean_activation"] == pytest.approx(2.0)
     assert table.loc[(3, 0), "max_activation"] == pytest.approx(3.0)
-    assert table.loc[(8, 0), "mean_activation"] == pytest.approx(0.375)  # over all of D_prior, not where it fires
-    assert table["candidate"].to_dict() == {(3, 0): True, (3, 2): False, (8, 0): True, (8, 1): True, (8, 2): False}
+    assert table.loc[(8, 0), "mean_activation"] == pytest.approx(
+        0.375
+    )  # over all of D_prior, not where it fires
+    assert table["candidate"].to_dict() == {
+        (3, 0): True,
+        (3, 2): False,
+        (8, 0): True,
+        (8, 1): True,
+        (8, 2): False,
+    }
 
 
 def test_a_frequency_of_exactly_tau_counts_whatever_the_rounding():

@@ -66,6 +66,7 @@ class Toy:
         self.results = folder / "results"
         self.root = self.results / "toy"
         self.executed = self.root / "notebooks"
+        self.started: list[subprocess.Popen] = []
         self.results.mkdir()
         (folder / "toy.yaml").write_text(yaml.safe_dump(PRESET))
         write_notebook(folder / "first.ipynb", FIRST)
@@ -86,7 +87,8 @@ class Toy:
         code = f"from igds_utils import runner; runner.run(**{self.request!r}, tasks=['math'])"
         process = subprocess.Popen([sys.executable, "-c", code])
         at_work = self.results / "at_work"
-        wait_for(lambda: at_work.is_file() and at_work.read_text(), 120)
+        self.started.append(process)
+        wait_for(lambda: at_work.is_file() and at_work.read_text(), 300)
         return process, psutil.Process(int(at_work.read_text()))
 
     def notebooks(self) -> list[str]:
@@ -105,7 +107,11 @@ def wait_for(condition, seconds: float) -> None:
 
 @pytest.fixture
 def toy(tmp_path):
-    return Toy(tmp_path)
+    made = Toy(tmp_path)
+    yield made
+    for process in made.started:  # where a test failed half-way; its jobs follow by themselves
+        process.kill()
+        process.wait()
 
 
 def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
@@ -118,7 +124,7 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     # killed without a chance to clean up: nothing of it goes on, nothing half-written bears a final name
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not kernel.is_running(), 20)
+    wait_for(lambda: not kernel.is_running(), 60)
     assert toy.notebooks() == ["first.ipynb"]
 
     # the lock is not left behind; a notebook that fails is kept for reading, with its error told
@@ -151,9 +157,9 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
 def test_a_run_that_is_asked_to_end_takes_its_notebook_with_it(toy, number):
     process, kernel = toy.start()
     process.send_signal(number)
-    process.wait(timeout=30)
+    process.wait(timeout=300)
     assert process.returncode != 0
-    wait_for(lambda: not kernel.is_running(), 5)
+    wait_for(lambda: not kernel.is_running(), 30)
     assert toy.notebooks() == ["first.ipynb"]
     assert not list(toy.executed.glob(".*"))
 

@@ -6,11 +6,15 @@ import json
 
 import pytest
 import torch
+import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from igds_utils import hub, sae_corpus, sae_quality, sae_training, tiny
-from igds_utils.config import Sizes, SftConfig, TaskConfig
+from igds_utils.batching import token_batches
+from igds_utils.config import PRESETS, PROJECT, SftConfig, Sizes, TaskConfig, load_preset
 from igds_utils.lm import LM
+from igds_utils.sae import load_folder
 from igds_utils.sae_corpus import Corpus, Document, capture, documents, used_positions
 from igds_utils.sae_training import Recipe, export, train
 
@@ -135,23 +139,20 @@ def test_a_killed_capture_redoes_nothing_finished(lm, texts, tmp_path, monkeypat
     assert len(finished) == 3
     calls[:] = [1] * 7
     again = capture(lm, texts, LAYERS, tmp_path, **options)
-    assert len(calls) - 7 == len(list(sae_corpus._batches(texts, _by_length(texts), 256))) - 6
+    assert len(calls) - 7 == len(token_batches([len(text.ids) for text in texts], 256)) - 6
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     assert [p.name for p in again.shards] == sorted(p.name for p in again.shards[0].parent.glob("shard_????"))
     assert not list(tmp_path.rglob(".new-*"))
-
-
-def _by_length(texts):
-    return sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
 
 
 def test_training_lowers_the_unexplained_variance_and_is_not_repeated(captured, trained, lm, monkeypatch):
     curve = json.loads((trained / "curve.json").read_text())
     assert curve[-1]["fvu"] < 0.6 * curve[0]["fvu"]
     acts, _, _ = captured.load(1)
-    fvu, fired = sae_quality.reconstruction(sae_quality.load(trained), acts)
-    assert abs(fvu - curve[-1]["fvu"]) < 0.1  # the folded JumpReLU form reads raw residuals
-    assert 4 < fired.sum() / len(acts) < 12
+    sae = load_folder(trained)
+    # the folded JumpReLU form reads raw residuals
+    assert sae_quality.unexplained(sae, acts) == pytest.approx(curve[-1]["fvu"], abs=0.1)
+    assert 4 < sae_quality.firing_rates(sae, acts).sum() < 12
     monkeypatch.setattr(sae_training, "_train", lambda *_: pytest.fail("trained twice"))
     assert train(captured, 1, RECIPE, lm.name, trained.parent) == trained
 
@@ -167,14 +168,14 @@ def test_stored_sae_reads_back_equal_within_rounding(captured, trained, tmp_path
     folder = export(trained, tmp_path / "layer_01", dtype)
     stored = load_file(folder / "sae_weights.safetensors")
     assert {stored["W_enc"].dtype, stored["W_dec"].dtype} == {getattr(torch, dtype)}
-    sae, exact = sae_quality.load(folder), sae_quality.load(trained)
+    sae, exact = load_folder(folder), load_folder(trained)
     assert {p.dtype for p in sae.parameters()} == {torch.float32}
     assert sae.cfg.architecture() == "jumprelu"
     eps = torch.finfo(getattr(torch, dtype)).eps
     for name, weight in exact.named_parameters():
         assert torch.allclose(dict(sae.named_parameters())[name], weight, rtol=eps, atol=1e-6), name
     acts, _, _ = captured.load(1)
-    fvu, exact_fvu = (sae_quality.reconstruction(s, acts)[0] for s in (sae, exact))
+    fvu, exact_fvu = (sae_quality.unexplained(s, acts) for s in (sae, exact))
     assert fvu == pytest.approx(exact_fvu, rel=0.01)
     assert sae_quality.recalled(sae, acts, 0.1) == sae_quality.recalled(exact, acts, 0.1)
     assert sae_quality.recalled(exact, acts, 0.1)
@@ -183,7 +184,7 @@ def test_stored_sae_reads_back_equal_within_rounding(captured, trained, tmp_path
 
 
 def test_activations_do_not_depend_on_the_batch(captured, trained):
-    sae = sae_quality.load(trained)
+    sae = load_folder(trained)
     h = captured.load(1)[0][:32].float()
     together = sae.encode(h)
     alone = torch.cat([sae.encode(row[None]) for row in h])
@@ -196,12 +197,11 @@ def test_jumprelu_is_the_same_recipe_with_a_sparsity_by_layer(captured, lm, tmp_
     recipe = RECIPE.model_copy(update=settings)
     l0 = {}
     for layer in (1, 2):
-        sae = sae_quality.load(train(captured, layer, recipe, lm.name, tmp_path))
+        sae = load_folder(train(captured, layer, recipe, lm.name, tmp_path))
         acts, _, _ = captured.load(layer)
-        fvu, fired = sae_quality.reconstruction(sae, acts)
-        l0[layer] = fired.sum() / len(acts)
+        l0[layer] = sae_quality.firing_rates(sae, acts).sum()
         assert sae.cfg.architecture() == "jumprelu"
-        assert fvu < 1
+        assert sae_quality.unexplained(sae, acts) < 1
     assert l0[2] < l0[1]
     with pytest.raises(ValueError, match="no value for layer 2; it has 1"):
         train(captured, 2, recipe.model_copy(update={"l0_coefficient": {1: 0.1}}), lm.name, tmp_path)
@@ -224,10 +224,22 @@ def test_cross_entropy_by_hand(lm, texts):
     assert sae_quality.cross_entropy(lm, some, 1, torch.zeros_like) != pytest.approx(total / count, rel=1e-3)
 
 
+def test_unexplained_variance_by_hand():
+    class Half:
+        def __call__(self, h):
+            return h / 2
+
+    h = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-2.0, 4.0], [0.0, 0.0]])
+    # sum of squares of h / 2: (4 + 4 + 16) / 4 = 6; about the mean (0, 1): 4 + 4 and 1 + 1 + 9 + 1
+    assert sae_quality.unexplained(Half(), h, chunk=3) == pytest.approx(6 / 20)
+
+
 def test_quality_row_and_table(lm, captured, trained, tmp_path):
     folder = export(trained, tmp_path / "layer_01", "float16")
     row = sae_quality.quality(lm, 1, folder, trained, captured, captured)
-    assert row["ce_recovered"] == pytest.approx((row["ce_zero"] - row["ce_sae"]) / (row["ce_zero"] - row["ce"]))
+    assert row["ce_recovered"] == pytest.approx(
+        (row["ce_zero"] - row["ce_sae"]) / (row["ce_zero"] - row["ce"])
+    )
     assert 0 <= row["dead"] == row["silent_held_out"] < 1
     assert row["same_candidates"] is True
     table = sae_quality.markdown([{**row, "layer": 20}, row])
@@ -253,3 +265,84 @@ def test_exported_folder_is_written_whole(trained, tmp_path, monkeypatch):
         export(trained, tmp_path / "layer_01", "float16")
     assert list(tmp_path.iterdir()) == []
     assert hub.COMPLETE not in tmp_path.iterdir()
+
+
+# ---- the notebook and what is shipped --------------------------------------------------------------------
+
+
+def notebook_parameters() -> dict:
+    cells = json.loads((PROJECT / "notebooks" / "00_sae_training.ipynb").read_text(encoding="utf8"))["cells"]
+    (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    values: dict = {}
+    exec("".join(cell["source"]), values)
+    return {name: value for name, value in values.items() if name != "__builtins__"}
+
+
+def test_no_preset_draws_an_evaluation_set_beyond_what_is_reserved():
+    reserved = notebook_parameters()["reserved"]
+    for name in ("quick", "smoke"):
+        for task, config in load_preset(name).tasks.items():
+            sizes = config.sizes
+            assert sizes.test + sizes.validation + sizes.confirmation <= reserved[task], (name, task)
+
+
+def test_paper_recipe_is_a_configuration_of_the_notebook():
+    values = yaml.safe_load((PRESETS / "saes" / "qwen3-8b.yaml").read_text(encoding="utf8"))
+    known = notebook_parameters()
+    assert set(values) <= set(known)
+    values = known | values
+    recipe = Recipe(
+        features=values["expansion"] * 4096, **{n: values[n] for n in Recipe.model_fields if n in values}
+    )
+    assert (recipe.architecture, recipe.features, recipe.batch, recipe.lr) == ("jumprelu", 65536, 2048, 5e-5)
+    assert sorted(recipe.l0_coefficient) == values["layers"] == list(range(12, 19))
+    assert values["context"] == 512
+
+
+SHIPPED = PROJECT / "data" / "saes" / "smollm2-135m-instruct"
+
+
+def test_shipped_saes_are_what_their_table_says():
+    rows = json.loads((SHIPPED / "quality.json").read_text(encoding="utf8"))
+    assert [row["layer"] for row in rows] == [6, 12, 18, 24]
+    assert sae_quality.markdown(rows) in (SHIPPED / "README.md").read_text(encoding="utf8")
+    weights = sorted(SHIPPED.glob("layer_*/sae_weights.safetensors"))
+    assert len(weights) == len(rows)
+    assert sum(file.stat().st_size for file in weights) <= 48 * 2**20
+    for row, file in zip(rows, weights, strict=True):
+        with safe_open(file, framework="pt") as tensors:
+            assert tensors.get_slice("W_dec").get_dtype() in ("F16", "BF16")
+            assert tensors.get_slice("W_dec").get_shape() == [row["features"], 576]
+        assert abs(row["fvu"] / row["fvu_fp32"] - 1) < 0.01
+        assert row["same_candidates"]
+
+
+@pytest.mark.slow
+def test_notebook_runs_and_repeats_nothing(tmp_path, monkeypatch):
+    import papermill
+
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    values = {"preset": "smoke", "tasks": ["math"], "layers": [1], "batch": 64, "k": 4, "held_out": 0.2}
+    values |= {"mix": {"math": {"chat": 24, "bare": 8}}, "reserved": {"math": 20}, "dead_after": 20}
+    values |= {
+        "output": str(tmp_path / "saes"),
+        "results": str(tmp_path / "results"),
+        "expansion": 2,
+        "passes": 3,
+    }
+    printed = []
+    for name in ("first", "second"):
+        papermill.execute_notebook(
+            PROJECT / "notebooks" / "00_sae_training.ipynb",
+            tmp_path / f"{name}.ipynb",
+            parameters=values,
+            kernel_name="python3",
+            cwd=tmp_path,
+            progress_bar=False,
+        )
+        cells = json.loads((tmp_path / f"{name}.ipynb").read_text(encoding="utf8"))["cells"]
+        printed.append("".join(str(output) for cell in cells for output in cell.get("outputs", [])))
+    assert "quality_01.json: up to date" in printed[1]
+    assert "quality_01.json: up to date" not in printed[0]
+    assert load_folder(tmp_path / "saes" / "layer_01").cfg.d_sae == 64

@@ -138,8 +138,12 @@ def rank(scores: np.ndarray, ids: Sequence[str], direction: Direction) -> pd.Dat
     table["score"] = scores
     if bad := table.loc[table["score"].isna(), "sample_id"].tolist():
         shown = ", ".join(bad[:3]) + (", ..." if len(bad) > 3 else "")
-        raise ValueError(f"{len(bad)} samples have no score (NaN): {shown}; repair or remove them from the pool")
-    table = table.sort_values(["score", "sample_id"], ascending=[direction == "lowest", True], ignore_index=True)
+        raise ValueError(
+            f"{len(bad)} samples have no score (NaN): {shown}; repair or remove them from the pool"
+        )
+    table = table.sort_values(
+        ["score", "sample_id"], ascending=[direction == "lowest", True], ignore_index=True
+    )
     table["rank"] = np.arange(1, len(table) + 1)
     return table
 

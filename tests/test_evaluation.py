@@ -1,0 +1,149 @@
+"""Outputs, their scores, and the comparison of arms, on a tiny model and a task made for the test."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from igds_utils import evaluation, tiny
+from igds_utils.config import Preset, TaskConfig
+from igds_utils.lm import LM
+from igds_utils.tasks.base import Example, Task
+
+
+class Echo(Task):
+    name = "echo"
+    title = "Echo"
+    metric = "accuracy"
+    metric_label = "accuracy (%)"
+    identification_template = "{word}\nSolution:"
+    records_instruction = "{word}"
+    records_input = ""
+    records_output = "Solution: {target}"
+    stops = ("###",)
+
+    def sets(self, config, seed):
+        raise NotImplementedError
+
+    def extra(self, config, seed, n):
+        raise NotImplementedError
+
+    def score(self, output, example):
+        return {"accuracy": float(output == example.target), "length": float(len(output))}
+
+
+class Graded(Echo):
+    metric = "length"
+
+
+EXAMPLES = [
+    Example(f"e{i}", {"word": word}, word, (word,))
+    for i, word in enumerate(["one", "twofold", "three apples"])
+]
+
+
+def task_config(**fields):
+    sizes = {"prior": 1, "validation": 1, "confirmation": 1, "pool": 1, "test": 3}
+    fixed = {"max_new_tokens": 6, "prompt_tokens": 1, "target_tokens": 1, "sft": {}, "sizes": sizes}
+    return TaskConfig(**fixed, **fields)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return LM(tiny.model("llama"), tiny.tokenizer(), "llama")
+
+
+def table(*texts, each=1):
+    rows = [(f"e{i // each}", i % each, text) for i, text in enumerate(texts)]
+    return pd.DataFrame(rows, columns=["sample_id", "k", "output"])
+
+
+def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
+    outputs = evaluation.generate_outputs(lm, Echo(), EXAMPLES, task_config(), seed=0)
+    assert list(outputs.columns) == ["sample_id", "k", "output"]
+    assert outputs["sample_id"].tolist() == ["e0", "e1", "e2"]
+    assert outputs["k"].tolist() == [0, 0, 0]
+    again = evaluation.generate_outputs(lm, Echo(), EXAMPLES, task_config(), seed=5, arm="full", rows=1)
+    assert outputs["output"].tolist() == again["output"].tolist()
+    prompt = lm.tokenizer("<|im_start|>one\nSolution:", return_tensors="pt", add_special_tokens=False)[
+        "input_ids"
+    ]
+    plain = lm.model.generate(prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :]
+    assert outputs["output"][0] == lm.tokenizer.decode(plain, skip_special_tokens=True).strip()
+
+
+def test_sampled_outputs_follow_seed_and_arm(lm):
+    config = task_config(samples=3, temperature=1.0, top_p=1.0)
+
+    def draw(seed, arm):
+        return evaluation.generate_outputs(lm, Echo(), EXAMPLES, config, seed, arm)["output"].tolist()
+
+    first = evaluation.generate_outputs(lm, Echo(), EXAMPLES, config, 0, "full")
+    assert first["k"].tolist() == [0, 1, 2] * 3
+    assert first["output"].nunique() > 3
+    assert draw(0, "full") == first["output"].tolist()
+    assert draw(1, "full") != first["output"].tolist()
+    assert draw(0, "igds@0.5") != first["output"].tolist()
+
+
+def test_scores_of_single_outputs():
+    scored = evaluation.score_outputs(Echo(), EXAMPLES, table("one", "no", "three apples"))
+    assert list(scored.columns) == ["sample_id", "output", "accuracy", "length", "score"]
+    assert scored["score"].tolist() == [1.0, 0.0, 1.0]
+    assert scored["length"].tolist() == [3.0, 2.0, 12.0]
+
+
+def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
+    outputs = table("one", "x", "x", "x", "three apples", "three apples", each=2)
+    scored = evaluation.score_outputs(Echo(), EXAMPLES, outputs.sample(frac=1, random_state=0))
+    assert scored["sample_id"].tolist() == ["e0", "e1", "e2"]
+    assert scored["accuracy"].tolist() == [0.5, 0.0, 1.0]
+    assert scored["score"].tolist() == [1.0, 0.0, 1.0]
+    assert scored["output"].tolist() == ["one", "x", "three apples"]
+    assert evaluation.score_outputs(Graded(), EXAMPLES, outputs)["score"].tolist() == [2.0, 1.0, 12.0]
+
+
+def test_missing_uneven_and_foreign_outputs_are_named():
+    with pytest.raises(ValueError, match="e2 has 0 outputs"):
+        evaluation.score_outputs(Echo(), EXAMPLES, table("one", "x"))
+    with pytest.raises(ValueError, match="e2 has 1 outputs, the first example 2"):
+        evaluation.score_outputs(Echo(), EXAMPLES, table("one", "x", "x", "x", "x", each=2))
+    with pytest.raises(ValueError, match="outputs of 'e2'"):
+        evaluation.score_outputs(Echo(), EXAMPLES[:2], table("a", "b", "c"))
+
+
+def test_summary_holds_scores_paired_differences_and_the_gain_over_full():
+    n, rows = 40, []
+    right = {"original": 10, "full": 20, "random@0.5": 20, "igds@0.5": 30}
+    for arm, count in right.items():
+        selector, _, ratio = arm.partition("@")
+        for i in range(n):
+            rows.append(
+                (arm, selector, float(ratio or (selector == "full")), 0, f"e{i:02d}", float(i < count))
+            )
+    table = pd.DataFrame(rows, columns=["arm", "selector", "ratio", "seed", "sample_id", "score"])
+    model = {
+        "identify": {"tiny": "llama"},
+        "train": {"tiny": "llama"},
+        "saes": {"source": "tiny", "name": "jumprelu"},
+    }
+    speeds = {"forward": 1, "decode": 1, "train": 1, "notebook": 1}
+    preset = Preset(
+        name="t",
+        description="",
+        model="m",
+        models={"m": model},
+        tasks={"echo": task_config()},
+        speeds=speeds,
+        bootstrap=500,
+    )
+    summary = evaluation.summarize(table, {"full": 8, "random@0.5": 4, "igds@0.5": 4}, preset).set_index(
+        "arm"
+    )
+    assert summary.loc["igds@0.5", "score"] == 0.75
+    assert summary.loc["igds@0.5", "low"] < 0.75 < summary.loc["igds@0.5", "high"]
+    assert summary.loc["igds@0.5", "gain_over_full"] == pytest.approx(50.0)
+    assert summary.loc["igds@0.5", "vs_random"] == pytest.approx(0.25)
+    assert summary.loc["igds@0.5", "vs_original"] == pytest.approx(0.5)
+    assert summary.loc["igds@0.5", "vs_full_low"] > 0
+    assert np.isnan(summary.loc["full", "vs_full"])
+    assert summary.loc["random@0.5", "n_train"] == 4

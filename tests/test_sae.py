@@ -1,0 +1,308 @@
+"""Reading and amplifying features under every convention of sae_lens, and where a model's SAEs come from."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
+from safetensors.torch import load_file, save_file
+
+from igds_utils import sae as module
+from igds_utils import tiny
+from igds_utils.config import SaeConfig
+from igds_utils.hub import SourceError
+from igds_utils.sae import LAYER_FOLDER, Feature, FeatureSet, Saes, directions
+
+WIDTH, D_SAE = tiny.WIDTH, tiny.D_SAE
+INDICES = [5, 0, 63, 17, 40]  # in no order, first and last among them
+
+
+def randomised(sae):
+    """Random weights of every kind: decoder rows of different norm, a decoder bias far from zero."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in sae.named_parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (0.3 if name != "b_dec" else 2.0)
+        if name == "threshold":
+            parameter.data = parameter.data.abs()
+    return sae.requires_grad_(False).eval()
+
+
+def rescaled_topk():
+    config = TopKSAEConfig(d_in=WIDTH, d_sae=D_SAE, k=8, rescale_acts_by_decoder_norm=True)
+    return randomised(TopKSAE(config))
+
+
+def folded(made):
+    """As after training on inputs scaled by 0.15: reads and writes raw residuals."""
+    made.fold_activation_norm_scaling_factor(0.15)
+    return made
+
+
+SAES = {
+    "jumprelu": lambda: tiny.sae("jumprelu"),
+    "jumprelu, large biases": lambda: randomised(JumpReLUSAE(JumpReLUSAEConfig(d_in=WIDTH, d_sae=D_SAE))),
+    "jumprelu, bias on the input": lambda: randomised(
+        JumpReLUSAE(JumpReLUSAEConfig(d_in=WIDTH, d_sae=D_SAE, apply_b_dec_to_input=True))
+    ),
+    "standard": lambda: randomised(
+        StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=D_SAE, apply_b_dec_to_input=False))
+    ),
+    "standard, bias on the input": lambda: randomised(
+        StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=D_SAE, apply_b_dec_to_input=True))
+    ),
+    "topk": lambda: tiny.sae("topk"),
+    "topk, rescaled": rescaled_topk,
+    "jumprelu, folded": lambda: folded(tiny.sae("jumprelu")),
+    "topk, rescaled and folded": lambda: folded(rescaled_topk()),
+}
+
+
+@pytest.fixture(params=SAES, ids=lambda name: name.replace(", ", "-").replace(" ", "-"))
+def sae(request):
+    return SAES[request.param]()
+
+
+@pytest.fixture
+def h():
+    return torch.randn(6, 7, WIDTH, generator=torch.Generator().manual_seed(2)) * 3
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+# ---- reading ----
+
+
+def test_a_few_features_read_as_the_whole_sae_reads_them(sae, h):
+    expected = sae.encode(h)[..., INDICES]
+    assert (expected > 0).any() and (expected == 0).any()
+    close(FeatureSet(sae, INDICES).encode(h), expected)
+    close(FeatureSet(sae, INDICES).encode(h[0, 0]), expected[0, 0])
+
+
+def test_one_feature_a_row(sae, h):
+    which = torch.tensor([4, 0, 0, 2, 1, 3])
+    found = FeatureSet(sae, INDICES).encode_rows(h, which)
+    assert found.shape == (6, 7)
+    for row, feature in enumerate(which.tolist()):
+        close(found[row], sae.encode(h[row])[:, INDICES[feature]])
+
+
+def test_activations_do_not_depend_on_the_batch(sae):
+    h = torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(3)) * 3
+    features = FeatureSet(sae, range(D_SAE))
+    together = features.encode(h)
+    alone = torch.cat([features.encode(row[None]) for row in h])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert torch.equal(together > 0, alone > 0)
+
+
+def test_half_precision_residuals_are_read_in_fp32(sae, h):
+    h = h.bfloat16()
+    found = FeatureSet(sae, INDICES).encode(h)
+    assert found.dtype == torch.float32
+    close(found, sae.encode(h.float())[..., INDICES])
+
+
+def test_reading_keeps_no_graph(sae, h):
+    sae.requires_grad_(True)
+    features = FeatureSet(sae, INDICES)
+    read = [
+        features.encode(h),
+        features.encode_rows(h, torch.zeros(6, dtype=torch.long)),
+        features.directions,
+    ]
+    assert not any(tensor.requires_grad for tensor in read)
+
+
+def test_a_threshold_below_zero_does_not_let_negative_activations_through(h):
+    sae = tiny.sae("jumprelu")
+    sae.threshold.data = -sae.threshold.data - 0.5
+    expected = sae.encode(h)[..., INDICES]
+    assert (expected >= 0).all()
+    close(FeatureSet(sae, INDICES).encode(h), expected)
+
+
+# ---- amplifying ----
+
+
+def test_influence_is_what_doubling_the_feature_adds_to_the_reconstruction(sae, h):
+    z = sae.encode(h.reshape(-1, WIDTH))
+    d = directions(sae, torch.tensor(INDICES))
+    assert d.shape == (len(INDICES), WIDTH)
+    for column, index in enumerate(INDICES):
+        doubled = z.clone()
+        doubled[:, index] *= 2
+        added = sae.decode(doubled) - sae.decode(z)
+        torch.testing.assert_close(z[:, index, None] * d[column], added, rtol=1e-3, atol=2e-5)
+
+
+def test_folding_the_input_scale_does_not_change_the_influence_in_raw_units(h):
+    """What is trained on s * h and folded adds to h what the unfolded one adds to s * h, divided by s."""
+    scale, index = 0.15, torch.tensor(INDICES)
+    plain, raw = tiny.sae("jumprelu"), folded(tiny.sae("jumprelu"))
+    a_scaled = FeatureSet(plain, INDICES).encode(h * scale)
+    close(FeatureSet(raw, INDICES).encode(h), a_scaled)
+    close(directions(raw, index), directions(plain, index) / scale)
+
+
+def test_directions_of_a_feature_set_are_in_the_order_asked_for(sae):
+    close(FeatureSet(sae, INDICES).directions, directions(sae, torch.arange(D_SAE))[INDICES])
+
+
+def test_feature_names():
+    assert Feature(14, 11575).name == "l14_p11575"
+    assert Feature.parse("l14_p11575") == Feature(14, 11575)
+    assert sorted([Feature(3, 1), Feature(2, 9)]) == [Feature(2, 9), Feature(3, 1)]
+
+
+# ---- where they come from ----
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """SAEs of layers 1 and 3 in 16 bit, as they are shipped, beside a file that is none."""
+    for layer in (1, 3):
+        place = tmp_path / LAYER_FOLDER.format(layer)
+        tiny.sae(seed=layer).save_model(place)
+        weights = load_file(place / "sae_weights.safetensors")
+        save_file(
+            {name: weight.half() for name, weight in weights.items()}, place / "sae_weights.safetensors"
+        )
+    (tmp_path / "quality.json").write_text("{}")
+    (tmp_path / "layer_notes.md").write_text("")
+    return tmp_path
+
+
+def from_folder(folder, layers="all", n_layers=tiny.LAYERS, width=WIDTH):
+    return Saes(SaeConfig(source="folder", name=str(folder), layers=layers), n_layers, width)
+
+
+def test_a_folder_of_16_bit_saes_is_read_in_fp32(folder, h):
+    saes = from_folder(folder)
+    assert saes.layers == [1, 3]
+    assert saes.d_sae == D_SAE
+    for layer in saes.layers:
+        sae = saes[layer]
+        assert {p.dtype for p in sae.parameters()} == {torch.float32}
+        assert not any(p.requires_grad for p in sae.parameters())
+        expected = tiny.sae(seed=layer)
+        torch.testing.assert_close(sae.W_enc.data, expected.W_enc.data, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(sae.encode(h), expected.encode(h), rtol=0.05, atol=0.05)
+
+
+def test_the_models_own_layers_bound_what_is_covered(folder):
+    assert from_folder(folder, n_layers=3).layers == [1]
+    assert from_folder(folder, layers=[3]).layers == [3]
+
+
+def test_a_layer_without_an_sae_is_refused(folder):
+    with pytest.raises(SourceError, match=r"no SAE of .* for layers \[2\]; there are \[1, 3\]"):
+        from_folder(folder, layers=[2, 3])
+    with pytest.raises(SourceError, match=r"for layer 0; there are \[1, 3\]"):
+        from_folder(folder)[0]
+
+
+def test_a_folder_without_saes_says_how_to_make_them(tmp_path):
+    with pytest.raises(SourceError, match="no SAEs under .*: train them with `make saes`"):
+        from_folder(tmp_path)
+
+
+def test_saes_of_another_model_are_refused(folder):
+    with pytest.raises(
+        SourceError, match="layer 1 of .* reads vectors of width 32, the model's are 576 wide"
+    ):
+        from_folder(folder, width=576)[1]
+
+
+def test_at_most_one_sae_is_in_memory_even_while_the_next_is_read(folder, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    read = module.load_folder
+
+    def counting(*args):
+        gc.collect()
+        most.append(len(alive))
+        sae = read(*args)
+        alive.add(sae)
+        return sae
+
+    monkeypatch.setattr(module, "load_folder", counting)
+    saes = from_folder(folder)
+    for layer in (1, 1, 3, 3, 1):
+        saes[layer].encode(torch.zeros(1, WIDTH))
+    assert most == [0, 0, 0]
+
+
+@pytest.mark.parametrize("normalization", ["layer_norm", "constant_norm_rescale", "expected_average_only_in"])
+def test_saes_of_normalized_activations_are_refused(tmp_path, normalization):
+    config = JumpReLUSAEConfig(d_in=WIDTH, d_sae=D_SAE, normalize_activations=normalization)
+    JumpReLUSAE(config).save_model(tmp_path / "layer_00")
+    with pytest.raises(SourceError, match=rf"expects normalized activations \({normalization}\)"):
+        from_folder(tmp_path)[0]
+
+
+def test_tiny_saes_cover_every_layer_and_differ():
+    saes = Saes(SaeConfig(source="tiny", name="random"), 4, WIDTH)
+    assert saes.layers == [0, 1, 2, 3]
+    assert not torch.equal(saes[0].W_dec.data.clone(), saes[1].W_dec.data)
+
+
+GEMMA, CANONICAL = "gemma-scope-2b-pt-res-canonical", "layer_{layer}/width_16k/canonical"
+RELEASES = [
+    (GEMMA, CANONICAL, 26, "layer_25/width_16k/canonical"),
+    (GEMMA, "layer_{layer}/width_65k/canonical", 26, "layer_25/width_65k/canonical"),
+    ("llama_scope_lxr_8x", None, 32, "l31r_8x"),
+    ("qwen-scope-3-8b-base-w64k-l50", None, 36, "layer35"),
+]
+
+
+@pytest.mark.parametrize(("release", "sae_id", "n_layers", "last"), RELEASES)
+def test_releases_of_the_paper_cover_every_layer_of_their_model(monkeypatch, release, sae_id, n_layers, last):
+    asked = []
+
+    def load(*args):
+        asked.append(args)
+        return tiny.sae()
+
+    monkeypatch.setattr(module, "load_release", load)
+    saes = Saes(SaeConfig(source="release", name=release, id=sae_id), n_layers, WIDTH, "cpu")
+    assert saes.layers == list(range(n_layers))
+    assert saes[n_layers - 1] is not None
+    assert asked == [(release, last, "cpu")]
+
+
+def test_a_release_may_cover_fewer_layers_than_the_model_has():
+    assert Saes(SaeConfig(source="release", name="llama_scope_lxr_8x"), 40, WIDTH).layers == list(range(32))
+    one = SaeConfig(source="release", name=GEMMA, id="layer_{layer}/width_262k/canonical")
+    assert Saes(one, 26, WIDTH).layers == [12]
+
+
+def test_widths_are_not_mixed():
+    with pytest.raises(
+        SourceError, match=r"several SAEs a layer: name one with `saes.id`, .*\{layer\}/width_16k"
+    ):
+        Saes(SaeConfig(source="release", name=GEMMA), 26, WIDTH)
+
+
+def test_an_unknown_release_or_id_is_named():
+    with pytest.raises(SourceError, match="sae_lens knows no release 'gemma-scope'"):
+        Saes(SaeConfig(source="release", name="gemma-scope"), 26, WIDTH)
+    with pytest.raises(
+        SourceError, match=r"has no SAE 'layer_\{layer\}/16k'; its first are layer_0/width_16k"
+    ):
+        Saes(SaeConfig(source="release", name=GEMMA, id="layer_{layer}/16k"), 26, WIDTH)
+
+
+def test_a_release_that_cannot_be_fetched_is_one_clear_error(monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise ConnectionError("no route\nmany more lines")
+
+    monkeypatch.setattr("sae_lens.SAE.from_pretrained", offline)
+    with pytest.raises(
+        SourceError, match=r"could not fetch the SAE l3r_8x of llama_scope_lxr_8x: no route. Check"
+    ):
+        Saes(SaeConfig(source="release", name="llama_scope_lxr_8x"), 32, WIDTH)[3]

@@ -1,0 +1,243 @@
+"""Losses and training on tiny models, against the plain forward pass and a training loop written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from igds_utils import losses, sft, tiny
+from igds_utils.config import SftConfig
+from igds_utils.lm import LM
+
+ARCHITECTURES = ["llama", "gemma2", "qwen3"]
+
+
+def make_lm(architecture="llama"):
+    return LM(tiny.model(architecture), tiny.tokenizer(), architecture)
+
+
+def make_pairs(n, longest=30, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pairs = []
+    for _ in range(n):
+        length = int(torch.randint(4, longest, (1,), generator=generator))
+        n_prompt = int(torch.randint(1, length, (1,), generator=generator))
+        pairs.append((torch.randint(2, 300, (length,), generator=generator).tolist(), n_prompt))
+    return pairs
+
+
+def plain_loss(model, ids, n_prompt, reduction="mean"):
+    logits = model(input_ids=torch.tensor([ids])).logits[0]
+    return cross_entropy(logits[n_prompt - 1 : -1], torch.tensor(ids[n_prompt:]), reduction=reduction)
+
+
+def weights(lm):
+    return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
+
+
+def config(**fields):
+    return SftConfig(**{"lr": 1e-3, "global_batch": 16, "device_batch": 16} | fields)
+
+
+# ---- target losses ----
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_target_losses_equal_the_plain_forward_at_any_batch_size(architecture):
+    lm, pairs = make_lm(architecture), make_pairs(9)
+    with torch.no_grad():
+        plain = [plain_loss(lm.model, *pair).item() for pair in pairs]
+    alone = losses.target_losses(lm, pairs, batch_tokens=1)
+    together = losses.target_losses(lm, pairs, batch_tokens=10_000)
+    np.testing.assert_allclose(alone, plain, atol=1e-5)
+    np.testing.assert_allclose(together, plain, atol=1e-5)
+    assert np.ptp(plain) > 0.1, "all losses are alike, so their order is not tested"
+
+
+def test_gemma2_losses_feel_the_logit_cap():
+    lm, pairs = make_lm("gemma2"), make_pairs(4)
+    capped = losses.target_losses(lm, pairs)
+    lm.model.config.final_logit_softcapping = 1.0
+    assert np.abs(losses.target_losses(lm, pairs) - capped).max() > 0.1
+
+
+def test_the_head_is_left_as_it_was():
+    lm, pairs = make_lm(), make_pairs(3)
+    losses.target_losses(lm, pairs)
+    assert not lm.model.get_output_embeddings()._forward_pre_hooks
+    assert lm.model(input_ids=torch.tensor([pairs[0][0]])).logits.shape[1] == len(pairs[0][0])
+
+
+@pytest.mark.parametrize("pair", [([5, 6, 7], 3), ([5, 6, 7], 0)])
+def test_a_pair_without_prompt_or_target_is_named(pair):
+    with pytest.raises(ValueError, match="sample 1: 3 tokens"):
+        losses.target_losses(make_lm(), [([5, 6, 7], 1), pair])
+
+
+# ---- batches ----
+
+
+def test_every_sample_is_seen_once_an_epoch_and_epochs_differ():
+    lengths = [5 + i % 7 for i in range(20)]
+    batches = sft.global_batches(lengths, config(epochs=2.0, global_batch=8), seed=3)
+    seen = [i for batch in batches for i in batch]
+    assert [len(batch) for batch in batches] == [8, 8, 8, 8, 8]
+    assert sorted(seen) == sorted([*range(20)] * 2)
+    first = sft.global_batches(lengths, config(global_batch=8), seed=3)
+    assert [len(batch) for batch in first] == [8, 8, 4]
+    assert first[:2] == batches[:2]
+    assert sft.global_batches(lengths, config(global_batch=8), seed=4) != first
+    assert len(sft.global_batches(lengths, config(epochs=0.5, global_batch=8), seed=3)) == 2
+
+
+def test_the_longest_samples_of_a_batch_come_first():
+    lengths = [3, 9, 4, 9, 5, 1, 2, 8]
+    for batch in sft.global_batches(lengths, config(global_batch=4, device_batch=2), seed=0):
+        assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
+
+
+def test_accumulation_steps():
+    assert sft.accumulation_steps(config(global_batch=64, device_batch=8), processes=4) == 2
+    with pytest.raises(ValueError, match="12 is no multiple of sft.device_batch 8"):
+        sft.accumulation_steps(config(global_batch=12, device_batch=8), processes=1)
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_equals_a_loop_written_out(architecture, tmp_path):
+    """One sample at a time without padding; the loss is divided by the target tokens of the whole global batch."""
+    pairs, chosen = make_pairs(40), config(schedule="linear", device_batch=8)
+    lm = make_lm(architecture)
+    log = sft.train(lm, pairs, chosen, 0, tmp_path)
+
+    slow = make_lm(architecture)
+    batches = sft.global_batches([len(ids) for ids, _ in pairs], chosen, 0)
+    optimizer = torch.optim.AdamW(slow.model.parameters(), lr=chosen.lr, weight_decay=0.0)
+    expected = []
+    for step, batch in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = chosen.lr * (1 - step / len(batches))
+        n_target = sum(len(pairs[i][0]) - pairs[i][1] for i in batch)
+        total = sum(plain_loss(slow.model, *pairs[i], reduction="sum") for i in batch) / n_target
+        optimizer.zero_grad()
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(slow.model.parameters(), 1.0)
+        optimizer.step()
+        expected.append((total.item(), optimizer.param_groups[0]["lr"], norm.item(), n_target))
+
+    moved = (weights(slow) - weights(make_lm(architecture))).abs().max()
+    assert moved > 1e-3
+    assert (weights(lm) - weights(slow)).abs().max() < 0.02 * moved
+    assert len(log) == 3
+    assert log["step"].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(log["loss"], [e[0] for e in expected], atol=1e-4)
+    np.testing.assert_allclose(log["lr"], [e[1] for e in expected])
+    np.testing.assert_allclose(log["grad_norm"], [e[2] for e in expected], rtol=1e-3)
+    assert log["target_tokens"].tolist() == [e[3] for e in expected]
+    assert log["tokens"].sum() == sum(len(ids) for ids, _ in pairs)
+
+
+def test_accumulated_batches_equal_one_batch_and_runs_are_bit_identical(tmp_path):
+    pairs = make_pairs(64)
+    trained = []
+    for device_batch in (16, 16, 8):
+        lm = make_lm("gemma2")
+        log = sft.train(lm, pairs, config(device_batch=device_batch), 0, tmp_path)
+        trained.append(weights(lm))
+        assert len(log) == 4
+    assert torch.equal(trained[0], trained[1])
+    moved = (trained[0] - weights(make_lm("gemma2"))).abs().max()
+    assert (trained[0] - trained[2]).abs().max() < 0.02 * moved
+    other = make_lm("gemma2")
+    sft.train(other, pairs, config(), 1, tmp_path)
+    assert not torch.equal(trained[0], weights(other))
+
+
+def test_no_step_is_lost_to_warm_up_in_a_short_run(tmp_path):
+    log = sft.train(make_lm(), make_pairs(64), config(), 0, tmp_path)
+    expected = [0.5 * (1 + math.cos(math.pi * step / 4)) * 1e-3 for step in range(4)]
+    np.testing.assert_allclose(log["lr"], expected)
+
+
+def test_training_lowers_the_loss_and_leaves_a_usable_model(tmp_path):
+    lm, pairs = make_lm(), make_pairs(8)
+    before = losses.target_losses(lm, pairs).mean()
+    sft.train(lm, pairs, config(lr=5e-3, epochs=10, global_batch=8, device_batch=8), 0, tmp_path)
+    assert losses.target_losses(lm, pairs).mean() < before - 0.5
+    assert not lm.model.training
+    assert "forward" not in vars(lm.model)
+    assert all(p.grad is None for p in lm.model.parameters())
+    made = lm.model.generate(torch.tensor([pairs[0][0]]), max_new_tokens=3, do_sample=False)
+    assert made.shape[1] > len(pairs[0][0])
+    assert not any(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    from trl import SFTTrainer
+
+    pairs, chosen = make_pairs(64), config(checkpoint_steps=1)
+    undisturbed = make_lm()
+    whole = sft.train(undisturbed, pairs, config(), 0, tmp_path / "a")
+
+    steps = []
+    with monkeypatch.context() as patch:
+        original = SFTTrainer.training_step
+
+        def die_at_third(self, *args, **kwargs):
+            steps.append(self.state.global_step)
+            if self.state.global_step == 2:
+                raise KeyboardInterrupt
+            return original(self, *args, **kwargs)
+
+        patch.setattr(SFTTrainer, "training_step", die_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            sft.train(make_lm(), pairs, chosen, 0, tmp_path / "b")
+        assert steps == [0, 1, 2]
+        steps.clear()
+        patch.setattr(
+            SFTTrainer,
+            "training_step",
+            lambda self, *a, **k: (steps.append(self.state.global_step), original(self, *a, **k))[1],
+        )
+        resumed = make_lm()
+        log = sft.train(resumed, pairs, chosen, 0, tmp_path / "b")
+    assert steps == [2, 3]
+    assert torch.equal(weights(resumed), weights(undisturbed))
+    assert log["loss"].tolist() == whole["loss"].tolist()
+    assert log["step"].tolist() == [1, 2, 3, 4]
+    assert not any((tmp_path / "b").glob("checkpoint-*"))
+
+
+def test_checkpoints_of_another_training_are_not_continued(tmp_path):
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    (tmp_path / sft.STATE).write_text("another")
+    lm = make_lm()
+    sft.train(lm, make_pairs(16), config(checkpoint_steps=1), 0, tmp_path)
+    fresh = make_lm()
+    sft.train(fresh, make_pairs(16), config(), 0, tmp_path / "fresh")
+    assert torch.equal(weights(lm), weights(fresh))
+
+
+def test_long_targets_are_cut_and_long_prompts_refused(tmp_path):
+    pairs = [(list(range(2, 32)), 5), (list(range(2, 12)), 5)]
+    with pytest.warns(UserWarning, match="1 of 2 targets reach beyond sft.max_length 20"):
+        log = sft.train(make_lm(), pairs, config(max_length=20), 0, tmp_path)
+    assert log["tokens"].tolist() == [30]
+    with pytest.raises(ValueError, match="sample 0: its prompt alone has 5 tokens"):
+        sft.train(make_lm(), pairs, config(max_length=5), 0, tmp_path)
+
+
+def test_nothing_to_train_on_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="selection is empty"):
+        sft.train(make_lm(), [], config(), 0, tmp_path)
+
+
+def test_divergence_is_an_error(tmp_path):
+    lm = make_lm()
+    lm.model.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="lower sft.lr"):
+        sft.train(lm, make_pairs(16), config(), 0, tmp_path)
