@@ -5,4 +5,9 @@ config -> hub -> (lm, sae, tasks) -> activations -> recall -> intervention -> se
 -> stats -> tables and plots.
 """
 
+import warnings
+
+# Libraries probe for Jupyter's bar widgets when imported in a notebook; our bars are plain text, so none are needed.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 __version__ = "0.1.0"

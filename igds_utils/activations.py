@@ -31,7 +31,7 @@ def critical_residuals(
         critical.append(prompts.critical_position(lm.tokenizer, text, text))
         sequences.append(prompts.encode(lm.tokenizer, text)[: critical[-1] + 1])
     found = {layer: torch.empty(len(texts), lm.width) for layer in layers}
-    with tqdm(total=len(texts), desc="read prompts", unit="prompt", leave=False) as bar:
+    with tqdm(total=len(texts), desc="read prompts", unit="prompt", leave=False, delay=2) as bar:
         for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
             inputs = pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, side, lm.device)
             last = inputs["attention_mask"].shape[1]

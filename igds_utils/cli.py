@@ -101,9 +101,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _saes(options: argparse.Namespace) -> int:
-    from igds_utils.runner import SAE_STAGES
-
-    return _notebooks(options, SAE_STAGES)
+    return _notebooks(options, ("00_sae_training",))
 
 
 def _notebooks(options: argparse.Namespace, stages: tuple[str, ...]) -> int:

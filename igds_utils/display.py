@@ -6,6 +6,7 @@ table, a figure and a sentence never disagree.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ SELECTORS = {
     "original": "Original", "full": "Full", "random": "Random",
     "loss": "Loss", "ifd": "IFD", "zip": "ZIP", "igds": "IGDS",
 }  # fmt: skip
+ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 NOT_RUN = "not run at this scale"
 NOTHING = "–"
 
@@ -78,10 +80,14 @@ def selector_title(selector: str) -> str:
     return SELECTORS.get(selector, selector)
 
 
+def selector_of(arm: str) -> str:
+    """`igds@0.5-s1` -> `igds`."""
+    return ARM.fullmatch(arm)[1]
+
+
 def arm_title(arm: str) -> str:
     """`igds@0.5-s1` -> `IGDS 50 %, seed 1`."""
-    selector, _, rest = arm.partition("@")
-    ratio, _, seed = rest.partition("-s")
+    selector, ratio, seed = ARM.fullmatch(arm).groups()
     share = f" {100 * float(ratio):g} %" if ratio else ""
     return f"{selector_title(selector)}{share}{f', seed {seed}' if seed else ''}"
 

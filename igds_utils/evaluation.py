@@ -77,7 +77,7 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
             f"outputs of {unknown[0]!r}, which is none of the {len(examples)} examples: they are of another set"
         )
     rows = []
-    for example in tqdm(examples, desc="score", unit="sample", leave=False):
+    for example in tqdm(examples, desc="score", unit="sample", leave=False, delay=2):
         drawn = by_sample.get(example.id, [])
         expected = len(by_sample.get(examples[0].id, []))
         if len(drawn) == 0 or len(drawn) != expected:

@@ -38,8 +38,8 @@ def headline(
     better, worse, unclear = (verdicts.count(kind) for kind in ("better", "worse", "open"))
     return (
         f"With the same amount of data, IGDS did better than Random on {better} of {len(verdicts)} tasks, "
-        f"worse on {worse}, and could not be told from it on {unclear}: {'; '.join(shown)} ({intervals}; one that covers zero "
-        "decides nothing)."
+        f"worse on {worse}, and could not be told from it on {unclear}: {'; '.join(shown)} "
+        f"({intervals}; one that covers zero decides nothing)."
     )
 
 

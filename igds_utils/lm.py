@@ -91,7 +91,7 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     try:
         model = AutoModelForCausalLM.from_pretrained(path, revision=revision, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise hub.SourceError(
             f"could not load {describe(ref)}: {str(error).splitlines()[0]}. Check the name and revision in the preset; "
             "a gated model needs its licence accepted on its hub page and `hf auth login`."

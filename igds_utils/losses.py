@@ -33,7 +33,7 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
     for number, (ids, n_prompt) in enumerate(pairs):
         check_pair(ids, n_prompt, number)
     losses = np.empty(len(pairs))
-    with tqdm(total=len(pairs), desc="target loss", unit="sample", leave=False) as bar:
+    with tqdm(total=len(pairs), desc="target loss", unit="sample", leave=False, delay=2) as bar:
         for batch in token_batches([len(ids) for ids, _ in pairs], batch_tokens):
             inputs = pad([pairs[i][0] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
             labels = target_labels(inputs["input_ids"], [pairs[i] for i in batch])

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from igds_utils.display import SELECTORS, Metric, at_ratio, number, selector_title, task_title
+from igds_utils.display import SELECTORS, Metric, at_ratio, number, selector_of, selector_title, task_title
 from igds_utils.stats import spearman
 from igds_utils.style import (
     ACCENT,
@@ -222,8 +222,7 @@ def training_loss(logs: dict[str, pd.DataFrame]) -> Figure:
     axis, ends = axes[0, 0], []
     for arm, log in logs.items():
         log = log.dropna(subset=["loss"])
-        selector = arm.split("@")[0]
-        colour, loss = selector_colour(selector), log["loss"].to_numpy(float)
+        colour, loss = selector_colour(selector_of(arm)), log["loss"].to_numpy(float)
         if len(log) > 50:
             axis.plot(log["step"], loss, color=colour, alpha=0.2, linewidth=0.6)
             loss = log["loss"].rolling(max(2, len(log) // 50), min_periods=1).mean().to_numpy()

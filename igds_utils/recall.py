@@ -19,7 +19,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
     Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate.
     """
     rows = []
-    for layer in tqdm(saes.layers, desc="recall", unit="layer", leave=False):
+    for layer in tqdm(saes.layers, desc="recall", unit="layer", leave=False, delay=2):
         with torch.inference_mode():
             a = saes[layer].encode(residual[layer].to(saes.device))  # (N, M)
             frequency, mean, peak = (a > 0).float().mean(0), a.mean(0), a.max(0).values

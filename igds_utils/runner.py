@@ -35,7 +35,6 @@ STAGES = (
     "11_report",
 )
 REPORT_STAGES = STAGES[-2:]
-SAE_STAGES = ("00_sae_training",)
 
 
 class RunError(RuntimeError):
@@ -68,6 +67,8 @@ def run(
         code = _snakemake(run_file, request)
     if code:
         raise RunError(_reason(request, started))
+    if REPORT_STAGES[-1] in stages:
+        _export_report(root)
     print(
         f"all {len(stages)} notebooks done in {duration(time.time() - started)}: {_short(root)}", flush=True
     )
@@ -80,7 +81,7 @@ def prepare(**what: Any) -> Path:
 
 
 def read_run(file: Path) -> dict[str, Any]:
-    """What `prepare` wrote: parameters (of every notebook), stages, notebooks (folder) and root (of the products)."""
+    """What `prepare` wrote: parameters (of every notebook), stages, notebooks (folder), root (of the products)."""
     return json.loads(Path(file).read_text(encoding="utf8"))
 
 
@@ -125,9 +126,8 @@ def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def _write(request: dict[str, Any]) -> Path:
-    root = Path(request["root"])
-    Store(root).write("run.json", request)
-    return root / "run.json"
+    Store(Path(request["root"])).write("run.json", request)
+    return Path(request["root"], "run.json")
 
 
 # ---- one runner a folder ---------------------------------------------------------------------------------
@@ -247,5 +247,5 @@ def _reason(request: dict[str, Any], started: float) -> str:
 
 
 def _short(path: Path) -> str:
-    """A path as the user would type it."""
+    """As the user would type it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

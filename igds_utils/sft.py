@@ -143,6 +143,9 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
     from trl import SFTTrainer
 
     class Trainer(SFTTrainer):
+        def _send_telemetry(self):
+            """Nothing about a run leaves the machine."""
+
         def _get_train_sampler(self, train_dataset=None):
             return SequentialSampler(self.train_dataset)
 
@@ -160,7 +163,8 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
                 step = self.state.global_step
                 if not math.isfinite(logs["loss"]):
                     raise FloatingPointError(
-                        f"training diverged: the loss of step {step} is {logs['loss']}; lower sft.lr ({self.args.learning_rate})"
+                        f"training diverged: the loss of step {step} is {logs['loss']}; "
+                        f"lower sft.lr (now {self.args.learning_rate})"
                     )
                 logs |= counts[step - 1] | {"seconds": time.perf_counter() - clock.last}
                 clock.last = time.perf_counter()

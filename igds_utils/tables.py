@@ -51,14 +51,13 @@ def table1(
         top = next((f for f in found["features"] if f["name"] == (found["selected"] or [None])[0]), None)
         row = {
             "Model": paper["models"].get(model, model),
-            "Task": task_title(task),
+            "Task, unit of δ": f"{task_title(task)}, {show.unit}",
             "Recalled": number(recall["n_candidates"], 0),
             "Recalled (‱)": number(recall["basis_points"], 2),
             "Tested": number(recall["n_candidates"] - recall["n_cut"], 0),
             "Top feature": "none"
             if top is None
             else top["name"] + ("" if found["positive"] else " (not positive)"),
-            "δ unit": show.unit,
             "δ (validation)": NOTHING,
             "δ (confirmation)": NOTHING,
             "Δ log-likelihood": NOTHING,
@@ -76,9 +75,10 @@ def table1(
     if not own:
         for task in results:
             if task in paper["table1"][reference]:
-                first = {"Model": f"{paper['models'][reference]} (paper)", "Task": task_title(task)}
-                unit = {"δ unit": paper["tasks"][task]["metric"].replace(" accuracy (%)", " points")}
-                rows.append(first | unit | _paper_table1(paper["table1"][reference][task]))
+                unit = paper["tasks"][task]["metric"].replace(" accuracy (%)", " points")
+                first = {"Model": f"{paper['models'][reference]} (paper)"}
+                first |= {"Task, unit of δ": f"{task_title(task)}, {unit}"}
+                rows.append(first | _paper_table1(paper["table1"][reference][task]))
     return pd.DataFrame(rows, columns=list(rows[0])).fillna(NOTHING)
 
 

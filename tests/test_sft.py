@@ -231,6 +231,16 @@ def test_long_targets_are_cut_and_long_prompts_refused(tmp_path):
         sft.train(make_lm(), pairs, config(max_length=5), 0, tmp_path)
 
 
+def test_no_telemetry_leaves_the_machine(tmp_path, monkeypatch):
+    from trl.trainer import base_trainer
+
+    sent = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(base_trainer, "send_telemetry", lambda *args, **kwargs: sent.append(kwargs))
+    sft.train(make_lm(), make_pairs(16), config(), 0, tmp_path)
+    assert not sent
+
+
 def test_nothing_to_train_on_is_refused(tmp_path):
     with pytest.raises(ValueError, match="selection is empty"):
         sft.train(make_lm(), [], config(), 0, tmp_path)

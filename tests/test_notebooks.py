@@ -1,0 +1,134 @@
+"""The notebooks: how they are written, and what one run of all of them on the smoke preset leaves behind."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+
+from igds_utils.arms import arms
+from igds_utils.config import PROJECT, load_preset
+from igds_utils.runner import STAGES
+
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+PARAMETERS = {"preset": str, "model": str, "tasks": list, "overrides": dict, "results": str}
+TASKS = load_preset("smoke").tasks
+
+
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(path):
+    return [cell for cell in notebook(path).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_without_outputs_and_in_short_cells(path):
+    nbformat.validate(notebook(path))
+    assert notebook(path).metadata.kernelspec.name == "python3"
+    assert notebook(path).cells[0].source.startswith("# ")
+    for cell in code(path):
+        assert not cell.outputs and cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 25, cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_parameters_cell_holds_literals_only(path):
+    (cell,) = [cell for cell in code(path) if "parameters" in cell.metadata.get("tags", [])]
+    found = {}
+    for line in ast.parse(cell.source).body:
+        assert isinstance(line, ast.Assign)
+        found[line.targets[0].id] = ast.literal_eval(line.value)
+    if path.stem in STAGES:
+        assert {name: type(value) for name, value in found.items()} == PARAMETERS
+
+
+def test_the_runner_knows_every_notebook():
+    assert {path.stem for path in NOTEBOOKS} == {*STAGES, "00_sae_training"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_cell_ran(smoke_run, stage):
+    cells = code(smoke_run.root / "notebooks" / f"{stage}.ipynb")
+    assert all(cell.execution_count for cell in cells if cell.source.strip())
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_leaves_the_products_that_results_readme_lists(smoke_run, task):
+    folder = smoke_run.root / "tiny-llama" / task
+    names = [
+        "recall.parquet", "recall.json", "effects_validation.parquet", "effects_confirmation.parquet",
+        "task_features.json", "evaluation.parquet", "summary.json", "needs/task_feature_activations.parquet",
+    ]  # fmt: skip
+    names += [f"arms/{arm.name}/outputs.parquet" for arm in arms(TASKS[task])]
+    names += [f"arms/{arm.name}/activations.parquet" for arm in arms(TASKS[task])]
+    names += [f"selected/{arm.name}.jsonl" for arm in arms(TASKS[task]) if arm.trained]
+    assert [name for name in names if not (folder / name).is_file()] == []
+    assert not list(folder.rglob("*.parts-*")) and not list(folder.rglob("*checkpoint*/*"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_arm_answered_every_test_item_and_trained_on_its_budget(smoke_run, task):
+    folder, config = smoke_run.root / "tiny-llama" / task, TASKS[task]
+    table = pd.read_parquet(folder / "evaluation.parquet")
+    assert table.groupby("arm")["sample_id"].nunique().to_dict() == {
+        arm.name: config.sizes.test for arm in arms(config)
+    }
+    for arm in (arm for arm in arms(config) if arm.trained):
+        ids = [json.loads(line)["id"] for line in (folder / f"selected/{arm.name}.jsonl").read_text().splitlines()]
+        assert len(ids) == len(set(ids)) == arm.size(config.sizes.pool)
+
+
+def test_the_effects_hold_every_candidate_and_sample_once(smoke_run):
+    table = pd.read_parquet(smoke_run.root / "tiny-llama/math/effects_validation.parquet")
+    config = TASKS["math"]
+    assert len(table) == config.max_candidates * config.sizes.validation
+    assert not table.duplicated(["layer", "feature", "sample_id"]).any()
+
+
+def test_tables_figures_manifest_and_report_are_there(smoke_run):
+    for name in ("table1", "table2", "table6", "table9"):
+        for kind in ("csv", "md", "tex"):
+            assert (smoke_run.root / "tables" / f"{name}.{kind}").stat().st_size > 0
+    for name in ("figure1", "figure2", "main_result"):
+        for kind in ("png", "pdf"):
+            assert (smoke_run.root / "figures" / f"{name}.{kind}").stat().st_size > 1000
+    manifest = json.loads((smoke_run.root / "tiny-llama/manifest.json").read_text())
+    assert manifest["preset"]["name"] == "smoke" and manifest["versions"]["torch"]
+    assert (smoke_run.root / "report.html").stat().st_size > 10_000
+
+
+def run_smoke(results, **options):
+    command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "smoke", "--results", str(results)]
+    return subprocess.Popen(command, cwd=results, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+@pytest.mark.slow
+def test_a_second_run_makes_nothing_again_and_a_third_with_another_tau_says_why(smoke_run):
+    process = run_smoke(smoke_run.results)
+    log = process.communicate(timeout=900)[0]
+    assert process.returncode == 0 and "up to date" in log and "making it" not in log
+
+
+@pytest.mark.slow
+def test_a_run_killed_anywhere_continues_to_the_same_tables(smoke_run, tmp_path):
+    for seconds in (25, 45, 65):
+        process = run_smoke(tmp_path, start_new_session=True)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = run_smoke(tmp_path)
+    log = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, log[-3000:]
+    assert "up to date" in log, "the killed runs left nothing finished, so the test shows nothing"
+    for table in ("table1", "table2"):
+        again = (tmp_path / f"smoke/tables/{table}.csv").read_text()
+        assert again == (smoke_run.root / f"tables/{table}.csv").read_text()

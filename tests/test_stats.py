@@ -1,0 +1,157 @@
+"""Intervals, paired comparisons and corrections against hand-computed and library values."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from igds_utils.stats import holm, interval, paired_difference, spearman, summarise
+
+
+def test_a_proportion_gets_the_wilson_interval():
+    mean, low, high = interval([1, 0, 1, 1, 0, 0, 0, 0, 0, 0])  # 3 of 10
+    z, n, p = 1.959964, 10, 0.3
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert mean == pytest.approx(0.3)
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-5)
+
+
+@pytest.mark.parametrize("value, inside", [(0.0, (0.0, 0.2)), (1.0, (0.8, 1.0))])
+def test_a_perfect_or_failed_test_is_not_certain(value, inside):
+    mean, low, high = interval([value] * 20)
+    assert mean == value and inside[0] <= low < high <= inside[1] and high - low > 0.1
+
+
+def test_other_values_get_the_percentile_bootstrap_of_the_mean():
+    values = np.random.default_rng(1).normal(5, 2, 200)
+    mean, low, high = interval(values, resamples=4000)
+    error = values.std(ddof=1) / np.sqrt(values.size)
+    assert mean == pytest.approx(values.mean())
+    assert low == pytest.approx(mean - 1.96 * error, abs=0.05)
+    assert high == pytest.approx(mean + 1.96 * error, abs=0.05)
+    wide = interval(values, confidence=0.99, resamples=4000)
+    assert wide.low < low and wide.high > high
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_one_does_not():
+    values = np.random.default_rng(2).random(30)
+    assert interval(values, seed=3) == interval(values, seed=3) != interval(values, seed=4)
+
+
+def test_degenerate_samples():
+    single, equal = interval([0.4]), interval([0.4, 0.4, 0.4])
+    assert single.mean == 0.4 and np.isnan(single.low) and np.isnan(single.high)
+    assert equal == pytest.approx((0.4, 0.4, 0.4))
+    with pytest.raises(ValueError, match="no values"):
+        interval([])
+    with pytest.raises(ValueError, match="1 of 2 values are not finite"):
+        interval([1.0, np.nan])
+
+
+def test_pairs_are_matched_by_sample_id_in_any_order():
+    a = pd.Series({"x": 1.0, "y": 0.5, "z": 0.2})
+    b = pd.Series({"z": 0.1, "x": 0.5, "y": 0.5})
+    found = paired_difference(a, b)
+    assert found.mean == pytest.approx((0.5 + 0.0 + 0.1) / 3) and found.n == 3
+    assert found == paired_difference(a.iloc[::-1], b)
+
+
+def test_pairing_is_narrower_than_two_separate_intervals():
+    rng = np.random.default_rng(0)
+    difficulty = rng.random(60)
+    a, b = pd.Series(difficulty + 0.05 + rng.normal(0, 0.01, 60)), pd.Series(difficulty)
+    found = paired_difference(a, b)
+    assert 0 < found.low < 0.05 < found.high < 0.1 and found.p_value < 0.01
+
+
+def test_repeated_rows_of_a_sample_count_once():
+    twice = pd.Series([1.0, 0.0, 1.0], index=["x", "x", "y"])
+    once = pd.Series([0.0, 0.0], index=["x", "y"])
+    found = paired_difference(twice, once)
+    assert found.n == 2 and found.mean == pytest.approx(0.75)
+
+
+def test_sign_flip_p_value_is_exact_on_a_small_sample():
+    # differences 1, 1, 1, 1: only all plus and all minus of 16 sign patterns are as extreme
+    found = paired_difference(pd.Series([1.1, 2.1, 3.1, 4.1]), pd.Series([0.1, 1.1, 2.1, 3.1]))
+    assert found.p_value == pytest.approx(2 / 16)
+
+
+def test_no_changed_answer_is_not_certainty():
+    same = pd.Series([0.0, 1.0, 1.0, 0.0] * 4)
+    found = paired_difference(same, same)
+    assert found.mean == 0 and found.low == -found.high and 0.1 < found.high < 0.3 and found.p_value == 1
+    all_better = paired_difference(pd.Series([1.0] * 16), pd.Series([0.0] * 16))
+    assert all_better.mean == 1 and 0 < all_better.low < 1 and all_better.high == 1
+
+
+def test_unmatched_samples_are_named():
+    with pytest.raises(ValueError, match=r"1 sample ids are on one side only \(extra\)"):
+        paired_difference(pd.Series({"x": 1.0, "extra": 1.0}), pd.Series({"x": 1.0}))
+
+
+def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
+    rng = np.random.default_rng(5)
+    x = rng.random(40)
+    y = x + rng.normal(0, 0.3, 40)
+    x[:4] = x[0]  # ties
+    found = spearman(x, y)
+    assert found.mean == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
+    assert -1 <= found.low < found.mean < found.high <= 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x, y", [([1, 2], [1, 2]), ([1, 1, 1, 1], [1, 2, 3, 4])])
+def test_no_correlation_without_variation(x, y):
+    assert np.isnan(spearman(x, y)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_spearman_of_few_pairs_is_silent():
+    assert spearman([1, 2, 3], [3, 1, 2]).mean == pytest.approx(-0.5)
+
+
+def test_holm_against_a_hand_computed_case():
+    assert holm([0.01, 0.04, 0.03, np.nan, 0.5]) == pytest.approx(
+        [0.04, 0.09, 0.09, np.nan, 0.5], nan_ok=True
+    )
+    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+
+
+@pytest.fixture
+def evaluation():
+    scores = {
+        ("original", 0.0, 0): [0, 0, 0, 0], ("full", 1.0, 0): [1, 1, 0, 0], ("random@0.5", 0.5, 0): [1, 0, 0, 0],
+        ("igds@0.5", 0.5, 0): [1, 1, 1, 0], ("igds@0.5-s1", 0.5, 1): [1, 1, 0, 0],
+    }  # fmt: skip
+    return pd.DataFrame([
+        {"arm": arm, "selector": arm.split("@")[0], "ratio": ratio, "seed": seed, "sample_id": f"t{i}", "score": s}
+        for (arm, ratio, seed), values in scores.items() for i, s in enumerate(values)
+    ])  # fmt: skip
+
+
+def test_summarise_pools_seeds_and_compares_with_every_reference(evaluation):
+    records = {
+        r["arm"]: r for r in summarise(evaluation, {"original": 0, "full": 8, "random@0.5": 4, "igds@0.5": 4})
+    }
+    igds = records["igds@0.5"]
+    assert igds["seeds"] == [0, 1] and igds["n"] == 4 and igds["n_train"] == 4
+    assert igds["score"] == pytest.approx(0.625)
+    assert igds["gain_over_full"] == pytest.approx(25.0)
+    assert igds["vs_random"] == pytest.approx(0.375)
+    assert igds["vs_full"] == pytest.approx(0.125)
+    assert igds["vs_original"] == pytest.approx(0.625)
+    assert igds["vs_random_low"] <= igds["vs_random"] <= igds["vs_random_high"]
+    assert records["random@0.5"]["vs_random"] is None and records["full"]["vs_full"] is None
+    assert records["full"]["vs_random"] is None  # another size: no random arm to compare with
+    json.dumps(list(records.values()), allow_nan=False)
+
+
+def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
+    more = evaluation[evaluation["arm"] == "igds@0.5"].assign(arm="loss@0.5", selector="loss")
+    alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {})}
+    together = {r["arm"]: r["vs_random_p"] for r in summarise(pd.concat([evaluation, more]), {})}
+    assert together["igds@0.5"] == pytest.approx(min(1.0, 2 * alone["igds@0.5"]))

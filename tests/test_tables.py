@@ -1,0 +1,199 @@
+"""Tables: what they say about our numbers and the paper's, and how they are written."""
+
+import csv
+import re
+
+import pandas as pd
+import pytest
+
+from igds_utils import tasks
+from igds_utils.config import SftConfig, Sizes, TaskConfig
+from igds_utils.display import NOT_RUN, NOTHING, SELECTORS, Metric, at_ratio, metric_of, number, paper_values
+from igds_utils.findings import prompt_templates
+from igds_utils.tables import MARK, save_table, table1, table2, table6, table9, to_latex, to_markdown
+
+PAPER = paper_values()
+POINTS = Metric("accuracy (%)", "points", 100, 1)
+
+
+def record(selector, score, ratio=0.5, **more):
+    blank = {
+        f"vs_{name}{part}": None
+        for name in ("random", "full", "original")
+        for part in ("", "_low", "_high", "_p")
+    }
+    given = {"selector": selector, "ratio": ratio, "score": score, "low": score - 0.1, "high": score + 0.1}
+    return blank | given | {"n_train": 64, "n": 64, "gain_over_full": 5.0} | more
+
+
+@pytest.fixture
+def found():
+    top = {
+        "name": "l14_p7", "delta": 0.0625, "delta_low": -0.03, "delta_high": 0.15, "delta_loglik": 0.0123,
+        "confirmation_delta": -0.015625, "confirmation_low": -0.1, "confirmation_high": 0.07,
+    }  # fmt: skip
+    recall = {"n_candidates": 37, "n_cut": 21, "basis_points": 20.073}
+    return {
+        "math": {"recall": recall, "features": {"features": [top], "selected": ["l14_p7"], "positive": True}}
+    }
+
+
+def test_numbers_have_a_true_minus_and_no_negative_zero():
+    assert number(-1.25, 2) == "−1.25"
+    assert number(-0.001, 2) == "0.00" and number(-0.001, 2, signed=True) == "0.00"
+    assert number(1234.5, 1, signed=True) == "+1,234.5"
+    assert number(None) == number(float("nan")) == NOTHING
+
+
+def test_a_metric_is_shown_in_its_unit():
+    assert POINTS.show_interval(0.125, 0.05, 0.2) == "12.5 [5.0, 20.0]"
+    assert POINTS.show_interval(0.125, None, None) == "12.5"
+    assert POINTS.show_interval(None, None, None) == NOTHING
+    assert metric_of(tasks.get("math"), samples=8).label == "pass@8 accuracy (%)"
+    assert metric_of(tasks.get("math")).show(0.378) == "37.8"
+    assert metric_of(tasks.get("summarization")).show(0.452) == "0.452"
+    assert metric_of(tasks.get("translation")).show(22.6) == "22.6"
+
+
+def test_table1_has_our_numbers_and_the_papers_model_below(found):
+    table = table1(found, {"math": POINTS}, "smollm2-135m", PAPER)
+    ours, theirs = table.iloc[0], table.iloc[1]
+    assert ours["Top feature"] == "l14_p7"
+    assert (ours["Recalled"], ours["Recalled (‱)"], ours["Tested"]) == ("37", "20.07", "16")
+    assert ours["δ (validation)"] == "+6.2 [−3.0, +15.0]"
+    assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]"
+    assert ours["Δ log-likelihood"] == "+0.012"
+    assert theirs["Model"] == "Gemma-2-2B (paper)" and theirs["Top feature"] == "l14_p11575"
+    assert theirs["δ (validation)"] == "+12" and theirs["δ (confirmation)"] == NOTHING
+    assert not [column for column in table if column.startswith("Paper")]
+
+
+def test_table1_puts_the_paper_beside_its_own_model(found):
+    table = table1(found, {"math": POINTS}, "llama-3.1-8b", PAPER)
+    assert len(table) == 1 and table["Model"][0] == "Llama-3.1-8B"
+    assert table["Paper: Top feature"][0] == "l19_p16897" and table["Top feature"][0] == "l14_p7"
+
+
+def test_table1_says_when_no_effect_is_positive_or_nothing_was_found(found):
+    found["math"]["features"]["positive"] = False
+    assert table1(found, {"math": POINTS}, "x", PAPER)["Top feature"][0] == "l14_p7 (not positive)"
+    found["math"]["features"] |= {"features": [], "selected": []}
+    empty = table1(found, {"math": POINTS}, "x", PAPER)
+    assert empty["Top feature"][0] == "none" and empty["δ (validation)"][0] == NOTHING
+
+
+def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
+    records = [
+        record("original", 0.1, None),
+        record("full", 0.6, None),
+        record("random", 0.5),
+        record("igds", 0.63, vs_random=0.13, vs_random_low=-0.01, vs_random_high=0.27),
+        record("igds", 0.2, ratio=0.2),
+        record("mona", 0.4),
+    ]
+    table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
+    assert list(table.index) == [*SELECTORS.values(), "mona"]
+    assert table.loc["IFD", "Score"] == NOT_RUN and table.loc["IFD", "Paper: Gemma-2-2B"] == "30.0"
+    assert table.loc["IGDS", "Score"] == "63.0 [53.0, 73.0]"
+    assert table.loc["IGDS", "vs Random"] == "+13.0 [−1.0, +27.0]"
+    assert table.loc["IGDS", "vs Full (%)"] == "+5.0"
+    assert (
+        table.loc["IGDS", "Paper: Gemma-2-2B"] == "37.8"
+        and table.loc["IGDS", "Paper: vs Full (%)"] == "+17.4"
+    )
+    assert table.loc["Original", "Trained on"] == NOTHING and table.loc["Full", "vs Full (%)"] == NOTHING
+    assert table.loc["mona", "Paper: Gemma-2-2B"] == NOTHING
+    assert at_ratio(records, 0.2)["igds"]["score"] == 0.2
+
+
+def test_table2_of_a_task_that_the_paper_does_not_have():
+    table = table2({"coding": [record("igds", 0.5)]}, {"coding": POINTS}, PAPER, model="qwen3-8b")
+    assert set(table["Paper: Qwen3-8B"]) == {NOTHING}
+
+
+def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():
+    facts = {
+        "identify": "a",
+        "train": "a",
+        "layers": 30,
+        "width": 576,
+        "sae_layers": [24, 6],
+        "d_sae": 4608,
+        "source": "own",
+    }
+    table = table6({"SmolLM2-135M": facts}, PAPER).set_index("Parameter")
+    assert list(table.columns) == [
+        "SmolLM2-135M",
+        "Gemma-2-2B (paper)",
+        "Llama-3.1-8B (paper)",
+        "Qwen3-8B (paper)",
+    ]
+    assert (
+        table.loc["Expansion", "SmolLM2-135M"] == "8×"
+        and table.loc["Features in all", "SmolLM2-135M"] == "9,216"
+    )
+    assert (
+        table.loc["SAE layers", "SmolLM2-135M"] == "6, 24"
+        and table.loc["SAE layers", "Gemma-2-2B (paper)"] == "0–25"
+    )
+    assert table.loc["Features in all", "Qwen3-8B (paper)"] == "458,752"  # 7 layers of 65,536
+
+
+def config(**changes):
+    sizes = Sizes(prior=4, validation=4, confirmation=4, pool=4, test=4)
+    base = {"sizes": sizes, "max_new_tokens": 8, "sft": SftConfig(), "prompt_tokens": 1, "target_tokens": 1}
+    return TaskConfig(**base | changes)
+
+
+def test_table9_shows_the_prompts_that_the_run_uses_with_the_critical_position():
+    objects = {name: tasks.get(name) for name in ("math", "translation")}
+    configs = {"math": config(shots=4), "translation": config(sft=SftConfig(rendering="evaluation"))}
+    table = table9(prompt_templates(objects, configs)).set_index(["Stage", "Task"])["Prompt"]
+    found = table["Task feature identification"]
+    assert f"Solution:{MARK} " in found["Math"] and f"Translation:{MARK} " in found["Translation"]
+    assert table.str.count(re.escape(MARK)).sum() == 2
+    assert "\\boxed{}" in found["Math"] and "{{" not in "".join(table)
+    assert "{4 shots}" in table["Evaluation"]["Math"] and table["Evaluation"]["Math"].endswith(
+        "### Solution:"
+    )
+    trained = table["Supervised fine-tuning"]
+    assert (
+        trained["Math"].endswith("Solution: {target}") and "Translation: {target}" in trained["Translation"]
+    )
+
+
+def test_table9_refuses_a_prompt_without_its_colon():
+    with pytest.raises(ValueError, match="identification prompt of math does not end in a colon"):
+        table9({"math": {"identification": ("Solve it", " {target}")}})
+
+
+def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
+    frame = pd.DataFrame({"Arm": ["IGDS", "a|b"], "Gain (%)": ["−1.5 [−2, 3]", "x_1 & y"]})
+    paths = save_table(frame, tmp_path / "tables", "table2", "Scores at 50 %")
+    assert [path.name for path in paths] == ["table2.csv", "table2.md", "table2.tex"]
+    assert sorted((tmp_path / "tables").iterdir()) == sorted(paths)
+    rows = list(csv.reader(paths[0].open(encoding="utf8")))
+    assert rows == [["Arm", "Gain (%)"], ["IGDS", "-1.5 [-2, 3]"], ["a|b", "x_1 & y"]]
+    assert "a\\|b" in paths[1].read_text(encoding="utf8")
+    latex = paths[2].read_text(encoding="utf8")
+    assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex and r"\toprule" in latex and r"50 \%" in latex
+
+
+def test_markdown_and_latex_keep_line_breaks_inside_a_cell():
+    frame = pd.DataFrame({"Prompt": ["{q}\n" + "long " * 20]})
+    assert "{q}<br>long" in to_markdown(frame, "c")
+    latex = to_latex(frame, "t", "c")
+    assert r"\{q\}\newline long" in latex and r"p{0.6\linewidth}" in latex
+
+
+def test_latex_is_plain_ascii_for_every_table(found):
+    frame = table1(found, {"math": POINTS}, "x", PAPER)
+    assert to_latex(frame, "t", "δ in ‱ × 2 – one").isascii()
+
+
+def test_the_papers_values_are_complete_where_the_text_gives_them():
+    for task in ("math", "summarization", "translation"):
+        for model in PAPER["models"]:
+            assert list(PAPER["table2"][task][model]) == list(SELECTORS)
+            assert set(PAPER["table1"][model][task]) == {"recalled_bp", "feature", "delta"}
+    assert PAPER["figure3"]["medians"] is None
