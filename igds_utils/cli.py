@@ -106,11 +106,12 @@ def _saes(options: argparse.Namespace) -> int:
 
 def _notebooks(options: argparse.Namespace, stages: tuple[str, ...]) -> int:
     from igds_utils import runner
+    from igds_utils.lock import Refused
 
     changes = dict(options.changes)
     try:
         runner.run(options.preset, options.model, options.tasks, changes, options.results, stages)
-    except runner.Refused as error:
+    except Refused as error:
         return _say(error, 2)
     except runner.RunError as error:
         return _say(error, 1)

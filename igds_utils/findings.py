@@ -47,10 +47,11 @@ def details(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: f
     """One sentence a task: the score of IGDS, and how it stands to Random and to Full."""
     sentences = []
     for task, records in summary.items():
-        title, igds, show = task_title(task), at_ratio(records, ratio).get("igds"), metrics[task]
+        title, igds = task_title(task), at_ratio(records, ratio).get("igds")
         if igds is None:
             sentences.append(f"{title}: no IGDS arm was run with {100 * ratio:g} % of the pool.")
             continue
+        show = metrics[task]
         words = {"better": "better than", "worse": "worse than", "open": "not distinguishable from"}
         versus = [
             f"{words[_verdict(igds, reference)]} {reference.capitalize()} ({_difference(igds, reference, show)})"

@@ -14,15 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
 
 from igds_utils.config import PROJECT, ConfigError, load_preset
 from igds_utils.job import NAMES, RUNNER, duration, this_process
+from igds_utils.lock import hold
 from igds_utils.store import Store
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -41,10 +40,6 @@ class RunError(RuntimeError):
     """A run that failed; the message says where to read more."""
 
 
-class Refused(RunError):
-    """A run that was not begun, because another one is at work."""
-
-
 def run(
     preset: str,
     model: str = "",
@@ -56,22 +51,20 @@ def run(
 ) -> Path:
     """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
 
-    Raises `ConfigError` before anything runs where preset, override or notebook do not fit together, `Refused`
-    where another runner works in the folder, and `RunError` where a notebook fails. From the main thread only.
+    Raises `ConfigError` before anything runs where preset, override or notebook do not fit together,
+    `lock.Refused` where another runner works in the folder, and `RunError` where a notebook fails. From the main
+    thread only.
     """
     started = time.time()
     request = _request(preset, model, tasks, overrides, results, stages, notebooks)
     root = Path(request["root"])
-    with _hold(root):
+    with hold(root):
         run_file = _write(request)
         code = _snakemake(run_file, request)
     if code:
         raise RunError(_reason(request, started))
-    if REPORT_STAGES[-1] in stages:
-        _export_report(root)
-    print(
-        f"all {len(stages)} notebooks done in {duration(time.time() - started)}: {_short(root)}", flush=True
-    )
+    made = _export_report(root) if REPORT_STAGES[-1] in stages else root
+    print(f"All done in {duration(time.time() - started)}: {_short(made)}", flush=True)
     return root
 
 
@@ -128,51 +121,6 @@ def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 def _write(request: dict[str, Any]) -> Path:
     Store(Path(request["root"])).write("run.json", request)
     return Path(request["root"], "run.json")
-
-
-# ---- one runner a folder ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def _hold(root: Path) -> Iterator[None]:
-    """Be the only runner of a results folder; the lock is the operating system's and dies with the process."""
-    root.mkdir(parents=True, exist_ok=True)
-    holder = root / ".runner.json"
-    try:
-        with FileLock(root / ".runner.lock", timeout=0):
-            _outlive_survivors(_read_holder(holder))
-            mine = {
-                "runner": this_process(),
-                "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            }
-            Store(root).write(holder.name, mine)
-            yield
-    except Timeout:
-        other = _read_holder(holder)
-        who = f" (process {other['runner'].split()[1]}, since {other['since']})" if other else ""
-        raise Refused(
-            f"another run works in {_short(root)}{who}: wait for it, end it, or give another folder with RESULTS="
-        ) from None
-
-
-def _read_holder(holder: Path) -> dict[str, str]:
-    return json.loads(holder.read_text(encoding="utf8")) if holder.is_file() else {}
-
-
-def _outlive_survivors(earlier: dict[str, str], patience: float = 30.0) -> None:
-    """Wait (s) until no job of an earlier, killed runner is left: they end by themselves within a second or two."""
-    deadline = time.monotonic() + patience
-    while earlier and (left := [p.pid for p in psutil.process_iter() if _runner_of(p) == earlier["runner"]]):
-        if time.monotonic() > deadline:
-            raise Refused(f"process {left[0]} of an earlier run does not end: end it and run again")
-        time.sleep(0.2)
-
-
-def _runner_of(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get(RUNNER)
-    except (psutil.Error, OSError):  # gone, or somebody else's
-        return None
 
 
 # ---- running ---------------------------------------------------------------------------------------------
@@ -235,6 +183,16 @@ def _end(process: subprocess.Popen, patience: float = 5.0) -> None:
 
 
 # ---- saying what happened --------------------------------------------------------------------------------
+
+
+def _export_report(root: Path) -> Path:
+    """The executed report as one HTML file that opens without a network."""
+    from igds_utils.report import ReportError, export_html
+
+    try:
+        return export_html(root / "notebooks" / f"{REPORT_STAGES[-1]}.ipynb", root / "report.html")
+    except ReportError as error:
+        raise RunError(f"the report could not be exported: {error}") from None
 
 
 def _reason(request: dict[str, Any], started: float) -> str:

@@ -43,8 +43,8 @@ def page_of(tmp_path, *cells):
     return BeautifulSoup(html, "html.parser")
 
 
-@pytest.fixture
-def page(tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     frame = pd.DataFrame(
         {"Task": ["Math", "Math"], "Arm": ["Loss", "IGDS"], "Score": [NOT_RUN, "60.0 [50.0, 70.0]"]}
     )
@@ -54,7 +54,7 @@ def page(tmp_path):
         new_output("execute_result", data={"text/plain": "PosixPath('noise')"}),
     ]
     return page_of(
-        tmp_path,
+        tmp_path_factory.mktemp("report"),
         new_markdown_cell("# Does it <work>?\n\nCosts $5 and $6; `$x_1$` is code; $a_i * b_i * c_i$ is not."),
         new_markdown_cell("## One\n\n$$S(x) = \\sum_{i \\in F} a_i(x, p)$$"),
         shown(show_figure(diagrams.concept_loop(), "Figure 1. The loop.", "a loop of four steps"), *noise),

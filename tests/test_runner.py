@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from igds_utils import cli, runner
+from igds_utils import cli, lock, runner
 from igds_utils.config import ConfigError
 
 PARAMETERS = 'preset = "quick"\nmodel = ""\ntasks = []\noverrides = {}\nresults = "results"'
@@ -117,7 +117,7 @@ def toy(tmp_path):
 def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     # one runner at a time
     process, kernel = toy.start()
-    with pytest.raises(runner.Refused, match=rf"another run works in .*toy \(process {process.pid}, since "):
+    with pytest.raises(lock.Refused, match=rf"another run works in .*toy \(process {process.pid}, since "):
         toy.run()
     assert kernel.is_running()
 
@@ -189,15 +189,15 @@ def test_a_notebook_that_is_not_there_is_refused(toy):
 def test_a_job_of_an_earlier_runner_is_waited_for(toy, monkeypatch):
     """The lock dies at once with a killed runner; its last job needs a moment longer."""
     other = "machine 1 2.0"
-    process = subprocess.Popen(["sleep", "1"], env={**os.environ, runner.RUNNER: other})
+    process = subprocess.Popen(["sleep", "1"], env={**os.environ, lock.RUNNER: other})
     started = time.monotonic()
-    runner._outlive_survivors({"runner": other})
+    lock._outlive_survivors({"runner": other})
     assert time.monotonic() - started > 0.5
     process.wait()
-    process = subprocess.Popen(["sleep", "60"], env={**os.environ, runner.RUNNER: other})
+    process = subprocess.Popen(["sleep", "60"], env={**os.environ, lock.RUNNER: other})
     try:
-        with pytest.raises(runner.Refused, match=f"process {process.pid} of an earlier run"):
-            runner._outlive_survivors({"runner": other}, patience=0.3)
+        with pytest.raises(lock.Refused, match=f"process {process.pid} of an earlier run"):
+            lock._outlive_survivors({"runner": other}, patience=0.3)
     finally:
         process.kill()
         process.wait()
@@ -242,7 +242,7 @@ def test_a_report_needs_a_run(toy, capsys):
     assert "nothing is stored in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code"), [(runner.Refused("busy"), 2), (runner.RunError("broke"), 1)])
+@pytest.mark.parametrize(("error", "code"), [(lock.Refused("busy"), 2), (runner.RunError("broke"), 1)])
 def test_exit_codes(monkeypatch, capsys, error, code):
     def fail(*_):
         raise error
