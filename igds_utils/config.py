@@ -170,7 +170,9 @@ class TaskConfig(Strict):
     samples: int = Field(1, ge=1, description="completions a test item; 1 is greedy, pass@k needs k")
     temperature: float = 0.7
     top_p: float = 0.95
-    defect_check: bool = Field(False, description="also train on the clean and on the spoilt half of a labelled pool")
+    defect_check: bool = Field(
+        False, description="also train on the clean and on the spoilt half of a labelled pool"
+    )
     sft: SftConfig
     prompt_tokens: int = Field(description="mean tokens of a rendered prompt, for the plan")
     target_tokens: int = Field(description="mean tokens of a target, for the plan")

@@ -27,7 +27,9 @@ class Defect:
 
 def wrong_answer(example: Example, other: Example, random: Random) -> Example | None:
     """Another number in the box; the worked steps stay."""
-    changed = re.sub(r"\\boxed\{(\d+)\}", lambda box: f"\\boxed{{{int(box[1]) + random.randint(1, 9)}}}", example.target)
+    changed = re.sub(
+        r"\\boxed\{(\d+)\}", lambda box: f"\\boxed{{{int(box[1]) + random.randint(1, 9)}}}", example.target
+    )
     return None if changed == example.target else replace(example, target=changed)
 
 
@@ -53,7 +55,9 @@ def garbled_prompt(example: Example, other: Example, random: Random) -> Example 
 def other_prompt(example: Example, other: Example, random: Random) -> Example | None:
     """The question of another sample, so that the target answers something else."""
     name = _longest(example)
-    return None if other.fields[name] == example.fields[name] else _with_field(example, name, other.fields[name])
+    return (
+        None if other.fields[name] == example.fields[name] else _with_field(example, name, other.fields[name])
+    )
 
 
 def missing_numbers(example: Example, other: Example, random: Random) -> Example | None:

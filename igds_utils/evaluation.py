@@ -1,4 +1,4 @@
-"""Evaluation of an arm: outputs on the test set, their scores, and the comparison of arms (Table 2)."""
+"""Evaluation of an arm: its outputs on the test set and their scores. `stats.summarise` compares the arms."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from tqdm import tqdm
 
-from igds_utils import stats
-from igds_utils.config import Preset, TaskConfig
+from igds_utils.config import TaskConfig
 from igds_utils.generation import Sampling, generate
 from igds_utils.lm import LM
 from igds_utils.metrics import pass_at_k
@@ -94,16 +93,3 @@ def _main_score(task: Task, values: pd.Series) -> float:
     if task.metric == "accuracy":
         return pass_at_k(n=len(values), c=int(values.sum()), k=len(values))
     return float(values.mean())
-
-
-def summarize(evaluation: pd.DataFrame, n_train: dict[str, int], preset: Preset) -> pd.DataFrame:
-    """One row an arm: score and interval, paired differences to Random, Full and Original, gain over Full in percent.
-
-    evaluation: arm, selector, ratio, seed, sample_id, score, the arms one below the other. The columns are those of
-    `stats.summarise`, with the preset's confidence, resamples and seed.
-    """
-    return pd.DataFrame(
-        stats.summarise(
-            evaluation, n_train, confidence=preset.confidence, resamples=preset.bootstrap, seed=preset.seed
-        )
-    )

@@ -137,7 +137,7 @@ class Run:
     # ---- what products depend on ----
 
     def inputs(self, task: str, *sets: str) -> dict[str, Any]:
-        """What every product of the identification model depends on: model, SAEs, rendering, and these sets' samples."""
+        """What every product of the identification model depends on: model, SAEs, rendering, these sets' samples."""
         chosen = self.preset.chosen
         return {
             "model": chosen.identify,

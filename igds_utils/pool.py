@@ -28,6 +28,7 @@ def context(run: Run, task: str, seed: int = 0) -> selectors.Context:
 
 def target_loss(run: Run, task: str) -> np.ndarray:
     """Mean cross-entropy of each target under the model to be trained, in the SFT rendering: (N,)."""
+
     def build() -> pd.DataFrame:
         same = run.preset.chosen.identify == run.preset.chosen.train
         lm = run.lm if same else run.trainable_lm()

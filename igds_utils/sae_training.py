@@ -63,8 +63,9 @@ def matmul_precision(precision: str) -> Iterator[None]:
 def train(captured: Captured, layer: int, recipe: Recipe, model_name: str, root: Path) -> Path:
     """Train one SAE and return the folder with its inference form (JumpReLU, fp32) and `curve.json`.
 
-    The inputs are scaled to a mean norm of sqrt(width) while training; the scale, and the norm of the decoder's
-    directions, are folded into the weights at the end, so the saved SAE reads raw residuals.
+    The inputs are scaled to a mean norm of sqrt(width) while training; the scale (for batchtopk also the norms of the
+    decoder's directions) is folded into the weights at the end, so the saved SAE reads raw residuals. An SAE that was
+    finished before is not trained again.
     """
     source = captured.shards[0].parent.name  # a hash of the texts, the model and the layers
     key = hashlib.sha256(json.dumps([source, layer, recipe.model_dump_json()]).encode()).hexdigest()[:16]

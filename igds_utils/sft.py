@@ -150,7 +150,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
             return SequentialSampler(self.train_dataset)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            # Without Triton, TRL scores prompt positions too, and their entropy: 2.5 times the work on a CPU.
+            # Without Triton, TRL scores prompt positions too, and their entropy: most of the work on a CPU.
             if self.accelerator.device.type in ("cuda", "xpu"):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             labels = inputs.pop("labels")

@@ -47,7 +47,9 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
         for check in made:
             gain = metrics[task].show_interval(check["gain"], check["low"], check["high"], signed=True)
             verdict = "passed" if check["passed"] else "**failed: this task says little about selectors**"
-            lines.append(f"- {task_title(task)}, {CHECKED[check['name']]}: {gain} {metrics[task].unit}; {verdict}")
+            lines.append(
+                f"- {task_title(task)}, {CHECKED[check['name']]}: {gain} {metrics[task].unit}; {verdict}"
+            )
     return "\n".join(lines)
 
 

@@ -37,14 +37,24 @@ def test_every_kind_occurs_and_the_same_seed_gives_the_same_pool(pool):
 
 
 def test_each_defect_by_hand():
-    one = Example("a", {"question": "Ann has 3 apples and 4 pears."}, "3 + 4 = 7.\nThe final answer is \\boxed{7}.", ("7",))
+    one = Example(
+        "a",
+        {"question": "Ann has 3 apples and 4 pears."},
+        "3 + 4 = 7.\nThe final answer is \\boxed{7}.",
+        ("7",),
+    )
     two = Example("b", {"question": "Bob has 5 figs."}, "The final answer is \\boxed{5}.", ("5",))
     draw = defects.random_stream("t", "t", 0)
     spoil = {name: defect.spoil(one, two, draw) for name, defect in defects.DEFECTS.items()}
-    assert spoil["wrong answer"].target.startswith("3 + 4 = 7.") and "\\boxed{7}" not in spoil["wrong answer"].target
+    assert (
+        spoil["wrong answer"].target.startswith("3 + 4 = 7.")
+        and "\\boxed{7}" not in spoil["wrong answer"].target
+    )
     assert spoil["another sample's target"].target == two.target
     assert spoil["truncated target"].target == "3 + 4"
-    assert sorted(spoil["garbled prompt"].fields["question"].split()) == sorted(one.fields["question"].split())
+    assert sorted(spoil["garbled prompt"].fields["question"].split()) == sorted(
+        one.fields["question"].split()
+    )
     assert spoil["another sample's prompt"].fields == two.fields
     assert spoil["missing numbers"].fields["question"] == "Ann has some apples and some pears."
     assert defects.missing_numbers(Example("c", {"text": "no number"}, "x", ()), two, draw) is None

@@ -83,7 +83,10 @@ def test_every_arm_answered_every_test_item_and_trained_on_its_budget(smoke_run,
         arm.name: config.sizes.test for arm in arms(config)
     }
     for arm in (arm for arm in arms(config) if arm.trained):
-        ids = [json.loads(line)["id"] for line in (folder / f"selected/{arm.name}.jsonl").read_text().splitlines()]
+        ids = [
+            json.loads(line)["id"]
+            for line in (folder / f"selected/{arm.name}.jsonl").read_text().splitlines()
+        ]
         assert len(ids) == len(set(ids)) == arm.size(config.sizes.pool)
 
 
@@ -108,7 +111,9 @@ def test_tables_figures_manifest_and_report_are_there(smoke_run):
 
 def run_smoke(results, **options):
     command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "smoke", "--results", str(results)]
-    return subprocess.Popen(command, cwd=results, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    return subprocess.Popen(
+        command, cwd=results, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
 
 
 @pytest.mark.slow

@@ -58,12 +58,16 @@ def test_no_selector_is_shown_a_label(run):
     context = pool.context(run, "math")
     assert {"id", "prompt", "target"} == set(vars(context.pool[0]))
     members = run.sets("math")["pool"]
-    run.sets("math")["pool"] = [replace(example, meta={"off_task": "changed", "defect": "changed"}) for example in members]
+    run.sets("math")["pool"] = [
+        replace(example, meta={"off_task": "changed", "defect": "changed"}) for example in members
+    ]
     assert pool.context(run, "math").pool == context.pool
 
 
 def test_residual_units_weigh_each_feature_by_its_direction(smoke_run):
-    run = open_run("smoke", tasks=["math"], overrides={"scoring.units": "residual"}, results=str(smoke_run.results))
+    run = open_run(
+        "smoke", tasks=["math"], overrides={"scoring.units": "residual"}, results=str(smoke_run.results)
+    )
     (feature,) = run.task_features("math")
     norm = float(run.saes[feature.layer].W_dec[feature.index].norm())
     assert pool.feature_norms(run, "math") == pytest.approx([norm], rel=1e-5)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from igds_utils.stats import holm, interval, paired_difference, spearman, summarise
+from igds_utils.stats import checks, holm, interval, paired_difference, spearman, summarise
 
 
 def test_a_proportion_gets_the_wilson_interval():
@@ -155,3 +155,12 @@ def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
     alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {})}
     together = {r["arm"]: r["vs_random_p"] for r in summarise(pd.concat([evaluation, more]), {})}
     assert together["igds@0.5"] == pytest.approx(min(1.0, 2 * alone["igds@0.5"]))
+
+
+def test_a_task_check_passes_only_when_its_interval_leaves_out_zero(evaluation):
+    (made,) = checks(evaluation)  # no clean and defective arms: one check
+    assert (
+        made["name"] == "full - original" and made["gain"] == 0.5 and not made["passed"]
+    )  # 2 of 4 is no proof
+    many = pd.concat([evaluation.assign(sample_id=evaluation["sample_id"] + str(i)) for i in range(10)])
+    assert checks(many)[0]["passed"]
