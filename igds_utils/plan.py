@@ -150,7 +150,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
 
 
 def _time(minutes: float) -> str:
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:,.0f} hours"
+    return f"{max(minutes, 1):.0f} min" if minutes < 120 else f"{minutes / 60:,.0f} hours"
 
 
 def _about(model: ModelConfig) -> str:
