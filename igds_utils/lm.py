@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from igds_utils import hub, tiny
+from igds_utils.attention import choose_attention
 from igds_utils.config import FolderRef, HubRef, Ref, TinyRef, WheelRef
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
@@ -29,6 +30,9 @@ class LM:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     name: str
+
+    def __post_init__(self):
+        choose_attention(self.model)
 
     @property
     def blocks(self) -> nn.ModuleList:
