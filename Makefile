@@ -22,7 +22,7 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: help reproduce test test-all plan report lab saes clean lock
+.PHONY: help reproduce test test-all plan report lab saes clean lock reference
 .DEFAULT_GOAL := help
 
 help:
@@ -54,6 +54,14 @@ saes: $(STAMP) ## train the SAEs of the default model again
 
 clean: ## remove what runs produced (keeps results/reference, .venv and the download cache)
 	@git clean -fdXq -- results notebooks igds_utils tests
+
+# Maintenance: keep what readers look at of a finished run in results/reference/.
+reference:
+	@rm -rf results/reference/$(PRESET)
+	@mkdir -p results/reference/$(PRESET)
+	@cd '$(RESULTS)/$(PRESET)' && tar cf - tables figures timings.json $$(find . -path './notebooks' -prune -o -path './.*' -prune \
+	  -o \( -name 'manifest.json' -o -name 'checks.json' -o -name 'recall.json' -o -name 'summary.json' \
+	  -o -name 'task_features.json' \) -print) | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
 
 # Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.
 lock: $(STAMP)
