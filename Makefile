@@ -60,7 +60,7 @@ reference:
 	@rm -rf results/reference/$(PRESET)
 	@mkdir -p results/reference/$(PRESET)
 	@cd '$(RESULTS)/$(PRESET)' && tar cf - tables figures timings.json $$(find . -path './notebooks' -prune -o -path './.*' -prune \
-	  -o \( -name 'manifest.json' -o -name 'checks.json' -o -name 'recall.json' -o -name 'summary.json' \
+	  -o \( -name 'manifest.json' -o -name 'checks.json' -o -name 'recall.json' -o -name 'summary.json' -o -name 'off_task.json' \
 	  -o -name 'task_features.json' \) -print) | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
 
 # Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.

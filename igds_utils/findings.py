@@ -34,13 +34,19 @@ def headline(
             "worse": "IGDS did worse than Random with the same amount of data",
             "open": "the interval covers zero, so this run does not tell IGDS from Random",
         }[verdicts[0]]
-        return f"{shown[0]} ({intervals}): {says}."
+        return f"{shown[0]} ({intervals} over test items{_seeds_note(summary)}): {says}."
     better, worse, unclear = (verdicts.count(kind) for kind in ("better", "worse", "open"))
     return (
         f"With the same amount of data, IGDS did better than Random on {better} of {len(verdicts)} tasks, "
         f"worse on {worse}, and could not be told from it on {unclear}: {'; '.join(shown)} "
-        f"({intervals}; one that covers zero decides nothing)."
+        f"({intervals} over test items; one that covers zero decides nothing{_seeds_note(summary)})."
     )
+
+
+def _seeds_note(summary: dict[str, list[dict]]) -> str:
+    """A caution where arms were trained once: intervals then leave out the luck of training."""
+    once = all(len(record["seeds"]) == 1 for records in summary.values() for record in records)
+    return "; one training seed, whose luck they leave out" if once else ""
 
 
 def details(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> list[str]:

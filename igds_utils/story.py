@@ -46,7 +46,9 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
     for task, made in checks.items():
         for check in made:
             gain = metrics[task].show_interval(check["gain"], check["low"], check["high"], signed=True)
-            verdict = "passed" if check["passed"] else "**failed: at this size the test does not tell them apart**"
+            verdict = (
+                "passed" if check["passed"] else "**failed: at this size the test does not tell them apart**"
+            )
             lines.append(
                 f"- {task_title(task)}, {CHECKED[check['name']]}: {gain} {metrics[task].unit}; {verdict}"
             )

@@ -55,6 +55,7 @@ class TrainedArm:
         lm, config = self.run.trainable_lm(), self.run.config(self.task).sft
         pairs = self.run.training_pairs(store.read(f"{self.task}/selected/{self.arm.name}.jsonl"))
         log = sft.train(lm, pairs, config, self.arm.seed, store.root / self.folder / "checkpoints")
+        shutil.rmtree(store.root / self.folder / "checkpoints", ignore_errors=True)
         if config.keep_weights:
             store.make(f"{self.folder}/weights.json", lambda: self._save(lm, weights), **self.inputs)
         return lm, log

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tokenizers import processors
 from torch import nn
+from transformers import PretrainedConfig
 
 from igds_utils import prompts, tasks, tiny
 from igds_utils.batching import pad
@@ -82,6 +83,7 @@ class Decoder(nn.Module):
     def __init__(self, as_tuple: bool):
         super().__init__()
         self.layers = nn.ModuleList(Block(factor, as_tuple) for factor in (2, 3, 5))
+        self.config, self.device = PretrainedConfig(), torch.device("cpu")
 
     def get_decoder(self):
         return self

@@ -177,7 +177,15 @@ def igds(difference, low, high, score=0.6):
     versus = {"vs_random": difference, "vs_random_low": low, "vs_random_high": high}
     others = {f"vs_{name}{part}": None for name in ("full", "original") for part in ("", "_low", "_high")}
     return (
-        {"selector": "igds", "ratio": 0.5, "score": score, "low": score - 0.1, "high": score + 0.1, "n": 64}
+        {
+            "selector": "igds",
+            "ratio": 0.5,
+            "seeds": [0],
+            "score": score,
+            "low": score - 0.1,
+            "high": score + 0.1,
+            "n": 64,
+        }
         | versus
         | others
     )
@@ -207,6 +215,11 @@ def test_the_headline_of_several_tasks_counts_them_and_shows_every_interval():
         and "90 %" in text
     )
     assert text.count(". ") == 0  # one sentence
+    assert "one training seed" in text
+    for records in summary.values():
+        for record in records:
+            record["seeds"] = [0, 1]
+    assert "training seed" not in headline(summary, {"math": POINTS, "translation": CHRF})
     assert details(summary, {"math": POINTS, "translation": CHRF})[2].startswith("Coding: no IGDS arm")
 
 

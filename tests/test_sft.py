@@ -128,9 +128,10 @@ def test_training_equals_a_loop_written_out(architecture, tmp_path):
         optimizer.step()
         expected.append((total.item(), optimizer.param_groups[0]["lr"], norm.item(), n_target))
 
-    moved = (weights(slow) - weights(make_lm(architecture))).abs().max()
-    assert moved > 1e-3
-    assert (weights(lm) - weights(slow)).abs().max() < 0.02 * moved
+    moved = weights(slow) - weights(make_lm(architecture))
+    assert moved.abs().max() > 1e-3
+    # as vectors: AdamW moves a weight whose gradient is all rounding by a whole step, in either direction
+    assert (weights(lm) - weights(slow)).norm() < 0.02 * moved.norm()
     assert len(log) == 3
     assert log["step"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(log["loss"], [e[0] for e in expected], atol=1e-4)
@@ -149,8 +150,8 @@ def test_accumulated_batches_equal_one_batch_and_runs_are_bit_identical(tmp_path
         trained.append(weights(lm))
         assert len(log) == 4
     assert torch.equal(trained[0], trained[1])
-    moved = (trained[0] - weights(make_lm("gemma2"))).abs().max()
-    assert (trained[0] - trained[2]).abs().max() < 0.02 * moved
+    moved = (trained[0] - weights(make_lm("gemma2"))).norm()
+    assert (trained[0] - trained[2]).norm() < 0.02 * moved
     other = make_lm("gemma2")
     sft.train(other, pairs, config(), 1, tmp_path)
     assert not torch.equal(trained[0], weights(other))
