@@ -8,7 +8,7 @@ The same loop serves the causal filter, its unsteered original and evaluation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,9 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from igds_utils.batching import pad, positions
-from igds_utils.lm import LM, edited, unembed
-from igds_utils.sae import Feature, FeatureSet, Saes
+from igds_utils.lm import LM, unembed
+from igds_utils.sae import Feature
+from igds_utils.steering import Steering
 
 # Rows that ended leave the batch once they make up this share of it: copying the cache for fewer does not pay.
 LEAVE_AT = 0.25
@@ -32,65 +33,6 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
-
-
-class Steering:
-    """Amplification of one feature a row: h' = h + scale * a_i(h) * d_i, with a_i read on the current h.
-
-    h is the residual stream after the feature's block; rows without a feature pass unchanged.
-    """
-
-    def __init__(
-        self,
-        saes: Saes | dict,
-        features: Sequence[Feature],
-        scale: float = 1.0,
-        positions: str = "critical_and_decode",
-    ):
-        """features: all that will be amplified. positions: "critical_and_decode" or "critical_only"."""
-        self.scale, self.decode_too = scale, positions == "critical_and_decode"
-        self._sets, self._column = {}, {}
-        for layer in sorted({feature.layer for feature in features}):
-            here = sorted({feature.index for feature in features if feature.layer == layer})
-            self._sets[layer] = FeatureSet(saes[layer], here)
-            self._column |= {Feature(layer, index): column for column, index in enumerate(here)}
-        self.assign([])
-
-    def assign(self, rows: Sequence[Feature | None]) -> None:
-        """State which feature each row of the next forward pass amplifies."""
-        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
-        for layer, known in self._sets.items():
-            mine = [
-                (r, self._column[feature])
-                for r, feature in enumerate(rows)
-                if feature and feature.layer == layer
-            ]
-            if mine:
-                self._rows[layer] = tuple(torch.tensor(mine, device=known.indices.device).unbind(-1))
-
-    @contextmanager
-    def applied(self, lm: LM, first: bool):
-        """Amplify during the forward passes made in this context.
-
-        first: whether the pass begins at the critical position; "critical_only" steers that token alone.
-        """
-        edits = {layer: self._edit(layer, first) for layer in self._rows} if first or self.decode_too else {}
-        with edited(lm, edits):
-            yield
-
-    def _edit(self, layer: int, first: bool):
-        known, (rows, column) = self._sets[layer], self._rows[layer]
-
-        def edit(h: Tensor) -> Tensor:  # (rows, positions, d)
-            steered = slice(None) if self.decode_too else slice(0, 1)
-            part = h[rows.to(h.device), steered]
-            a = known.encode_rows(part.to(known.indices.device), column)  # (r, t)
-            influence = self.scale * a.unsqueeze(-1) * known.directions[column].unsqueeze(1)  # (r, t, d)
-            changed = h.clone()
-            changed[rows.to(h.device), steered] = part + influence.to(h)
-            return changed
-
-        return edit
 
 
 class _RoomyLayer(DynamicLayer):

@@ -23,7 +23,8 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from igds_utils.config import PROJECT, FolderRef, WheelRef
+from igds_utils.config import PROJECT
+from igds_utils.refs import FolderRef, WheelRef
 
 COMPLETE = ".complete.json"
 

@@ -21,6 +21,7 @@ from igds_utils.batching import even_chunks
 from igds_utils.lm import LM, unembed
 from igds_utils.sae import Feature, Saes
 from igds_utils.stats import paired_difference
+from igds_utils.steering import Steering
 from igds_utils.tasks.base import Example
 
 
@@ -51,7 +52,7 @@ def amplified_scores(
     Returns one row a (feature, sample): layer, feature, sample_id, score_original, score_amplified,
     output_original, output_amplified, tokens_original, tokens_amplified, loglik_original, loglik_amplified.
     """
-    steering = generation.Steering(saes, features, scale, positions)
+    steering = Steering(saes, features, scale, positions)
     variants: list[Feature | None] = [None, *features]
     rows = [(s, variant) for s in range(len(samples)) for variant in variants]
     new = generation.decode(lm, [s.prompt for s in samples], rows, max_new_tokens, steering, stop)
@@ -78,7 +79,7 @@ def target_loglik(
     lm: LM,
     pairs: Sequence[tuple[Sequence[int], int]],
     rows: Sequence[tuple[int, Feature | None]],
-    steering: generation.Steering,
+    steering: Steering,
     chunk: int = 32,
 ) -> list[float]:
     """Mean log-likelihood a target token of each row, teacher-forced under the row's amplification.

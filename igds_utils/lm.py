@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from igds_utils import hub, tiny
 from igds_utils.attention import choose_attention
-from igds_utils.config import FolderRef, HubRef, Ref, TinyRef, WheelRef
+from igds_utils.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"

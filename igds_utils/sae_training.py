@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from igds_utils import hub
-from igds_utils.config import Strict
+from igds_utils.refs import Strict
 from igds_utils.sae_corpus import Captured
 
 

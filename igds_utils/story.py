@@ -55,7 +55,7 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
     return "\n".join(lines)
 
 
-def pipeline_counts(preset: Preset, recall: dict, task: str) -> dict[str, int | str]:
+def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str) -> dict[str, int | str]:
     """The numbers that Figure 2 shows: sizes of the sets, and how many features each stage left of a task."""
     config = preset.tasks[task]
     return {
@@ -64,6 +64,7 @@ def pipeline_counts(preset: Preset, recall: dict, task: str) -> dict[str, int | 
         "candidates": recall["n_candidates"],
         "tested": recall["n_candidates"] - recall["n_cut"],
         "validation": config.sizes.validation,
+        "task_feature": ", ".join(selected),
         "pool": config.sizes.pool,
         "selected": selection_size(config.ratios[0], config.sizes.pool),
         "test": config.sizes.test,

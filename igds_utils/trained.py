@@ -10,9 +10,9 @@ import pandas as pd
 
 from igds_utils import activations, sft
 from igds_utils.arms import Arm
-from igds_utils.config import FolderRef
 from igds_utils.experiment import Run
 from igds_utils.lm import LM, load_lm
+from igds_utils.refs import FolderRef
 from igds_utils.sae import Feature
 
 FIXED_PROMPTS = 256  # pool prompts on which every arm's task-feature activations are stored (Figure 3)

@@ -6,6 +6,7 @@ import torch
 from igds_utils import generation, intervention, tiny
 from igds_utils.lm import LM, edited
 from igds_utils.sae import Feature
+from igds_utils.steering import Steering
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 FEATURES = [Feature(0, 3), Feature(1, 7), Feature(1, 21), Feature(tiny.LAYERS - 1, 5)]
@@ -63,7 +64,7 @@ def obvious_tokens(lm, saes, prompt, feature, scale=1.0, positions="critical_and
 def test_merged_rows_equal_one_row_at_a_time(lm, saes, positions):
     texts = prompts(lm)
     rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
-    steering = generation.Steering(saes, FEATURES, scale=3.0, positions=positions)
+    steering = Steering(saes, FEATURES, scale=3.0, positions=positions)
     merged = generation.decode(lm, texts, rows, NEW, steering)
     slow = [obvious_tokens(lm, saes, texts[s], feature, 3.0, positions) for s, feature in rows]
     assert merged == slow
@@ -75,7 +76,7 @@ def test_merged_rows_equal_one_row_at_a_time(lm, saes, positions):
 def test_scale_zero_is_the_original_token_for_token(lm, saes):
     texts = prompts(lm)
     rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
-    merged = generation.decode(lm, texts, rows, NEW, generation.Steering(saes, FEATURES, scale=0.0))
+    merged = generation.decode(lm, texts, rows, NEW, Steering(saes, FEATURES, scale=0.0))
     for start in range(0, len(rows), 1 + len(FEATURES)):
         assert all(tokens == merged[start] for tokens in merged[start : start + 1 + len(FEATURES)])
 
@@ -108,7 +109,7 @@ def test_target_loglik_equals_a_full_forward_pass(lm, saes):
     texts = prompts(lm)
     pairs = [(prompt + [7, 30, 11][: 1 + s % 3] + [1], len(prompt)) for s, prompt in enumerate(texts)]
     rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
-    steering = generation.Steering(saes, FEATURES, scale=2.0)
+    steering = Steering(saes, FEATURES, scale=2.0)
     values = intervention.target_loglik(lm, pairs, rows, steering, chunk=7)
     for (s, feature), value in zip(rows, values, strict=True):
         ids, n = pairs[s]

@@ -15,7 +15,8 @@ import pytest
 from safetensors import SafetensorError
 
 from igds_utils import hub
-from igds_utils.config import PROJECT, FolderRef, WheelRef
+from igds_utils.config import PROJECT
+from igds_utils.refs import FolderRef, WheelRef
 
 FILES = {"toy/data.txt": "héllo\n" * 100, "toy/locale/fr.json": "{}", "toy/locale/deep/zh.json": "[]"}
 METADATA = {
@@ -286,7 +287,7 @@ SCRIPT = """
 import os, shutil, signal, sys, time
 from pathlib import Path
 from igds_utils import hub
-from igds_utils.config import WheelRef
+from igds_utils.refs import WheelRef
 
 wheel, log, mode, sha = sys.argv[1:]
 

@@ -6,6 +6,7 @@ import pytest
 from igds_utils import generation, intervention, tiny
 from igds_utils.lm import LM
 from igds_utils.sae import Feature
+from igds_utils.steering import Steering
 from igds_utils.tasks.base import Example
 
 
@@ -75,9 +76,9 @@ def test_amplified_scores_pair_each_row_with_its_original():
     )
     assert len(table) == 4 and set(table["sample_id"]) == {"s0", "s1"}
     assert (table["score_original"] == table["output_original"].str.len()).all()
-    alone = generation.decode(
-        lm, [samples[1].prompt], [(0, features[1])], 6, generation.Steering(saes, features, 4.0)
-    )[0]
+    alone = generation.decode(lm, [samples[1].prompt], [(0, features[1])], 6, Steering(saes, features, 4.0))[
+        0
+    ]
     row = table[(table["sample_id"] == "s1") & (table["layer"] == 2)].iloc[0]
     assert row["output_amplified"] == generation.to_text(lm, alone)
     assert row["tokens_amplified"] == len(alone)

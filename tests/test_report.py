@@ -11,19 +11,10 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from igds_utils import diagrams, report, tasks
-from igds_utils.config import (
-    HubRef,
-    ModelConfig,
-    Preset,
-    SaeConfig,
-    SftConfig,
-    Sizes,
-    Speeds,
-    TaskConfig,
-    WheelRef,
-)
+from igds_utils.config import ModelConfig, Preset, SaeConfig, SftConfig, Sizes, Speeds, TaskConfig
 from igds_utils.display import NOT_RUN, Metric, paper_values
 from igds_utils.findings import departures, describe_ref, details, headline
+from igds_utils.refs import HubRef, WheelRef
 from igds_utils.report import ReportError, export_html, show_figure, show_table, to_mathml
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from igds_utils import store
-from igds_utils.config import TinyRef
+from igds_utils.refs import TinyRef
 from igds_utils.store import Store
 
 TEXT = "é 中文 \u2028 line separator \x85 next line \x0b tab \r\n 'quotes' \"double\" \\boxed{3}"

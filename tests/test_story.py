@@ -37,7 +37,8 @@ def test_what_to_run_next_depends_on_what_was_left_open():
 
 def test_figure_2_counts_come_from_preset_and_recall():
     recall = {"n_features_total": 100, "n_candidates": 30, "n_cut": 14}
-    counts = story.pipeline_counts(load_preset("quick"), recall, "math")
+    counts = story.pipeline_counts(load_preset("quick"), recall, ["l1_p2"], "math")
+    assert counts["task_feature"] == "l1_p2"
     assert (counts["features"], counts["candidates"], counts["tested"], counts["selected"]) == (
         100,
         30,

@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import Field
 
 from igds_utils import hub
-from igds_utils.config import ConfigError, Strict, TaskConfig, WheelRef
+from igds_utils.config import ConfigError, TaskConfig
+from igds_utils.refs import Strict, WheelRef
 from igds_utils.tasks.base import CorpusTask, Example, data_parameters, normalize
 
 LANGUAGES = {"fr": "French", "zh": "Chinese"}
