@@ -59,7 +59,7 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
             "causal filter",
             f"{candidates} candidates x {sizes.validation}",
             prefills * prompt + amplified * target,
-            amplified * answer,
+            amplified * task.max_new_tokens,  # the model that is read has not learnt where to stop
             0,
         ),
         ("scoring", f"{len(task.selectors)} selectors x {sizes.pool}", scored, 0, 0),

@@ -58,7 +58,7 @@ def test_tokens_of_every_stage(preset):
     rows = (5 + 1) * 4 + (
         2 + 1
     ) * 3  # candidates and the original on validation, k and the original on confirmation
-    assert tokens(frame, "causal filter") == ((4 + 3) * 50 + rows * 8, rows * 8, 0)
+    assert tokens(frame, "causal filter") == ((4 + 3) * 50 + rows * 8, rows * 12, 0)
     assert tokens(frame, "scoring") == (
         40 * (50 + 8) + 40 * 50,
         0,
