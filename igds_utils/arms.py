@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from igds_utils.config import TaskConfig
+from igds_utils.settings import TaskConfig
 
 # The two halves of a pool of which half was spoilt on purpose: a task on which training on the spoilt half is no worse
 # cannot tell good data from bad, and so says nothing about selectors.

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pandas as pd
 from tqdm import tqdm
 
-from igds_utils.config import TaskConfig
 from igds_utils.generation import Sampling, generate
 from igds_utils.lm import LM
 from igds_utils.metrics import pass_at_k
 from igds_utils.prompts import evaluation_prompt
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import Example, Task
 
 

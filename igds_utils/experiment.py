@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igds_utils import store, tasks
-from igds_utils.config import PROJECT, Preset, TaskConfig, load_preset
+from igds_utils.config import PROJECT, load_preset
+from igds_utils.settings import Preset, TaskConfig
 from igds_utils.tasks.base import Example, Task
 
 if TYPE_CHECKING:

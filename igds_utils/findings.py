@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from string import Formatter
 
-from igds_utils.config import Preset, TaskConfig
 from igds_utils.display import Metric, at_ratio, number, task_title
 from igds_utils.refs import HubRef, Ref, WheelRef
+from igds_utils.settings import Preset, TaskConfig
 from igds_utils.tasks.base import Example, Task
 
 

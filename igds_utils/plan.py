@@ -8,8 +8,8 @@ from __future__ import annotations
 import pandas as pd
 
 from igds_utils.arms import arms
-from igds_utils.config import ModelConfig, Preset, TaskConfig
 from igds_utils.refs import FolderRef, HubRef, Ref, TinyRef
+from igds_utils.settings import ModelConfig, Preset, TaskConfig
 
 NOTEBOOKS = 6  # that one run executes
 UNCUT_CANDIDATES = (

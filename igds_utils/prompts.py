@@ -10,7 +10,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from igds_utils.config import TaskConfig
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import Example, Task
 
 Rendering = Literal["bare", "chat"]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from igds_utils import tiny
-from igds_utils.config import PROJECT, SaeConfig
+from igds_utils.config import PROJECT
 from igds_utils.hub import SourceError
+from igds_utils.settings import SaeConfig
 
 LAYER_FOLDER = "layer_{:02d}"
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.

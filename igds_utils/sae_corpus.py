@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from igds_utils import hub, tasks
 from igds_utils.batching import even_chunks, pad, token_batches
-from igds_utils.config import TaskConfig
 from igds_utils.lm import LM, residuals
 from igds_utils.prompts import encode, encode_pair, identification_prompt
 from igds_utils.refs import Strict
 from igds_utils.sae import LAYER_FOLDER
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import normalize
 
 SINK_FACTOR = 5.0  # tokens whose norm exceeds this multiple of the median are attention sinks

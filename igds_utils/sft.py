@@ -23,9 +23,9 @@ from torch import nn
 from tqdm import tqdm
 
 from igds_utils.batching import even_chunks
-from igds_utils.config import SftConfig
 from igds_utils.lm import LM
 from igds_utils.losses import IGNORED, Pair, check_pair, token_losses
+from igds_utils.settings import SftConfig
 from igds_utils.store import fingerprint
 
 LOG_COLUMNS = ["step", "loss", "lr", "grad_norm", "tokens", "target_tokens", "seconds"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from igds_utils.arms import selection_size
-from igds_utils.config import Preset
 from igds_utils.display import Metric, selector_title, task_title
 from igds_utils.experiment import Run
 from igds_utils.findings import describe_ref
 from igds_utils.job import duration
+from igds_utils.settings import Preset
 
 
 def what_was_run(preset: Preset, facts: dict[str, Any]) -> str:

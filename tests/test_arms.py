@@ -1,7 +1,7 @@
 """Names, order and sizes of arms."""
 
 from igds_utils.arms import arms
-from igds_utils.config import TaskConfig
+from igds_utils.settings import TaskConfig
 
 
 def task(**fields):

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from igds_utils import evaluation, tiny
-from igds_utils.config import TaskConfig
 from igds_utils.lm import LM
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import Example, Task
 
 

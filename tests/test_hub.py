@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -315,9 +314,7 @@ def test_a_killed_process_leaves_no_lock_and_no_rubbish_behind(cache, wheel, pip
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert any("half.whl" in name for name in left_in(cache))
-    began = time.monotonic()
-    assert hub.wheel_file(ref(wheel)).exists()
-    assert time.monotonic() - began < 5
+    assert hub.wheel_file(ref(wheel)).exists()  # a lock left behind would be waited for without end
     assert sorted(Path(name).name for name in left_in(cache)) == [hub.COMPLETE, "data.txt"]
 
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
-from igds_utils import diagrams, plots
+from igds_utils import plots
 from igds_utils.display import SELECTORS, Metric, arm_title, selector_of
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -98,8 +98,8 @@ DRAWN = {
     ),
     "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
     "loss": lambda: plots.training_loss(LOGS),
-    "figure 1": diagrams.concept_loop,
-    "figure 2": diagrams.pipeline,
+    "figure 1": plots.concept_loop,
+    "figure 2": plots.pipeline,
 }
 
 
@@ -112,7 +112,7 @@ def test_no_text_overlaps_or_leaves_the_page(name):
 
 
 def test_the_overlap_check_can_fail():
-    figure = diagrams.concept_loop()
+    figure = plots.concept_loop()
     figure.axes[0].text(2.5, 1.27, "in the way", ha="center", va="center")
     with pytest.raises(AssertionError, match="overlaps"):
         assert_tidy(figure)
@@ -160,7 +160,7 @@ def test_figure_two_fits_its_boxes():
         "prior": 7473, "features": 425984, "candidates": 441, "tested": 441, "validation": 64,
         "task_feature": "l14_p11575", "pool": 93733, "selected": 46866, "test": 500,
     }  # fmt: skip
-    figure = diagrams.pipeline(counts)
+    figure = plots.pipeline(counts)
     assert_tidy(figure)
     boxes = [
         patch.get_window_extent() for patch in figure.axes[0].patches if isinstance(patch, FancyBboxPatch)
@@ -172,7 +172,7 @@ def test_figure_two_fits_its_boxes():
         assert inside, f"{name!r} sticks out of its box"
     shown = "\n".join(name for name, _ in texts(figure))
     assert "441 of 425,984" in shown and "93,733 samples" in shown
-    assert "of 425,984" not in "\n".join(name for name, _ in texts(diagrams.pipeline({"candidates": 3})))
+    assert "of 425,984" not in "\n".join(name for name, _ in texts(plots.pipeline({"candidates": 3})))
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from igds_utils import prompts, tasks, tiny
-from igds_utils.config import TaskConfig
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import Example
 
 MATH = Example("", {"question": "What is 2 + 3?"}, "2 + 3 = 5.\nThe final answer is \\boxed{5}.", ("5",))

@@ -10,12 +10,12 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from igds_utils import diagrams, report, tasks
-from igds_utils.config import ModelConfig, Preset, SaeConfig, SftConfig, Sizes, Speeds, TaskConfig
+from igds_utils import plots, report, tasks
 from igds_utils.display import NOT_RUN, Metric, paper_values
 from igds_utils.findings import departures, describe_ref, details, headline
 from igds_utils.refs import HubRef, WheelRef
 from igds_utils.report import ReportError, export_html, show_figure, show_table, to_mathml
+from igds_utils.settings import ModelConfig, Preset, SaeConfig, SftConfig, Sizes, Speeds, TaskConfig
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 CHRF = Metric("chrF", "chrF", 1, 1)
@@ -48,7 +48,7 @@ def page(tmp_path_factory):
         tmp_path_factory.mktemp("report"),
         new_markdown_cell("# Does it <work>?\n\nCosts $5 and $6; `$x_1$` is code; $a_i * b_i * c_i$ is not."),
         new_markdown_cell("## One\n\n$$S(x) = \\sum_{i \\in F} a_i(x, p)$$"),
-        shown(show_figure(diagrams.concept_loop(), "Figure 1. The loop.", "a loop of four steps"), *noise),
+        shown(show_figure(plots.concept_loop(), "Figure 1. The loop.", "a loop of four steps"), *noise),
         new_markdown_cell("## Two\n\n| a | b |\n|---|---|\n| $h'$ | 2 |"),
         shown(show_table(frame, "Table 2. Scores.", strong="IGDS")),
         new_markdown_cell("## Three"),
@@ -143,7 +143,7 @@ def test_a_missing_notebook_is_named(tmp_path):
 
 def test_figures_need_an_alt_text():
     with pytest.raises(ValueError, match="alt text"):
-        show_figure(diagrams.concept_loop(), "Figure 1.", " ")
+        show_figure(plots.concept_loop(), "Figure 1.", " ")
 
 
 @pytest.mark.parametrize("latex", [
@@ -263,8 +263,8 @@ def test_origins_are_named():
 
 
 def test_figure_width_follows_its_inches():
-    wide = show_figure(diagrams.pipeline(), "c", "alt").data
+    wide = show_figure(plots.pipeline(), "c", "alt").data
     pixels = int(re.search(r"--natural:(\d+)px", wide)[1])
     assert 'class="wide"' in wide and np.isclose(
-        pixels, diagrams.pipeline().get_figwidth() * report.PIXELS_PER_INCH, atol=2
+        pixels, plots.pipeline().get_figwidth() * report.PIXELS_PER_INCH, atol=2
     )

@@ -189,12 +189,17 @@ def test_a_notebook_that_is_not_there_is_refused(toy):
 def test_a_job_of_an_earlier_runner_is_waited_for(toy, monkeypatch):
     """The lock dies at once with a killed runner; its last job needs a moment longer."""
     other = "machine 1 2.0"
-    process = subprocess.Popen(["sleep", "1"], env={**os.environ, lock.RUNNER: other})
-    started = time.monotonic()
+
+    def start(seconds: str) -> subprocess.Popen:
+        process = subprocess.Popen(["sleep", seconds], env={**os.environ, lock.RUNNER: other})
+        # right after its start a process does not show its environment yet
+        wait_for(lambda: lock._runner_of(psutil.Process(process.pid)) == other, 30)
+        return process
+
+    process = start("3")
     lock._outlive_survivors({"runner": other})
-    assert time.monotonic() - started > 0.5
-    process.wait()
-    process = subprocess.Popen(["sleep", "60"], env={**os.environ, lock.RUNNER: other})
+    assert process.poll() is not None  # it had ended before we went on
+    process = start("60")
     try:
         with pytest.raises(lock.Refused, match=f"process {process.pid} of an earlier run"):
             lock._outlive_survivors({"runner": other}, patience=0.3)

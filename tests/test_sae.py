@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from igds_utils import sae as module
 from igds_utils import tiny
-from igds_utils.config import SaeConfig
 from igds_utils.hub import SourceError
 from igds_utils.sae import LAYER_FOLDER, Feature, FeatureSet, Saes, directions
+from igds_utils.settings import SaeConfig
 
 WIDTH, D_SAE = tiny.WIDTH, tiny.D_SAE
 INDICES = [5, 0, 63, 17, 40]  # in no order, first and last among them

@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from igds_utils import hub, sae_corpus, sae_quality, sae_training, tiny
 from igds_utils.batching import token_batches
-from igds_utils.config import PRESETS, PROJECT, SftConfig, Sizes, TaskConfig, load_preset
+from igds_utils.config import PRESETS, PROJECT, load_preset
 from igds_utils.lm import LM
 from igds_utils.sae import load_folder
 from igds_utils.sae_corpus import Corpus, Document, capture, documents, used_positions
 from igds_utils.sae_training import Recipe, export, train
+from igds_utils.settings import SftConfig, Sizes, TaskConfig
 
 NOTHING = Sizes(prior=0, validation=0, confirmation=0, pool=0, test=0)
 MATH = TaskConfig(sizes=NOTHING, max_new_tokens=8, prompt_tokens=1, target_tokens=1, sft=SftConfig())

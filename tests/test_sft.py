@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from igds_utils import losses, sft, tiny
-from igds_utils.config import SftConfig
 from igds_utils.lm import LM
+from igds_utils.settings import SftConfig
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 

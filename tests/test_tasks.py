@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from igds_utils import hub, tasks
-from igds_utils.config import ConfigError, Sizes, TaskConfig, load_preset
+from igds_utils.config import ConfigError, load_preset
+from igds_utils.settings import Sizes, TaskConfig
 from igds_utils.tasks import base, summarization, translation
 from igds_utils.tasks.base import Example
 from igds_utils.tasks.word_problems import OPERATORS, stories

@@ -15,8 +15,9 @@ from typing import ClassVar, TypeVar
 
 from pydantic import ValidationError
 
-from igds_utils.config import ConfigError, Sizes, TaskConfig
+from igds_utils.config import ConfigError
 from igds_utils.refs import Strict
+from igds_utils.settings import Sizes, TaskConfig
 
 # The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
 # and what no preset may train on is always among the stream's first examples.

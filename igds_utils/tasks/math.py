@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from igds_utils.config import TaskConfig
 from igds_utils.refs import Strict
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import (
     SETS,
     Example,

@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import Field
 
 from igds_utils import hub
-from igds_utils.config import TaskConfig
 from igds_utils.refs import Strict, WheelRef
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import HELD_OUT, CorpusTask, Example, data_parameters, normalize, random_stream
 
 # "(1924–2018)" after a person: as a rule the lead does not say it, so it cannot be learnt.

@@ -13,8 +13,9 @@ from pathlib import Path
 from pydantic import Field
 
 from igds_utils import hub
-from igds_utils.config import ConfigError, TaskConfig
+from igds_utils.config import ConfigError
 from igds_utils.refs import Strict, WheelRef
+from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import CorpusTask, Example, data_parameters, normalize
 
 LANGUAGES = {"fr": "French", "zh": "Chinese"}

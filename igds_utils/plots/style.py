@@ -1,6 +1,6 @@
 """One look for all figures: widths, colours, fonts, and how a figure reaches the disk.
 
-Only this module, `plots` and `diagrams` import a plotting library. Figures are legible in a paper's column (3.3 in)
+Only the modules of this package import a plotting library. Figures are legible in a paper's column (3.3 in)
 or page (6.8 in) width. A selector has one colour everywhere, safe for colour-blind readers, and is named beside its
 mark rather than in a legend.
 """

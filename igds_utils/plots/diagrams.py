@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from igds_utils.style import ACCENT, INK, MUTED, use_style
+from igds_utils.plots.style import ACCENT, INK, MUTED, use_style
 
 BLUE, ORANGE, GREEN, GREY = "#dcebf5", "#fbe8d3", "#dcefe6", "#eeeeee"
 

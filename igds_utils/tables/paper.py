@@ -1,12 +1,6 @@
-"""The paper's tables: builders that turn results into display frames, and one writer for CSV, Markdown and LaTeX.
-
-Builders do no input or output. Every cell is text, ready to be read; the numbers themselves stay in the run's JSON
-and parquet files. The paper's values come from `display.paper_values()` and always stand under the word "paper".
-"""
+"""Tables 1, 2, 6 and 9: features and effects, scores, models, prompts."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pandas as pd
 
@@ -20,7 +14,6 @@ from igds_utils.display import (
     selector_title,
     task_title,
 )  # fmt: skip
-from igds_utils.store import write_whole
 
 STAGES = {
     "identification": "Task feature identification",
@@ -28,9 +21,6 @@ STAGES = {
     "evaluation": "Evaluation",
 }
 MARK = "⟨p⟩"
-
-
-# ---- builders --------------------------------------------------------------------------------------------
 
 
 def table1(
@@ -191,51 +181,3 @@ def table9(prompts: dict[str, dict[str, tuple[str, str]]]) -> pd.DataFrame:
                 prompt += MARK
             rows.append({"Stage": stage_title, "Task": task_title(task), "Prompt": prompt + target})
     return pd.DataFrame(rows)
-
-
-# ---- writing ---------------------------------------------------------------------------------------------
-
-
-def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
-    """Write `name`.csv, .md and .tex (booktabs) into `folder`, each whole or not at all; returns their paths."""
-    folder = Path(folder)
-    plain = frame.map(lambda cell: str(cell).replace("−", "-"))
-    return [
-        write_whole(folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n")),
-        write_whole(folder / f"{name}.md", to_markdown(frame, caption)),
-        write_whole(folder / f"{name}.tex", to_latex(frame, name, caption)),
-    ]
-
-
-def to_markdown(frame: pd.DataFrame, caption: str) -> str:
-    def cell(value) -> str:
-        return str(value).replace("|", "\\|").replace("\n", "<br>")
-
-    lines = [frame.columns, ["---"] * frame.shape[1], *frame.itertuples(index=False)]
-    body = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
-    return f"**{caption}**\n\n{body}\n"
-
-
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "δ": r"$\delta$", "Δ": r"$\Delta$", "τ": r"$\tau$",
-    "‱": r"\textpertenthousand{}", "⟨": r"$\langle$", "⟩": r"$\rangle$", "…": r"\dots{}", "→": r"$\rightarrow$",
-    "\n": r"\newline ",
-}  # fmt: skip
-
-
-def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
-    """A booktabs table; needs the packages booktabs and textcomp. Columns of long text become paragraphs."""
-
-    def escape(value) -> str:
-        return "".join(LATEX.get(character, character) for character in str(value))
-
-    longest = {column: frame[column].astype(str).str.len().max() for column in frame}
-    form = "".join(r"p{0.6\linewidth}" if length > 60 else "l" for length in longest.values())
-    lines = [" & ".join(map(escape, row)) + r" \\" for row in frame.itertuples(index=False)]
-    return "\n".join([
-        r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{tab:{name}}}",
-        rf"\begin{{tabular}}{{{form}}}", r"\toprule", " & ".join(map(escape, frame.columns)) + r" \\", r"\midrule",
-        *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
-    ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures from stored results; every function returns a matplotlib Figure, which `save_figure` writes."""
+"""What each stage found: recall, causal effects, scores, training and the main result."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from igds_utils.display import SELECTORS, Metric, at_ratio, number, selector_of, selector_title, task_title
-from igds_utils.stats import spearman
-from igds_utils.style import (
+from igds_utils.plots.style import (
     ACCENT,
     AGAIN,
     COLUMN,
@@ -18,22 +17,15 @@ from igds_utils.style import (
     INK,
     MUTED,
     PAGE,
-    SELECTOR_COLOURS,
     beside_line,
     dashed,
     empty_figure,
     interval_line,
     label_ends,
     new_figure,
-    save_figure,
     selector_colour,
-    use_style,
 )  # fmt: skip
-
-__all__ = [
-    "SELECTOR_COLOURS", "causal_effects", "effect_agreement", "main_result", "recall_frequency", "save_figure",
-    "score_distribution", "selector_colour", "training_loss", "use_style",
-]  # fmt: skip
+from igds_utils.stats import spearman
 
 
 def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
