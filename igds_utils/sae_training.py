@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -43,21 +42,6 @@ class Recipe(Strict):
     )
     l0_warmup_steps: int = Field(0, description="jumprelu: steps over which that weight grows from zero")
     seed: int = 0
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """`torch.set_float32_matmul_precision` while the context is open.
-
-    "medium" lets PyTorch take other kernels for fp32 products: on some processors faster ones of the same accuracy,
-    on others bf16.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def train(captured: Captured, layer: int, recipe: Recipe, model_name: str, root: Path) -> Path:

@@ -69,5 +69,5 @@ def test_residual_units_weigh_each_feature_by_its_direction(smoke_run):
         "smoke", tasks=["math"], overrides={"scoring.units": "residual"}, results=str(smoke_run.results)
     )
     (feature,) = run.task_features("math")
-    norm = float(run.saes[feature.layer].W_dec[feature.index].norm())
+    norm = float(run.saes[feature.layer].W_dec[feature.index].detach().norm())
     assert pool.feature_norms(run, "math") == pytest.approx([norm], rel=1e-5)

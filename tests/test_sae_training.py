@@ -248,14 +248,6 @@ def test_quality_row_and_table(lm, captured, trained, tmp_path):
     assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_matmul_precision_is_restored():
-    before = torch.get_float32_matmul_precision()
-    with pytest.raises(KeyError), sae_training.matmul_precision("medium"):
-        assert torch.get_float32_matmul_precision() == "medium"
-        raise KeyError
-    assert torch.get_float32_matmul_precision() == before
-
-
 def test_exported_folder_is_written_whole(trained, tmp_path, monkeypatch):
     def broken(weights, path):
         path.write_bytes(b"half")
