@@ -1,0 +1,111 @@
+"""General benchmarks through lm-eval: what is asked, how it is scored, and where the questions come from."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from igds_utils import capabilities, display, tables, tiny
+from igds_utils.lm import LM
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return LM(tiny.model("llama"), tiny.tokenizer(), "tiny")
+
+
+def test_the_shipped_questions_have_four_choices_and_an_answer_among_them():
+    questions = capabilities.development_questions()
+    assert len(questions) == 281 and len({q["subject"] for q in questions}) == 57
+    assert all(len(q["choices"]) == 4 and all(q["choices"]) and q["answer"] in range(4) for q in questions)
+    (known,) = [q for q in questions if "pituitary gland" in q["question"]]
+    assert known["choices"] == ["Abdominal", "Cranial", "Pleural", "Spinal"] and known["answer"] == 1
+
+
+def test_a_score_is_whether_the_likeliest_letter_is_the_answer(lm):
+    table = capabilities.score(lm, ["mmlu_dev"], limit=1)
+    assert len(table) == 57 == table["subject"].nunique()
+    assert not table.duplicated(["benchmark", "subject", "item"]).any()
+    by_subject = table.set_index("subject")["score"]
+    for question in capabilities.development_questions()[::60]:
+        first = next(q for q in capabilities.development_questions() if q["subject"] == question["subject"])
+        assert by_subject[question["subject"]] == float(likeliest(lm, first) == first["answer"])
+
+
+def likeliest(lm, question) -> int:
+    text = f"The following are multiple choice questions (with answers) about {question['subject']}.\n\n"
+    text += question["question"].strip()
+    text += "".join(
+        f"\n{letter}. {choice}" for letter, choice in zip("ABCD", question["choices"], strict=True)
+    )
+    scores = []
+    for letter in "ABCD":
+        whole = lm.tokenizer(f"{text}\nAnswer: {letter}")["input_ids"]
+        n = len(lm.tokenizer(f"{text}\nAnswer:")["input_ids"])
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        scores.append(sum(float(logits[i - 1, whole[i]]) for i in range(n, len(whole))))
+    return int(np.argmax(scores))
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm, tmp_path, monkeypatch):
+    row = {"question": "Which?", "correct_answers": ["This"], "incorrect_answers": ["That", "None"]}
+    write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [row])
+    monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
+    table = capabilities.score(lm, ["truthfulqa"])
+    assert len(table) == 1 and 0 <= table.loc[0, "score"] <= 1
+    turned = {**row, "correct_answers": row["incorrect_answers"], "incorrect_answers": row["correct_answers"]}
+    write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [turned])
+    other = capabilities.score(lm, ["truthfulqa"])
+    assert table.loc[0, "score"] + other.loc[0, "score"] == pytest.approx(1)
+
+
+def test_a_mirror_without_the_benchmark_says_which_file_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"truthful_qa.generation.validation\.jsonl is not there"):
+        capabilities._truthfulqa_mirror()
+
+
+def test_mmlu_from_a_mirror_keeps_subjects_apart(tmp_path, monkeypatch):
+    rows = [
+        {"subject": s, "question": q, "choices": list("wxyz"), "answer": 2}
+        for s, q in (("anatomy", "a?"), ("virology", "v?"))
+    ]
+    write(tmp_path / "cais/mmlu/dev.jsonl", rows)
+    write(tmp_path / "cais/mmlu/test.jsonl", rows)
+    monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
+    found = capabilities._mmlu_mirror("virology")
+    assert [row["question"] for row in found["dev"] + found["test"]] == ["v?", "v?"]
+    tasks, shots = capabilities._tasks("mmlu", None)
+    assert len(tasks) == 57 and shots == 5
+
+
+def test_table8_pairs_questions_and_says_what_was_not_run():
+    base = pd.DataFrame(
+        {"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": [1.0, 0, 0, 1]}
+    )
+    after = base.assign(score=[1.0, 1, 0, 1]).sample(frac=1, random_state=1)
+    table = tables.table8(
+        {"math": {"original": base, "igds@0.5": after}}, {"mmlu_dev": "Dev, 0 shots (%)"}, {"math": "Math"},
+        display.paper_values(), resamples=200,
+    ).set_index("Arm")  # fmt: skip
+    assert table.loc["IGDS 50 %", "Dev, 0 shots (%)"].startswith("75.0 [")
+    assert table.loc["IGDS 50 %", "change, Dev"].startswith("+25.0 [")
+    assert table.loc["Loss", "Dev, 0 shots (%)"] == display.NOT_RUN
+    assert table.loc["Original", "Paper: MMLU"] == "54.12"
+
+
+def test_table7_shows_every_rouge_with_the_papers_beside():
+    rows = [("original", 0.2, 0.1, 0.15), ("original", 0.4, 0.1, 0.25), ("igds@0.5", 0.5, 0.3, 0.4)]
+    evaluation = pd.DataFrame(rows, columns=["arm", "rouge1", "rouge2", "rougeL"])
+    table = tables.table7(evaluation, display.paper_values(), resamples=200).set_index("Arm")
+    assert table.loc["Original", "ROUGE-1"].startswith("0.300")
+    assert table.loc["IGDS 50 %", "Paper (Gemma-2-2B): ROUGE-L"] == "0.3627"
+    assert table.loc["ZIP", "ROUGE-2"] == display.NOT_RUN

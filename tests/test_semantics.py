@@ -1,0 +1,95 @@
+"""What a feature stands for: rising words against hand-computed log-odds, the logit lens against the definition."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from igds_utils import semantics, tiny
+from igds_utils.lm import LM
+from igds_utils.plots import feature_map, feature_topology, rising_words
+from igds_utils.sae import Feature, FeatureSet
+
+
+def test_words_are_runs_of_letters_in_any_script():
+    assert semantics.words("Step 1: L'été, 12 pommes_vertes 你好!") == [
+        "step",
+        "l",
+        "été",
+        "pommes",
+        "vertes",
+        "你好",
+    ]
+
+
+def test_lexical_shift_is_the_hand_computed_log_odds_ratio():
+    found = semantics.lexical_shift(["a a a b"], ["a b b c"], prior=8).set_index("word")
+    # both groups together: a 4, b 3, c 1 of 8 words, so the pseudo-counts are 4, 3, 1
+    after, before = math.log((1 + 4) / (2 + 3 + 1 + 1)), math.log((3 + 4) / (1 + 3 + 0 + 1))
+    assert found.loc["a", "log_odds"] == pytest.approx(after - before)
+    assert found.loc["a", "z"] == pytest.approx((after - before) / math.sqrt(1 / 5 + 1 / 7))
+    assert found.index[0] in "bc" and found.index[-1] == "a"
+    assert found.loc["c", ["original", "amplified"]].tolist() == [0, 1]
+
+
+def test_a_word_seen_once_does_not_beat_a_word_that_doubled():
+    found = semantics.lexical_shift(
+        ["answer " * 20 + "filler " * 100], ["answer " * 40 + "filler " * 80 + "rare"]
+    )
+    assert found.loc[0, "word"] == "answer"
+
+
+def test_equal_outputs_rise_nowhere_and_no_output_gives_an_empty_table():
+    assert semantics.lexical_shift(["x y"], ["y x"])["z"].abs().max() == 0
+    assert semantics.lexical_shift([""], [""]).empty
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3"])
+def test_logit_lens_reads_the_direction_through_norm_and_head(architecture):
+    lm = LM(tiny.model(architecture), tiny.tokenizer(), architecture)
+    saes, feature = {1: tiny.sae("jumprelu")}, Feature(1, 5)
+    lens = semantics.logit_lens(lm, saes, feature, most=400)
+    direction = FeatureSet(saes[1], [5]).directions[0]
+    with torch.no_grad():
+        normed = lm.model.model.norm(direction)
+        logits = normed @ lm.model.lm_head.weight.T
+    best = lm.tokenizer.decode([int(logits.argmax())])
+    assert lens.loc[0, "token"] == best
+    assert lens["logit"].is_monotonic_decreasing and len(lens) == 400
+
+
+FEATURES = [
+    {"layer": 6, "feature": 9, "name": "l6_p9", "delta": 0.3},
+    {"layer": 2, "feature": 1, "name": "l2_p1", "delta": 0.2},
+    {"layer": 6, "feature": 4, "name": "l6_p4", "delta": 0.1},
+]
+
+
+def test_topology_keeps_the_best_candidate_of_every_layer():
+    best = semantics.topology(FEATURES, ["l6_p9"])
+    assert best["name"].tolist() == ["l2_p1", "l6_p9"]
+    assert best["selected"].tolist() == [False, True]
+
+
+def test_changed_outputs_are_those_of_one_feature():
+    effects = pd.DataFrame({"layer": [1, 1, 2], "feature": [3, 4, 3], "output_amplified": list("abc")})
+    assert semantics.changed_outputs(effects, Feature(1, 3))["output_amplified"].tolist() == ["a"]
+
+
+def texts(figure):
+    shown = [text.get_text() for axis in figure.axes for text in [*axis.texts, *axis.get_yticklabels()]]
+    return " ".join(shown + [axis.get_title("left") for axis in figure.axes])
+
+
+def test_figures_5_6_and_7_name_what_they_were_given():
+    recalled = pd.DataFrame({"layer": [6, 2, 6], "feature": [9, 1, 4], "candidate": [True, True, False]})
+    figure = feature_map({"math": recalled}, {"math": {"features": FEATURES, "selected": ["l6_p9"]}}, [2, 6])
+    assert "Math: 2 recalled" in texts(figure) and "l6_p9" in texts(figure) and "l2_p1" not in texts(figure)
+    shown = texts(feature_topology({"math": semantics.topology(FEATURES, ["l6_p9"])}, [2, 6], ["l5_p77"]))
+    assert "l2_p1" in shown and "l5_p77" in shown and "l6_p4" not in shown
+    shift = semantics.lexical_shift(["a b"], ["step step b"])
+    assert "step" in texts(rising_words({"math": shift}, {"math": "l6_p9"}))
+    assert "no word" in texts(
+        rising_words({"math": semantics.lexical_shift(["a"], ["a"])}, {"math": "l6_p9"})
+    )
