@@ -22,12 +22,12 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: help reproduce test test-all plan report lab saes clean lock reference
+.PHONY: help reproduce test test-all plan report lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make TARGET [PRESET=quick] [TASKS=math,...] [MODEL=name] [SET="field=value ..."] [RESULTS=folder]'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 reproduce: $(STAMP) ## run the whole pipeline of a preset; ends with results/PRESET/report.html
 	@$(BIN)/igds run $(WHAT) --results '$(RESULTS)'
@@ -54,6 +54,9 @@ saes: $(STAMP) ## train the SAEs of the default model again
 
 clean: ## remove what runs produced (keeps results/reference, .venv and the download cache)
 	@git clean -fdXq -- results notebooks igds_utils tests
+
+bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
+	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
 
 # Maintenance: keep what readers look at of a finished run in results/reference/.
 reference:

@@ -50,7 +50,8 @@ def arms(task: TaskConfig) -> list[Arm]:
     """All arms of a task: `original`, then `full` and `<selector>@<ratio>` for every seed.
 
     The first seed goes unnamed; the others end in -s<seed>. Where a task checks what it can see, `clean@0.5` and
-    `defective@0.5` follow.
+    `defective@0.5` follow. `only_arms` of the task keeps some of them; raises `ValueError` if it names one that is
+    none of them.
     """
     found = [Arm("original", "original", 0.0, task.seeds[0])]
     for seed in task.seeds:
@@ -60,4 +61,12 @@ def arms(task: TaskConfig) -> list[Arm]:
             found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for ratio in task.ratios]
     if task.defect_check:
         found += [Arm(f"{half}@0.5", half, 0.5, task.seeds[0]) for half in CHECKS]
-    return found
+    return found if task.only_arms is None else [arm_of(name, found) for name in task.only_arms]
+
+
+def arm_of(name: str, known: list[Arm]) -> Arm:
+    """The arm of that name; raises `ValueError` with the known ones if there is none."""
+    by_name = {arm.name: arm for arm in known}
+    if name not in by_name:
+        raise ValueError(f"no arm {name!r}; known: {', '.join(by_name)}")
+    return by_name[name]

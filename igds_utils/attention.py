@@ -1,13 +1,13 @@
 """Attention for decoding one token a row with grouped queries: the same numbers, several times faster on a CPU.
 
-transformers repeats keys and values once for every query head of a group before it attends, which for a single new
-token costs more than the model's own matrix products. The heads of a group share their keys, so they can stand where
-query positions stand, and nothing is repeated.
+transformers repeats keys and values once for every query head of a group before it attends, and PyTorch's fused kernel
+is made for many query positions: for a single new token either costs more than the model's own matrix products. The
+heads of a group share their keys, so they can stand where query positions stand, and two plain products do the rest.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -30,11 +30,14 @@ def grouped_attention(
     Returns (rows, 1, heads, d). With more than one position it is transformers' own SDPA.
     """
     rows, heads, positions, width = query.shape
-    if positions > 1 or heads == key.shape[1]:
+    if positions > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     groups = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
-    mask = None if attention_mask is None else attention_mask[..., : key.shape[-2]]
-    attended = F.scaled_dot_product_attention(groups, key, value, attn_mask=mask, scale=scaling)
+    scores = (groups * (width**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
+    if attention_mask is not None:
+        # not -inf: a position of padding that sees nothing would become NaN, and so would all that weigh it with 0
+        scores = scores.masked_fill(~attention_mask[..., : key.shape[-2]], torch.finfo(scores.dtype).min)
+    attended = scores.softmax(-1, dtype=torch.float32).to(value) @ value
     return attended.reshape(rows, 1, heads, width), None
 
 

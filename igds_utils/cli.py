@@ -1,6 +1,7 @@
-"""The `igds` command: run the notebooks of a preset, plan what they would cost, make the report again.
+"""The `igds` command: run the notebooks of a preset, plan what they would cost, select from a pool of one's own.
 
 igds run --preset quick --tasks math --set tasks.math.sft.lr=5e-5
+igds select pool.jsonl --task math --ratio 0.5 --out selection
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from igds_utils.config import ConfigError, load_preset, preset_names
+from igds_utils.hub import SourceError
 
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 5e-5 for text
 
@@ -23,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.call(options)
-    except ConfigError as error:
+    except (ConfigError, SourceError) as error:
         return _say(error, 2)
     except KeyboardInterrupt:
         return _say("interrupted: the same command continues where this run was", 130)
@@ -45,9 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--model", default="", help="a model of the preset (default: the one that it chooses)")
     what.add_argument(
-        "--tasks", type=_names, default=[], help="tasks of the preset, comma-separated (default: all)"
-    )
-    what.add_argument(
         "--set",
         dest="changes",
         action="append",
@@ -56,16 +55,62 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="change one field of the preset, for example tasks.math.sft.lr=5e-5; can be repeated",
     )
-    where = argparse.ArgumentParser(add_help=False, parents=[what])
-    where.add_argument("--results", default="results", help="folder of all results (default: results)")
+    tasks = argparse.ArgumentParser(add_help=False, parents=[what])
+    tasks.add_argument(
+        "--tasks", type=_names, default=[], help="tasks of the preset, comma-separated (default: all)"
+    )
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument("--results", default="results", help="folder of all results (default: results)")
+    where = argparse.ArgumentParser(add_help=False, parents=[tasks, folder])
     for name, call, parent, text in (
         ("run", _run, where, "run all notebooks of a preset in their order; continues what was interrupted"),
-        ("plan", _plan, what, "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
+        ("plan", _plan, tasks, "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
         ("report", _report, where, "make tables and report again from stored results"),
         ("saes", _saes, where, "train the SAEs of the preset's model"),
     ):
         commands.add_parser(name, parents=[parent], help=text, description=text).set_defaults(call=call)
+    commands.choices["run"].add_argument(
+        "--profile",
+        default="",
+        help="run as jobs of a cluster: slurm, or the folder of a snakemake profile (default: here, in order)",
+    )
+    _add_selection(commands, [what, folder])
     return parser
+
+
+def _add_selection(commands, parents: list[argparse.ArgumentParser]) -> None:
+    text = "rank a pool of your own and keep the best share of it"
+    select = commands.add_parser("select", parents=parents, help=text, description=text)
+    select.add_argument(
+        "pool", help="JSONL or Parquet file, or a dataset of the hub as owner/name or owner/name:split"
+    )
+    select.add_argument("--task", required=True, help="the task of the preset that the samples belong to")
+    select.add_argument("--selector", default="igds", help="by name (default: igds)")
+    select.add_argument(
+        "--ratio", type=float, default=0.5, help="share of the pool that is kept (default: 0.5)"
+    )
+    select.add_argument(
+        "--features",
+        default="",
+        help="task features such as l14_p11575, comma-separated, or a task_features.json "
+        "(default: those that the preset's run found)",
+    )
+    select.add_argument(
+        "--column",
+        dest="columns",
+        action="append",
+        type=_column,
+        default=[],
+        metavar="FIELD=NAME",
+        help="the column that holds a field of the task, where it has another name; can be repeated",
+    )
+    select.add_argument("--out", default="selection", help="folder of what is written (default: selection)")
+    select.set_defaults(call=_select)
+    text = "say why a sample of a selection ranks where it does"
+    explain = commands.add_parser("explain", parents=parents, help=text, description=text)
+    explain.add_argument("folder", help="what `igds select` wrote")
+    explain.add_argument("sample", help="id of the sample, as in scores.csv")
+    explain.set_defaults(call=_explain)
 
 
 def _names(text: str) -> list[str]:
@@ -83,10 +128,17 @@ def _change(text: str) -> tuple[str, Any]:
     return field, value
 
 
+def _column(text: str) -> tuple[str, str]:
+    field, equals, name = text.partition("=")
+    if not (field and equals and name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=NAME")
+    return field, name
+
+
 def _run(options: argparse.Namespace) -> int:
     from igds_utils.runner import STAGES
 
-    return _notebooks(options, STAGES)
+    return _notebooks(options, STAGES, profile=options.profile)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -104,13 +156,15 @@ def _saes(options: argparse.Namespace) -> int:
     return _notebooks(options, ("00_sae_training",))
 
 
-def _notebooks(options: argparse.Namespace, stages: tuple[str, ...]) -> int:
+def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: str = "") -> int:
     from igds_utils import runner
     from igds_utils.lock import Refused
 
     changes = dict(options.changes)
     try:
-        runner.run(options.preset, options.model, options.tasks, changes, options.results, stages)
+        runner.run(
+            options.preset, options.model, options.tasks, changes, options.results, stages, profile=profile
+        )
     except Refused as error:
         return _say(error, 2)
     except runner.RunError as error:
@@ -123,6 +177,32 @@ def _plan(options: argparse.Namespace) -> int:
 
     print(render(load_preset(options.preset, options.model, options.tasks, dict(options.changes))))
     return 0
+
+
+def _select(options: argparse.Namespace) -> int:
+    from igds_utils import tool
+
+    made = tool.select(
+        _opened(options, [options.task]), options.task, options.pool, options.out, options.selector,
+        options.ratio, options.features, dict(options.columns),
+    )  # fmt: skip
+    for remark in made.facts["remarks"]:
+        print(f"igds: note: {remark}", file=sys.stderr)
+    print(f"{len(made.records)} of {len(made.scores)} samples, best first: {options.out}/selection.jsonl")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from igds_utils import explain
+
+    print(explain.explain(_opened(options, []), options.folder, options.sample))
+    return 0
+
+
+def _opened(options: argparse.Namespace, tasks: list[str]):
+    from igds_utils.experiment import open_run
+
+    return open_run(options.preset, options.model, tasks, dict(options.changes), options.results)
 
 
 if __name__ == "__main__":

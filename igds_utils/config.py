@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from igds_utils.refs import KINDS, Strict
 from igds_utils.settings import Preset
+from igds_utils.taskspec import METRICS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PRESETS = Path(__file__).resolve().parent / "presets"
@@ -25,6 +26,19 @@ class ConfigError(ValueError):
 
 
 # ---- reading ---------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which the plain loader silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        known = set()
+        for key, _ in node.value:
+            if key.value in known and key.tag != "tag:yaml.org,2002:merge":
+                place = f"line {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=f"{place}: {key.value!r} is given twice")
+            known.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def preset_names() -> list[str]:
@@ -47,7 +61,7 @@ def load_preset(
             f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file"
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf8"))
+        raw = yaml.load(path.read_text(encoding="utf8"), _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
@@ -103,7 +117,7 @@ def _explain(error: ValidationError, file: str) -> str:
 
 def _fields_at(location: tuple) -> list[str]:
     """Names of the fields of the record at a location that pydantic reported."""
-    known = _records(Preset) | KINDS
+    known = _records(Preset) | KINDS | METRICS
     return list(next((known[part] for part in reversed(location) if part in known), Preset).model_fields)
 
 

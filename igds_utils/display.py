@@ -19,6 +19,15 @@ SELECTORS = {
     "original": "Original", "full": "Full", "random": "Random",
     "loss": "Loss", "ifd": "IFD", "zip": "ZIP", "igds": "IGDS",
 }  # fmt: skip
+MORE_SELECTORS = {  # those that Table 2 of the paper does not have
+    "loss_highest": "Loss, highest", "longest": "Longest target", "ifd_perplexity": "IFD, perplexities",
+    "zip_official": "ZIP, official", "greedselect": "SAE-GreedSelect", "simscale": "SAE-SimScale",
+    "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA, least similar", "mona_neurons": "MONA, neurons",
+    "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
+    "igds_bottom": "IGDS, bottom", "igds_matched": "IGDS, matched features",
+    "igds_directions": "IGDS, random directions", "igds_recalled": "IGDS, all recalled",
+    "igds_unrecalled": "IGDS, random candidates", "igds_k3": "IGDS, k = 3", "igds_k5": "IGDS, k = 5",
+}  # fmt: skip
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 NOT_RUN = "not run at this scale"
 NOTHING = "–"
@@ -77,7 +86,7 @@ def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
 
 
 def selector_title(selector: str) -> str:
-    return SELECTORS.get(selector, selector)
+    return (SELECTORS | MORE_SELECTORS).get(selector, selector)
 
 
 def selector_of(arm: str) -> str:
@@ -90,6 +99,11 @@ def arm_title(arm: str) -> str:
     selector, ratio, seed = ARM.fullmatch(arm).groups()
     share = f" {100 * float(ratio):g} %" if ratio else ""
     return f"{selector_title(selector)}{share}{f', seed {seed}' if seed else ''}"
+
+
+def layer_names(layers: list[int]) -> str:
+    """`6` or `6 to 18`: neighbours among the layers that have an SAE."""
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
 
 
 def task_title(task: str) -> str:

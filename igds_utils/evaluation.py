@@ -4,16 +4,80 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
-from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
+from igds_utils import shards
+from igds_utils.batching import even_chunks
 from igds_utils.generation import Sampling, generate
 from igds_utils.lm import LM
 from igds_utils.metrics import pass_at_k
-from igds_utils.prompts import evaluation_prompt
+from igds_utils.prompts import encode, evaluation_prompt
 from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import Example, Task
+
+ROWS = 64  # outputs decoded together
+ORDER = ["sample_id", "k"]  # what the rows of a table of outputs are sorted by
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Test examples that are answered together."""
+
+    number: int
+    examples: tuple[Example, ...]
+    prompts: tuple[str, ...]
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    examples: Sequence[Example],
+    config: TaskConfig,
+    rows: int = ROWS,
+) -> list[Batch]:
+    """The test set in batches of at most `rows` outputs, fixed by the prompts alone; long prompts come first."""
+    texts = [
+        evaluation_prompt(task, example, tokenizer, config.rendering, config.shots, config.max_prompt_tokens)
+        for example in examples
+    ]
+    lengths = [len(encode(tokenizer, text)) for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: (-lengths[i], i))
+    return [
+        Batch(number, tuple(examples[i] for i in chosen), tuple(texts[i] for i in chosen))
+        for number, chosen in enumerate(even_chunks(order, max(1, rows // config.samples)))
+    ]
+
+
+def answer(lm: LM, task: Task, batch: Batch, config: TaskConfig, seed: int, arm: str) -> pd.DataFrame:
+    """`config.samples` outputs for each example of a batch: (sample_id, k, output), k counting from 0.
+
+    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, from a random stream of
+    their own for every seed, arm and batch: a batch that is answered again gets the same answers.
+    """
+    sampling = None
+    if config.samples > 1:
+        stream = zlib.crc32(f"{task.name}/{arm}/{seed}".encode()) + batch.number
+        sampling = Sampling(config.temperature, config.top_p, stream)
+    outputs = generate(
+        lm,
+        batch.prompts,
+        config.max_new_tokens,
+        stop=task.stops,
+        rows=len(batch.prompts) * config.samples,
+        sampling=sampling,
+        samples=config.samples,
+    )
+    return pd.DataFrame(
+        [
+            (example.id, k, text)
+            for example, drawn in zip(batch.examples, outputs, strict=True)
+            for k, text in enumerate(drawn)
+        ],
+        columns=["sample_id", "k", "output"],
+    )
 
 
 def generate_outputs(
@@ -23,43 +87,27 @@ def generate_outputs(
     config: TaskConfig,
     seed: int,
     arm: str = "original",
-    rows: int = 64,
+    rows: int = ROWS,
 ) -> pd.DataFrame:
-    """`config.samples` outputs for each example: (sample_id, k, output), k counting from 0.
+    """Outputs for all examples, in their order: (sample_id, k, output), as `answer` gives them.
 
-    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, from a random stream of
-    their own for every seed, arm and batch. rows: how many are decoded together.
+    Where several processes work together, each answers its share of the batches; the table is the same.
     """
-    texts = [
-        evaluation_prompt(task, example, lm.tokenizer, config.rendering, config.shots) for example in examples
-    ]
-    sampling = None
-    if config.samples > 1:
-        sampling = Sampling(
-            config.temperature, config.top_p, zlib.crc32(f"{task.name}/{arm}/{seed}".encode())
-        )
-    outputs = generate(
-        lm,
-        texts,
-        config.max_new_tokens,
-        stop=task.stops,
-        rows=rows,
-        sampling=sampling,
-        samples=config.samples,
+    tables = shards.map_in_order(
+        lambda batch: answer(lm, task, batch, config, seed, arm),
+        batches(lm.tokenizer, task, examples, config, rows),
+        desc="answer",
+        unit="batch",
+        leave=False,
+        delay=2,
     )
-    return pd.DataFrame(
-        [
-            (example.id, k, text)
-            for example, drawn in zip(examples, outputs, strict=True)
-            for k, text in enumerate(drawn)
-        ],
-        columns=["sample_id", "k", "output"],
-    )
+    by_sample = pd.concat(tables).set_index("sample_id")
+    return by_sample.loc[[example.id for example in examples]].reset_index()
 
 
 def decoding(config: TaskConfig) -> dict[str, int | float]:
     """What stored outputs depend on beside the model and the test set."""
-    names = ("rendering", "shots", "max_new_tokens", "samples", "temperature", "top_p")
+    names = ("rendering", "shots", "max_prompt_tokens", "max_new_tokens", "samples", "temperature", "top_p")
     return {name: getattr(config, name) for name in names}
 
 
@@ -75,16 +123,19 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
         raise ValueError(
             f"outputs of {unknown[0]!r}, which is none of the {len(examples)} examples: they are of another set"
         )
-    rows = []
-    for example in tqdm(examples, desc="score", unit="sample", leave=False, delay=2):
-        drawn = by_sample.get(example.id, [])
-        expected = len(by_sample.get(examples[0].id, []))
-        if len(drawn) == 0 or len(drawn) != expected:
+    drawn = {example.id: list(by_sample.get(example.id, [])) for example in examples}
+    expected = len(drawn[examples[0].id])
+    for name, texts in drawn.items():
+        if not texts or len(texts) != expected:
             raise ValueError(
-                f"{example.id} has {len(drawn)} outputs, the first example {expected}: generate them again"
+                f"{name} has {len(texts)} outputs, the first example {expected}: generate them again"
             )
-        metrics = pd.DataFrame([task.score(output, example) for output in drawn])
-        row = {"sample_id": example.id, "output": drawn.iloc[0], **metrics.mean()}
+    flat = [(text, example) for example in examples for text in drawn[example.id]]
+    scored = iter(task.score_all([text for text, _ in flat], [example for _, example in flat]))
+    rows = []
+    for example in examples:
+        metrics = pd.DataFrame([next(scored) for _ in drawn[example.id]])
+        row = {"sample_id": example.id, "output": drawn[example.id][0], **metrics.mean()}
         rows.append(row | {"score": _main_score(task, metrics[task.metric])})
     return pd.DataFrame(rows)
 

@@ -6,17 +6,19 @@ table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from igds_utils import store, tasks
+from igds_utils import shards, store, tasks
 from igds_utils.config import PROJECT, load_preset
 from igds_utils.settings import Preset, TaskConfig
-from igds_utils.tasks.base import Example, Task
+from igds_utils.tasks.base import Example, Sets, Task
+from igds_utils.tasks.sourced import describe, shared_with_test
 
 if TYPE_CHECKING:
+    from igds_utils.fresh import Fresh
     from igds_utils.sae import Feature
 
 
@@ -39,7 +41,11 @@ class Run:
         self.preset, self.root = preset, root
         self.store = store.Store(root / preset.model)
         self.make, self.make_in_parts, self.read = self.store.make, self.store.make_in_parts, self.store.read
-        self._sets: dict[str, dict[str, list[Example]]] = {}
+        self._tasks: dict[str, Task] = {}
+        self._sets: dict[str, Sets] = {}
+        self._versions: dict[tuple[str, str], str] = {}
+        self._fresh: Fresh | None = None
+        self.loans = 0
 
     # ---- tasks and their data ----
 
@@ -51,35 +57,61 @@ class Run:
         return self.preset.tasks[task]
 
     def task(self, task: str) -> Task:
-        return tasks.get(task)
+        """The task of that name, under the metric that the preset asks for."""
+        if task not in self._tasks:
+            config = self.config(task)
+            self._tasks[task] = tasks.get(task, config.task).scored_by(config.metric)
+        return self._tasks[task]
 
-    def sets(self, task: str) -> dict[str, list[Example]]:
+    def sets(self, task: str) -> Sets:
         """The sets prior, validation, confirmation, pool and test, no two with a text in common."""
         if task not in self._sets:
             self._sets[task] = self.task(task).sets(self.config(task), self.preset.seed)
+            if dropped := describe(self._sets[task].facts):
+                print(f"{task}: {dropped}")
         return self._sets[task]
 
+    def data_facts(self, task: str) -> dict[str, Any]:
+        """What was left out to make the sets, and which pool samples share 13 words in a row with a test item."""
+        sets = self.sets(task)
+
+        def build() -> dict[str, Any]:
+            shared = shared_with_test(sets["pool"], sets["test"])
+            return {
+                **sets.facts,
+                "pool_shares_13_words_with_test": {"samples": len(shared), "ids": shared[:100]},
+            }
+
+        versions = {name: self.data_version(task, name) for name in ("pool", "test")}
+        return self.make(f"{task}/data.json", build, facts=sets.facts, **versions)
+
     def examples(self, task: str, name: str) -> list[Example]:
-        return self.sets(task)[name]
+        """A set of `sets`, or "quality": the pool of known quality, where the task has one."""
+        from igds_utils.quality import labelled
+
+        return labelled(self, task) if name == "quality" else self.sets(task)[name]
 
     def prompts(self, task: str, name: str) -> list[str]:
         """Identification prompts of a set, rendered, each ending in its critical colon."""
+        return [self.prompt(task, example) for example in self.examples(task, name)]
+
+    def prompt(self, task: str, example: Example) -> str:
+        """The identification prompt of one example, rendered and cut as the preset says."""
         from igds_utils.prompts import identification_prompt
 
-        rendering = self.config(task).rendering
-        return [
-            identification_prompt(self.task(task), example, self.lm.tokenizer, rendering)
-            for example in self.examples(task, name)
-        ]
+        config = self.config(task)
+        return identification_prompt(
+            self.task(task), example, self.tokenizer, config.rendering, config.max_prompt_tokens
+        )
 
     def training_records(self, task: str, examples: list[Example]) -> list[dict[str, str]]:
         """Samples in the SFT rendering, in the order given: id, prompt, completion."""
         from igds_utils.prompts import sft_pair
 
-        config, tokenizer = self.config(task), self.lm.tokenizer
+        config, measure, tokenizer = self.config(task), self.task(task), self.train_tokenizer
         records = []
         for example in examples:
-            prompt, completion = sft_pair(self.task(task), example, tokenizer, config.sft.rendering, config)
+            prompt, completion = sft_pair(measure, example, tokenizer, config.sft.rendering, config)
             records.append({"id": example.id, "prompt": prompt, "completion": completion})
         return records
 
@@ -87,26 +119,27 @@ class Run:
         """Token ids of prompt + completion + end of each record, and how many of them are the prompt's."""
         from igds_utils.prompts import encode_pair
 
-        return [encode_pair(self.lm.tokenizer, record["prompt"], record["completion"]) for record in records]
+        tokenizer = self.train_tokenizer
+        return [encode_pair(tokenizer, record["prompt"], record["completion"]) for record in records]
 
     def samples(self, task: str, ids: list[str]):
         """Samples of any set, by id, with the token ids that the causal filter reads."""
         from igds_utils.intervention import Sample
-        from igds_utils.prompts import encode_pair, identification_prompt
+        from igds_utils.prompts import encode_pair
 
-        config, tokenizer = self.config(task), self.lm.tokenizer
+        tokenizer = self.tokenizer
         known = {example.id: example for members in self.sets(task).values() for example in members}
         made = []
         for example in (known[sample_id] for sample_id in ids):
-            prompt = identification_prompt(self.task(task), example, tokenizer, config.rendering)
+            prompt = self.prompt(task, example)
             tokens, n_prompt = encode_pair(tokenizer, prompt, f" {example.target}")
             made.append(Sample(example.id, tokens[:n_prompt], tokens, example))
         return made
 
-    def score(self, task: str) -> Callable[[str, Example], float]:
-        """The task's own metric of one output: the first of those that it reports."""
+    def score(self, task: str) -> Callable[[Sequence[str], Sequence[Example]], list[float]]:
+        """The task's own metric, the first of those that it reports, of outputs and their examples."""
         measure = self.task(task)
-        return lambda output, example: measure.score(output, example)[measure.metric]
+        return lambda outputs, examples: [s[measure.metric] for s in measure.score_all(outputs, examples)]
 
     # ---- models ----
 
@@ -117,11 +150,37 @@ class Run:
 
         return load_lm(self.preset.chosen.identify, self.preset.chosen.dtype)
 
+    @cached_property
+    def tokenizer(self):
+        """The tokenizer of the model whose features are read, without loading the model."""
+        from igds_utils.lm import load_tokenizer
+
+        return load_tokenizer(self.preset.chosen.identify)
+
+    @cached_property
+    def train_tokenizer(self):
+        """The tokenizer of the model that is fine-tuned, without loading the model."""
+        from igds_utils.lm import load_tokenizer
+
+        same = self.preset.chosen.identify == self.preset.chosen.train
+        return self.tokenizer if same else load_tokenizer(self.preset.chosen.train)
+
     def trainable_lm(self):
-        """A fresh copy of the model that is fine-tuned."""
+        """The model that is fine-tuned, as it was published.
+
+        It is loaded once and restored at every call (`loans` counts them): what an earlier call returned is the same
+        object. Each of several processes loads it for itself and once.
+        """
+        from igds_utils.fresh import Fresh
         from igds_utils.lm import load_lm
 
-        return load_lm(self.preset.chosen.train, self.preset.chosen.dtype)
+        self.loans += 1
+        if self._fresh is None:
+            lm = load_lm(self.preset.chosen.train, self.preset.chosen.dtype)
+            if shards.processes() > 1:  # sharded weights could not be put aside, and no process trains twice
+                return lm
+            self._fresh = Fresh(lm)
+        return self._fresh.lend()
 
     @cached_property
     def saes(self):
@@ -144,8 +203,17 @@ class Run:
             "model": chosen.identify,
             "dtype": chosen.dtype,
             "saes": {**chosen.saes.model_dump(), "content": self.sae_version},
-            "rendering": self.config(task).rendering,
+            **self._asked(task),
             "data": {name: self.data_version(task, name) for name in sets},
+        }
+
+    def _asked(self, task: str) -> dict[str, Any]:
+        """How a task is put to a model and scored; what its presets leave out is left out here."""
+        config = self.config(task)
+        changed = {"metric": config.metric, "max_prompt_tokens": config.max_prompt_tokens}
+        return {
+            "rendering": config.rendering,
+            **{name: value for name, value in changed.items() if value is not None},
         }
 
     def training_inputs(self, task: str) -> dict[str, Any]:
@@ -154,14 +222,17 @@ class Run:
         return {
             "model": self.preset.chosen.train,
             "dtype": self.preset.chosen.dtype,
+            **self._asked(task),
             "rendering": [config.sft.rendering, config.rendering, config.shots],
             "data": self.data_version(task, "pool"),
         }
 
     def data_version(self, task: str, name: str) -> str:
-        return store.fingerprint(
-            [(e.id, e.fields, e.target, e.references) for e in self.examples(task, name)]
-        )
+        """A hash of all samples of a set."""
+        if (task, name) not in self._versions:
+            samples = [(e.id, e.fields, e.target, e.references) for e in self.examples(task, name)]
+            self._versions[task, name] = store.fingerprint(samples)
+        return self._versions[task, name]
 
     @cached_property
     def sae_version(self) -> str:

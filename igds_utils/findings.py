@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from string import Formatter
 
-from igds_utils.display import Metric, at_ratio, number, task_title
-from igds_utils.refs import HubRef, Ref, WheelRef
+import pandas as pd
+
+from igds_utils.display import NOT_RUN, NOTHING, Metric, at_ratio, number, task_title
 from igds_utils.settings import Preset, TaskConfig
 from igds_utils.tasks.base import Example, Task
+from igds_utils.tasks.sourced import origins
 
 
 def headline(
@@ -50,27 +52,44 @@ def _seeds_note(summary: dict[str, list[dict]]) -> str:
     return "; one training seed, whose luck they leave out" if once else ""
 
 
-def details(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> list[str]:
-    """One sentence a task: the score of IGDS, and how it stands to Random and to Full."""
-    sentences = []
+def overview(
+    summary: dict[str, list[dict]], metrics: dict[str, Metric], checks: dict[str, list[dict]], ratio: float = 0.5
+) -> pd.DataFrame:
+    """One row a task: the score of IGDS, its paired differences, and whether the task can tell data apart at all.
+
+    `checks[task]` = records of `stats.checks`.
+    """
+    rows = []
     for task, records in summary.items():
-        title, igds = task_title(task), at_ratio(records, ratio).get("igds")
+        igds, show = at_ratio(records, ratio).get("igds"), metrics[task]
+        row = {"Task": f"{task_title(task)}, {show.label}"}
         if igds is None:
-            sentences.append(f"{title}: no IGDS arm was run with {100 * ratio:g} % of the pool.")
-            continue
-        show = metrics[task]
-        words = {"better": "better than", "worse": "worse than", "open": "not distinguishable from"}
-        versus = [
-            f"{words[_verdict(igds, reference)]} {reference.capitalize()} ({_difference(igds, reference, show)})"
-            for reference in ("random", "full", "original")
-            if igds[f"vs_{reference}"] is not None
-        ]
-        score = show.show_interval(igds["score"], igds["low"], igds["high"])
-        sentences.append(
-            f"{title}: {show.label} {score} with {100 * ratio:g} % of the pool ({igds['n']} test items)"
-            f"{': ' if versus else ''}{', '.join(versus)}."
-        )
-    return sentences
+            row |= {"Test items": NOTHING, f"IGDS, {100 * ratio:g} %": NOT_RUN}
+        else:
+            row |= {
+                "Test items": number(igds["n"], 0),
+                f"IGDS, {100 * ratio:g} %": show.show_interval(igds["score"], igds["low"], igds["high"]),
+            }
+        for reference in ("random", "full", "original"):
+            values = [None] * 3 if igds is None else [igds[f"vs_{reference}{part}"] for part in ("", "_low", "_high")]
+            row[f"− {reference.capitalize()}"] = show.show_interval(*values, signed=True)
+        failed = [check["name"] for check in checks.get(task, []) if not check["passed"]]
+        row["Can this task tell?"] = f"no: {', '.join(failed)}" if failed else "yes" if checks.get(task) else NOTHING
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def caution(checks: dict[str, list[dict]]) -> str:
+    """How far the headline can be trusted: on which tasks the data matter enough for a selection to show."""
+    passed = [task_title(task) for task, made in checks.items() if made and all(check["passed"] for check in made)]
+    failed = [task_title(task) for task, made in checks.items() if not all(check["passed"] for check in made)]
+    if not failed:
+        return f"Every task passed its checks ({', '.join(passed)}): data good and bad lead to different models here."
+    rest = f"; {', '.join(passed)} passed all" if passed else ""
+    return (
+        f"How sure is that? Not very on {', '.join(failed)}: there training failed a check of its own (below), so no "
+        f"difference between selections should be relied on{rest}."
+    )
 
 
 def _verdict(record: dict, reference: str) -> str:
@@ -86,10 +105,13 @@ def _difference(record: dict, reference: str, show: Metric) -> str:
     return text if low is None else f"{text} [{show.show(low, signed=True)}, {show.show(high, signed=True)}]"
 
 
-def departures(preset: Preset, tasks: dict[str, Task], paper: dict) -> list[str]:
-    """Where this run's setting differs from the paper's, one plain sentence each, derived from the preset."""
-    chosen, notes = preset.chosen, []
-    if preset.model not in paper["models"]:
+def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict) -> list[str]:
+    """Where this run's setting differs from the paper's, one plain sentence each.
+
+    facts: the run's column of Table 6 (`story.model_facts`).
+    """
+    chosen, notes, known = preset.chosen, [], paper["models"].get(preset.model)
+    if not known:
         notes.append(
             f"The model is {preset.model}, not one of the paper's ({', '.join(paper['models'].values())})."
         )
@@ -98,8 +120,15 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict) -> list[str]
             "Features are found on the same model that is trained; the paper finds them on the instruction-tuned model "
             "and trains the base model."
         )
-    if chosen.saes.layers != "all":
-        notes.append(f"SAEs cover layers {', '.join(map(str, chosen.saes.layers))} only.")
+    notes += _sae_departures(facts, paper["table6"].get(preset.model))
+    if preset.recall.tau != 0.8:
+        notes.append(f"Recall asks for a share of {preset.recall.tau:g} of the prompts (paper, as an example: 0.8).")
+    if preset.intervention.k != 1:
+        notes.append(f"IGDS sums the best {preset.intervention.k} features; the paper's main results use one.")
+    if preset.intervention.racing:
+        notes.append("The weaker candidates leave the causal filter early; the paper amplifies all on every sample.")
+    if preset.scoring.units != "activation":
+        notes.append("Scores weigh each activation by its direction's length; the paper sums activations.")
     configs = {name: config for name, config in preset.tasks.items() if name in tasks}
     for name, config in configs.items():
         title, task, theirs = task_title(name), tasks[name], paper["tasks"].get(name)
@@ -114,9 +143,12 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict) -> list[str]
             notes.append(f"{title} is scored by pass@{config.samples}; the paper reports {theirs['metric']}.")
         elif task.metric not in ("accuracy", "rouge1", "comet"):
             notes.append(f"{title} is scored by {task.metric_label}; the paper reports {theirs['metric']}.")
-        size = {part: number(getattr(config.sizes, part), 0) for part in ("prior", "pool", "test")}
+        of, parts = origins(config), ("prior", "pool", "test")
+        places = [f" ({of.get(part, 'built in')})" if of else "" for part in parts]
+        sizes = [number(getattr(config.sizes, part), 0) for part in parts]
+        prior, pool, test = (f"{n} {part}{at}" for n, part, at in zip(sizes, parts, places, strict=True))
         notes.append(
-            f"{title} reads {size['prior']} prior, {size['pool']} pool and {size['test']} test samples; "
+            f"{title} reads {prior}, {pool} and {test} samples{'' if of else ' of its built-in data'}; "
             f"the paper {theirs['prior']}, {theirs['pool']} and {theirs['test']}."
         )
 
@@ -133,6 +165,9 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict) -> list[str]
         "training samples have the form of the test's prompt, not Table 9's records": lambda c: (
             c.sft.rendering == "evaluation"
         ),
+        "general capabilities are asked for by other questions than MMLU and TruthfulQA": lambda c: (
+            c.capabilities is not None and set(c.capabilities.benchmarks) != {"mmlu", "truthfulqa"}
+        ),
         "not every candidate enters the causal filter (Table 1, Tested)": lambda c: (
             c.max_candidates is not None
         ),
@@ -143,21 +178,25 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict) -> list[str]
     return notes + [note for text, holds in shared.items() for note in _shared(configs, holds, text)]
 
 
+def _sae_departures(facts: dict, theirs: dict | None) -> list[str]:
+    first, last = theirs["sae_layers"] if theirs else (0, facts["layers"] - 1)
+    wanted, notes = list(range(first, last + 1)), []
+    if facts["sae_layers"] != wanted:
+        covered = f"SAEs cover {len(facts['sae_layers'])} of {facts['layers']} layers"
+        beside = f"layers {first} to {last}" if theirs else "every layer of two of its three models"
+        notes.append(f"{covered}; the paper's cover {beside}.")
+    if theirs and theirs["d_sae"] != facts["d_sae"]:
+        ours, printed = number(facts["d_sae"], 0), number(theirs["d_sae"], 0)
+        notes.append(f"A layer's SAE has {ours} features; the paper prints {printed}.")
+    return notes
+
+
 def _shared(configs: dict[str, TaskConfig], condition: Callable, text: str) -> list[str]:
     names = [task_title(name) for name, config in configs.items() if condition(config)]
     if not names:
         return []
     who = "All tasks" if len(names) == len(configs) > 1 else ", ".join(names)
     return [f"{who}: {text}."]
-
-
-def describe_ref(ref: Ref) -> str:
-    """A model's origin in words, for Table 6."""
-    if isinstance(ref, HubRef):
-        return ref.hub if ref.revision == "main" else f"{ref.hub} ({ref.revision[:12]})"
-    if isinstance(ref, WheelRef):
-        return f"{ref.wheel} {ref.version} (package)"
-    return getattr(ref, "folder", None) or f"tiny random {ref.tiny}"
 
 
 def prompt_templates(
@@ -187,7 +226,8 @@ def prompt_templates(
         if config.sft.rendering == "evaluation":
             trained = (test, " {target}")
         else:
-            trained = sft_pair(task, example, None, "records", config)
+            whole = config.model_copy(update={"max_prompt_tokens": None})  # a template has no tokens to count
+            trained = sft_pair(task, example, None, "records", whole)
         prompts[name] = {
             "identification": (identification_prompt(task, example, None, "bare"), " {target}"),
             "sft": trained,

@@ -7,16 +7,17 @@ The same loop serves the causal filter, its unsteered original and evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from tqdm import tqdm
+from transformers import Cache
 
-from igds_utils.batching import pad, positions
+from igds_utils.batching import even_chunks, pad, positions
+from igds_utils.caching import Prefix, read_prefix
 from igds_utils.lm import LM, unembed
 from igds_utils.sae import Feature
 from igds_utils.steering import Steering
@@ -24,6 +25,7 @@ from igds_utils.steering import Steering
 # Rows that ended leave the batch once they make up this share of it: copying the cache for fewer does not pay.
 LEAVE_AT = 0.25
 STOP_TAIL = 16  # tokens decoded to look for a stop string
+BEGUN_TOKENS = 1024  # of rows' known beginnings, read in one forward pass
 
 
 @dataclass(frozen=True)
@@ -33,65 +35,6 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
-
-
-class _RoomyLayer(DynamicLayer):
-    """Keys and values of one layer with room for every position from the start, so that nothing is ever joined."""
-
-    def __init__(self, prefix: DynamicLayer, rows: Tensor, capacity: int):
-        super().__init__()
-        self.is_initialized, self._used = True, prefix.keys.shape[-2]
-        self._room = [self._copy(t, rows, capacity) for t in (prefix.keys, prefix.values)]
-        self._show()
-
-    def _copy(self, tensor: Tensor, rows: Tensor, capacity: int) -> Tensor:
-        _, heads, _, width = tensor.shape
-        room = tensor.new_zeros(len(rows), heads, capacity, width)
-        room[:, :, : self._used] = tensor[:, :, : self._used].index_select(0, rows.to(tensor.device))
-        return room
-
-    def _show(self) -> None:
-        self.keys, self.values = (room[:, :, : self._used] for room in self._room)
-
-    def update(self, key_states, value_states, cache_kwargs=None):
-        new = slice(self._used, self._used + key_states.shape[-2])
-        for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, new] = states
-        self._used = new.stop
-        self._show()
-        return self.keys, self.values
-
-    def keep(self, rows: Tensor) -> None:
-        self._room = [self._copy(room, rows, room.shape[-2]) for room in self._room]
-        self._show()
-
-
-@dataclass
-class Prefix:
-    """The cached tokens of some prompts before their critical position, left-padded to one length."""
-
-    cache: DynamicCache | None
-    mask: Tensor  # (prompts, longest prefix)
-
-    def for_rows(self, rows: Tensor, further: int) -> tuple[Cache | None, Tensor]:
-        """A cache with one row per entry of `rows` (indices of prompts) and room for `further` tokens, and its mask."""
-        mask = self.mask.index_select(0, rows)
-        if self.cache is None:
-            return DynamicCache(), mask
-        capacity = self.mask.shape[1] + further
-        return Cache(layers=[_RoomyLayer(layer, rows, capacity) for layer in self.cache.layers]), mask
-
-
-@torch.inference_mode()
-def read_prefix(lm: LM, prompts: Sequence[Sequence[int]]) -> Prefix:
-    """Run the prompts' tokens except the last (the critical one) through the model once."""
-    heads = [ids[:-1] for ids in prompts]
-    batch = pad(heads, lm.tokenizer.pad_token_id, "left", lm.device)
-    if not batch["input_ids"].shape[1]:
-        return Prefix(None, batch["attention_mask"])
-    cache = DynamicCache()
-    lm.model.get_decoder()(**batch, past_key_values=cache, use_cache=True)
-    return Prefix(cache, batch["attention_mask"])
 
 
 @torch.inference_mode()
@@ -122,48 +65,103 @@ def decode(
     steering: Steering | None = None,
     stop: Sequence[str] = (),
     sampling: Sampling | None = None,
+    begun: Sequence[Sequence[int]] | None = None,
+    prefix: Prefix | None = None,
 ) -> list[list[int]]:
     """New token ids of every row, without the end-of-sequence token.
 
     prompts: token lists that end at the critical token. rows: (index of a prompt, feature to amplify or None).
     A row ends at end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows leave the batch.
+    begun: tokens that each row is known to begin with, fewer than `max_new_tokens`; they are part of the answer, and
+    rows that have come about equally far should be neighbours.
+    prefix: of the prompts, where it has been read already.
     """
-    row_prompts = torch.tensor([prompt for prompt, _ in rows], device=lm.device)
-    cache, mask = read_prefix(lm, prompts).for_rows(row_prompts, max_new_tokens + 1)
+    produced = [list(tokens) for tokens in begun or [[]] * len(rows)]
+    prefix = prefix or read_prefix(lm, prompts)
     alive = list(range(len(rows)))
-    ids = torch.tensor([[prompts[prompt][-1]] for prompt, _ in rows], device=lm.device)
-    produced: list[list[int]] = [[] for _ in rows]
-    ended: set[int] = set()
-    choose = _chooser(sampling, lm.device)
-    if steering:
-        steering.assign([rows[r][1] for r in alive])
-    for step in range(max_new_tokens):
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        hidden = forward_rows(lm, ids, cache, mask, steering, first=step == 0)
-        chosen = choose(unembed(lm, hidden[:, -1]).float())
+    choose, ended = _chooser(sampling, lm.device), set()
+    hidden, cache, mask = _read_begun(lm, prompts, rows, produced, prefix, max_new_tokens, steering)
+    while True:
+        chosen = choose(unembed(lm, hidden).float())
         for row, token in zip(alive, chosen.tolist(), strict=True):
             if row not in ended:
-                _append(lm, produced[row], token, stop) or ended.add(row)
+                goes_on = append(lm, produced[row], token, stop) and len(produced[row]) < max_new_tokens
+                goes_on or ended.add(row)
         left = [place for place, row in enumerate(alive) if row not in ended]
         if not left:
-            break
+            return produced
         ids = chosen.unsqueeze(-1)
         if len(left) <= (1 - LEAVE_AT) * len(alive):
             keep = torch.tensor(left, device=lm.device)
             alive, ids, mask = [alive[place] for place in left], ids[keep], mask[keep]
             for layer in cache.layers:
-                layer.keep(keep) if isinstance(layer, _RoomyLayer) else layer.batch_select_indices(keep)
+                layer.keep(keep)
             if steering:
                 steering.assign([rows[r][1] for r in alive])
-    return produced
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+        hidden = forward_rows(lm, ids, cache, mask, steering, first=False)[:, -1]
 
 
-def _append(lm: LM, produced: list[int], token: int, stop: Sequence[str]) -> bool:
+def _read_begun(
+    lm: LM,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[tuple[int, Feature | None]],
+    begun: Sequence[Sequence[int]],
+    prefix: Prefix,
+    max_new_tokens: int,
+    steering: Steering | None,
+) -> tuple[Tensor, Cache, Tensor]:
+    """Read each row's critical token and what it begins with: its last hidden state (rows, width), cache and mask.
+
+    The rows end at one position of the cache, so a sliding window sees as many tokens of each as it should.
+    """
+    sequences = [[prompts[prompt][-1], *tokens] for (prompt, _), tokens in zip(rows, begun, strict=True)]
+    lengths = torch.tensor([len(ids) for ids in sequences], device=lm.device)
+    longest, start = int(lengths.max()), prefix.mask.shape[1]
+    room = longest + max_new_tokens - min(map(len, begun))
+    cache, mask = prefix.for_rows(torch.tensor([p for p, _ in rows], device=lm.device), room)
+    hidden = torch.empty(len(rows), lm.width, dtype=lm.model.dtype, device=lm.device)
+    for part in _consecutive(lengths.tolist(), BEGUN_TOKENS):
+        for layer in cache.layers:
+            layer.focus(part, start)
+        batch = pad(sequences[part], lm.tokenizer.pad_token_id, "right", lm.device)
+        if steering:
+            steering.assign([feature for _, feature in rows[part]])
+        known = torch.cat([mask[part], batch["attention_mask"]], dim=1)
+        states = forward_rows(lm, batch["input_ids"], cache, known, steering, first=True)
+        hidden[part] = states[torch.arange(len(states)), lengths[part] - 1]
+    if steering:
+        steering.assign([feature for _, feature in rows])
+    by = longest - lengths
+    for layer in cache.layers:
+        layer.shift(by, start + longest) if by.any() else layer.focus(slice(None), start + longest)
+    places = torch.arange(start + longest, device=lm.device) - by[:, None]
+    whole = torch.cat([mask, mask.new_ones(len(rows), longest)], dim=1)
+    return hidden, cache, whole.gather(1, places.clamp(min=0)) * (places >= 0)
+
+
+def _consecutive(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Runs of neighbours of which (longest) x (how many) <= most, or that are alone."""
+    start, longest = 0, 0
+    for place, length in enumerate(lengths):
+        if place > start and max(longest, length) * (place + 1 - start) > most:
+            yield slice(start, place)
+            start, longest = place, 0
+        longest = max(longest, length)
+    yield slice(start, len(lengths))
+
+
+def append(lm: LM, produced: list[int], token: int, stop: Sequence[str]) -> bool:
     """Add a token to a row; False if the row ends here."""
     if token in _end_ids(lm):
         return False
     produced.append(token)
-    return not (stop and any(text in lm.tokenizer.decode(produced[-STOP_TAIL:]) for text in stop))
+    return not stopped(lm, produced, stop)
+
+
+def stopped(lm: LM, produced: Sequence[int], stop: Sequence[str]) -> bool:
+    """Whether the last tokens hold a stop string."""
+    return bool(stop) and any(text in lm.tokenizer.decode(produced[-STOP_TAIL:]) for text in stop)
 
 
 def _end_ids(lm: LM) -> set[int]:
@@ -206,9 +204,6 @@ def generate(
 
     Batches hold at most `rows` rows, are fixed by the prompts alone, and each draws from its own seed.
     """
-    from tqdm import tqdm
-
-    from igds_utils.batching import even_chunks
     from igds_utils.prompts import encode
 
     sequences = [encode(lm.tokenizer, text) for text in texts]

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from igds_utils import generation
+from igds_utils import forced, generation
 from igds_utils.batching import even_chunks
-from igds_utils.lm import LM, unembed
+from igds_utils.caching import Prefix, read_prefix
+from igds_utils.drafting import decode_from
+from igds_utils.lm import LM
 from igds_utils.sae import Feature, Saes
 from igds_utils.stats import paired_difference
 from igds_utils.steering import Steering
@@ -35,81 +35,80 @@ class Sample:
     example: Example
 
 
+def original_answers(
+    lm: LM, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str] = (), together: int = 256
+) -> list[list[int]]:
+    """The unsteered model's answer to every sample, as token ids; `together` samples are decoded in one batch."""
+    return [
+        tokens
+        for part in even_chunks(samples, together)
+        for tokens in generation.decode(
+            lm, [s.prompt for s in part], [(i, None) for i in range(len(part))], max_new_tokens, stop=stop
+        )
+    ]
+
+
 def amplified_scores(
     lm: LM,
     saes: Saes,
     features: Sequence[Feature],
     samples: Sequence[Sample],
-    score: Callable[[str, Example], float],
+    score: Callable[[Sequence[str], Sequence[Example]], list[float]],
     max_new_tokens: int,
     scale: float = 1.0,
     positions: str = "critical_and_decode",
     stop: Sequence[str] = (),
+    originals: Sequence[Sequence[int]] | None = None,
+    batch_tokens: int = 2048,
 ) -> pd.DataFrame:
     """Score and target log-likelihood of each sample, unsteered and with each feature amplified.
 
-    score is the task's metric. All rows (sample, feature) are decoded as one batch.
+    score is the task's metric, of outputs and their examples (`Run.score`). originals: `original_answers` of the
+    samples, generated here if they are not given.
     Returns one row a (feature, sample): layer, feature, sample_id, score_original, score_amplified,
     output_original, output_amplified, tokens_original, tokens_amplified, loglik_original, loglik_amplified.
     """
     steering = Steering(saes, features, scale, positions)
-    variants: list[Feature | None] = [None, *features]
-    rows = [(s, variant) for s in range(len(samples)) for variant in variants]
-    new = generation.decode(lm, [s.prompt for s in samples], rows, max_new_tokens, steering, stop)
-    loglik = target_loglik(lm, [(s.tokens, len(s.prompt)) for s in samples], rows, steering)
+    prompts = [sample.prompt for sample in samples]
+    prefix = read_prefix(lm, prompts)
+    if originals is None:
+        originals = original_answers(lm, samples, max_new_tokens, stop)
+    amplified = [(s, feature) for s in range(len(samples)) for feature in features]
+    answers = decode_from(
+        lm, prompts, originals, amplified, max_new_tokens, steering, stop, prefix, batch_tokens, len(amplified)
+    )  # fmt: skip
+    rows = [*((s, None) for s in range(len(samples))), *amplified]
+    loglik = target_loglik(lm, prefix, samples, rows, steering, batch_tokens)
     table = pd.DataFrame(
         {
             "sample_id": [samples[s].id for s, _ in rows],
-            "layer": [variant.layer if variant else -1 for _, variant in rows],
-            "feature": [variant.index if variant else -1 for _, variant in rows],
-            "output": [generation.to_text(lm, tokens, stop) for tokens in new],
-            "tokens": [len(tokens) for tokens in new],
+            "layer": [feature.layer if feature else -1 for _, feature in rows],
+            "feature": [feature.index if feature else -1 for _, feature in rows],
+            "output": [generation.to_text(lm, tokens, stop) for tokens in [*originals, *answers]],
+            "tokens": [len(tokens) for tokens in [*originals, *answers]],
             "loglik": loglik,
         }
     )
-    table["score"] = [
-        score(output, samples[s].example) for (s, _), output in zip(rows, table["output"], strict=True)
-    ]
+    table["score"] = score(table["output"].tolist(), [samples[s].example for s, _ in rows])
     original = table[table["layer"] < 0].drop(columns=["layer", "feature"])
     return table[table["layer"] >= 0].merge(original, on="sample_id", suffixes=("_amplified", "_original"))
 
 
-@torch.inference_mode()
 def target_loglik(
     lm: LM,
-    pairs: Sequence[tuple[Sequence[int], int]],
+    prefix: Prefix,
+    samples: Sequence[Sample],
     rows: Sequence[tuple[int, Feature | None]],
     steering: Steering,
-    chunk: int = 32,
+    batch_tokens: int = 2048,
 ) -> list[float]:
     """Mean log-likelihood a target token of each row, teacher-forced under the row's amplification.
 
-    pairs: (ids of prompt + target + end, number of prompt tokens). The prefix before the critical position is read
-    once a pair. `chunk` bounds how many rows meet the vocabulary at once.
+    prefix: of the samples' prompts. rows: (index of a sample, feature to amplify or None).
     """
-    prefix = generation.read_prefix(lm, [ids[:n] for ids, n in pairs])
-    values: list[float] = []
-    for part in even_chunks(rows, chunk):
-        inputs = [pairs[s][0][pairs[s][1] - 1 : -1] for s, _ in part]  # the critical token and the target
-        wanted = [pairs[s][0][pairs[s][1] :] for s, _ in part]
-        longest = max(map(len, inputs))
-        ids, labels = (
-            _right_pad(x, longest, fill) for x, fill in ((inputs, lm.tokenizer.pad_token_id), (wanted, -100))
-        )
-        cache, mask = prefix.for_rows(torch.tensor([s for s, _ in part], device=lm.device), longest)
-        ids, labels = ids.to(lm.device), labels.to(lm.device)
-        steering.assign([feature for _, feature in part])
-        hidden = generation.forward_rows(
-            lm, ids, cache, torch.cat([mask, (labels != -100).to(mask)], dim=1), steering, first=True
-        )
-        loss = F.cross_entropy(unembed(lm, hidden).float().flatten(0, 1), labels.flatten(), reduction="none")
-        n_target = (labels != -100).sum(-1)
-        values += (-loss.view_as(labels).sum(-1) / n_target).tolist()
-    return values
-
-
-def _right_pad(sequences: Sequence[Sequence[int]], length: int, fill: int) -> Tensor:
-    return torch.tensor([[*ids, *[fill] * (length - len(ids))] for ids in sequences])
+    given = [sample.tokens[len(sample.prompt) - 1 :] for sample in samples]
+    values = forced.read_rows(lm, prefix, given, rows, steering, forced.log_likelihoods, batch_tokens)
+    return [fmean(row) for row in values]
 
 
 def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, seed: int) -> pd.DataFrame:
@@ -141,13 +140,16 @@ def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, see
 
 
 def rank_features(effects: pd.DataFrame, recalled: pd.DataFrame) -> pd.DataFrame:
-    """Candidates best first: by delta, then change of log-likelihood, then frequency, then (layer, index)."""
+    """Candidates best first: by delta, then change of log-likelihood, then frequency, then (layer, index).
+
+    Where candidates raced, those that saw more of D_val stand before those that left earlier.
+    """
     ranked = effects.merge(
         recalled[["layer", "feature", "frequency", "mean_activation"]], on=["layer", "feature"]
     )
     ranked = ranked.sort_values(
-        ["delta", "delta_loglik", "frequency", "layer", "feature"],
-        ascending=[False, False, False, True, True],
+        ["n", "delta", "delta_loglik", "frequency", "layer", "feature"],
+        ascending=[False, False, False, False, True, True],
     ).reset_index(drop=True)
     ranked.insert(2, "name", [Feature(int(r.layer), int(r.feature)).name for r in ranked.itertuples()])
     return ranked

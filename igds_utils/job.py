@@ -1,7 +1,8 @@
 """One notebook of a run, executed by papermill whole or not at all.
 
-`python -m igds_utils.job RUN.json STAGE` is what the Snakefile calls. The executed notebook appears under its
-name only when every cell has passed; one that failed is kept beside it as STAGE.failed.ipynb, with its traceback.
+`python -m igds_utils.job RUN.json STAGE [TASK ARM]` is what the Snakefile calls. The executed notebook appears under
+its name (STAGE, or STAGE.TASK.ARM for one arm alone) only when every cell has passed; one that failed is kept beside it
+as NAME.failed.ipynb, with its traceback.
 """
 
 from __future__ import annotations
@@ -28,18 +29,23 @@ NAMES = ("{}.ipynb", "{}.failed.ipynb", ".{}.partial.ipynb")  # whole, failed, s
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def execute(run: dict[str, Any], stage: str) -> bool:
-    """Execute `notebooks/<stage>.ipynb` with the run's parameters; True when all of it passed.
+def execute(run: dict[str, Any], stage: str, task: str = "", arm: str = "") -> bool:
+    """Execute `notebooks/<stage>.ipynb` with the run's parameters, all arms or one alone; True when all of it passed.
 
-    Writes <root>/notebooks/<stage>.ipynb or <stage>.failed.ipynb, and adds the time (s) and the peak memory
+    Writes <root>/notebooks/<name>.ipynb or <name>.failed.ipynb, and adds the time (s) and the peak memory
     (bytes) to <root>/timings.json.
     """
     folder = Path(run["root"]) / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    whole, failed, partial = (folder / name.format(stage) for name in NAMES)
+    name, parameters = stage, run["parameters"]
+    if arm:
+        name = f"{stage}.{task}.{arm}"
+        overrides = parameters["overrides"] | {f"tasks.{task}.only_arms": [arm]}
+        parameters = parameters | {"tasks": [task], "overrides": overrides}
+    whole, failed, partial = (folder / form.format(name) for form in NAMES)
     failed.unlink(missing_ok=True)
     started, clock = datetime.now(UTC), time.perf_counter()
-    error = _papermill(Path(run["notebooks"]) / f"{stage}.ipynb", partial, run["parameters"])
+    error = _papermill(Path(run["notebooks"]) / f"{stage}.ipynb", partial, parameters)
     seconds = time.perf_counter() - clock
     # The kernel is a child that has been waited for; Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -49,12 +55,12 @@ def execute(run: dict[str, Any], stage: str) -> bool:
         "peak_bytes": peak,
         "complete": not error,
     }
-    _record(Path(run["root"]), stage, entry)
+    _record(Path(run["root"]), name, entry)
     if error:
         _keep_failed(partial, failed, error)
     else:
         os.replace(partial, whole)
-    place = f"[{run['stages'].index(stage) + 1}/{len(run['stages'])}] {stage}"
+    place = f"[{run['stages'].index(stage) + 1}/{len(run['stages'])}] {name}"
     print(
         f"{place}: {'failed after' if error else 'done in'} {duration(seconds)}, peak {peak / 1e9:.1f} GB",
         flush=True,
@@ -121,13 +127,17 @@ def this_process() -> str:
     return f"{platform.node()} {os.getpid()} {psutil.Process().create_time()}"
 
 
-def _follow(runner: str) -> None:
+def follow(runner: str) -> None:
     """End this job and its kernel once the runner is gone (killed, so that it could not do it itself)."""
     machine, pid, created = runner.split()
     while machine == platform.node():
         time.sleep(0.5)
         try:
-            alive = abs(psutil.Process(int(pid)).create_time() - float(created)) < 1
+            process = psutil.Process(int(pid))
+            # one that was killed stays in the list until its parent asks for it
+            alive = (
+                abs(process.create_time() - float(created)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            )
         except psutil.NoSuchProcess:
             alive = False
         if not alive:
@@ -137,12 +147,13 @@ def _follow(runner: str) -> None:
 
 
 def main() -> int:
-    file, stage = sys.argv[1:]
+    file, stage, *arm = sys.argv[1:]
+    sys.stdout.reconfigure(line_buffering=True)  # into a pipe or a file too, what is said appears at once
     if runner := os.environ.get(RUNNER):
-        threading.Thread(target=_follow, args=(runner,), daemon=True).start()
+        threading.Thread(target=follow, args=(runner,), daemon=True).start()
     run = json.loads(Path(file).read_text(encoding="utf8"))
-    print(f"[{run['stages'].index(stage) + 1}/{len(run['stages'])}] {stage}", flush=True)
-    return 0 if execute(run, stage) else 1
+    print(f"[{run['stages'].index(stage) + 1}/{len(run['stages'])}] {' '.join([stage, *arm])}", flush=True)
+    return 0 if execute(run, stage, *arm) else 1
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A "layer" l means the residual stream after decoder block l, for every supported
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from igds_utils import hub, tiny
+from igds_utils import hub, shards, tiny
 from igds_utils.attention import choose_attention
-from igds_utils.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef
+from igds_utils.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef, describe
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"
@@ -67,60 +69,82 @@ def fast_matmul() -> bool:
     return bool(error <= 1e-5)
 
 
-def describe(ref: Ref) -> str:
-    """A short name of a model reference, for tables and messages."""
-    match ref:
-        case HubRef():
-            return ref.hub
-        case FolderRef():
-            return Path(ref.folder).name
-        case WheelRef():
-            return Path(ref.file).stem.split(".")[0]
-        case TinyRef():
-            return f"tiny random {ref.tiny}"
-
-
 def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     """Load a model and its tokenizer in evaluation mode.
 
-    dtype: "float32", "bfloat16" or "float16". On a machine with GPUs the model is spread over them
-    (`device_map="auto"`). Raises `SourceError` where the reference cannot be resolved.
+    dtype: "float32", "bfloat16" or "float16". A process by itself spreads the model over all GPUs of the machine; one
+    of several under `accelerate launch` puts it on its own. Raises `SourceError` where the reference cannot be
+    resolved or read.
     """
-    path, revision = _location(ref)
-    options = {"dtype": getattr(torch, dtype)}
-    if torch.cuda.is_available():
-        options["device_map"] = "auto"
-    else:
+    folder = model_folder(ref)
+    if not torch.cuda.is_available():
         fast_matmul()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise hub.SourceError(
-            f"could not load {describe(ref)}: {str(error).splitlines()[0]}. Check the name and revision in the preset; "
-            "a gated model needs its licence accepted on its hub page and `hf auth login`."
-        ) from error
+    with _readable(ref, folder):
+        options = {"dtype": getattr(torch, dtype), "device_map": device_map()}
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    return LM(model.eval(), _read_tokenizer(ref, folder), describe(ref))
+
+
+def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model, without its weights."""
+    from igds_utils.huggingface import TOKENIZER, snapshot
+
+    return _read_tokenizer(ref, snapshot(ref, TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref))
+
+
+def device_map() -> str | dict[str, int] | None:
+    """Where transformers puts a model: over all GPUs, on this process's own one, or (None) in main memory.
+
+    FSDP and DeepSpeed deal a model out to the GPUs themselves, so for them it stays in main memory.
+    """
+    sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    if sharded or not torch.cuda.is_available():
+        return None
+    return "auto" if shards.processes() == 1 else {"": int(os.environ["LOCAL_RANK"])}
+
+
+def _read_tokenizer(ref: Ref, folder: Path) -> PreTrainedTokenizerFast:
+    with _readable(ref, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # where this is set, "Quoi ?" is decoded as "Quoi?": an output must be scored as it was written
     tokenizer.clean_up_tokenization_spaces = False
-    return LM(model.eval(), tokenizer, describe(ref))
+    return tokenizer
 
 
-def _location(ref: Ref) -> tuple[str, str]:
+@contextmanager
+def _readable(ref: Ref, folder: Path) -> Iterator[None]:
+    """Say which files could not be read, and what to do about it."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
+            mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
+        else:
+            mend = "Check the name and revision in the preset"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
+
+
+def model_folder(ref: Ref) -> Path:
+    """The folder with a model's files, fetched, converted or made if need be."""
+    models = hub.cache_root() / "models"
     match ref:
         case HubRef():
-            return ref.hub, ref.revision
+            from igds_utils.huggingface import snapshot
+
+            return snapshot(ref)
         case FolderRef():
-            return str(hub.local_folder(ref)), "main"
+            return hub.local_folder(ref)
         case TinyRef():
             name = f"tiny-{ref.tiny}-{ref.seed}-v{tiny.VERSION}"
-            return str(
-                hub.whole(hub.cache_root() / "models" / name, partial(tiny.save_model, ref.tiny, ref.seed))
-            ), "main"
+            return hub.whole(models / name, partial(tiny.save_model, ref.tiny, ref.seed))
+        case WheelRef() if ref.file.endswith("/"):  # a whole folder: nothing to convert
+            return hub.wheel_file(ref)
         case WheelRef():
             name = f"{ref.wheel}-{ref.version}-{ref.sha256[:12]}"
-            return str(hub.whole(hub.cache_root() / "models" / name, partial(_convert_gguf, ref))), "main"
+            return hub.whole(models / name, partial(_convert_gguf, ref))
 
 
 def _convert_gguf(ref: WheelRef, folder: Path) -> None:

@@ -73,7 +73,7 @@ def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Te
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
     predicted = labels[:, 1:] != IGNORED  # (batch, tokens - 1): here the next token is a target
-    head = model.get_output_embeddings()
+    head = getattr(model, "module", model).get_output_embeddings()  # several processes train a wrapped model
 
     def keep_predicting_rows(_head, args: tuple[Tensor]) -> tuple[Tensor]:
         return (args[0][:, :-1][predicted.to(args[0].device)][None],)  # (1, labelled tokens, width)

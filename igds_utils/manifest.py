@@ -19,21 +19,27 @@ PACKAGES = (
 
 def manifest(run: Run) -> dict[str, Any]:
     """Preset, versions, commit, machine, fingerprints of data and SAEs, and the time and memory of each notebook."""
-    import torch
-
     timings = run.root / "timings.json"
     return {
         "preset": run.preset.model_dump(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": _commit(),
-        "machine": {
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-            "gpus": torch.cuda.device_count(),
-        },
+        "machine": machine(),
         "data": {task: {name: run.data_version(task, name) for name in run.sets(task)} for task in run.tasks},
+        "left_out": {task: run.data_facts(task) for task in run.tasks},
         "saes": run.sae_version,
         "notebooks": json.loads(timings.read_text(encoding="utf8")) if timings.exists() else {},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The processor, and how many threads and GPUs torch uses: what a measured time belongs to."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpus": torch.cuda.device_count(),
     }
 
 

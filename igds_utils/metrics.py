@@ -1,12 +1,17 @@
-"""Metrics: accuracy by math-verify and pass@k, ROUGE-1/2/L, chrF and BLEU. One function a formula."""
+"""Metrics: accuracy by math-verify and pass@k, ROUGE-1/2/L, chrF, BLEU and COMET. One function a formula."""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
+from collections.abc import Sequence
 from functools import cache
 from math import comb
+
+from igds_utils import hub
+from igds_utils.huggingface import fetched, snapshot
+from igds_utils.refs import FolderRef, HubRef
 
 NUMBER = re.compile(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?")
 BOX = "\\boxed{"
@@ -31,10 +36,10 @@ def last_number(text: str) -> str | None:
     return found[-1].replace(",", "") if found else None
 
 
-def math_answer(output: str) -> tuple[str | None, bool]:
-    r"""The answer of an output, and whether it was boxed: the last \boxed{}, else the last number."""
+def math_answer(output: str, number: bool = True) -> tuple[str | None, bool]:
+    r"""The answer of an output, and whether it was boxed: the last \boxed{}, else the last number (if `number`)."""
     boxed = boxed_answer(output)
-    return (boxed, True) if boxed is not None else (last_number(output), False)
+    return (boxed, True) if boxed is not None else (last_number(output) if number else None, False)
 
 
 def math_correct(answer: str | None, reference: str, timeout: int | None = 5) -> bool:
@@ -101,3 +106,44 @@ def bleu(hypothesis: str, reference: str, chinese: bool = False) -> float:
     from sacrebleu import sentence_bleu
 
     return float(sentence_bleu(hypothesis, [reference], tokenize="zh" if chinese else "13a").score)
+
+
+def comet(
+    triples: Sequence[tuple[str, str, str]], checkpoint: HubRef | FolderRef, batch: int = 64
+) -> list[float]:
+    """COMET x 100 of (source, hypothesis, reference) triples, in batches, on a GPU if there is one (unbabel-comet).
+
+    checkpoint: a hub repository or a local folder with hparams.yaml and checkpoints/model.ckpt. The checkpoint is a
+    pickle: pin its revision, and read only what you trust. Raises `SourceError` where it cannot be loaded.
+    """
+    import torch
+
+    if not triples:
+        return []
+    model = _comet_model(checkpoint)
+    samples = [dict(zip(("src", "mt", "ref"), triple, strict=True)) for triple in triples]
+    gpus = int(torch.cuda.is_available())
+    scores = model.predict(samples, batch_size=batch, gpus=gpus, progress_bar=False, num_workers=0)["scores"]
+    return [100 * float(score) for score in scores]
+
+
+@cache
+def _comet_model(checkpoint: HubRef | FolderRef):
+    """The COMET model, loaded once a process."""
+    for name in ("lightning", "pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from comet import load_from_checkpoint
+
+    if isinstance(checkpoint, FolderRef):
+        folder, name = hub.local_folder(checkpoint), checkpoint.folder
+    else:
+        folder, name = snapshot(checkpoint, ["hparams.yaml", "checkpoints/model.ckpt"]), checkpoint.hub
+    file = folder / "checkpoints" / "model.ckpt"
+    for needed in (file, folder / "hparams.yaml"):
+        if not needed.is_file():
+            raise hub.SourceError(
+                f"the COMET checkpoint {name} has no {needed.relative_to(folder)}: correct metric.checkpoint"
+            )
+    return fetched(
+        name, lambda: load_from_checkpoint(str(file))
+    )  # its encoder's tokenizer comes from the hub too

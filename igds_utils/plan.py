@@ -5,17 +5,28 @@ print(render(load_preset("quick")))
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import pandas as pd
 
+from igds_utils import forecast
 from igds_utils.arms import arms
+from igds_utils.config import PROJECT
+from igds_utils.costs import need_tokens, training_bytes
 from igds_utils.refs import FolderRef, HubRef, Ref, TinyRef
+from igds_utils.runner import STAGES
+from igds_utils.selectors import get, names
 from igds_utils.settings import ModelConfig, Preset, TaskConfig
 
-NOTEBOOKS = 6  # that one run executes
 UNCUT_CANDIDATES = (
     400  # candidates where a preset does not cut them: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)
 )
 SHOT_TOKENS = 160  # of one Minerva example
+# Of amplified answers, measured on quick: the share of tokens that differ from the original's and so are generated
+# (0.58 on math, 0.49 and 0.28 on the others); and the share of the blocks that lies above a candidate's.
+DEPARTED, ABOVE = 0.5, 0.4
+LONGEST = 1.75  # a training batch is as wide as its longest sample: this many times the mean, about
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -31,19 +42,17 @@ def plan(preset: Preset) -> pd.DataFrame:
                 read / preset.speeds.forward + generate / preset.speeds.decode + train / preset.speeds.train
             ) / 60
             rows.append((name, stage, what, round(read), round(generate), round(train), minutes))
-    rows.append(("all", "notebooks", f"{NOTEBOOKS} starts", 0, 0, 0, NOTEBOOKS * preset.speeds.notebook / 60))
+    starts = len(STAGES)
+    rows.append(("all", "notebooks", f"{starts} starts", 0, 0, 0, starts * preset.speeds.notebook / 60))
     return pd.DataFrame(rows, columns=["task", "stage", "what", "read", "generate", "train", "minutes"])
 
 
 def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, float, float]]:
     sizes, prompt, target = task.sizes, task.prompt_tokens, task.target_tokens
     answer = min(target, task.max_new_tokens)  # tokens that a model generates for one item, about
-    candidates = UNCUT_CANDIDATES if task.max_candidates is None else task.max_candidates
-    k = preset.intervention.k
-    # every candidate, and the original, generates on D_val and is teacher-forced on its targets; the k that are
-    # chosen do so again on the confirmation set; one prefill of a prompt serves all of them
-    amplified = (candidates + 1) * sizes.validation + (k + 1) * sizes.confirmation
-    prefills = sizes.validation + sizes.confirmation
+    candidates, k = uncut(task.max_candidates), preset.intervention.k
+    validated = _amplified(candidates, sizes.validation, prompt, target, task.max_new_tokens)
+    confirmed = _amplified(k, sizes.confirmation, prompt, target, task.max_new_tokens)
     all_arms = arms(task)
     trained = [arm for arm in all_arms if arm.trained]
     shown = sum(arm.size(sizes.pool) for arm in trained) * task.sft.epochs
@@ -52,47 +61,79 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
         task.max_new_tokens + len(trained) * answer
     )  # the untrained model does not stop early
     evaluated = len(all_arms) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
-    scored = sum(sizes.pool * _tokens_to_score(selector, prompt, target) for selector in task.selectors)
-    return [
+    scored = [(sizes.pool, task.selectors)]
+    if task.quality:
+        everyone = names() if task.quality.selectors == "all" else task.quality.selectors
+        scored.append((min(task.quality.size, sizes.pool), everyone))
+    read = sum(n * need_tokens(need, prompt, target) for n, some in scored for need in needs_of(some))
+    found = [
         ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
         (
             "causal filter",
             f"{candidates} candidates x {sizes.validation}",
-            prefills * prompt + amplified * target,
-            amplified * task.max_new_tokens,  # the model that is read has not learnt where to stop
+            validated[0] + confirmed[0],
+            validated[1] + confirmed[1],
             0,
         ),
-        ("scoring", f"{len(task.selectors)} selectors x {sizes.pool}", scored, 0, 0),
+        ("scoring", " + ".join(f"{len(some)} selectors x {n}" for n, some in scored), read, 0, 0),
         ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
         ("evaluation", f"{len(all_arms)} arms x {sizes.test} x {task.samples}", evaluated, written, 0),
     ]
+    if task.stability:
+        own, sources = task.stability, len(task.stability.sources)
+        tested = uncut(own.max_candidates)
+        again = _amplified(tested, own.validation, prompt, target, own.max_new_tokens)
+        read, written = own.prior * prompt + again[0], again[1]
+        what = f"{sources} sources, {tested} candidates x {own.validation}"
+        found.append(("stability", what, sources * read, sources * written, 0))
+    return found
 
 
-def _tokens_to_score(selector: str, prompt: int, target: int) -> int:
-    """Tokens that a selector reads of one sample."""
-    return {"random": 0, "igds": prompt}.get(selector, prompt + target)
+def uncut(max_candidates: int | None) -> int:
+    """How many candidates a preset amplifies, about."""
+    return UNCUT_CANDIDATES if max_candidates is None else max_candidates
+
+
+def _amplified(
+    features: int, samples: int, prompt: int, target: int, max_new_tokens: int
+) -> tuple[float, float]:
+    """Tokens that the causal filter reads (blocks above the feature counted as a share of all) and generates.
+
+    The prompts and the original's answer are read and generated once, and the target once; every row reads answer
+    and target above its block, and generates from where it departs. The model that is read has not learnt to stop.
+    """
+    rows, answers = features * samples, samples * max_new_tokens
+    read = samples * (prompt + target) + answers + rows * ABOVE * (max_new_tokens + target)
+    return read, answers + rows * DEPARTED * max_new_tokens
+
+
+def needs_of(selectors: Sequence[str]) -> set[str]:
+    """What is measured on a pool for some selectors: each measurement once, and one pass for all that is read at p."""
+    needs = {need for name in selectors for need in get(name).needs}
+    at_p = {need for need in needs if need_tokens(need, 1, 0) == 1 and need_tokens(need, 0, 1) == 0}
+    return needs - at_p | {"critical_reads"} if at_p else needs
 
 
 # ---- memory and disk -------------------------------------------------------------------------------------
 
 
 def peak_memory(preset: Preset) -> float | None:
-    """Bytes at the peak, the larger of training and steering, or None where the preset states no model shape."""
+    """Bytes at the peak on one device, the larger of training and steering; None where no model shape is stated.
+
+    Beside the model that is trained stands the one that features are read on; launched processes that shard the
+    training spread its state, and each holds a part of it.
+    """
     shape, width = preset.chosen.shape, BYTES[preset.chosen.dtype]
     if shape is None:
         return None
+    read, launch = shape.parameters * width, preset.launch
     peaks = []
     for task in preset.tasks.values():
-        length = min(task.prompt_tokens + task.target_tokens, task.sft.max_length)
+        length = min(LONGEST * (task.prompt_tokens + task.target_tokens), task.sft.max_length)
         tokens = min(task.sft.device_batch, task.sft.global_batch) * length
-        # weights, gradients and AdamW's two moments; then 17 values a token, layer and unit of width that the
-        # backward pass needs (Korthikanti et al. 2022, without attention maps); logits, their softmax and gradient
-        states = 4 * shape.parameters * width
-        activations = 17 * tokens * shape.layers * shape.width * width + 3 * tokens * shape.vocabulary * 4
-        rows = preset.intervention.rows * (task.prompt_tokens + task.max_new_tokens)
-        cache = 2 * rows * shape.layers * shape.kv_width * width
-        peaks += [states + activations, shape.parameters * width + cache]
-    return max(peaks) + 1e9  # the interpreter and its libraries
+        shards = launch.processes if launch.training else 1
+        peaks.append(training_bytes(shape, tokens, width, shards, task.sft.gradient_checkpointing))
+    return read + max(*peaks, preset.intervention.cache_gb * 1e9) + 1e9  # the interpreter and its libraries
 
 
 def disk(preset: Preset) -> float | None:
@@ -118,14 +159,28 @@ def render(preset: Preset) -> str:
     for name, task in preset.tasks.items():
         lines.append(f"Task   {name}: {', '.join(arm.name for arm in arms(task))}")
     lines += ["", *_table(frame), ""]
-    lines.append(f"Time   about {_time(frame['minutes'].sum())} at the preset's speeds")
+    lines.append(f"Time   about {show_minutes(frame['minutes'].sum())} at the preset's speeds")
     memory, space = peak_memory(preset), disk(preset)
     if memory is None:
         lines.append(f"Memory and disk are not known: the preset states no shape of model {preset.model}")
     else:
         lines.append(f"Memory about {memory / 1e9:.1f} GB at the peak, without the SAEs")
         lines.append(f"Disk   about {space / 1e9:.1f} GB of weights")
-    return "\n".join(lines)
+    lines += _measured(preset, frame["minutes"].sum(), memory)
+    return "\n".join([*lines, *forecast.lines(preset, frame)])
+
+
+def _measured(preset: Preset, minutes: float, memory: float | None) -> list[str]:
+    """What the reference run of a preset took, and how far the plan is from it."""
+    file = PROJECT / "results" / "reference" / preset.name / "timings.json"
+    if not file.exists() or memory is None:
+        return []
+    last = [runs[-1] for runs in json.loads(file.read_text(encoding="utf8")).values()]
+    took, peak = sum(run["seconds"] for run in last) / 60, max(run["peak_bytes"] for run in last)
+    return [
+        f"Ran    in {took:.0f} min with {peak / 1e9:.1f} GB at the peak when results/reference was made: the plan is "
+        f"{minutes / took - 1:+.0%} and {memory / peak - 1:+.0%} from that"
+    ]
 
 
 def _table(frame: pd.DataFrame) -> list[str]:
@@ -150,7 +205,7 @@ def _table(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _time(minutes: float) -> str:
+def show_minutes(minutes: float) -> str:
     return f"{max(minutes, 1):.0f} min" if minutes < 120 else f"{minutes / 60:,.0f} hours"
 
 

@@ -1,73 +1,75 @@
-"""What selectors ask of a pool, each measured once and stored: every selector shares it, and so does a second run."""
+"""A pool of a task as selectors see it, with everything that is measured on it.
+
+context = pool.context(run, "math", pool="quality")
+ranking = selectors.rank_pool("igds", context, size=48)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
-import numpy as np
-import pandas as pd
-
-from igds_utils import activations, losses, selectors
+from igds_utils import launch, selectors
 from igds_utils.experiment import Run
-from igds_utils.sae import FeatureSet
+from igds_utils.needs import MEASUREMENTS, Pool
+from igds_utils.tasks.base import Example
+
+Name = Literal["pool", "quality"]
 
 
-def context(run: Run, task: str, seed: int = 0) -> selectors.Context:
-    """What the selectors of a task may know of its pool; labels of the samples are not part of it."""
-    samples = [
-        selectors.PoolSample(example.id, prompt, example.target)
-        for example, prompt in zip(run.examples(task, "pool"), run.prompts(task, "pool"), strict=True)
-    ]
+def open_pool(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> Pool:
+    """The pool that a task trains on, or its pool of known quality; measurements are stored apart."""
+    config = run.config(task)
+    if pool == "pool":
+        return Pool(run, task, run.examples(task, "pool"), f"{task}/needs", seed, tuple(config.selectors))
+    asked = config.quality.selectors if config.quality else "all"
+    every = selectors.names() if asked == "all" else asked
+    return Pool(run, task, run.examples(task, pool), f"{task}/{pool}/needs", seed, tuple(every))
+
+
+def context(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> selectors.Context:
+    """What the selectors of a task may know of a pool; labels of the samples are not part of it."""
+    return context_of(open_pool(run, task, seed, pool))
+
+
+def context_of(pool: Pool) -> selectors.Context:
+    """The same for any pool, for instance one of a user."""
     return selectors.Context(
-        samples,
-        seed=seed,
-        feature_norms=feature_norms(run, task) if run.preset.scoring.units == "residual" else None,
-        **{need: partial(measure, run, task) for need, measure in MEASUREMENTS.items()},
+        _shown(pool.examples, pool.samples.prompts),
+        seed=pool.seed,
+        examples=_shown(pool.target_examples, pool.target_samples.prompts),
+        about=lambda need: {} if need == "examples" else pool.measured(need).about,
+        **{need: partial(_values, pool, need) for need in MEASUREMENTS},
     )
 
 
-def target_loss(run: Run, task: str) -> np.ndarray:
-    """Mean cross-entropy of each target under the model to be trained, in the SFT rendering: (N,)."""
-
-    def build() -> pd.DataFrame:
-        same = run.preset.chosen.identify == run.preset.chosen.train
-        lm = run.lm if same else run.trainable_lm()
-        records = run.training_records(task, run.examples(task, "pool"))
-        found = losses.target_losses(lm, run.training_pairs(records), run.preset.batch_tokens)
-        return pd.DataFrame({"sample_id": [record["id"] for record in records], "target_loss": found})
-
-    made = run.make(f"{task}/needs/target_loss.parquet", build, **run.training_inputs(task))
-    return made["target_loss"].to_numpy()
-
-
-def task_feature_activations(run: Run, task: str) -> np.ndarray:
-    """a_i(x, p) of the task features under the identification model, prompt only: (N, k)."""
-    features = run.task_features(task)
-    names = [feature.name for feature in features]
-
-    def build() -> pd.DataFrame:
-        layers = sorted({feature.layer for feature in features})
-        prompts = run.prompts(task, "pool")
-        residual = activations.critical_residuals(run.lm, prompts, layers, run.preset.batch_tokens)
-        found = activations.feature_activations(residual, run.saes, features)
-        return pd.DataFrame(found.numpy(), columns=names)
-
-    made = run.make(
-        f"{task}/needs/task_feature_activations.parquet", build, features=names, **run.inputs(task, "pool")
-    )
-    return made.to_numpy()
-
-
-def feature_norms(run: Run, task: str) -> np.ndarray:
-    """||d_i|| of the task features, in residual units: (k,)."""
-    sets = [FeatureSet(run.saes[feature.layer], [feature.index]) for feature in run.task_features(task)]
-    return np.array([float(one.directions.norm()) for one in sets])
-
-
-MEASUREMENTS = {"target_loss": target_loss, "task_feature_activations": task_feature_activations}
-
-
-def version(run: Run, task: str, need: str) -> str:
+def version(run: Run, task: str, need: str, pool: Name = "pool", seed: int = 0) -> str:
     """What identifies one measurement of a pool, made first if it is not stored; part of a ranking's inputs."""
-    MEASUREMENTS[need](run, task)
-    return run.store.version(f"{task}/needs/{need}.parquet")
+    return open_pool(run, task, seed, pool).version(need)
+
+
+def measure_ahead(run: Run, task: str) -> None:
+    """Measure all that the task's selectors need in the processes that the preset asks for, if there are several."""
+    if run.preset.launch.processes > 1:
+        launch.call(run, "igds_utils.pool:measure", task)
+
+
+def measure(run: Run, task: str) -> None:
+    """All that the selectors of a task need of its pool."""
+    for seed in run.config(task).seeds:
+        members = open_pool(run, task, seed)
+        for selector in run.config(task).selectors:
+            for need in selectors.get(selector).needs:
+                members.version(need)
+
+
+def _values(pool: Pool, need: str):
+    return pool.measured(need).values
+
+
+def _shown(examples: Sequence[Example], prompts: Sequence[str]) -> list[selectors.PoolSample]:
+    return [
+        selectors.PoolSample(example.id, prompt, example.target, example.text)
+        for example, prompt in zip(examples, prompts, strict=True)
+    ]

@@ -6,6 +6,8 @@ turn and opens the assistant's turn with the cue line (`Solution:`), so that the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -17,27 +19,76 @@ Rendering = Literal["bare", "chat"]
 
 
 def identification_prompt(
-    task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, rendering: Rendering
+    task: Task,
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering,
+    max_tokens: int | None = None,
 ) -> str:
-    """The prompt on which features are found and samples scored (Table 9, identification), ending in its colon."""
-    return _render(task.identification_template.format(**example.fields), tokenizer, rendering)
+    """The prompt on which features are found and samples scored (Table 9, identification), ending in its colon.
+
+    max_tokens: an example for which it is longer is cut at the end of its text (`fitted`).
+    """
+    return fitted(
+        example,
+        tokenizer,
+        lambda cut: _render(task.identification_template.format(**cut.fields), tokenizer, rendering),
+        max_tokens,
+    )
 
 
 def evaluation_prompt(
-    task: Task, example: Example, tokenizer: PreTrainedTokenizerBase, rendering: Rendering, shots: int = 0
+    task: Task,
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering,
+    shots: int = 0,
+    max_tokens: int | None = None,
 ) -> str:
     """The prompt of the test (Table 9, evaluation); without shots it is the identification prompt.
 
     Raises `ValueError` if the task has fewer worked examples than `shots`.
     """
     if shots == 0:
-        return identification_prompt(task, example, tokenizer, rendering)
+        return identification_prompt(task, example, tokenizer, rendering, max_tokens)
     if shots > len(task.shots):
         raise ValueError(
             f"task {task.name} has {len(task.shots)} worked examples, not {shots}: lower `shots`"
         )
     worked = "".join(task.shot_template.format(**shot) for shot in task.shots[:shots])
-    return _render(task.few_shot_template.format(**example.fields, shots=worked), tokenizer, rendering)
+    return fitted(
+        example,
+        tokenizer,
+        lambda cut: _render(task.few_shot_template.format(**cut.fields, shots=worked), tokenizer, rendering),
+        max_tokens,
+    )
+
+
+def fitted(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    render: Callable[[Example], str],
+    max_tokens: int | None,
+) -> str:
+    """`render(example)`, the longest field of the example cut at its end until the prompt has at most `max_tokens`.
+
+    What stands around that text, the instruction and the cue with its critical colon, stays whole. Raises `ValueError`
+    where it alone is too long.
+    """
+    text = render(example)
+    name = max(example.fields, key=lambda field: len(example.fields[field]))
+    while max_tokens is not None and (excess := len(encode(tokenizer, text)) - max_tokens) > 0:
+        body = example.fields[name]
+        offsets = tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if excess > len(offsets):
+            raise ValueError(
+                f"{example.id}: the prompt without its {name} is longer than {max_tokens} tokens: raise "
+                "max_prompt_tokens, or ask for fewer shots"
+            )
+        shorter = body[: offsets[len(offsets) - excess][0]].rstrip()
+        example = replace(example, fields={**example.fields, name: shorter})
+        text = render(example)
+    return text
 
 
 def sft_pair(
@@ -53,11 +104,29 @@ def sft_pair(
     `evaluation`: the test's prompt as `task_config` renders it, then a space and the target.
     """
     if rendering == "evaluation":
-        prompt = evaluation_prompt(task, example, tokenizer, task_config.rendering, task_config.shots)
+        prompt = evaluation_prompt(
+            task, example, tokenizer, task_config.rendering, task_config.shots, task_config.max_prompt_tokens
+        )
         return prompt, f" {example.target}"
     parts = (task.records_instruction, task.records_input)
-    prompt = "".join(f"{text}\n" for part in parts if (text := part.format(**example.fields)))
+
+    def render(cut: Example) -> str:
+        return "".join(f"{text}\n" for part in parts if (text := part.format(**cut.fields)))
+
+    prompt = fitted(example, tokenizer, render, task_config.max_prompt_tokens)
     return prompt, task.records_output.format(**example.fields, target=example.target)
+
+
+def bare_header(task: Task, tokenizer: PreTrainedTokenizerBase, task_config: TaskConfig) -> str:
+    """What opens the answer of a training sample where nothing is asked: IFD's loss without an instruction.
+
+    `evaluation`: the cue line, in a chat after an empty user's turn. `records`: the newline before the output.
+    """
+    if task_config.sft.rendering == "records":
+        return "\n"
+    template = task.few_shot_template if task_config.shots else task.identification_template
+    cue = template.rsplit("\n", 1)[1]
+    return cue if task_config.rendering == "bare" else _render(f"\n{cue}", tokenizer, "chat")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

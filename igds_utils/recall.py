@@ -35,6 +35,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
                 }
             )
         )
+    saes.drop()  # up to 2 GB that what comes next can use
     found = pd.concat(rows, ignore_index=True)
     # a frequency of exactly tau counts; half a sample guards against rounding of the mean
     half = 0.5 / len(next(iter(residual.values())))

@@ -1,10 +1,14 @@
-"""Where a model or a file comes from, as presets write it down; `hub` and `lm` fetch what these records name."""
+"""Where a model, a file or rows of data come from, as presets write it down.
+
+`hub`, `lm` and `sources` fetch what these records name.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class Strict(BaseModel):
@@ -57,3 +61,93 @@ Ref = Annotated[
     | Annotated[TinyRef, Tag("tiny")],
     Discriminator(_kind_of_ref),
 ]
+
+
+def describe(ref: Ref) -> str:
+    """A short name of a model reference, for tables and messages."""
+    match ref:
+        case HubRef():
+            return ref.hub
+        case FolderRef():
+            return Path(ref.folder).name
+        case WheelRef():
+            return Path(ref.file).stem.split(".")[0]
+        case TinyRef():
+            return f"tiny random {ref.tiny}"
+
+
+# ---- rows of data ----------------------------------------------------------------------------------------
+
+
+class Column(Strict):
+    """What a field of a task is filled with: a column of the row, or a fixed text."""
+
+    column: str | None = Field(None, description="its name; dots lead into nested records (translation.en)")
+    take: Literal["text", "gsm8k_solution", "gsm8k_answer", "boxed"] = Field(
+        "text",
+        description="gsm8k_solution: without the last line `#### N` and the marks <<...>>; gsm8k_answer: that N; "
+        "boxed: what the last \\boxed{} holds",
+    )
+    value: str | None = Field(None, description="the same text for every row, in place of a column")
+
+    @model_validator(mode="after")
+    def _one_origin(self):
+        if (self.column is None) == (self.value is None):
+            raise ValueError("give either `column` or `value`")
+        return self
+
+
+def _named(columns: Any) -> Any:
+    """`question: problem` is short for `question: {column: problem}`."""
+    if not isinstance(columns, dict):
+        return columns
+    return {field: {"column": c} if isinstance(c, str) else c for field, c in columns.items()}
+
+
+Columns = Annotated[dict[str, Column], BeforeValidator(_named)]
+SetName = Literal["test", "validation", "confirmation", "prior", "pool"]
+
+
+class MirrorFile(Strict):
+    """Where a data mirror keeps a source that does not lie there under its hub id."""
+
+    path: str = Field(description="of a JSONL file, from the mirror's folder")
+    columns: Columns
+
+
+class DataSource(Strict):
+    """Rows of a dataset on the hub or of a JSONL or Parquet file, and how fields are made of their columns."""
+
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str = "main"
+    file: str | None = Field(None, description="*.jsonl or *.parquet; relative to the project's root")
+    mirror: MirrorFile | None = None
+    columns: Columns = Field(description="field -> column of the row")
+    sets: list[SetName] | None = Field(
+        None, description="which sets it fills; by default the one it is named after"
+    )
+    where: dict[str, list[str | int | bool]] = Field(
+        default_factory=dict, description="column -> the values of which a row must have one"
+    )
+    max_words: dict[str, int] = Field(
+        default_factory=dict, description="field -> most words; longer rows are left out"
+    )
+    rows: int | None = Field(
+        None, ge=1, description="draw so many at random in one pass, for sources beyond memory"
+    )
+    join_repeats: bool = Field(
+        False,
+        description="rows with the same prompt become one example with the targets of all as references",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self):
+        if (self.hub is None) == (self.file is None):
+            raise ValueError("a source is either on the `hub` or in a `file`")
+        if unknown := sorted(set(self.max_words) - set(self.columns)):
+            raise ValueError(
+                f"max_words of {unknown[0]!r}, which is no field of `columns`: {', '.join(self.columns)}"
+            )
+        return self

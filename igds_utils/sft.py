@@ -2,6 +2,8 @@
 
     log = train(lm, pairs, config, seed=0, workdir=folder)      # lm.model is trained in place
 
+Under `accelerate launch` (`igds_utils.launch`) several processes call it with the same arguments and train together:
+the global batches, and so the loss curve, are those of one process.
 What the paper leaves open is fixed here: AdamW (betas 0.9 and 0.999), gradients clipped at norm 1, the schedule and
 warm-up of the preset, loss on the target and its EOS alone, no packing.
 """
@@ -9,10 +11,9 @@ warm-up of the preset, loss on the target and its EOS alone, no packing.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,24 +23,35 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from igds_utils import checkpoints, shards
 from igds_utils.batching import even_chunks
 from igds_utils.lm import LM
 from igds_utils.losses import IGNORED, Pair, check_pair, token_losses
 from igds_utils.settings import SftConfig
-from igds_utils.store import fingerprint
 
 LOG_COLUMNS = ["step", "loss", "lr", "grad_norm", "tokens", "target_tokens", "seconds"]
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-STATE = "inputs.txt"  # which training the checkpoints of a folder belong to
+# What may differ between the runs of one training: how it is stored and computed, not what is learnt.
+NOT_LEARNT_FROM = {"keep_weights", "checkpoint_steps", "gradient_checkpointing"}
 
 
-def train(lm: LM, pairs: Sequence[Pair], config: SftConfig, seed: int, workdir: Path) -> pd.DataFrame:
+def train(
+    lm: LM,
+    pairs: Sequence[Pair],
+    config: SftConfig,
+    seed: int,
+    workdir: Path,
+    weights: Path | None = None,
+    after_step: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
     """Fine-tune `lm.model` in place (fp32 weights) and return its log, one row an optimizer step.
 
     pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pair`); a target that
     reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
     kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
-    for them; a training that was killed goes on from its last one, and a finished one removes them.
+    for them; a training that was killed goes on from its last one, and a finished one removes them. weights: a folder
+    for the final weights (safetensors, gathered from all processes) and the tokenizer. after_step: called with the
+    number of steps made and of all steps; the model is in evaluation mode, and the training does not notice.
 
     Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
     tokens (prompt and target), target_tokens, seconds.
@@ -51,11 +63,16 @@ def train(lm: LM, pairs: Sequence[Pair], config: SftConfig, seed: int, workdir: 
     arguments = _arguments(config, len(batches), seed, workdir, lm.device)
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
-        trainer = _make_trainer(lm, [[samples[i] for i in batch] for batch in batches], arguments, bar)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(workdir, [samples, config, seed]))
-    for folder in workdir.glob("checkpoint-*"):
-        shutil.rmtree(folder)
+        trainer = _make_trainer(
+            lm, [[samples[i] for i in batch] for batch in batches], arguments, bar, after_step
+        )
+        inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed]
+        trainer.train(resume_from_checkpoint=shards.from_first(lambda: checkpoints.last(workdir, inputs)))
+        if weights is not None:
+            checkpoints.save_weights(trainer, weights)
+    shards.from_first(lambda: checkpoints.remove(workdir))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    trainer.accelerator.free_memory()  # the optimizer's state would live on in reference cycles
     return pd.DataFrame(steps).rename(columns={"learning_rate": "lr"})[LOG_COLUMNS]
 
 
@@ -103,7 +120,6 @@ def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
 
 
 def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path, device: torch.device):
-    from accelerate import PartialState
     from trl import SFTConfig
 
     on_gpu = device.type == "cuda"
@@ -113,7 +129,7 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path, device: 
         seed=seed,
         num_train_epochs=1,  # the records already hold every epoch
         per_device_train_batch_size=config.device_batch,
-        gradient_accumulation_steps=accumulation_steps(config, PartialState().num_processes),
+        gradient_accumulation_steps=accumulation_steps(config, shards.processes()),
         learning_rate=config.lr,
         lr_scheduler_type=SCHEDULES[config.schedule],
         # rounded down: transformers rounds up, and the first warm-up step has lr 0, one of four steps of a small run
@@ -121,7 +137,9 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path, device: 
         weight_decay=config.weight_decay,
         optim="adamw_torch_fused",
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
-        gradient_checkpointing=on_gpu,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        ddp_find_unused_parameters=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # the records are tokens and labels
         save_strategy="steps" if config.checkpoint_steps else "no",
@@ -135,7 +153,7 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path, device: 
     )
 
 
-def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
+def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm, after_step):
     """TRL's trainer, fed with `batches` in their order, reporting to `bar`."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -177,6 +195,11 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
 
         def on_step_end(self, args, state, control, **kwargs):
             bar.update()
+            if after_step is not None:
+                with torch.random.fork_rng():
+                    lm.model.eval()
+                    after_step(state.global_step, state.max_steps)
+                    lm.model.train()
 
         def on_log(self, args, state, control, logs, **kwargs):
             if "loss" in logs:
@@ -187,10 +210,11 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
         {"tokens": sum(len(ids) for ids, _ in batch), "target_tokens": sum(len(ids) - n for ids, n in batch)}
         for batch in batches
     ]
+    at_once = arguments.per_device_train_batch_size * shards.processes()
     records = [
         {"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]}
         for batch in batches
-        for ids, n_prompt in batch
+        for ids, n_prompt in _filled(batch, at_once)
     ]
     trainer = Trainer(
         model=lm.model,
@@ -203,31 +227,24 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
     return trainer
 
 
+def _filled(batch: list[Pair], at_once: int) -> list[Pair]:
+    """A batch that all processes can share evenly: accelerate would fill a short one with samples seen before.
+
+    What is added has no target, so nothing is learnt from it; one process needs none.
+    """
+    missing = -len(batch) % at_once if shards.processes() > 1 else 0
+    return [*batch, *[(batch[-1][0][:1], 1)] * missing]
+
+
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Leave the model in evaluation mode and without what a trainer hangs on it (TRL replaces its forward)."""
-    forward = vars(model).get("forward")
+    """Leave the model in evaluation mode, and it and its modules without what a trainer hangs on them."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
     finally:
-        vars(model).pop("forward", None)
-        if forward is not None:
-            model.forward = forward
-        if model.is_gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
         model.zero_grad(set_to_none=True)
         model.eval()
-
-
-def _last_checkpoint(workdir: Path, inputs: list) -> str | None:
-    """The newest checkpoint of this very training; those of another one are removed."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    workdir.mkdir(parents=True, exist_ok=True)
-    state, mine = workdir / STATE, fingerprint(inputs)
-    if state.exists() and state.read_text(encoding="utf8") == mine:
-        return get_last_checkpoint(str(workdir))
-    for folder in workdir.glob("checkpoint-*"):
-        shutil.rmtree(folder)
-    state.write_text(mine, encoding="utf8")
-    return None

@@ -9,6 +9,7 @@ other test samples of the same kind; it does not cover the luck of a training ru
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -207,6 +208,7 @@ def _by_sample(values) -> pd.Series:
     return series.groupby(level=0).mean()
 
 
+@cache  # the same few counts come up over and over
 def _wilson(successes: int, n: int, confidence: float) -> tuple[float, float]:
     bounds = stats.binomtest(successes, n).proportion_ci(confidence_level=confidence, method="wilson")
     return float(bounds.low), float(bounds.high)

@@ -56,16 +56,29 @@ class Steering:
         with edited(lm, edits):
             yield
 
+    def amplify(self, h: Tensor, features: Sequence[Feature]) -> tuple[Tensor, Tensor]:
+        """h' of residual states (rows, positions, d) after the block of `features`, one a row, and a_i (rows, steered).
+
+        The features are of one layer; the first position is the critical one.
+        """
+        known = self._sets[features[0].layer]
+        column = torch.tensor([self._column[feature] for feature in features], device=known.indices.device)
+        return self._amplify(h, known, column)
+
+    def _amplify(self, h: Tensor, known: FeatureSet, column: Tensor) -> tuple[Tensor, Tensor]:
+        steered = slice(None) if self.decode_too else slice(0, 1)
+        a = known.encode_rows(h[:, steered].to(known.indices.device), column)  # (rows, steered)
+        influence = self.scale * a.unsqueeze(-1) * known.directions[column].unsqueeze(1)
+        changed = h.clone()
+        changed[:, steered] += influence.to(h)
+        return changed, a
+
     def _edit(self, layer: int, first: bool):
         known, (rows, column) = self._sets[layer], self._rows[layer]
 
         def edit(h: Tensor) -> Tensor:  # (rows, positions, d)
-            steered = slice(None) if self.decode_too else slice(0, 1)
-            part = h[rows.to(h.device), steered]
-            a = known.encode_rows(part.to(known.indices.device), column)  # (r, t)
-            influence = self.scale * a.unsqueeze(-1) * known.directions[column].unsqueeze(1)  # (r, t, d)
-            changed = h.clone()
-            changed[rows.to(h.device), steered] = part + influence.to(h)
+            own, changed = rows.to(h.device), h.clone()
+            changed[own] = self._amplify(h[own], known, column)[0]
             return changed
 
         return edit

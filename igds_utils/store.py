@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
-from tqdm import tqdm
 
-from igds_utils import __version__
+from igds_utils import __version__, shards
 
 
 class Store:
@@ -37,50 +36,66 @@ class Store:
         """The product at `path`, as it is read from disk; first made by `build()` if it is not fresh.
 
         inputs: everything that the product depends on: parameters, and `store.version(upstream)` of other products.
+        Where several processes work together, all of them call `build` and the first one writes what it gives.
         """
         made_from = _plain(inputs | {"igds_utils": __version__})
-        if (reason := self._stale(path, made_from)) is None:
-            self.log(f"{path}: up to date")
+        reason = shards.from_first(lambda: self._stale(path, made_from))
+        if shards.is_first():
+            self.log(f"{path}: {reason or 'up to date'}")
+        if reason is None:
             return self.read(path)
-        self.log(f"{path}: {reason}")
         start = time.perf_counter()
         product = build()
-        self._record(path).unlink(missing_ok=True)
-        self.write(path, product)
-        record = {
-            "inputs": made_from,
-            "seconds": round(time.perf_counter() - start, 2),
-            "sha256": _sha256(self.root / path),
-        }
-        write_whole(self._record(path), json.dumps(record, indent=1).encode())
+        shards.from_first(lambda: self._keep(path, product, made_from, time.perf_counter() - start))
         return self.read(path)
 
+    def _keep(self, path: str, product: Any, made_from: dict, seconds: float) -> None:
+        self._record(path).unlink(missing_ok=True)
+        self.write(path, product)
+        record = {"inputs": made_from, "seconds": round(seconds, 2), "sha256": _sha256(self.root / path)}
+        write_whole(self._record(path), json.dumps(record, indent=1).encode())
+
     def make_in_parts(
-        self, path: str, parts: Sequence[Any], build: Callable[[Any], pd.DataFrame], label: str, **inputs: Any
+        self,
+        path: str,
+        parts: Sequence[Any],
+        build: Callable[[Any], pd.DataFrame],
+        label: str,
+        sort_by: Sequence[str] = (),
+        **inputs: Any,
     ) -> pd.DataFrame:
         """Like `make`, for a table whose rows come in parts: a killed run loses at most the part it was in.
 
-        parts: what `build` is called with, one after the other; their order must depend on the inputs alone.
+        parts: what `build` is called with; they and their order must depend on the inputs alone. Where several
+        processes work together, each builds its share of them. sort_by: columns that give the order of the rows;
+        without them it is that of the parts.
         """
         made_from = _plain(inputs | {"igds_utils": __version__})
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
         folder = self.root / f"{path}.parts-{key}"
 
-        def build_all() -> pd.DataFrame:
-            tables = []
-            for number, part in enumerate(tqdm(parts, desc=label, unit="part")):
-                file = folder / f"{number:05d}.parquet"
-                if not file.exists():
-                    write_whole(file, _encode(build(part), ".parquet"))
-                tables.append(pd.read_parquet(file))
-            return pd.concat(tables, ignore_index=True)
+        def build_part(number: int) -> Path:
+            file = folder / f"{number:05d}.parquet"
+            if not file.exists():
+                write_whole(file, _encode(build(parts[number]), ".parquet"))
+            return file
+
+        def build_all() -> pd.DataFrame | None:
+            files = shards.map_in_order(build_part, range(len(parts)), desc=label, unit="part")
+            if not shards.is_first():
+                return None
+            table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+            return table.sort_values([*sort_by], kind="stable", ignore_index=True) if sort_by else table
 
         table = self.make(path, build_all, **inputs)
+        shards.from_first(lambda: self._remove_parts(path))
+        return table
+
+    def _remove_parts(self, path: str) -> None:
         for old in self.root.glob(f"{path}.parts-*"):
             for file in old.iterdir():
                 file.unlink()
             old.rmdir()
-        return table
 
     def write(self, path: str, product: Any) -> None:
         """Write a product that is made anew every time (summaries, manifests)."""

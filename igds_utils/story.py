@@ -7,8 +7,8 @@ from typing import Any
 from igds_utils.arms import selection_size
 from igds_utils.display import Metric, selector_title, task_title
 from igds_utils.experiment import Run
-from igds_utils.findings import describe_ref
 from igds_utils.job import duration
+from igds_utils.refs import describe
 from igds_utils.settings import Preset
 
 
@@ -24,14 +24,18 @@ def what_was_run(preset: Preset, facts: dict[str, Any]) -> str:
         )
     machine = facts["machine"]
     where = (
-        f"{machine['gpus']} GPUs"
+        _count(machine["gpus"], "GPU")
         if machine["gpus"]
-        else f"{machine['threads']} threads of {machine['processor']}"
+        else f"{_count(machine['threads'], 'thread')} of {machine['processor']}"
     )
     return (
         f"Preset `{preset.name}` ({preset.description}): {preset.model}, on {where}, code {facts['commit']}, "
         f"seed {preset.seed}.\n\n" + "\n".join(lines)
     )
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 CHECKED = {
@@ -46,9 +50,8 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
     for task, made in checks.items():
         for check in made:
             gain = metrics[task].show_interval(check["gain"], check["low"], check["high"], signed=True)
-            verdict = (
-                "passed" if check["passed"] else "**failed: at this size the test does not tell them apart**"
-            )
+            failed = "the wrong one did better" if check["high"] < 0 else "this test does not tell them apart"
+            verdict = "passed" if check["passed"] else f"**failed: {failed}**"
             lines.append(
                 f"- {task_title(task)}, {CHECKED[check['name']]}: {gain} {metrics[task].unit}; {verdict}"
             )
@@ -71,18 +74,51 @@ def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str
     }
 
 
-def model_facts(run: Run) -> dict[str, Any]:
-    """A model's row of Table 6."""
-    chosen = run.preset.chosen
+def model_facts(preset: Preset, recall: dict[str, Any]) -> dict[str, Any]:
+    """A model's row of Table 6, from the preset and what recall noted of the model (recall.json)."""
+    chosen = preset.chosen
     return {
-        "identify": describe_ref(chosen.identify),
-        "train": describe_ref(chosen.train),
-        "layers": run.lm.n_layers,
-        "width": run.lm.width,
-        "sae_layers": run.saes.layers,
-        "d_sae": run.saes.d_sae,
+        "identify": describe(chosen.identify),
+        "train": describe(chosen.train),
+        "layers": recall["model_layers"],
+        "width": recall["model_width"],
+        "sae_layers": recall["layers"],
+        "d_sae": recall["n_features_total"] // len(recall["layers"]),
         "source": chosen.saes.name,
     }
+
+
+# ---- what the exhibits show, in words --------------------------------------------------------------------
+
+
+def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
+    """Exhibit -> what it shows in this run (Markdown), of the stored products that the sentences are made from."""
+    from igds_utils import distributions, monitoring, robustness, sae_coverage, stability
+
+    summary = {task: run.read(f"{task}/summary.json") for task in run.tasks}
+    said = {"figure4": [robustness.ratio_story(summary, metrics)]}
+    if run.store.has("benefit.json"):
+        said["cost_benefit"] = [run.read("benefit.json")["story"]]
+    for task in run.tasks:
+        metric, name = metrics[task], task_title(task)
+        if run.store.has(f"{task}/stability/summary.json"):
+            found = run.read(f"{task}/stability/summary.json")
+            text = stability.story(found["agreement"], found["top1"], run.config(task).stability.top)
+            said.setdefault("table5", []).append(f"{name}: {text}")
+        if run.store.has(f"{task}/stability/coverage.parquet"):
+            windows = run.read(f"{task}/stability/coverage.parquet")
+            said.setdefault("sae_coverage", []).append(f"{name}: {sae_coverage.story(windows, metric)}")
+        if run.store.has(f"{task}/correlation.json"):
+            moved, feature = run.read(f"{task}/distributions.parquet"), run.task_features(task)[0].name
+            rho = run.read(f"{task}/correlation.json")
+            said.setdefault("figure3", []).append(f"{name}: {distributions.story(moved, rho, metric, feature)}")
+        if run.store.has(f"{task}/monitoring.parquet"):
+            alerts = monitoring.report(run.read(f"{task}/monitoring.parquet"), metric).replace("\n", "; ")
+            said.setdefault("monitoring_{task}", []).append(f"{name}: {alerts}.")
+    return {exhibit: "\n".join(f"- {text}" for text in texts) for exhibit, texts in said.items()}
+
+
+# ---- cost and next steps ---------------------------------------------------------------------------------
 
 
 def cost_text(facts: dict[str, Any]) -> str:
@@ -98,24 +134,33 @@ def cost_text(facts: dict[str, Any]) -> str:
 
 def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
     """What a reader of this report would run next (Markdown list), derived from what this run left open."""
-    unsure = [
-        task_title(task)
+    open_tasks = [
+        task
         for task, records in summary.items()
         for record in records
         if record["selector"] == "igds"
         and record["vs_random_low"] is not None
         and record["vs_random_low"] <= 0 <= record["vs_random_high"]
     ]
+    command = f"make reproduce PRESET={preset.name} MODEL={preset.model}"
     steps = []
-    if unsure:
+    if open_tasks:
+        task, names = open_tasks[0], ", ".join(map(task_title, dict.fromkeys(open_tasks)))
         steps.append(
-            f"More test items and seeds, because IGDS and Random could not be told apart on {', '.join(unsure)}: "
-            '`make reproduce SET="tasks.math.sizes.test=400 tasks.math.seeds=[0,1,2]"`.'
+            "More test items (four times as many halve an interval) and more training seeds, because IGDS and Random "
+            f"could not be told apart on {names}: "
+            f'`{command} SET="tasks.{task}.sizes.test={4 * preset.tasks[task].sizes.test} tasks.{task}.seeds=[0,1,2]"`.'
         )
-    steps += [
-        f"More candidates in the causal filter, to see whether a better feature was cut: "
-        f'`make reproduce PRESET={preset.name} SET="tasks.math.max_candidates=64"`.',
+    if cut := [task for task, config in preset.tasks.items() if config.max_candidates is not None]:
+        most = 2 * preset.tasks[cut[0]].max_candidates
+        steps.append(
+            "More candidates in the causal filter, to see whether a better feature was cut: "
+            f'`{command} SET="tasks.{cut[0]}.max_candidates={most}"`.'
+        )
+    steps.append(
         "Steering with another strength, to see whether the chosen feature stays the best: "
-        f'`make reproduce PRESET={preset.name} SET="intervention.scale=2"`.',
-    ]
+        f'`{command} SET="intervention.scale={2 * preset.intervention.scale:g}"`.'
+    )
+    if larger := {"smoke": "quick", "quick": "laptop", "laptop": "paper"}.get(preset.name):
+        steps.append(f"The next larger preset; what it would take: `make plan PRESET={larger}`.")
     return "\n".join(f"- {step}" for step in steps)

@@ -1,4 +1,4 @@
-"""Shared by all tests: the switch for slow ones, and one run of the whole pipeline on the smoke preset."""
+"""Shared by all tests: the switch for slow ones, a model hub on loopback, and one run of the smoke preset."""
 
 from __future__ import annotations
 
@@ -8,6 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from box.server import Box
+
+# No test may reach a hub but this one. The libraries read the environment when they are first imported, so it is set
+# here, before any of them; the server costs nothing until it is asked.
+HUB = Box.start()
+
+
+def pytest_sessionfinish():
+    HUB.close()
+
+
+@pytest.fixture
+def hub_box() -> Box:
+    """The hub in a box, with the requests that it got in this test."""
+    HUB.requests.clear()
+    return HUB
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    """A cache of the hub's files that holds nothing yet."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
 
 
 def pytest_addoption(parser):

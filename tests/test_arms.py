@@ -1,5 +1,7 @@
 """Names, order and sizes of arms."""
 
+import pytest
+
 from igds_utils.arms import arms
 from igds_utils.settings import TaskConfig
 
@@ -23,3 +25,9 @@ def test_every_ratio_and_seed_has_its_arm_and_the_first_seed_goes_unnamed():
 def test_sizes():
     original, full, half = arms(task(selectors=["igds"]))
     assert (original.size(10), full.size(10), half.size(10), half.size(1)) == (0, 10, 5, 1)
+
+
+def test_a_job_of_one_arm_sees_that_arm_alone():
+    assert [arm.name for arm in arms(task(selectors=["igds"], only_arms=["igds@0.5"]))] == ["igds@0.5"]
+    with pytest.raises(ValueError, match="no arm 'igds'; known: original, full, igds@0.5"):
+        arms(task(selectors=["igds"], only_arms=["igds"]))

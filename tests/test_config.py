@@ -88,6 +88,11 @@ def test_a_reference_is_told_by_its_first_key(load):
             ["tasks.math", "ratios must lie in (0, 1]"],
         ),
         (lambda raw: raw["tasks"]["math"].pop("max_new_tokens"), ["tasks.math.max_new_tokens", "required"]),
+        (
+            lambda raw: raw["tasks"]["math"].update(metric={"name": "accuracy", "timeot": 3}),
+            ["tasks.math.metric.accuracy.timeot", "did you mean 'timeout'", "known here: name, answer, timeout"],
+        ),
+        (lambda raw: raw["tasks"]["math"].update(metric={"name": "bleurt"}), ["tasks.math.metric", "'comet'"]),
         (lambda raw: raw.update(model="three"), ["no model 'three'", "one, two"]),
         (lambda raw: raw["models"]["one"].update(train={"git": "x"}), ["mine.yaml", "models.one.train"]),
     ],
@@ -113,6 +118,16 @@ def test_what_is_asked_for_must_exist(load, arguments, words):
     with pytest.raises(ConfigError) as caught:
         load(**arguments)
     assert words in str(caught.value)
+
+
+def test_a_key_given_twice_is_refused_and_a_merged_one_may_be_changed(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n")
+    with pytest.raises(ConfigError, match="line 4: 'recall' is given twice"):
+        load_preset(str(file))
+    file.write_text("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n")
+    with pytest.raises(ConfigError, match="twice.yaml: one: unknown key"):
+        load_preset(str(file))
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones():

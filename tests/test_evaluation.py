@@ -20,14 +20,11 @@ class Echo(Task):
     records_output = "Solution: {target}"
     stops = ("###",)
 
-    def sets(self, config, seed):
-        raise NotImplementedError
-
-    def extra(self, config, seed, n):
-        raise NotImplementedError
-
-    def score(self, output, example):
-        return {"accuracy": float(output == example.target), "length": float(len(output))}
+    def score_all(self, outputs, examples):
+        return [
+            {"accuracy": float(output == example.target), "length": float(len(output))}
+            for output, example in zip(outputs, examples, strict=True)
+        ]
 
 
 class Graded(Echo):

@@ -105,8 +105,7 @@ def test_a_score_is_the_tasks_own_metric(results):
     run = smoke(results)
     example = run.examples("math", "test")[0]
     score = run.score("math")
-    assert score(f"\\boxed{{{example.references[0]}}}", example) == 1.0
-    assert score("no idea", example) == 0.0
+    assert score([f"\\boxed{{{example.references[0]}}}", "no idea"], [example, example]) == [1.0, 0.0]
 
 
 # ---- what products depend on ----
@@ -194,5 +193,6 @@ def test_the_manifest_names_all_that_a_second_run_must_share(results):
     assert found["commit"]
     assert set(found["data"]["math"]) == set(SETS)
     assert found["data"]["math"]["prior"] == run.data_version("math", "prior")
+    assert found["left_out"]["math"]["pool_shares_13_words_with_test"]["samples"] >= 0
     assert found["saes"] == run.sae_version
     assert found["machine"]["processor"] and found["machine"]["threads"] >= 1

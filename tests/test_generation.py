@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from igds_utils import generation, intervention, tiny
+from igds_utils import generation, tiny
 from igds_utils.lm import LM, edited
 from igds_utils.sae import Feature
 from igds_utils.steering import Steering
@@ -105,17 +105,30 @@ def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
     assert len({len(tokens) for tokens in together}) > 1
 
 
-def test_target_loglik_equals_a_full_forward_pass(lm, saes):
+def test_rows_that_have_begun_go_on_as_if_they_had_not(lm, saes):
     texts = prompts(lm)
-    pairs = [(prompt + [7, 30, 11][: 1 + s % 3] + [1], len(prompt)) for s, prompt in enumerate(texts)]
     rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
-    steering = Steering(saes, FEATURES, scale=2.0)
-    values = intervention.target_loglik(lm, pairs, rows, steering, chunk=7)
-    for (s, feature), value in zip(rows, values, strict=True):
-        ids, n = pairs[s]
-        log_p = obvious_hidden(lm, saes, ids, n - 1, feature, 2.0).log_softmax(-1)
-        expected = torch.stack([log_p[t - 1, ids[t]] for t in range(n, len(ids))]).mean()
-        assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+    steering = Steering(saes, FEATURES, scale=3.0)
+    whole = generation.decode(lm, texts, rows, NEW, steering)
+    begun = [tokens[: min(r % 5, len(tokens) - 1)] for r, tokens in enumerate(whole)]
+    assert generation.decode(lm, texts, rows, NEW, steering, begun=begun) == whole
+
+
+@pytest.mark.parametrize("batch", [1, 2, 40])
+def test_known_beginnings_are_read_alike_in_any_batch(lm, saes, batch, monkeypatch):
+    texts = prompts(lm)
+    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
+    steering = Steering(saes, FEATURES, scale=3.0, positions="critical_only")
+    whole = generation.decode(lm, texts, rows, NEW, steering)
+    monkeypatch.setattr(generation, "BEGUN_TOKENS", batch)
+    begun = [tokens[: min(r % 3, len(tokens) - 1)] for r, tokens in enumerate(whole)]
+    assert generation.decode(lm, texts, rows, NEW, steering, begun=begun) == whole
+
+
+def test_prompts_of_a_single_token(lm):
+    ids = [[7], [30]]
+    together = generation.decode(lm, ids, [(0, None), (1, None)], NEW)
+    assert together == [obvious_tokens(lm, {}, prompt, None) for prompt in ids]
 
 
 def test_sampling_is_fixed_by_its_seed_and_differs_between_seeds(lm):

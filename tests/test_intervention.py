@@ -44,11 +44,21 @@ def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
     names = ["layer", "feature", "delta", "delta_loglik"]
     deltas = pd.DataFrame(
         [(4, 2, 0.1, 0.0), (1, 7, 0.1, 0.3), (1, 3, 0.1, 0.0), (9, 9, 0.2, -5.0)], columns=names
-    )
+    ).assign(n=20)
     recalled = deltas[["layer", "feature"]].assign(frequency=[0.9, 0.8, 0.9, 0.8], mean_activation=1.0)
     ranked = intervention.rank_features(deltas, recalled)
     assert ranked["name"].tolist() == ["l9_p9", "l1_p7", "l1_p3", "l4_p2"]
     assert intervention.selected_features(ranked, 2) == [Feature(9, 9), Feature(1, 7)]
+
+
+def test_a_candidate_that_left_the_race_stands_behind_those_that_stayed():
+    deltas = intervention.causal_effects(
+        TWO.drop(index=[1, 2]), 0.95, 200, 0
+    )  # feature 1 saw one sample, and won it
+    ranked = intervention.rank_features(
+        deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
+    )
+    assert ranked["name"].tolist() == ["l5_p9", "l3_p1"] and ranked["delta"].tolist() == [-1 / 3, 1.0]
 
 
 def test_no_positive_effect_is_reported():
@@ -72,7 +82,7 @@ def test_amplified_scores_pair_each_row_with_its_original():
     ]
     features = [Feature(0, 3), Feature(2, 11)]
     table = intervention.amplified_scores(
-        lm, saes, features, samples, lambda output, _: float(len(output)), 6, scale=4.0
+        lm, saes, features, samples, lambda outputs, _: [float(len(text)) for text in outputs], 6, scale=4.0
     )
     assert len(table) == 4 and set(table["sample_id"]) == {"s0", "s1"}
     assert (table["score_original"] == table["output_original"].str.len()).all()

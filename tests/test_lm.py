@@ -14,8 +14,8 @@ from igds_utils import prompts, tasks, tiny
 from igds_utils.batching import pad
 from igds_utils.config import load_preset
 from igds_utils.hub import SourceError
-from igds_utils.lm import LM, describe, edited, fast_matmul, load_lm, repair_tokenizer, residuals, unembed
-from igds_utils.refs import FolderRef, HubRef, TinyRef, WheelRef
+from igds_utils.lm import LM, edited, fast_matmul, load_lm, repair_tokenizer, residuals, unembed
+from igds_utils.refs import FolderRef, HubRef, TinyRef, WheelRef, describe
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]

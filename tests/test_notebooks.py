@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pandas as pd
@@ -61,6 +60,15 @@ def test_every_cell_ran(smoke_run, stage):
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_figures_are_shown_as_pictures(smoke_run, stage):
+    cells = code(smoke_run.root / "notebooks" / f"{stage}.ipynb")
+    shown = [output.data for cell in cells for output in cell.outputs if "data" in output]
+    figures = [data for data in shown if data.get("text/plain", "").startswith("<Figure")]
+    assert all("image/png" in data for data in figures)
+    assert figures or stage not in ("01_feature_recall", "03_data_scoring", "04_sft")
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_leaves_the_products_that_results_readme_lists(smoke_run, task):
     folder = smoke_run.root / "tiny-llama" / task
@@ -71,6 +79,11 @@ def test_a_run_leaves_the_products_that_results_readme_lists(smoke_run, task):
     names += [f"arms/{arm.name}/outputs.parquet" for arm in arms(TASKS[task])]
     names += [f"arms/{arm.name}/activations.parquet" for arm in arms(TASKS[task])]
     names += [f"selected/{arm.name}.jsonl" for arm in arms(TASKS[task]) if arm.trained]
+    if TASKS[task].quality:
+        names += [
+            f"quality/{name}"
+            for name in ("precision.parquet", "defects.parquet", "overlap.parquet", "summary.json")
+        ]
     assert [name for name in names if not (folder / name).is_file()] == []
     assert not list(folder.rglob("*.parts-*")) and not list(folder.rglob("*checkpoint*/*"))
 
@@ -98,10 +111,10 @@ def test_the_effects_hold_every_candidate_and_sample_once(smoke_run):
 
 
 def test_tables_figures_manifest_and_report_are_there(smoke_run):
-    for name in ("table1", "table2", "table6", "table9"):
+    for name in ("table1", "table2", "table3", "table4", "table5", "table6", "table9"):
         for kind in ("csv", "md", "tex"):
             assert (smoke_run.root / "tables" / f"{name}.{kind}").stat().st_size > 0
-    for name in ("figure1", "figure2", "main_result"):
+    for name in ("figure1", "figure2", "figure3", "figure4", "main_result"):
         for kind in ("png", "pdf"):
             assert (smoke_run.root / "figures" / f"{name}.{kind}").stat().st_size > 1000
     manifest = json.loads((smoke_run.root / "tiny-llama/manifest.json").read_text())
@@ -123,17 +136,40 @@ def test_a_second_run_makes_nothing_again_and_a_third_with_another_tau_says_why(
     assert process.returncode == 0 and "up to date" in log and "making it" not in log
 
 
+KILLED_AT = ("effects_validation.parquet: making it", "arms/igds@0.5/outputs.parquet: making it")
+UNTIL_EVALUATION = """
+import sys
+from igds_utils import runner
+runner.run("smoke", tasks=["math"], results=sys.argv[1], stages=runner.STAGES[:5])
+"""
+
+
+def run_until_evaluation(folder):
+    command = [sys.executable, "-c", UNTIL_EVALUATION, str(folder)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=folder, text=True, start_new_session=True, **streams)
+
+
 @pytest.mark.slow
-def test_a_run_killed_anywhere_continues_to_the_same_tables(smoke_run, tmp_path):
-    for seconds in (25, 45, 65):
-        process = run_smoke(tmp_path, start_new_session=True)
-        time.sleep(seconds)
+def test_a_run_killed_anywhere_continues_to_the_same_products(smoke_run, tmp_path):
+    for line in KILLED_AT:
+        process = run_until_evaluation(tmp_path)
+        seen = next((text for text in process.stdout if line in text), "the run ended before")
+        assert line in seen
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    process = run_smoke(tmp_path)
-    log = process.communicate(timeout=900)[0]
+        process.communicate()  # until its jobs, which hold the other end of the pipe, have ended too
+    process = run_until_evaluation(tmp_path)
+    log = process.communicate()[0]
     assert process.returncode == 0, log[-3000:]
-    assert "up to date" in log, "the killed runs left nothing finished, so the test shows nothing"
-    for table in ("table1", "table2"):
-        again = (tmp_path / f"smoke/tables/{table}.csv").read_text()
-        assert again == (smoke_run.root / f"tables/{table}.csv").read_text()
+    assert "effects_validation.parquet: up to date" in log, "the killed runs left nothing finished"
+
+    undisturbed, continued = smoke_run.root / "tiny-llama/math", tmp_path / "smoke/tiny-llama/math"
+    made = [path.relative_to(continued) for path in continued.rglob("*.made.json")]
+    made = [
+        path for path in made if path.name != "log.parquet.made.json"
+    ]  # it tells the seconds of each step
+    assert len(made) > 30
+    for path in made:
+        one, two = (json.loads((folder / path).read_text())["sha256"] for folder in (undisturbed, continued))
+        assert one == two, path
+    assert not list(continued.rglob("*.parts*"))

@@ -4,7 +4,9 @@ import pytest
 import yaml
 
 from igds_utils.config import load_preset
-from igds_utils.plan import UNCUT_CANDIDATES, disk, peak_memory, plan, render
+from igds_utils.costs import KEPT_VALUES
+from igds_utils.plan import ABOVE, DEPARTED, LONGEST, UNCUT_CANDIDATES, disk, peak_memory, plan, render
+from igds_utils.runner import STAGES
 
 SHAPE = {"parameters": 1_000_000, "layers": 2, "width": 10, "kv_width": 5, "vocabulary": 100}
 PRESET = {
@@ -20,7 +22,7 @@ PRESET = {
         }
     },
     "speeds": {"forward": 100, "decode": 10, "train": 5, "notebook": 30},
-    "intervention": {"k": 2, "rows": 10},
+    "intervention": {"k": 2, "cache_gb": 1e-3},
     "tasks": {
         "math": {
             "sizes": {"prior": 20, "validation": 4, "confirmation": 3, "pool": 40, "test": 6},
@@ -55,10 +57,10 @@ def tokens(frame, stage):
 def test_tokens_of_every_stage(preset):
     frame = plan(preset())
     assert tokens(frame, "recall") == (20 * 50, 0, 0)
-    rows = (5 + 1) * 4 + (
-        2 + 1
-    ) * 3  # candidates and the original on validation, k and the original on confirmation
-    assert tokens(frame, "causal filter") == ((4 + 3) * 50 + rows * 8, rows * 12, 0)
+    # prompts and targets once, the original's answers, and 5 x 4 + 2 x 3 rows that read answer and target above a block
+    originals, rows = (4 + 3) * 12, 5 * 4 + 2 * 3
+    read = (4 + 3) * (50 + 8) + originals + rows * ABOVE * (12 + 8)
+    assert tokens(frame, "causal filter") == (round(read), round(originals + rows * DEPARTED * 12), 0)
     assert tokens(frame, "scoring") == (
         40 * (50 + 8) + 40 * 50,
         0,
@@ -73,22 +75,34 @@ def test_minutes_follow_the_speeds(preset):
     frame = plan(preset()).set_index("stage")
     assert frame.minutes["recall"] == pytest.approx(1000 / 100 / 60)
     assert frame.minutes["training"] == pytest.approx(frame.train["training"] / 5 / 60)
-    assert frame.minutes["notebooks"] == pytest.approx(6 * 30 / 60)
+    assert frame.minutes["notebooks"] == pytest.approx(len(STAGES) * 30 / 60)
 
 
 def test_answers_are_cut_at_max_new_tokens_and_uncut_candidates_are_assumed(preset):
     overrides = {"tasks.math.max_new_tokens": 3, "tasks.math.max_candidates": None}
-    rows = (UNCUT_CANDIDATES + 1) * 4 + (2 + 1) * 3
-    assert tokens(plan(preset(**overrides)), "causal filter") == (7 * 50 + rows * 8, rows * 3, 0)
+    rows = UNCUT_CANDIDATES * 4 + 2 * 3
+    read = 7 * (50 + 8) + 7 * 3 + rows * ABOVE * (3 + 8)
+    assert tokens(plan(preset(**overrides)), "causal filter") == (round(read), 7 * 3 + rows * DEPARTED * 3, 0)
+
+
+def test_what_selectors_share_is_read_once(preset):
+    names = ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]
+    frame = plan(preset(**{"tasks.math.selectors": names}))
+    assert tokens(frame, "scoring") == (40 * (58 + 8 + 50), 0, 0)  # with and without its prompt; prompts once
 
 
 def test_memory_is_the_larger_of_training_and_steering(preset):
-    batch = 4 * (50 + 8)
-    training = 16 * 1_000_000 + 17 * batch * 2 * 10 * 4 + 3 * batch * 100 * 4
-    assert peak_memory(preset()) == pytest.approx(training + 1e9)
-    rows = 1_000_000 * (50 + 12)
-    steering = 4 * 1_000_000 + 2 * rows * 2 * 5 * 4
-    assert peak_memory(preset(**{"intervention.rows": 1_000_000})) == pytest.approx(steering + 1e9)
+    batch = 4 * LONGEST * (50 + 8)
+    training = 16 * 1_000_000 + KEPT_VALUES * batch * 2 * 10 * 4 + 3 * batch * 100 * 4
+    assert peak_memory(preset()) == pytest.approx(
+        4e6 + training + 1e9
+    )  # the model that is read stays beside it
+    assert peak_memory(preset(**{"intervention.cache_gb": 3.0})) == pytest.approx(4e6 + 3e9 + 1e9)
+
+
+def test_the_plan_of_quick_comes_near_the_reference_run():
+    """Peak memory of training, the largest: what the run of 135M parameters took, results/reference/quick."""
+    assert peak_memory(load_preset("quick")) == pytest.approx(7.9e9, rel=0.15)
 
 
 def test_disk_counts_the_model_once_and_kept_weights(preset):

@@ -8,6 +8,7 @@ import torch
 
 from igds_utils import pool, prompts, selectors
 from igds_utils.experiment import open_run
+from igds_utils.needs import critical
 from igds_utils.scoring import feature_resonant_score
 
 
@@ -18,7 +19,7 @@ def run(smoke_run):
 
 def score(run):
     """IGDS scores of the run's pool, measured now rather than read from disk."""
-    run.make = lambda path, build, **inputs: build()
+    run.make_in_parts = lambda path, parts, build, label, **inputs: build(parts[0])
     return selectors.get("igds").score(pool.context(run, "math"))
 
 
@@ -56,7 +57,7 @@ def test_frs_cannot_see_the_target_and_sees_the_prompt(run):
 
 def test_no_selector_is_shown_a_label(run):
     context = pool.context(run, "math")
-    assert {"id", "prompt", "target"} == set(vars(context.pool[0]))
+    assert {"id", "prompt", "target", "instruction"} == set(vars(context.pool[0]))
     members = run.sets("math")["pool"]
     run.sets("math")["pool"] = [
         replace(example, meta={"off_task": "changed", "defect": "changed"}) for example in members
@@ -70,4 +71,4 @@ def test_residual_units_weigh_each_feature_by_its_direction(smoke_run):
     )
     (feature,) = run.task_features("math")
     norm = float(run.saes[feature.layer].W_dec[feature.index].detach().norm())
-    assert pool.feature_norms(run, "math") == pytest.approx([norm], rel=1e-5)
+    assert critical.feature_norms(run, [feature]) == pytest.approx([norm], rel=1e-5)

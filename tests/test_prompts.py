@@ -1,5 +1,10 @@
 """Prompts of Table 9 letter for letter, one BOS everywhere, and the critical position under every rendering."""
 
+import ast
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -146,6 +151,18 @@ def test_worked_examples_are_answered_by_their_boxes():
     assert answers == ["[2,5)", "24", "16", "-\\frac{2}{3}"]
 
 
+def test_worked_examples_are_those_of_the_evaluation_harness():
+    """lm-eval ships them as text; its module wants a package that others here do not bear, so it is read, not run."""
+    source = Path(find_spec("lm_eval").origin).parent / "tasks/minerva_math/utils.py"
+    tree = ast.parse(source.read_text(encoding="utf8"))
+    listed = next(node for node in tree.body if getattr(node, "name", "") == "list_fewshot_samples").body[-1]
+    theirs = [
+        {"question": shot["problem"], "solution": shot["solution"].partition("\nFinal Answer:")[0]}
+        for shot in ast.literal_eval(listed.value)
+    ]
+    assert theirs == list(tasks.get("math").shots)
+
+
 def test_more_shots_than_worked_examples_are_refused():
     with pytest.raises(ValueError, match="math has 4 worked examples, not 5"):
         prompts.evaluation_prompt(tasks.get("math"), MATH, None, "bare", shots=5)
@@ -169,6 +186,46 @@ def test_chat_rendering_needs_a_template():
     bare.chat_template = None
     with pytest.raises(ValueError, match="no chat template: set `rendering: bare`"):
         prompts.identification_prompt(tasks.get("math"), MATH, bare, "chat")
+
+
+# ---- prompts that are too long -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rendering", ["bare", "chat"])
+def test_a_prompt_that_is_too_long_is_cut_in_its_text_and_never_at_the_cue(tokenizer, sample, rendering):
+    task, example = sample
+    name = max(example.fields, key=lambda field: len(example.fields[field]))
+    body = " ".join(f"word{i}" for i in range(60))
+    long = replace(example, fields={**example.fields, name: body})
+    whole = prompts.identification_prompt(task, long, tokenizer, rendering)
+    n = len(prompts.encode(tokenizer, whole))
+    assert prompts.identification_prompt(task, long, tokenizer, rendering, max_tokens=n) == whole
+    before, after = whole.split(body)
+    for limit in (n - 1, n - 40, n - 100):
+        cut = prompts.identification_prompt(task, long, tokenizer, rendering, max_tokens=limit)
+        assert limit - 3 <= len(prompts.encode(tokenizer, cut)) <= limit
+        assert cut.startswith(before) and cut.endswith(after) and len(cut) < len(whole)
+        assert body.startswith(cut.removeprefix(before).removesuffix(after))
+        assert prompts.critical_position(tokenizer, cut, cut) == len(prompts.encode(tokenizer, cut)) - 1
+
+
+def test_training_and_test_prompts_are_cut_alike():
+    tokenizer, task = tiny.tokenizer(), tasks.get("math")
+    long = replace(MATH, fields={"question": "How many? " * 100})
+    four = prompts.evaluation_prompt(task, long, tokenizer, "bare", shots=4, max_tokens=2500)
+    assert len(prompts.encode(tokenizer, four)) <= 2500 and four.count("### Solution:") == 5
+    short = config().model_copy(update={"max_prompt_tokens": 200})
+    for rendering, end in (("records", BOXED + ".\n"), ("evaluation", "Solution:")):
+        prompt, completion = prompts.sft_pair(task, long, tokenizer, rendering, short)
+        assert len(prompts.encode(tokenizer, prompt)) <= 200 and prompt.endswith(end)
+        assert completion.endswith(MATH.target)
+
+
+def test_instructions_that_alone_are_too_long_are_refused():
+    with pytest.raises(
+        ValueError, match="without its question is longer than 10 tokens: raise max_prompt_tokens"
+    ):
+        prompts.identification_prompt(tasks.get("math"), MATH, tiny.tokenizer(), "bare", max_tokens=10)
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ class Saes(dict):
     device = "cpu"
     layers = [3, 8]
 
+    def drop(self):
+        """Nothing to let go of."""
+
 
 SAES = Saes({3: Identity(), 8: Identity()})
 # four prompts (rows), three features (columns)

@@ -13,8 +13,10 @@ import psutil
 import pytest
 import yaml
 
-from igds_utils import cli, lock, runner
-from igds_utils.config import ConfigError
+from igds_utils import cli, job, lock, runner
+from igds_utils.arms import arms
+from igds_utils.config import ConfigError, load_preset
+from igds_utils.launch import PROFILES
 
 PARAMETERS = 'preset = "quick"\nmodel = ""\ntasks = []\noverrides = {}\nresults = "results"'
 FIRST = "from pathlib import Path\nPath(results, 'made').write_text(f'{tasks} {overrides}')\nprint('first is here')"
@@ -123,8 +125,8 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
 
     # killed without a chance to clean up: nothing of it goes on, nothing half-written bears a final name
     process.send_signal(signal.SIGKILL)
+    wait_for(lambda: not kernel.is_running(), 60)  # although nobody has asked for the killed runner yet
     process.wait()
-    wait_for(lambda: not kernel.is_running(), 60)
     assert toy.notebooks() == ["first.ipynb"]
 
     # the lock is not left behind; a notebook that fails is kept for reading, with its error told
@@ -208,6 +210,83 @@ def test_a_job_of_an_earlier_runner_is_waited_for(toy, monkeypatch):
         process.wait()
 
 
+# ---- clusters --------------------------------------------------------------------------------------------
+
+
+def dry_run(folder, *options):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(runner.NOTEBOOKS / "Snakefile")]
+    command += ["--directory", str(folder), "--dry-run", "--forceall", "--nolock", *options]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_path):
+    """The profile itself, with snakemake's own executor in the place of SLURM's, which is not installed."""
+    overrides = {"jobs": {"default": {"minutes": 7}, "arm": {"gpus": 8, "memory_gb": 100, "cpus": 16}}}
+    run = runner.prepare(preset="smoke", overrides=overrides, results=tmp_path, split=True)
+    profile = [
+        "--profile",
+        str(PROFILES / "slurm"),
+        "--executor",
+        "local",
+        "--cores",
+        "64",
+        "--config",
+        f"run={run}",
+    ]
+    shown = dry_run(tmp_path, *profile)
+    names = [(t, arm.name) for t, task in load_preset("smoke").tasks.items() for arm in arms(task)]
+    jobs = [block for block in shown.split("\n[") if "rule arm:" in block]
+    assert len(jobs) == len(names)
+    for task, arm in names:
+        (job,) = [
+            block
+            for block in jobs
+            if f"output: {tmp_path}/smoke/notebooks/04_sft.{task}.{arm}.ipynb" in block
+        ]
+        assert "notebooks/03_data_scoring.ipynb" in job and "threads: 16" in job
+        assert "mem_mb=100000" in job and "runtime=120" in job and "gpu=8" in job
+    collecting = next(
+        block for block in shown.split("\n[") if f"output: {tmp_path}/smoke/notebooks/04_sft.ipynb" in block
+    )
+    assert collecting.count("notebooks/04_sft.") == len(names) + 2  # the arms, itself and the notebook
+    assert "runtime=7," in collecting
+
+
+def test_on_one_machine_all_arms_are_one_job(tmp_path):
+    run = runner.prepare(preset="smoke", results=tmp_path)
+    shown = dry_run(tmp_path, "--cores", "3", "--config", f"run={run}")
+    assert "rule arm:" not in shown
+    assert shown.count("threads: 3") == len(runner.STAGES)
+
+
+def test_a_job_of_one_arm_runs_the_notebook_for_it_alone(tmp_path, monkeypatch):
+    seen = {}
+
+    def run_notebook(notebook, output, parameters):
+        seen.update(parameters)
+        output.write_text("{}")
+        return ""
+
+    monkeypatch.setattr(job, "_papermill", run_notebook)
+    parameters = {"preset": "smoke", "tasks": ["math", "translation"], "overrides": {"seed": 3}}
+    run = {"root": str(tmp_path), "notebooks": "n", "stages": ["04_sft"], "parameters": parameters}
+    assert job.execute(run, "04_sft", "math", "igds@0.5")
+    assert (tmp_path / "notebooks/04_sft.math.igds@0.5.ipynb").is_file()
+    assert seen["tasks"] == ["math"]
+    chosen = load_preset("smoke", tasks=seen["tasks"], overrides=seen["overrides"])
+    assert chosen.seed == 3 and [arm.name for arm in arms(chosen.tasks["math"])] == ["igds@0.5"]
+    assert list(json.loads((tmp_path / "timings.json").read_text())) == ["04_sft.math.igds@0.5"]
+
+
+def test_unknown_profiles_and_jobs_are_refused(toy):
+    with pytest.raises(ConfigError, match="no profile 'slrm'"):
+        toy.run(profile="slrm")
+    with pytest.raises(ConfigError, match="jobs: no notebook '4_sft'; known: default, arm, 01_"):
+        toy.run(overrides={"jobs": {"4_sft": {"gpus": 1}}})
+
+
 # ---- the command line ------------------------------------------------------------------------------------
 
 
@@ -215,7 +294,7 @@ def test_a_job_of_an_earlier_runner_is_waited_for(toy, monkeypatch):
 def calls(monkeypatch):
     """What the command line asks the runner for."""
     seen = []
-    monkeypatch.setattr(runner, "run", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(runner, "run", lambda *arguments, profile: seen.append((*arguments, profile)))
     return seen
 
 
@@ -224,12 +303,12 @@ def test_the_command_line_hands_on_what_it_was_given(calls):
     changes = ["--set", "sft.lr=5e-5", "--set", "a.b=[0.2, 0.5]", "--set", "c=chat", "--set", "d=3"]
     assert cli.main([*arguments, *changes]) == 0
     overrides = {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": 3}
-    assert calls == [("p", "m", ["math", "translation"], overrides, "r", runner.STAGES)]
+    assert calls == [("p", "m", ["math", "translation"], overrides, "r", runner.STAGES, "")]
 
 
 def test_empty_values_mean_the_presets_own(calls):
     assert cli.main(["saes", "--tasks", "", "--model", ""]) == 0
-    assert calls == [("quick", "", [], {}, "results", ("00_sae_training",))]
+    assert calls == [("quick", "", [], {}, "results", ("00_sae_training",), "")]
 
 
 def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
@@ -249,7 +328,7 @@ def test_a_report_needs_a_run(toy, capsys):
 
 @pytest.mark.parametrize(("error", "code"), [(lock.Refused("busy"), 2), (runner.RunError("broke"), 1)])
 def test_exit_codes(monkeypatch, capsys, error, code):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(runner, "run", fail)

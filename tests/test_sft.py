@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from igds_utils import losses, sft, tiny
+from igds_utils import checkpoints, losses, sft, tiny
 from igds_utils.lm import LM
 from igds_utils.settings import SftConfig
 
@@ -215,7 +215,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
 def test_checkpoints_of_another_training_are_not_continued(tmp_path):
     folder = tmp_path / "checkpoint-3"
     folder.mkdir()
-    (tmp_path / sft.STATE).write_text("another")
+    (tmp_path / checkpoints.STATE).write_text("another")
     lm = make_lm()
     sft.train(lm, make_pairs(16), config(checkpoint_steps=1), 0, tmp_path)
     fresh = make_lm()
@@ -252,3 +252,59 @@ def test_divergence_is_an_error(tmp_path):
     lm.model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="lower sft.lr"):
         sft.train(lm, make_pairs(16), config(), 0, tmp_path)
+
+
+def test_gradient_checkpointing_changes_memory_only(tmp_path):
+    pairs, plain, again = make_pairs(32), make_lm(), make_lm()
+    sft.train(plain, pairs, config(), 0, tmp_path)
+    calls = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.utils.checkpoint, "checkpoint", lambda *a, **k: calls.append(1) or checkpoint(*a, **k)
+        )
+        patch.setattr("transformers.modeling_utils.checkpoint", torch.utils.checkpoint.checkpoint)
+        sft.train(again, pairs, config(gradient_checkpointing=True), 0, tmp_path)
+    assert calls
+    torch.testing.assert_close(weights(again), weights(plain))
+
+
+def test_weights_are_written_whole_and_load(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    lm, folder = make_lm(), tmp_path / "weights"
+    folder.mkdir()
+    (folder / "old.bin").touch()
+    sft.train(lm, make_pairs(16), config(), 0, tmp_path / "work", folder)
+    assert not (folder / "old.bin").exists() and not (folder / "training_args.bin").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(torch.cat([p.flatten() for p in loaded.parameters()]), weights(lm))
+
+
+def test_what_is_measured_between_steps_does_not_disturb_them(tmp_path):
+    pairs, plain, watched = make_pairs(64), make_lm(), make_lm()
+    log = sft.train(plain, pairs, config(), 0, tmp_path)
+    seen = []
+
+    def measure(step, steps):
+        seen.append((step, steps, watched.model.training))
+        torch.rand(3)
+        losses.target_losses(watched, pairs[:2])
+
+    again = sft.train(watched, pairs, config(), 0, tmp_path, after_step=measure)
+    assert seen == [(1, 4, False), (2, 4, False), (3, 4, False), (4, 4, False)]
+    assert again["loss"].tolist() == log["loss"].tolist()
+    assert torch.equal(weights(watched), weights(plain))
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_continued(tmp_path):
+    inputs = ["samples", 3]
+    assert checkpoints.last(tmp_path, inputs) is None
+    for step, whole in ((8, True), (10, True), (12, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}" if whole else '{"epoch": 1')
+    assert checkpoints.last(tmp_path, inputs) == str(tmp_path / "checkpoint-10")
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
+    assert checkpoints.last(tmp_path, ["other samples", 3]) is None
+    assert not list(tmp_path.glob("checkpoint-*"))

@@ -195,6 +195,12 @@ def test_a_killed_run_builds_only_the_parts_that_are_missing(products):
     pd.testing.assert_frame_equal(found, again)
 
 
+def test_parts_can_be_put_in_an_order(products):
+    build = lambda part: pd.DataFrame({"value": [part, part], "k": [1, 0]})  # noqa: E731
+    found = products.make_in_parts("t.parquet", [2, 1], build, "t", sort_by=["value", "k"])
+    assert found.to_numpy().tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
+
+
 def test_parts_of_other_inputs_are_neither_used_nor_kept(products):
     def killed(part):
         if part == 2:

@@ -1,17 +1,19 @@
-"""Arms: trained only when needed, with weights kept only on request."""
+"""Arms: trained only when needed, on one model for all, with weights kept only on request."""
 
 import shutil
+from functools import partial
 
+import pandas as pd
 import pytest
 
-from igds_utils import sft
-from igds_utils.arms import arms
+from igds_utils import arms, series, sft, trained
 from igds_utils.experiment import open_run
+from igds_utils.settings import SeriesConfig
 from igds_utils.trained import TrainedArm
 
 
 def arm_of(run, name):
-    return TrainedArm(run, "math", next(arm for arm in arms(run.config("math")) if arm.name == name))
+    return TrainedArm(run, "math", arms.arm_of(name, arms.arms(run.config("math"))))
 
 
 def refuse(*args, **kwargs):
@@ -19,40 +21,105 @@ def refuse(*args, **kwargs):
 
 
 @pytest.fixture
-def results(smoke_run, tmp_path):
-    shutil.copytree(smoke_run.root, tmp_path / "smoke")
+def results(tmp_path):
+    """A results folder with what the notebooks before this one leave: task features, and samples for each arm."""
+    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
+    run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
+    pool = run.examples("math", "pool")
+    for number, arm in enumerate(arms.arms(run.config("math"))):
+        chosen = (pool[number:] + pool)[: arm.size(len(pool))]
+        run.make(f"math/selected/{arm.name}.jsonl", partial(run.training_records, "math", chosen))
     return str(tmp_path)
 
 
 def test_an_arm_whose_products_are_there_is_not_trained(results, monkeypatch):
+    first = arm_of(open_run("smoke", tasks=["math"], results=results), "igds@0.5").make_all()
     monkeypatch.setattr(sft, "train", refuse)
-    run = open_run("smoke", tasks=["math"], results=results)
-    arm = arm_of(run, "igds@0.5")
-    run.make(f"{arm.folder}/log.parquet", arm.log, **arm.inputs)
-    with pytest.raises(AssertionError, match="trained again"):
-        run.make(f"{arm.folder}/log.parquet", arm.log, **arm.inputs | {"seed": 7})
+    again = arm_of(open_run("smoke", tasks=["math"], results=results), "igds@0.5").make_all()
+    assert {"log", "outputs", "activations"} <= set(first) == set(again)
+    for change in ({"sft.lr": 1e-5}, {"tasks.math.max_new_tokens": 3}):
+        run = open_run("smoke", tasks=["math"], overrides=change, results=results)
+        with pytest.raises(AssertionError, match="trained again"):
+            arm_of(run, "igds@0.5").make_all()
 
 
-def test_the_same_arm_trained_again_gives_the_same_log(results):
+def test_an_arm_trained_again_after_another_gives_the_same_products(results):
+    first = arm_of(open_run("smoke", tasks=["math"], results=results), "random@0.5").make_all()
     run = open_run("smoke", tasks=["math"], results=results)
+    _ = arm_of(run, "full").lm
     arm = arm_of(run, "random@0.5")
-    stored = run.read(f"{arm.folder}/log.parquet")
-    assert arm.log()["loss"].tolist() == stored["loss"].tolist()
+    shutil.rmtree(run.store.root / arm.folder)
+    for product, table in arm.make_all().items():
+        columns = [column for column in table if column != "seconds"]
+        pd.testing.assert_frame_equal(table[columns], first[product][columns], check_exact=True)
+
+
+def test_a_model_that_was_handed_on_is_not_taken_for_the_arms_own(results):
+    run = open_run("smoke", tasks=["math"], results=results)
+    original, other = arm_of(run, "original"), arm_of(run, "igds@0.5")
+    before = {name: tensor.clone() for name, tensor in original.lm.model.state_dict().items()}
+    after = other.lm.model.state_dict()
+    assert any((after[name] != tensor).any() for name, tensor in before.items())
+    with pytest.raises(RuntimeError, match="math/arms/original: its model was handed to another arm"):
+        _ = original.lm
+    again = arm_of(run, "original").lm.model.state_dict()
+    assert all((again[name] == tensor).all() for name, tensor in before.items())
 
 
 def test_kept_weights_are_read_instead_of_trained_again(results, monkeypatch):
-    run = open_run("smoke", tasks=["math"], overrides={"sft.keep_weights": True}, results=results)
-    trained = arm_of(run, "igds@0.5")
-    weights = trained.lm.model.state_dict()
-    folder = run.store.root / trained.folder / "weights"
-    assert (folder / "model.safetensors").is_file()
+    overrides = {"sft.keep_weights": True, "tasks.math.series": None}
+    run = open_run("smoke", tasks=["math"], overrides=overrides, results=results)
+    arm = arm_of(run, "igds@0.5")
+    arm.make("log")
+    weights = arm.lm.model.state_dict()
+    folder = run.store.root / arm.folder / "weights"
+    assert (folder / "model.safetensors").is_file() and not (folder / "training_args.bin").exists()
     monkeypatch.setattr(sft, "train", refuse)
     again = arm_of(run, "igds@0.5").lm.model.state_dict()
     assert all((again[name] == tensor).all() for name, tensor in weights.items())
 
 
-def test_original_is_the_untrained_model(results, monkeypatch):
-    monkeypatch.setattr(sft, "train", refuse)
-    run = open_run("smoke", tasks=["math"], results=results)
-    before, after = run.lm.model.state_dict(), arm_of(run, "original").lm.model.state_dict()
-    assert all((after[name] == tensor).all() for name, tensor in before.items())
+def test_a_series_changes_nothing_and_ends_in_the_trained_model(results):
+    without = open_run("smoke", tasks=["math"], overrides={"tasks.math.series": None}, results=results)
+    undisturbed = arm_of(without, "igds@0.5").make_all()
+    asked = {"arms": ["igds@0.5"], "shares": [0.5, 1.0], "prompts": 5, "test": 4}
+    run = open_run("smoke", tasks=["math"], overrides={"tasks.math.series": asked}, results=results)
+    arm = arm_of(run, "igds@0.5")
+    found = arm.make("series")
+    assert arm._loaded.log["loss"].tolist() == undisturbed["log"]["loss"].tolist()
+    assert sorted(found["share"].unique()) == [0.5, 1.0]
+    feature = run.task_features("math")[0].name
+    last = found[found["share"] == 1.0]
+    assert last["measure"].value_counts().to_dict() == {feature: 5, series.SCORE: 4}
+    stored = undisturbed["activations"]["activation"].head(5)
+    assert last.loc[last["measure"] == feature, "value"].tolist() == pytest.approx(stored.tolist(), rel=1e-4)
+    first = found[(found["share"] == 0.5) & (found["measure"] == feature)]
+    assert first["value"].tolist() != pytest.approx(stored.tolist(), rel=1e-2)
+    assert not (run.store.root / arm.folder / "series.parts").exists()
+
+
+def test_shares_become_steps():
+    asked = SeriesConfig(arms=["full"], shares=[1.0, 0.01, 0.5])
+    assert series.steps_of(asked, 8) == {1: 0.01, 4: 0.5, 8: 1.0}
+
+
+def test_answers_of_a_killed_arm_are_continued(results, monkeypatch):
+    """With sampling: a batch draws from a stream of its own, so it does not matter when it is answered."""
+    changes = {"tasks.math.samples": 32, "tasks.math.temperature": 1.0}
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=results)
+    whole = arm_of(run, "original").make("outputs")
+    shutil.rmtree(run.store.root / "math/arms/original")
+    answered, answer = [], trained.evaluation.answer
+
+    def dies_at_second(lm, task, batch, *rest):
+        answered.append(batch.number)
+        if answered == [0, 1]:
+            raise KeyboardInterrupt
+        return answer(lm, task, batch, *rest)
+
+    monkeypatch.setattr(trained.evaluation, "answer", dies_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        arm_of(run, "original").make("outputs")
+    again = arm_of(run, "original").make("outputs")
+    assert answered[2] == 1 and 0 not in answered[2:]
+    pd.testing.assert_frame_equal(again, whole)

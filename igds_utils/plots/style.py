@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -45,6 +47,8 @@ def selector_colour(selector: str) -> str:
 
 def use_style() -> None:
     """Set the one style of all figures (global matplotlib parameters); every plot function calls it."""
+    if shell := get_ipython():  # a notebook shows a figure made outside pyplot as text, unless told otherwise
+        select_figure_formats(shell, {"retina"})
     sns.set_theme(
         style="ticks",
         rc={

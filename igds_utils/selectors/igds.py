@@ -1,4 +1,7 @@
-"""IGDS: samples whose prompt activates the task features most."""
+"""IGDS: samples whose prompt activates the task features most; and the controls that show what its parts are worth.
+
+No variant can see the target: activations at the critical position depend on the prompt alone.
+"""
 
 import numpy as np
 
@@ -7,11 +10,25 @@ from igds_utils.selectors.base import Context, Selector, register
 
 
 @register("igds")
+@register("igds_bottom", direction="lowest")
+@register("igds_matched", needs=("matched_activations",), seeded=True)
+@register("igds_directions", needs=("direction_reads",), seeded=True)
+@register("igds_recalled", needs=("recalled_activations",))
+@register("igds_unrecalled", needs=("unrecalled_activations",), seeded=True)
+@register("igds_k3", needs=("ranked_activations",), k=3)
+@register("igds_k5", needs=("ranked_activations",), k=5)
 class IGDS(Selector):
-    """The Feature-Resonant Score, highest first. It cannot see the target."""
+    """The Feature-Resonant Score, highest first (Table 3 holds the variants of the paper).
+
+    `igds` sums the task features that the causal filter kept, `igds_k3` and `igds_k5` the best three and five (fewer
+    where fewer candidates were amplified), `igds_recalled` every recalled feature (no causal filter), `igds_unrecalled`
+    as many random features that fire below tau (no recall; the paper runs its filter over them, this does not).
+    `igds_matched` takes random features that fire as often, `igds_directions` random directions of the same length.
+    """
 
     needs = ("task_feature_activations",)
     direction = "highest"
+    parameters = {"k": None}  # how many columns count; all of them without it
 
     def score(self, context: Context) -> np.ndarray:
-        return feature_resonant_score(context.task_feature_activations(), context.feature_norms)
+        return feature_resonant_score(context.need(self.needs[0])[:, : self.parameters["k"]])

@@ -6,6 +6,7 @@ from igds_utils.selectors.base import Context, Selector, register
 
 
 @register("loss")
+@register("loss_highest", direction="highest")
 class Loss(Selector):
     """Mean cross-entropy of the target given the prompt, lowest first (the paper leaves the direction open)."""
 
@@ -13,4 +14,4 @@ class Loss(Selector):
     direction = "lowest"
 
     def score(self, context: Context) -> np.ndarray:
-        return context.target_loss()
+        return context.need("target_loss")

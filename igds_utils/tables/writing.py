@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,12 @@ def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> li
         write_whole(folder / f"{name}.md", to_markdown(frame, caption)),
         write_whole(folder / f"{name}.tex", to_latex(frame, name, caption)),
     ]
+
+
+def load_table(folder: Path, name: str) -> pd.DataFrame:
+    """The display frame that `save_table` wrote, with true minus signs again."""
+    frame = pd.read_csv(Path(folder) / f"{name}.csv", dtype=str, keep_default_na=False)
+    return frame.map(lambda cell: re.sub(r"(?<![\w.)-])-(?=[\d.])", "−", cell))
 
 
 def to_markdown(frame: pd.DataFrame, caption: str) -> str:

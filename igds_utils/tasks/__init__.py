@@ -1,18 +1,50 @@
-"""The tasks, by name. A new one is a file with a subclass of `base.Task` and a line here."""
+"""The tasks, by name. A built-in one is a subclass of `base.Task` and a line here; a user's own is a YAML file."""
 
-from igds_utils.tasks.base import Example, Task
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from igds_utils.config import PROJECT, ConfigError
+from igds_utils.tasks.base import Example, Sets, Task
 from igds_utils.tasks.math import MathTask
 from igds_utils.tasks.summarization import SummarizationTask
+from igds_utils.tasks.template import TemplateTask
 from igds_utils.tasks.translation import TranslationTask
+from igds_utils.taskspec import TaskSpec
 
 TASKS: dict[str, Task] = {task.name: task for task in (MathTask(), SummarizationTask(), TranslationTask())}
 
 
-def get(name: str) -> Task:
-    """The task of that name; raises `ValueError` with the known names."""
+def get(name: str, spec: TaskSpec | str | None = None) -> Task:
+    """The task of that name: the built-in one, or the one that `spec`, its fields or its YAML file, describes.
+
+    Raises `ConfigError` for an unknown name, with the known ones, and for a file that is no task.
+    """
+    if spec is not None:
+        return TemplateTask(name, spec if isinstance(spec, TaskSpec) else read_spec(spec))
     if name not in TASKS:
-        raise ValueError(f"no task {name!r}; known: {', '.join(TASKS)}")
+        raise ConfigError(
+            f"no task {name!r}; known: {', '.join(TASKS)}. For one of your own, say in the preset "
+            f"`tasks: {{{name}: {{task: path/to/it.yaml, ...}}}}`"
+        )
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Example", "Task", "get"]
+def read_spec(path: str) -> TaskSpec:
+    """A task's YAML file; a relative path is read from the project's root."""
+    file = PROJECT / Path(path).expanduser()
+    try:
+        return TaskSpec.model_validate(yaml.safe_load(file.read_text(encoding="utf8")))
+    except OSError:
+        raise ConfigError(f"no task file {file}: correct `task:` in the preset") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file.name} is not valid YAML: {error}") from None
+    except ValidationError as error:
+        lines = [f"{file.name}: {'.'.join(map(str, e['loc'])) or 'task'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n".join(lines) + f"\nknown keys: {', '.join(TaskSpec.model_fields)}") from None
+
+
+__all__ = ["TASKS", "Example", "Sets", "Task", "get", "read_spec"]

@@ -6,18 +6,21 @@ for all tasks (prompts, scoring, training, evaluation) lives elsewhere and reads
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import ClassVar, TypeVar
+from string import Formatter
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from igds_utils.config import ConfigError
 from igds_utils.refs import Strict
 from igds_utils.settings import Sizes, TaskConfig
+from igds_utils.taskspec import Metric
 
 # The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
 # and what no preset may train on is always among the stream's first examples.
@@ -43,42 +46,130 @@ class Example:
         return "\n".join(self.fields.values())
 
 
+class Sets(dict[str, list[Example]]):
+    """The sets of a task by name; `facts` tells what was left out when they were made."""
+
+    def __init__(self, sets: dict[str, list[Example]], facts: dict[str, Any] | None = None):
+        super().__init__(sets)
+        self.facts = facts or {}
+
+
 class Task(ABC):
     """Data, prompts and metric of one task.
 
     Templates are `str.format` strings over `Example.fields`; `records_output` also knows `target`. The
     identification and the few-shot template end in a cue line of its own, whose colon is the critical position p.
+    Where the `data` section of a preset has `sources`, their rows fill `row_fields`.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    metric: ClassVar[str]  # first key of what `score` returns
-    metric_label: ClassVar[str]  # as axes and tables name it, with its unit
-    scale: ClassVar[float] = 1.0  # turns a score into the unit of `metric_label`
-    identification_template: ClassVar[str]
-    records_instruction: ClassVar[str]
-    records_input: ClassVar[str]
-    records_output: ClassVar[str]
-    few_shot_template: ClassVar[str] = ""  # knows `shots` besides the fields
-    shot_template: ClassVar[str] = ""  # how one worked example is written, over its fields
-    shots: ClassVar[tuple[dict[str, str], ...]] = ()
-    stops: ClassVar[tuple[str, ...]] = ()  # an output ends before the first of these
+    name: str
+    title: str
+    scoring: Metric  # how outputs are scored
+    identification_template: str
+    records_instruction: str
+    records_input: str
+    records_output: str
+    target_template: str  # over the fields of a row
+    reference: str  # the field of a row that outputs are scored against
+    few_shot_template: str = ""  # knows `shots` besides the fields
+    shot_template: str = ""  # how one worked example is written, over its fields
+    shots: tuple[dict[str, str], ...] = ()
+    stops: tuple[str, ...] = ()  # an output ends before the first of these
 
-    @abstractmethod
-    def sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
+    # ---- data ----
+
+    def sets(self, config: TaskConfig, seed: int) -> Sets:
         """The sets prior, validation, confirmation, pool and test, in the preset's sizes.
 
-        No two examples, of one set or of two, say the same (`normalize`). The same seed gives the same sets.
+        No example of one set says the same (`normalize`) as one of another. The same seed gives the same sets.
         Raises `ConfigError` for unusable `data` parameters or too little data.
         """
+        if "sources" in config.data:
+            from igds_utils.tasks.sourced import sourced_sets
 
-    @abstractmethod
+            return sourced_sets(self, config, seed)
+        return Sets(self.own_sets(config, seed))
+
     def extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
         """At most `n` distinct examples for training SAEs, none of them in test, validation or confirmation."""
+        if "sources" in config.data:
+            sets = self.sets(config, seed)
+            examples = list(unique([*sets["prior"], *sets["pool"]]))
+            random_stream(self.name, "extra", seed).shuffle(examples)
+            return number(examples[:n], self.name, "extra")
+        return self.own_extra(config, seed, n)
 
-    @abstractmethod
+    def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
+        """The sets where a preset names no `sources`: data that the task finds or makes itself."""
+        raise ConfigError(
+            f"task {self.name} has no data of its own: name `sources` in tasks.{self.name}.data"
+        )
+
+    def own_extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
+        """Like `extra`, of the task's own data."""
+        raise ConfigError(
+            f"task {self.name} has no data of its own: name `sources` in tasks.{self.name}.data"
+        )
+
+    @property
+    def row_fields(self) -> list[str]:
+        """What is read from every row of a source."""
+        names = [
+            *placeholders(self.identification_template),
+            *placeholders(self.target_template),
+            self.reference,
+        ]
+        return list(dict.fromkeys(names))
+
+    def example(self, record: dict[str, str]) -> Example:
+        """The example, without id, that the fields of a row make."""
+        return Example(
+            id="",
+            fields={name: record[name] for name in placeholders(self.identification_template)},
+            target=self.target_template.format(**record),
+            references=(record[self.reference],),
+        )
+
+    # ---- metric ----
+
+    @property
+    def metric(self) -> str:
+        """First key of what `score` returns: the task's own P of the paper."""
+        return self.scoring.name
+
+    @property
+    def metric_label(self) -> str:
+        """The metric as axes and tables name it, with its unit."""
+        from igds_utils.tasks.scorers import SCORERS
+
+        return SCORERS[self.scoring.name].label
+
+    @property
+    def scale(self) -> float:
+        """Turns a score into the unit of `metric_label`."""
+        from igds_utils.tasks.scorers import SCORERS
+
+        return SCORERS[self.scoring.name].scale
+
+    def scored_by(self, metric: Metric | None) -> Task:
+        """This task under another metric; itself for None."""
+        if metric is None:
+            return self
+        changed = copy.copy(self)
+        changed.scoring = metric
+        return changed
+
     def score(self, output: str, example: Example) -> dict[str, float]:
-        """Metrics of one generated output; the first is the task's own P of the paper."""
+        """Metrics of one generated output."""
+        return self.score_all([output], [example])[0]
+
+    def score_all(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[dict[str, float]]:
+        """Metrics of outputs, each of the example at its place; a metric that is a model scores them in batches."""
+        from igds_utils.tasks.scorers import SCORERS
+
+        return SCORERS[self.scoring.name].score(
+            self.scoring, [self.cut(output) for output in outputs], examples
+        )
 
     def cut(self, output: str) -> str:
         """The part of an output before the first of `stops`, without surrounding space."""
@@ -94,15 +185,20 @@ class CorpusTask(Task):
     def load(self, config: TaskConfig) -> list[Example]:
         """Every usable example, without id, in the order of the source and each saying something else."""
 
-    def sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
+    def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
         examples = self.load(config)
         random_stream(self.name, "sets", seed).shuffle(examples)
         return split(examples, config.sizes, self.name)
 
-    def extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
-        examples = list(unique(self.load(config), held_out_texts(self.sets(config, seed))))
+    def own_extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
+        examples = list(unique(self.load(config), held_out_texts(self.own_sets(config, seed))))
         random_stream(self.name, "extra", seed).shuffle(examples)
         return number(examples[:n], self.name, "extra")
+
+
+def placeholders(template: str) -> list[str]:
+    """The names in braces of a `str.format` template, each once, in order."""
+    return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
 
 
 def normalize(text: str) -> str:

@@ -22,7 +22,8 @@ from igds_utils.tasks.base import (
     split,
     unique,
 )
-from igds_utils.tasks.word_problems import draw_problem, draw_request
+from igds_utils.tasks.word_problems import draw_problem, draw_request, stories
+from igds_utils.taskspec import AccuracyMetric
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{{}}"
 
@@ -80,7 +81,19 @@ class MathData(Strict):
     max_number: int = Field(
         20, ge=5, description="largest number given in a question; results stay below 100"
     )
+    families: list[str] | None = Field(
+        None,
+        description="families of stories (word_problems.yaml) that problems are drawn from; all where left out",
+    )
     off_task: float = Field(0.25, ge=0, lt=1, description="share of the pool that asks for no calculation")
+
+    @field_validator("families")
+    @classmethod
+    def _known_families(cls, families: list[str] | None) -> list[str] | None:
+        known = stories()["problems"]
+        if unknown := sorted(set(families or known) - set(known)):
+            raise ValueError(f"no family {unknown[0]!r} of word problems; known: {', '.join(known)}")
+        return families
 
     @field_validator("steps")
     @classmethod
@@ -93,13 +106,13 @@ class MathData(Strict):
 class MathTask(Task):
     name = "math"
     title = "Math"
-    metric = "accuracy"
-    metric_label = "accuracy (%)"
-    scale = 100.0
+    scoring = AccuracyMetric()
     identification_template = "{question}\n" + INSTRUCTION + ".\nSolution:"
     records_instruction = "{question}\n" + INSTRUCTION + "."
     records_input = ""
     records_output = "Solution: {target}"
+    target_template = "{solution}\nThe final answer is \\boxed{{{answer}}}."
+    reference = "answer"
     few_shot_template = (
         INSTRUCTION + " as the following format.\nHere are some examples:{shots}"
         "\n### Problem:\n{question}\n### Solution:"
@@ -108,7 +121,7 @@ class MathTask(Task):
     shots = MINERVA_SHOTS
     stops = ("### Problem",)
 
-    def sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
+    def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
         data, sizes = data_parameters(MathData, config, self.name), config.sizes
         random = random_stream(self.name, "sets", seed)
         off_task = round(data.off_task * sizes.pool)
@@ -121,11 +134,11 @@ class MathTask(Task):
         random.shuffle(pool)
         return split(examples[:pool_start] + pool, sizes, self.name)
 
-    def extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
+    def own_extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
         data = data_parameters(MathData, config, self.name)
         random = random_stream(self.name, "extra", seed)
         off_task = round(data.off_task * n)
-        seen = held_out_texts(self.sets(config, seed))
+        seen = held_out_texts(self.own_sets(config, seed))
         examples = [
             *islice(unique(_problems(random, data), seen), n - off_task),
             *islice(unique(_requests(random), seen), off_task),
@@ -133,18 +146,11 @@ class MathTask(Task):
         random.shuffle(examples)
         return number(examples, self.name, "extra")
 
-    def score(self, output: str, example: Example) -> dict[str, float]:
-        """accuracy 0 or 1, and boxed 0 or 1: whether the answer stood in a box or was the last number."""
-        from igds_utils.metrics import math_answer, math_correct
-
-        answer, boxed = math_answer(self.cut(output))
-        return {"accuracy": float(math_correct(answer, example.references[0])), "boxed": float(boxed)}
-
 
 def _problems(random: Random, data: MathData) -> Iterator[Example]:
     levels, weights = list(data.steps), list(data.steps.values())
     while True:
-        problem = draw_problem(random, random.choices(levels, weights)[0], data.max_number)
+        problem = draw_problem(random, random.choices(levels, weights)[0], data.max_number, data.families)
         yield Example(
             id="",
             fields={"question": problem.question},

@@ -18,6 +18,7 @@ from igds_utils import hub
 from igds_utils.refs import Strict, WheelRef
 from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import HELD_OUT, CorpusTask, Example, data_parameters, normalize, random_stream
+from igds_utils.taskspec import RougeMetric
 
 # "(1924–2018)" after a person: as a rule the lead does not say it, so it cannot be learnt.
 YEARS = re.compile(r"\s*\([^()]*\d[^()]*\)$")
@@ -36,12 +37,13 @@ class SummarizationData(Strict):
 class SummarizationTask(CorpusTask):
     name = "summarization"
     title = "Summarization"
-    metric = "rouge1"
-    metric_label = "ROUGE-1"
+    scoring = RougeMetric()
     identification_template = "Use a sentence to summarize this following text:\n{text}\nSummarization:"
     records_instruction = "Use a sentence to summarize this following text."
     records_input = "{text}"
     records_output = "{target}"
+    target_template = "{summary}"
+    reference = "summary"
 
     def english(self, config: TaskConfig, seed: int) -> list[str]:
         """Every whole lead of the source as general English text, except those of test, validation, confirmation.
@@ -49,17 +51,11 @@ class SummarizationTask(CorpusTask):
         In a shuffled order; also leads that are too short, too long or too poor for the task.
         """
         data = data_parameters(SummarizationData, config, self.name)
-        sets = self.sets(config, seed)
+        sets = self.own_sets(config, seed)
         held_out = {example.meta["title"] for name in HELD_OUT for example in sets[name]}
         texts = [a["extract"] for a in articles(hub.wheel_file(data.wheel)) if a["title"] not in held_out]
         random_stream(self.name, "english", seed).shuffle(texts)
         return texts
-
-    def score(self, output: str, example: Example) -> dict[str, float]:
-        """rouge1, rouge2 and rougeL F1, each 0 to 1, of the whole output against the reference."""
-        from igds_utils.metrics import rouge
-
-        return rouge(self.cut(output), example.references[0])
 
     def load(self, config: TaskConfig) -> list[Example]:
         data = data_parameters(SummarizationData, config, self.name)

@@ -1,6 +1,6 @@
 """Translation: English user-interface messages and their human translations from JupyterLab's language packs.
 
-The metric is chrF (sacrebleu), a comparison of characters; it is not COMET and is never named so.
+The metric is chrF (sacrebleu), a comparison of characters, unless a preset asks for COMET.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from igds_utils.config import ConfigError
 from igds_utils.refs import Strict, WheelRef
 from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import CorpusTask, Example, data_parameters, normalize
+from igds_utils.taskspec import ChrfMetric
 
 LANGUAGES = {"fr": "French", "zh": "Chinese"}
 PLACEHOLDER = re.compile(r"%\d|%s|\{\w*\}|<[^>]*>")
@@ -36,22 +37,15 @@ class TranslationData(Strict):
 class TranslationTask(CorpusTask):
     name = "translation"
     title = "Translation"
-    metric = "chrf"
-    metric_label = "chrF"
+    scoring = ChrfMetric()
     identification_template = (
         "Please translate the following text into {target_language}.\nText:{source_text}\nTranslation:"
     )
     records_instruction = "Please translate the following text into {target_language}."
     records_input = "{source_text}"
     records_output = "{target}"
-
-    def score(self, output: str, example: Example) -> dict[str, float]:
-        """chrf and bleu, both 0 to 100, of the whole output against the reference."""
-        from igds_utils.metrics import bleu, chrf
-
-        hypothesis, reference = self.cut(output), example.references[0]
-        chinese = example.fields["target_language"] == "Chinese"
-        return {"chrf": chrf(hypothesis, reference), "bleu": bleu(hypothesis, reference, chinese=chinese)}
+    target_template = "{target_text}"
+    reference = "target_text"
 
     def load(self, config: TaskConfig) -> list[Example]:
         data = data_parameters(TranslationData, config, self.name)

@@ -6,6 +6,7 @@ The stories are in word_problems.yaml. Numbers are drawn until every result is a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from operator import add, floordiv, mul, sub
 from pathlib import Path
@@ -42,9 +43,11 @@ def stories() -> dict[str, Any]:
     return yaml.safe_load(Path(__file__).with_name("word_problems.yaml").read_text(encoding="utf8"))
 
 
-def draw_problem(random: Random, steps: int, max_number: int) -> Problem:
-    """One problem of `steps` calculations (1-3) whose given numbers lie in 2..max_number."""
-    family = random.choice(list(stories()["problems"]))
+def draw_problem(
+    random: Random, steps: int, max_number: int, families: Sequence[str] | None = None
+) -> Problem:
+    """One problem of `steps` calculations (1-3) whose given numbers lie in 2..max_number, of some families or all."""
+    family = random.choice(list(families or stories()["problems"]))
     chosen = next(s for s in stories()["problems"][family] if len(s["work"]) == steps)
     letters = sorted(set(re.findall(r"\b[a-d]\b", " ".join(chosen["work"]))))
     worked = None

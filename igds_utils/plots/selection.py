@@ -1,0 +1,214 @@
+"""How selectors compare on a pool of known quality, and what their scores look like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from igds_utils.display import SELECTORS, selector_title
+from igds_utils.plots.style import (
+    ACCENT,
+    HALO,
+    INK,
+    MUTED,
+    PAGE,
+    beside_line,
+    dashed,
+    empty_figure,
+    new_figure,
+    selector_colour,
+)  # fmt: skip
+
+SIDES = {"target": "Target-side defects", "prompt": "Prompt-side defects"}
+OTHERS = "#b5b5b5"
+
+
+def score_distributions(rankings: dict[str, pd.DataFrame], n_selected: int) -> Figure:
+    """Scores of the pool, one panel a selector: those of the `n_selected` best ranks over those left out.
+
+    A procedure's selection need not lie at one end of its scores.
+    """
+    columns = min(4, len(rankings))
+    rows = -(-len(rankings) // columns)
+    figure, axes = new_figure(PAGE, 0.4 + 1.35 * rows, rows, columns)
+    for axis, (selector, table) in zip(axes.flat, rankings.items(), strict=False):
+        values, kept = table["score"].to_numpy(float), (table["rank"] <= n_selected).to_numpy()
+        edges = np.histogram_bin_edges(values, bins=min(30, max(8, int(np.sqrt(values.size) * 2))))
+        colours = [OTHERS, selector_colour(selector)]
+        axis.hist([values[~kept], values[kept]], bins=edges, stacked=True, color=colours, linewidth=0)
+        axis.set_title(selector_title(selector))
+        axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+    for axis in axes.flat[len(rankings) :]:
+        axis.axis("off")
+    figure.supxlabel(f"score (coloured: the {n_selected:,} selected; grey: left out)", fontsize=8)
+    figure.supylabel("pool samples", fontsize=8)
+    return figure
+
+
+def precision_dots(precision: pd.DataFrame, ratio: float = 0.5) -> Figure:
+    """Share of clean samples in every selection at a ratio, target side and prompt side apart, with intervals.
+
+    `precision` is quality/precision.parquet. Selectors are in the order of both sides together, best on top; the
+    dashed line is what a random selection would have.
+    """
+    rows = precision[np.isclose(precision["ratio"], ratio)]
+    if rows.empty:
+        return empty_figure(f"no selection of {100 * ratio:g} % was judged")
+    order = rows[rows["side"] == "both"].sort_values("precision", ascending=False, kind="stable")["selector"]
+    order = order.tolist()
+    figure, axes = new_figure(PAGE, 0.8 + 0.17 * len(order), columns=2, sharex=True, sharey=True)
+    for axis, (side, title) in zip(axes[0], SIDES.items(), strict=True):
+        of_side = rows[rows["side"] == side].set_index("selector").loc[order]
+        axis.axvline(of_side["chance"].iloc[0], **dashed())
+        for row, (selector, found) in enumerate(of_side.iterrows()):
+            ours = selector in SELECTORS
+            colour = selector_colour(selector) if ours else MUTED
+            axis.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=1.8 if ours else 0.9)
+            axis.scatter(found["precision"], row, s=26 if ours else 12, color=colour, zorder=3)
+        axis.set(title=title, xlabel="clean share of the selection", ylim=(len(order) - 0.4, -1.3))
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.grid(axis="x")
+        axis.tick_params(axis="y", length=0)
+        beside_line(
+            axis, of_side["chance"].iloc[0], 1.0, " chance", "y", va="top", ha="left", fontsize=7, color=MUTED
+        )
+    axes[0, 0].set_yticks(range(len(order)), [selector_title(selector) for selector in order])
+    _stress(axes[0, 0].get_yticklabels(), order, coloured=True)
+    return figure
+
+
+def _stress(labels: list[Text], selectors: list[str], coloured: bool = False) -> None:
+    """Bold names for the paper's own selectors."""
+    for label, selector in zip(labels, selectors, strict=True):
+        if selector in SELECTORS:
+            label.set(fontweight="bold", color=selector_colour(selector) if coloured else INK)
+
+
+def precision_curve(precision: pd.DataFrame) -> Figure:
+    """Share of clean samples against the ratio: the paper's selectors in colour, all others as thin grey lines."""
+    figure, axes = new_figure(PAGE, 2.7, columns=2, sharex=True, sharey=True)
+    names, starts = list(dict.fromkeys(precision["selector"])), []
+    for axis, (side, title) in zip(axes[0], SIDES.items(), strict=True):
+        of_side = precision[precision["side"] == side]
+        chance = of_side.drop_duplicates("ratio").sort_values("ratio")
+        axis.plot(chance["ratio"], chance["chance"], **dashed(1.1) | {"zorder": 2})
+        starts.append([(chance["chance"].iloc[0], "chance", INK)])
+        for selector in sorted(names, key=lambda name: name in SELECTORS):
+            line = of_side[of_side["selector"] == selector].sort_values("ratio").dropna(subset="precision")
+            ours = selector in SELECTORS
+            colour, width = (selector_colour(selector), 1.6) if ours else ("#d4d4d4", 0.8)
+            axis.plot(
+                line["ratio"], line["precision"], color=colour, linewidth=width, zorder=3 if ours else 1
+            )
+            if ours:
+                starts[-1].append((line["precision"].iloc[0], selector_title(selector), colour))
+        axis.set(title=title, xlabel="share of the pool selected", xticks=[0.2, 0.4, 0.6, 0.8, 1.0])
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.grid(axis="y")
+    axes[0, 0].set_ylabel("clean share of the selection")
+    _label_starts(axes[0], starts, float(precision["ratio"].min()))
+    return figure
+
+
+def _label_starts(axes: np.ndarray, starts: list[list[tuple[float, str, str]]], left: float) -> None:
+    """Name lines at their left ends, inside axes that share their limits, spread so that no two names overlap."""
+    starts = [sorted(of_axis) for of_axis in starts]
+    low, high = axes[0].get_ylim()
+    for _ in range(
+        3
+    ):  # names that reach beyond the axes widen them, and with them the room that a name takes
+        gap = 0.085 * (high - low)
+        heights = [_spread(np.array([value for value, *_ in of_axis]), gap) for of_axis in starts]
+        low = min(low, *(spread[0] - gap / 2 for spread in heights))
+        high = max(high, *(spread[-1] + gap / 2 for spread in heights))
+    ticks = [tick for tick in axes[0].get_yticks() if low <= tick < 1.001]
+    axes[0].set(xlim=(left - 0.28, 1.04), yticks=ticks, ylim=(low, high))
+    for axis, of_axis, spread in zip(axes, starts, heights, strict=True):
+        for (value, title, colour), height in zip(of_axis, spread, strict=True):
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+            place = {"xytext": (left - 0.04, height), "ha": "right", "va": "center", "fontsize": 7}
+            axis.annotate(title, (left, value), arrowprops=line, color=colour, **place)
+
+
+def _spread(values: np.ndarray, gap: float) -> np.ndarray:
+    """Heights at least `gap` apart, near the sorted values."""
+    heights = values.copy()
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    return heights - (heights - values).mean()
+
+
+def overlap_heatmap(overlap: pd.DataFrame, ratio: float = 0.5) -> Figure:
+    """Jaccard index of every pair of selections (overlap.parquet), selectors that agree side by side.
+
+    The colours are centred at what two random selections share, r / (2 - r).
+    """
+    table = overlap.pivot(index="a", columns="b", values="jaccard")
+    order = _by_likeness(table)
+    n, chance = len(order), ratio / (2 - ratio)
+    side = min(PAGE, 1.9 + 0.24 * n)
+    figure, axes = new_figure(side + 0.3, side - 0.35)
+    shown = 100 * table.loc[order, order].mask(np.triu(np.ones((n, n), bool))).iloc[1:, :-1]
+    shown = shown.rename(index=selector_title, columns=selector_title)
+    sns.heatmap(
+        shown, ax=axes[0, 0], cmap="vlag", center=100 * chance, vmin=0, vmax=100, square=True, linewidths=0.4,
+        annot=n <= 30, fmt=".0f", annot_kws={"fontsize": 7 if n <= 12 else 5},
+        cbar_kws={"label": f"samples in common (%), chance {100 * chance:.0f}", "shrink": 0.6},
+    )  # fmt: skip
+    axes[0, 0].set(xlabel="", ylabel="")
+    axes[0, 0].tick_params(length=0)
+    axes[0, 0].tick_params(axis="y", rotation=0)
+    _stress(axes[0, 0].get_yticklabels(), order[1:])
+    _stress(axes[0, 0].get_xticklabels(), order[:-1])
+    return figure
+
+
+def _by_likeness(table: pd.DataFrame) -> list[str]:
+    """Names in the leaf order of an average-linkage tree over 1 - Jaccard."""
+    if len(table) < 3:
+        return list(table.index)
+    distance = np.clip(1 - (table.to_numpy() + table.to_numpy().T) / 2, 0, 1)
+    np.fill_diagonal(distance, 0)
+    leaves = leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
+    return [table.index[i] for i in leaves]
+
+
+def defects_heatmap(defects: pd.DataFrame) -> Figure:
+    """Share of every kind of defect that each selector keeps (defects.parquet); selectors that keep least on top.
+
+    Colours: kept more often (orange) or less often (blue) than by chance, which the last row shows.
+    """
+    kinds = defects.drop_duplicates("defect").set_index("defect")
+    table = 100 * defects.pivot(index="selector", columns="defect", values="share")[kinds.index]
+    table = table.loc[table[kinds.index[kinds["side"] != ""]].mean(axis=1).sort_values(kind="stable").index]
+    table.loc["chance"] = 100 * kinds["chance"]
+    names = [f"{name} ({int(n)})" for name, n in kinds["n"].items()]
+    figure, axes = new_figure(PAGE, 1.35 + 0.19 * len(table))
+    axis, colours = axes[0, 0], sns.blend_palette([ACCENT, "#f7f7f7", "#D55E00"], as_cmap=True)
+    sns.heatmap(
+        table - 100 * kinds["chance"], ax=axis, cmap=colours, vmin=-60, vmax=60, center=0, linewidths=0.4,
+        annot=table, fmt=".0f", annot_kws={"fontsize": 6.5},
+        cbar_kws={"label": "points above chance", "shrink": 0.6},
+    )  # fmt: skip
+    axis.set(xlabel="kept, in % of the samples of each kind (how many there are in the pool)", ylabel="")
+    axis.set_xticklabels(names, rotation=35, ha="right")
+    axis.set_yticklabels([selector_title(name) for name in table.index], rotation=0)
+    _stress(axis.get_yticklabels(), list(table.index))
+    sides = kinds["side"].tolist()
+    for side, title in SIDES.items():
+        if side in sides:
+            first, count = sides.index(side), sides.count(side)
+            axis.axvline(first, color="white", linewidth=4)
+            middle = first + count / 2
+            axis.text(middle, -0.3, title, ha="center", va="bottom", fontweight="bold", path_effects=HALO)
+    axis.axhline(len(table) - 1, color="white", linewidth=4)
+    axis.tick_params(length=0)
+    return figure

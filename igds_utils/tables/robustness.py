@@ -1,0 +1,117 @@
+"""Tables 3 and 4: ablations and cost of selection; and the estimate of cost and benefit."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from igds_utils.display import NOT_RUN, NOTHING, Metric, at_ratio, missing, number, selector_title, task_title
+
+ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
+    "igds": ("IGDS (k = 1)", "k1"),
+    "igds_unrecalled": ("without frequency recall", "without_recall"),
+    "igds_recalled": ("without causal filter", "without_causal_filter"),
+    "igds_k3": ("k = 3", "k3"),
+    "igds_k5": ("k = 5", "k5"),
+}
+
+
+def table3(
+    summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict, ratio: float = 0.5
+) -> pd.DataFrame:
+    """Table 3: score of IGDS and of its ablations, one column a task, the paper's (Gemma-2-2B) beside each.
+
+    `summary[task]` = records of `stats.summarise`; the ablations are selectors. Those that were not trained say so.
+    """
+    rows = []
+    for selector, (title, key) in ABLATIONS.items():
+        row = {"Method": title}
+        for task, records in summary.items():
+            found = at_ratio(records, ratio).get(selector)
+            score = NOT_RUN
+            if found is not None:
+                score = metrics[task].show_interval(found["score"], found["low"], found["high"])
+            row[f"{task_title(task)}, {metrics[task].label}"] = score
+            printed = paper["table3"][key].get(task)
+            row[f"Paper: {task_title(task)}"] = NOTHING if printed is None else f"{printed:g}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def table4(found: dict[str, pd.DataFrame], paper: dict) -> pd.DataFrame:
+    """Table 4: what selecting costs, relative to Loss; the selection step only, as in the paper.
+
+    `found[task]` = `robustness.selection_costs`. The paper's hours are those of Llama-3.1-8B keeping 50 %; its
+    percentages are recomputed from them.
+    """
+    rows = []
+    for task, table in found.items():
+        ours = table.set_index("selector").to_dict("index")
+        hours = {name: printed.get(task) for name, printed in paper["table4"].items()}
+        for selector in [*hours, *(name for name in ours if name not in hours)]:
+            row, loss = ours.get(selector, {}), ours.get("loss", {})
+            rows.append(
+                {
+                    "Task": task_title(task),
+                    "Method": selector_title(selector),
+                    "Seconds": number(row["seconds"], 1) if row else NOT_RUN,
+                    "vs Loss (%)": _against(row.get("seconds"), loss.get("seconds")),
+                    "Tokens read": number(row.get("tokens"), 0),
+                    "Operations vs Loss (%)": _against(row.get("operations"), loss.get("operations")),
+                    "Paper: hours": number(hours.get(selector), 1),
+                    "Paper: vs Loss (%)": _against(hours.get(selector), hours["loss"]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _against(value: float | None, reference: float | None) -> str:
+    if missing(value) or missing(reference) or not reference:
+        return NOTHING
+    return number(100 * (value / reference - 1), 0, signed=True)
+
+
+def benefit_table(found: pd.DataFrame, currency: str = "$") -> pd.DataFrame:
+    """Cost and benefit of selecting, for reading (`benefit.estimate`)."""
+    digits = 2 if found["saved_price"].max() < 1000 else 0
+    return pd.DataFrame(
+        [
+            {
+                "Selector": selector_title(row["selector"]),
+                "Identification (GPU h)": number(row["identification"], 1),
+                "Scoring (GPU h)": number(row["scoring"], 1),
+                f"Spent ({currency})": number(row["spent_price"], digits),
+                f"Saved in training ({currency})": number(row["saved_price"], digits),
+                f"Net ({currency})": number(row["net_price"], digits, signed=True),
+                "Pays from a pool of": _pool_size(row["break_even"]),
+            }
+            for row in found.to_dict("records")
+        ]
+    )
+
+
+def _pool_size(size: float | None) -> str:
+    if missing(size):
+        return "never"
+    return f"{number(size, 0)} samples" if size else "any"
+
+
+def ablation_table(found: pd.DataFrame) -> pd.DataFrame:
+    """What ablations choose without training on it (`robustness.untrained_ablations`), for reading."""
+    return pd.DataFrame(
+        [
+            {
+                "Method": ABLATIONS[row["selector"]][0],
+                "Selection shared with IGDS (Jaccard)": number(row["jaccard"], 2),
+                "Rank correlation with IGDS": number(row["spearman"], 2),
+                "Sound prompts selected (%)": _percent(
+                    row["prompt_precision"], row["prompt_low"], row["prompt_high"]
+                ),
+                "By chance (%)": number(100 * row["prompt_chance"], 0),
+            }
+            for row in found.to_dict("records")
+        ]
+    )
+
+
+def _percent(share: float | None, low: float | None, high: float | None) -> str:
+    return Metric("", "%", 100, 0).show_interval(share, low, high)

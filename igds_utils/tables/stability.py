@@ -1,0 +1,87 @@
+"""Table 5 and what belongs to it: features by identification source, how far sources agree, coverage of layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from igds_utils.display import NOTHING, Metric, layer_names, number
+
+PAPER_SOURCES = {"gsm8k": "GSM8K", "math500": "MATH-500", "openr1": "OpenR1"}
+IN_ALL = " *"  # after a feature that is among the best of every source
+
+
+def table5(rankings: dict[str, pd.DataFrame], metric: Metric, paper: dict, top: int = 5) -> pd.DataFrame:
+    """Table 5: the best features by identification source with their effects, the paper's (Gemma-2-2B) beside them.
+
+    `rankings[source]` = `intervention.rank_features` of that source. A star marks features that are among the `top`
+    best of every source, ours and the paper's each for themselves.
+    """
+    ours = {source: list(table["name"].head(top)) for source, table in rankings.items()}
+    printed = {PAPER_SOURCES[source]: names for source, names in paper["table5"].items()}
+    columns: dict[str, list[str]] = {"Rank": [f"Top-{rank}" for rank in range(1, top + 1)]}
+    for source, names in _marked(ours).items():
+        deltas = [metric.show(delta, signed=True) for delta in rankings[source]["delta"].head(top)]
+        columns[f"{source} (δ, {metric.unit})"] = [
+            f"{name} ({delta})" for name, delta in zip(names, deltas, strict=True)
+        ]
+    columns |= {f"Paper: {source}": names for source, names in _marked(printed).items()}
+    return pd.DataFrame({key: (cells + [NOTHING] * top)[:top] for key, cells in columns.items()})
+
+
+def _marked(best: dict[str, list[str]]) -> dict[str, list[str]]:
+    shared = set.intersection(*map(set, best.values()))
+    return {source: [n + (IN_ALL if n in shared else "") for n in names] for source, names in best.items()}
+
+
+def agreement_table(records: list[dict[str, Any]], top: int = 5) -> pd.DataFrame:
+    """How much sources have in common, one row a pair and one for all (`stability.agreement`)."""
+    return pd.DataFrame(
+        [
+            {
+                "Sources": " and ".join(record["sources"]) if len(record["sources"]) == 2 else "all",
+                "Same top feature": "yes" if record["same_top1"] else "no",
+                f"Shared of the top {top}": number(len(record["top_shared"]), 0),
+                f"Jaccard of the top {top}": number(record["top_jaccard"], 2),
+                "By chance": number(record["top_by_chance"], 2),
+                "Jaccard of all candidates": number(record["candidates_jaccard"], 2),
+            }
+            for record in records
+        ]
+    )
+
+
+def top1_table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """How often the top feature survives a bootstrap of the samples (`stability.top1_agreement`)."""
+    return pd.DataFrame(
+        [
+            {
+                "Source": record["source"],
+                "Top feature": record["top"],
+                "Top again (%)": number(100 * record["kept"], 0),
+                "Most frequent rival": record["rival"] or NOTHING,
+                "Rival on top (%)": number(100 * record["rival_share"], 0),
+            }
+            for record in records
+            if record["source"] != "all"
+        ]
+    )
+
+
+def coverage_table(found: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Identification on windows of layers, for reading (`sae_coverage.identify_on_layers`)."""
+    return pd.DataFrame(
+        [
+            {
+                "SAE layers": layer_names(row["layers"]),
+                "Recalled": number(row["recalled"], 0),
+                "Tested": number(row["tested"], 0),
+                "Top feature": row["feature"] if row["tested"] else NOTHING,
+                "δ": metric.show_interval(row["delta"], row["delta_low"], row["delta_high"], signed=True),
+                "δ, held out": metric.show(row["held_out"], signed=True),
+                "Top 5 kept (%)": number(100 * row["top_kept"], 0),
+            }
+            for row in found.to_dict("records")
+        ]
+    )

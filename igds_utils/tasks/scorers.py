@@ -1,0 +1,95 @@
+"""What outputs are scored by: one entry a metric, named as presets name it; the formulas are in `metrics`.
+
+An example with several references gets the mean over them of ROUGE, chrF and COMET: on DialogSum's 500 test dialogues
+that is what scoring each of the 1,500 (dialogue, summary) pairs and averaging gives. Answers are right if any matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from igds_utils import metrics
+from igds_utils.tasks.base import Example, normalize
+from igds_utils.taskspec import AccuracyMetric, ChrfMetric, CometMetric, ExactMetric, Metric, RougeMetric
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a metric is shown, and `score(its parameters, outputs, examples)`, whose first key is the metric."""
+
+    label: str  # as axes and tables name it, with its unit
+    scale: float  # turns a score into that unit
+    score: Callable[[Metric, Sequence[str], Sequence[Example]], list[Scores]]
+
+
+def _accuracy(metric: AccuracyMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    """accuracy 0 or 1, and boxed 0 or 1: whether the answer stood in a box or was the last number."""
+    found = []
+    for output, example in zip(outputs, examples, strict=True):
+        answer, boxed = metrics.math_answer(output, number=metric.answer == "box_else_number")
+        right = any(
+            metrics.math_correct(answer, reference, metric.timeout) for reference in example.references
+        )
+        found.append({"accuracy": float(right), "boxed": float(boxed)})
+    return found
+
+
+def _rouge(metric: RougeMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    return _over_references(lambda o, r, _: metrics.rouge(o, r, metric.stemming), outputs, examples)
+
+
+def _chrf(
+    metric: ChrfMetric | CometMetric, outputs: Sequence[str], examples: Sequence[Example]
+) -> list[Scores]:
+    """chrf and bleu, both 0 to 100; BLEU splits Chinese into characters."""
+
+    def score(output: str, reference: str, example: Example) -> Scores:
+        chinese = "Chinese" in example.fields.get("target_language", "")
+        return {"chrf": metrics.chrf(output, reference), "bleu": metrics.bleu(output, reference, chinese)}
+
+    return _over_references(score, outputs, examples)
+
+
+def _comet(metric: CometMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    """comet, chrf and bleu, all 0 to 100 (COMET may leave that range a little)."""
+    triples = [
+        (example.fields["source_text"], output, reference)
+        for output, example in zip(outputs, examples, strict=True)
+        for reference in example.references
+    ]
+    values = iter(metrics.comet(triples, metric.checkpoint, metric.batch))
+    means = [{"comet": _mean([next(values) for _ in example.references])} for example in examples]
+    return [mean | others for mean, others in zip(means, _chrf(metric, outputs, examples), strict=True)]
+
+
+def _exact_match(metric: ExactMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    return [
+        {"exact_match": float(normalize(output) in map(normalize, example.references))}
+        for output, example in zip(outputs, examples, strict=True)
+    ]
+
+
+SCORERS = {
+    "accuracy": Scorer("accuracy (%)", 100.0, _accuracy),
+    "rouge1": Scorer("ROUGE-1", 1.0, _rouge),
+    "chrf": Scorer("chrF", 1.0, _chrf),
+    "comet": Scorer("COMET", 1.0, _comet),
+    "exact_match": Scorer("exact match (%)", 100.0, _exact_match),
+}
+
+
+def _over_references(
+    score: Callable[[str, str, Example], Scores], outputs: Sequence[str], examples: Sequence[Example]
+) -> list[Scores]:
+    found = []
+    for output, example in zip(outputs, examples, strict=True):
+        each = [score(output, reference, example) for reference in example.references]
+        found.append({name: _mean([scores[name] for scores in each]) for name in each[0]})
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,198 @@
+"""The sets of a task from rows of data: one source dealt into several sets, or a source for each.
+
+What a preset writes under `tasks.<task>.data`:
+
+    sources:
+      identification: {sets: [prior, validation, confirmation], hub: openai/gsm8k, config: main, columns: {...}}
+      pool: {hub: open-r1/OpenR1-Math-220k, columns: {...}}
+      test: {hub: HuggingFaceH4/MATH-500, split: test, columns: {...}}
+
+Sets that no source names come from the task's own data. What one set says no other does: sets are dealt in the
+order of `SETS`, so the test set stays whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import model_validator
+
+from igds_utils.config import ConfigError
+from igds_utils.refs import DataSource, Strict
+from igds_utils.settings import Sizes, TaskConfig
+from igds_utils.sources import Reader, mirror_folder
+from igds_utils.tasks.base import SETS, Example, Sets, Task, data_parameters, normalize, number, random_stream
+
+REPEATING = ("pool", "test")  # what repeats inside these stays, as the benchmark has it
+
+
+class Sourced(Strict):
+    """The `sources` of a `data` section."""
+
+    sources: dict[str, DataSource]
+
+    @model_validator(mode="after")
+    def _one_source_a_set(self):
+        taken: dict[str, str] = {}
+        for name in self.sources:
+            for one in self.sets_of(name):
+                if one not in SETS:
+                    raise ValueError(
+                        f"source {name!r} is no set; say with `sets` which of {', '.join(SETS)} it fills"
+                    )
+                if (other := taken.setdefault(one, name)) != name:
+                    raise ValueError(
+                        f"sources {other!r} and {name!r} both fill {one}: take it from one of them"
+                    )
+        return self
+
+    def sets_of(self, name: str) -> list[str]:
+        """Which sets a source fills: those that it lists, or the one that it is named after."""
+        return self.sources[name].sets or [name]
+
+
+def origins(config: TaskConfig) -> dict[str, str]:
+    """Set -> where its rows come from, in a few words, of the sets that `sources` fill."""
+    named = Sourced(sources=config.data.get("sources", {}))
+    found = {}
+    for name, source in named.sources.items():
+        if source.mirror and mirror_folder():
+            parts = [source.mirror.path]
+        else:
+            parts = [source.file] if source.file else [source.hub, source.config, source.split]
+        found |= dict.fromkeys(named.sets_of(name), " ".join(filter(None, parts)))
+    return found
+
+
+def sourced_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
+    """The sets of a preset whose data section has `sources`, and what was left out to make them.
+
+    A set may come out smaller than its size by the examples that were dropped: another set has them, they repeat (pool
+    and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`.
+    facts: `sources` -> name -> rows, filtered, unusable, joined; `sets` -> name -> size, asked, repeats, overlaps (set
+    -> examples that this set did without because that one has them).
+    """
+    sources = {"sources": config.data["sources"]}
+    sourced = data_parameters(Sourced, config.model_copy(update={"data": sources}), task.name)
+    streams = _own(task, config, seed, {one for name in sourced.sources for one in sourced.sets_of(name)})
+    facts: dict[str, dict[str, int]] = {}
+    for name, source in sourced.sources.items():
+        wanted = [one for one in sourced.sets_of(name) if getattr(config.sizes, one)]
+        if not wanted:
+            continue
+        reader = Reader(source, task.row_fields, f"tasks.{task.name}.data.sources.{name}")
+        examples = [task.example(record) for record in reader.records(seed)]
+        facts[name] = dict(reader.counts)
+        if source.join_repeats:
+            joined = join_repeats(examples)
+            facts[name]["joined"], examples = len(examples) - len(joined), joined
+        random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
+        dropped = facts[name].get("unusable", 0) + facts[name].get("joined", 0)
+        stream = _Stream(name, examples, dropped)
+        streams |= dict.fromkeys(wanted, stream)
+    sets, counts = deal(streams, config.sizes, task.name)
+    numbered = {name: number(members, task.name, name) for name, members in sets.items()}
+    return Sets(numbered, {"sources": facts, "sets": counts})
+
+
+class _Stream:
+    """The examples of one source, each of which is dealt once, and how many were dropped on the way."""
+
+    def __init__(self, name: str, examples: Sequence[Example], dropped: int = 0):
+        self.name, self.total, self.dropped = name, len(examples), dropped
+        self.left = iter(examples)
+
+
+def _own(task: Task, config: TaskConfig, seed: int, covered: set[str]) -> dict[str, _Stream]:
+    """The task's own data for the sets that no source fills."""
+    wanted = [name for name in SETS if name not in covered and getattr(config.sizes, name)]
+    if not wanted:
+        return {}
+    data = {key: value for key, value in config.data.items() if key != "sources"}
+    sizes = config.sizes.model_copy(update=dict.fromkeys(covered, 0))
+    try:
+        sets = task.own_sets(config.model_copy(update={"data": data, "sizes": sizes}), seed)
+    except ConfigError as error:
+        raise ConfigError(
+            f"no source of tasks.{task.name}.data.sources fills {', '.join(wanted)}, nor can the task itself: {error}"
+        ) from None
+    return {name: _Stream("the task's own data", sets[name]) for name in wanted}
+
+
+def deal(
+    streams: dict[str, _Stream], sizes: Sizes, task: str
+) -> tuple[dict[str, list[Example]], dict[str, dict[str, Any]]]:
+    """Fill the sets in the order of `SETS`, each from its stream, and count what was passed over."""
+    owner: dict[str, str] = {}  # normalized text -> the set that has it
+    sets: dict[str, list[Example]] = {}
+    counts: dict[str, dict[str, Any]] = {}
+    for name in SETS:
+        size, stream = getattr(sizes, name), streams.get(name)
+        members: list[Example] = []
+        own: set[str] = set()
+        repeats, overlaps = 0, Counter()
+        while len(members) < size and (example := next(stream.left, None)) is not None:
+            text = normalize(example.text)
+            if (other := owner.setdefault(text, name)) != name:
+                overlaps[other] += 1
+                stream.dropped += 1
+                continue
+            repeats += text in own
+            if text in own and name not in REPEATING:
+                stream.dropped += 1
+                continue
+            own.add(text)
+            members.append(example)
+        if size - len(members) > (stream.dropped if size else 0):
+            raise ConfigError(
+                f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
+                f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
+            )
+        sets[name] = members
+        counts[name] = {"size": len(members), "asked": size, "repeats": repeats, "overlaps": dict(overlaps)}
+    return sets, counts
+
+
+def join_repeats(examples: Iterable[Example]) -> list[Example]:
+    """One example for each normalized text: the first of its kind, with the references of all."""
+    kinds: dict[str, list[Example]] = {}
+    for example in examples:
+        kinds.setdefault(normalize(example.text), []).append(example)
+    return [
+        replace(first, references=tuple(r for e in (first, *others) for r in e.references))
+        for first, *others in kinds.values()
+    ]
+
+
+# ---- what the pool shares with the test set ----------------------------------------------------------------
+
+
+def shared_with_test(pool: Iterable[Example], test: Iterable[Example], n: int = 13) -> list[str]:
+    """Ids of the pool samples that have `n` consecutive words (normalized) in common with a test example.
+
+    Prompt and target are searched on both sides, as in decontamination by 13-grams (Brown et al. 2020).
+    """
+    known = {gram for example in test for gram in _ngrams(example, n)}
+    return [example.id for example in pool if not known.isdisjoint(_ngrams(example, n))] if known else []
+
+
+def _ngrams(example: Example, n: int) -> Iterable[tuple[str, ...]]:
+    texts = dict.fromkeys([example.text, example.target, *example.references])
+    for words in (normalize(text).split() for text in texts):
+        yield from zip(*(words[start:] for start in range(n)), strict=False)
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """One line on what was left out, for the log; empty where nothing was."""
+    parts = []
+    for name, counts in facts.get("sets", {}).items():
+        said = [f"{n} in {other}" for other, n in counts["overlaps"].items()]
+        if counts["repeats"]:
+            said.append(f"{counts['repeats']} repeats {'kept' if name in REPEATING else 'dropped'}")
+        if said or counts["size"] < counts["asked"]:
+            said = said or ["rows joined or without text"]
+            parts.append(f"{name} {counts['size']} of {counts['asked']} ({', '.join(said)})")
+    return "; ".join(parts)

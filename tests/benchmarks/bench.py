@@ -1,0 +1,120 @@
+"""What the engine reaches, against its limit and against what people run today: `make bench`, about 12 minutes.
+
+    python tests/benchmarks/bench.py [--only NAME ...] [--again] [--small] [--out FOLDER]
+
+Every row is a ratio of medians, measured in turns in one process, with the default model on the machine as it stands:
+run it when nothing else does. A row is stored as it is finished; the next call measures what is missing, or what
+--only names. Writes one JSON file a row, bench.json, bench.md and a figure into results/reference/bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import common
+import pandas as pd
+from rows_of_filter import decoding_share, filter_against_batch, filter_against_batch_1
+from rows_of_scale import notebook_overhead, pool_growth
+from rows_of_scoring import (
+    frs_against_forward,
+    frs_math,
+    frs_summarization,
+    ifd_against_forward,
+    loss_against_forward,
+)
+from rows_of_training import training
+
+from igds_utils import plots
+from igds_utils.config import PROJECT
+from igds_utils.manifest import machine
+from igds_utils.store import write_whole
+from igds_utils.tables import to_markdown
+
+OUT = PROJECT / "results" / "reference" / "bench"
+
+# name: (what, target, limit, whether lower is better, how it is measured)
+ROWS: dict[str, tuple[str, float, float | None, bool, Callable[[], dict]]] = {
+    "frs_math": ("FRS / Loss, prompt a third of the tokens", 0.18, 0.14, True, frs_math),
+    "frs_summarization": ("FRS / Loss, prompt 85 % of the tokens or more", 0.45, 0.38, True, frs_summarization),
+    "frs_forward": ("FRS / bare forward pass of its blocks, a token", 1.15, 1.0, True, frs_against_forward),
+    "filter_batch": ("causal filter, times faster than generate with a hook", 2.5, None, False, filter_against_batch),
+    "filter_batch_1": ("the same, against batch size 1", 10, None, False, filter_against_batch_1),
+    "decoding": ("decoding / forward pass, tokens a second", 0.6, 1.0, False, decoding_share),
+    "loss_forward": ("Loss / bare forward pass, a token", 1.15, 1.0, True, loss_against_forward),
+    "ifd_forward": ("IFD / bare forward pass, a token", 1.15, 1.0, True, ifd_against_forward),
+    "growth": ("scoring 100K samples / 10 x 10K, time a sample", 1.1, 1.0, True, pool_growth),
+    "training": ("SFT / bare PyTorch loop, tokens a second", 0.9, 1.0, False, training),
+    "overhead": ("share of a quick run outside of model work", 0.15, 0.0, True, notebook_overhead),
+}  # fmt: skip
+
+
+NOTES = {
+    "prompt_share": "prompts are {:.0%} of the tokens",
+    "same_outputs": "{:.0%} of the compared outputs identical",
+    "difference_from_batch_1": "{:.0e} from batch size 1",
+    "times_faster_than_batch_1": "{:.1f} times faster than batch size 1",
+    "memory_growth": "peak memory {:+.1%}",
+    "with_imports": "{:.0%} with imports",
+    "imports_seconds": "imports take {:.0f} s a notebook",
+}
+
+
+def beside(row: dict) -> str:
+    """What else a row found, in words."""
+    return "; ".join(text.format(row[key]) for key, text in NOTES.items() if key in row)
+
+
+def report(out: Path) -> None:
+    """bench.json, bench.md and the figure from the rows that are stored."""
+    found = {name: json.loads(file.read_text()) for name in ROWS if (file := out / f"{name}.json").exists()}
+    lines = []
+    for name, row in found.items():
+        what, target, limit, lower, _ = ROWS[name]
+        met = row["value"] <= target if lower else row["value"] >= target
+        lines.append({
+            "What": what, "Measured": f"{row['value']:.2f}", "Target": f"{'<=' if lower else '>='} {target:g}",
+            "Limit": "" if limit is None else f"{limit:g}", "Met": "yes" if met else "no", "Beside it": beside(row),
+        })  # fmt: skip
+    on = machine()
+    caption = f"Benchmarks on {on['processor']}, {on['threads']} threads"
+    write_whole(out / "bench.json", json.dumps({"machine": on, "rows": found}, indent=1) + "\n")
+    write_whole(out / "bench.md", to_markdown(pd.DataFrame(lines), caption))
+    labels = {name: ROWS[name][0] for name in found}
+    targets = {name: (ROWS[name][1], ROWS[name][3]) for name in found}
+    figure = plots.bench_ratios({name: row["value"] for name, row in found.items()}, targets, labels)
+    plots.save_figure(figure, out, "bench")
+    print(to_markdown(pd.DataFrame(lines), caption))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=[], metavar="NAME")
+    parser.add_argument("--again", action="store_true", help="measure rows that are stored, too")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes: shows that rows work, measures nothing"
+    )
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    common.sizes["small"] = options.small
+    for name in options.only or ROWS:
+        file = options.out / f"{name}.json"
+        if file.exists() and not options.again and not options.only:
+            continue
+        start = time.perf_counter()
+        row = ROWS[name][-1]()
+        if row:
+            write_whole(
+                file, json.dumps(row | {"took": round(time.perf_counter() - start, 1)}, indent=1) + "\n"
+            )
+            print(f"{name}: {row['value']:.3f}", flush=True)
+    report(options.out)
+
+
+if __name__ == "__main__":
+    main()

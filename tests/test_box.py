@@ -1,0 +1,82 @@
+"""The box itself: it holds what the paper's preset names, as the hub's own libraries find it."""
+
+from __future__ import annotations
+
+import pytest
+from box.catalog import REPOSITORIES
+
+from igds_utils import huggingface, tasks
+from igds_utils.config import load_preset
+from igds_utils.hub import SourceError
+from igds_utils.refs import DataSource, HubRef
+from igds_utils.sources import Reader, stream_hub
+
+PAPER = load_preset("paper")
+SOURCES = {
+    f"{task}-{name}": (task, source)
+    for task, config in PAPER.tasks.items()
+    for name, source in config.data["sources"].items()
+}
+
+
+def test_every_model_and_sae_of_the_paper_is_in_the_box():
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    named = {ref.hub for model in PAPER.models.values() for ref in (model.identify, model.train)}
+    releases = {model.saes.name for model in PAPER.models.values() if model.saes.source == "release"}
+    named |= {get_pretrained_saes_directory()[release].repo_id for release in releases}
+    assert all(isinstance(model.train, HubRef) for model in PAPER.models.values())
+    assert {("models", name) for name in named} <= set(REPOSITORIES)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_dataset_of_the_paper_is_read_by_its_id_and_columns(hub_box, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    task, raw = SOURCES[name]
+    source = DataSource.model_validate(raw)
+    assert ("datasets", source.hub) in REPOSITORIES
+    records = list(Reader(source, tasks.get(task).row_fields).records(seed=0))
+    assert len(records) >= 39 and all(all(record.values()) for record in records)
+    assert any(f"/{source.revision}" in request for request in hub_box.requests)
+
+
+def test_an_unknown_dataset_configuration_or_column_is_not_there():
+    source = DataSource(hub="openai/gsm8k", config="main", columns={"question": "question"})
+    assert len(list(stream_hub(source, ["question"]))) == 40
+    for changed in ({"hub": "openai/gsm9k"}, {"config": "side"}, {"split": "tset"}):
+        with pytest.raises(SourceError):
+            list(stream_hub(source.model_copy(update=changed), ["question"]))
+
+
+def gsm8k():
+    source = DataSource(hub="openai/gsm8k", config="main", columns={"question": "question"})
+    return Reader(source, ["question"])
+
+
+@pytest.mark.parametrize("where", ["/api/datasets/openai/gsm8k", "/resolve/"])
+def test_a_busy_hub_is_asked_again_for_data(hub_box, tmp_path, monkeypatch, where):
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+    with hub_box.fault("unavailable", where, times=1):
+        assert len(list(gsm8k().records(seed=0))) == 40
+    assert len(hub_box.requests) > len(set(hub_box.requests)), "nothing was asked for again"
+
+
+def test_gated_data_says_how_to_get_access(hub_box, tmp_path, monkeypatch):
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    gated = hub_box.fault("gated", "openai/gsm8k")
+    with gated, pytest.raises(SourceError, match="openai/gsm8k .*hf auth login"):
+        list(gsm8k().records(seed=0))
+    assert not list(tmp_path.rglob("rows.jsonl"))
+
+
+@pytest.mark.slow
+def test_comet_is_loaded_from_the_hub_and_scores():
+    from comet import download_model, load_from_checkpoint
+
+    model = load_from_checkpoint(download_model("Unbabel/wmt22-comet-da"), strict=True)
+    rows = [
+        {"src": "Ann has 12 eggs.", "mt": mt, "ref": "安有12个鸡蛋。"} for mt in ("安有12个鸡蛋。", "是的")
+    ]
+    scores = model.predict(rows, batch_size=2, gpus=0, num_workers=1, progress_bar=False).scores
+    assert all(0.3 < score < 1.3 for score in scores) and scores[0] != scores[1]

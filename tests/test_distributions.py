@@ -1,0 +1,138 @@
+"""Figure 3: winsorizing, the paired comparison with the untrained model, the correlation, and what is said of it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_plots import POINTS, assert_tidy
+
+from igds_utils import distributions, plots
+from igds_utils.arms import arms
+from igds_utils.experiment import open_run
+from igds_utils.tables import activation_table
+
+
+def activations(shifts, n=40):
+    """An arm for each shift of the same prompts' activations."""
+    base = np.random.default_rng(0).normal(10, 1, n)
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {"arm": arm, "seed": 0, "sample_id": [f"s{i}" for i in range(n)], "activation": base + by}
+            )
+            for arm, by in shifts.items()
+        ],
+        ignore_index=True,
+    )
+
+
+def record(arm, score):
+    selector, _, ratio = arm.partition("@")
+    return {"arm": arm, "selector": selector, "ratio": float(ratio) if ratio else None, "score": score,
+            "low": score - 0.1, "high": score + 0.1}  # fmt: skip
+
+
+SHIFTS = {"original": 0.0, "full": 1.0, "random@0.5": -0.5, "loss@0.5": 0.5, "igds@0.5": 2.0}
+SUMMARY = [record(arm, score) for arm, score in zip(SHIFTS, (0.1, 0.4, 0.2, 0.3, 0.5), strict=True)]
+
+
+def compared():
+    return distributions.compare(activations(SHIFTS), SUMMARY, resamples=200)
+
+
+def test_winsorizing_moves_extremes_in_and_keeps_the_rest():
+    values = np.append(np.linspace(0, 1, 199), 50.0)
+    moved = distributions.winsorize(values)
+    assert moved.max() < 2 and moved.size == values.size and np.median(moved) == np.median(values)
+    assert np.array_equal(moved[5:-5], values[5:-5])
+
+
+def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt():
+    table = compared().set_index("arm")
+    assert table.loc["igds@0.5", "moved"] == pytest.approx(2.0) and table.loc[
+        "random@0.5", "moved"
+    ] == pytest.approx(-0.5)
+    assert table.loc["igds@0.5", "above"] and not table.loc["random@0.5", "above"]
+    assert pd.isna(table.loc["original", "moved"])
+    assert table.loc["full", "median"] == pytest.approx(table.loc["original", "median"] + 1)
+
+
+def test_seeds_of_an_arm_are_averaged_prompt_by_prompt():
+    one, other = (
+        activations({"original": 0.0, "igds@0.5": 1.0}),
+        activations({"igds@0.5": 3.0}).assign(seed=1),
+    )
+    table = distributions.compare(
+        pd.concat([one, other]), [record("original", 0.1), record("igds@0.5", 0.2)], resamples=50
+    )
+    assert table["moved"].iloc[1] == pytest.approx(2.0)
+
+
+def test_the_correlation_is_over_arms_with_and_without_the_untrained_model():
+    rho = distributions.correlation(compared(), resamples=200)
+    assert rho["n"] == 5 and rho["all"][0] == pytest.approx(0.9) and rho["trained"][0] == pytest.approx(1.0)
+    few = distributions.correlation(compared().head(2), resamples=50)
+    assert np.isnan(few["all"][0]) and np.isnan(few["trained"][0])
+
+
+def test_the_story_counts_arms_and_admits_an_interval_that_covers_zero():
+    table = compared()
+    told = distributions.story(table, distributions.correlation(table, resamples=200), POINTS, "l1_p2")
+    assert "of 4 trained arms 3 lie above it and 1 below it" in told
+    assert "IGDS 50 % has the highest median" in told and "IGDS 50 % has the best score of all (50.0)" in told
+    unsure = {"n": 5, "all": [0.3, -0.9, 1.0], "trained": [np.nan] * 3}
+    told = distributions.story(table, unsure, POINTS, "l1_p2")
+    assert "0.30 [−0.90, 1.00], which covers zero" in told and "not defined" in told
+
+
+def test_the_table_shows_the_papers_scores_only_where_it_has_them():
+    table = activation_table(compared(), POINTS, {"igds": 37.8}).set_index("Arm")
+    assert table.index[0] == "IGDS 50 %" and table.loc["IGDS 50 %", "Paper: Gemma-2-2B"] == "37.8"
+    assert table.loc["Original", "Moved"] == "–" and table.loc["Full", "Paper: Gemma-2-2B"] == "–"
+    assert table.loc["IGDS 50 %", "Moved"].startswith("+2.00 [")
+    assert not [column for column in activation_table(compared(), POINTS, {}) if column.startswith("Paper")]
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_are_tidy_and_name_every_arm():
+    table, metrics = compared(), {"math": POINTS}
+    rho = {"math": distributions.correlation(table, resamples=100)}
+    ridges = plots.activation_distributions(
+        {"math": activations(SHIFTS)}, {"math": table}, metrics, {"math": "l1_p2"}
+    )
+    assert_tidy(ridges)
+    names = [label.get_text() for label in ridges.axes[0].get_yticklabels()]
+    assert names == ["IGDS", "Full", "Loss", "Random", "Original"]  # best score first
+    assert "l1_p2" in ridges.axes[0].get_xlabel()
+    points = plots.activation_against_score({"math": table}, rho, metrics)
+    assert_tidy(points)
+    assert {text.get_text() for text in points.axes[0].texts} == {
+        "IGDS",
+        "Full",
+        "Loss",
+        "Random",
+        "Original",
+    }
+
+
+def test_an_arm_whose_activations_never_vary_is_drawn_as_its_median():
+    flat = activations(SHIFTS).assign(activation=1.0)
+    table = distributions.compare(flat, SUMMARY, resamples=50)
+    figure = plots.activation_distributions(
+        {"math": flat}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"}
+    )
+    assert not figure.axes[0].collections and len(figure.axes[0].lines) == 6
+
+
+def test_stored_arms_are_read_without_the_checks(tmp_path):
+    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
+    run.store.write("math/task_features.json", {"selected": ["l1_p2"]})
+    for arm in arms(run.config("math")):
+        table = pd.DataFrame(
+            {"sample_id": ["a", "b"], "layer": 1, "feature": [2, 2], "activation": [1.0, 2.0]}
+        )
+        run.store.write(f"math/arms/{arm.name}/activations.parquet", table)
+    found = distributions.arm_activations(run, "math")
+    assert list(found["arm"].unique()) == ["original", "full", "random@0.5", "loss@0.5", "igds@0.5"]
+    run.store.write("math/arms/full/activations.parquet", table.assign(feature=3))
+    with pytest.raises(ValueError, match="arms/full/activations.parquet does not hold l1_p2"):
+        distributions.arm_activations(run, "math")

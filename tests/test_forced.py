@@ -1,0 +1,143 @@
+"""Rows read over given tokens, and generation begun on the original, against the slow obvious way."""
+
+import pytest
+import torch
+
+from igds_utils import drafting, forced, generation, intervention, tiny
+from igds_utils.caching import read_prefix
+from igds_utils.lm import LM
+from igds_utils.sae import Feature
+from igds_utils.steering import Steering
+from tests.test_generation import ARCHITECTURES, FEATURES, NEW, obvious_hidden, obvious_tokens, prompts
+
+SILENT = Feature(2, 63)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def lm(request):
+    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
+
+
+@pytest.fixture(scope="module", params=["jumprelu", "topk"])
+def saes(request):
+    return {layer: tiny.sae(request.param, seed=layer) for layer in range(tiny.LAYERS)}
+
+
+def texts_of(prompt_ids):
+    return [[*ids, *[7, 30, 11, 250][: 1 + s % 4]] for s, ids in enumerate(prompt_ids)]
+
+
+@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
+def test_log_likelihoods_equal_a_full_forward_pass(lm, saes, positions):
+    before = prompts(lm)
+    whole = texts_of(before)
+    given = [ids[len(prompt) - 1 :] for ids, prompt in zip(whole, before, strict=True)]
+    rows = [(s, feature) for s in range(len(before)) for feature in [*FEATURES, None]]
+    steering = Steering(saes, FEATURES, 2.0, positions)
+    expected = []
+    for s, feature in rows:
+        ids, n = whole[s], len(before[s])
+        log_p = obvious_hidden(lm, saes, ids, n - 1, feature, 2.0, positions).log_softmax(-1)
+        expected.append([float(log_p[t - 1, ids[t]]) for t in range(n, len(ids))])
+    prefix = read_prefix(lm, before)
+    for tokens in (1, 12, 4096):
+        found = forced.read_rows(lm, prefix, given, rows, steering, forced.log_likelihoods, tokens)
+        for values, slow in zip(found, expected, strict=True):
+            assert values == pytest.approx(slow, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
+def test_answers_begun_on_the_original_equal_one_row_at_a_time(lm, saes, positions):
+    texts = prompts(lm)
+    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
+    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
+    departures = {}
+    for scale in (0.02, 3.0):  # many answers that depart late or never, and many that depart at once
+        slow = [obvious_tokens(lm, saes, texts[s], feature, scale, positions) for s, feature in rows]
+        steering = Steering(saes, FEATURES, scale, positions)
+        for tokens, together in ((1, 100), (25, 3), (4096, 100)):
+            found = drafting.decode_from(
+                lm, texts, originals, rows, NEW, steering, batch_tokens=tokens, together=together
+            )
+            assert found == slow
+        departures[scale] = [tokens != originals[s] for (s, _), tokens in zip(rows, slow, strict=True)]
+    assert not all(departures[0.02]) and any(departures[3.0]), "the scales show one case alone"
+
+
+def test_ends_and_stop_strings_are_those_of_decoding(lm, saes, monkeypatch):
+    texts = prompts(lm)
+    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
+    steering = Steering(saes, FEATURES, 1.0)
+    free = generation.decode(lm, texts, rows, NEW, steering)
+    monkeypatch.setattr(generation, "_end_ids", lambda lm: {free[0][3], free[-1][1]})
+    stop = [lm.tokenizer.decode(free[len(free) // 2][2:4])]
+    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW, stop=stop)
+    expected = generation.decode(lm, texts, rows, NEW, steering, stop)
+    assert expected != free
+    assert drafting.decode_from(lm, texts, originals, rows, NEW, steering, stop) == expected
+
+
+def test_a_silent_feature_costs_nothing_and_changes_nothing(lm, saes, monkeypatch):
+    texts = prompts(lm)
+    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
+    quiet = {layer: tiny.sae("jumprelu", seed=layer) for layer in range(tiny.LAYERS)}
+    quiet[SILENT.layer].b_enc.data[SILENT.index] = -1e6
+    monkeypatch.setattr(forced, "_above", None)  # would raise if a row were read at all
+    rows = [(s, SILENT) for s in range(len(texts))]
+    assert drafting.decode_from(lm, texts, originals, rows, NEW, Steering(quiet, [SILENT])) == originals
+
+
+def test_a_feature_that_fires_late_departs_late(lm):
+    """The answers agree up to where the feature first fires; before that nothing can differ."""
+    texts = prompts(lm)
+    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
+    late, feature = {1: tiny.sae("jumprelu", seed=1)}, Feature(1, 7)
+    longest = max(range(len(texts)), key=lambda s: len(originals[s]))
+    ids = [*texts[longest], *originals[longest]]
+    seen = []
+    handle = lm.blocks[1].register_forward_hook(
+        lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.inference_mode():
+        lm.model(torch.tensor([ids]))
+    handle.remove()
+    h = seen[0].reshape(-1, lm.width)[len(texts[longest]) - 1 :]
+    pre = (h - late[1].b_dec * late[1].cfg.apply_b_dec_to_input) @ late[1].W_enc[:, feature.index]
+    start = 3
+    late[1].b_enc.data[feature.index] = -pre[:start].max() - 0.01  # silent on the first tokens of this sample
+    late[1].threshold.data[feature.index] = 0.0
+    steering = Steering(late, [feature], scale=50.0)
+    (found,) = drafting.decode_from(lm, texts, originals, [(longest, feature)], NEW, steering)
+    assert found == obvious_tokens(lm, late, texts[longest], feature, 50.0)
+    assert found[:start] == originals[longest][:start]
+
+
+def test_the_model_is_whole_again_after_an_error(lm, saes):
+    blocks = lm.blocks
+    with pytest.raises(RuntimeError, match="inside"), forced._starting_above(lm, 1, torch.zeros(1)):
+        assert lm.n_layers == tiny.LAYERS - 2
+        raise RuntimeError("inside")
+    assert lm.blocks is blocks and not blocks[2]._forward_pre_hooks
+
+
+def test_amplified_scores_are_the_same_with_given_originals(lm, saes):
+    from igds_utils.tasks.base import Example
+
+    samples = [
+        intervention.Sample(f"s{i}", ids, [*ids, 9, 30, 1], Example(f"s{i}", {}, "t", ("t",)))
+        for i, ids in enumerate(prompts(lm))
+    ]
+    originals = intervention.original_answers(lm, samples, 6, together=2)
+    tables = [
+        intervention.amplified_scores(
+            lm,
+            saes,
+            FEATURES,
+            samples,
+            lambda outputs, _: [float(len(o)) for o in outputs],
+            6,
+            originals=given,
+        )
+        for given in (None, originals)
+    ]
+    assert tables[0].equals(tables[1])

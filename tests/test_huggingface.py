@@ -1,0 +1,198 @@
+"""Models from the hub, by id and revision, and what happens when the hub says no, is busy, or stops in the middle."""
+
+from __future__ import annotations
+
+import huggingface_hub
+import pytest
+import torch
+
+from igds_utils import huggingface
+from igds_utils.hub import SourceError
+from igds_utils.huggingface import ATTEMPTS, fetched, snapshot
+from igds_utils.lm import device_map, load_lm, load_tokenizer
+from igds_utils.prompts import encode, encode_pair
+from igds_utils.refs import HubRef
+
+LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+# id: layers, width, (BOS, EOS, padding), has a chat template
+MODELS = {
+    "google/gemma-2-2b": (2, 2304, ("<bos>", "<eos>", "<pad>"), False),
+    "google/gemma-2-2b-it": (2, 2304, ("<bos>", "<eos>", "<pad>"), True),
+    "meta-llama/Llama-3.1-8B": (3, 64, ("<|begin_of_text|>", "<|end_of_text|>", "<|end_of_text|>"), False),
+    "meta-llama/Llama-3.1-8B-Instruct": (3, 64, ("<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"), True),
+    "Qwen/Qwen3-8B": (2, 4096, (None, "<|im_end|>", "<|endoftext|>"), True),
+    "Qwen/Qwen3-8B-Base": (2, 4096, (None, "<|endoftext|>", "<|endoftext|>"), True),
+    "HuggingFaceTB/SmolLM2-135M": (3, 64, ("<|endoftext|>", "<|endoftext|>", "<|endoftext|>"), False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (3, 64, ("<|im_start|>", "<|im_end|>", "<|im_end|>"), True),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+
+
+def asked(hub_box, what: str) -> list[str]:
+    return [request for request in hub_box.requests if what in request]
+
+
+def test_the_hubs_libraries_ask_the_box_and_nobody_else(hub_box):
+    import datasets
+
+    assert huggingface_hub.constants.ENDPOINT == datasets.config.HF_ENDPOINT == hub_box.url
+    assert huggingface_hub.constants.HF_HUB_CACHE.startswith(str(hub_box.root))
+
+
+# ---- loading ----
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_load_by_their_ids(hub_box, name):
+    layers, width, special, chat = MODELS[name]
+    lm = load_lm(HubRef(hub=name), "bfloat16")
+    assert (lm.name, lm.n_layers, lm.width, lm.model.dtype) == (name, layers, width, torch.bfloat16)
+    tokenizer = lm.tokenizer
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == special
+    assert bool(tokenizer.chat_template) == chat
+    stored = torch.cat([parameter.flatten()[:1] for parameter in lm.model.parameters()])
+    assert stored.isfinite().all() and stored.float().std() > 0
+    ids, n_prompt = encode_pair(tokenizer, "Solution:", " 12 + 7 = 19")
+    assert ids[-1] == tokenizer.eos_token_id
+    assert [i for i in ids[:n_prompt] if i == tokenizer.bos_token_id] == ids[: special[0] is not None]
+
+
+def test_only_the_files_that_are_read_are_fetched_and_only_once(hub_box, empty_cache):
+    load_lm(HubRef(hub=LLAMA))
+    files = {request.rsplit("/", 1)[1] for request in asked(hub_box, "GET /meta-llama")}
+    assert {"config.json", "tokenizer.json", "model.safetensors.index.json"} < files
+    assert len([file for file in files if file.endswith(".safetensors")]) > 1
+    assert not asked(hub_box, "original/")
+    hub_box.requests.clear()
+    load_lm(HubRef(hub=LLAMA))
+    assert not asked(hub_box, "/resolve/")
+
+
+def test_a_revision_is_what_is_asked_for(hub_box, empty_cache):
+    folder = snapshot(HubRef(hub=LLAMA, revision=REVISION))
+    assert folder.name == REVISION
+    assert asked(hub_box, f"/resolve/{REVISION}/model")
+    assert not asked(hub_box, "/main/")
+
+
+def test_a_tokenizer_comes_without_the_weights(hub_box, empty_cache):
+    tokenizer = load_tokenizer(HubRef(hub=LLAMA))
+    assert encode(tokenizer, "Solution:")[0] == tokenizer.bos_token_id
+    assert asked(hub_box, "tokenizer.json") and not asked(hub_box, "model-0000")
+
+
+def test_what_is_in_the_cache_is_read_without_the_hub(hub_box, empty_cache):
+    load_lm(HubRef(hub=LLAMA))
+    with hub_box.fault("unavailable", "/"):
+        assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
+
+
+def test_where_a_model_is_put(monkeypatch):
+    assert device_map() is None  # without a GPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_map() == "auto"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert device_map() == {"": 3}
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert device_map() is None
+
+
+# ---- refusals: said at once, with what to do ----
+
+
+def refused(ref: HubRef, hub_box) -> str:
+    with pytest.raises(SourceError) as error:
+        load_lm(ref)
+    assert len(asked(hub_box, "GET /api/models/" + ref.hub)) == 1, "asking again cannot help"
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_gated_model_says_how_to_get_access(hub_box, empty_cache):
+    with hub_box.fault("gated", GEMMA):
+        message = refused(HubRef(hub=GEMMA), hub_box)
+    assert f"accept its licence on https://huggingface.co/{GEMMA}" in message
+    assert "hf auth login" in message
+
+
+def test_an_unknown_model_is_named(hub_box, empty_cache):
+    assert "has no repository nobody/nothing" in refused(HubRef(hub="nobody/nothing"), hub_box)
+    with hub_box.fault("missing", GEMMA):
+        assert f"has no repository {GEMMA}" in refused(HubRef(hub=GEMMA), hub_box)
+
+
+def test_an_unknown_revision_is_named(hub_box, empty_cache):
+    message = refused(HubRef(hub=LLAMA, revision="v9"), hub_box)
+    assert f"{LLAMA} has no such revision" in message
+
+
+# ---- trouble on the way: tried again ----
+
+
+def test_a_busy_hub_is_asked_again(hub_box, empty_cache, capsys):
+    with hub_box.fault("unavailable", f"/api/models/{LLAMA}", times=2):
+        assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
+    assert capsys.readouterr().err.count("the hub is unavailable (503); trying again") == 2
+    with hub_box.fault("unavailable", "tokenizer.json", times=1):
+        assert load_tokenizer(HubRef(hub=GEMMA)).eos_token == "<eos>"
+    assert len(asked(hub_box, f"{GEMMA}/resolve/")) > len(set(asked(hub_box, f"{GEMMA}/resolve/")))
+
+
+def test_a_hub_that_stays_busy_ends_in_one_clear_error(hub_box, empty_cache):
+    with hub_box.fault("unavailable", LLAMA), pytest.raises(SourceError) as error:
+        load_lm(HubRef(hub=LLAMA))
+    assert (
+        f"could not fetch {LLAMA} from the hub in {ATTEMPTS} attempts: the hub is unavailable (503)"
+        in str(error.value)
+    )
+    assert len(asked(hub_box, f"GET /api/models/{LLAMA}")) == ATTEMPTS
+
+
+def test_pauses_grow(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(huggingface, "PAUSE", 5.0)
+    monkeypatch.setattr(huggingface.time, "sleep", pauses.append)
+
+    def get():
+        raise ConnectionError("no route to host")
+
+    with pytest.raises(SourceError, match="could not fetch someone/something .* no connection to the hub"):
+        fetched("someone/something", get)
+    assert pauses == [5.0, 10.0, 20.0]
+
+
+def test_a_file_that_breaks_off_is_continued(hub_box, empty_cache, monkeypatch):
+    monkeypatch.setattr(
+        huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024
+    )  # what is written down at a time
+    with hub_box.fault("cut", "model-00001", times=2):
+        lm = load_lm(HubRef(hub=LLAMA))
+    assert len(asked(hub_box, "bytes=")) == 2, "what had arrived was not used"
+    whole = load_lm(HubRef(hub=LLAMA, revision=REVISION)).model.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in lm.model.state_dict().items())
+
+
+def test_a_slow_link_is_waited_for(hub_box, empty_cache):
+    with hub_box.fault("slow", "model-00001", times=1):
+        assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
+
+
+def test_a_file_that_is_truncated_at_its_source_is_not_loaded(hub_box, empty_cache):
+    with hub_box.fault("stub", "model-00001"), pytest.raises(SourceError) as error:
+        load_lm(HubRef(hub=LLAMA))
+    folder = empty_cache / "models--meta-llama--Llama-3.1-8B"
+    assert f"could not load {LLAMA}" in str(error.value) and f"remove {folder}" in str(error.value)
+
+
+def test_an_error_of_another_kind_passes_through():
+    def get():
+        raise KeyError("a mistake in the code")
+
+    with pytest.raises(KeyError):
+        fetched("someone/something", get)

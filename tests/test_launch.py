@@ -1,0 +1,163 @@
+"""Several processes under accelerate (gloo, on the CPU) against one."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from igds_utils import arms, launch, pool
+from igds_utils.config import ConfigError, load_preset
+from igds_utils.experiment import open_run
+from igds_utils.machines import LaunchConfig
+from igds_utils.trained import TrainedArm
+
+# What the processes import: functions of the test, in a module of their own.
+STEPS = """
+import pandas as pd
+from igds_utils import shards
+
+def table(run, upto):
+    build = lambda number: pd.DataFrame({"square": [number**2], "by": [int(shards.os.environ["RANK"])]})
+    run.make_in_parts("table.parquet", range(upto), build, "square")
+    run.make("product.json", lambda: {"processes": shards.processes(), "by": shards.is_first()})
+
+def killed(run, task, arm):
+    from igds_utils import trained
+    from trl import SFTTrainer
+    step = SFTTrainer.training_step
+    def dies(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+    SFTTrainer.training_step = dies
+    trained.train(run, task, arm)
+
+def fails(run):
+    raise ValueError("the reason")
+"""
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    (tmp_path / "steps_of_the_test.py").write_text(STEPS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return "steps_of_the_test"
+
+
+def run_with(folder, **overrides):
+    """A run with what the notebooks before training leave. 15 samples: the last global batch is a short one."""
+    changes = {"sft.device_batch": 1, "tasks.math.samples": 32} | overrides
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(folder))
+    run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
+    chosen = run.examples("math", "pool")[:15]
+    run.make("math/selected/full.jsonl", partial(run.training_records, "math", chosen))
+    return run
+
+
+def full(run):
+    return TrainedArm(run, "math", arms.arm_of("full", arms.arms(run.config("math"))))
+
+
+def weights(run):
+    return load_file(run.store.root / "math/arms/full/weights/model.safetensors")
+
+
+def test_two_processes_make_one_table(tmp_path, steps, capfd):
+    run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
+    launch.call(run, f"{steps}:table", 5)
+    table = run.read("table.parquet")
+    assert table["square"].tolist() == [0, 1, 4, 9, 16]
+    assert table["by"].tolist() == [0, 1, 0, 1, 0]
+    assert run.read("product.json") == {"processes": 2, "by": True}
+    assert capfd.readouterr().out.count("table.parquet: making it") == 1
+    assert not list(run.store.root.glob("launch-*")) and not list(run.store.root.glob("*.parts-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path, steps):
+    one = run_with(tmp_path / "one")
+    alone = full(one).make_all()
+    keep = {"launch.processes": 2, "sft.keep_weights": True}
+    two = run_with(tmp_path / "two", **keep)
+    together = full(two).make_all()
+    for column in ("loss", "lr", "grad_norm", "tokens", "target_tokens"):
+        np.testing.assert_allclose(together["log"][column], alone["log"][column], rtol=1e-4)
+    assert len(alone["log"]) == 4
+    pd.testing.assert_frame_equal(together["outputs"], alone["outputs"])
+    pd.testing.assert_frame_equal(together["activations"], alone["activations"], rtol=1e-4, atol=1e-4)
+
+    again = run_with(tmp_path / "again", **keep, **{"sft.checkpoint_steps": 1})
+    with pytest.raises(launch.LaunchError, match="killed failed"):
+        launch.call(again, f"{steps}:killed", "math", "full", training=True)
+    checkpoints = again.store.root / "math/arms/full/checkpoints"
+    assert [folder.name for folder in checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
+    launch.call(again, "igds_utils.trained:train", "math", "full", training=True)
+    assert not checkpoints.exists()
+    assert again.read("math/arms/full/log.parquet")["loss"].tolist() == together["log"]["loss"].tolist()
+    undisturbed = weights(two)
+    assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(again).items())
+
+
+@pytest.mark.slow
+def test_two_processes_score_a_pool_as_one(tmp_path):
+    tables = []
+    for processes in (1, 2):
+        changes = {"launch.processes": processes, "tasks.math.selectors": ["loss", "igds"]}
+        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
+        run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
+        if processes > 1:
+            pool.measure_ahead(run, "math")
+        else:
+            pool.measure(run, "math")
+        names = ("target_loss", "task_feature_activations")
+        tables.append([run.read(f"math/needs/{name}.parquet") for name in names])
+    for one, two in zip(*tables, strict=True):
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+@pytest.mark.slow
+def test_two_machines_are_started_by_the_presets_command(tmp_path, steps):
+    both = 'SLURM_NODEID=0 "$@" & first=$!; SLURM_NODEID=1 "$@" && wait $first'
+    asked = {"processes": 2, "machines": 2, "starter": ["bash", "-c", both, "-"]}
+    run = open_run("smoke", tasks=["math"], overrides={"launch": asked}, results=str(tmp_path))
+    launch.call(run, f"{steps}:table", 3)
+    assert run.read("table.parquet")["by"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_told(tmp_path, steps, capfd):
+    run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
+    with pytest.raises(launch.LaunchError, match="fails failed in one of its processes"):
+        launch.call(run, f"{steps}:fails")
+    assert "ValueError: the reason" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero3"])
+def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    file = launch.configuration(name)
+    read = load_config_from_file(str(file))  # refuses unknown keys
+    assert read.num_processes == 8 and read.mixed_precision == "bf16"
+    assert yaml.safe_load(file.read_text())["distributed_type"] in ("FSDP", "DEEPSPEED")
+    asked = LaunchConfig(processes=16, machines=2, training=name)
+    command = launch._accelerate(asked, {"training": True, "address": ["first", 29500]}, file, machine=1)
+    text = " ".join(command)
+    assert f"--config_file {file}" in text and "--num_processes 16 --num_machines 2 --machine_rank 1" in text
+    plain = launch._accelerate(asked, {"training": False, "address": ["first", 29500]}, file, machine=1)
+    assert "--config_file" not in plain
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(launch.LaunchError, match="no 'fdsp'; known are fsdp, zero3"):
+        launch.configuration("fdsp")
+    with pytest.raises(ConfigError, match="launch.processes 3 is no multiple of launch.machines 2"):
+        load_preset("smoke", overrides={"launch": {"processes": 3, "machines": 2}})
+    changes = {"launch.training": "fsdp", "tasks.math.series": {"arms": ["full"]}}
+    with pytest.raises(ConfigError, match="tasks.math.series measures a whole model"):
+        load_preset("smoke", overrides=changes)

@@ -1,0 +1,278 @@
+"""What is measured on a pool: each value against the slow obvious way, on tiny models of three architectures."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from igds_utils import activations, pool, prompts, recall, selectors, tiny
+from igds_utils.experiment import open_run
+from igds_utils.lm import LM
+from igds_utils.needs import MEASUREMENTS, critical
+from igds_utils.needs.hidden import weighted_hidden_states
+from igds_utils.needs.tokens import token_activations
+from igds_utils.sae import Feature
+
+ARCHITECTURES = ["llama", "gemma2", "qwen3"]
+SMALL = {"selection.examples": 3}
+
+
+def found_features(run, task="math"):
+    """Recall on D_prior, and a causal order of the candidates made up for the test."""
+    residual = activations.critical_residuals(run.lm, run.prompts(task, "prior"), run.saes.layers)
+    table = recall.frequency_recall(residual, run.saes, run.preset.recall.tau)
+    run.store.write(f"{task}/recall.parquet", table)
+    best = recall.candidates(table)[:4]
+    rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
+    run.store.write(f"{task}/task_features.json", {"features": rows, "selected": [best[0].name]})
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("needs")
+    return found_features(open_run("smoke", tasks=["math"], overrides=dict(SMALL), results=str(folder)))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def lm(request):
+    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
+
+
+TEXTS = [
+    "Solution: 12",
+    "how many apples does she have left? 12 + 7 = 19.",
+    "Text: a",
+    "user 19 * 2 = 38. Translation:",
+]
+
+
+def sequences(lm):
+    return [prompts.encode(lm.tokenizer, text) for text in TEXTS]
+
+
+# ---- measurements of a model ----
+
+
+def test_token_activations_equal_one_sample_at_a_time_without_padding(lm):
+    sae, layer = tiny.sae(seed=2), 2
+    table = token_activations(lm, sae, layer, sequences(lm), batch_tokens=200)
+    for ids, row in zip(sequences(lm), table.itertuples(), strict=True):
+        with torch.inference_mode():
+            caught = []
+            handle = lm.blocks[layer].mlp.down_proj.register_forward_hook(
+                lambda _m, args, _o, caught=caught: caught.append(args[0][0, 1:])
+            )
+            h = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1][0, 1:]
+            handle.remove()
+            acts = sae.encode(h).numpy()  # (tokens - 1, M): the first token is not read
+        dense = np.zeros((2, acts.shape[1]))
+        dense[:, row.features] = row.mean, row.max
+        np.testing.assert_allclose(dense, [acts.mean(0), acts.max(0)], atol=1e-4)
+        np.testing.assert_allclose(row.neurons, caught[0].clamp(min=0).mean(0).numpy(), atol=1e-4)
+        assert (row.max > 0).all()
+
+
+def test_token_activations_refuse_a_lone_first_token(lm):
+    with pytest.raises(ValueError, match="sample 1 has no token but its first"):
+        token_activations(lm, tiny.sae(), 0, [[0, 5], [0]])
+
+
+def test_hidden_states_are_position_weighted_means_whatever_the_padding(lm):
+    batched = weighted_hidden_states(lm, sequences(lm), batch_tokens=200)
+    for ids, found in zip(sequences(lm), batched, strict=True):
+        with torch.inference_mode():
+            h = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
+        weights = torch.arange(1, len(ids) + 1)
+        expected = (weights[:, None] * h).sum(0) / weights.sum()
+        torch.testing.assert_close(found, expected / expected.norm(), atol=1e-4, rtol=1e-3)
+
+
+# ---- measurements of a pool ----
+
+
+def test_every_need_has_a_row_a_sample_and_is_stored_once(run, monkeypatch):
+    context = pool.context(run, "math")
+    assert len(context.examples) == 3
+    for need in MEASUREMENTS:
+        context.need(need)  # checks the number of rows itself
+    calls = []
+    monkeypatch.setattr(run, "lm", None)  # a second context reads what is stored
+    monkeypatch.setattr(run.store, "log", calls.append)
+    again = pool.context(run, "math")
+    for need in ("target_loss", "bare_target_loss", "hidden_states", "gradients", "example_gradients"):
+        again.need(need)
+    assert calls and all("up to date" in line for line in calls)
+
+
+def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monkeypatch):
+    samples = pool.open_pool(run, "math").samples
+    read = []
+    monkeypatch.setattr(
+        "igds_utils.losses.target_losses", lambda lm, pairs, tokens: read.append(pairs) or np.ones(len(pairs))
+    )
+    fresh = open_run("smoke", tasks=["math"], overrides=dict(SMALL), results=str(run.root.parent / "shared"))
+    context = pool.context(fresh, "math")
+    for need in ("target_loss", "target_cut", "bare_target_loss", "target_loss"):
+        context.need(need)
+    conditioned, bare = read
+    assert conditioned == samples.training_pairs
+    for (ids, n_prompt), (alone, n_header) in zip(conditioned, bare, strict=True):
+        assert ids[n_prompt:] == alone[n_header:]
+    header = run.train_tokenizer.decode(bare[0][0][: bare[0][1]])
+    assert header.endswith("assistant\nSolution:")
+    assert run.examples("math", "pool")[0].text not in header
+
+
+@pytest.mark.parametrize(
+    ("rendering", "sft", "header"),
+    [("bare", "evaluation", "Solution:"), ("chat", "records", "\n"), ("bare", "records", "\n")],
+)
+def test_the_bare_header_of_each_rendering(run, rendering, sft, header):
+    config = SimpleNamespace(rendering=rendering, shots=0, sft=SimpleNamespace(rendering=sft))
+    assert prompts.bare_header(run.task("math"), run.tokenizer, config) == header
+
+
+def test_targets_beyond_the_training_length_are_cut_and_counted(run):
+    limit = max(n for _, n in pool.open_pool(run, "math").samples.uncut_training_pairs) + 2
+    short = open_run(
+        "smoke",
+        tasks=["math"],
+        overrides=SMALL | {"sft.max_length": limit},
+        results=str(run.root.parent / "short"),
+    )
+    context = pool.context(short, "math")
+    longer = [len(ids) > limit for ids, _ in pool.open_pool(run, "math").samples.uncut_training_pairs]
+    assert context.need("target_cut").tolist() == longer and any(longer)
+    assert np.isfinite(context.need("target_loss")).all()
+    assert not pool.context(run, "math").need("target_cut").any()
+    shorter = SMALL | {"sft.max_length": limit - 2}
+    none = open_run("smoke", tasks=["math"], overrides=shorter, results=str(run.root.parent / "none"))
+    with pytest.raises(
+        ValueError, match=r"sample math-pool-\d+: its prompt alone has \d+ tokens, sft.max_length"
+    ):
+        pool.context(none, "math").need("target_loss")
+
+
+def test_a_killed_measurement_goes_on_where_it_stopped(run, monkeypatch):
+    fresh = open_run("smoke", tasks=["math"], overrides=dict(SMALL), results=str(run.root.parent / "killed"))
+    samples = pool.open_pool(fresh, "math").samples
+    done = []
+
+    def build(part):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(list(part))
+        return pd.DataFrame({"value": list(part)})
+
+    with pytest.raises(KeyboardInterrupt):
+        samples.in_parts("slow", build, 5, version=1)
+    done.append("restarted")
+    table = samples.in_parts("slow", build, 5, version=1)
+    assert table["value"].tolist() == list(range(16))
+    assert done[:3] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], "restarted"]
+    assert done[3][0] == 10
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_selector_runs_on_what_is_measured(architecture, tmp_path, capsys):
+    model = {
+        "models.tiny-llama.identify": {"tiny": architecture},
+        "models.tiny-llama.train": {"tiny": architecture},
+    }
+    fresh = found_features(
+        open_run(
+            "smoke",
+            tasks=["math"],
+            overrides=SMALL | model | {"tasks.math.sizes.pool": 8},
+            results=str(tmp_path),
+        )
+    )
+    context = pool.context(fresh, "math")
+    for name in selectors.names():
+        ranking = selectors.rank_pool(name, context, size=4)
+        assert sorted(ranking["sample_id"]) == context.ids
+    assert capsys.readouterr().out.count("/target_loss.parquet: making it") == 1
+
+
+# ---- IGDS and its controls ----
+
+
+def columns(need, run, seed=0):
+    return pool.open_pool(run, "math", seed).measured(need)
+
+
+def test_controls_read_the_features_that_they_name(run):
+    prompt_residuals = activations.critical_residuals(run.lm, run.prompts("math", "pool"), run.saes.layers)
+    for need in sorted(critical.CONTROLS - {"direction_reads"}) + ["task_feature_activations"]:
+        measured = columns(need, run)
+        features = [Feature.parse(name) for name in measured.about["features"]]
+        expected = activations.feature_activations(prompt_residuals, run.saes, features).numpy()
+        np.testing.assert_allclose(measured.values, expected, atol=1e-4)
+
+
+def test_matched_features_fire_as_often_and_are_others(run):
+    table = run.read("math/recall.parquet").set_index(["layer", "feature"])["frequency"]
+    (wanted,) = run.task_features("math")
+    drawn = set()
+    for seed in range(3):
+        (name,) = columns("matched_activations", run, seed).about["features"]
+        found = Feature.parse(name)
+        assert found != wanted and found.layer == wanted.layer
+        others = table[wanted.layer].drop(wanted.index)
+        gap = (others - table[wanted.layer, wanted.index]).abs()
+        assert gap[found.index] == gap.min()
+        drawn.add(name)
+    assert len(drawn) > 1
+
+
+def test_unrecalled_features_fire_below_tau_and_are_as_many_as_the_recalled_ones(run):
+    table = run.read("math/recall.parquet")
+    fires = {Feature(row.layer, row.feature).name for row in table.itertuples()}
+    recalled = set(columns("recalled_activations", run).about["features"])
+    drawn = [columns("unrecalled_activations", run, seed).about["features"] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    for names in drawn:
+        assert set(names) <= fires - recalled
+        assert len(set(names)) == min(len(recalled), len(fires - recalled))
+
+
+def test_random_directions_are_as_long_as_the_features_encoder_row(run):
+    (feature,) = run.task_features("math")
+    h = activations.critical_residuals(run.lm, run.prompts("math", "pool"), [feature.layer])[feature.layer]
+    reads = columns("direction_reads", run).values[:, 0]
+    direction = np.linalg.lstsq(h.numpy(), reads, rcond=None)[
+        0
+    ]  # 16 samples, 32 dimensions: the shortest solution
+    length = float(run.saes[feature.layer].W_enc[:, feature.index].detach().norm())
+    assert np.linalg.norm(direction) <= length * 1.001
+    assert not np.allclose(reads, columns("direction_reads", run, 1).values[:, 0])
+
+
+def test_igds_and_its_controls_read_the_prompts_once(run, monkeypatch):
+    overrides = SMALL | {"tasks.math.selectors": ["igds", "igds_recalled"]}
+    fresh = found_features(
+        open_run("smoke", tasks=["math"], overrides=overrides, results=str(run.root.parent / "controls"))
+    )
+    passes = []
+    one_pass = activations.critical_residuals
+    monkeypatch.setattr(activations, "critical_residuals", lambda *args: passes.append(1) or one_pass(*args))
+    context = pool.context(fresh, "math")
+    rankings = {
+        name: selectors.rank_pool(name, context) for name in selectors.names() if name.startswith("igds")
+    }
+    assert len(passes) == 1
+    alone = selectors.rank_pool("igds", pool.context(run, "math"))
+    assert alone["sample_id"].tolist() == rankings["igds"]["sample_id"].tolist()
+    assert rankings["igds_bottom"]["sample_id"].tolist() == alone["sample_id"].tolist()[::-1]
+    assert rankings["igds_k3"].attrs["selector"]["parameters"] == {"k": 3}
+
+
+def test_the_version_of_a_measurement_follows_the_features_that_it_is_about(run):
+    opened = pool.open_pool(run, "math")
+    versions = {need: opened.version(need) for need in sorted(critical.CONTROLS)}
+    assert len(set(versions.values())) == len(versions)  # one table, different columns
+    assert versions["recalled_activations"] == pool.version(run, "math", "recalled_activations")
+    assert opened.version("examples") == pool.version(run, "math", "examples")

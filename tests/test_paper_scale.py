@@ -1,0 +1,114 @@
+"""The paper's preset, from the hub to the report: its own models, SAEs, data and metrics, all from the hub in a box.
+
+Nothing of the preset is changed but sizes. One pair of model and task is part of `make test`, all nine of
+`make test-all`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from box.models import LAYERS
+
+from igds_utils import capabilities
+from igds_utils.arms import arms
+from igds_utils.config import PROJECT, load_preset
+from igds_utils.lm import load_lm
+from igds_utils.runner import STAGES
+
+MODELS = {"gemma-2-2b": "gemma2", "llama-3.1-8b": "llama", "qwen3-8b": "qwen3"}
+METRICS = {"math": "accuracy", "summarization": "rouge1", "translation": "comet"}
+SIZES = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 4}
+
+
+def small(tasks: list[str]) -> dict[str, Any]:
+    """Overrides that make the preset's sizes small, and nothing else."""
+    found = {"bootstrap": 50, "intervention.cache_gb": 0.1}
+    for name, task in load_preset("paper", "", tasks).tasks.items():
+        changed = {"sizes": SIZES, "max_new_tokens": 6, "max_candidates": 6, "samples": min(task.samples, 2)}
+        changed |= {"sft.global_batch": 8, "sft.device_batch": 4}
+        if task.stability:
+            changed |= {f"stability.{size}": 4 for size in ("prior", "validation", "max_candidates")}
+            changed |= {"stability.max_new_tokens": 6}
+        if task.capabilities:  # MMLU's 57 subjects have a test of their own
+            changed |= {"capabilities.benchmarks": ["truthfulqa"], "capabilities.limit": 1}
+        found |= {f"tasks.{name}.{key}": value for key, value in changed.items()}
+    return found
+
+
+def execute(stage: str, parameters: dict[str, Any]) -> None:
+    """Execute the code cells of a notebook in this process, with other parameters."""
+    names: dict[str, Any] = {}
+    for cell in nbformat.read(PROJECT / "notebooks" / f"{stage}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{stage}.ipynb", "exec"), names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names |= parameters
+
+
+def check(folder: Path, model: str, task: str, overrides: dict[str, Any]) -> None:
+    """What the run of one pair left behind is whole: all layers, all arms, all test items, the task's own metric."""
+    config = load_preset("paper", model, [task], overrides).tasks[task]
+    recalled = json.loads((folder / task / "recall.json").read_text())
+    assert recalled["layers"] == list(range(LAYERS[MODELS[model]])) and recalled["n_candidates"] >= 5
+    found = json.loads((folder / task / "task_features.json").read_text())
+    assert len(found["selected"]) == 1
+    table = pd.read_parquet(folder / task / "evaluation.parquet")
+    trained = [arm for arm in arms(config) if arm.trained]
+    assert set(table["arm"]) == {"original", *(arm.name for arm in trained)}
+    assert (table.groupby("arm")["sample_id"].nunique() == SIZES["test"]).all()
+    assert table[METRICS[task]].notna().all()
+    for arm in trained:
+        log = pd.read_parquet(folder / task / "arms" / arm.name / "log.parquet")
+        assert len(log) and log["loss"].gt(0).all()
+
+
+def test_one_pair_from_the_hub_to_the_report(hub_box, tmp_path, monkeypatch):
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(PROJECT / "notebooks")
+    model, task = "llama-3.1-8b", "math"
+    overrides = small([task]) | {"tasks.math.selectors": ["random", "loss", "igds"]}
+    parameters = {"preset": "paper", "model": model, "tasks": [task], "overrides": overrides}
+    for stage in STAGES:
+        execute(stage, parameters | {"results": str(tmp_path)})
+    check(tmp_path / "paper" / model, model, task, overrides)
+    chosen = load_preset("paper", model).chosen
+    for ref in (chosen.identify, chosen.train):
+        asked = [request for request in hub_box.requests if f"/{ref.hub}/" in request]
+        assert all(ref.revision in request for request in asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_all_pairs_by_the_command_that_a_user_gives(tmp_path, monkeypatch, model):
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
+    overrides = small(list(METRICS))
+    command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "paper", "--model", model]
+    command += ["--results", str(tmp_path)]
+    for key, value in overrides.items():
+        command += [
+            "--set",
+            f"{key}={yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]}",
+        ]
+    done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-5000:]
+    for task in METRICS:
+        check(tmp_path / "paper" / model, model, task, overrides)
+    assert (tmp_path / "paper" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_mmlu_is_read_from_the_hub():
+    lm = load_lm(load_preset("paper", "llama-3.1-8b").chosen.train)
+    table = capabilities.score(lm, ["mmlu"], limit=1)
+    assert len(table) == 57 == table["subject"].nunique()

@@ -1,0 +1,243 @@
+"""Precision, recall, kept defects, overlap and length against cases that can be counted by hand."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from igds_utils import defects, needs, pool, quality, selectors
+from igds_utils.config import ConfigError, load_preset
+from igds_utils.experiment import open_run
+from igds_utils.tasks.base import Example
+
+# a0-a3 clean, t* spoilt on the target side, p* on the prompt side, d a duplicate of a0
+KINDS = {
+    "a0": "", "a1": "", "a2": "", "a3": "", "t0": "wrong answer", "t1": "truncated target",
+    "p0": "noise", "d": "duplicate",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def known():
+    lengths = {i: 10 * (place + 1) for place, i in enumerate(KINDS)}
+    return quality.labels([
+        Example(i, {}, "x" * lengths[i], (), {"defect": kind} | ({"copy_of": "a0"} if i == "d" else {}))
+        for i, kind in KINDS.items()
+    ])  # fmt: skip
+
+
+def ranking(*ids):
+    rest = [i for i in KINDS if i not in ids]
+    return pd.DataFrame({"sample_id": [*ids, *rest], "rank": range(1, len(KINDS) + 1)})
+
+
+def row(table, **where):
+    for column, value in where.items():
+        table = table[np.isclose(table[column], value) if column == "ratio" else table[column] == value]
+    (found,) = table.to_dict("records")
+    return found
+
+
+# ---- precision and recall ----
+
+
+def test_labels_name_kind_side_origin_and_length(known):
+    assert known.set_index("sample_id")["side"].to_dict() == {
+        "a0": "", "a1": "", "a2": "", "a3": "", "t0": "target", "t1": "target", "p0": "prompt", "d": "prompt",
+    }  # fmt: skip
+    assert row(known, sample_id="d")["origin"] == "a0" and row(known, sample_id="t0")["origin"] == "t0"
+    assert row(known, sample_id="a2") | {"defect": "clean", "target_length": 30} == row(known, sample_id="a2")
+
+
+def test_precision_and_recall_by_hand(known):
+    rankings = {"x": ranking("a1", "t0", "a2", "p0"), "y": ranking("t0", "t1", "p0", "a3")}
+    table = quality.precision(rankings, known, ratios=(0.25, 0.5))
+    half = {side: row(table, selector="x", side=side, ratio=0.5) for side in quality.SIDES}
+    assert [half[side]["judged"] for side in quality.SIDES] == [3, 3, 4]
+    assert [half[side]["precision"] for side in quality.SIDES] == pytest.approx([2 / 3, 2 / 3, 1 / 2])
+    assert {half[side]["recall"] for side in quality.SIDES} == {0.5}
+    assert half["target"]["low"] < 2 / 3 < half["target"]["high"]
+    assert half["target"]["chance"] == pytest.approx(4 / 6)
+    quarter = {side: row(table, selector="y", side=side, ratio=0.25) for side in quality.SIDES}
+    assert quarter["target"]["precision"] == 0 and quarter["both"]["selected"] == 2
+    assert quarter["prompt"]["judged"] == 0 and np.isnan(quarter["prompt"]["precision"])
+
+
+def test_a_duplicate_counts_only_beside_its_original(known):
+    both, alone = ranking("a0", "d", "a1", "a2"), ranking("d", "a3", "a1", "a2")
+    table = quality.precision({"both": both, "alone": alone}, known, ratios=(0.5,))
+    assert row(table, selector="both", side="prompt")["precision"] == 3 / 4
+    assert row(table, selector="alone", side="prompt")["precision"] == 1
+    kept = quality.defects_kept({"both": both, "alone": alone}, known, 0.5)
+    assert [row(kept, selector=s, defect="duplicate")["kept"] for s in ("both", "alone")] == [1, 0]
+    two = pd.DataFrame({"sample_id": ["d", "e"], "defect": "duplicate", "side": "prompt", "origin": "a0"})
+    assert quality.spoilt(two).tolist() == [False, True]
+
+
+def test_chance_is_what_random_selections_have_on_average():
+    pool = defects.known_quality_pool(
+        [Example(f"s{i:03d}", {"question": f"Add {i} and 7 now."}, f"{i} + 7 = {i + 7}.", ()) for i in range(60)],
+        0.2, 0.3, seed=0,
+    )  # fmt: skip
+    known, random = quality.labels(pool), np.random.default_rng(0)
+    drawn = {
+        str(n): pd.DataFrame({"sample_id": random.permutation(known["sample_id"]), "rank": range(1, 61)})
+        for n in range(80)
+    }
+    table = quality.precision(drawn, known, ratios=(0.5,))
+    for side in quality.SIDES:
+        rows = table[table["side"] == side]
+        assert rows["precision"].mean() == pytest.approx(rows["chance"].iloc[0], abs=0.04)
+    kept = quality.defects_kept(drawn, known, 0.5).groupby("defect")[["share", "chance"]].mean()
+    assert (kept["share"] - kept["chance"]).abs().max() < 0.12
+
+
+def test_defects_kept_by_hand(known):
+    table = quality.defects_kept({"x": ranking("a1", "t0", "a2", "p0")}, known, 0.5)
+    shares = {r["defect"]: r["share"] for r in table.to_dict("records")}
+    assert shares == {
+        "clean": 0.5, "wrong answer": 1, "truncated target": 0, "noise": 1, "duplicate": 0,
+    }  # fmt: skip
+    assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
+    assert row(table, defect="noise")["low"] > 0  # one of one is not certainty
+    assert row(table, defect="noise")["chance"] == 0.5
+    assert row(table, defect="duplicate")["chance"] == pytest.approx(0.5 * 3 / 7)
+
+
+# ---- between selectors ----
+
+
+def test_overlap_by_hand():
+    ids = list(KINDS)
+    rankings = {"x": ranking(*ids), "same": ranking(*ids), "reverse": ranking(*ids[::-1])}
+    table = quality.overlap(rankings, 0.5)
+    assert len(table) == 9
+    assert row(table, a="x", b="same")["jaccard"] == 1 and row(table, a="x", b="reverse")["jaccard"] == 0
+    assert row(table, a="x", b="reverse")["spearman"] == pytest.approx(-1)
+    shifted = quality.overlap({"x": ranking(*ids), "z": ranking(*ids[2:6])}, 0.5)
+    assert row(shifted, a="x", b="z")["jaccard"] == pytest.approx(2 / 6)
+
+
+def test_correlation_with_length_is_positive_where_long_targets_come_first(known):
+    ids = list(KINDS)  # in order of length
+    table = quality.length_correlation(
+        {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}, known, resamples=200
+    )
+    assert table["rho"].tolist() == pytest.approx([1, -1])
+
+
+# ---- the pool of a task ----
+
+
+def smoke(tmp_path, **overrides):
+    changes = {f"tasks.math.quality.{key}": value for key, value in overrides.items()}
+    return open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+
+
+def test_the_pool_is_the_tasks_own_without_what_is_off_task(tmp_path):
+    run = smoke(tmp_path, size=10, target_rate=0.3, prompt_rate=0.2)
+    made = run.examples("math", "quality")
+    sound = [e for e in run.examples("math", "pool") if not e.meta["off_task"]]
+    assert [e.id for e in made] == [e.id for e in sound[:10]]
+    assert quality.labels(made)["side"].value_counts().to_dict() == {"": 5, "target": 3, "prompt": 2}
+    assert run.examples("math", "quality") == made
+
+
+def test_a_pool_that_cannot_be_made_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"smoke.yaml: tasks.math.quality: .*between 0 and 1, not 1.2"):
+        smoke(tmp_path, size=10, target_rate=0.6, prompt_rate=0.6)
+    with pytest.raises(ConfigError, match=r"tasks.math.quality: .*leave no two clean ones"):
+        smoke(tmp_path, size=4, target_rate=0.5, prompt_rate=0.4).examples("math", "quality")
+    run = smoke(tmp_path)
+    run.config("math").__dict__["quality"] = None
+    with pytest.raises(ConfigError, match="tasks.math.quality is not set"):
+        run.examples("math", "quality")
+
+
+def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
+    run = smoke(tmp_path, size=12, target_rate=0.25, prompt_rate=0.25)
+    ids = [e.id for e in run.examples("math", "quality")]
+    order = pd.DataFrame({"sample_id": ids, "rank": range(1, 13)})
+    made = quality.report(
+        run, "math", {"one": order, "other": order.assign(rank=order["rank"][::-1].to_numpy())}
+    )
+    stored = run.read("math/quality/summary.json")
+    assert [record["selector"] for record in stored["selectors"]] == ["one", "other"]
+    assert sum(stored["samples"].values()) == 12 and stored["samples"]["clean"] == 6
+    for name in ("precision", "defects", "overlap"):
+        pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
+    at_all = made["precision"].query("ratio == 1 and side == 'both'")
+    assert at_all["recall"].eq(1).all() and at_all["precision"].eq(at_all["chance"]).all()
+
+
+def test_presets_that_ask_for_a_pool_can_make_it():
+    for name in ("smoke", "quick"):
+        config = load_preset(name).tasks["math"]
+        assert config.quality is not None and config.quality.size <= 96
+
+
+# ---- the label is invisible ----
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the tiny model with what the earlier notebooks would have stored."""
+    made = open_run("smoke", tasks=["math"], results=str(tmp_path_factory.mktemp("results")))
+    fires = [(layer, feature, 1 - 0.02 * feature) for layer in (1, 2) for feature in range(12)]
+    table = pd.DataFrame(fires, columns=["layer", "feature", "frequency"])
+    table["candidate"], table["mean_activation"] = table["frequency"] > 0.9, 1.0
+    made.store.write("math/recall.parquet", table)
+    found = [{"layer": 1, "feature": i, "name": f"l1_p{i}"} for i in range(5)]
+    made.store.write("math/task_features.json", {"selected": ["l1_p0"], "positive": True, "features": found})
+    return made
+
+
+def ranked(run, examples, folder):
+    """Rankings of a pool by every selector there is, all measured now."""
+    members = needs.Pool(run, "math", examples, folder, 0, tuple(selectors.names()))
+    context = pool.context_of(members)
+    return context, {name: selectors.rank_pool(name, context, 6) for name in members.selectors}
+
+
+@pytest.fixture(scope="module")
+def truth(run):
+    return ranked(run, run.examples("math", "quality"), "truth")
+
+
+def test_no_selector_sees_a_label(run, truth):
+    """Two pools with the same texts and opposite labels: every selector ranks them alike."""
+    members = run.examples("math", "quality")
+    lies = [replace(e, meta={"defect": "" if e.meta["defect"] else "noise"}) for e in members]
+    assert [e.meta for e in lies] != [e.meta for e in members]
+    one, by_truth = truth
+    other, by_lies = ranked(run, lies, "lies")
+    assert one.pool == other.pool
+    assert {field.name for field in fields(one.pool[0])} == {"id", "prompt", "target", "instruction"}
+    assert set(by_truth) == set(selectors.names()) and len(by_truth) > 20
+    for name, table in by_truth.items():
+        pd.testing.assert_frame_equal(table, by_lies[name], obj=name)
+
+
+def test_a_changed_text_is_seen(run, truth):
+    """The test above could not fail if rankings never changed."""
+    members = run.examples("math", "quality")
+    noisy = [
+        defects.noise(e, e, defects.random_stream("t", e.id, 0)) if i % 2 else e
+        for i, e in enumerate(members)
+    ]
+    before = truth[1]
+    _, after = ranked(run, noisy, "noisy")
+    blind = {
+        name for name in before if before[name]["sample_id"].tolist() == after[name]["sample_id"].tolist()
+    }
+    assert {"random", "longest"} <= blind and len(blind) < 12
+
+
+def test_frs_is_blind_to_the_target_side(run, truth):
+    before = truth[1]
+    swapped = [replace(e, target="nonsense") for e in run.examples("math", "quality")]
+    _, after = ranked(run, swapped, "swapped")
+    for name in (name for name in before if name.startswith("igds")):
+        pd.testing.assert_frame_equal(before[name], after[name], obj=name)
+    assert not before["loss"]["score"].equals(after["loss"]["score"])

@@ -1,0 +1,101 @@
+"""Figure 4, Tables 3 and 4, ablations without training: what was not run says so, ours and the paper's stay apart."""
+
+import pandas as pd
+import pytest
+from test_plots import POINTS, assert_tidy
+
+from igds_utils import plots, robustness
+from igds_utils.display import NOT_RUN, paper_values
+from igds_utils.experiment import open_run
+from igds_utils.tables import ablation_table, table3, table4
+
+PAPER, METRICS = paper_values(), {"math": POINTS, "translation": POINTS}
+
+
+def record(selector, score, ratio=0.5, versus=None):
+    gap = dict(zip(("vs_full", "vs_full_low", "vs_full_high"), versus or (None,) * 3, strict=True))
+    return {
+        "selector": selector,
+        "ratio": ratio,
+        "score": score,
+        "low": score - 0.1,
+        "high": score + 0.1,
+        **gap,
+    }
+
+
+SUMMARY = {
+    "math": [
+        record("full", 0.6, None), record("random", 0.4, 0.2), record("random", 0.5),
+        record("igds", 0.65, 0.2, (0.05, 0.01, 0.09)), record("igds", 0.55, 0.5, (-0.05, -0.1, 0.1)),
+        record("igds_k3", 0.5),
+    ],
+    "translation": [record("igds", 0.3)],
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+def test_figure4_draws_ratios_full_and_what_was_not_run():
+    figure = plots.score_against_ratio(SUMMARY, METRICS)
+    assert_tidy(figure)
+    math, translation = figure.axes
+    shown = [text.get_text() for text in math.texts]
+    assert shown.count("not run") == 1 and "Full" in shown and "IGDS" in shown  # 80 %
+    assert not any("k3" in text for text in shown)  # an ablation
+    assert [text.get_text() for text in translation.texts].count("not run") == 2
+    assert "Full" not in [text.get_text() for text in translation.texts]
+
+
+def test_table3_has_the_trained_ablations_and_says_which_are_not():
+    table = table3(SUMMARY, METRICS, PAPER).set_index("Method")
+    assert table.loc["k = 3", "Math, accuracy (%)"] == "50.0 [40.0, 60.0]"
+    assert table.loc["k = 5", "Math, accuracy (%)"] == NOT_RUN and table.loc["k = 5", "Paper: Math"] == "31.8"
+    assert table.loc["IGDS (k = 1)", "Math, accuracy (%)"] == "55.0 [45.0, 65.0]"  # at 50 %
+    assert table.loc["without frequency recall", "Paper: Translation"] == "63.19"
+
+
+def test_table4_is_relative_to_loss_and_recomputes_the_papers_percentages():
+    math = pd.DataFrame(
+        [("loss", 20.0, 400, 8e9), ("igds", 5.0, 100, 1e9), ("random", 0.0, 0, 0.0)],
+        columns=["selector", "seconds", "tokens", "operations"],
+    )
+    other = pd.DataFrame({"selector": ["igds"], "seconds": [4.0], "tokens": [None], "operations": [None]})
+    table = table4({"math": math, "translation": other}, PAPER).set_index(["Task", "Method"])
+    igds = table.loc["Math", "IGDS"]
+    assert (igds["Seconds"], igds["vs Loss (%)"], igds["Tokens read"]) == ("5.0", "−75", "100")
+    assert igds["Operations vs Loss (%)"] == "−88" and igds["Paper: vs Loss (%)"] == "−17"
+    assert table.loc[("Math", "ZIP"), "Seconds"] == NOT_RUN
+    assert table.loc[("Math", "IFD"), "Paper: vs Loss (%)"] == "+117"
+    assert table.loc[("Math", "Random"), "Paper: hours"] == "–"
+    assert table.loc[("Translation", "IGDS"), "vs Loss (%)"] == "–"  # no Loss to compare with
+    assert table.loc[("Translation", "IGDS"), "Operations vs Loss (%)"] == "–"
+
+
+def test_igds_is_held_against_full_at_every_ratio():
+    told = robustness.ratio_story(SUMMARY, METRICS)
+    assert "above Full at 20 % (+5.0 [+1.0, +9.0] points); not told from Full at 50 %" in told
+    assert (
+        robustness.ratio_story({"translation": [record("igds", 0.3)]}, METRICS)
+        == "No task has both IGDS and Full."
+    )
+
+
+def test_ablations_without_training_come_from_the_pool_of_known_quality(tmp_path):
+    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
+    assert robustness.untrained_ablations(run, "math").empty
+    judged = {"prompt_precision": 0.75, "prompt_low": 0.5, "prompt_high": 0.9, "prompt_chance": 0.6}
+    names = ("random", "igds", "igds_k3")
+    run.store.write(
+        "math/quality/summary.json", {"selectors": [{"selector": name, **judged} for name in names]}
+    )
+    pairs = [(a, b, 1.0 if a == b else 0.4, 0.2) for a in names for b in names]
+    run.store.write(
+        "math/quality/overlap.parquet", pd.DataFrame(pairs, columns=["a", "b", "jaccard", "spearman"])
+    )
+    found = robustness.untrained_ablations(run, "math")
+    assert list(found["selector"]) == ["igds", "igds_k3"] and list(found["jaccard"]) == [1.0, 0.4]
+    table = ablation_table(found)
+    assert (
+        table["Sound prompts selected (%)"].iloc[1] == "75 [50, 90]"
+        and table["By chance (%)"].iloc[1] == "60"
+    )

@@ -1,0 +1,217 @@
+"""The paper's SAEs in the three formats that their authors chose, read from the hub in a box through sae_lens."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from igds_utils import huggingface, tiny
+from igds_utils import sae as module
+from igds_utils.activations import critical_residuals
+from igds_utils.hub import SourceError
+from igds_utils.lm import load_lm
+from igds_utils.recall import frequency_recall
+from igds_utils.refs import HubRef
+from igds_utils.sae import Feature, FeatureSet, Saes, directions, neuronpedia_url
+from igds_utils.settings import SaeConfig
+
+GEMMA = SaeConfig(
+    source="release", name="gemma-scope-2b-pt-res-canonical", id="layer_{layer}/width_16k/canonical"
+)
+LLAMA = SaeConfig(source="release", name="llama_scope_lxr_8x")
+QWEN = SaeConfig(source="release", name="qwen-scope-3-8b-base-w64k-l50")
+# SAEs, and the model in the box that they belong to
+FAMILIES = {
+    "gemma": (GEMMA, "google/gemma-2-2b-it"),
+    "llama": (LLAMA, "meta-llama/Llama-3.1-8B-Instruct"),
+    "qwen": (QWEN, "Qwen/Qwen3-8B"),
+}
+PROMPTS = [f"Ann has {n} apples and buys {n + 3} more. How many?\nSolution:" for n in (2, 7, 11)]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    """A model, its SAEs, and the residual stream at the critical positions of some prompts."""
+    config, name = FAMILIES[request.param]
+    lm = load_lm(HubRef(hub=name), "bfloat16")
+    saes = Saes(config, lm.n_layers, lm.width)
+    yield lm, saes, critical_residuals(lm, PROMPTS, saes.layers)
+    saes.drop()
+
+
+# ---- every format ----
+
+
+def test_influence_is_a_times_d_in_residual_units(family):
+    lm, saes, residual = family
+    assert saes.layers == list(range(lm.n_layers))
+    sae, h = saes[1], residual[1]
+    assert (sae.cfg.d_in, sae.cfg.metadata.hook_name) == (lm.width, "blocks.1.hook_resid_post")
+    assert {parameter.dtype for parameter in sae.parameters()} == {torch.float32}
+    z = sae.encode(h)
+    some = [int(i) for i in (z > 0).all(0).nonzero().squeeze(-1)[:3]]
+    assert some, "no feature fires on every prompt: the test shows nothing"
+    d = directions(sae, torch.tensor(some))
+    for column, index in enumerate(some):
+        doubled = z.clone()
+        doubled[:, index] *= 2
+        added = sae.decode(doubled) - sae.decode(z)
+        torch.testing.assert_close(added, z[:, index, None] * d[column], rtol=1e-3, atol=1e-5)
+    features = FeatureSet(sae, some)
+    torch.testing.assert_close(features.encode(h), z[:, some], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.directions, d)
+
+
+def test_recall_reads_all_layers_in_one_pass_with_one_sae_at_a_time(family, monkeypatch):
+    lm, saes, _ = family
+    saes.drop()
+    gc.collect()
+    alive, most, passes = weakref.WeakSet(), [], []
+    read = module.load_release
+
+    def counting(*args):
+        gc.collect()
+        most.append(len(alive))
+        alive.add(sae := read(*args))
+        return sae
+
+    monkeypatch.setattr(module, "load_release", counting)
+    handle = lm.blocks[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        table = frequency_recall(critical_residuals(lm, PROMPTS, saes.layers), saes, tau=0.8)
+    finally:
+        handle.remove()
+    assert len(passes) == 1 and most == [0] * len(saes.layers)
+    assert set(table.loc[table["candidate"], "layer"]) == set(saes.layers)
+
+
+# ---- against the files ----
+
+
+def test_gemma_scope_is_read_as_its_file_says(hub_box):
+    sae = Saes(GEMMA, 2, 2304)[0]
+    (file,) = hub_box.folder("models", "google/gemma-scope-2b-pt-res").glob("layer_0/width_16k/*/params.npz")
+    h = torch.randn(4, 2304, generator=torch.Generator().manual_seed(0))
+    with np.load(file) as stored:
+        pre = h.numpy() @ stored["W_enc"] + stored["b_enc"]
+        expected = pre * (pre > stored["threshold"])
+    torch.testing.assert_close(sae.encode(h), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    assert (expected > 0).any(0).sum() > 10
+
+
+def test_llama_scopes_input_normalization_is_folded(hub_box):
+    sae = Saes(LLAMA, 3, 64)[2]
+    folder = hub_box.folder("models", "fnlp/Llama3_1-8B-Base-LXR-8x") / "Llama3_1-8B-Base-L2R-8x"
+    scale = (
+        64**0.5
+        / json.loads((folder / "hyperparams.json").read_text())["dataset_average_activation_norm"]["in"]
+    )
+    assert scale > 5
+    stored = {n: w.float() for n, w in load_file(folder / "checkpoints/final.safetensors").items()}
+    h = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    pre = (h * scale) @ stored["encoder.weight"].T + stored["encoder.bias"]
+    z = sae.encode(h)
+    assert sae.cfg.normalize_activations == "none" and (z > 0).any()
+    torch.testing.assert_close(z[z > 0], pre[z > 0], rtol=1e-3, atol=1e-3)
+    # what is decoded is back in the residual stream's own units
+    decoded = (z @ stored["decoder.weight"].T + stored["decoder.bias"]) / scale
+    torch.testing.assert_close(sae.decode(z), decoded, rtol=1e-3, atol=1e-3)
+
+
+def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
+    saes = Saes(QWEN, 2, 4096)
+    sae, h = saes[0], torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
+    z = sae.encode(h)[0]
+    stored = torch.load(hub_box.folder("models", "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50") / "layer0.sae.pt")
+    pre = torch.cat([h @ part.T for part in stored["W_enc"].split(8192)], dim=1)[0] + stored["b_enc"]
+    kept = pre.topk(50)
+    assert set((z > 0).nonzero().flatten().tolist()) == set(kept.indices.tolist())
+    torch.testing.assert_close(z[kept.indices], kept.values, rtol=1e-3, atol=1e-3)
+
+    # features are read with the whole encoder, but without the decoder
+    decoder, encoder = weakref.ref(sae.W_dec), weakref.ref(sae.W_enc)
+    features = FeatureSet(sae, kept.indices[:2].tolist())
+    del sae
+    saes.drop()
+    gc.collect()
+    assert encoder() is not None and decoder() is None
+    torch.testing.assert_close(features.encode(h)[0], kept.values[:2], rtol=1e-3, atol=1e-3)
+
+
+# ---- layers ----
+
+
+def test_the_papers_own_variant_for_qwen_covers_layers_12_to_18(tmp_path):
+    for layer in range(12, 19):
+        (tmp_path / module.LAYER_FOLDER.format(layer)).mkdir()
+    own = Saes(SaeConfig(source="folder", name=str(tmp_path)), 36, 4096)
+    public = Saes(QWEN.model_copy(update={"layers": list(range(12, 19))}), 36, 4096)
+    assert own.layers == public.layers == [12, 13, 14, 15, 16, 17, 18]
+
+
+def test_another_part_of_the_model_is_refused(tmp_path):
+    sae = tiny.sae()
+    sae.cfg.metadata.hook_name = "blocks.0.hook_mlp_out"
+    sae.save_model(tmp_path / "layer_00")
+    with pytest.raises(SourceError, match="reads blocks.0.hook_mlp_out: only SAEs of the residual stream"):
+        Saes(SaeConfig(source="folder", name=str(tmp_path)), 4, tiny.WIDTH)[0]
+
+
+# ---- Neuronpedia ----
+
+
+def test_a_feature_links_to_its_page_where_there_is_one(tmp_path):
+    page = "https://www.neuronpedia.org/"
+    assert neuronpedia_url(GEMMA, Feature(14, 11575)) == f"{page}gemma-2-2b/14-gemmascope-res-16k/11575"
+    assert neuronpedia_url(LLAMA, Feature(19, 16897)) == f"{page}llama3.1-8b/19-llamascope-res-32k/16897"
+    assert neuronpedia_url(QWEN, Feature(16, 36564)) is None
+    assert neuronpedia_url(SaeConfig(source="tiny", name="random"), Feature(0, 1)) is None
+
+
+def test_a_saved_copy_keeps_its_page(tmp_path):
+    saved, own = tmp_path / "layer_02", tmp_path / "layer_03"
+    sae = tiny.sae()
+    sae.save_model(own)
+    sae.cfg.metadata.neuronpedia_id = "gemma-2-2b/2-gemmascope-res-16k"
+    sae.save_model(saved)
+    folder = SaeConfig(source="folder", name=str(tmp_path))
+    assert neuronpedia_url(folder, Feature(2, 9)).endswith("/gemma-2-2b/2-gemmascope-res-16k/9")
+    assert neuronpedia_url(folder, Feature(3, 9)) is None
+
+
+# ---- faults ----
+
+
+def test_a_busy_hub_is_asked_again(hub_box, empty_cache):
+    with hub_box.fault("unavailable", "hyperparams.json", times=1):
+        assert Saes(LLAMA, 3, 64)[0].cfg.d_sae == 512
+    assert len([request for request in hub_box.requests if "hyperparams.json" in request]) > 2
+
+
+@pytest.mark.parametrize(
+    ("config", "width", "file"),
+    [(GEMMA, 2304, "params.npz"), (LLAMA, 64, "final.safetensors"), (QWEN, 4096, "layer0.sae.pt")],
+    ids=["npz", "safetensors", "pt"],
+)
+def test_a_truncated_file_says_how_to_fetch_it_anew(hub_box, empty_cache, config, width, file):
+    with hub_box.fault("stub", file), pytest.raises(SourceError, match=r"cannot be read .* fetched anew"):
+        Saes(config, 2, width)[0]
+
+
+def test_a_repository_that_is_gone_is_named(hub_box, empty_cache):
+    with (
+        hub_box.fault("missing", "fnlp/"),
+        pytest.raises(SourceError, match="has no repository fnlp/Llama3_1"),
+    ):
+        Saes(LLAMA, 3, 64)[0]

@@ -1,0 +1,149 @@
+"""Scores of outputs by metric: their names and parameters, several references, and COMET in batches."""
+
+import pytest
+import torch
+import yaml
+
+from igds_utils import metrics, tasks
+from igds_utils.hub import SourceError
+from igds_utils.refs import FolderRef, HubRef
+from igds_utils.tasks.base import Example
+from igds_utils.tasks.scorers import SCORERS
+from igds_utils.taskspec import METRICS, AccuracyMetric, CometMetric, ExactMetric, RougeMetric
+
+PAIR = {"source_text": "Ann has 3 coins and buys 2 more.", "target_language": "Chinese"}
+CHINESE = "安有3个硬币，又买了2个。"
+
+
+def example(*references, **fields):
+    return Example("e", fields or {"question": "?"}, references[0], references)
+
+
+def test_every_metric_of_a_preset_has_a_scorer():
+    assert set(SCORERS) == set(METRICS)
+    for name, kind in METRICS.items():
+        assert kind().name == name
+
+
+def test_answers_may_have_to_be_boxed_and_any_reference_may_match():
+    math = tasks.get("math")
+    strict = math.scored_by(AccuracyMetric(answer="box"))
+    assert math.score("It is 7.", example("7")) == {"accuracy": 1.0, "boxed": 0.0}
+    assert strict.score("It is 7.", example("7")) == {"accuracy": 0.0, "boxed": 0.0}
+    assert strict.score("\\boxed{7}", example("5", "7")) == {"accuracy": 1.0, "boxed": 1.0}
+    assert math.scoring == AccuracyMetric()
+
+
+def test_the_time_limit_is_passed_on(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        metrics, "math_correct", lambda answer, reference, timeout: given.append(timeout) or True
+    )
+    tasks.get("math").scored_by(AccuracyMetric(timeout=2)).score("1", example("1"))
+    assert given == [2]
+
+
+def test_several_references_count_by_their_mean():
+    """What scoring each (dialogue, summary) pair and averaging would give."""
+    task = tasks.get("summarization")
+    output, references = "the cat sat", ("the cat", "the cat sat", "a dog")
+    alone = [task.score(output, example(reference))["rouge1"] for reference in references]
+    assert alone == pytest.approx([0.8, 1.0, 0.0])
+    assert task.score(output, example(*references))["rouge1"] == pytest.approx(sum(alone) / 3)
+    stemmed = task.scored_by(RougeMetric(stemming=True))
+    assert (
+        task.score("cats", example("cat"))["rouge1"],
+        stemmed.score("cats", example("cat"))["rouge1"],
+    ) == (0, 1)
+
+
+def test_exact_matches_ignore_case_and_punctuation():
+    task = tasks.get("math").scored_by(ExactMetric())
+    assert (task.metric, task.metric_label, task.scale) == ("exact_match", "exact match (%)", 100)
+    assert task.score_all(["Paris!", "paris, France"], [example("paris"), example("paris")]) == [
+        {"exact_match": 1.0},
+        {"exact_match": 0.0},
+    ]
+
+
+# ---- COMET -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> FolderRef:
+    """A random COMET model on a tiny BERT, saved as a checkpoint folder."""
+    from comet.models import RegressionMetric
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("comet")
+    (folder / "bert").mkdir()
+    letters = sorted({*PAIR["source_text"].lower().replace(" ", ""), *CHINESE})
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
+    (folder / "bert/vocab.txt").write_text("\n".join(vocabulary), encoding="utf8")
+    BertTokenizerFast(str(folder / "bert/vocab.txt")).save_pretrained(folder / "bert")
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder / "bert")
+    arguments = {
+        "encoder_model": "BERT", "pretrained_model": str(folder / "bert"), "hidden_sizes": [8], "layer": "mix",
+        "class_identifier": "regression_metric", "nr_frozen_epochs": 0, "train_data": [], "validation_data": [],
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = RegressionMetric(**{k: v for k, v in arguments.items() if k != "class_identifier"})
+    (folder / "checkpoints").mkdir()
+    torch.save(
+        {
+            "state_dict": model.state_dict(),
+            "hyper_parameters": dict(model.hparams),
+            "pytorch-lightning_version": "2.0",
+        },
+        folder / "checkpoints/model.ckpt",
+    )
+    (folder / "hparams.yaml").write_text(yaml.safe_dump(arguments))
+    return FolderRef(folder=str(folder))
+
+
+def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):
+    triples = [(PAIR["source_text"], output, CHINESE) for output in (CHINESE, "安", "硬币，又买了2个。", "3")]
+    together = metrics.comet(triples, checkpoint, batch=3)
+    alone = [metrics.comet([triple], checkpoint)[0] for triple in triples]
+    assert together == pytest.approx(alone, abs=1e-3)
+    assert len(set(together)) == 4
+    model = metrics._comet_model(checkpoint)
+    samples = [{"src": triples[1][0], "mt": triples[1][1], "ref": triples[1][2]}]
+    raw = model.predict(samples, gpus=0, progress_bar=False, num_workers=0)["scores"][0]
+    assert together[1] == pytest.approx(100 * raw)
+    assert metrics.comet([], checkpoint) == []
+
+
+def test_a_translation_may_be_scored_by_comet(checkpoint):
+    task = tasks.get("translation").scored_by(CometMetric(checkpoint=checkpoint, batch=2))
+    assert (task.metric, task.metric_label, task.scale) == ("comet", "COMET", 1.0)
+    one, two = example(CHINESE, **PAIR), example("安", CHINESE, **PAIR)
+    scores = task.score_all([CHINESE, "3"], [one, two])
+    expected = metrics.comet([(PAIR["source_text"], "3", r) for r in two.references], checkpoint)
+    assert list(scores[0]) == ["comet", "chrf", "bleu"]
+    assert scores[1]["comet"] == pytest.approx(sum(expected) / 2, abs=1e-3)
+    assert scores[0]["chrf"] == 100
+    assert tasks.get("translation").metric == "chrf"
+
+
+def test_a_checkpoint_without_its_files_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="has no checkpoints/model.ckpt: correct metric.checkpoint"):
+        metrics.comet([("a", "b", "c")], FolderRef(folder=str(tmp_path)))
+
+
+def test_the_papers_checkpoint_comes_from_the_hub(hub_box, empty_cache):
+    made = CometMetric()
+    assert made.checkpoint == HubRef(hub="Unbabel/wmt22-comet-da", revision=made.checkpoint.revision)
+    (score,) = metrics.comet([(PAIR["source_text"], "安有3个", CHINESE)], made.checkpoint)
+    assert 0 < score < 200
+    asked = [request for request in hub_box.requests if "wmt22-comet-da" in request]
+    assert any(made.checkpoint.revision in request for request in asked)

@@ -1,0 +1,111 @@
+"""Figures and the table of the comparison on a pool of known quality: tidy, and true to the data."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_plots import assert_tidy
+
+from igds_utils import plots, quality
+from igds_utils.display import MORE_SELECTORS, selector_title
+from igds_utils.tables import selection_table
+from igds_utils.tasks.base import Example
+
+PAPER = ["random", "loss", "ifd", "zip", "igds"]
+KINDS = ["", "wrong answer", "truncated target", "noise", "missing numbers", "another task's prompt"]
+
+
+@pytest.fixture(scope="module")
+def known():
+    defects = [KINDS[i % 8] if i % 8 < len(KINDS) else "" for i in range(64)]
+    return quality.labels(
+        [Example(f"s{i:02d}", {}, "x" * i, (), {"defect": d}) for i, d in enumerate(defects)]
+    )
+
+
+def rankings(known, names):
+    random, made = np.random.default_rng(0), {}
+    for number, name in enumerate(names):
+        score = random.normal(size=len(known)) - (number % 3) * (known["side"] == "prompt").to_numpy(float)
+        table = pd.DataFrame({"sample_id": known["sample_id"], "score": score})
+        made[name] = table.sort_values("score", ascending=False).assign(rank=range(1, len(known) + 1))
+    return made
+
+
+@pytest.fixture(scope="module", params=["the paper's", "all"])
+def compared(request, known):
+    ranked = rankings(known, PAPER if request.param == "the paper's" else [*PAPER, *MORE_SELECTORS])
+    return {
+        "rankings": ranked,
+        "precision": quality.precision(ranked, known, (0.1, 0.5, 1.0)),
+        "defects": quality.defects_kept(ranked, known, 0.5),
+        "overlap": quality.overlap(ranked, 0.5),
+        "length": quality.length_correlation(ranked, known, resamples=100),
+    }
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda c: plots.precision_dots(c["precision"], 0.5),
+        lambda c: plots.precision_curve(c["precision"]),
+        lambda c: plots.defects_heatmap(c["defects"]),
+        lambda c: plots.overlap_heatmap(c["overlap"]),
+        lambda c: plots.score_distributions({s: c["rankings"][s] for s in PAPER}, 32),
+    ],
+    ids=["dots", "curve", "defects", "overlap", "scores"],
+)
+def test_figures_are_tidy_with_few_and_many_selectors(draw, compared):
+    assert_tidy(draw(compared))
+
+
+def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
+    axis = plots.precision_dots(compared["precision"], 0.5).axes[1]
+    half = compared["precision"].query("ratio == 0.5")
+    order = half[half["side"] == "both"].sort_values("precision", ascending=False, kind="stable")["selector"]
+    drawn = [dot.get_offsets()[0] for dot in axis.collections]
+    expected = half[half["side"] == "prompt"].set_index("selector").loc[order, "precision"]
+    assert [x for x, _ in drawn] == pytest.approx(expected.tolist())
+    assert [y for _, y in drawn] == list(range(len(order)))
+    labels = [
+        label.get_text() for label in plots.precision_dots(compared["precision"]).axes[0].get_yticklabels()
+    ]
+    assert labels == [selector_title(selector) for selector in order]
+
+
+def test_a_ratio_that_was_not_judged_says_so(compared):
+    (text,) = plots.precision_dots(compared["precision"], 0.3).axes[0].texts
+    assert text.get_text() == "no selection of 30 % was judged"
+
+
+def test_the_overlap_figure_holds_every_pair_once(compared):
+    axis = plots.overlap_heatmap(compared["overlap"]).axes[0]
+    shown = [int(text.get_text()) for text in axis.texts]
+    pairs = compared["overlap"].query("a < b")
+    assert sorted(shown) == sorted(int(f"{100 * value:.0f}") for value in pairs["jaccard"])
+
+
+def test_the_heat_map_of_defects_has_every_share_and_chance_below(compared):
+    axis = plots.defects_heatmap(compared["defects"]).axes[0]
+    cells = [text.get_text() for text in axis.texts if text.get_text().isdigit()]
+    kinds = compared["defects"]["defect"].nunique()
+    assert len(cells) == kinds * (compared["defects"]["selector"].nunique() + 1)
+    assert axis.get_yticklabels()[-1].get_text() == "chance"
+    assert cells[-kinds:] == ["50"] * kinds
+
+
+def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
+    records = quality._records(compared, 0.5)
+    table = selection_table({"ratio": 0.5, "selectors": records})
+    assert table["Selector"].iloc[-1] == "chance" and len(table) == len(records) + 1
+    best = max(records, key=lambda record: record["both_precision"])
+    assert table["Selector"].iloc[0] == selector_title(best["selector"])
+    shown = table["Clean (%), prompt side"].iloc[0]
+    assert shown.startswith(f"{100 * best['prompt_precision']:.0f} [") and shown.endswith("]")
+    assert table["Recall (%)"].iloc[-1] == "50"
+
+
+def test_the_table_survives_what_is_unknown(compared):
+    record = quality._records(compared, 0.5)[0]
+    record |= {"prompt_precision": None, "prompt_low": None, "prompt_high": None, "length_rho": None}
+    row = selection_table({"ratio": 0.5, "selectors": [record]}).iloc[0]
+    assert row["Clean (%), prompt side"] == row["Length correlation"] == "–"

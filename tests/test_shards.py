@@ -1,0 +1,12 @@
+"""Sharing of work, as far as one process can show it; `test_launch` starts several."""
+
+from igds_utils import shards
+
+
+def test_one_process_does_everything_in_order():
+    seen = []
+    assert shards.map_in_order(lambda x: seen.append(x) or x * x, [3, 1, 2]) == [9, 1, 4]
+    assert seen == [3, 1, 2]
+    assert shards.map_in_order(abs, []) == []
+    assert shards.from_first(lambda: "made") == "made"
+    assert shards.processes() == 1 and shards.is_first()

@@ -1,0 +1,270 @@
+"""The sets of a task from rows of data: how they are dealt, kept apart, counted and refused."""
+
+import json
+
+import pytest
+
+from igds_utils import sources, tasks
+from igds_utils.config import ConfigError, load_preset
+from igds_utils.experiment import open_run
+from igds_utils.settings import TaskConfig
+from igds_utils.tasks import base
+from igds_utils.tasks.base import SETS, Example
+from igds_utils.tasks.sourced import describe, join_repeats, origins, shared_with_test
+
+SIZES = {"prior": 6, "validation": 3, "confirmation": 2, "pool": 10, "test": 5}
+MATH = {"question": "question", "solution": "solution", "answer": "answer"}
+SUMMARY = {"text": "dialogue", "summary": "summary"}
+
+
+def problems(prefix, n, first=0):
+    return [
+        {"question": f"{prefix} {i}?", "solution": f"It is {i}.", "answer": str(i)}
+        for i in range(first, first + n)
+    ]
+
+
+def config(sources_section, **sizes):
+    return TaskConfig(
+        data={"sources": sources_section},
+        sizes={**SIZES, **sizes},
+        max_new_tokens=8,
+        sft={},
+        prompt_tokens=1,
+        target_tokens=1,
+    )
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A mirror folder; `mirror(name, rows)` puts a dataset into it and gives its hub id."""
+    monkeypatch.setenv(sources.MIRROR, str(tmp_path))
+
+    def put(name, rows, split="train"):
+        file = tmp_path / f"{name}/{split}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+        return name
+
+    return put
+
+
+@pytest.fixture
+def three(mirror):
+    """A source for identification, one for the pool and one for the test, as on paper."""
+    return {
+        "identification": {
+            "hub": mirror("some/prior", problems("prior", 20)),
+            "sets": ["prior", "validation", "confirmation"],
+            "columns": MATH,
+        },
+        "pool": {"hub": mirror("some/pool", problems("pool", 30)), "columns": MATH},
+        "test": {"hub": mirror("some/test", problems("test", 5)), "columns": MATH},
+    }
+
+
+def texts(members):
+    return [base.normalize(example.text) for example in members]
+
+
+# ---- dealing ---------------------------------------------------------------------------------------------
+
+
+def test_every_set_comes_from_its_source_in_its_size(three):
+    sets = tasks.get("math").sets(config(three), seed=0)
+    assert {name: len(members) for name, members in sets.items()} == SIZES
+    kinds = {name: {text.split()[0] for text in texts(members)} for name, members in sets.items()}
+    assert kinds == {
+        "prior": {"prior"},
+        "validation": {"prior"},
+        "confirmation": {"prior"},
+        "pool": {"pool"},
+        "test": {"test"},
+    }
+    base.assert_disjoint(sets)
+    example = sets["pool"][3]
+    assert example.id == "math-pool-0003"
+    i = example.references[0]
+    assert example == Example(
+        "math-pool-0003", {"question": f"pool {i}?"}, f"It is {i}.\nThe final answer is \\boxed{{{i}}}.", (i,)
+    )
+
+
+def test_the_seed_decides_and_a_larger_pool_leaves_the_other_sets(three):
+    task = tasks.get("math")
+    sets = task.sets(config(three), seed=0)
+    assert task.sets(config(three), seed=0) == sets
+    assert task.sets(config(three), seed=1)["prior"] != sets["prior"]
+    larger = task.sets(config(three, pool=20), seed=0)
+    assert [larger[name] for name in SETS if name != "pool"] == [
+        sets[name] for name in SETS if name != "pool"
+    ]
+    assert larger["pool"][:10] == sets["pool"]
+
+
+def test_one_source_may_fill_every_set(mirror):
+    whole = {"all": {"hub": mirror("some/data", problems("x", 26)), "sets": list(SETS), "columns": MATH}}
+    sets = tasks.get("math").sets(config(whole), seed=0)
+    assert len({text for members in sets.values() for text in texts(members)}) == 26
+
+
+def test_sets_without_a_source_come_from_the_tasks_own_data(three):
+    mixed = {"prior": {**three["identification"], "sets": ["prior"]}}
+    made = config(mixed)
+    made = made.model_copy(update={"data": {**made.data, "off_task": 0.0, "max_number": 9}})
+    sets = tasks.get("math").sets(made, seed=0)
+    assert {len(sets[name]) for name in SETS} == set(SIZES.values())
+    assert all(text.startswith("prior") for text in texts(sets["prior"]))
+    assert all("family" in example.meta for example in sets["test"] + sets["pool"])
+
+
+def test_extra_examples_avoid_what_is_held_out(three):
+    task, made = tasks.get("math"), config(three)
+    extra = task.extra(made, seed=0, n=100)
+    assert set(texts(extra)) == set(texts(task.sets(made, 0)["prior"] + task.sets(made, 0)["pool"]))
+    assert len(task.extra(made, 0, 4)) == 4
+
+
+# ---- keeping apart ---------------------------------------------------------------------------------------
+
+
+def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirror):
+    mirror(
+        "some/pool", [*problems("pool", 6), *problems("TEST", 2), *problems("prior", 2), *problems("pool", 2)]
+    )
+    mirror("some/prior", [*problems("prior", 9), *problems("test", 3), *problems("prior", 2)])
+    sets = tasks.get("math").sets(config(three), seed=0)
+    for one in SETS:
+        for other in SETS:
+            assert one == other or not set(texts(sets[one])) & set(texts(sets[other]))
+    counts = sets.facts["sets"]
+    assert len(sets["test"]) == 5
+    dropped = sum(sum(counts[name]["overlaps"].values()) for name in SETS)
+    assert counts["pool"]["overlaps"]["test"] == 2 and dropped >= 5
+    assert counts["pool"]["size"] == len(sets["pool"]) == 8 and counts["pool"]["asked"] == 10
+    assert counts["pool"]["repeats"] == 2  # kept
+    assert sum(text == "pool 0" for text in texts(sets["pool"])) == 2
+    assert len(set(texts(sets["prior"]))) == len(sets["prior"])
+    assert sets.facts["sources"]["pool"] == {"rows": 12}
+    said = describe(sets.facts)
+    assert "pool 8 of 10 (" in said and "2 in test, 2 repeats kept)" in said
+
+
+def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
+    rows = [{"dialogue": f"talk {i // 3}", "summary": f"sum {i}"} for i in range(12)]
+    test = {"hub": mirror("some/test", rows), "columns": SUMMARY}
+    sizes = {"prior": 0, "validation": 0, "confirmation": 0, "pool": 0}
+    task = tasks.get("summarization")
+    assert len(task.sets(config({"test": test}, test=12, **sizes), 0)["test"]) == 12
+    sets = task.sets(config({"test": {**test, "join_repeats": True}}, test=4, **sizes), 0)
+    assert sorted(example.text for example in sets["test"]) == [f"talk {i}" for i in range(4)]
+    assert all(
+        len(example.references) == 3 and example.target == example.references[0] for example in sets["test"]
+    )
+    assert sets.facts["sources"]["test"] == {"rows": 12, "joined": 8}
+
+
+def test_joined_examples_keep_the_order_and_every_reference():
+    made = [Example("", {"t": t}, r, (r,)) for t, r in [("A b", "1"), ("c", "2"), ("a B!", "3"), ("c", "2")]]
+    joined = join_repeats(made)
+    assert [(e.text, e.references) for e in joined] == [("A b", ("1", "3")), ("c", ("2", "2"))]
+
+
+def test_thirteen_words_in_a_row_give_a_pool_sample_away():
+    words = [f"w{i}" for i in range(20)]
+
+    def example(name, text, target="t"):
+        return Example(name, {"question": text}, target, (target,))
+
+    test = [example("t0", " ".join(words))]
+    pool = [
+        example("twelve", " ".join(words[:12]) + " else"),
+        example("thirteen", "Before, " + " ".join(words[5:18]).upper() + "."),
+        example("in the target", "other", " ".join(words[:13])),
+        example("split", " ".join(words[:7]) + " and " + " ".join(words[7:14])),
+    ]
+    assert shared_with_test(pool, test) == ["thirteen", "in the target"]
+    assert shared_with_test(pool, test, n=12) == ["twelve", "thirteen", "in the target"]
+    assert shared_with_test(pool, []) == []
+
+
+def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
+    shared = " ".join(f"w{i}" for i in range(13))
+    mirror("some/test", [*problems("test", 4), {"question": shared, "solution": "s", "answer": "1"}])
+    mirror(
+        "some/pool",
+        [
+            *problems("pool", 9),
+            *problems("test", 1),
+            {"question": f"and {shared}", "solution": "s", "answer": "1"},
+        ],
+    )
+    overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES}
+    run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path / "results"))
+    facts = run.data_facts("math")
+    assert "math: pool 10 of 10 (1 in test)" in capsys.readouterr().out
+    assert facts["sets"]["pool"]["overlaps"] == {"test": 1}
+    assert facts["pool_shares_13_words_with_test"]["samples"] == 1
+    assert run.read("math/data.json") == facts
+
+
+def test_a_report_may_say_where_a_set_comes_from(three):
+    assert origins(config(three)) == {
+        "test": "some/test train",
+        "pool": "some/pool train",
+    } | dict.fromkeys(("prior", "validation", "confirmation"), "some/prior train")
+    assert origins(config({})) == {}
+
+
+# ---- refusals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
+        (lambda s: s["pool"].update(sets=["pool", "test"]), "both fill test"),
+        (lambda s: s.update(more={**s["pool"]}), "source 'more' is no set; say with `sets`"),
+        (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool\.colums"),
+        (lambda s: s["pool"].update(columns={"question": "question"}), "no column for 'solution', 'answer'"),
+    ],
+)
+def test_unusable_sources_are_refused_by_name(three, change, words):
+    change(three)
+    with pytest.raises((ConfigError, sources.SourceError), match=words):
+        tasks.get("math").sets(config(three), 0)
+
+
+def test_too_few_rows_are_refused_with_the_numbers(three):
+    with pytest.raises(
+        ConfigError, match=r"asks for 31 pool examples and 30 are left of the 30 .*sizes\.pool"
+    ):
+        tasks.get("math").sets(config(three, pool=31), 0)
+    with pytest.raises(ConfigError, match=r"asks for 16 prior examples and 15 are left of the 20"):
+        tasks.get("math").sets(config(three, prior=16), 0)
+
+
+def test_a_set_that_nobody_fills_is_named(three):
+    del three["pool"]
+    three["pool"] = three.pop("test") | {"sets": ["pool"]}
+    with pytest.raises(ConfigError, match="fills test, nor can the task itself: .*wheel"):
+        summaries = {"pool": {**three["pool"], "columns": {"text": "question", "summary": "answer"}}}
+        tasks.get("summarization").sets(config(summaries, prior=0, validation=0, confirmation=0, pool=2), 0)
+
+
+# ---- the shipped presets ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["math", "summarization", "translation"])
+def test_the_papers_sets_are_read_from_the_hub(hub_box, tmp_path, monkeypatch, task):
+    monkeypatch.delenv(sources.MIRROR, raising=False)
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    made = load_preset("paper").tasks[task]
+    small = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 20, "test": 30}
+    sets = tasks.get(task).sets(made.model_copy(update={"sizes": base.Sizes(**small)}), 0)
+    assert {name: len(members) for name, members in sets.items()} == small
+    assert {len(example.references) for example in sets["test"]} == {3 if task == "summarization" else 1}
+    if task == "translation":
+        assert {example.fields["target_language"] for example in sets["pool"]} == {"Chinese"}
+    if task == "math":
+        assert "<<" not in sets["prior"][0].target and sets["prior"][0].target.endswith("}.")

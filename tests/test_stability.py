@@ -1,0 +1,146 @@
+"""Stability: sources are independent, agreement is counted right, and the bootstrap can tell sure from unsure."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_plots import POINTS, assert_tidy
+
+from igds_utils import plots, stability
+from igds_utils.display import paper_values
+from igds_utils.experiment import open_run
+from igds_utils.intervention import causal_effects, rank_features
+from igds_utils.stability import Source
+from igds_utils.tables import agreement_table, table5, top1_table
+
+
+def effects(deltas, n=8, loglik=0.0):
+    """Stored effects of features l1_p0, l1_p1, ...: one list of per-sample changes (or a constant) each."""
+    rows = []
+    for feature, changes in enumerate(deltas):
+        for sample, change in enumerate(np.broadcast_to(changes, n)):
+            rows.append(
+                {"layer": 1, "feature": feature, "sample_id": f"s{sample}", "score_original": 0.0,
+                 "score_amplified": float(change), "loglik_original": -1.0,
+                 "loglik_amplified": -1.0 + loglik * feature, "output_original": "", "output_amplified": "x"}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def recalled(n, frequency=1.0):
+    return pd.DataFrame(
+        {"layer": 1, "feature": range(n), "frequency": frequency, "mean_activation": 1.0, "candidate": True}
+    )
+
+
+def source(deltas, names=None, **options):
+    table, found = effects(deltas, **options), recalled(len(deltas))
+    ranked = rank_features(causal_effects(table, 0.95, 50, 0), found)
+    return Source(found, table, ranked)
+
+
+def test_jaccard_counts_what_all_sets_share():
+    assert stability.jaccard(["a", "b"], ["b", "c"]) == pytest.approx(1 / 3)
+    assert stability.jaccard(["a", "b"], ["b", "c"], ["b"]) == pytest.approx(1 / 3)
+    assert stability.jaccard([], []) == 1
+
+
+def test_the_jaccard_index_expected_by_chance_equals_the_mean_over_all_draws():
+    a, b, top = set("abcde"), set("cdefg"), 2
+    values = [
+        stability.jaccard(x, y) for x in combinations(sorted(a), top) for y in combinations(sorted(b), top)
+    ]
+    assert stability.chance_jaccard(a, b, top) == pytest.approx(np.mean(values))
+    assert stability.chance_jaccard(a, a, 5) == pytest.approx(1.0)
+    assert stability.chance_jaccard(set("ab"), set("cd"), 5) == 0
+
+
+def test_agreement_of_pairs_and_of_all():
+    falling, rising = [0.5, 0.4, 0.3, 0.1], [0.1, 0.3, 0.4, 0.5]
+    records = stability.agreement({"a": source(falling), "b": source(falling), "c": source(rising)}, top=2)
+    ab, ac, bc, everything = records
+    assert (ab["top_jaccard"], ab["same_top1"], ab["top_shared"]) == (1.0, True, ["l1_p0", "l1_p1"])
+    assert (ac["top_jaccard"], ac["same_top1"], ac["top_shared"]) == (0.0, False, [])
+    assert bc["sources"] == ["b", "c"] and bc["candidates_jaccard"] == 1.0 and bc["tested_shared"] == 4
+    assert everything["sources"] == ["a", "b", "c"] and everything["top_by_chance"] is None
+    assert len(stability.agreement({"a": source(falling), "b": source(rising)}, 2)) == 1
+
+
+def test_the_bootstrap_keeps_a_sure_winner_and_doubts_an_unsure_one():
+    sure = source([0.5, 0.1, 0.0])
+    unsure = source([[1, 0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], 0.0])
+    records = stability.top1_agreement({"sure": sure, "unsure": unsure}, resamples=400, seed=0)
+    by_source = {record["source"]: record for record in records}
+    assert by_source["sure"]["kept"] == 1.0 and by_source["sure"]["rival"] is None
+    assert 0.4 < by_source["unsure"]["kept"] < 0.95 and by_source["unsure"]["rival"] == "l1_p1"
+    assert by_source["all"]["agree"] == pytest.approx(by_source["unsure"]["kept"])
+    again = stability.top1_agreement({"sure": sure, "unsure": unsure}, resamples=400, seed=0)
+    assert again == records
+
+
+def test_ties_are_broken_as_in_the_ranking():
+    tied = effects([0.25, 0.25, 0.25], loglik=0.1)  # the last has the largest change of log-likelihood
+    found = recalled(3)
+    assert set(stability.bootstrap_tops(tied, found, 20)) == {"l1_p2"}
+    same = effects([0.25, 0.25, 0.25])
+    assert set(stability.bootstrap_tops(same, found, 20)) == {"l1_p0"}
+    assert set(stability.bootstrap_tops(same, recalled(3, [0.8, 0.9, 1.0]), 20)) == {"l1_p2"}
+    ranked = rank_features(causal_effects(tied, 0.95, 20, 0), found)
+    assert ranked["name"].iloc[0] == "l1_p2"
+
+
+def test_table5_stars_what_all_sources_share_and_keeps_the_papers_lists_apart():
+    rankings = {"a": source([0.5, 0.4, 0.1]).ranked, "b": source([0.4, 0.5, 0.1]).ranked}
+    table = table5(rankings, POINTS, paper_values(), top=2)
+    assert list(table["a (δ, points)"]) == ["l1_p0 * (+50.0)", "l1_p1 * (+40.0)"]
+    assert list(table["b (δ, points)"]) == ["l1_p1 * (+50.0)", "l1_p0 * (+40.0)"]
+    assert list(table["Paper: GSM8K"]) == ["l14_p11575 *", "l18_p4651"]
+    assert [column for column in table if column.startswith("Paper: ")][-1] == "Paper: OpenR1"
+    short = table5(rankings, POINTS, paper_values(), top=5)
+    assert list(short["a (δ, points)"])[3:] == ["–", "–"]
+
+
+def test_readable_tables_and_sentences_say_the_same_as_the_numbers():
+    sources = {"a": source([0.5, 0.4, 0.1]), "b": source([0.4, 0.5, 0.1]), "c": source([0.5, 0.1, 0.4])}
+    agreed, tops = stability.agreement(sources, 2), stability.top1_agreement(sources, 50)
+    table = agreement_table(agreed, 2).set_index("Sources")
+    assert (
+        table.loc["a and b", "Same top feature"] == "no" and table.loc["a and c", "Same top feature"] == "yes"
+    )
+    assert table.loc["all", "By chance"] == "–"
+    assert list(top1_table(tops)["Top again (%)"]) == ["100", "100", "100"]
+    text = stability.story(agreed, tops, 2)
+    assert "the top feature is not the same, with l1_p0 among the 2 best of all" in text
+    assert "in 100 % of the draws, and all 3 agree in 0 %" in text
+
+
+def test_rank_figure_is_tidy_and_marks_what_all_share():
+    best = {"a": ["l1_p0", "l1_p1", "l1_p2"], "b": ["l1_p2", "l1_p0"], "c": ["l1_p0", "l1_p3", "l1_p2"]}
+    figure = plots.rank_agreement(best, {"x": ["l1_p9"], "y": ["l1_p8"]})
+    assert_tidy(figure)
+    bold = {text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"}
+    assert bold == {"l1_p0", "l1_p2"}
+
+
+def test_identification_runs_on_each_source_with_its_own_samples(tmp_path):
+    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
+    run.store.log = lambda line: None
+    names = list(run.config("math").stability.sources)
+    texts = []
+    for name in names:
+        own = stability.SourceRun(run, "math", name)
+        families = {example.meta["family"] for example in own.examples("math", "prior")}
+        assert families <= set(run.config("math").stability.sources[name]["families"])
+        texts.append({e.text for part in ("prior", "validation") for e in own.examples("math", part)})
+    assert not set.intersection(*texts) and all(texts)
+    found = stability.identify(run, "math", names[0])
+    config = run.config("math").stability
+    assert (
+        len(found.effects)
+        == config.validation * config.max_candidates
+        == len(found.ranked) * config.validation
+    )
+    assert run.store.has(f"math/stability/{names[0]}/recall.parquet")
+    again = stability.identify(open_run("smoke", tasks=["math"], results=str(tmp_path)), "math", names[0])
+    pd.testing.assert_frame_equal(again.ranked, found.ranked)

@@ -1,0 +1,370 @@
+"""`igds select` and `igds explain` on pools of a user's own: what they write, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from igds_utils import activations, cli, explain, prompts, selectors, tool, user_pool
+from igds_utils.config import ConfigError
+from igds_utils.experiment import open_run
+from igds_utils.needs import Pool
+from igds_utils.tasks import get
+from igds_utils.user_pool import read_pool
+
+QUESTIONS = [
+    "Ann has 3 apples. Bob brings 4 more. How many apples are there?",
+    "A bus with 20 passengers stops. Then 7 leave. How many stay?",
+    "Write a short poem about rain.",
+    "Mona reads 5 pages a day for 6 days. How many pages does she read?",
+    "There are 9 rows of 4 flowers. Rabbits eat 11. How many are left?",
+    "Suggest a name for a calm parrot. Say why it fits.",
+]
+RECORDS = [
+    {"id": f"s{i}", "question": text, "target": f"Reply {i}.", "weight": i}
+    for i, text in enumerate(QUESTIONS)
+]
+
+
+def write(file, records):
+    file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf8")
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return open_run("smoke", tasks=["math"], results=str(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return write(tmp_path / "pool.jsonl", RECORDS)
+
+
+@pytest.fixture(scope="module")
+def fires(run):
+    """Names of a feature that fires on some of the samples, and of one that fires on none."""
+    examples = [user_pool.Example(r["id"], {"question": r["question"]}, r["target"], ()) for r in RECORDS]
+    texts = Pool(run, "math", examples, "x").samples.prompts
+    h = activations.critical_residuals(run.lm, texts, [2])[2]
+    count = (run.saes[2].encode(h) > 0).sum(0)
+    some = int(((count > 1) & (count < len(texts))).nonzero()[0, 0])
+    return f"l2_p{some}", f"l2_p{int((count == 0).nonzero()[0, 0])}"
+
+
+def score_by_hand(run, text, name):
+    """Activation of one feature at the last token of the prompt, through the whole model."""
+    layer, index = (int(part) for part in name.removeprefix("l").split("_p"))
+    example = user_pool.Example("x", {"question": text}, "t", ())
+    prompt = prompts.identification_prompt(get("math"), example, run.tokenizer, "chat")
+    ids = torch.tensor([prompts.encode(run.tokenizer, prompt)])
+    with torch.inference_mode():
+        h = run.lm.model(ids, output_hidden_states=True).hidden_states[layer + 1][0, -1]
+        return float(run.saes[layer].encode(h[None])[0, index])
+
+
+# ---- what is written -------------------------------------------------------------------------------------
+
+
+def test_a_selection_holds_the_records_as_they_were_best_first(run, file, fires, tmp_path):
+    made = tool.select(run, "math", file, tmp_path / "out", features=fires[0], ratio=0.5)
+    scores = {r["id"]: score_by_hand(run, r["question"], fires[0]) for r in RECORDS}
+    expected = sorted(RECORDS, key=lambda r: (-scores[r["id"]], r["id"]))
+    assert made.records == expected[:3]
+    lines = (tmp_path / "out/selection.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == expected[:3]
+    table = pd.read_csv(tmp_path / "out/scores.csv")
+    assert table["sample_id"].tolist() == [r["id"] for r in expected]
+    assert table["score"].tolist() == pytest.approx(
+        [scores[i] for i in table["sample_id"]], rel=1e-3, abs=1e-5
+    )
+    assert table["selected"].sum() == 3 and table["place"][0].startswith("pool.jsonl line ")
+    facts = json.loads((tmp_path / "out/selection.json").read_text())
+    assert facts["selector"] == "igds" and facts["made_by"]["direction"] == "highest"
+
+
+def test_other_selectors_need_no_features_and_what_was_measured_is_kept(run, file, tmp_path):
+    first = tool.select(run, "math", file, tmp_path / "out", selector="loss", ratio=0.5)
+    stored = sorted(run.root.rglob("pools/*/target_loss.parquet"))
+    made_at = [path.stat().st_mtime_ns for path in stored]
+    again = tool.select(run, "math", file, tmp_path / "out", selector="loss", ratio=1.0)
+    assert stored and [path.stat().st_mtime_ns for path in stored] == made_at
+    assert again.records[:3] == first.records and len(again.records) == 6
+
+
+def test_features_come_from_names_or_a_file(tmp_path):
+    stored = tmp_path / "task_features.json"
+    stored.write_text(json.dumps({"selected": ["l1_p3", "l2_p0"], "features": []}))
+    from_file = tool.read_features(str(stored))
+    assert from_file == tool.read_features("l1_p3, l2_p0") and [f.name for f in from_file] == [
+        "l1_p3",
+        "l2_p0",
+    ]
+
+
+def test_fields_of_other_names_parquet_and_records_without_id(tmp_path):
+    records = [{"problem": r["question"], "target": r["target"], "extra": [1, 2]} for r in RECORDS]
+    columns = {"question": "problem"}
+    read = read_pool(write(tmp_path / "other.jsonl", records), get("math"), columns)
+    assert [e.fields["question"] for e in read.examples] == QUESTIONS
+    assert [e.id for e in read.examples][:2] == ["line-000001", "line-000002"]
+    assert read.records == records
+    pd.DataFrame(RECORDS).to_parquet(tmp_path / "pool.parquet")
+    again = read_pool(str(tmp_path / "pool.parquet"), get("math"))
+    assert again.records == RECORDS and again.place("s1") == "pool.parquet row 2"
+
+
+def test_blank_lines_are_passed_over_and_numbers_stay(tmp_path):
+    lines = ["", json.dumps(RECORDS[0]), "  ", json.dumps(RECORDS[1]), ""]
+    (tmp_path / "gaps.jsonl").write_text("\n".join(lines), encoding="utf8")
+    read = read_pool(str(tmp_path / "gaps.jsonl"), get("math"))
+    assert read.places == ["gaps.jsonl line 2", "gaps.jsonl line 4"]
+
+
+def test_a_dataset_of_the_hub_is_read_by_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("IGDS_DATA_MIRROR", str(tmp_path))
+    (tmp_path / "some/set").mkdir(parents=True)
+    write(tmp_path / "some/set/train.jsonl", RECORDS)
+    read = read_pool("some/set", get("math"))
+    assert [e.fields["question"] for e in read.examples] == QUESTIONS
+    assert read.places[0] == "some/set row 1" and read.examples[0].id == "row-000001"
+
+
+# ---- what silence and ties mean --------------------------------------------------------------------------
+
+
+def test_a_pool_that_fires_nothing_says_that_ties_decide(run, file, fires, tmp_path, capsys):
+    made = tool.select(run, "math", file, tmp_path / "out", features=fires[1])
+    silent, tied = made.facts["remarks"]
+    assert silent == f"no sample of this pool fires {fires[1]}: the scores say nothing about it"
+    assert (
+        tied == "3 of the 3 selected have the same score as 3 that were left out: ties decided, by sample id"
+    )
+    assert [record["id"] for record in made.records] == ["s0", "s1", "s2"]
+
+
+def test_a_few_silent_samples_are_counted(run, file, fires, tmp_path):
+    made = tool.select(run, "math", file, tmp_path / "out", features=fires[0])
+    silent = (made.scores["score"] == 0).sum()
+    assert 0 < silent < 6
+    assert made.facts["remarks"][0] == f"{silent} of 6 samples do not fire {fires[0]}: their score is 0"
+
+
+def test_scores_that_all_differ_need_no_remark(run, file, tmp_path):
+    assert tool.select(run, "math", file, tmp_path / "out", selector="loss").facts["remarks"] == []
+
+
+# ---- explain ---------------------------------------------------------------------------------------------
+
+
+def test_an_explanation_by_hand(run, file, fires, tmp_path):
+    made = tool.select(run, "math", file, tmp_path / "out", features=fires[0])
+    best = made.scores["sample_id"].iloc[0]
+    found = explain.explain(run, tmp_path / "out", best)
+    assert found.place["rank"] == 1 and found.place["selected"] and found.place["samples"] == 6
+    assert found.place["last_in"] == made.scores["score"].iloc[2]
+    assert found.place["first_out"] == made.scores["score"].iloc[3]
+    (row,) = found.features.to_dict("records")
+    assert row["feature"] == fires[0] and row["activation"] == pytest.approx(found.place["score"])
+    assert row["percentile"] == pytest.approx(100 * 5 / 6)
+    critical, *others = found.tokens.to_dict("records")
+    assert critical["where"] == "p" and critical["token"].endswith(":'")
+    assert critical["activation"] == pytest.approx(row["activation"], rel=1e-3)
+    assert others and all(token["where"] == "text" and token["activation"] > 0 for token in others)
+    assert all(token["token"].strip("'") in QUESTIONS[int(best[1:])] for token in others)
+    question = QUESTIONS[int(best[1:])]
+    for change in found.changes.to_dict("records"):
+        shorter = " ".join(part for part in explain._parts(question) if part != change["without"])
+        by_hand = score_by_hand(run, shorter, fires[0])
+        assert change["score"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)
+        assert change["change"] == pytest.approx(by_hand - row["activation"], rel=1e-3, abs=1e-4)
+        others = made.scores.loc[made.scores["sample_id"] != best, "score"]
+        assert change["rank"] >= 1 + (others > change["score"] + 1e-6).sum()
+    text = str(found)
+    assert f"{best} (pool.jsonl line" in text and "rank 1 of 6" in text and "the target is not read" in text
+
+
+def test_other_selectors_are_explained_by_their_place(run, file, tmp_path):
+    tool.select(run, "math", file, tmp_path / "out", selector="loss")
+    found = explain.explain(run, tmp_path / "out", "s2")
+    assert found.features.empty and "loss is not a score of the task features" in str(found)
+
+
+def test_what_cannot_be_explained_is_refused(run, file, fires, tmp_path):
+    with pytest.raises(ConfigError, match="nowhere holds no selection: make one with `igds select`"):
+        explain.explain(run, "nowhere", "s0")
+    tool.select(run, "math", file, tmp_path / "out", features=fires[0])
+    with pytest.raises(ConfigError, match=r"no sample 's9' in .*scores.csv \(s"):
+        explain.explain(run, tmp_path / "out", "s9")
+    write(tmp_path / "pool.jsonl", [RECORDS[0] | {"question": "Another one?"}, *RECORDS[1:]])
+    with pytest.raises(ConfigError, match=r"pool.jsonl has changed since .* was made from it: select again"):
+        explain.explain(run, tmp_path / "out", "s0")
+
+
+# ---- bad input -------------------------------------------------------------------------------------------
+
+
+def changed(place=2, **fields):
+    return [r | fields if i == place else r for i, r in enumerate(RECORDS)]
+
+
+def without(field, place=2):
+    return [{k: v for k, v in r.items() if k != field or i != place} for i, r in enumerate(RECORDS)]
+
+
+def lines(records):
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+GOOD = lines(RECORDS)
+BAD_FILES = {
+    "missing field": (lines(without("question")), r"line 3: no field 'question' \(task math needs question, target; "
+                      r"the record has id, target, weight\): rename it, or say --column question=NAME"),
+    "missing target": (lines(without("target")), r"line 3: no field 'target' .*--column target=NAME"),
+    "number for text": (lines(changed(question=12)), "line 3: field 'question' holds the number 12, not text"),
+    "list for text": (lines(changed(target=["a"])), "line 3: field 'target' holds a list, not text"),
+    "object for text": (lines(changed(target={})), "line 3: field 'target' holds an object, not text"),
+    "null": (lines(changed(target=None)), "line 3: field 'target' holds null, not text"),
+    "truth value": (lines(changed(target=True)), "line 3: field 'target' holds true or false, not text"),
+    "empty prompt": (lines(changed(question="")), "line 3: field 'question' is empty: fill it, or remove"),
+    "empty target": (lines(changed(target=" \n\t")), "line 3: field 'target' is empty: fill it, or remove"),
+    "half a character": (GOOD + b'{"question": "a \\ud83d b", "target": "c"}\n', r"line 7: .*half a character"),
+    "duplicate id": (lines(changed(5, id="s1")), "line 6: id 's1' is that of pool.jsonl line 2 too"),
+    "id of no use": (lines(changed(id=[1])), "line 3: field 'id' holds a list: an id is text or a whole number"),
+    "empty id": (lines(changed(id="")), "line 3: field 'id' holds empty text: an id is"),
+    "broken line": (GOOD + b'{"question": "a", \n', "line 7: not valid JSON"),
+    "one JSON list": (json.dumps(RECORDS).encode(), "line 1: holds a list, not an object"),
+    "a bare text": (GOOD + b'"hello"\n', "line 7: holds a str, not an object"),
+    "not UTF-8": (GOOD + b'{"question": "\xe9"}\n', "line 7 is not UTF-8 .byte 0xe9 at column 15.: save"),
+    "empty file": (b"", "pool.jsonl holds no samples"),
+    "blank lines only": (b"\n  \n", "pool.jsonl holds no samples"),
+    "a pool of one": (lines(RECORDS[:1]), "holds one sample: there is nothing to select from"),
+    "target beyond the context": (lines(changed(target="word " * 600)), r"line 3: prompt and target have [\d,]+ "
+                                  "tokens, the model reads at most 512: shorten the target"),
+    "prompt beyond a sample": (lines(changed(question="word " * 600)), "line 3: its prompt alone has .*sft.max_length"),
+}  # fmt: skip
+BAD_CALLS = {
+    "ratio 0": (["--ratio", "0"], r"a ratio must lie in \(0, 1\], not 0.0"),
+    "ratio above 1": (["--ratio", "1.5"], r"a ratio must lie in \(0, 1\], not 1.5"),
+    "negative ratio": (["--ratio", "-0.5"], r"a ratio must lie in \(0, 1\], not -0.5"),
+    "ratio nan": (["--ratio", "nan"], r"a ratio must lie in \(0, 1\], not nan"),
+    "unknown selector": (["--selector", "los"], r"no selector 'los' \(did you mean 'loss'\?\); known: .*igds.*random"),
+    "unknown task": (["--task", "chess"], "no task 'chess'; known: math"),
+    "unknown preset": (["--preset", "huge"], "no preset 'huge': known are"),
+    "no features stored": ([], "no task features of math are stored in .*or name features"),
+    "no feature name": (["--features", "p3"], "'p3' is no feature: write l<layer>_p<index>"),
+    "no such layer": (["--features", "l9_p3"], "feature l9_p3: layer 9 has no SAE; there are 0, 1, 2, 3"),
+    "no such index": (["--features", "l1_p64"], "feature l1_p64: the SAE has 64 features, numbered from 0"),
+    "no features file": (["--features", "gone.json"], "there is no file gone.json"),
+    "unknown field": (["--column", "answer=a"], "task math has no field 'answer'; it has question, target, and id"),
+}  # fmt: skip
+
+
+def refused(arguments, capsys):
+    assert cli.main(["select", *arguments]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("igds: ") and "Traceback" not in message
+    return message
+
+
+@pytest.fixture
+def finished(tmp_path, run, file, fires):
+    """A selection that is there already: no failed call may touch it."""
+    tool.select(run, "math", file, tmp_path / "out", features=fires[0])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    yield tmp_path / "out"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def call(pool_file, out, run, *more):
+    shared = ["--preset", "smoke", "--task", "math", "--results", str(run.root.parent), "--out", str(out)]
+    return [str(pool_file), *shared, *more]
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_pool_is_one_message_with_file_and_line(case, tmp_path, run, finished, capsys):
+    content, expected = BAD_FILES[case]
+    (tmp_path / "pool.jsonl").write_bytes(content)
+    message = refused(call(tmp_path / "pool.jsonl", finished, run, "--selector", "loss"), capsys)
+    assert re.search(expected, message), message
+    assert "pool.jsonl" in message
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_a_bad_request_is_one_message_with_the_mend(case, run, file, finished, capsys):
+    more, expected = BAD_CALLS[case]
+    message = refused(call(file, finished, run, *more), capsys)
+    assert re.search(expected, message), message
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gone.jsonl", r"there is no file .*gone.jsonl: correct the path, or give a dataset of the hub"),
+        ("", r"is a folder: name the JSONL or Parquet file in it"),
+        ("pool.txt", r"pool.txt is neither .jsonl nor .parquet: write one record a line"),
+        ("broken.parquet", r"broken.parquet is no Parquet file"),
+    ],
+)
+def test_what_is_no_pool_is_refused(name, expected, run, tmp_path, finished, capsys):
+    (tmp_path / "pool.txt").write_bytes(GOOD)
+    (tmp_path / "broken.parquet").write_bytes(GOOD)
+    assert re.search(expected, refused(call(tmp_path / name, finished, run, "--selector", "loss"), capsys))
+
+
+def test_a_dataset_that_the_hub_does_not_have_is_refused(run, tmp_path, monkeypatch, finished, capsys):
+    monkeypatch.setenv("IGDS_DATA_MIRROR", str(tmp_path))
+    message = refused(call("some/set", finished, run, "--selector", "loss"), capsys)
+    assert "some/set" in message and "put it there" in message
+
+
+def test_an_output_that_is_a_file_is_refused(run, file, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    message = refused(call(file, tmp_path / "taken", run, "--selector", "loss"), capsys)
+    assert "taken is a file: name a folder for the selection" in message
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_score_that_is_no_number_names_the_sample_and_its_line(run, file, finished, capsys, monkeypatch):
+    scores = np.array([0.1, math.nan, 0.3, math.nan, 0.5, 0.6])
+    monkeypatch.setattr(type(selectors.get("loss")), "score", lambda self, context: scores)
+    message = refused(call(file, finished, run, "--selector", "loss"), capsys)
+    assert "pool.jsonl line 2: 2 samples have no score (NaN): s1, s3; repair or remove" in message
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"selected": []}', '{"selected": ["x"]}', '{"features": []}']
+)
+def test_a_file_without_task_features_is_refused(content, tmp_path):
+    stored = tmp_path / "task_features.json"
+    stored.write_text(content)
+    with pytest.raises(ConfigError, match="is no task_features.json|selects no feature|'x' is no feature"):
+        tool.read_features(str(stored))
+
+
+def test_a_malformed_option_is_told_by_the_parser(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["select", "pool.jsonl", "--task", "math", "--column", "question"])
+    assert caught.value.code == 2 and "'question' is not FIELD=NAME" in capsys.readouterr().err
+
+
+# ---- the command line ------------------------------------------------------------------------------------
+
+
+def test_select_and_explain_from_the_command_line(run, file, fires, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["select", *call(file, out, run, "--features", ",".join(fires), "--ratio", "0.3")]) == 0
+    shown = capsys.readouterr()
+    assert f"2 of 6 samples, best first: {out}/selection.jsonl" in shown.out
+    assert "igds: note: " in shown.err and "do not fire" in shown.err
+    arguments = ["--preset", "smoke", "--results", str(run.root.parent)]
+    assert cli.main(["explain", str(out), "s4", *arguments]) == 0
+    assert "s4 (pool.jsonl line 5): rank" in capsys.readouterr().out
+    assert cli.main(["explain", str(out), "s4"]) == 2
+    assert "was made with preset smoke, not quick: say --preset smoke" in capsys.readouterr().err
