@@ -22,7 +22,7 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: help reproduce test test-all plan report lab saes clean lock reference bench-selectors
+.PHONY: bench help reproduce test test-all plan report lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
@@ -54,6 +54,9 @@ saes: $(STAMP) ## train the SAEs of the default model again
 
 clean: ## remove what runs produced (keeps results/reference, .venv and the download cache)
 	@git clean -fdXq -- results notebooks igds_utils tests
+
+bench: $(STAMP) ## the engine against its limits; on an idle machine, about 12 minutes
+	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench.py
 
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py

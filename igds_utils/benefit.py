@@ -143,9 +143,10 @@ def story(scale: Scale, found: pd.DataFrame, currency: str = "$") -> str:
         else f"it pays from a pool of {row['break_even']:,.0f} samples on"
     )
     return (
-        f"Selecting {100 * scale.ratio:g} % of {scale.pool:,} samples with IGDS takes {spent:.1f} GPU hours "
-        f"({currency}{spent * scale.price:,.2f}), of which finding the feature takes "
-        f"{100 * row['identification'] / spent:.0f} %; training on the selection instead of the whole pool saves "
+        f"Selecting {100 * scale.ratio:g} % of {scale.pool:,} samples for a model of "
+        f"{scale.model.parameters / 1e9:.1f} billion parameters with IGDS takes {spent:.1f} GPU hours "
+        f"({currency}{spent * scale.price:,.2f} at {currency}{scale.price:,.2f} an hour), of which finding the feature "
+        f"takes {100 * row['identification'] / spent:.0f} %; training on the selection instead of the whole pool saves "
         f"{saved:.1f} GPU hours ({currency}{saved * scale.price:,.2f}): {pays}. A random choice of that size saves the "
         "same for nothing, so the price of a selector buys a better model or it buys nothing."
     )

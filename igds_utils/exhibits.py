@@ -17,7 +17,7 @@ from igds_utils.refs import Strict
 from igds_utils.report import fold, show_figure, show_note, show_table
 from igds_utils.tables import load_table
 
-FOLD = 12  # a table of more rows than these is folded away where its figure already shows it
+FOLD = 8  # a table of more rows than these is folded away where its figure already shows it
 
 
 class Exhibit(Strict):
@@ -43,24 +43,25 @@ def exhibits() -> dict[str, Exhibit]:
 def show_exhibit(root: Path, name: str, tasks: list[str]) -> list[HTML]:
     """The tables and figures of one exhibit from the run's folder `root`; a note where this run made none.
 
-    A figure comes first, under the exhibit's caption; the tables behind it follow under "The numbers".
+    Figures come first, the tables behind them follow under "The numbers"; only the first of several explains itself.
     """
     exhibit, shown = exhibits()[name], []
     for stem, about in _files(root / "figures", exhibit.name, ".png", tasks):
-        alt = exhibit.alt or exhibit.title
-        shown.append(show_figure(root / "figures" / f"{stem}.png", _caption(exhibit, about), alt))
+        alt = f"{exhibit.alt or exhibit.title}{about}"
+        shown.append(show_figure(root / "figures" / f"{stem}.png", _caption(exhibit, about, not shown), alt))
     behind = bool(shown)
     for stem, about in _files(root / "tables", exhibit.numbers or exhibit.name, ".csv", tasks):
         frame = load_table(root / "tables", stem)
-        caption = f"The numbers{about}." if behind else _caption(exhibit, about)
+        caption = f"The numbers{about}." if behind else _caption(exhibit, about, not shown)
         table = show_table(frame, caption, strong=exhibit.strong)
         shown.append(fold(table, f"{caption[:-1]} ({len(frame)} rows)") if behind and len(frame) > FOLD else table)
     absent = f"{exhibit.title}. {NOT_RUN.capitalize()}; {exhibit.notebook} makes it where a preset asks for it."
     return shown or [show_note(absent)]
 
 
-def _caption(exhibit: Exhibit, about: str) -> str:
-    return " ".join(filter(None, (f"{exhibit.title}{about}.", exhibit.caption, exhibit.setting)))
+def _caption(exhibit: Exhibit, about: str, whole: bool) -> str:
+    explained = (exhibit.caption, exhibit.setting) if whole else ()
+    return " ".join(filter(None, (f"{exhibit.title}{about}.", *explained)))
 
 
 def _files(folder: Path, name: str, suffix: str, tasks: list[str]) -> list[tuple[str, str]]:

@@ -52,6 +52,12 @@ def _seeds_note(summary: dict[str, list[dict]]) -> str:
     return "; one training seed, whose luck they leave out" if once else ""
 
 
+FAILED = {
+    "full - original": "training gained nothing",
+    "clean - defective": "spoilt data did as well",
+}
+
+
 def overview(
     summary: dict[str, list[dict]], metrics: dict[str, Metric], checks: dict[str, list[dict]], ratio: float = 0.5
 ) -> pd.DataFrame:
@@ -73,8 +79,8 @@ def overview(
         for reference in ("random", "full", "original"):
             values = [None] * 3 if igds is None else [igds[f"vs_{reference}{part}"] for part in ("", "_low", "_high")]
             row[f"− {reference.capitalize()}"] = show.show_interval(*values, signed=True)
-        failed = [check["name"] for check in checks.get(task, []) if not check["passed"]]
-        row["Can this task tell?"] = f"no: {', '.join(failed)}" if failed else "yes" if checks.get(task) else NOTHING
+        failed = [FAILED[check["name"]] for check in checks.get(task, []) if not check["passed"]]
+        row["Can this task tell?"] = f"no: {', '.join(failed)}" if failed else "yes" if task in checks else NOTHING
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -85,10 +91,10 @@ def caution(checks: dict[str, list[dict]]) -> str:
     failed = [task_title(task) for task, made in checks.items() if not all(check["passed"] for check in made)]
     if not failed:
         return f"Every task passed its checks ({', '.join(passed)}): data good and bad lead to different models here."
-    rest = f"; {', '.join(passed)} passed all" if passed else ""
+    rest = f" {', '.join(passed)} passed." if passed else ""
     return (
-        f"How sure is that? Not very on {', '.join(failed)}: there training failed a check of its own (below), so no "
-        f"difference between selections should be relied on{rest}."
+        f"How sure is that? Not very on {' and '.join(failed)}: a check of the task itself failed there (below), so "
+        f"what looks like an effect of selection may be luck of training.{rest}"
     )
 
 

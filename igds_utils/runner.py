@@ -41,7 +41,8 @@ STAGES = (
     "11_report",
 )
 ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
-REPORT_STAGES = ("05_evaluation", "11_report")
+# What only reads stored results: after the first of these and before the last, all others run beside each other.
+REPORT_STAGES = ("05_evaluation", "03_data_scoring", *STAGES[STAGES.index("06_stability") :])
 
 
 class RunError(RuntimeError):
@@ -87,7 +88,8 @@ def prepare(**what: Any) -> Path:
 
 
 def read_run(file: Path) -> dict[str, Any]:
-    """What `prepare` wrote: parameters (of every notebook), stages, notebooks (folder), root (of the products)."""
+    """What `prepare` wrote: parameters (of every notebook), stages, reading (whether they only read stored
+    results), notebooks (folder), root (of the products)."""
     return json.loads(Path(file).read_text(encoding="utf8"))
 
 
@@ -117,6 +119,7 @@ def _request(
             "results": "" if results == PROJECT / "results" else str(results),
         },
         "stages": list(stages),
+        "reading": tuple(stages) == REPORT_STAGES,
         "notebooks": str(Path(notebooks).resolve()),
         "root": str(results / chosen.name),
         "arms": [(task, arm.name) for task in chosen.tasks for arm in arms(chosen.tasks[task])]

@@ -50,7 +50,7 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
     for task, made in checks.items():
         for check in made:
             gain = metrics[task].show_interval(check["gain"], check["low"], check["high"], signed=True)
-            failed = "the wrong one did better" if check["high"] < 0 else "this test does not tell them apart"
+            failed = "the other one did better" if check["high"] < 0 else "this test does not tell them apart"
             verdict = "passed" if check["passed"] else f"**failed: {failed}**"
             lines.append(
                 f"- {task_title(task)}, {CHECKED[check['name']]}: {gain} {metrics[task].unit}; {verdict}"
@@ -115,7 +115,7 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
         if run.store.has(f"{task}/monitoring.parquet"):
             alerts = monitoring.report(run.read(f"{task}/monitoring.parquet"), metric).replace("\n", "; ")
             said.setdefault("monitoring_{task}", []).append(f"{name}: {alerts}.")
-    return {exhibit: "\n".join(f"- {text}" for text in texts) for exhibit, texts in said.items()}
+    return {name: texts[0] if len(texts) == 1 else _list(texts) for name, texts in said.items()}
 
 
 # ---- cost and next steps ---------------------------------------------------------------------------------
@@ -123,7 +123,10 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
 
 def cost_text(facts: dict[str, Any]) -> str:
     """Minutes and peak memory of the notebooks before the report (Markdown); empty where nothing was recorded."""
-    runs = {name: entries[-1] for name, entries in facts["notebooks"].items() if entries[-1]["complete"]}
+    runs = {}
+    for name, entries in facts["notebooks"].items():
+        if complete := [entry for entry in entries if entry["complete"]]:
+            runs[name] = max(complete, key=lambda entry: entry["seconds"])  # later ones find everything made
     if not runs:
         return "This run was not made by the runner, so its time was not recorded."
     total = sum(entry["seconds"] for entry in runs.values())
@@ -163,4 +166,8 @@ def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
     )
     if larger := {"smoke": "quick", "quick": "laptop", "laptop": "paper"}.get(preset.name):
         steps.append(f"The next larger preset; what it would take: `make plan PRESET={larger}`.")
-    return "\n".join(f"- {step}" for step in steps)
+    return _list(steps)
+
+
+def _list(items: list[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

@@ -158,7 +158,8 @@ class TrainedArm:
         pairs = run.training_pairs(run.read(f"{self.task}/selected/{self.arm.name}.jsonl"))
         # several processes hand the model on to others
         weights = self._weights if config.keep_weights or shards.processes() > 1 else None
-        watch = partial(self._watch, lm) if "series" in self.products else None
+        wanted = "series" in self.products and not self._fresh("series")
+        watch = partial(self._watch, lm) if wanted else None
         log = sft.train(lm, pairs, config, self.arm.seed, checkpoints, weights, watch)
         shards.from_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         if weights:

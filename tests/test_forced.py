@@ -48,13 +48,13 @@ def test_log_likelihoods_equal_a_full_forward_pass(lm, saes, positions):
 
 @pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
 def test_answers_begun_on_the_original_equal_one_row_at_a_time(lm, saes, positions):
-    texts = prompts(lm)
+    texts, features = prompts(lm, 3), FEATURES[::3]  # first and last block
     originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
-    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
+    rows = [(s, feature) for s in range(len(texts)) for feature in features]
     departures = {}
     for scale in (0.02, 3.0):  # many answers that depart late or never, and many that depart at once
         slow = [obvious_tokens(lm, saes, texts[s], feature, scale, positions) for s, feature in rows]
-        steering = Steering(saes, FEATURES, scale, positions)
+        steering = Steering(saes, features, scale, positions)
         for tokens, together in ((1, 100), (25, 3), (4096, 100)):
             found = drafting.decode_from(
                 lm, texts, originals, rows, NEW, steering, batch_tokens=tokens, together=together
@@ -141,3 +141,13 @@ def test_amplified_scores_are_the_same_with_given_originals(lm, saes):
         for given in (None, originals)
     ]
     assert tables[0].equals(tables[1])
+
+
+def test_both_ways_to_answer_give_the_same_tokens(lm, saes):
+    """`amplified_scores` decodes all rows in one batch on a CPU and begins on the originals elsewhere."""
+    texts = prompts(lm)
+    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
+    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
+    steering = Steering(saes, FEATURES, 1.0)
+    merged = generation.decode(lm, texts, rows, NEW, steering)
+    assert drafting.decode_from(lm, texts, originals, rows, NEW, steering) == merged

@@ -5,7 +5,7 @@ import yaml
 
 from igds_utils.config import load_preset
 from igds_utils.costs import KEPT_VALUES
-from igds_utils.plan import ABOVE, DEPARTED, LONGEST, UNCUT_CANDIDATES, disk, peak_memory, plan, render
+from igds_utils.plan import ABOVE, LONGEST, UNCUT_CANDIDATES, disk, peak_memory, plan, render
 from igds_utils.runner import STAGES
 
 SHAPE = {"parameters": 1_000_000, "layers": 2, "width": 10, "kv_width": 5, "vocabulary": 100}
@@ -57,10 +57,9 @@ def tokens(frame, stage):
 def test_tokens_of_every_stage(preset):
     frame = plan(preset())
     assert tokens(frame, "recall") == (20 * 50, 0, 0)
-    # prompts and targets once, the original's answers, and 5 x 4 + 2 x 3 rows that read answer and target above a block
-    originals, rows = (4 + 3) * 12, 5 * 4 + 2 * 3
-    read = (4 + 3) * (50 + 8) + originals + rows * ABOVE * (12 + 8)
-    assert tokens(frame, "causal filter") == (round(read), round(originals + rows * DEPARTED * 12), 0)
+    rows = 5 * 4 + 2 * 3  # candidates on validation, k on confirmation; prompts and targets are read once
+    read = (4 + 3) * (50 + 8) + rows * ABOVE * 8
+    assert tokens(frame, "causal filter") == (round(read), (4 + 3 + rows) * 12, 0)
     assert tokens(frame, "scoring") == (
         40 * (50 + 8) + 40 * 50,
         0,
@@ -81,8 +80,8 @@ def test_minutes_follow_the_speeds(preset):
 def test_answers_are_cut_at_max_new_tokens_and_uncut_candidates_are_assumed(preset):
     overrides = {"tasks.math.max_new_tokens": 3, "tasks.math.max_candidates": None}
     rows = UNCUT_CANDIDATES * 4 + 2 * 3
-    read = 7 * (50 + 8) + 7 * 3 + rows * ABOVE * (3 + 8)
-    assert tokens(plan(preset(**overrides)), "causal filter") == (round(read), 7 * 3 + rows * DEPARTED * 3, 0)
+    read = 7 * (50 + 8) + rows * ABOVE * 8
+    assert tokens(plan(preset(**overrides)), "causal filter") == (round(read), (7 + rows) * 3, 0)
 
 
 def test_what_selectors_share_is_read_once(preset):

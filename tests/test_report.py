@@ -11,10 +11,11 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from igds_utils import plots, report, tasks
+from igds_utils.config import load_preset
 from igds_utils.display import NOT_RUN, Metric, paper_values
-from igds_utils.findings import departures, describe_ref, details, headline
+from igds_utils.findings import caution, departures, headline, overview
 from igds_utils.refs import HubRef, WheelRef
-from igds_utils.report import ReportError, export_html, show_figure, show_table, to_mathml
+from igds_utils.report import ReportError, export_html, fold, show_figure, show_table, to_mathml
 from igds_utils.settings import ModelConfig, Preset, SaeConfig, SftConfig, Sizes, Speeds, TaskConfig
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -211,7 +212,29 @@ def test_the_headline_of_several_tasks_counts_them_and_shows_every_interval():
         for record in records:
             record["seeds"] = [0, 1]
     assert "training seed" not in headline(summary, {"math": POINTS, "translation": CHRF})
-    assert details(summary, {"math": POINTS, "translation": CHRF})[2].startswith("Coding: no IGDS arm")
+
+
+def checked(full, clean):
+    return [{"name": "full - original", "passed": full}, {"name": "clean - defective", "passed": clean}]
+
+
+def test_the_overview_has_every_difference_and_says_which_task_cannot_tell():
+    summary = {"math": [igds(0.1, 0.02, 0.2)], "translation": [igds(-2.0, -4.3, 0.4, score=21.2)], "coding": []}
+    metrics = {"math": POINTS, "translation": CHRF, "coding": POINTS}
+    checks = {"math": checked(True, True), "translation": checked(False, False)}
+    table = overview(summary, metrics, checks).set_index("Task")
+    assert table.loc["Math, accuracy (%)", "IGDS, 50 %"] == "60.0 [50.0, 70.0]"
+    assert table.loc["Translation, chrF", "− Random"] == "−2.0 [−4.3, +0.4]"
+    assert table.loc["Translation, chrF", "− Full"] == "–"
+    told = table["Can this task tell?"].tolist()
+    assert told == ["yes", "no: training gained nothing, spoilt data did as well", "–"]
+    assert table.loc["Coding, accuracy (%)", "IGDS, 50 %"] == NOT_RUN
+
+
+def test_a_failed_check_takes_the_headline_back():
+    assert caution({"math": checked(True, True)}).startswith("Every task passed its checks (Math)")
+    text = caution({"math": checked(True, True), "translation": checked(True, False)})
+    assert "Not very on Translation" in text and text.endswith("Math passed.")
 
 
 def test_the_headline_without_a_pair_claims_nothing():
@@ -235,11 +258,12 @@ def preset():
 
 
 def test_departures_from_the_paper_are_derived_from_the_preset(preset):
-    text = "\n".join(departures(preset, {t: tasks.get(t) for t in preset.tasks}, paper_values()))
+    facts = {"layers": 30, "sae_layers": [6, 18], "d_sae": 4608}
+    text = "\n".join(departures(preset, {t: tasks.get(t) for t in preset.tasks}, paper_values(), facts))
     for said in (
-        "not one of the paper's (Gemma-2-2B", "on the same model that is trained", "layers 6, 18 only",
+        "not one of the paper's (Gemma-2-2B", "on the same model that is trained", "SAEs cover 2 of 30 layers",
         "Math is scored by accuracy of one greedy answer; the paper reports pass@8", "Translation is scored by chrF",
-        "128 pool and 64 test samples", "All tasks: prompts of identification and test go through the chat template",
+        "128 pool and 64 test samples of its built-in data", "All tasks: prompts of identification and test go through the chat template",
         "learning rate 0.0001, batch 16", "not Table 9's records", "not every candidate", "one training seed",
     ):  # fmt: skip
         assert said in text
@@ -253,13 +277,50 @@ def test_a_run_in_the_papers_setting_departs_in_nothing_but_its_data_and_seed(pr
     plain = {"rendering": "bare", "max_candidates": None, "samples": 8, "sft": SftConfig(), "seeds": [0, 1]}
     math = preset.tasks["math"].model_copy(update=plain)
     update = {"model": "gemma-2-2b", "models": {"gemma-2-2b": model}, "tasks": {"math": math}}
-    notes = departures(preset.model_copy(update=update), {"math": tasks.get("math")}, paper_values())
+    facts = {"layers": 26, "sae_layers": list(range(26)), "d_sae": 18432}
+    theirs = preset.model_copy(update=update)
+    notes = departures(theirs, {"math": tasks.get("math")}, paper_values(), facts)
     assert len(notes) == 1 and notes[0].startswith("Math reads 48 prior")
+    released = departures(theirs, {"math": tasks.get("math")}, paper_values(), facts | {"d_sae": 16384})
+    assert "A layer's SAE has 16,384 features; the paper prints 18,432." in released
 
 
-def test_origins_are_named():
-    assert describe_ref(HubRef(hub="a/b", revision="0123456789abcdef")) == "a/b (0123456789ab)"
-    assert describe_ref(WheelRef(wheel="w", version="1", sha256="0", file="f")) == "w 1 (package)"
+CHANGED = [
+    ("recall.tau", 0.9, "a share of 0.9"), ("intervention.k", 3, "sums the best 3 features"),
+    ("intervention.racing", [0.5], "leave the causal filter early"), ("scoring.units", "residual", "direction's length"),
+    ("tasks.math.samples", 4, "pass@4; the paper reports pass@8"), ("tasks.math.sft.lr", 1e-5, "learning rate 1e-05"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["gemma-2-2b", "llama-3.1-8b", "qwen3-8b"])
+def test_the_paper_preset_names_what_it_cannot_do_as_the_paper_did(model):
+    preset, paper = load_preset("paper", model), paper_values()
+    facts = {"layers": preset.chosen.shape.layers, "sae_layers": list(range(preset.chosen.shape.layers)), "d_sae": 1}
+    objects = {name: tasks.get(name, config.task).scored_by(config.metric) for name, config in preset.tasks.items()}
+    text = "\n".join(departures(preset, objects, paper, facts))
+    assert "10,000 pool (haoranxu/ALMA-Human-Parallel" in text and "one training seed" in text
+    assert ("the paper's cover layers 12 to 18" in text) == (model == "qwen3-8b")
+    for kept in ("is scored by", "training uses", "chat template", "same model", "not one of", "other questions"):
+        assert kept not in text
+
+
+@pytest.mark.parametrize("field, value, said", CHANGED)
+def test_every_departure_of_the_method_is_named(field, value, said):
+    facts = {"layers": 26, "sae_layers": list(range(26)), "d_sae": 18432}
+
+    def said_of(overrides):
+        preset = load_preset("paper", tasks=["math"], overrides=overrides)
+        objects = {"math": tasks.get("math").scored_by(preset.tasks["math"].metric)}
+        return "\n".join(departures(preset, objects, paper_values(), facts))
+
+    assert said in said_of({field: value}) and said not in said_of({})
+
+
+def test_what_is_folded_has_a_title_and_a_column_of_dashes_stands_right():
+    frame = pd.DataFrame({"Arm": ["IGDS"], "Score": ["–"]})
+    page = BeautifulSoup(fold(show_table(frame, "T. x"), "Rows < 3").data, "html.parser")
+    assert page.details.summary.get_text() == "Rows < 3" and page.details.table
+    assert page.find_all("td")[1]["class"] == ["number"]
 
 
 def test_figure_width_follows_its_inches():

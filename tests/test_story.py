@@ -3,6 +3,7 @@
 from igds_utils import story
 from igds_utils.config import load_preset
 from igds_utils.display import metric_of
+from igds_utils.experiment import Run
 from igds_utils.tasks import get
 
 METRICS = {"math": metric_of(get("math"))}
@@ -16,32 +17,51 @@ def test_checks_are_named_and_failures_stand_out():
     made = {"math": [check("full - original", True), check("clean - defective", False)]}
     first, second = story.checks_text(made, METRICS).splitlines()
     assert "untrained" in first and "+25.0 [+10.0, +40.0] points" in first and "passed" in first
-    assert "spoilt on purpose" in second and "**failed" in second
+    assert "spoilt on purpose" in second and "**failed: this test does not tell them apart**" in second
+    wrong = {"math": [check("clean - defective", False) | {"high": -0.02}]}
+    assert "**failed: the other one did better**" in story.checks_text(wrong, METRICS)
 
 
-def test_cost_is_that_of_the_last_complete_run_of_each_notebook():
+def test_cost_is_that_of_the_longest_complete_run_of_each_notebook():
     entry = {"seconds": 60.0, "peak_bytes": 2e9, "complete": True}
-    notebooks = {"01": [entry | {"seconds": 999.0}, entry], "02": [entry | {"peak_bytes": 3e9}]}
-    text = story.cost_text({"notebooks": notebooks})
+    failed = entry | {"seconds": 999.0, "complete": False}
+    again = entry | {"seconds": 5.0, "peak_bytes": 1e9}  # everything was made already
+    text = story.cost_text({"notebooks": {"01": [failed, entry, again], "02": [entry | {"peak_bytes": 3e9}]}})
     assert "2 min 00 s in all" in text and "3.0 GB" in text
     assert "not recorded" in story.cost_text({"notebooks": {}})
 
 
 def test_what_to_run_next_depends_on_what_was_left_open():
-    preset = load_preset("quick")
+    preset = load_preset("quick", tasks=["translation"])
     record = {"selector": "igds", "vs_random_low": -0.1, "vs_random_high": 0.2}
-    assert "could not be told apart on Math" in story.next_steps(preset, {"math": [record]})
+    steps = story.next_steps(preset, {"translation": [record]})
+    size = 4 * preset.tasks["translation"].sizes.test
+    assert "could not be told apart on Translation" in steps and f"tasks.translation.sizes.test={size}" in steps
+    assert "tasks.math" not in steps and "make plan PRESET=laptop" in steps
     settled = record | {"vs_random_low": 0.05}
-    assert "could not be told apart" not in story.next_steps(preset, {"math": [settled]})
+    assert "could not be told apart" not in story.next_steps(preset, {"translation": [settled]})
+    paper = story.next_steps(load_preset("paper", tasks=["math"]), {"math": [settled]})
+    assert "max_candidates" not in paper and "make plan" not in paper
+
+
+def test_a_models_facts_need_no_model():
+    recall = {"n_features_total": 18432, "layers": [6, 12, 18, 24], "model_layers": 30, "model_width": 576}
+    facts = story.model_facts(load_preset("quick"), recall)
+    assert (facts["layers"], facts["width"], facts["d_sae"]) == (30, 576, 4608)
+    assert facts["identify"] == facts["train"] == "SmolLM2-135M-Instruct"
+
+
+def test_exhibits_are_told_from_what_is_stored(tmp_path):
+    run = Run(load_preset("quick", tasks=["math"]), tmp_path)
+    run.store.write("math/summary.json", [])
+    assert story.told(run, METRICS) == {"figure4": "No task has both IGDS and Full."}
+    run.store.write("benefit.json", {"story": "It pays."})
+    assert story.told(run, METRICS)["cost_benefit"] == "It pays."
 
 
 def test_figure_2_counts_come_from_preset_and_recall():
     recall = {"n_features_total": 100, "n_candidates": 30, "n_cut": 14}
     counts = story.pipeline_counts(load_preset("quick"), recall, ["l1_p2"], "math")
     assert counts["task_feature"] == "l1_p2"
-    assert (counts["features"], counts["candidates"], counts["tested"], counts["selected"]) == (
-        100,
-        30,
-        16,
-        64,
-    )
+    assert (counts["features"], counts["candidates"], counts["tested"]) == (100, 30, 16)
+    assert counts["selected"] == counts["pool"] / 2

@@ -95,7 +95,12 @@ def test_a_series_changes_nothing_and_ends_in_the_trained_model(results):
     assert last.loc[last["measure"] == feature, "value"].tolist() == pytest.approx(stored.tolist(), rel=1e-4)
     first = found[(found["share"] == 0.5) & (found["measure"] == feature)]
     assert first["value"].tolist() != pytest.approx(stored.tolist(), rel=1e-2)
-    assert not (run.store.root / arm.folder / "series.parts").exists()
+    points = run.store.root / arm.folder / "series.parts"
+    assert not points.exists()
+    # trained once more for its answers alone, it is not measured again
+    (run.store.root / arm.folder / "outputs.parquet").unlink()
+    arm_of(run, "igds@0.5").make("outputs")
+    assert not points.exists()
 
 
 def test_shares_become_steps():

@@ -10,8 +10,7 @@ from functools import cache
 import torch
 from common import BATCH, LAYER, medians, model, packed, size
 
-from igds_utils import activations, drafting, generation, prompts
-from igds_utils.caching import read_prefix
+from igds_utils import activations, generation, prompts
 from igds_utils.experiment import open_run
 from igds_utils.lm import edited
 from igds_utils.sae import Feature, FeatureSet
@@ -34,12 +33,11 @@ def filter_setup() -> tuple[list[list[int]], list[Feature], int]:
 
 
 def ours() -> list[list[int]]:
+    """All features and samples in one batch, as the causal filter decodes them on a CPU: rows feature by feature."""
     lm, saes = model()
     ids, features, new = filter_setup()
-    prefix = read_prefix(lm, ids)
-    originals = generation.decode(lm, ids, [(s, None) for s in range(len(ids))], new, prefix=prefix)
     rows = [(s, feature) for feature in features for s in range(len(ids))]
-    return drafting.decode_from(lm, ids, originals, rows, new, Steering(saes, features), prefix=prefix)
+    return generation.decode(lm, ids, rows, new, Steering(saes, features))
 
 
 @contextmanager

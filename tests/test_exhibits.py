@@ -1,0 +1,95 @@
+"""The exhibits of the report: each is really made by the notebook that is named, and shown as it was saved."""
+
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+
+from igds_utils.config import PROJECT
+from igds_utils.display import NOT_RUN
+from igds_utils.exhibits import FOLD, exhibits, show_exhibit
+from igds_utils.plots import concept_loop, save_figure
+from igds_utils.runner import STAGES
+from igds_utils.tables import load_table, save_table
+
+SAVED = {  # how notebooks save: the helpers of 11_report, and those of the package
+    "tables": re.compile(r'(?:save_table\(.*?"tables",|\btable\(.*?,) (f?".*?"[^,)\n]*)'),
+    "figures": re.compile(r'(?:save_figure\(.*?"figures",|\bfigure\(.*?,) (f?"[\w{}]+")\)', re.DOTALL),
+}
+SECOND = {"table5_{task}"}  # a task after the first: its table is left to the notebook
+
+
+def saved(stage: str) -> dict[str, set[str]]:
+    """Names of the tables and figures that a notebook's cells save, with {task} and {arm} left in them."""
+    cells = nbformat.read(PROJECT / "notebooks" / f"{stage}.ipynb", as_version=4).cells
+    found: dict[str, set[str]] = {kind: set() for kind in SAVED}
+    for cell in (cell for cell in cells if cell.cell_type == "code"):
+        for kind, pattern in SAVED.items():
+            for argument in pattern.findall(cell.source):
+                found[kind] |= set(re.findall(r'"([\w{}]+)"', argument))
+    return found
+
+
+MADE = {stage: saved(stage) for stage in STAGES}
+
+
+@pytest.mark.parametrize("exhibit", exhibits().values(), ids=lambda exhibit: exhibit.name)
+def test_the_named_notebook_saves_it(exhibit):
+    made = MADE[exhibit.notebook]
+    assert exhibit.name in made["tables"] | made["figures"]
+    assert not exhibit.numbers or exhibit.numbers in made["tables"]
+    assert exhibit.name not in made["figures"] or exhibit.alt, "a figure needs words for those who cannot see it"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_notebook_saves_is_shown(stage):
+    shown = {exhibit.name for exhibit in exhibits().values()} | {e.numbers for e in exhibits().values()}
+    assert (MADE[stage]["tables"] | MADE[stage]["figures"]) - shown - SECOND <= {"main_result"}
+
+
+def test_the_paper_is_complete():
+    assert {f"table{n}" for n in range(1, 10)} | {f"figure{n}" for n in range(1, 8)} <= set(exhibits())
+
+
+def test_the_report_shows_every_exhibit_once():
+    cells = nbformat.read(PROJECT / "notebooks" / "11_report.ipynb", as_version=4).cells
+    calls = re.findall(r"^exhibit\((.*?)\)$", "\n".join(cell.source for cell in cells), re.MULTILINE | re.DOTALL)
+    assert sorted(re.findall(r'"(.*?)"', " ".join(calls))) == sorted(exhibits())
+
+
+FRAME = pd.DataFrame({
+    "Arm": ["IGDS", "Random", "l14_p11575"], "Moved": ["−2.71 [−2.84, +1.00]", "–", "a-b (−1.0)"],
+    "Prompt": ["{text}\nSolution:", "(−0.5), 0–25", "−0.5%"],
+})  # fmt: skip
+
+
+def test_a_table_read_back_equals_what_was_saved(tmp_path):
+    save_table(FRAME, tmp_path, "table2", "Scores")
+    pd.testing.assert_frame_equal(load_table(tmp_path, "table2"), FRAME)
+    assert "-2.71 [-2.84" in (tmp_path / "table2.csv").read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize("name", exhibits())
+def test_what_was_not_made_says_so_and_by_which_notebook(tmp_path, name):
+    (note,) = show_exhibit(tmp_path, name, ["math", "translation"])
+    assert 'class="note"' in note.data and NOT_RUN in note.data.lower() and exhibits()[name].notebook in note.data
+
+
+def test_a_figure_comes_with_its_numbers_task_by_task_and_explains_itself_once(tmp_path):
+    for task in ("math", "translation"):
+        save_figure(concept_loop(), tmp_path / "figures", f"quality_{task}")
+    save_table(FRAME, tmp_path / "tables", "quality_math", "caption")
+    save_table(pd.concat([FRAME] * FOLD), tmp_path / "tables", "quality_translation", "caption")
+    one, two, short, long = (html.data for html in show_exhibit(tmp_path, "quality_{task}", ["math", "translation"]))
+    explained = exhibits()["quality_{task}"].caption[:20]
+    assert "<figure" in one and "known quality, math." in one and explained in one
+    assert "<figure" in two and "known quality, translation." in two and explained not in two
+    assert "<table" in short and "The numbers, math." in short and "<details" not in short
+    assert long.startswith("<details><summary>The numbers, translation (24 rows)") and "<table" in long
+
+
+def test_a_training_that_was_watched_is_found_by_its_arm(tmp_path):
+    save_figure(concept_loop(), tmp_path / "figures", "monitoring_math_igds@0.5-s1")
+    (shown,) = show_exhibit(tmp_path, "monitoring_{task}_{arm}", ["math", "translation"])
+    assert "Monitoring one training, math, IGDS 50 %, seed 1." in shown.data
