@@ -43,7 +43,7 @@ test-all: $(STAMP) ## the same with the slow tests
 plan: $(STAMP) ## what a preset would cost: tokens, minutes, memory, disk; runs nothing
 	@$(BIN)/igds plan $(WHAT)
 
-report: $(STAMP) ## make tables and report again from stored results
+report: $(STAMP) ## make tables, figures and report again from stored results
 	@$(BIN)/igds report $(WHAT) --results '$(RESULTS)'
 
 lab: $(STAMP) ## open the notebooks in JupyterLab

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from igds_utils.lm import LM
+if TYPE_CHECKING:
+    from igds_utils.lm import LM
 
 Benchmark = Literal["mmlu", "truthfulqa", "mmlu_dev"]
 TITLES = {

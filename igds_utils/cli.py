@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, call, parent, text in (
         ("run", _run, where, "run all notebooks of a preset in their order; continues what was interrupted"),
         ("plan", _plan, tasks, "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
-        ("report", _report, where, "make tables and report again from stored results"),
+        ("report", _report, where, "make tables, figures and report again from stored results"),
         ("saes", _saes, where, "train the SAEs of the preset's model"),
     ):
         commands.add_parser(name, parents=[parent], help=text, description=text).set_defaults(call=call)

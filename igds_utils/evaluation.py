@@ -5,18 +5,20 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from igds_utils import shards
-from igds_utils.batching import even_chunks
-from igds_utils.generation import Sampling, generate
-from igds_utils.lm import LM
 from igds_utils.metrics import pass_at_k
 from igds_utils.prompts import encode, evaluation_prompt
 from igds_utils.settings import TaskConfig
 from igds_utils.tasks.base import Example, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from igds_utils.lm import LM
 
 ROWS = 64  # outputs decoded together
 ORDER = ["sample_id", "k"]  # what the rows of a table of outputs are sorted by
@@ -39,6 +41,8 @@ def batches(
     rows: int = ROWS,
 ) -> list[Batch]:
     """The test set in batches of at most `rows` outputs, fixed by the prompts alone; long prompts come first."""
+    from igds_utils.batching import even_chunks
+
     texts = [
         evaluation_prompt(task, example, tokenizer, config.rendering, config.shots, config.max_prompt_tokens)
         for example in examples
@@ -57,6 +61,8 @@ def answer(lm: LM, task: Task, batch: Batch, config: TaskConfig, seed: int, arm:
     One sample is decoded greedily; more are drawn with the preset's temperature and top-p, from a random stream of
     their own for every seed, arm and batch: a batch that is answered again gets the same answers.
     """
+    from igds_utils.generation import Sampling, generate
+
     sampling = None
     if config.samples > 1:
         stream = zlib.crc32(f"{task.name}/{arm}/{seed}".encode()) + batch.number

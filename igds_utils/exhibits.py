@@ -54,8 +54,12 @@ def show_exhibit(root: Path, name: str, tasks: list[str]) -> list[HTML]:
         frame = load_table(root / "tables", stem)
         caption = f"The numbers{about}." if behind else _caption(exhibit, about, not shown)
         table = show_table(frame, caption, strong=exhibit.strong)
-        shown.append(fold(table, f"{caption[:-1]} ({len(frame)} rows)") if behind and len(frame) > FOLD else table)
-    absent = f"{exhibit.title}. {NOT_RUN.capitalize()}; {exhibit.notebook} makes it where a preset asks for it."
+        shown.append(
+            fold(table, f"{caption[:-1]} ({len(frame)} rows)") if behind and len(frame) > FOLD else table
+        )
+    absent = (
+        f"{exhibit.title}. {NOT_RUN.capitalize()}; {exhibit.notebook} makes it where a preset asks for it."
+    )
     return shown or [show_note(absent)]
 
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from igds_utils import shards, store, tasks
 from igds_utils.config import PROJECT, load_preset
+from igds_utils.features import Feature
 from igds_utils.settings import Preset, TaskConfig
 from igds_utils.tasks.base import Example, Sets, Task
 from igds_utils.tasks.sourced import describe, shared_with_test
 
 if TYPE_CHECKING:
     from igds_utils.fresh import Fresh
-    from igds_utils.sae import Feature
 
 
 def open_run(
@@ -190,8 +190,6 @@ class Run:
 
     def task_features(self, task: str) -> list[Feature]:
         """F_task: the features that the causal filter chose."""
-        from igds_utils.sae import Feature
-
         return [Feature.parse(name) for name in self.read(f"{task}/task_features.json")["selected"]]
 
     # ---- what products depend on ----

@@ -59,7 +59,10 @@ FAILED = {
 
 
 def overview(
-    summary: dict[str, list[dict]], metrics: dict[str, Metric], checks: dict[str, list[dict]], ratio: float = 0.5
+    summary: dict[str, list[dict]],
+    metrics: dict[str, Metric],
+    checks: dict[str, list[dict]],
+    ratio: float = 0.5,
 ) -> pd.DataFrame:
     """One row a task: the score of IGDS, its paired differences, and whether the task can tell data apart at all.
 
@@ -77,17 +80,25 @@ def overview(
                 f"IGDS, {100 * ratio:g} %": show.show_interval(igds["score"], igds["low"], igds["high"]),
             }
         for reference in ("random", "full", "original"):
-            values = [None] * 3 if igds is None else [igds[f"vs_{reference}{part}"] for part in ("", "_low", "_high")]
+            values = (
+                [None] * 3
+                if igds is None
+                else [igds[f"vs_{reference}{part}"] for part in ("", "_low", "_high")]
+            )
             row[f"− {reference.capitalize()}"] = show.show_interval(*values, signed=True)
         failed = [FAILED[check["name"]] for check in checks.get(task, []) if not check["passed"]]
-        row["Can this task tell?"] = f"no: {', '.join(failed)}" if failed else "yes" if task in checks else NOTHING
+        row["Can this task tell?"] = (
+            f"no: {', '.join(failed)}" if failed else "yes" if task in checks else NOTHING
+        )
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def caution(checks: dict[str, list[dict]]) -> str:
     """How far the headline can be trusted: on which tasks the data matter enough for a selection to show."""
-    passed = [task_title(task) for task, made in checks.items() if made and all(check["passed"] for check in made)]
+    passed = [
+        task_title(task) for task, made in checks.items() if made and all(check["passed"] for check in made)
+    ]
     failed = [task_title(task) for task, made in checks.items() if not all(check["passed"] for check in made)]
     if not failed:
         return f"Every task passed its checks ({', '.join(passed)}): data good and bad lead to different models here."
@@ -128,11 +139,17 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
         )
     notes += _sae_departures(facts, paper["table6"].get(preset.model))
     if preset.recall.tau != 0.8:
-        notes.append(f"Recall asks for a share of {preset.recall.tau:g} of the prompts (paper, as an example: 0.8).")
+        notes.append(
+            f"Recall asks for a share of {preset.recall.tau:g} of the prompts (paper, as an example: 0.8)."
+        )
     if preset.intervention.k != 1:
-        notes.append(f"IGDS sums the best {preset.intervention.k} features; the paper's main results use one.")
+        notes.append(
+            f"IGDS sums the best {preset.intervention.k} features; the paper's main results use one."
+        )
     if preset.intervention.racing:
-        notes.append("The weaker candidates leave the causal filter early; the paper amplifies all on every sample.")
+        notes.append(
+            "The weaker candidates leave the causal filter early; the paper amplifies all on every sample."
+        )
     if preset.scoring.units != "activation":
         notes.append("Scores weigh each activation by its direction's length; the paper sums activations.")
     configs = {name: config for name, config in preset.tasks.items() if name in tasks}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from igds_utils import costs, pool, selectors
+from igds_utils import costs, selectors
 from igds_utils.display import Metric, at_ratio, task_title
 from igds_utils.experiment import Run
 from igds_utils.tables.robustness import ABLATIONS
@@ -20,6 +20,8 @@ def selection_costs(run: Run, task: str) -> pd.DataFrame:
     in full for every measurement that it needs, also where it shares it with another one. Identification of the task
     features is not part of it, as in the paper.
     """
+    from igds_utils import pool
+
     config, facts, rows = run.config(task), run.read(f"{task}/recall.json"), []
     blocks = max(feature.layer for feature in run.task_features(task)) + 1
     d_sae = facts["n_features_total"] // len(facts["layers"])

@@ -10,7 +10,6 @@ import copy
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from igds_utils import tiny
 from igds_utils.config import PROJECT
+from igds_utils.features import Feature
 from igds_utils.hub import SourceError
 from igds_utils.huggingface import fetched
 from igds_utils.settings import SaeConfig
@@ -27,24 +27,6 @@ from igds_utils.settings import SaeConfig
 LAYER_FOLDER = "layer_{:02d}"
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
-
-
-@dataclass(frozen=True, order=True)
-class Feature:
-    """A feature's place: its layer (decoder block) and its index in that layer's dictionary."""
-
-    layer: int
-    index: int
-
-    @property
-    def name(self) -> str:
-        """The paper's notation, for instance l14_p11575."""
-        return f"l{self.layer}_p{self.index}"
-
-    @classmethod
-    def parse(cls, name: str) -> Feature:
-        layer, index = name.removeprefix("l").split("_p")
-        return cls(int(layer), int(index))
 
 
 class Saes:
@@ -100,10 +82,6 @@ class Saes:
     def drop(self) -> None:
         """Let go of the SAE in memory; the next one asked for is read again."""
         self._loaded = None
-
-    def neuronpedia_url(self, feature: Feature) -> str | None:
-        """The feature's page on Neuronpedia; None where there is none."""
-        return neuronpedia_url(self.config, feature)
 
     @property
     def d_sae(self) -> int:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from igds_utils import activations, evaluation
-from igds_utils.lm import LM
-from igds_utils.sae import Feature, Saes
+from igds_utils import evaluation
+from igds_utils.features import Feature
 from igds_utils.settings import SeriesConfig
 
 if TYPE_CHECKING:
     from igds_utils.experiment import Run
+    from igds_utils.lm import LM
 
 SCORE = "score"
 
@@ -40,6 +40,9 @@ def measure(run: Run, task: str, lm: LM, features: list[Feature], config: Series
 
 def feature_activations(run: Run, task: str, lm: LM, features: list[Feature], n: int) -> pd.DataFrame:
     """a_i(x, p) in a model on the first n pool prompts: (sample_id, layer, feature, activation)."""
+    from igds_utils import activations
+    from igds_utils.sae import Saes
+
     examples, prompts = run.examples(task, "pool")[:n], run.prompts(task, "pool")[:n]
     layers = sorted({feature.layer for feature in features})
     residual = activations.critical_residuals(lm, prompts, layers, run.preset.batch_tokens)

@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from igds_utils import activations, intervention, recall
-from igds_utils.effects import measure
 from igds_utils.experiment import Run
-from igds_utils.sae import Feature
+from igds_utils.features import Feature
 from igds_utils.settings import Sizes
 
 
@@ -65,6 +63,9 @@ class Source(NamedTuple):
 
 def identify(run: Run, task: str, source: str) -> Source:
     """Recall and causal filter on one source, stored under <task>/stability/<source>/."""
+    from igds_utils import activations, intervention, recall
+    from igds_utils.effects import measure
+
     own, folder = SourceRun(run, task, source), f"{task}/stability/{source}"
     chosen, tau = run.config(task).stability, run.preset.recall.tau
 

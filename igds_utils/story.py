@@ -111,7 +111,9 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
         if run.store.has(f"{task}/correlation.json"):
             moved, feature = run.read(f"{task}/distributions.parquet"), run.task_features(task)[0].name
             rho = run.read(f"{task}/correlation.json")
-            said.setdefault("figure3", []).append(f"{name}: {distributions.story(moved, rho, metric, feature)}")
+            said.setdefault("figure3", []).append(
+                f"{name}: {distributions.story(moved, rho, metric, feature)}"
+            )
         if run.store.has(f"{task}/monitoring.parquet"):
             alerts = monitoring.report(run.read(f"{task}/monitoring.parquet"), metric).replace("\n", "; ")
             said.setdefault("monitoring_{task}", []).append(f"{name}: {alerts}.")

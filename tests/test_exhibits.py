@@ -10,7 +10,7 @@ from igds_utils.config import PROJECT
 from igds_utils.display import NOT_RUN
 from igds_utils.exhibits import FOLD, exhibits, show_exhibit
 from igds_utils.plots import concept_loop, save_figure
-from igds_utils.runner import STAGES
+from igds_utils.runner import REPORT_STAGES, STAGES
 from igds_utils.tables import load_table, save_table
 
 SAVED = {  # how notebooks save: the helpers of 11_report, and those of the package
@@ -39,7 +39,9 @@ def test_the_named_notebook_saves_it(exhibit):
     made = MADE[exhibit.notebook]
     assert exhibit.name in made["tables"] | made["figures"]
     assert not exhibit.numbers or exhibit.numbers in made["tables"]
-    assert exhibit.name not in made["figures"] or exhibit.alt, "a figure needs words for those who cannot see it"
+    assert exhibit.name not in made["figures"] or exhibit.alt, (
+        "a figure needs words for those who cannot see it"
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -48,13 +50,21 @@ def test_what_a_notebook_saves_is_shown(stage):
     assert (MADE[stage]["tables"] | MADE[stage]["figures"]) - shown - SECOND <= {"main_result"}
 
 
+def test_a_report_makes_every_exhibit_again():
+    assert {exhibit.notebook for exhibit in exhibits().values()} <= set(REPORT_STAGES) <= set(STAGES)
+    first, *_, last = REPORT_STAGES  # before and after all others
+    assert (first, last) == ("05_evaluation", "11_report")
+
+
 def test_the_paper_is_complete():
     assert {f"table{n}" for n in range(1, 10)} | {f"figure{n}" for n in range(1, 8)} <= set(exhibits())
 
 
 def test_the_report_shows_every_exhibit_once():
     cells = nbformat.read(PROJECT / "notebooks" / "11_report.ipynb", as_version=4).cells
-    calls = re.findall(r"^exhibit\((.*?)\)$", "\n".join(cell.source for cell in cells), re.MULTILINE | re.DOTALL)
+    calls = re.findall(
+        r"^exhibit\((.*?)\)$", "\n".join(cell.source for cell in cells), re.MULTILINE | re.DOTALL
+    )
     assert sorted(re.findall(r'"(.*?)"', " ".join(calls))) == sorted(exhibits())
 
 
@@ -73,7 +83,11 @@ def test_a_table_read_back_equals_what_was_saved(tmp_path):
 @pytest.mark.parametrize("name", exhibits())
 def test_what_was_not_made_says_so_and_by_which_notebook(tmp_path, name):
     (note,) = show_exhibit(tmp_path, name, ["math", "translation"])
-    assert 'class="note"' in note.data and NOT_RUN in note.data.lower() and exhibits()[name].notebook in note.data
+    assert (
+        'class="note"' in note.data
+        and NOT_RUN in note.data.lower()
+        and exhibits()[name].notebook in note.data
+    )
 
 
 def test_a_figure_comes_with_its_numbers_task_by_task_and_explains_itself_once(tmp_path):
@@ -81,7 +95,9 @@ def test_a_figure_comes_with_its_numbers_task_by_task_and_explains_itself_once(t
         save_figure(concept_loop(), tmp_path / "figures", f"quality_{task}")
     save_table(FRAME, tmp_path / "tables", "quality_math", "caption")
     save_table(pd.concat([FRAME] * FOLD), tmp_path / "tables", "quality_translation", "caption")
-    one, two, short, long = (html.data for html in show_exhibit(tmp_path, "quality_{task}", ["math", "translation"]))
+    one, two, short, long = (
+        html.data for html in show_exhibit(tmp_path, "quality_{task}", ["math", "translation"])
+    )
     explained = exhibits()["quality_{task}"].caption[:20]
     assert "<figure" in one and "known quality, math." in one and explained in one
     assert "<figure" in two and "known quality, translation." in two and explained not in two

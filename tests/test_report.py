@@ -219,7 +219,11 @@ def checked(full, clean):
 
 
 def test_the_overview_has_every_difference_and_says_which_task_cannot_tell():
-    summary = {"math": [igds(0.1, 0.02, 0.2)], "translation": [igds(-2.0, -4.3, 0.4, score=21.2)], "coding": []}
+    summary = {
+        "math": [igds(0.1, 0.02, 0.2)],
+        "translation": [igds(-2.0, -4.3, 0.4, score=21.2)],
+        "coding": [],
+    }
     metrics = {"math": POINTS, "translation": CHRF, "coding": POINTS}
     checks = {"math": checked(True, True), "translation": checked(False, False)}
     table = overview(summary, metrics, checks).set_index("Task")
@@ -263,7 +267,8 @@ def test_departures_from_the_paper_are_derived_from_the_preset(preset):
     for said in (
         "not one of the paper's (Gemma-2-2B", "on the same model that is trained", "SAEs cover 2 of 30 layers",
         "Math is scored by accuracy of one greedy answer; the paper reports pass@8", "Translation is scored by chrF",
-        "128 pool and 64 test samples of its built-in data", "All tasks: prompts of identification and test go through the chat template",
+        "128 pool and 64 test samples of its built-in data",
+        "All tasks: prompts of identification and test go through the chat template",
         "learning rate 0.0001, batch 16", "not Table 9's records", "not every candidate", "one training seed",
     ):  # fmt: skip
         assert said in text
@@ -287,7 +292,8 @@ def test_a_run_in_the_papers_setting_departs_in_nothing_but_its_data_and_seed(pr
 
 CHANGED = [
     ("recall.tau", 0.9, "a share of 0.9"), ("intervention.k", 3, "sums the best 3 features"),
-    ("intervention.racing", [0.5], "leave the causal filter early"), ("scoring.units", "residual", "direction's length"),
+    ("intervention.racing", [0.5], "leave the causal filter early"),
+    ("scoring.units", "residual", "direction's length"),
     ("tasks.math.samples", 4, "pass@4; the paper reports pass@8"), ("tasks.math.sft.lr", 1e-5, "learning rate 1e-05"),
 ]  # fmt: skip
 
@@ -295,12 +301,25 @@ CHANGED = [
 @pytest.mark.parametrize("model", ["gemma-2-2b", "llama-3.1-8b", "qwen3-8b"])
 def test_the_paper_preset_names_what_it_cannot_do_as_the_paper_did(model):
     preset, paper = load_preset("paper", model), paper_values()
-    facts = {"layers": preset.chosen.shape.layers, "sae_layers": list(range(preset.chosen.shape.layers)), "d_sae": 1}
-    objects = {name: tasks.get(name, config.task).scored_by(config.metric) for name, config in preset.tasks.items()}
+    facts = {
+        "layers": preset.chosen.shape.layers,
+        "sae_layers": list(range(preset.chosen.shape.layers)),
+        "d_sae": 1,
+    }
+    objects = {
+        name: tasks.get(name, config.task).scored_by(config.metric) for name, config in preset.tasks.items()
+    }
     text = "\n".join(departures(preset, objects, paper, facts))
     assert "10,000 pool (haoranxu/ALMA-Human-Parallel" in text and "one training seed" in text
     assert ("the paper's cover layers 12 to 18" in text) == (model == "qwen3-8b")
-    for kept in ("is scored by", "training uses", "chat template", "same model", "not one of", "other questions"):
+    for kept in (
+        "is scored by",
+        "training uses",
+        "chat template",
+        "same model",
+        "not one of",
+        "other questions",
+    ):
         assert kept not in text
 
 

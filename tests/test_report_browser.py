@@ -8,7 +8,14 @@ import subprocess
 import pytest
 from bs4 import BeautifulSoup
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "microsoft-edge",
+)
 # The page itself has no script: this one is added to a copy, and writes down what the browser made of it.
 LOOK = """<script>addEventListener("load", () => setTimeout(() => {
   const all = selector => [...document.querySelectorAll(selector)];

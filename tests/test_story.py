@@ -36,7 +36,9 @@ def test_what_to_run_next_depends_on_what_was_left_open():
     record = {"selector": "igds", "vs_random_low": -0.1, "vs_random_high": 0.2}
     steps = story.next_steps(preset, {"translation": [record]})
     size = 4 * preset.tasks["translation"].sizes.test
-    assert "could not be told apart on Translation" in steps and f"tasks.translation.sizes.test={size}" in steps
+    assert (
+        "could not be told apart on Translation" in steps and f"tasks.translation.sizes.test={size}" in steps
+    )
     assert "tasks.math" not in steps and "make plan PRESET=laptop" in steps
     settled = record | {"vs_random_low": 0.05}
     assert "could not be told apart" not in story.next_steps(preset, {"translation": [settled]})

@@ -92,7 +92,7 @@ def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
         record("mona", 0.4),
     ]
     table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
-    assert list(table.index) == [*SELECTORS.values(), "mona"]
+    assert list(table.index) == [*SELECTORS.values(), "MONA"]
     assert table.loc["IFD", "Score"] == NOT_RUN and table.loc["IFD", "Paper: Gemma-2-2B"] == "30.0"
     assert table.loc["IGDS", "Score"] == "63.0 [53.0, 73.0]"
     assert table.loc["IGDS", "vs Random"] == "+13.0 [−1.0, +27.0]"
@@ -102,7 +102,7 @@ def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
         and table.loc["IGDS", "Paper: vs Full (%)"] == "+17.4"
     )
     assert table.loc["Original", "Trained on"] == NOTHING and table.loc["Full", "vs Full (%)"] == NOTHING
-    assert table.loc["mona", "Paper: Gemma-2-2B"] == NOTHING
+    assert table.loc["MONA", "Paper: Gemma-2-2B"] == NOTHING
     assert at_ratio(records, 0.2)["igds"]["score"] == 0.2
 
 
