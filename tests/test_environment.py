@@ -65,7 +65,8 @@ def imported_packages() -> dict[str, str]:
     for file in PROJECT.glob("notebooks/*.ipynb"):
         cells = json.loads(file.read_text(encoding="utf8"))["cells"]
         sources[file] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    ours = {"igds_utils", *(file.stem for file in TESTS)} | sys.stdlib_module_names
+    tests = {name for file in TESTS for name in (file.stem, file.parent.name)}
+    ours = {"igds_utils", *tests} | sys.stdlib_module_names
     found = {}
     for file, source in sources.items():
         for node in ast.walk(ast.parse(source)):

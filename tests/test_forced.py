@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from test_generation import ARCHITECTURES, FEATURES, NEW, obvious_hidden, obvious_tokens, prompts
 
 from igds_utils import drafting, forced, generation, intervention, tiny
 from igds_utils.caching import read_prefix
 from igds_utils.lm import LM
 from igds_utils.sae import Feature
 from igds_utils.steering import Steering
-from tests.test_generation import ARCHITECTURES, FEATURES, NEW, obvious_hidden, obvious_tokens, prompts
 
 SILENT = Feature(2, 63)
 
