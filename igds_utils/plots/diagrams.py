@@ -90,7 +90,7 @@ def pipeline(counts: dict[str, int | str] | None = None) -> Figure:
             ("Pool", "training data\nto choose from" + line("{} samples", "pool"), GREY),
             ("Resonance", "S(x) = Σ aᵢ(x, p),\nthe prompt alone", BLUE),
             ("Selection", "best part\nof the ranking" + line("{} samples", "selected"), GREEN),
-            ("Fine-tuning", "the base model,\nall parameters", GREEN),
+            ("Fine-tuning", "all parameters,\none epoch", GREEN),
             ("Evaluation", "held-out test" + line("{} items", "test"), GREY),
         ],
     }

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from igds_utils.display import Metric, arm_title
+from igds_utils.display import MORE_SELECTORS, Metric, arm_title
 from igds_utils.store import write_whole
 
 COLUMN, PAGE = 3.3, 6.8  # inches
@@ -41,8 +41,12 @@ MORE_COLOURS = ("#D55E00", "#7A5195", "#A67C00", "#00868B", "#B03A5B", "#5B7F2B"
 
 
 def selector_colour(selector: str) -> str:
-    """The colour of a selector; one that the paper does not have gets a fixed one by its name."""
-    return SELECTOR_COLOURS.get(selector) or MORE_COLOURS[zlib.crc32(selector.encode()) % len(MORE_COLOURS)]
+    """The colour of a selector; those that the paper does not have take turns, so neighbours in a list differ."""
+    if selector in SELECTOR_COLOURS:
+        return SELECTOR_COLOURS[selector]
+    known = list(MORE_SELECTORS)
+    place = known.index(selector) if selector in known else zlib.crc32(selector.encode())
+    return MORE_COLOURS[place % len(MORE_COLOURS)]
 
 
 def use_style() -> None:
