@@ -91,12 +91,6 @@ def identify(run: Run, task: str, source: str) -> Source:
     return Source(recalled, effects, ranked)
 
 
-def stored_rankings(run: Run, task: str) -> dict[str, pd.DataFrame]:
-    """What `identify` ranked on every source of a task, best first, as it was stored."""
-    sources = run.config(task).stability.sources
-    return {source: run.read(f"{task}/stability/{source}/ranked.parquet") for source in sources}
-
-
 # ---- how far sources agree -------------------------------------------------------------------------------
 
 
