@@ -64,6 +64,18 @@ def arms(task: TaskConfig) -> list[Arm]:
     return found if task.only_arms is None else [arm_of(name, found) for name in task.only_arms]
 
 
+def asked_in_general(task: TaskConfig) -> list[Arm]:
+    """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all but
+    the checks. Raises `ValueError` for a name that no arm of the task has."""
+    if task.capabilities is None:
+        return []
+    if (named := task.capabilities.arms) is None:
+        return [arm for arm in arms(task) if not arm.is_check]
+    everyone = arms(task.model_copy(update={"only_arms": None}))
+    wanted = {arm_of(name, everyone) for name in ("original", *named)}
+    return [arm for arm in arms(task) if arm in wanted]
+
+
 def arm_of(name: str, known: list[Arm]) -> Arm:
     """The arm of that name; raises `ValueError` with the known ones if there is none."""
     by_name = {arm.name: arm for arm in known}

@@ -1,8 +1,8 @@
-"""Attention for decoding one token a row with grouped queries: the same numbers, several times faster on a CPU.
+"""Attention with grouped queries in two plain products: the same numbers, several times faster on a CPU.
 
 transformers repeats keys and values once for every query head of a group before it attends, and PyTorch's fused kernel
-is made for many query positions: for a single new token either costs more than the model's own matrix products. The
-heads of a group share their keys, so they can stand where query positions stand, and two plain products do the rest.
+is made for long sequences: for one new token, and for sequences as short as most samples, either costs as much as the
+model's own matrix products. The heads of a group share their keys, so they can stand where query positions stand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 GROUPED = "sdpa_grouped"
+SHORT = 192  # key positions; beyond, the fused kernel, which never holds all scores, is the faster one
 
 
 def grouped_attention(
@@ -23,22 +24,33 @@ def grouped_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    dropout: float = 0.0,
     **options,
 ) -> tuple[Tensor, None]:
-    """Attention of one new token: query (rows, heads, 1, d), key and value (rows, key heads, positions, d).
+    """Causal attention: query (rows, heads, positions, d), key and value (rows, key heads, key positions, d).
 
-    Returns (rows, 1, heads, d). With more than one position it is transformers' own SDPA.
+    Returns (rows, positions, heads, d). For several positions over many keys it is transformers' own SDPA.
     """
     rows, heads, positions, width = query.shape
-    if positions > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    groups = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
+    keys = key.shape[-2]
+    if dropout or positions > 1 and keys > SHORT:
+        options |= {"scaling": scaling, "dropout": dropout}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if attention_mask is None and positions > 1:
+        attention_mask = torch.ones(positions, keys, dtype=torch.bool, device=query.device).tril()[None, None]
+    groups = query.reshape(
+        rows, key.shape[1], -1, width
+    )  # (rows, key heads, heads of a group x positions, d)
     scores = (groups * (width**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         # not -inf: a position of padding that sees nothing would become NaN, and so would all that weigh it with 0
-        scores = scores.masked_fill(~attention_mask[..., : key.shape[-2]], torch.finfo(scores.dtype).min)
+        hidden = ~attention_mask[..., :keys]  # (rows, 1, positions, keys)
+        bias = torch.zeros_like(hidden, dtype=scores.dtype).masked_fill_(
+            hidden, torch.finfo(scores.dtype).min
+        )
+        scores = (scores.view(rows, key.shape[1], -1, positions, keys) + bias[:, :, None]).view_as(scores)
     attended = scores.softmax(-1, dtype=torch.float32).to(value) @ value
-    return attended.reshape(rows, 1, heads, width), None
+    return attended.view(rows, heads, positions, width).transpose(1, 2).contiguous(), None
 
 
 def choose_attention(model: PreTrainedModel) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from igds_utils import costs, selectors
 from igds_utils.costs import Machine
+from igds_utils.display import about
 from igds_utils.settings import Shape
 
 SELECTORS = ("random", "loss", "ifd", "rds", "less", "igds")  # those whose cost is one of model passes
@@ -133,18 +134,21 @@ def curve(scale: Scale, smallest: float = 1e3, largest: float = 1e7, points: int
     return table.sort_values(["selector", "pool"], ignore_index=True)
 
 
-def story(scale: Scale, found: pd.DataFrame, currency: str = "$") -> str:
-    """What `estimate` says of IGDS, in words, with what its saving is to be held against."""
+def story(scale: Scale, found: pd.DataFrame, machine: str, currency: str = "$") -> str:
+    """What `estimate` says of IGDS, in words, with what its saving is to be held against.
+
+    machine: the name of `scale.machine`.
+    """
     row = found.set_index("selector").loc["igds"]
     spent, saved = row["identification"] + row["scoring"], row["saved"]
     pays = (
         "it never pays at these numbers"
         if pd.isna(row["break_even"])
-        else f"it pays from a pool of {row['break_even']:,.0f} samples on"
+        else f"it pays from a pool of {about(row['break_even'])} samples on"
     )
     return (
         f"Selecting {100 * scale.ratio:g} % of {scale.pool:,} samples for a model of "
-        f"{scale.model.parameters / 1e9:.1f} billion parameters with IGDS takes {spent:.1f} GPU hours "
+        f"{scale.model.parameters / 1e9:.1f} billion parameters with IGDS takes {spent:.1f} GPU hours of {machine} "
         f"({currency}{spent * scale.price:,.2f} at {currency}{scale.price:,.2f} an hour), of which finding the feature "
         f"takes {100 * row['identification'] / spent:.0f} %; training on the selection instead of the whole pool saves "
         f"{saved:.1f} GPU hours ({currency}{saved * scale.price:,.2f}): {pays}. A random choice of that size saves the "

@@ -12,18 +12,21 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from igds_utils.hub import SourceError
+from igds_utils.huggingface import fetched
+from igds_utils.settings import Benchmark
 
 if TYPE_CHECKING:
     from igds_utils.lm import LM
 
-Benchmark = Literal["mmlu", "truthfulqa", "mmlu_dev"]
 TITLES = {
     "mmlu": "MMLU, 5 shots (%)",
     "truthfulqa": "TruthfulQA, MC2 (%)",
@@ -34,29 +37,27 @@ LETTERS = "ABCD"
 
 
 def score(
-    lm: LM, benchmarks: Sequence[Benchmark], limit: int | None = None, batch_size: int = 8
+    lm: LM,
+    benchmarks: Sequence[Benchmark],
+    limit: int | Mapping[Benchmark, int] | None = None,
+    batch_tokens: int = 2048,
 ) -> pd.DataFrame:
     """Score of every question: benchmark, subject, item, score (0 or 1; MC2: the share of probability on true answers).
 
-    limit: the first so many questions of each subject (TruthfulQA is one subject).
+    limit: the first so many questions of each subject (TruthfulQA is one subject), or so many by benchmark.
     """
     from lm_eval.evaluator import evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+
+    from igds_utils.choices import Reader
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    model, manager = (
-        HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size),
-        TaskManager(include_defaults=False),
-    )
-    rows = []
+    model, rows = Reader(lm, batch_tokens), []
     for benchmark in benchmarks:
-        configs, shots = _tasks(benchmark, limit)
-        tasks = manager.load(configs)["tasks"]
+        own = limit.get(benchmark) if isinstance(limit, Mapping) else limit
+        tasks = _loaded(benchmark, own, _mirror())
         for task in tasks.values():
-            task.set_config(key="num_fewshot", value=shots)
             task.set_fewshot_seed(seed=0)
-        most = None if benchmark == "mmlu_dev" else limit
+        most = None if benchmark == "mmlu_dev" else own
         with redirect_stderr(io.StringIO()):  # a bar for each of 57 subjects
             found = evaluate(model, tasks, limit=most, bootstrap_iters=0)
         for task, samples in sorted(found["samples"].items()):
@@ -65,6 +66,28 @@ def score(
                 rows.append((benchmark, subject, sample["doc_id"], float(sample["acc"])))
     table = pd.DataFrame(rows, columns=["benchmark", "subject", "item", "score"])
     return table.sort_values(["benchmark", "subject", "item"], ignore_index=True)
+
+
+@cache
+def _loaded(benchmark: Benchmark, limit: int | None, mirror: Path | None) -> dict[str, Any]:
+    """lm-eval's tasks by name, with their questions: read once for all models that a process asks.
+
+    Raises `SourceError` that says what to do without a hub.
+    """
+    from datasets.exceptions import DatasetNotFoundError
+    from lm_eval.tasks import TaskManager
+
+    configs, shots = _tasks(benchmark, limit)
+    try:
+        tasks = fetched(benchmark, lambda: TaskManager(include_defaults=False).load(configs))["tasks"]
+    except (SourceError, DatasetNotFoundError) as error:
+        raise SourceError(
+            f"{str(error).rstrip('.')}. Without a hub, set {MIRROR} to a folder that holds the questions, or ask those "
+            "that lm-eval ships: SET=tasks.<task>.capabilities.benchmarks=[mmlu_dev]"
+        ) from error
+    for task in tasks.values():
+        task.set_config(key="num_fewshot", value=shots)
+    return tasks
 
 
 def _tasks(benchmark: Benchmark, limit: int | None) -> tuple[list[dict[str, Any]], int]:
@@ -91,6 +114,7 @@ def _tasks(benchmark: Benchmark, limit: int | None) -> tuple[list[dict[str, Any]
     return subjects, 5
 
 
+@cache
 def _shipped_tasks() -> dict[str, dict[str, Any]]:
     """lm-eval's configurations by task name: the 57 subjects of MMLU, and TruthfulQA."""
     import lm_eval

@@ -188,7 +188,9 @@ def _select(options: argparse.Namespace) -> int:
     )  # fmt: skip
     for remark in made.facts["remarks"]:
         print(f"igds: note: {remark}", file=sys.stderr)
-    print(f"{len(made.records)} of {len(made.scores)} samples, best first: {options.out}/selection.jsonl")
+    print(
+        f"{made.facts['selected']} of {made.facts['samples']} samples, best first: {options.out}/selection.jsonl"
+    )
     return 0
 
 

@@ -154,6 +154,11 @@ def selection_cost(
 # ---- memory ----------------------------------------------------------------------------------------------
 
 
+def sae_bytes(shape: Shape) -> float:
+    """Memory of the one SAE that is held at a time: encoder and decoder in fp32."""
+    return 2 * 4 * shape.width * shape.d_sae
+
+
 def training_bytes(
     shape: Shape, tokens: float, width: int = 4, shards: int = 1, checkpointing: bool = False
 ) -> float:

@@ -29,6 +29,7 @@ MORE_SELECTORS = {  # those that Table 2 of the paper does not have
     "igds_unrecalled": "IGDS, random candidates", "igds_k3": "IGDS, k = 3", "igds_k5": "IGDS, k = 5",
 }  # fmt: skip
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
+PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
 NOT_RUN = "not run at this scale"
 NOTHING = "–"
 
@@ -83,6 +84,11 @@ def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
         return NOTHING
     rounded = round(float(value), digits) + 0.0
     return f"{rounded:{'+' if signed and rounded else ''},.{digits}f}".replace("-", "−")
+
+
+def about(value: float) -> str:
+    """Text of an estimated number: three figures, whole."""
+    return number(float(f"{value:.3g}"), 0)
 
 
 def selector_title(selector: str) -> str:

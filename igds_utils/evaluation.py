@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from igds_utils.lm import LM
 
 ROWS = 64  # outputs decoded together
-ORDER = ["sample_id", "k"]  # what the rows of a table of outputs are sorted by
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,11 @@ def answer(lm: LM, task: Task, batch: Batch, config: TaskConfig, seed: int, arm:
         ],
         columns=["sample_id", "k", "output"],
     )
+
+
+def in_order(outputs: pd.DataFrame) -> pd.DataFrame:
+    """Outputs of all batches as they are stored: by sample id, then by k."""
+    return outputs.sort_values(["sample_id", "k"], kind="stable", ignore_index=True)
 
 
 def generate_outputs(

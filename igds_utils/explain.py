@@ -105,7 +105,7 @@ def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
     if members.samples.data_version != facts["data"]:
         raise ConfigError(f"{pool.name} has changed since {folder} was made from it: select again")
     found = own.task_features(facts["task"])
-    example = pool.examples[[e.id for e in pool.examples].index(sample_id)]
+    example = pool[pool.ids.index(sample_id)]
     return Explanation(
         place,
         _features(members, pool, found, sample_id),
@@ -127,7 +127,7 @@ def read_selection(folder: str | Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 def _features(members: Pool, pool: UserPool, found: list[Feature], sample_id: str) -> pd.DataFrame:
     values = members.measured(FIRES).values  # (N, k)
-    mine = values[[example.id for example in pool.examples].index(sample_id)]
+    mine = values[pool.ids.index(sample_id)]
     return pd.DataFrame(
         {
             "feature": [feature.name for feature in found],

@@ -16,7 +16,7 @@ import yaml
 
 from igds_utils import sft
 from igds_utils.arms import Arm
-from igds_utils.refs import FolderRef, describe
+from igds_utils.refs import FolderRef, HubRef, describe
 from igds_utils.store import write_whole
 from igds_utils.tasks.base import Example, Task
 
@@ -71,32 +71,39 @@ def write_selections(run: Run, task: str, selections: Mapping[Arm, Sequence[Exam
 
 
 def llama_factory_records(task: Task, examples: Sequence[Example]) -> list[dict[str, str]]:
-    """Instruction, input and output of each sample, as Table 9 writes them for training."""
-    return [
-        {
-            "instruction": task.records_instruction.format(**example.fields),
-            "input": task.records_input.format(**example.fields),
-            "output": task.records_output.format(**example.fields, target=example.target),
-        }
-        for example in examples
-    ]
+    """Instruction, input and output of each sample, as Table 9 writes them for training.
+
+    LLaMA-Factory joins instruction and input by a newline, leaving out an empty one; the newline before the output
+    ends the last of them.
+    """
+    records = []
+    for example in examples:
+        instruction = task.records_instruction.format(**example.fields)
+        given = task.records_input.format(**example.fields)
+        output = task.records_output.format(**example.fields, target=example.target)
+        end = {"input": f"{given}\n"} if given else {"instruction": f"{instruction}\n"}
+        records.append({"instruction": instruction, "input": given, "output": output} | end)
+    return records
 
 
 def llama_factory_training(run: Run, task: str, arm: Arm) -> dict[str, Any]:
     """The recipe of `sft` in LLaMA-Factory's words, on as many devices as the preset has processes.
 
-    Its template `empty` writes instruction, input and output one after the other, without roles: the nearest to the
-    records of Table 9, whose template the paper does not state.
+    The paper does not state its template. `fewshot` comes nearest to the records of Table 9 as `sft` renders them: no
+    roles, and after the output an empty line and the end of sequence (`empty` leaves that out, so that a model never
+    learns to stop). It opens with no BOS either: where the tokenizer has one, it is given as the system text.
     """
-    config, model = run.config(task).sft, run.preset.chosen.train
+    config, model, bos = run.config(task).sft, run.preset.chosen.train, run.train_tokenizer.bos_token
     return {
         "model_name_or_path": model.folder if isinstance(model, FolderRef) else describe(model),
+        **({"model_revision": model.revision} if isinstance(model, HubRef) else {}),
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "full",
         "dataset_dir": ".",
         "dataset": arm.name,
-        "template": "empty",
+        "template": "fewshot",
+        **({"default_system": bos} if bos else {}),
         "cutoff_len": config.max_length,
         "output_dir": f"saves/{arm.name}",
         "logging_steps": 1,

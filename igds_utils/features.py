@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from igds_utils.config import PROJECT
+
+if TYPE_CHECKING:
+    from igds_utils.settings import SaeConfig
+
+LAYER_FOLDER = "layer_{:02d}"  # of one layer's SAE, in a folder of SAEs
 
 
 @dataclass(frozen=True, order=True)
@@ -21,3 +30,23 @@ class Feature:
     def parse(cls, name: str) -> Feature:
         layer, index = name.removeprefix("l").split("_p")
         return cls(int(layer), int(index))
+
+
+def described(saes: SaeConfig, layer: int) -> dict[str, Any]:
+    """What a folder of SAEs says of the one of a layer, beside its weights."""
+    file = PROJECT / saes.name / LAYER_FOLDER.format(layer) / "cfg.json"
+    return json.loads(file.read_text(encoding="utf8"))
+
+
+def neuronpedia_url(saes: SaeConfig, feature: Feature) -> str | None:
+    """The feature's page on Neuronpedia, by what sae_lens knows of its SAE; None where there is none."""
+    match saes.source:
+        case "release":
+            from igds_utils.sae import neuronpedia_id
+
+            page = neuronpedia_id(saes, feature)
+        case "folder":
+            page = described(saes, feature.layer)["metadata"].get("neuronpedia_id")
+        case "tiny":
+            page = None
+    return f"https://www.neuronpedia.org/{page}/{feature.index}" if page else None

@@ -49,7 +49,7 @@ def headline(
 def _seeds_note(summary: dict[str, list[dict]]) -> str:
     """A caution where arms were trained once: intervals then leave out the luck of training."""
     once = all(len(record["seeds"]) == 1 for records in summary.values() for record in records)
-    return "; one training seed, whose luck they leave out" if once else ""
+    return "; from one training seed, so the luck of a training run is not in them" if once else ""
 
 
 FAILED = {
@@ -190,6 +190,11 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
         ),
         "general capabilities are asked for by other questions than MMLU and TruthfulQA": lambda c: (
             c.capabilities is not None and set(c.capabilities.benchmarks) != {"mmlu", "truthfulqa"}
+        ),
+        "general capabilities are measured on a part of the benchmarks' questions": lambda c: (
+            c.capabilities is not None
+            and c.capabilities.limit is not None
+            and c.capabilities.benchmarks != ["mmlu_dev"]
         ),
         "not every candidate enters the causal filter (Table 1, Tested)": lambda c: (
             c.max_candidates is not None

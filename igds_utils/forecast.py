@@ -5,6 +5,8 @@ Operations come from `costs`, peaks and the shares of them that are assumed to b
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from igds_utils import costs
@@ -13,6 +15,7 @@ from igds_utils.settings import Preset, Shape, TaskConfig
 
 LARGE = 1e9  # parameters from which a preset is not meant for a machine without GPUs
 DEPTH = 0.6  # share of the blocks up to a task feature (Table 1: layers 14 of 26, 19 of 32, 16 of 36)
+USABLE = 0.8  # share of a device's memory that is planned with; the rest is for what a pass computes
 DAY = 86400
 
 
@@ -34,9 +37,14 @@ def hours(preset: Preset, frame: pd.DataFrame, machine: Machine) -> pd.Series:
     return pd.Series(found)
 
 
+def cache_room(shape: Shape, machine: Machine, width: int = 2) -> float:
+    """Bytes of one device that are left for caches beside the weights and one SAE; negative where those do not fit."""
+    return USABLE * machine.memory_gb * 1e9 - width * shape.parameters - costs.sae_bytes(shape)
+
+
 def rows_together(shape: Shape, machine: Machine, context: float, width: int = 2) -> int:
-    """Rows whose caches fit beside the weights on one device, 256 at most."""
-    free = 0.8 * machine.memory_gb * 1e9 - width * shape.parameters
+    """Rows whose caches fit on one device, 256 at most."""
+    free = cache_room(shape, machine, width)
     return int(min(256, max(1, free // (width * context * 2 * shape.layers * shape.kv_width))))
 
 
@@ -45,21 +53,27 @@ def fits(preset: Preset, machine: Machine) -> str:
     shape = preset.chosen.shape
     inference, state = 2 * shape.parameters / 1e9, costs.FP32_TRAINING * shape.parameters / 1e9
     room = machine.memory_gb
-    said = [f"reading and generating hold {inference:.0f} GB of weights: " + _verdict(inference < 0.8 * room)]
+    held = f"{inference:.0f} GB of weights"
+    if shape.d_sae:
+        held += f", one SAE of {costs.sae_bytes(shape) / 1e9:.1f} GB"
+    left, asked = cache_room(shape, machine) / 1e9, preset.intervention.cache_gb
+    if left > asked:
+        verdict = "fits"
+    elif left > 0:
+        verdict = f"fits with SET=intervention.cache_gb={math.floor(10 * left) / 10:g}"
+    else:
+        verdict = "does not fit one device"
+    said = [f"reading and steering hold {held} and {asked:g} GB of caches: {verdict}"]
     whole = f"full-parameter AdamW needs {state:.0f} GB of weights, gradients and moments"
-    if state < 0.8 * room:
+    if state < USABLE * room:
         said.append(f"{whole}: fits one device")
-    elif state / machine.devices < 0.8 * room:
+    elif state / machine.devices < USABLE * room:
         said.append(
             f"{whole}: more than a device's {room:g} GB, fits sharded over {machine.devices} (fsdp, zero3)"
         )
     else:
         said.append(f"{whole}: does not fit, score and select here and train elsewhere")
     return "; ".join(said)
-
-
-def _verdict(fit: bool) -> str:
-    return "fits" if fit else "does not fit one device"
 
 
 def against_loss(shape: Shape, task: TaskConfig) -> float:
@@ -88,7 +102,7 @@ def lines(preset: Preset, frame: pd.DataFrame) -> list[str]:
     for name, machine in costs.machines().items():
         found = hours(preset, frame, machine)
         stages = found.groupby(level=1, sort=False).sum()
-        said.append(f"  {name}: about {found.sum():,.0f} hours (" + ", ".join(
+        said.append(f"  {name}: about {found.sum():,.1f} hours (" + ", ".join(
             f"{stage} {value:,.1f}" for stage, value in stages.items()) + ")")  # fmt: skip
         said.append(f"    {fits(preset, machine)}")
         for task, config in preset.tasks.items():

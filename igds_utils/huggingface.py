@@ -23,6 +23,7 @@ PAUSE = 5.0  # seconds before the second attempt; twice as long before each next
 BUSY = {429, 500, 502, 503, 504}
 # What a model needs; repositories also hold the weights in other formats, some of them as large again.
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+PICKLED = ["pytorch_model*.bin"]  # older repositories have weights in no other format
 TOKENIZER = ["*.json", "*.model", "*.txt", "*.jinja"]
 OTHER_FORMATS = ["original/*", "onnx/*", "gguf/*"]
 
@@ -30,12 +31,26 @@ OTHER_FORMATS = ["original/*", "onnx/*", "gguf/*"]
 def snapshot(ref: HubRef, patterns: list[str] = FILES) -> Path:
     """Folder with the files of a model's repository, fetched unless they are in the hub's cache.
 
-    Only what is missing is fetched, and an interrupted file is continued. Raises `SourceError`.
+    Only what is missing is fetched, and an interrupted file is continued. Where a repository has no safetensors, its
+    `pytorch_model*.bin` are fetched, of which transformers reads tensors and runs nothing (`weights_only`). Raises
+    `SourceError`, also for weights in neither format.
     """
     from huggingface_hub import snapshot_download
 
-    options = {"allow_patterns": patterns, "ignore_patterns": OTHER_FORMATS, "tqdm_class": tqdm}
-    return Path(fetched(ref.hub, lambda: snapshot_download(ref.hub, revision=ref.revision, **options)))
+    options = {"ignore_patterns": OTHER_FORMATS, "tqdm_class": tqdm, "revision": ref.revision}
+
+    def get(wanted: list[str]) -> Path:
+        return Path(fetched(ref.hub, lambda: snapshot_download(ref.hub, allow_patterns=wanted, **options)))
+
+    folder = get(patterns)
+    if patterns is not FILES or any(folder.rglob("*.safetensors")):
+        return folder
+    if not any(get(PICKLED).glob(PICKLED[0])):
+        raise SourceError(
+            f"{ref.hub} has neither *.safetensors nor {PICKLED[0]}, the formats that are read: save the model with "
+            "transformers (save_pretrained), and name that folder in the preset (`folder:`)"
+        )
+    return folder
 
 
 def fetched(name: str, get: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -68,9 +69,21 @@ def execute(run: dict[str, Any], stage: str, task: str = "", arm: str = "") -> b
     return not error
 
 
+def load_papermill() -> ModuleType:
+    """papermill, imported in a third of the time: without a grammar of international web addresses.
+
+    jsonschema, which checks that a notebook is one, builds that grammar when it is imported, for a check that no
+    notebook asks for, and does without where its package is not there.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
+    import papermill
+
+    return papermill
+
+
 def _papermill(notebook: Path, output: Path, parameters: dict[str, Any]) -> str:
     """Run all cells, showing their output as it comes; the text of the error, or "" when there was none."""
-    import papermill
+    papermill = load_papermill()
     from nbclient.exceptions import DeadKernelError
 
     try:

@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from igds_utils import shards
 from igds_utils.machines import LaunchConfig
 from igds_utils.settings import Preset
 
@@ -65,6 +66,15 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
         _show(subprocess.Popen(command, env=_environment(launch), **streams), function)
     finally:
         file.unlink()
+
+
+def share(run: Run, function: str, *arguments: Any) -> None:
+    """`call`, where the preset asks for several processes; nothing happens without them, and in one of them.
+
+    What makes a product calls it first, naming itself, where the product is not fresh.
+    """
+    if run.preset.launch.processes > 1 and shards.processes() == 1:
+        call(run, function, *arguments)
 
 
 def _accelerate(launch: LaunchConfig, request: dict[str, Any], file: Path, machine: int) -> list[str]:
@@ -134,6 +144,7 @@ def main() -> None:
     threading.Thread(target=follow, args=(request["caller"],), daemon=True).start()
     module, _, function = request["function"].partition(":")
     getattr(import_module(module), function)(Run(preset, Path(request["root"])), *request["arguments"])
+    shards.leave()
 
 
 if __name__ == "__main__":

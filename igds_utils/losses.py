@@ -73,15 +73,20 @@ def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Te
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
     predicted = labels[:, 1:] != IGNORED  # (batch, tokens - 1): here the next token is a target
-    head = getattr(model, "module", model).get_output_embeddings()  # several processes train a wrapped model
-
-    def keep_predicting_rows(_head, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (args[0][:, :-1][predicted.to(args[0].device)][None],)  # (1, labelled tokens, width)
-
-    handle = head.register_forward_pre_hook(keep_predicting_rows)
-    try:
-        logits = model(**inputs, use_cache=False).logits[0]  # (labelled tokens, vocabulary)
-    finally:
-        handle.remove()
+    logits = logits_at(model, nn.functional.pad(predicted, (0, 1)), **inputs)
     targets = labels[:, 1:][predicted].to(logits.device)
     return cross_entropy(logits.float(), targets, reduction="none"), predicted.nonzero()[:, 0]
+
+
+def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
+    """Logits at some positions alone, row by row: (positions, vocabulary). places: (batch, tokens) bool."""
+    head = getattr(model, "module", model).get_output_embeddings()  # several processes train a wrapped model
+
+    def keep(_head, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (args[0][places.to(args[0].device)][None],)  # (1, positions, width)
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        return model(**inputs, use_cache=False).logits[0]
+    finally:
+        handle.remove()

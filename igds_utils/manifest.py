@@ -24,7 +24,8 @@ def manifest(run: Run) -> dict[str, Any]:
         "preset": run.preset.model_dump(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": _commit(),
-        "machine": machine(),
+        # kept from the first time: a later `make report` uses fewer threads
+        "machine": run.make("machine.json", machine, processor=_processor()),
         "data": {task: {name: run.data_version(task, name) for name in run.sets(task)} for task in run.tasks},
         "left_out": {task: run.data_facts(task) for task in run.tasks},
         "saes": run.sae_version,

@@ -83,8 +83,8 @@ def report(watched: pd.DataFrame, metric: Metric) -> str:
     lines = []
     for row in watched.to_dict("records"):
         if row["score_alert"]:
-            lost = metric.show_interval(row["lost"], row["lost_low"], row["lost_high"], signed=True)
-            lines.append(f"{row['point']}: the score fell by {lost} {metric.unit} against the best so far")
+            lost = metric.show_interval(-row["lost"], -row["lost_high"], -row["lost_low"])
+            lines.append(f"{row['point']}: the score is {lost} {metric.unit} below the best so far")
         if row["activation_alert"]:
             side = "below" if row["activation"] < row["band_low"] else "above"
             band = f"{number(row['band_low'], 2)} to {number(row['band_high'], 2)}"
@@ -92,3 +92,17 @@ def report(watched: pd.DataFrame, metric: Metric) -> str:
                 f"{row['point']}: the feature's median {number(row['activation'], 2)} is {side} its band ({band})"
             )
     return "\n".join(lines) or f"no alert in {len(watched)} models"
+
+
+def digest(watched: pd.DataFrame) -> str:
+    """Which points of `watch` raised an alert, in one sentence."""
+    kinds = {
+        "score_alert": "the score lies below the best so far in {}",
+        "activation_alert": "the feature's median has left the first model's band in {}",
+    }
+    told = [
+        text.format(", ".join(watched.loc[watched[kind], "point"]))
+        for kind, text in kinds.items()
+        if watched[kind].any()
+    ]
+    return ("; ".join(told) or f"no alert in {len(watched)} models") + "."

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 import pandas as pd
 
 from igds_utils import forecast
-from igds_utils.arms import arms
+from igds_utils.arms import arms, asked_in_general
 from igds_utils.config import PROJECT
-from igds_utils.costs import need_tokens, training_bytes
+from igds_utils.costs import need_tokens, sae_bytes, training_bytes
 from igds_utils.refs import FolderRef, HubRef, Ref, TinyRef
 from igds_utils.runner import STAGES
 from igds_utils.selectors import get, names
-from igds_utils.settings import ModelConfig, Preset, TaskConfig
+from igds_utils.settings import CapabilitiesConfig, ModelConfig, Preset, TaskConfig
 
 UNCUT_CANDIDATES = (
     400  # candidates where a preset does not cut them: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)
 )
 SHOT_TOKENS = 160  # of one Minerva example
+# Benchmark -> subjects, questions, forward passes a question (an answer of one token costs none of its own), and tokens
+# of a pass with its worked examples, as the default model counts them.
+ASKED = {"mmlu": (57, 14042, 1, 725), "truthfulqa": (1, 817, 7.6, 225), "mmlu_dev": (57, 281, 1, 100)}
 ABOVE = 0.4  # share of the blocks that lies above a candidate's: all that a given target is read through
 LONGEST = 1.75  # a training batch is as wide as its longest sample: this many times the mean, about
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -77,6 +80,10 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
         ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
         ("evaluation", f"{len(all_arms)} arms x {sizes.test} x {task.samples}", evaluated, written, 0),
     ]
+    if task.capabilities:
+        answering = len(asked_in_general(task))
+        questions, read = asked(task.capabilities)
+        found.append(("capabilities", f"{answering} arms x {questions}", answering * read, 0, 0))
     if task.stability:
         own, sources = task.stability, len(task.stability.sources)
         tested = uncut(own.max_candidates)
@@ -85,6 +92,17 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
         what = f"{sources} sources, {tested} candidates x {own.validation}"
         found.append(("stability", what, sources * read, sources * written, 0))
     return found
+
+
+def asked(config: CapabilitiesConfig) -> tuple[int, float]:
+    """How many questions of general benchmarks one arm is asked, and the tokens that it reads for them."""
+    questions, read = 0, 0.0
+    for benchmark in config.benchmarks:
+        subjects, known, passes, length = ASKED[benchmark]
+        most = config.limit.get(benchmark) if isinstance(config.limit, dict) else config.limit
+        n = known if most is None else min(known, subjects * most)
+        questions, read = questions + n, read + n * passes * length
+    return questions, read
 
 
 def uncut(max_candidates: int | None) -> int:
@@ -119,7 +137,7 @@ def peak_memory(preset: Preset) -> float | None:
     """Bytes at the peak on one device, the larger of training and steering; None where no model shape is stated.
 
     Beside the model that is trained stands the one that features are read on; launched processes that shard the
-    training spread its state, and each holds a part of it.
+    training spread its state, and each holds a part of it. Steering holds caches and one SAE.
     """
     shape, width = preset.chosen.shape, BYTES[preset.chosen.dtype]
     if shape is None:
@@ -131,7 +149,8 @@ def peak_memory(preset: Preset) -> float | None:
         tokens = min(task.sft.device_batch, task.sft.global_batch) * length
         shards = launch.processes if launch.training else 1
         peaks.append(training_bytes(shape, tokens, width, shards, task.sft.gradient_checkpointing))
-    return read + max(*peaks, preset.intervention.cache_gb * 1e9) + 1e9  # the interpreter and its libraries
+    steering = preset.intervention.cache_gb * 1e9 + sae_bytes(shape)
+    return read + max(*peaks, steering) + 1e9  # the interpreter and its libraries
 
 
 def disk(preset: Preset) -> float | None:
@@ -162,10 +181,15 @@ def render(preset: Preset) -> str:
     if memory is None:
         lines.append(f"Memory and disk are not known: the preset states no shape of model {preset.model}")
     else:
-        lines.append(f"Memory about {memory / 1e9:.1f} GB at the peak, without the SAEs")
+        lines.append(f"Memory about {memory / 1e9:.1f} GB at the peak{_of_sae(preset)}")
         lines.append(f"Disk   about {space / 1e9:.1f} GB of weights")
     lines += _measured(preset, frame["minutes"].sum(), memory)
     return "\n".join([*lines, *forecast.lines(preset, frame)])
+
+
+def _of_sae(preset: Preset) -> str:
+    size = sae_bytes(preset.chosen.shape)
+    return f"; one SAE at a time, of {size / 1e9:.2g} GB" if size else ", without the SAEs"
 
 
 def _measured(preset: Preset, minutes: float, memory: float | None) -> list[str]:

@@ -6,16 +6,36 @@ ranking = selectors.rank_pool("igds", context, size=48)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
 
 from igds_utils import launch, selectors
 from igds_utils.experiment import Run
-from igds_utils.needs import MEASUREMENTS, Pool
+from igds_utils.needs import MEASUREMENTS, Pool, Samples
 from igds_utils.tasks.base import Example
 
 Name = Literal["pool", "quality"]
+
+
+class Shown(Sequence[selectors.PoolSample]):
+    """Samples as selectors see them, each rendered when it is asked for."""
+
+    def __init__(self, samples: Samples):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples.examples)
+
+    def __iter__(self) -> Iterator[selectors.PoolSample]:
+        return map(self._shown, self._samples.examples)
+
+    def __getitem__(self, number: int) -> selectors.PoolSample:
+        return self._shown(self._samples.examples[number])
+
+    def _shown(self, example: Example) -> selectors.PoolSample:
+        prompt = self._samples.run.prompt(self._samples.task, example)
+        return selectors.PoolSample(example.id, prompt, example.target, example.text)
 
 
 def open_pool(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> Pool:
@@ -33,12 +53,13 @@ def context(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> selector
     return context_of(open_pool(run, task, seed, pool))
 
 
-def context_of(pool: Pool) -> selectors.Context:
-    """The same for any pool, for instance one of a user."""
+def context_of(pool: Pool, ids: Sequence[str] = ()) -> selectors.Context:
+    """The same for any pool, for instance one of a user; ids: of its samples, where they are known already."""
     return selectors.Context(
-        _shown(pool.examples, pool.samples.prompts),
+        Shown(pool.samples),
         seed=pool.seed,
-        examples=_shown(pool.target_examples, pool.target_samples.prompts),
+        ids=ids or pool.samples.ids,
+        examples=Shown(pool.target_samples),
         about=lambda need: {} if need == "examples" else pool.measured(need).about,
         **{need: partial(_values, pool, need) for need in MEASUREMENTS},
     )
@@ -49,27 +70,19 @@ def version(run: Run, task: str, need: str, pool: Name = "pool", seed: int = 0) 
     return open_pool(run, task, seed, pool).version(need)
 
 
-def measure_ahead(run: Run, task: str) -> None:
-    """Measure all that the task's selectors need in the processes that the preset asks for, if there are several."""
-    if run.preset.launch.processes > 1:
-        launch.call(run, "igds_utils.pool:measure", task)
+def measure_ahead(run: Run, task: str, pool: Name = "pool") -> None:
+    """Measure all that is needed of a pool in the processes that the preset asks for, if there are several."""
+    launch.share(run, "igds_utils.pool:measure", task, pool)
 
 
-def measure(run: Run, task: str) -> None:
-    """All that the selectors of a task need of its pool."""
+def measure(run: Run, task: str, pool: Name = "pool") -> None:
+    """All that the selectors of a pool need of it."""
     for seed in run.config(task).seeds:
-        members = open_pool(run, task, seed)
-        for selector in run.config(task).selectors:
+        members = open_pool(run, task, seed, pool)
+        for selector in members.selectors:
             for need in selectors.get(selector).needs:
                 members.version(need)
 
 
 def _values(pool: Pool, need: str):
     return pool.measured(need).values
-
-
-def _shown(examples: Sequence[Example], prompts: Sequence[str]) -> list[selectors.PoolSample]:
-    return [
-        selectors.PoolSample(example.id, prompt, example.target, example.text)
-        for example, prompt in zip(examples, prompts, strict=True)
-    ]

@@ -7,6 +7,7 @@ target side by construction.
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def precision(
     and those spoilt on that side are judged (`both`: all). recall: share of all clean samples that were selected,
     whose own chance level is the ratio. chance: the precision that a random selection would have.
     """
-    rows = []
+    chance, rows = cache(partial(_chance, known)), []
     for selector, ranking in rankings.items():
         ordered = known.set_index("sample_id").loc[ranking.sort_values("rank")["sample_id"]].reset_index()
         for ratio in ratios:
@@ -95,7 +96,7 @@ def precision(
                 found = stats.interval(clean, confidence) if clean.size else (np.nan,) * 3
                 recall = clean.sum() / (known["defect"] == CLEAN).sum()
                 row = (selector, side, ratio, len(chosen), clean.size, int(clean.sum()), *found, recall)
-                rows.append((*row, _chance(known, side, len(chosen))))
+                rows.append((*row, chance(side, len(chosen))))
     names = "selector side ratio selected judged clean precision low high recall chance"
     return pd.DataFrame(rows, columns=names.split())
 

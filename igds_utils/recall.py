@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from igds_utils import activations, launch, shards
+from igds_utils.batching import even_chunks
+from igds_utils.experiment import Run
 from igds_utils.sae import Feature, Saes
+
+PROMPTS = 64  # of one part: what a killed recall loses at most
+
+
+def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
+    """`frequency_recall` of a task's prior set, stored as `recall.parquet`; folder: where, the task's own by default.
+
+    Where the preset asks for several processes, they share the prompts, and then the layers.
+    """
+    path, tau = f"{folder or task}/recall.parquet", run.preset.recall.tau
+    inputs = {"tau": tau, **run.inputs(task, "prior")}
+    if not run.store.fresh(path, **inputs):
+        launch.share(run, "igds_utils.recall:measure", task, folder)
+
+    def read(part: Sequence[str]) -> pd.DataFrame:
+        found = activations.critical_residuals(run.lm, part, run.saes.layers, run.preset.batch_tokens)
+        return pd.DataFrame({str(layer): list(h.numpy()) for layer, h in found.items()})
+
+    def count(read: pd.DataFrame) -> pd.DataFrame:
+        residual = {layer: torch.from_numpy(np.stack(read[str(layer)])) for layer in run.saes.layers}
+        return frequency_recall(residual, run.saes, tau)
+
+    parts = list(even_chunks(run.prompts(task, "prior"), PROMPTS))
+    return run.make_in_parts(path, parts, read, f"{task} recall", finish=count, **inputs)
 
 
 def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.DataFrame:
@@ -17,30 +46,34 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
 
     residual: {layer: (N, d)} at the critical positions of D_prior (`activations.critical_residuals`).
     Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate.
+    Where several processes work together, all of them call it, and each reads the SAEs of its share of the layers.
     """
-    rows = []
-    for layer in tqdm(saes.layers, desc="recall", unit="layer", leave=False, delay=2):
+
+    def of_layer(layer: int) -> pd.DataFrame:
         with torch.inference_mode():
             a = saes[layer].encode(residual[layer].to(saes.device))  # (N, M)
             frequency, mean, peak = (a > 0).float().mean(0), a.mean(0), a.max(0).values
         alive = frequency.nonzero().squeeze(-1)
-        rows.append(
-            pd.DataFrame(
-                {
-                    "layer": layer,
-                    "feature": alive.cpu().numpy(),
-                    "frequency": frequency[alive].double().cpu().numpy(),
-                    "mean_activation": mean[alive].double().cpu().numpy(),
-                    "max_activation": peak[alive].double().cpu().numpy(),
-                }
-            )
+        return pd.DataFrame(
+            {
+                "layer": layer,
+                "feature": alive.cpu().numpy(),
+                "frequency": frequency[alive].double().cpu().numpy(),
+                "mean_activation": mean[alive].double().cpu().numpy(),
+                "max_activation": peak[alive].double().cpu().numpy(),
+            }
         )
+
+    rows = shards.map_in_order(of_layer, saes.layers, desc="recall", unit="layer", leave=False, delay=2)
     saes.drop()  # up to 2 GB that what comes next can use
     found = pd.concat(rows, ignore_index=True)
-    # a frequency of exactly tau counts; half a sample guards against rounding of the mean
-    half = 0.5 / len(next(iter(residual.values())))
-    found["candidate"] = found["frequency"] > tau - half * 1e-3
+    found["candidate"] = fires_often(found["frequency"], len(next(iter(residual.values()))), tau)
     return found
+
+
+def fires_often(frequency: pd.Series, n_prior: int, tau: float) -> pd.Series:
+    """Which frequencies reach tau; one of exactly tau does, and a thousandth of half a sample guards its rounding."""
+    return frequency > tau - 1e-3 * 0.5 / n_prior
 
 
 def candidates(recalled: pd.DataFrame, most: int | None = None) -> list[Feature]:

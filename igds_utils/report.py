@@ -13,18 +13,19 @@ import re
 import struct
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
 import pandas as pd
 from bs4 import BeautifulSoup
 from IPython.display import HTML
 from latex2mathml.converter import convert
 from matplotlib.figure import Figure
-from nbconvert import HTMLExporter
-from nbconvert.preprocessors import Preprocessor
 
 from igds_utils.display import NOT_RUN, NOTHING
 from igds_utils.store import write_whole
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 TEMPLATES = Path(__file__).resolve().parent
 CODE_OR_MATH = re.compile(
@@ -34,6 +35,7 @@ CODE_OR_MATH = re.compile(
     re.DOTALL,
 )
 SHOWN = ("text/html", "text/markdown", "image/png", "image/svg+xml")
+UNBROKEN = "\u2011"  # a hyphen at which a narrow heading is not broken (ROUGE-1)
 PIXELS_PER_INCH = 120  # on screen, of figures saved at 200 dpi
 NUMBER = re.compile(r"[+−]?[\d,]+(\.\d+)?(e-?\d+)?( ?%|×)?( \[.*\])?")
 
@@ -57,7 +59,7 @@ def show_table(frame: pd.DataFrame, caption: str, strong: str = "") -> HTML:
     key = [i == int(grouped) for i in range(frame.shape[1])]  # the column that names a row stays in sight
     columns = list(zip(key, paper, numeric, strict=True))
     head = "".join(
-        f'<th scope="col"{_classes(key=k, paper=p, number=n)}>{escape(str(column))}</th>'
+        f'<th scope="col"{_classes(key=k, paper=p, number=n)}>{escape(str(column)).replace("-", UNBROKEN)}</th>'
         for column, (k, p, n) in zip(frame.columns, columns, strict=True)
     )
     rows, previous = [], None
@@ -129,17 +131,18 @@ def _caption(text: str) -> str:
 # ---- from notebook to page ---------------------------------------------------------------------------------
 
 
-class ReportPreprocessor(Preprocessor):
-    """Keep what is meant to be read: no code, no streams, no bare values; equations become MathML.
+class Readable:
+    """What of a notebook is meant to be read: no code, no streams, no bare values; equations become MathML.
 
     MathML is put in by `place` after Markdown has been rendered, so that Markdown cannot read `_` or `*` in it.
     """
 
-    def __init__(self, **options):
-        super().__init__(**options)
+    def __init__(self, notebook: NotebookNode):
         self.equations: dict[str, str] = {}
+        for index, cell in enumerate(notebook.cells):
+            self._keep(cell, index)
 
-    def preprocess_cell(self, cell, resources, index):
+    def _keep(self, cell: NotebookNode, index: int) -> None:
         if cell.cell_type == "markdown":
             cell.source = self._equations_out(cell.source, f"cell {index}")
         if cell.cell_type == "code":
@@ -157,9 +160,9 @@ class ReportPreprocessor(Preprocessor):
                         )
                     kept.append(output)
             cell.outputs = kept
-        return cell, resources
 
     def place(self, html: str) -> str:
+        html = re.sub(r"(?<=\d) (?=%)", "\u00a0", html)  # a number and its % stay on one line
         return re.sub(r"igdsmath\d+x", lambda match: self.equations[match[0]], html)
 
     def _equations_out(self, text: str, place: str) -> str:
@@ -195,12 +198,14 @@ def export_html(notebook_path: Path | str, html_path: Path | str) -> Path:
     Code, printed text and warnings stay out; equations are MathML; nothing is loaded from anywhere. Raises
     ReportError for a failed cell, an equation without MathML, an image without alt text or a reference to the network.
     """
+    import nbformat
+    from nbconvert import HTMLExporter
+
     notebook_path = Path(notebook_path)
     if not notebook_path.is_file():
         raise ReportError(f"no notebook at {notebook_path}: run 11_report first")
     notebook = nbformat.read(notebook_path, as_version=4)
-    preprocessor = ReportPreprocessor(enabled=True)
-    notebook, _ = preprocessor.preprocess(notebook, {})
+    readable = Readable(notebook)
     exporter = HTMLExporter(
         template_name="report_template", extra_template_basedirs=[str(TEMPLATES)], embed_images=True,
         exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True,
@@ -211,7 +216,7 @@ def export_html(notebook_path: Path | str, html_path: Path | str) -> Path:
     }
     html, _ = exporter.from_notebook_node(notebook, resources)
     page = _finish(BeautifulSoup(html, "html.parser"), notebook_path.name)
-    return write_whole(Path(html_path), preprocessor.place(page))
+    return write_whole(Path(html_path), readable.place(page))
 
 
 def _title(notebook) -> str:

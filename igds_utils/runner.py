@@ -22,7 +22,7 @@ import psutil
 from igds_utils.arms import arms
 from igds_utils.cluster import profile_folder, resources
 from igds_utils.config import PROJECT, ConfigError, load_preset
-from igds_utils.job import NAMES, RUNNER, duration, this_process
+from igds_utils.job import NAMES, RUNNER, duration, load_papermill, this_process
 from igds_utils.lock import hold
 from igds_utils.store import Store
 
@@ -41,7 +41,7 @@ STAGES = (
     "11_report",
 )
 ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
-# What only reads stored results: after the first of these and before the last, all others run beside each other.
+# What only reads stored results, beside each other: before the last, and after the first where a run has them after it.
 REPORT_STAGES = ("05_evaluation", "03_data_scoring", *STAGES[STAGES.index("06_stability") :])
 
 
@@ -134,11 +134,9 @@ def _request(
 
 def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """papermill only warns about a parameter that a notebook does not have: refuse it here."""
-    import papermill
-
     if not notebook.is_file():
         raise ConfigError(f"no notebook {_short(notebook)}")
-    known = papermill.inspect_notebook(str(notebook))
+    known = load_papermill().inspect_notebook(str(notebook))
     if unknown := [name for name in parameters if name not in known]:
         raise ConfigError(
             f"{notebook.name}: no parameter {', '.join(map(repr, unknown))} in the cell tagged `parameters`; "

@@ -7,7 +7,6 @@ one unit of it adds to the residual stream.
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +18,11 @@ from torch import Tensor
 
 from igds_utils import tiny
 from igds_utils.config import PROJECT
-from igds_utils.features import Feature
+from igds_utils.features import LAYER_FOLDER, Feature, described
 from igds_utils.hub import SourceError
 from igds_utils.huggingface import fetched
 from igds_utils.settings import SaeConfig
 
-LAYER_FOLDER = "layer_{:02d}"
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
 
@@ -84,7 +82,15 @@ class Saes:
         self._loaded = None
 
     @property
+    def one_column(self) -> bool:
+        """Whether one encoder column gives a feature's activation, or the whole encoder must be kept to read it."""
+        return self[self.layers[0]].cfg.architecture() in ONE_COLUMN
+
+    @property
     def d_sae(self) -> int:
+        """Features of one SAE; a folder says it beside the weights, which need not be read for it."""
+        if self.config.source == "folder":
+            return described(self.config, self.layers[0])["d_sae"]
         return self[self.layers[0]].cfg.d_sae
 
 
@@ -103,18 +109,10 @@ def release_ids(config: SaeConfig, n_layers: int) -> dict[int, str]:
     return {layer: sae_id for layer, sae_id in named.items() if sae_id in ids}
 
 
-def neuronpedia_url(config: SaeConfig, feature: Feature) -> str | None:
-    """The feature's page on Neuronpedia, by what sae_lens knows of its SAE; None where there is none."""
-    match config.source:
-        case "release":
-            sae_id = release_ids(config, feature.layer + 1).get(feature.layer)
-            page = _release(config.name).neuronpedia_id.get(sae_id)
-        case "folder":
-            file = PROJECT / config.name / LAYER_FOLDER.format(feature.layer) / "cfg.json"
-            page = json.loads(file.read_text(encoding="utf8"))["metadata"].get("neuronpedia_id")
-        case "tiny":
-            page = None
-    return f"https://www.neuronpedia.org/{page}/{feature.index}" if page else None
+def neuronpedia_id(config: SaeConfig, feature: Feature) -> str | None:
+    """What Neuronpedia calls the SAE of a feature of a release, as far as sae_lens knows it."""
+    sae_id = release_ids(config, feature.layer + 1).get(feature.layer)
+    return _release(config.name).neuronpedia_id.get(sae_id)
 
 
 def _release(name: str):
@@ -142,7 +140,8 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
 
     repository, name = _release(release).repo_id, f"{sae_id} of {release}"
     try:
-        sae = fetched(repository, lambda: SAE.from_pretrained(release, sae_id, device=str(device)))
+        # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
+        sae = fetched(repository, lambda: SAE.from_pretrained(release, sae_id, device="cpu"))
     except (SafetensorError, BadZipFile, EOFError, RuntimeError) as error:
         if isinstance(error, SourceError | torch.OutOfMemoryError):
             raise
@@ -150,7 +149,7 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
             f"the file of SAE {name} cannot be read ({str(error).splitlines()[0]}): remove {repository} from the "
             "hub's cache (`hf cache delete`), and it is fetched anew"
         ) from error
-    return _checked(sae, name)
+    return _checked(sae, name).to(device)
 
 
 def _checked(sae, name: str):

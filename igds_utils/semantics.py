@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
-from igds_utils.lm import LM, unembed
-from igds_utils.sae import Feature, FeatureSet, Saes
+from igds_utils.features import Feature
+
+if TYPE_CHECKING:
+    from igds_utils.lm import LM
+    from igds_utils.sae import Saes
 
 WORD = re.compile(r"[^\W\d_]+")
 
@@ -47,16 +50,20 @@ def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.log(smoothed) - np.log(rest)
 
 
-@torch.inference_mode()
 def logit_lens(lm: LM, saes: Saes, feature: Feature, most: int = 8) -> pd.DataFrame:
     """Tokens whose logits the feature's direction d_i raises most, read through the final norm and the LM head.
 
     Columns: token, logit (of the direction alone, scaled by the norm: only the order and the gaps mean something).
     """
+    import torch
+
+    from igds_utils.lm import unembed
+    from igds_utils.sae import FeatureSet
+
     direction = FeatureSet(saes[feature.layer], [feature.index]).directions[0]
     norm = lm.model.get_decoder().norm
-    logits = unembed(lm, norm(direction.to(lm.device, lm.model.dtype))).float()
-    top = logits.topk(most)
+    with torch.inference_mode():
+        top = unembed(lm, norm(direction.to(lm.device, lm.model.dtype))).float().topk(most)
     tokens = [lm.tokenizer.decode([token]) for token in top.indices.tolist()]
     return pd.DataFrame({"token": tokens, "logit": top.values.tolist()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from igds_utils.machines import JobConfig, LaunchConfig
 from igds_utils.refs import Ref, Strict, WheelRef
@@ -34,6 +34,7 @@ class Shape(Strict):
     width: int = Field(description="of the residual stream")
     kv_width: int = Field(description="key heads times head size")
     vocabulary: int
+    d_sae: int = Field(0, description="features of one layer's SAE; 0 leaves SAEs out of the plan")
     tied: bool = Field(True, description="whether the LM head is the embedding matrix")
 
 
@@ -68,7 +69,9 @@ class InterventionConfig(Strict):
     @model_validator(mode="after")
     def _shares_grow(self):
         if any(not 0 < share < 1 for share in self.racing) or self.racing != sorted(set(self.racing)):
-            raise ValueError(f"racing takes growing shares between 0 and 1, such as [0.25, 0.5], not {self.racing}")
+            raise ValueError(
+                f"racing takes growing shares between 0 and 1, such as [0.25, 0.5], not {self.racing}"
+            )
         return self
 
 
@@ -178,11 +181,19 @@ class StabilityConfig(Strict):
     top: int = Field(5, ge=1, description="how many of the best features are compared")
 
 
-class CapabilitiesConfig(Strict):
-    """General benchmarks that every arm of a task takes (Table 8)."""
+Benchmark = Literal["mmlu", "truthfulqa", "mmlu_dev"]
 
-    benchmarks: list[Literal["mmlu", "truthfulqa", "mmlu_dev"]] = ["mmlu", "truthfulqa"]
-    limit: int | None = Field(None, ge=1, description="questions of each subject; none: all")
+
+class CapabilitiesConfig(Strict):
+    """General benchmarks that the arms of a task take (Table 8)."""
+
+    benchmarks: list[Benchmark] = ["mmlu", "truthfulqa"]
+    limit: PositiveInt | dict[Benchmark, PositiveInt] | None = Field(
+        None, description="questions of each subject, for all benchmarks or for some by name; none: all"
+    )
+    arms: list[str] | None = Field(
+        None, description="arms that are asked beside `original`; none: all but the checks"
+    )
 
 
 class TaskConfig(Strict):

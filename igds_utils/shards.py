@@ -54,6 +54,15 @@ def from_first(make: Callable[[], Result]) -> Result:
     return broadcast_object_list(box)[0]
 
 
+def leave() -> None:
+    """End what the processes share, when all have come here; one that just ends may crash on its open connections."""
+    from torch import distributed
+
+    if processes() > 1 and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def _state():
     """accelerate's own record of the launch; the first call lets the processes find each other."""
     import torch

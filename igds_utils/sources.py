@@ -29,6 +29,7 @@ from igds_utils.metrics import boxed_answer
 from igds_utils.refs import Column, DataSource
 
 MIRROR = "IGDS_DATA_MIRROR"
+ROWS = 1024  # of a Parquet file that are in memory at once
 MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
 FINAL = re.compile(r"\n?####\s*(.+?)\s*$")
 
@@ -122,7 +123,8 @@ class Reader:
             return found
         places = " or ".join(str(file.relative_to(mirror)) for file in tried)
         raise SourceError(
-            f"{self.name}: the data mirror {mirror} holds no {places}: put it there, or unset {MIRROR} to use the hub"
+            f"{self.name}: the data mirror {mirror} holds no {places}: put it there, or unset {MIRROR} to use "
+            f"the hub{self._instead()}"
         )
 
     def _cached(self, columns: list[str]) -> Path:
@@ -141,8 +143,14 @@ class Reader:
             return hub.whole(cached, lambda new: fetched(source.hub, lambda: fill(new))) / "rows.jsonl"
         except SourceError as error:
             raise SourceError(
-                f"{error}. Without a hub, set {MIRROR} to a folder that holds the data."
+                f"{error}. Without a hub, set {MIRROR} to a folder that holds the data{self._instead()}"
             ) from error
+
+    def _instead(self) -> str:
+        """What a task of a preset can read without hub and mirror: data of its own, where it has some."""
+        if not self.name.startswith("tasks."):
+            return ""
+        return f", or, where the task has data of its own, read that: SET={self.name.rpartition('.')[0]}={{}}"
 
 
 def stream_hub(source: DataSource, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -199,7 +207,7 @@ def _read_parquet(file: Path, columns: Sequence[str], called: str) -> Iterator[t
     known = table.schema_arrow.names
     if missing := [name for name in columns if name not in known]:
         raise SourceError(f"{called}: no field {missing[0]!r}; it has {', '.join(known)}: correct `columns`")
-    for batch in table.iter_batches(columns=list(columns)):
+    for batch in table.iter_batches(batch_size=ROWS, columns=list(columns)):
         for row in batch.to_pylist():
             number += 1
             yield f"{called} row {number}", row

@@ -63,20 +63,12 @@ class Source(NamedTuple):
 
 def identify(run: Run, task: str, source: str) -> Source:
     """Recall and causal filter on one source, stored under <task>/stability/<source>/."""
-    from igds_utils import activations, intervention, recall
+    from igds_utils import intervention, recall
     from igds_utils.effects import measure
 
     own, folder = SourceRun(run, task, source), f"{task}/stability/{source}"
     chosen, tau = run.config(task).stability, run.preset.recall.tau
-
-    def read() -> pd.DataFrame:
-        layers = run.saes.layers
-        residual = activations.critical_residuals(
-            run.lm, own.prompts(task, "prior"), layers, run.preset.batch_tokens
-        )
-        return recall.frequency_recall(residual, run.saes, tau)
-
-    recalled = run.make(f"{folder}/recall.parquet", read, tau=tau, **own.inputs(task, "prior"))
+    recalled = recall.measure(own, task, folder)
     features = recall.candidates(recalled, chosen.max_candidates)
     if not features:
         raise ValueError(

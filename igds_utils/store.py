@@ -11,10 +11,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -61,14 +62,14 @@ class Store:
         parts: Sequence[Any],
         build: Callable[[Any], pd.DataFrame],
         label: str,
-        sort_by: Sequence[str] = (),
+        finish: Callable[[pd.DataFrame], Any] = lambda table: table,
         **inputs: Any,
-    ) -> pd.DataFrame:
-        """Like `make`, for a table whose rows come in parts: a killed run loses at most the part it was in.
+    ) -> Any:
+        """Like `make`, for what comes in parts, each a table: a killed run loses at most the part it was in.
 
         parts: what `build` is called with; they and their order must depend on the inputs alone. Where several
-        processes work together, each builds its share of them. sort_by: columns that give the order of the rows;
-        without them it is that of the parts.
+        processes work together, each builds and stores its share of them. finish: makes the product of the rows of all
+        parts, which come in the order of the parts; every process calls it, so it may share out what it does.
         """
         made_from = _plain(inputs | {"igds_utils": __version__})
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
@@ -80,16 +81,13 @@ class Store:
                 write_whole(file, _encode(build(parts[number]), ".parquet"))
             return file
 
-        def build_all() -> pd.DataFrame | None:
+        def build_all() -> Any:
             files = shards.map_in_order(build_part, range(len(parts)), desc=label, unit="part")
-            if not shards.is_first():
-                return None
-            table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-            return table.sort_values([*sort_by], kind="stable", ignore_index=True) if sort_by else table
+            return finish(pd.concat([pd.read_parquet(file) for file in files], ignore_index=True))
 
-        table = self.make(path, build_all, **inputs)
+        product = self.make(path, build_all, **inputs)
         shards.from_first(lambda: self._remove_parts(path))
-        return table
+        return product
 
     def _remove_parts(self, path: str) -> None:
         for old in self.root.glob(f"{path}.parts-*"):
@@ -181,10 +179,22 @@ def _plain_object(value: Any) -> Any:
 
 
 def fingerprint(records: Any) -> str:
-    """A short hash of any JSON value (a data set's samples, a list of ids)."""
-    return hashlib.sha256(
-        json.dumps(_plain(records), sort_keys=True, ensure_ascii=False).encode()
-    ).hexdigest()[:16]
+    """A short hash of any JSON value (a data set's samples, a list of ids).
+
+    That of an iterator is the hash of the list of what it gives, one record in memory at a time.
+    """
+    if not isinstance(records, Iterator):
+        return hashlib.sha256(_canonical(records)).hexdigest()[:16]
+    digest, between = hashlib.sha256(b"["), b""
+    for record in records:
+        digest.update(between + _canonical(record))
+        between = b", "
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
+
+
+def _canonical(records: Any) -> bytes:
+    return json.dumps(_plain(records), sort_keys=True, ensure_ascii=False).encode()
 
 
 def _sha256(file: Path) -> str:
@@ -206,17 +216,24 @@ def _encode(product: Any, suffix: str) -> bytes:
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all: a temporary name beside it, fsync, rename. Folders are made."""
+    """Write a file whole or not at all; see `written_whole`."""
+    with written_whole(path) as stream:
+        stream.write(content.encode("utf8") if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, there whole or not at all: a temporary name beside it, fsync, rename. Folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as stream:
-            stream.write(content.encode("utf8") if isinstance(content, str) else content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from igds_utils.arms import selection_size
-from igds_utils.display import Metric, selector_title, task_title
+from igds_utils.display import Metric, at_ratio, selector_title, task_title
 from igds_utils.experiment import Run
 from igds_utils.job import duration
 from igds_utils.refs import describe
@@ -36,6 +36,24 @@ def what_was_run(preset: Preset, facts: dict[str, Any]) -> str:
 
 def _count(n: int, thing: str) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> str:
+    """How large a difference of IGDS and Random would have to be here, to be told from none (Markdown; may be empty).
+
+    That is half the width of its interval, on the test items of this run.
+    """
+    seen = []
+    for task, records in summary.items():
+        igds = at_ratio(records, ratio).get("igds")
+        if igds is not None and igds["vs_random_low"] is not None:
+            reach = (igds["vs_random_high"] - igds["vs_random_low"]) / 2
+            seen.append(
+                f"{metrics[task].show(reach)} {metrics[task].unit} ({task_title(task)}, {igds['n']} items)"
+            )
+    if not seen:
+        return ""
+    return f"With this many test items, a difference of IGDS and Random shows only beyond about {', '.join(seen)}."
 
 
 CHECKED = {
@@ -115,8 +133,8 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
                 f"{name}: {distributions.story(moved, rho, metric, feature)}"
             )
         if run.store.has(f"{task}/monitoring.parquet"):
-            alerts = monitoring.report(run.read(f"{task}/monitoring.parquet"), metric).replace("\n", "; ")
-            said.setdefault("monitoring_{task}", []).append(f"{name}: {alerts}.")
+            watched = run.read(f"{task}/monitoring.parquet")
+            said.setdefault("monitoring_{task}", []).append(f"{name}: {monitoring.digest(watched)}")
     return {name: texts[0] if len(texts) == 1 else _list(texts) for name, texts in said.items()}
 
 

@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from igds_utils import launch, prompts, selectors, store
 from igds_utils import pool as pools
-from igds_utils import prompts, selectors, store
 from igds_utils.arms import selection_size
 from igds_utils.config import ConfigError
 from igds_utils.experiment import Run
 from igds_utils.needs import Pool
 from igds_utils.sae import Feature
-from igds_utils.store import fingerprint, write_whole
+from igds_utils.store import fingerprint, written_whole
 from igds_utils.user_pool import PoolError, UserPool, assert_fits, read_pool
 
 FIRES = "task_feature_activations"
@@ -34,11 +36,16 @@ FIRES = "task_feature_activations"
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` wrote: the records as they were, best first; every sample's score and rank; what to know of it."""
+    """What `select` wrote: every sample's score and rank, and what to know of the selection."""
 
-    records: list[dict[str, Any]]
+    folder: Path
     scores: pd.DataFrame  # sample_id, place, score, rank, selected, filled
     facts: dict[str, Any]  # selection.json
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The selected records as they were, best first; read from the folder."""
+        return store.Store(self.folder).read("selection.jsonl")
 
 
 class PoolRun(Run):
@@ -75,6 +82,9 @@ def select(
     source: a JSONL or Parquet file, or a dataset of the hub (`user_pool.read_pool`). features: names joined by commas,
     or a task_features.json; by default those that the causal filter chose. columns: field -> column, where they differ.
 
+    Texts are read, scored and written part by part: a pool may be larger than memory. Selectors that compare all texts
+    with each other (ZIP, the coverage selectors, BM25) hold what they compare.
+
     Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
     selection.json (what was asked for, and what to know). Raises `ConfigError` (a pool's problems are `PoolError`).
     """
@@ -83,13 +93,14 @@ def select(
     own = PoolRun(run, read_features(features) if features else None)
     pool = read_pool(source, own.task(task), columns)
     members = measured_pool(own, task, pool, selector)
-    size = selection_size(ratio, len(pool.examples))
+    launch.share(own, "igds_utils.tool:measure", task, source, selector, features, columns)
+    size = selection_size(ratio, len(pool))
     try:
-        ranking = selectors.rank_pool(selector, pools.context_of(members), size)
+        ranking = selectors.rank_pool(selector, pools.context_of(members, pool.ids), size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
         raise ConfigError(f"selector {selector!r}: {error}") from None
     except selectors.UnusableScores as error:
-        raise PoolError(f"{pool.place(error.ids[0])}: {error}") from None
+        raise PoolError(f"{pool.place(pool.ids.index(error.ids[0]))}: {error}") from None
     where = Path(source).expanduser()
     request = {
         "preset": run.preset.name, "model": run.preset.model, "task": task, "selector": selector, "ratio": ratio,
@@ -105,23 +116,40 @@ def select(
     return _write(folder, pool, ranking, size, facts)
 
 
+def measure(
+    run: Run, task: str, source: str, selector: str, features: str, columns: dict[str, str] | None
+) -> None:
+    """All that a selector needs of a user's pool, for `launch.share`."""
+    own = PoolRun(run, read_features(features) if features else None)
+    members = _members(own, task, read_pool(source, own.task(task), columns), selector)
+    for need in selectors.get(selector).needs:
+        members.version(need)
+
+
 def measured_pool(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
     """A user's pool as selectors see it; raises `PoolError` for a sample that is too long for the model."""
-    key = fingerprint([(e.id, e.fields, e.target) for e in pool.examples])
-    members = Pool(run, task, pool.examples, f"{task}/pools/{key}", run.preset.seed, (selector,))
-    needs = selectors.get(selector).needs
-    if FIRES in needs:
+    if FIRES in selectors.get(selector).needs:
         check_features(run, task)
-    lengths = []
-    for place, prompt, example in zip(pool.places, members.samples.prompts, pool.examples, strict=True):
-        try:
-            ids, n_prompt = prompts.encode_pair(run.tokenizer, prompt, f" {example.target}")
-        except ValueError as error:
-            raise PoolError(f"{place}: {error}") from None
-        lengths.append((len(ids), n_prompt))
     context = min(_context_length(tokenizer) for tokenizer in (run.tokenizer, run.train_tokenizer))
-    assert_fits(pool, lengths, context, run.config(task).sft.max_length)
-    return members
+    assert_fits(pool, _lengths(run, task, pool), context, run.config(task).sft.max_length)
+    return _members(run, task, pool, selector)
+
+
+def _members(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
+    key = fingerprint((e.id, e.fields, e.target) for e in pool)
+    return Pool(run, task, pool, f"{task}/pools/{key}", run.preset.seed, (selector,))
+
+
+def _lengths(run: Run, task: str, pool: UserPool) -> Iterator[tuple[int, int]]:
+    """Tokens of prompt and target of every sample, and of its prompt alone."""
+    for number, example in enumerate(pool):
+        try:
+            ids, n_prompt = prompts.encode_pair(
+                run.tokenizer, run.prompt(task, example), f" {example.target}"
+            )
+        except ValueError as error:
+            raise PoolError(f"{pool.place(number)}: {error}") from None
+        yield len(ids), n_prompt
 
 
 def _context_length(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -207,25 +235,25 @@ def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Pat
 def _write(
     folder: Path, pool: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]
 ) -> Selection:
-    places = {example.id: place for example, place in zip(pool.examples, pool.places, strict=True)}
-    records = {example.id: record for example, record in zip(pool.examples, pool.records, strict=True)}
+    numbers = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) of the pool, in the ranking's order
     scores = pd.DataFrame(
         {
             "sample_id": ranking["sample_id"],
-            "place": ranking["sample_id"].map(places),
+            "place": [pool.place(number) for number in numbers],
             "score": ranking["score"],
             "rank": ranking["rank"],
             "selected": ranking["rank"] <= size,
             "filled": ranking["filled"],
         }
     )
-    chosen = [records[i] for i in ranking.nsmallest(size, "rank")["sample_id"]]
+    best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
     out = store.Store(folder)
     try:
+        pool.write(folder / "selection.jsonl", best)
         out.write("scores.parquet", scores)
-        write_whole(folder / "scores.csv", scores.to_csv(index=False, lineterminator="\n"))
+        with written_whole(folder / "scores.csv") as stream:
+            scores.to_csv(stream, index=False, lineterminator="\n")
         out.write("selection.json", facts)
-        out.write("selection.jsonl", chosen)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another folder") from None
-    return Selection(chosen, scores, facts)
+    return Selection(folder, scores, facts)

@@ -45,7 +45,7 @@ class TrainedArm:
         """Names of the tables that later notebooks need of this arm, in the order in which they are made."""
         asked = self.config.series is not None and self.arm.name in self.config.series.arms
         written = IN_TRAINING if asked else IN_TRAINING[:1]
-        general = ["capabilities"] if self.config.capabilities and not self.arm.is_check else []
+        general = ["capabilities"] if self.arm in arms.asked_in_general(self.config) else []
         return [*(written if self.arm.trained else ()), "outputs", "activations", *general]
 
     def make_all(self) -> dict[str, pd.DataFrame]:
@@ -79,7 +79,7 @@ class TrainedArm:
                     self.lm, task, batch, self.config, self.arm.seed, self.arm.name
                 ),
                 label=f"{self.arm.name}: answer",
-                sort_by=evaluation.ORDER,
+                finish=evaluation.in_order,
                 **inputs,
             )
         build = {
@@ -111,7 +111,8 @@ class TrainedArm:
             case "activations":
                 return {"arm": self.inputs, **read}
             case "capabilities":
-                return {"arm": self.inputs, "asked": self.config.capabilities}
+                asked = self.config.capabilities.model_dump(mode="json", exclude={"arms"})
+                return {"arm": self.inputs, "asked": asked}
         decoding = evaluation.decoding(self.config)
         return {"arm": self.inputs, "series": self.config.series, "decoding": decoding, "test": test, **read}
 
@@ -191,7 +192,7 @@ class TrainedArm:
 
     def _capabilities(self) -> pd.DataFrame:
         asked = self.config.capabilities
-        return capabilities.score(self.lm, asked.benchmarks, asked.limit)
+        return capabilities.score(self.lm, asked.benchmarks, asked.limit, self.run.preset.batch_tokens)
 
     def _activations(self) -> pd.DataFrame:
         return series.feature_activations(self.run, self.task, self.lm, self.features, FIXED_PROMPTS)

@@ -1,22 +1,32 @@
 """A pool of the user's own: read from a file or the hub, checked to the last record before anything is computed.
 
 A record holds the fields of the task's prompt and its target; an "id" is optional, and whatever else it holds is kept.
-Every problem is one `PoolError` that names file, line, field and mend.
+Texts stay where they are and are read when they are asked for, so that a pool may be larger than memory. Every
+problem is one `PoolError` that names file, line, field and mend.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from string import Formatter
+from tempfile import TemporaryFile
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from igds_utils.config import ConfigError
 from igds_utils.sources import Reader, read_file
+from igds_utils.store import written_whole
 from igds_utils.tasks.base import Example, Task
 
+Row = tuple[str, dict[str, Any]]  # where it stands, as in `pool.jsonl line 17`, and what it holds
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")  # owner/name, or owner/name:split
 
 
@@ -24,18 +34,86 @@ class PoolError(ConfigError):
     """A pool that cannot be used; the message names file, line, field and mend."""
 
 
-@dataclass(frozen=True)
-class UserPool:
-    """Samples, the records that they were made from, and where each of these stands, all in the same order."""
+class UserPool(Sequence[Example]):
+    """Samples that stay where they are stored; of each only its id and its place are kept (about 100 bytes).
 
-    name: str
-    examples: list[Example]
-    records: list[dict[str, Any]]
-    places: list[str]
+    To ask for samples in their order costs one pass over the rows; to ask for an earlier one begins them anew.
+    """
 
-    def place(self, sample_id: str) -> str:
+    def __init__(self, name: str, rows: Callable[[], Iterator[Row]], task: Task, columns: dict[str, str]):
+        """rows: gives all of them from the first one, as often as it is called; all are checked here."""
+        self.name, self.ids = name, []
+        self._rows, self._task, self._columns = rows, task, columns
+        self._where, self._numbers = "", array("q")
+        for place, _, example in self._read():
+            self._where, _, number = place.rpartition(" ")
+            self._numbers.append(int(number))
+            self.ids.append(example.id)
+        if len(self) < 2:
+            raise PoolError(
+                f"{name} holds one sample: there is nothing to select from; give it at least two"
+                if self.ids
+                else f"{name} holds no samples: write one record a line, with {', '.join(columns)}"
+            )
+        if (again := pd.Index(self.ids).duplicated()).any():
+            number = int(again.argmax())
+            sample_id = self.ids[number]
+            raise PoolError(
+                f"{self.place(number)}: id {sample_id!r} is that of {self.place(self.ids.index(sample_id))} too: every "
+                "sample needs an id of its own"
+            )
+        self._going, self._next = self._read(), 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (example for _, _, example in self._read())
+
+    def __getitem__(self, at):
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        number = range(len(self))[at]
+        if number < self._next:
+            self._going, self._next = self._read(), 0
+        _, _, example = next(islice(self._going, number - self._next, None), (None, None, None))
+        self._next = number + 1
+        if example is None or example.id != self.ids[number]:
+            raise PoolError(f"{self.name} has changed while it was read: select again")
+        return example
+
+    def place(self, number: int) -> str:
         """Where a sample stands, for messages: `pool.jsonl line 17`."""
-        return next(at for at, one in zip(self.places, self.examples, strict=True) if one.id == sample_id)
+        return f"{self._where} {self._numbers[number]}"
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records that the samples were made from, in one pass."""
+        return (record for _, record, _ in self._read())
+
+    def write(self, file: Path, chosen: Sequence[int]) -> None:
+        """Write the records of some samples, in that order, as JSONL; one record at a time is in memory."""
+        order = np.full(len(self), -1)
+        order[chosen] = np.arange(len(chosen))
+        places = np.empty((len(chosen), 2), dtype=int)  # where each begins in `unordered`, and its length
+        with written_whole(file) as out, TemporaryFile(dir=file.parent) as unordered:
+            for place, record in zip(order, self.records(), strict=True):
+                if place >= 0:
+                    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+                    places[place] = unordered.tell(), len(line)
+                    unordered.write(line)
+            for start, length in places.tolist():
+                unordered.seek(start)
+                out.write(unordered.read(length))
+
+    def _read(self) -> Iterator[tuple[str, dict[str, Any], Example]]:
+        for place, record in self._rows():
+            fields = {
+                field: _text(record, field, column, place, self._task, self._columns)
+                for field, column in self._columns.items()
+                if field != "id"
+            }
+            sample_id, target = _id(record, self._columns["id"], place), fields.pop("target")
+            yield place, record, Example(sample_id, fields, target, ())
 
 
 def prompt_fields(task: Task) -> list[str]:
@@ -57,21 +135,21 @@ def read_pool(source: str, task: Task, columns: dict[str, str] | None = None) ->
     if path.is_dir():
         raise PoolError(f"{source} is a folder: name the JSONL or Parquet file in it")
     if not path.is_file() and HUB_ID.fullmatch(source) and path.suffix not in (".jsonl", ".parquet", ".json"):
-        return _checked(source, _hub_rows(source, columns, fields), task, columns)
+        return UserPool(source, partial(_hub_rows, source, columns, fields), task, columns)
     if not path.is_file():
         raise PoolError(
             f"there is no file {source}: correct the path, or give a dataset of the hub as owner/name"
         )
-    return _checked(path.name, _file_rows(path), task, columns)
+    return UserPool(path.name, _file_rows(path), task, columns)
 
 
-def _file_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _file_rows(path: Path) -> Callable[[], Iterator[Row]]:
     if path.suffix == ".parquet":
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import read_schema
 
         try:
-            return read_file(path, read_schema(path).names)
+            return partial(read_file, path, read_schema(path).names)
         except ArrowInvalid as error:
             raise PoolError(f"{path.name} is no Parquet file ({error}): write it again") from None
     if path.suffix != ".jsonl":
@@ -85,12 +163,10 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     f"{path.name} line {number} is not UTF-8 (byte {error.object[error.start]:#04x} at column "
                     f"{error.start + 1}): save the file as UTF-8"
                 ) from None
-    return read_file(path, ())
+    return partial(read_file, path, ())
 
 
-def _hub_rows(
-    source: str, columns: dict[str, str], fields: list[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _hub_rows(source: str, columns: dict[str, str], fields: list[str]) -> Iterator[Row]:
     from igds_utils.refs import DataSource
 
     hub, _, split = source.partition(":")
@@ -98,32 +174,6 @@ def _hub_rows(
     reader = Reader(DataSource(hub=hub, split=split or "train", columns=wanted), fields, source)
     for number, record in enumerate(reader.records(seed=0), start=1):
         yield f"{source} row {number}", {columns[field]: text for field, text in record.items()}
-
-
-def _checked(
-    name: str, rows: Iterable[tuple[str, dict[str, Any]]], task: Task, columns: dict[str, str]
-) -> UserPool:
-    pool, seen = UserPool(name, [], [], []), {}
-    for place, record in rows:
-        fields = {
-            field: _text(record, field, column, place, task, columns)
-            for field, column in columns.items()
-            if field != "id"
-        }
-        sample_id = _id(record, columns["id"], place)
-        if (other := seen.setdefault(sample_id, place)) != place:
-            raise PoolError(
-                f"{place}: id {sample_id!r} is that of {other} too: every sample needs an id of its own"
-            )
-        target = fields.pop("target")
-        pool.examples.append(Example(sample_id, fields, target, ()))
-        pool.records.append(record)
-        pool.places.append(place)
-    if not pool.examples:
-        raise PoolError(f"{name} holds no samples: write one record a line, with {', '.join(columns)}")
-    if len(pool.examples) == 1:
-        raise PoolError(f"{name} holds one sample: there is nothing to select from; give it at least two")
-    return pool
 
 
 def _text(
@@ -183,14 +233,14 @@ def assert_fits(pool: UserPool, lengths: Iterable[tuple[int, int]], context: int
 
     lengths: tokens of prompt and target, and of the prompt alone, in the pool's order. trained: `sft.max_length`.
     """
-    for place, (whole, prompt) in zip(pool.places, lengths, strict=True):
+    for number, (whole, prompt) in enumerate(lengths):
         if prompt >= trained:
             raise PoolError(
-                f"{place}: its prompt alone has {prompt:,} tokens, a training sample at most {trained:,} "
+                f"{pool.place(number)}: its prompt alone has {prompt:,} tokens, a training sample at most {trained:,} "
                 "(sft.max_length): shorten it, remove the record, or raise sft.max_length"
             )
         if whole > context:
             raise PoolError(
-                f"{place}: prompt and target have {whole:,} tokens, the model reads at most {context:,}: shorten the "
-                "target, or remove the record"
+                f"{pool.place(number)}: prompt and target have {whole:,} tokens, the model reads at most {context:,}: "
+                "shorten the target, or remove the record"
             )

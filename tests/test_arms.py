@@ -2,7 +2,7 @@
 
 import pytest
 
-from igds_utils.arms import arms
+from igds_utils.arms import arms, asked_in_general
 from igds_utils.settings import TaskConfig
 
 
@@ -31,3 +31,18 @@ def test_a_job_of_one_arm_sees_that_arm_alone():
     assert [arm.name for arm in arms(task(selectors=["igds"], only_arms=["igds@0.5"]))] == ["igds@0.5"]
     with pytest.raises(ValueError, match="no arm 'igds'; known: original, full, igds@0.5"):
         arms(task(selectors=["igds"], only_arms=["igds"]))
+
+
+def test_named_arms_and_the_original_are_asked_in_general_or_all_but_the_checks():
+    def asked(capabilities, **fields):
+        found = asked_in_general(
+            task(selectors=["igds"], defect_check=True, capabilities=capabilities, **fields)
+        )
+        return [arm.name for arm in found]
+
+    assert asked(None) == []
+    assert asked({}) == ["original", "full", "igds@0.5"]
+    assert asked({"arms": ["igds@0.5"]}) == ["original", "igds@0.5"]
+    assert asked({"arms": ["igds@0.5"]}, only_arms=["full"]) == []
+    with pytest.raises(ValueError, match="no arm 'igds'; known: original"):
+        asked({"arms": ["igds"]})

@@ -79,8 +79,9 @@ def test_table_story_and_figure():
         and table.loc["Random", "Pays from a pool of"] == "any"
     )
     assert table.loc["IGDS", "Pays from a pool of"].endswith(" samples") and "Net (€)" in table
-    told = benefit.story(SCALE, benefit.estimate(SCALE))
-    assert "Selecting 50 % of 100,000 samples" in told and "it pays from a pool of" in told
+    told = benefit.story(SCALE, benefit.estimate(SCALE), "8 x H100 80 GB")
+    assert "Selecting 50 % of 100,000 samples" in told and "GPU hours of 8 x H100 80 GB (" in told
+    assert "it pays from a pool of" in told
     curve = benefit.curve(SCALE, points=20)
     assert curve["net_share"].max() <= 0.5 + 1e-9
     assert (

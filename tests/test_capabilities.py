@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 
 from igds_utils import capabilities, display, tables, tiny
+from igds_utils.choices import Reader
+from igds_utils.hub import SourceError
 from igds_utils.lm import LM
 
 
@@ -32,6 +36,29 @@ def test_a_score_is_whether_the_likeliest_letter_is_the_answer(lm):
     for question in capabilities.development_questions()[::60]:
         first = next(q for q in capabilities.development_questions() if q["subject"] == question["subject"])
         assert by_subject[question["subject"]] == float(likeliest(lm, first) == first["answer"])
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3"])
+def test_likelihoods_equal_those_of_lm_evals_own_model(name):
+    lm = LM(tiny.model(name), tiny.tokenizer(), name)
+    most = lm.model.config.max_position_embeddings
+    texts = [
+        *[("Text: a", f" {answer}") for answer in "12"],
+        ("Solution: 12 + 7 =", " 19."), ("how many apples?", " user 2 3"), (most * "Text: ", " 3"),
+    ]  # fmt: skip
+    requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(texts)]
+    own = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=2, max_length=most)
+    expected = own.loglikelihood(requests, disable_tqdm=True)
+    for batch_tokens in (1, 40, 10_000):
+        found = Reader(lm, batch_tokens).loglikelihood(requests, disable_tqdm=True)
+        assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=1e-5)
+        assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_questions_are_loaded_once_for_all_models(lm, monkeypatch):
+    first = capabilities.score(lm, ["mmlu_dev"], limit=1)
+    monkeypatch.setattr(capabilities, "_tasks", None)
+    pd.testing.assert_frame_equal(capabilities.score(lm, ["mmlu_dev"], limit=1), first)
 
 
 def likeliest(lm, question) -> int:
@@ -63,6 +90,7 @@ def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm
     assert len(table) == 1 and 0 <= table.loc[0, "score"] <= 1
     turned = {**row, "correct_answers": row["incorrect_answers"], "incorrect_answers": row["correct_answers"]}
     write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [turned])
+    capabilities._loaded.cache_clear()
     other = capabilities.score(lm, ["truthfulqa"])
     assert table.loc[0, "score"] + other.loc[0, "score"] == pytest.approx(1)
 
@@ -71,6 +99,13 @@ def test_a_mirror_without_the_benchmark_says_which_file_is_missing(tmp_path, mon
     monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"truthful_qa.generation.validation\.jsonl is not there"):
         capabilities._truthfulqa_mirror()
+
+
+def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, tmp_path, monkeypatch):
+    monkeypatch.delenv(capabilities.MIRROR, raising=False)
+    with hub_box.fault("missing", "truthful"), pytest.raises(SourceError) as caught:
+        capabilities.score(lm, ["truthfulqa"])
+    assert "IGDS_DATA_MIRROR" in str(caught.value) and "benchmarks=[mmlu_dev]" in str(caught.value)
 
 
 def test_mmlu_from_a_mirror_keeps_subjects_apart(tmp_path, monkeypatch):
@@ -93,11 +128,13 @@ def test_table8_pairs_questions_and_says_what_was_not_run():
     )
     after = base.assign(score=[1.0, 1, 0, 1]).sample(frac=1, random_state=1)
     table = tables.table8(
-        {"math": {"original": base, "igds@0.5": after}}, {"mmlu_dev": "Dev, 0 shots (%)"}, {"math": "Math"},
+        {"math": {"original": base, "igds@0.5": after, "igds@0.2": None}}, {"mmlu_dev": "Dev, 0 shots (%)"},
+        {"math": "Math"},
         display.paper_values(), resamples=200,
     ).set_index("Arm")  # fmt: skip
     assert table.loc["IGDS 50 %", "Dev, 0 shots (%)"].startswith("75.0 [")
     assert table.loc["IGDS 50 %", "change, Dev"].startswith("+25.0 [")
+    assert table.loc["IGDS 20 %", "Dev, 0 shots (%)"] == display.NOT_RUN
     assert table.loc["Loss", "Dev, 0 shots (%)"] == display.NOT_RUN
     assert table.loc["Original", "Paper: MMLU"] == "54.12"
 

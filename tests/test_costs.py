@@ -79,6 +79,8 @@ def test_the_paper_preset_forecast_says_what_fits():
     text = render(llama)
     assert "full-parameter AdamW needs 128 GB" in text
     assert "fits sharded over 8" in text and "does not fit, score and select here" in text
+    assert "one SAE of 1.1 GB and 40 GB of caches: fits;" in text
+    assert "fits with SET=intervention.cache_gb=2" in text
     assert forecast.lines(load_preset("quick"), plan(load_preset("quick"))) == []
 
 

@@ -8,6 +8,8 @@ from test_plots import POINTS, assert_tidy
 from igds_utils import distributions, plots
 from igds_utils.arms import arms
 from igds_utils.experiment import open_run
+from igds_utils.plots.distributions import Named, label_points
+from igds_utils.plots.style import new_figure
 from igds_utils.tables import activation_table
 
 FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.ratios": [0.5]}
@@ -138,3 +140,21 @@ def test_stored_arms_are_read_without_the_checks(tmp_path):
     run.store.write("math/arms/full/activations.parquet", table.assign(feature=3))
     with pytest.raises(ValueError, match="arms/full/activations.parquet does not hold l1_p2"):
         distributions.arm_activations(run, "math")
+
+
+def test_a_name_keeps_clear_of_its_neighbours_interval():
+    pair = [
+        Named(1.0, 0.5, "left one", "#000000", 0.2, 0.8),
+        Named(1.1, 0.5, "right one", "#000000", float("nan"), float("nan")),
+    ]
+    figure, axes = new_figure(3, 3)
+    axes[0, 0].set(xlim=(0, 2), ylim=(0, 1))
+    figure.draw_without_rendering()
+    label_points(axes[0, 0], pair)
+    left, right = axes[0, 0].texts
+    assert (
+        left.get_ha() == "right" and right.get_ha() == "left"
+    )  # beside their own points, away from each other
+    inner = [Named(0.95, 0.5, "x", "#000000", 0.1, 0.9), pair[0], Named(1.05, 0.5, "y", "#000000", 0.1, 0.7)]
+    label_points(axes[0, 0], inner)
+    assert axes[0, 0].texts[3].get_ha() == "center"  # no place beside it: above or below its interval

@@ -1,8 +1,10 @@
-"""The causal filter of a run: parts by memory, originals once, racing; on the tiny model."""
+"""The causal filter of a run: parts by memory and by layer, originals once, racing; on the tiny model."""
+
+from functools import partial
 
 import pytest
 
-from igds_utils import effects, generation, intervention
+from igds_utils import effects, generation, intervention, tiny
 from igds_utils.caching import cache_bytes
 from igds_utils.experiment import open_run
 from igds_utils.sae import Feature
@@ -34,6 +36,41 @@ def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch)
         )
     monkeypatch.setattr(generation, "decode", None)  # what is stored is not generated again
     assert effects.measure(run, "math", "validation", FEATURES).equals(found)
+
+
+def test_parts_hold_no_more_rows_than_fit_and_miss_none():
+    ids, mixed = ["x", "y", "z"], [Feature(1, 0), Feature(0, 0), Feature(1, 1), Feature(0, 2), Feature(0, 1)]
+    for rows in (1, 2, 7, 100):
+        for by_layer in (True, False):
+            parts = effects.parts_of(mixed, ids, rows, by_layer)
+            assert all(len(some) * len(own) <= rows for some, own in parts)
+            found = [(feature, i) for some, own in parts for feature in some for i in own]
+            assert sorted(found) == sorted((feature, i) for feature in mixed for i in ids)
+    layers = [{feature.layer for feature in some} for some, _ in effects.parts_of(mixed, ids, 6, True)]
+    assert layers == [{0}, {0}, {1}]
+    assert effects.parts_of(mixed, ids, 100, False) == [(mixed, ids)]
+
+
+def test_one_encoder_at_a_time_where_a_feature_takes_the_whole_of_it(open_smoke, monkeypatch):
+    monkeypatch.setattr(tiny, "sae", partial(tiny.sae, "topk"))
+    held = []
+
+    class Watched(intervention.Steering):
+        def __init__(self, saes, features, *arguments):
+            super().__init__(saes, features, *arguments)
+            held.append({feature.layer for feature in features})
+
+    run = open_smoke()
+    samples = run.samples("math", [example.id for example in run.examples("math", "validation")])
+    whole = intervention.amplified_scores(
+        run.lm, run.saes, FEATURES, samples, run.score("math"), run.config("math").max_new_tokens,
+        stop=run.task("math").stops,
+    ).reset_index(drop=True)  # fmt: skip
+    monkeypatch.setattr(intervention, "Steering", Watched)
+    found = effects.measure(run, "math", "validation", FEATURES)
+    assert held == [{0}, {1}, {2}, {3}]
+    exact = ["layer", "feature", "sample_id", "output_amplified", "score_amplified"]
+    assert found[exact].equals(whole[exact])
 
 
 def test_a_race_ends_with_fewer_rows_for_those_that_left(open_smoke):

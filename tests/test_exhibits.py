@@ -52,7 +52,7 @@ def test_what_a_notebook_saves_is_shown(stage):
 
 def test_a_report_makes_every_exhibit_again():
     assert {exhibit.notebook for exhibit in exhibits().values()} <= set(REPORT_STAGES) <= set(STAGES)
-    first, *_, last = REPORT_STAGES  # before and after all others
+    first, *_, last = REPORT_STAGES  # before those that read it, and after all others
     assert (first, last) == ("05_evaluation", "11_report")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from igds_utils import huggingface
+from igds_utils import huggingface, tiny
 from igds_utils.hub import SourceError
 from igds_utils.huggingface import ATTEMPTS, fetched, snapshot
 from igds_utils.lm import device_map, load_lm, load_tokenizer
@@ -84,6 +87,41 @@ def test_a_tokenizer_comes_without_the_weights(hub_box, empty_cache):
     tokenizer = load_tokenizer(HubRef(hub=LLAMA))
     assert encode(tokenizer, "Solution:")[0] == tokenizer.bos_token_id
     assert asked(hub_box, "tokenizer.json") and not asked(hub_box, "model-0000")
+
+
+@pytest.fixture
+def old_repository(hub_box):
+    """A repository whose weights lie in a pickle, or in a format that nothing here reads; gone after the test."""
+    folder = hub_box.root / "models" / "old/tagger"
+    tiny.save_model("llama", 0, folder)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_weights_without_safetensors_are_read_as_tensors_and_nothing_else(
+    old_repository, empty_cache, capsys
+):
+    lm, kept = load_lm(HubRef(hub="old/tagger")), tiny.model("llama", 0).state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in lm.model.state_dict().items())
+
+    class Harm:
+        def __reduce__(self):
+            return print, ("this pickle was run",)
+
+    torch.save({"model.norm.weight": Harm()}, old_repository / "pytorch_model.bin")
+    shutil.rmtree(empty_cache)
+    with pytest.raises(SourceError, match="could not load old/tagger"):
+        load_lm(HubRef(hub="old/tagger"))
+    assert "this pickle was run" not in capsys.readouterr().out
+
+
+def test_weights_in_no_known_format_are_named(old_repository, empty_cache):
+    (old_repository / "pytorch_model.bin").rename(old_repository / "tf_model.h5")
+    with pytest.raises(SourceError, match=r"old/tagger has neither \*.safetensors nor .*save_pretrained"):
+        load_lm(HubRef(hub="old/tagger"))
 
 
 def test_what_is_in_the_cache_is_read_without_the_hub(hub_box, empty_cache):

@@ -1,5 +1,6 @@
 """Several processes under accelerate (gloo, on the CPU) against one."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from igds_utils import arms, launch, pool
+from igds_utils import arms, effects, launch, pool, recall, stability, tool
 from igds_utils.config import ConfigError, load_preset
 from igds_utils.experiment import open_run
 from igds_utils.machines import LaunchConfig
@@ -22,7 +23,9 @@ from igds_utils import shards
 
 def table(run, upto):
     build = lambda number: pd.DataFrame({"square": [number**2], "by": [int(shards.os.environ["RANK"])]})
-    run.make_in_parts("table.parquet", range(upto), build, "square")
+    def finish(rows):
+        return rows.assign(root=shards.map_in_order(lambda square: square**0.5, rows["square"].tolist()))
+    run.make_in_parts("table.parquet", range(upto), build, "square", finish=finish)
     run.make("product.json", lambda: {"processes": shards.processes(), "by": shards.is_first()})
 
 def killed(run, task, arm):
@@ -35,6 +38,11 @@ def killed(run, task, arm):
         return step(self, *args, **kwargs)
     SFTTrainer.training_step = dies
     trained.train(run, task, arm)
+
+def identify(run):
+    from igds_utils import effects, recall
+    features = recall.candidates(recall.measure(run, "math"), 4)
+    effects.measure(run, "math", "validation", features)
 
 def fails(run):
     raise ValueError("the reason")
@@ -73,6 +81,7 @@ def test_two_processes_make_one_table(tmp_path, steps, capfd):
     table = run.read("table.parquet")
     assert table["square"].tolist() == [0, 1, 4, 9, 16]
     assert table["by"].tolist() == [0, 1, 0, 1, 0]
+    assert table["root"].tolist() == [0, 1, 2, 3, 4]
     assert run.read("product.json") == {"processes": 2, "by": True}
     assert capfd.readouterr().out.count("table.parquet: making it") == 1
     assert not list(run.store.root.glob("launch-*")) and not list(run.store.root.glob("*.parts-*"))
@@ -103,6 +112,51 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(again).items())
 
 
+def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(launch, "call", lambda run, *what: called.append(what))
+    asked = dict(preset="smoke", tasks=["math"], results=str(tmp_path))
+    run = open_run(**asked, overrides={"launch.processes": 2})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launch.share(run, "module:function")
+    monkeypatch.delenv("WORLD_SIZE")
+    launch.share(open_run(**asked), "module:function")
+    assert called == []
+    features = recall.candidates(recall.measure(run, "math"), 2)
+    effects.measure(run, "math", "validation", features)
+    names = [feature.name for feature in features]
+    assert called == [
+        ("igds_utils.recall:measure", "math", ""),
+        ("igds_utils.effects:measure_named", "math", "validation", names, "", 8),
+    ]
+    recall.measure(run, "math")
+    effects.measure(run, "math", "validation", features)
+    assert len(called) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_identify_as_one(tmp_path, steps):
+    """Recall, causal filter and a source of the stability notebook, all in several parts."""
+    found = []
+    many = {"tasks.math.sizes.prior": 130, "intervention.cache_gb": 1e-4, "intervention.racing": [0.5]}
+    for processes in (1, 2):
+        changes = {"launch.processes": processes} | many
+        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
+        launch.share(run, f"{steps}:identify")
+        features = recall.candidates(recall.measure(run, "math"), 4)
+        effects.measure(run, "math", "validation", features)
+        stability.identify(run, "math", next(iter(run.config("math").stability.sources)))
+        found.append({path.relative_to(run.root): path for path in run.root.rglob("*") if path.is_file()})
+    assert [*found[0]] and sorted(found[0]) == sorted(found[1])
+    tables = [path for path in found[0] if path.suffix == ".parquet"]
+    assert len(tables) == 9
+    for path in tables:
+        one, two = (pd.read_parquet(files[path]) for files in found)
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+    for path in (path for path in found[0] if path.suffix == ".jsonl"):
+        assert found[0][path].read_text() == found[1][path].read_text()
+
+
 @pytest.mark.slow
 def test_two_processes_score_a_pool_as_one(tmp_path):
     tables = []
@@ -118,6 +172,20 @@ def test_two_processes_score_a_pool_as_one(tmp_path):
         tables.append([run.read(f"math/needs/{name}.parquet") for name in names])
     for one, two in zip(*tables, strict=True):
         pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+@pytest.mark.slow
+def test_two_processes_select_from_a_file_as_one(tmp_path, steps):
+    file, found = tmp_path / "pool.jsonl", []
+    records = [{"question": f"{i} and {7 * i}?", "target": f"It is {8 * i}."} for i in range(600)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    for processes in (1, 2):
+        changes = {"launch.processes": processes}
+        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
+        made = tool.select(run, "math", str(file), tmp_path / f"out{processes}", selector="loss")
+        found.append((made.scores, made.records))
+    pd.testing.assert_frame_equal(found[0][0], found[1][0], check_exact=True)
+    assert found[0][1] == found[1][1] and len(found[0][1]) == 300
 
 
 @pytest.mark.slow

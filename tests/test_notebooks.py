@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,7 +47,19 @@ def test_the_parameters_cell_holds_literals_only(path):
         assert isinstance(line, ast.Assign)
         found[line.targets[0].id] = ast.literal_eval(line.value)
     if path.stem in STAGES:
-        assert {name: type(value) for name, value in found.items()} == PARAMETERS
+        assert {name: type(found[name]) for name in PARAMETERS} == PARAMETERS
+        assert len(found) == len(PARAMETERS) or path.stem == "08_robustness"  # its sizes and prices
+
+
+def test_the_report_names_parameters_that_the_cost_estimate_has():
+    asked = "".join(cell.source for cell in notebook(PROJECT / "notebooks/11_report.ipynb").cells)
+    (cell,) = [
+        cell
+        for cell in code(PROJECT / "notebooks/08_robustness.ipynb")
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    names = re.findall(r" -p (\w+) ", asked)
+    assert len(names) >= 2 and all(f"\n{name} = " in cell.source for name in names)
 
 
 def test_the_runner_knows_every_notebook():
@@ -74,7 +87,7 @@ def test_a_run_leaves_the_products_that_results_readme_lists(smoke_run, task):
     folder = smoke_run.root / "tiny-llama" / task
     names = [
         "recall.parquet", "recall.json", "effects_validation.parquet", "effects_confirmation.parquet",
-        "task_features.json", "evaluation.parquet", "summary.json",
+        "task_features.json", "evaluation.parquet", "summary.json", "distributions.parquet", "correlation.json",
     ]  # fmt: skip
     names += [f"arms/{arm.name}/outputs.parquet" for arm in arms(TASKS[task])]
     names += [f"arms/{arm.name}/activations.parquet" for arm in arms(TASKS[task])]

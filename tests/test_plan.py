@@ -99,6 +99,23 @@ def test_memory_is_the_larger_of_training_and_steering(preset):
     assert peak_memory(preset(**{"intervention.cache_gb": 3.0})) == pytest.approx(4e6 + 3e9 + 1e9)
 
 
+def test_one_sae_is_held_while_steering(preset):
+    shape = {**SHAPE, "d_sae": 7_000_000}
+    one = 2 * 4 * 10 * 7_000_000
+    found = preset(**{"models.tiny.shape": shape, "intervention.cache_gb": 1.0})
+    assert peak_memory(found) == pytest.approx(4e6 + 1e9 + one + 1e9)
+    assert "one SAE at a time, of 0.56 GB" in render(found)
+    assert "without the SAEs" in render(preset())
+
+
+def test_questions_of_general_benchmarks_are_read_by_every_arm_of_a_selector(preset):
+    asked = {"benchmarks": ["mmlu", "truthfulqa"], "limit": {"mmlu": 2}}
+    frame = plan(preset(**{"tasks.math.capabilities": asked, "tasks.math.defect_check": True}))
+    questions = 2 * 57 * 725 + 817 * 7.6 * 225
+    assert tokens(frame, "capabilities") == (round(5 * questions), 0, 0)  # original, full and three selectors
+    assert "capabilities" not in set(plan(preset()).stage)
+
+
 def test_the_plan_of_quick_comes_near_the_reference_run():
     """Peak memory of training, the largest: what the run of 135M parameters took, results/reference/quick."""
     assert peak_memory(load_preset("quick")) == pytest.approx(7.9e9, rel=0.15)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from igds_utils import plots
 from igds_utils.display import SELECTORS, Metric, arm_title, selector_of
+from igds_utils.plots import style
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 
@@ -183,3 +184,25 @@ def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):
         assert one.read_bytes() == other.read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["effects.pdf", "effects.png"]
     assert Image.open(first[0]).info["dpi"][0] == pytest.approx(200, abs=1)
+
+
+def test_a_figure_that_is_there_already_is_left_alone(tmp_path):
+    png, pdf = plots.save_figure(DRAWN["effects"](), tmp_path, "figure")
+    pdf.write_bytes(b"as it was")
+    plots.save_figure(DRAWN["effects"](), tmp_path, "figure")
+    assert pdf.read_bytes() == b"as it was"
+    plots.save_figure(DRAWN["recall"](), tmp_path, "figure")  # another one
+    other = png.read_bytes(), pdf.read_bytes()
+    assert other[1].startswith(b"%PDF")
+    pdf.unlink()
+    plots.save_figure(DRAWN["recall"](), tmp_path, "figure")
+    assert (png.read_bytes(), pdf.read_bytes()) == other
+
+
+def test_a_figure_is_whole_after_a_kill_between_its_files(tmp_path, monkeypatch):
+    """The PDF is written first, so that an old PNG has both made again."""
+    plots.save_figure(DRAWN["recall"](), tmp_path, "figure")
+    written = []
+    monkeypatch.setattr(style, "write_whole", lambda path, content: written.append(path.suffix))
+    plots.save_figure(DRAWN["effects"](), tmp_path, "figure")
+    assert written == [".pdf", ".png"]

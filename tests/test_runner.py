@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -252,6 +253,33 @@ def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_
     )
     assert collecting.count("notebooks/04_sft.") == len(names) + 2  # the arms, itself and the notebook
     assert "runtime=7," in collecting
+
+
+def test_a_report_waits_only_for_what_it_reads(tmp_path):
+    run = runner.prepare(preset="smoke", results=tmp_path, stages=runner.REPORT_STAGES)
+    shown = dry_run(tmp_path, "--cores", "2", "--config", f"run={run}")
+    waits = {}
+    for block in (block for block in shown.split("\n[") if "rule notebook:" in block):
+        *inputs, output = re.findall(r"smoke/notebooks/(\w+)\.ipynb", block.partition("jobid:")[0])
+        waits[output] = set(inputs)
+    before, first, *others, last = sorted(runner.REPORT_STAGES)
+    assert waits[before] == waits[first] == set()
+    assert all(waits[stage] == {first} for stage in others)
+    assert waits[last] == {before, first, *others}
+
+
+def test_what_reads_stored_results_starts_without_models():
+    """Their imports take longer than most of these notebooks."""
+    modules = (
+        "distributions exhibits exercises findings monitoring plots report semantics stability story tables"
+    )
+    code = f"""import sys
+from igds_utils import {", ".join(modules.split())}, job
+heavy = {{"torch", "transformers", "sae_lens", "datasets", "nbconvert"}} & set(sys.modules)
+job.load_papermill()
+sys.exit(f"{{heavy}}" if heavy or "lark" in sys.modules else 0)"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_on_one_machine_all_arms_are_one_job(tmp_path):

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from igds_utils import huggingface, tiny
 from igds_utils import sae as module
 from igds_utils.activations import critical_residuals
+from igds_utils.features import neuronpedia_url
 from igds_utils.hub import SourceError
 from igds_utils.lm import load_lm
 from igds_utils.recall import frequency_recall
 from igds_utils.refs import HubRef
-from igds_utils.sae import Feature, FeatureSet, Saes, directions, neuronpedia_url
+from igds_utils.sae import Feature, FeatureSet, Saes, directions
 from igds_utils.settings import SaeConfig
 
 GEMMA = SaeConfig(

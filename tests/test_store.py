@@ -195,10 +195,18 @@ def test_a_killed_run_builds_only_the_parts_that_are_missing(products):
     pd.testing.assert_frame_equal(found, again)
 
 
-def test_parts_can_be_put_in_an_order(products):
+def test_an_iterator_has_the_fingerprint_of_its_list():
+    for records in ([], [{"b": 1, "a": "é"}], [("x", {"q": 1.5}), ["y", None]]):
+        assert store.fingerprint(iter(records)) == store.fingerprint(records)
+
+
+def test_the_rows_of_all_parts_can_be_made_into_the_product(products):
     build = lambda part: pd.DataFrame({"value": [part, part], "k": [1, 0]})  # noqa: E731
-    found = products.make_in_parts("t.parquet", [2, 1], build, "t", sort_by=["value", "k"])
+    in_order = lambda rows: rows.sort_values(["value", "k"], ignore_index=True)  # noqa: E731
+    found = products.make_in_parts("t.parquet", [2, 1], build, "t", finish=in_order)
     assert found.to_numpy().tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
+    products.make_in_parts("t.jsonl", [2, 1], build, "t", finish=lambda rows: rows.to_dict("records"))
+    assert products.read("t.jsonl")[0] == {"value": 2, "k": 1}
 
 
 def test_parts_of_other_inputs_are_neither_used_nor_kept(products):

@@ -22,6 +22,13 @@ def test_checks_are_named_and_failures_stand_out():
     assert "**failed: the other one did better**" in story.checks_text(wrong, METRICS)
 
 
+def test_what_so_many_test_items_can_show_is_half_an_interval():
+    record = {"selector": "igds", "ratio": 0.5, "n": 96, "vs_random_low": -0.01, "vs_random_high": 0.17}
+    said = story.sight({"math": [record]}, METRICS)
+    assert "only beyond about 9.0 points (Math, 96 items)." in said
+    assert story.sight({"math": [record | {"vs_random_low": None}]}, METRICS) == ""
+
+
 def test_cost_is_that_of_the_longest_complete_run_of_each_notebook():
     entry = {"seconds": 60.0, "peak_bytes": 2e9, "complete": True}
     failed = entry | {"seconds": 999.0, "complete": False}

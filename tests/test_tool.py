@@ -93,7 +93,7 @@ def test_other_selectors_need_no_features_and_what_was_measured_is_kept(run, fil
     first = tool.select(run, "math", file, tmp_path / "out", selector="loss", ratio=0.5)
     stored = sorted(run.root.rglob("pools/*/target_loss.parquet"))
     made_at = [path.stat().st_mtime_ns for path in stored]
-    again = tool.select(run, "math", file, tmp_path / "out", selector="loss", ratio=1.0)
+    again = tool.select(run, "math", file, tmp_path / "more", selector="loss", ratio=1.0)
     assert stored and [path.stat().st_mtime_ns for path in stored] == made_at
     assert again.records[:3] == first.records and len(again.records) == 6
 
@@ -112,19 +112,19 @@ def test_fields_of_other_names_parquet_and_records_without_id(tmp_path):
     records = [{"problem": r["question"], "target": r["target"], "extra": [1, 2]} for r in RECORDS]
     columns = {"question": "problem"}
     read = read_pool(write(tmp_path / "other.jsonl", records), get("math"), columns)
-    assert [e.fields["question"] for e in read.examples] == QUESTIONS
-    assert [e.id for e in read.examples][:2] == ["line-000001", "line-000002"]
-    assert read.records == records
+    assert [e.fields["question"] for e in read] == QUESTIONS
+    assert read.ids[:2] == ["line-000001", "line-000002"]
+    assert list(read.records()) == records
     pd.DataFrame(RECORDS).to_parquet(tmp_path / "pool.parquet")
     again = read_pool(str(tmp_path / "pool.parquet"), get("math"))
-    assert again.records == RECORDS and again.place("s1") == "pool.parquet row 2"
+    assert list(again.records()) == RECORDS and again.place(1) == "pool.parquet row 2"
 
 
 def test_blank_lines_are_passed_over_and_numbers_stay(tmp_path):
     lines = ["", json.dumps(RECORDS[0]), "  ", json.dumps(RECORDS[1]), ""]
     (tmp_path / "gaps.jsonl").write_text("\n".join(lines), encoding="utf8")
     read = read_pool(str(tmp_path / "gaps.jsonl"), get("math"))
-    assert read.places == ["gaps.jsonl line 2", "gaps.jsonl line 4"]
+    assert [read.place(0), read.place(1)] == ["gaps.jsonl line 2", "gaps.jsonl line 4"]
 
 
 def test_a_dataset_of_the_hub_is_read_by_id(tmp_path, monkeypatch):
@@ -132,8 +132,8 @@ def test_a_dataset_of_the_hub_is_read_by_id(tmp_path, monkeypatch):
     (tmp_path / "some/set").mkdir(parents=True)
     write(tmp_path / "some/set/train.jsonl", RECORDS)
     read = read_pool("some/set", get("math"))
-    assert [e.fields["question"] for e in read.examples] == QUESTIONS
-    assert read.places[0] == "some/set row 1" and read.examples[0].id == "row-000001"
+    assert [e.fields["question"] for e in read] == QUESTIONS
+    assert read.place(0) == "some/set row 1" and read[0].id == "row-000001"
 
 
 # ---- what silence and ties mean --------------------------------------------------------------------------

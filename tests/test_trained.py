@@ -103,6 +103,18 @@ def test_a_series_changes_nothing_and_ends_in_the_trained_model(results):
     assert not points.exists()
 
 
+def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(results):
+    few, every = (
+        open_run("smoke", tasks=["math"], overrides={"tasks.math.capabilities": asked}, results=results)
+        for asked in ({"arms": ["full"]}, {})
+    )
+    asked = {name: "capabilities" in arm_of(few, name).products for name in ("original", "full", "igds@0.5")}
+    assert asked == {"original": True, "full": True, "igds@0.5": False}
+    assert "capabilities" in arm_of(every, "igds@0.5").products
+    one, other = (arm_of(run, "full")._inputs_of("capabilities") for run in (few, every))
+    assert one == other
+
+
 def test_shares_become_steps():
     asked = SeriesConfig(arms=["full"], shares=[1.0, 0.01, 0.5])
     assert series.steps_of(asked, 8) == {1: 0.01, 4: 0.5, 8: 1.0}

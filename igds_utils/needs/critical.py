@@ -182,7 +182,7 @@ def critical_reads(pool: Pool) -> Measured:
 
 def _residuals(pool: Pool, features: Sequence[Feature], part: Sequence[int]) -> dict[int, torch.Tensor]:
     layers = sorted({feature.layer for feature in features})
-    texts = [pool.samples.prompts[i] for i in part]
+    texts = pool.samples.at(part).prompts
     return activations.critical_residuals(pool.run.lm, texts, layers, pool.run.preset.batch_tokens)
 
 

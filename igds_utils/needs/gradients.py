@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from igds_utils.batching import even_chunks, pad
+from igds_utils.batching import even_chunks, pad, token_batches
 from igds_utils.lm import LM, load_lm
 from igds_utils.losses import Pair, target_labels, token_losses
 from igds_utils.needs.samples import Measured, Pool, Samples, column
@@ -26,6 +26,7 @@ from igds_utils.settings import LessConfig
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 BLOCK = 1 << 14  # parameters whose random signs are held at once
 GRADIENTS = 64  # samples of one part
+KEPT = 4  # a backward pass keeps the activations of all blocks, so its batches are so many times smaller
 
 
 class Checkpoint(NamedTuple):
@@ -37,7 +38,7 @@ class Checkpoint(NamedTuple):
     second: Tensor
 
 
-def add_lora(lm: LM, rank: int, seed: int = 0) -> list[torch.nn.Parameter]:
+def add_lora(lm: LM, rank: int, seed: int = 0) -> list[nn.Parameter]:
     """Put fp32 LoRA weights on the attention projections of `lm.model`; its own are frozen. Returns the new ones."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -54,7 +55,7 @@ def add_lora(lm: LM, rank: int, seed: int = 0) -> list[torch.nn.Parameter]:
 
 
 def warm_up(
-    lm: LM, weights: list[torch.nn.Parameter], pairs: Sequence[Pair], config: LessConfig, seed: int = 0
+    lm: LM, weights: list[nn.Parameter], pairs: Sequence[Pair], config: LessConfig, seed: int = 0
 ) -> list[Checkpoint]:
     """Train LoRA weights on some samples with Adam, its rate falling to zero: one checkpoint an epoch."""
     optimizer = torch.optim.AdamW(weights, lr=config.lr, betas=BETAS, eps=EPS, weight_decay=0.0)
@@ -67,7 +68,8 @@ def warm_up(
         for batch in even_chunks(random.permutation(len(pairs)).tolist(), config.batch):
             rates.append(schedule.get_last_lr()[0])
             optimizer.zero_grad()
-            _loss(lm, [pairs[i] for i in batch]).backward()
+            losses, _ = _token_losses(lm, [pairs[i] for i in batch])
+            losses.mean().backward()
             optimizer.step()
             schedule.step()
         vectors = [
@@ -77,21 +79,58 @@ def warm_up(
     return made
 
 
-def _loss(lm: LM, pairs: Sequence[Pair]) -> Tensor:
-    """Mean cross-entropy of all target tokens of a batch."""
-    inputs = pad([ids for ids, _ in pairs], lm.tokenizer.pad_token_id, "right", lm.device)
-    losses, _ = token_losses(lm.model, target_labels(inputs["input_ids"], pairs), **inputs)
-    return losses.mean()
-
-
 def sample_gradients(
-    lm: LM, weights: list[torch.nn.Parameter], checkpoint: Checkpoint, pairs: Sequence[Pair]
-) -> Iterator[Tensor]:
-    """The gradient of each sample's mean target loss with respect to the LoRA weights of a checkpoint: (P,) each."""
-    for weight, values in zip(weights, checkpoint.weights.split([w.numel() for w in weights]), strict=True):
+    lm: LM,
+    weights: list[nn.Parameter],
+    checkpoint: Checkpoint,
+    pairs: Sequence[Pair],
+    batch_tokens: int = 2048,
+) -> Tensor:
+    """The gradient of each sample's mean target loss with respect to the LoRA weights of a checkpoint: (n, P)."""
+    sizes = [weight.numel() for weight in weights]
+    for weight, values in zip(weights, checkpoint.weights.split(sizes), strict=True):
         weight.data.copy_(values.view_as(weight))
-    for pair in tqdm(pairs, desc="gradients", unit="sample", leave=False, delay=2):
-        yield _vector(torch.autograd.grad(_loss(lm, [pair]), weights))
+    found = torch.empty(len(pairs), sum(sizes), device=lm.device)
+    with tqdm(total=len(pairs), desc="gradients", unit="sample", leave=False, delay=2) as bar:
+        for batch in token_batches([len(ids) for ids, _ in pairs], batch_tokens):
+            start = 0
+            for values in _batch_gradients(lm, weights, [pairs[i] for i in batch]):
+                flat = values.flatten(1)  # (B, parameters of one weight)
+                found[batch, start : start + flat.shape[1]] = flat.to(found.device)
+                start += flat.shape[1]
+            bar.update(len(batch))
+    return found
+
+
+def _batch_gradients(lm: LM, weights: list[nn.Parameter], pairs: Sequence[Pair]) -> Iterator[Tensor]:
+    """Per-sample gradients of each weight, (B, out, in) each, from one forward and one backward pass of a batch.
+
+    LoRA weights are linear layers without a bias, y = W x at every token, and samples do not see each other. So the
+    gradient of the summed loss with respect to y holds every sample's own, and sum_t dy_t x_t^T over the tokens of one
+    sample is its gradient of W.
+    """
+    linears = {id(module.weight): module for module in lm.model.modules() if isinstance(module, nn.Linear)}
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def remember(module: nn.Linear, args: tuple[Tensor], output: Tensor) -> None:
+        seen[id(module.weight)] = (args[0].detach(), output)
+
+    handles = [linears[id(weight)].register_forward_hook(remember) for weight in weights]
+    try:
+        losses, rows = _token_losses(lm, pairs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    read = [seen[id(weight)] for weight in weights]
+    loss = (losses / rows.bincount()[rows]).sum()  # of each sample's mean over its target tokens
+    slopes = torch.autograd.grad(loss, [output for _, output in read])
+    for (x, _), dy in zip(read, slopes, strict=True):
+        yield torch.einsum("bto,bti->boi", dy, x)
+
+
+def _token_losses(lm: LM, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    inputs = pad([ids for ids, _ in pairs], lm.tokenizer.pad_token_id, "right", lm.device)
+    return token_losses(lm.model, target_labels(inputs["input_ids"], pairs), **inputs)
 
 
 def _vector(tensors: Iterable[Tensor]) -> Tensor:
@@ -151,8 +190,9 @@ def _measure(pool: Pool, samples: Samples, checkpoints: list[Checkpoint], adam: 
         pairs, found = [samples.training_pairs[i] for i in part], []
         for one in checkpoints:
             on = Checkpoint(one.lr, *(vector.to(lm.device) for vector in one[1:]))
-            read = sample_gradients(lm, weights, on, pairs)
-            rows = torch.stack([adam_step(gradient, on) if adam else gradient for gradient in read])
+            rows = sample_gradients(lm, weights, on, pairs, run.preset.batch_tokens // KEPT)
+            for row in rows if adam else ():
+                row.copy_(adam_step(row, on))
             found.append(project(rows, config.dimensions).cpu())
         return pd.DataFrame({"gradients": list(torch.cat(found, dim=-1).numpy())})
 
@@ -190,7 +230,7 @@ def _checkpoints(pool: Pool) -> list[Checkpoint]:
     ]
 
 
-def _with_lora(pool: Pool) -> tuple[LM, list[torch.nn.Parameter]]:
+def _with_lora(pool: Pool) -> tuple[LM, list[nn.Parameter]]:
     """A copy of the model to be trained, with LoRA weights as the warm-up begins."""
     lm = load_lm(pool.run.preset.chosen.train, pool.run.preset.chosen.dtype)
     return lm, add_lora(lm, pool.run.preset.selection.less.rank, pool.run.preset.seed)

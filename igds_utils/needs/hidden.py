@@ -45,8 +45,7 @@ def _measure(samples: Samples) -> Measured:
     model = cache(samples.training_model)
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        pairs = samples.training_pairs
-        sequences = [pairs[i][0] for i in part]
+        sequences = [ids for ids, _ in samples.at(part).training_pairs]
         found = weighted_hidden_states(model(), sequences, samples.run.preset.batch_tokens)
         return pd.DataFrame({"hidden": list(found.numpy())})
 

@@ -28,10 +28,11 @@ def _conditioned(pool: Pool) -> pd.DataFrame:
     model = cache(samples.training_model)
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        pairs, uncut = samples.training_pairs, samples.uncut_training_pairs
-        found = losses.target_losses(model(), [pairs[i] for i in part], pool.run.preset.batch_tokens)
-        cut = [len(pairs[i][0]) < len(uncut[i][0]) for i in part]
-        return pd.DataFrame({"sample_id": [samples.ids[i] for i in part], "target_loss": found, "cut": cut})
+        own = samples.at(part)
+        pairs, uncut = own.training_pairs, own.uncut_training_pairs
+        found = losses.target_losses(model(), pairs, pool.run.preset.batch_tokens)
+        cut = [len(kept) < len(whole) for (kept, _), (whole, _) in zip(pairs, uncut, strict=True)]
+        return pd.DataFrame({"sample_id": own.ids, "target_loss": found, "cut": cut})
 
     return samples.in_parts("target_loss", build, **samples.trained_from())
 
@@ -47,10 +48,10 @@ def bare_target_loss(pool: Pool) -> Measured:
     model = cache(samples.training_model)
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        start = prompts.encode(run.train_tokenizer, header)
-        pairs = [(start + ids[n_prompt:], len(start)) for ids, n_prompt in samples.training_pairs]
-        found = losses.target_losses(model(), [pairs[i] for i in part], run.preset.batch_tokens)
-        return pd.DataFrame({"sample_id": [samples.ids[i] for i in part], "bare_target_loss": found})
+        start, own = prompts.encode(run.train_tokenizer, header), samples.at(part)
+        pairs = [(start + ids[n_prompt:], len(start)) for ids, n_prompt in own.training_pairs]
+        found = losses.target_losses(model(), pairs, run.preset.batch_tokens)
+        return pd.DataFrame({"sample_id": own.ids, "bare_target_loss": found})
 
     table = samples.in_parts("bare_target_loss", build, header=header, **samples.trained_from())
     values: np.ndarray = table["bare_target_loss"].to_numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,7 +30,11 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in the renderings that models read. stem: how the paths of what is measured on them begin."""
+    """Samples in the renderings that models read. stem: how the paths of what is measured on them begin.
+
+    examples: a list, or a pool that stays in its file (`user_pool.UserPool`). What holds a text of every sample is for
+    few of them; a pool is measured part by part (`at`).
+    """
 
     run: Run
     task: str
@@ -40,6 +44,10 @@ class Samples:
     @property
     def ids(self) -> list[str]:
         return [example.id for example in self.examples]
+
+    def at(self, part: Sequence[int]) -> Samples:
+        """Those of one part, neighbours: no other sample is read, rendered and tokenized."""
+        return replace(self, examples=self.examples[part[0] : part[-1] + 1])
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -82,7 +90,7 @@ class Samples:
 
     @cached_property
     def data_version(self) -> str:
-        return store.fingerprint([(e.id, e.fields, e.target, e.references) for e in self.examples])
+        return store.fingerprint((e.id, e.fields, e.target, e.references) for e in self.examples)
 
     def identified_from(self, **more: Any) -> dict[str, Any]:
         """What a measurement by the identification model depends on."""

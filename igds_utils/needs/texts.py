@@ -27,10 +27,11 @@ def example_embeddings(pool: Pool) -> Measured:
 def _embeddings(samples: Samples) -> Measured:
     ref = samples.run.preset.selection.encoder
     encoder = cache(lambda: load_encoder(ref))
-    documents = [PoolSample(e.id, "", e.target, e.text).document for e in samples.examples]
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        return pd.DataFrame({"embedding": list(embed(encoder(), [documents[i] for i in part]))})
+        own = samples.at(part).examples
+        documents = [PoolSample(e.id, "", e.target, e.text).document for e in own]
+        return pd.DataFrame({"embedding": list(embed(encoder(), documents))})
 
     table = samples.in_parts("embeddings", build, encoder=ref, data=samples.data_version)
     about = {"encoder": ref.model_dump()}
@@ -44,7 +45,7 @@ def tags(pool: Pool) -> Measured:
     lm = cache(lambda: load_lm(ref, dtype))
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        texts = [samples.examples[i].text for i in part]
+        texts = [example.text for example in samples.at(part).examples]
         found = tagging.model_tags(lm(), texts) if ref else [tagging.word_ngrams(text) for text in texts]
         return pd.DataFrame({"tags": found})
 

@@ -113,7 +113,7 @@ def _table(samples: Samples) -> pd.DataFrame:
     layer = run.saes.layers[-1]
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        sequences = [samples.pairs[i][0] for i in part]
+        sequences = [ids for ids, _ in samples.at(part).pairs]
         return token_activations(run.lm, run.saes[layer], layer, sequences, run.preset.batch_tokens)
 
     inputs = samples.identified_from(layer=layer, max_length=run.config(samples.task).sft.max_length)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -98,52 +100,86 @@ def activation_against_score(
         axis.margins(0.16, 0.08)
     figure.draw_without_rendering()  # settles the layout, so that labels can be placed in points
     for axis, (task, table) in zip(axes[0], compared.items(), strict=True):
+        factor = metrics[task].factor
         points = [
-            (arm["median"], arm["score"] * metrics[task].factor, _short_title(arm["arm"], table),
-             selector_colour(arm["selector"]))
-            for arm in table.to_dict("records")
+            Named(arm["median"], arm["score"] * factor, _short_title(arm["arm"], table),
+                  selector_colour(arm["selector"]), arm["low"] * factor, arm["high"] * factor)
+            for arm in table.astype({"low": float, "high": float}).to_dict("records")
         ]  # fmt: skip
         label_points(axis, points)
     return figure
 
 
-def label_points(axis: Axes, points: list[tuple[float, float, str, str]], size: float = 7) -> None:
-    """Name each point (x, y, name, colour) at the first place beside it that touches no other name or point.
+class Named(NamedTuple):
+    """A point with a name, and the ends of its interval (nan where it is unknown)."""
 
-    The layout of the figure must have settled. Where no place is free, the name stands to the right.
+    x: float
+    y: float
+    name: str
+    colour: str
+    low: float
+    high: float
+
+
+def label_points(axis: Axes, points: list[Named], size: float = 7) -> None:
+    """Name each point at the first place beside it or its interval that touches no other name, point or interval.
+
+    The layout of the figure must have settled. Where no place is free of intervals, one that is free of names and
+    points will do; where there is none either, the name stands to the right.
     """
     scale = axis.figure.dpi / 72
     frame = axis.get_window_extent()
-    dots = [axis.transData.transform((x, y)) for x, y, *_ in points]
-    taken: list[tuple[float, float, float, float]] = []
-    for (x, y, name, colour), (px, py) in zip(points, dots, strict=True):
-        width, height, gap = 0.62 * size * len(name) * scale, 1.1 * size * scale, 4 * scale
-        places = {
-            (5, 0, "left", "center"): (px + gap, py - height / 2),
-            (-5, 0, "right", "center"): (px - gap - width, py - height / 2),
-            (0, 5, "center", "bottom"): (px - width / 2, py + gap),
-            (0, -5, "center", "top"): (px - width / 2, py - gap - height),
-            (4, 5, "left", "bottom"): (px, py + gap),
-            (-4, 5, "right", "bottom"): (px - width, py + gap),
-            (4, -5, "left", "top"): (px, py - gap - height),
-            (-4, -5, "right", "top"): (px - width, py - gap - height),
-        }
-        boxes = {place: (left, low, left + width, low + height) for place, (left, low) in places.items()}
-        free = [p for p, box in boxes.items() if _free(box, taken, dots, (px, py), frame)]
-        dx, dy, ha, va = chosen = free[0] if free else next(iter(boxes))
+    marks = [_extents(axis, point, size * scale) for point in points]
+    taken: list[Box] = []
+    for point, (dot, bar) in zip(points, marks, strict=True):
+        px, py = axis.transData.transform((point.x, point.y))
+        width, height, gap = 0.62 * size * len(point.name) * scale, 1.1 * size * scale, 4 * scale
+        up, down = (bar[3] - py) / scale + 3, (bar[1] - py) / scale - 3
+        boxes = {
+            (dx, dy, ha, va): _box(px, py, width, height, gap, ha, va, dy * scale)
+            for dx, dy, ha, va in [
+                (5, 0, "left", "center"), (-5, 0, "right", "center"),
+                (0, up, "center", "bottom"), (0, down, "center", "top"),
+                (4, 5, "left", "bottom"), (-4, 5, "right", "bottom"), (4, -5, "left", "top"), (-4, -5, "right", "top"),
+            ]
+        }  # fmt: skip
+        inside = {p: box for p, box in boxes.items() if _inside(box, frame)}
+        others = [mark for mark in marks if mark[0] != dot]
+        clear = [p for p, box in inside.items() if not _touches(box, taken + [dot for dot, _ in others])]
+        best = [p for p in clear if not _touches(boxes[p], [bar for _, bar in marks])]
+        dx, dy, ha, va = chosen = next(iter(best + clear), next(iter(boxes)))
         taken.append(boxes[chosen])
         axis.annotate(
-            name, (x, y), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=size, color=colour,
-            path_effects=HALO, zorder=4,
+            point.name, (point.x, point.y), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=size,
+            color=point.colour, path_effects=HALO, zorder=4,
         ).set_in_layout(False)  # fmt: skip
 
 
-def _free(box, taken, dots, own, frame) -> bool:
+Box = tuple[float, float, float, float]  # left, low, right, high, in pixels
+
+
+def _extents(axis: Axes, point: Named, size: float) -> tuple[Box, Box]:
+    """What a point and its interval cover; an interval that is unknown covers the point."""
+    x, y = axis.transData.transform((point.x, point.y))
+    low, high = (
+        y if np.isnan(end) else axis.transData.transform((point.x, end))[1] for end in (point.low, point.high)
+    )
+    near = 0.4 * size  # a dot has a size
+    return (x - near, y - near, x + near, y + near), (x - 1, low, x + 1, high)
+
+
+def _box(x, y, width, height, gap, ha, va, dy) -> Box:
+    """What a name covers that is aligned so to a place beside (x, y)."""
+    beside = gap if va == "center" else 0
+    left = {"left": x + beside, "right": x - width - beside, "center": x - width / 2}[ha]
+    low = {"center": y - height / 2, "bottom": y + dy, "top": y + dy - height}[va]
+    return left, low, left + width, low + height
+
+
+def _inside(box: Box, frame) -> bool:
+    return box[0] >= frame.x0 and box[2] <= frame.x1 and box[1] >= frame.y0 and box[3] <= frame.y1
+
+
+def _touches(box: Box, others: list[Box]) -> bool:
     left, low, right, high = box
-    if left < frame.x0 or right > frame.x1 or low < frame.y0 or high > frame.y1:
-        return False
-    if any(left < r and right > x and low < h and high > b for x, b, r, h in taken):
-        return False
-    near = 0.7 * (high - low) / 2  # a dot has a size
-    others = [dot for dot in dots if tuple(dot) != tuple(own)]
-    return not any(left - near < x < right + near and low - near < y < high + near for x, y in others)
+    return any(left < r and right > x and low < h and high > b for x, b, r, h in others)

@@ -29,10 +29,11 @@ def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layer
             if item["name"] in found[task]["selected"]:
                 place = (item["feature"] + 1, item["layer"])
                 axis.scatter(*place, s=70, facecolor="none", edgecolor=colour, linewidth=1.4)
-                left = place[0] > 300
+                left, top = place[0] > 300, place[1] == max(layers)  # above the top layer stands the title
                 axis.annotate(
-                    item["name"], place, xytext=(-7 if left else 7, 7), textcoords="offset points",
-                    ha="right" if left else "left", color=colour, fontweight="bold", path_effects=HALO,
+                    item["name"], place, xytext=(-7 if left else 7, -7 if top else 7), textcoords="offset points",
+                    ha="right" if left else "left", va="top" if top else "bottom", color=colour, fontweight="bold",
+                    path_effects=HALO,
                 )  # fmt: skip
         axis.set_title(f"{task_title(task)}: {len(here)} recalled")
         axis.set(xscale="log", xlabel="feature index + 1 (log scale)")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from igds_utils.display import SELECTORS, Metric, selector_title, task_title
-from igds_utils.plots.distributions import label_points
+from igds_utils.plots.distributions import Named, label_points
 from igds_utils.plots.style import (
     COLUMN,
     MUTED,
@@ -56,22 +56,21 @@ def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metri
             beside_line(axis, ratio, 0.5, "not run", "y", **not_run)
         ends = _selector_lines(axis, selected, metric)
         if len(seen) > 1:
-            label_ends(axis, ends)
+            label_ends(axis, [(point.x, point.y, point.name, point.colour) for point in ends])
         else:
-            beside[axis] = [(x, y, selector_title(name), colour) for x, y, name, colour in ends]
+            beside[axis] = [point._replace(name=selector_title(point.name)) for point in ends]
     figure.draw_without_rendering()  # settles the layout, so that names can be placed in points
     for axis, points in beside.items():
         label_points(axis, points)
     return figure
 
 
-def _selector_lines(
-    axis: Axes, selected: pd.DataFrame, metric: Metric
-) -> list[tuple[float, float, str, str]]:
-    """A line a selector, side by side at every ratio; where each ends: (x, y, selector, colour)."""
+def _selector_lines(axis: Axes, selected: pd.DataFrame, metric: Metric) -> list[Named]:
+    """A line a selector, side by side at every ratio; where each ends, by the selector's name."""
     names = [s for s in SELECTORS if s in set(selected["selector"])]
     names += sorted(set(selected["selector"]) - set(names))
-    step, ends = min(SPREAD, 0.2 / len(names)) if names else 0, []
+    widest = SPREAD if selected["ratio"].nunique() > 1 else 2.5 * SPREAD  # one ratio has the panel to itself
+    step, ends = min(widest, 0.4 / len(names)) if names else 0, []
     for place, name in enumerate(names):
         line = selected[selected["selector"] == name].sort_values("ratio")
         x, colour = line["ratio"] + step * (place - (len(names) - 1) / 2), selector_colour(name)
@@ -79,7 +78,8 @@ def _selector_lines(
         width = 1.6 if name == "igds" else 1
         axis.plot(x, score, color=colour, marker="o", markersize=4, linewidth=width)
         axis.vlines(x, low, high, color=colour, linewidth=0.9)
-        ends.append((float(x.iloc[-1]), float(score.iloc[-1]), name, colour))
+        last = (float(column.iloc[-1]) for column in (low, high))
+        ends.append(Named(float(x.iloc[-1]), float(score.iloc[-1]), name, colour, *last))
     return ends
 
 

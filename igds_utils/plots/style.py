@@ -52,7 +52,7 @@ def selector_colour(selector: str) -> str:
 def use_style() -> None:
     """Set the one style of all figures (global matplotlib parameters); every plot function calls it."""
     if shell := get_ipython():  # a notebook shows a figure made outside pyplot as text, unless told otherwise
-        select_figure_formats(shell, {"retina"})
+        select_figure_formats(shell, {"retina"}, bbox_inches=None)  # its layout leaves nothing outside
     sns.set_theme(
         style="ticks",
         rc={
@@ -85,14 +85,24 @@ def empty_figure(text: str) -> Figure:
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.png (200 dpi) and `name`.pdf into `folder`, whole or not at all, without dates or versions."""
-    blank = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
-    paths = []
-    for kind, metadata in blank.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
-        paths.append(write_whole(Path(folder) / f"{name}.{kind}", buffer.getvalue()))
-    return paths
+    """Write `name`.png (200 dpi) and `name`.pdf into `folder`, whole or not at all, without dates or versions.
+
+    Where the PNG that is there shows the same figure, pixel for pixel, both stay: the fonts of a PDF take longer than
+    all the rest.
+    """
+    png, pdf = (Path(folder) / f"{name}.{kind}" for kind in ("png", "pdf"))
+    pixels = _drawn(figure, "png", Software=None)
+    if not (pdf.is_file() and png.is_file() and png.read_bytes() == pixels):
+        # in this order: a PNG that is there tells that its PDF is, also after a run that was killed in between
+        write_whole(pdf, _drawn(figure, "pdf", CreationDate=None, Producer=None, Creator=None))
+        write_whole(png, pixels)
+    return [png, pdf]
+
+
+def _drawn(figure: Figure, kind: str, **metadata: None) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+    return buffer.getvalue()
 
 
 def dashed(width: float = 0.9) -> dict:

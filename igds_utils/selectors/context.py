@@ -27,6 +27,7 @@ class PoolSample:
 class Context:
     """The pool, and what is measured on it: each measurement is made when a selector first asks, and then shared.
 
+    pool: a list, or a sequence that reads its samples when they are asked for, with their `ids` beside it.
     examples: samples of the target task (D_prior), for selectors that look for what resembles them.
     about: what is known of a measurement beside its values (the layer it was read at, a header), by its name.
     sources: one function for each measurement that can be made, called at most once. Its result is an array or a
@@ -40,11 +41,12 @@ class Context:
         seed: int = 0,
         examples: Sequence[PoolSample] = (),
         about: Callable[[str], dict[str, Any]] = lambda need: {},
+        ids: Sequence[str] = (),
         **sources: Callable[[], Any],
     ):
-        self.pool, self.seed, self.examples, self.about = list(pool), seed, list(examples), about
-        self.ids = [sample.id for sample in self.pool]
-        if not self.pool:
+        self.pool, self.seed, self.examples, self.about = pool, seed, list(examples), about
+        self.ids = ids or [sample.id for sample in pool]
+        if not self.ids:
             raise ValueError("the pool is empty: nothing can be selected from it")
         if len(set(self.ids)) < len(self.ids):
             doubled = next(i for i in self.ids if self.ids.count(i) > 1)

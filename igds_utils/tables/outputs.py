@@ -40,7 +40,7 @@ def table7(evaluation: pd.DataFrame, paper: dict, model: str = "", **options) ->
 
 
 def table8(
-    scores: Mapping[str, Mapping[str, pd.DataFrame]],
+    scores: Mapping[str, Mapping[str, pd.DataFrame | None]],
     titles: Mapping[str, str],
     task_titles: Mapping[str, str],
     paper: dict,
@@ -48,13 +48,11 @@ def table8(
 ) -> pd.DataFrame:
     """Table 8: general benchmarks of every arm, and the paired change from the untrained model on the same questions.
 
-    `scores[task][arm]` is capabilities.parquet; `titles[benchmark]` names a benchmark. The paper measured
-    Gemma-2-2B, in
-    percent.
+    `scores[task][arm]` is capabilities.parquet, or None for an arm that was not asked; `titles[benchmark]` names a
+    benchmark. The paper measured Gemma-2-2B, in percent.
     """
-    benchmarks = sorted(
-        {name for arms in scores.values() for table in arms.values() for name in table["benchmark"]}
-    )
+    asked = [table for arms in scores.values() for table in arms.values() if table is not None]
+    benchmarks = sorted({name for table in asked for name in table["benchmark"]})
     rows = []
     for task, arms in scores.items():
         run = {selector_of(arm) for arm in arms}

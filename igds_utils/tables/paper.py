@@ -7,6 +7,7 @@ import pandas as pd
 from igds_utils.display import (
     NOT_RUN,
     NOTHING,
+    PAPER_DIGITS,
     SELECTORS,
     Metric,
     at_ratio,
@@ -99,7 +100,7 @@ def table2(
         show = metrics[task]
         printed = paper["table2"].get(task, {}).get(beside, {})
         ours = at_ratio(records, ratio)
-        digits = 3 if task == "summarization" else 1 if task == "math" else 2
+        digits = PAPER_DIGITS.get(task, 2)
         for selector in [*SELECTORS, *(s for s in ours if s not in SELECTORS)]:
             record, theirs = ours.get(selector), printed.get(selector)
             row = {"Task": f"{task_title(task)}, {show.label}", "Arm": selector_title(selector)}

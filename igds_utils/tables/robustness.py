@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pandas as pd
 
-from igds_utils.display import NOT_RUN, NOTHING, Metric, at_ratio, missing, number, selector_title, task_title
+from igds_utils.display import (
+    NOT_RUN,
+    NOTHING,
+    PAPER_DIGITS,
+    Metric,
+    about,
+    at_ratio,
+    missing,
+    number,
+    selector_title,
+    task_title,
+)
 
 ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
     "igds": ("IGDS (k = 1)", "k1"),
@@ -32,7 +43,7 @@ def table3(
                 score = metrics[task].show_interval(found["score"], found["low"], found["high"])
             row[f"{task_title(task)}, {metrics[task].label}"] = score
             printed = paper["table3"][key].get(task)
-            row[f"Paper: {task_title(task)}"] = NOTHING if printed is None else f"{printed:g}"
+            row[f"Paper: {task_title(task)}"] = number(printed, PAPER_DIGITS.get(task, 2))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -92,7 +103,7 @@ def benefit_table(found: pd.DataFrame, currency: str = "$") -> pd.DataFrame:
 def _pool_size(size: float | None) -> str:
     if missing(size):
         return "never"
-    return f"{number(size, 0)} samples" if size else "any"
+    return f"{about(size)} samples" if size else "any"
 
 
 def ablation_table(found: pd.DataFrame) -> pd.DataFrame:
