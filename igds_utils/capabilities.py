@@ -106,7 +106,10 @@ def _tasks(benchmark: Benchmark, limit: int | None) -> tuple[list[dict[str, Any]
         }
         return [_reading(own, partial(_development_questions, limit))], 0
     if benchmark == "truthfulqa":
-        own = known["truthfulqa_mc2"]
+        from lm_eval.tasks.truthfulqa.utils import process_results_mc2
+
+        # the index of tasks holds the function's place, which would leave MC2 to plain accuracy
+        own = known["truthfulqa_mc2"] | {"process_results": process_results_mc2}
         return [_reading(own, _truthfulqa_mirror) if _mirror() else own], 0
     subjects = [own for name, own in sorted(known.items()) if name.startswith("mmlu_")]
     if _mirror():

@@ -21,6 +21,7 @@ from igds_utils.lm import LM
 Pair = tuple[list[int], int]  # token ids of prompt + target, and how many of them are the prompt's
 
 IGNORED = -100  # label of a token that is not learnt
+ROWS = 64  # of logits whose losses are computed together: all of them in fp32 would be a second large matrix
 
 
 def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np.ndarray:
@@ -75,7 +76,9 @@ def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Te
     predicted = labels[:, 1:] != IGNORED  # (batch, tokens - 1): here the next token is a target
     logits = logits_at(model, nn.functional.pad(predicted, (0, 1)), **inputs)
     targets = labels[:, 1:][predicted].to(logits.device)
-    return cross_entropy(logits.float(), targets, reduction="none"), predicted.nonzero()[:, 0]
+    parts = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
+    losses = [cross_entropy(part.float(), own, reduction="none") for part, own in parts]
+    return torch.cat(losses), predicted.nonzero()[:, 0]
 
 
 def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:

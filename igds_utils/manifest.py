@@ -33,6 +33,12 @@ def manifest(run: Run) -> dict[str, Any]:
     }
 
 
+def made_in(timings: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Notebook -> its longest complete run, of all that timings.json holds: later ones find everything made."""
+    complete = {name: [entry for entry in runs if entry["complete"]] for name, runs in timings.items()}
+    return {name: max(runs, key=lambda entry: entry["seconds"]) for name, runs in complete.items() if runs}
+
+
 def machine() -> dict[str, Any]:
     """The processor, and how many threads and GPUs torch uses: what a measured time belongs to."""
     import torch

@@ -14,6 +14,7 @@ from igds_utils import forecast
 from igds_utils.arms import arms, asked_in_general
 from igds_utils.config import PROJECT
 from igds_utils.costs import need_tokens, sae_bytes, training_bytes
+from igds_utils.manifest import made_in
 from igds_utils.refs import FolderRef, HubRef, Ref, TinyRef
 from igds_utils.runner import STAGES
 from igds_utils.selectors import get, names
@@ -197,8 +198,8 @@ def _measured(preset: Preset, minutes: float, memory: float | None) -> list[str]
     file = PROJECT / "results" / "reference" / preset.name / "timings.json"
     if not file.exists() or memory is None:
         return []
-    last = [runs[-1] for runs in json.loads(file.read_text(encoding="utf8")).values()]
-    took, peak = sum(run["seconds"] for run in last) / 60, max(run["peak_bytes"] for run in last)
+    runs = made_in(json.loads(file.read_text(encoding="utf8"))).values()
+    took, peak = sum(run["seconds"] for run in runs) / 60, max(run["peak_bytes"] for run in runs)
     return [
         f"Ran    in {took:.0f} min with {peak / 1e9:.1f} GB at the peak when results/reference was made: the plan is "
         f"{minutes / took - 1:+.0%} and {memory / peak - 1:+.0%} from that"

@@ -8,6 +8,7 @@ from igds_utils.arms import selection_size
 from igds_utils.display import Metric, at_ratio, selector_title, task_title
 from igds_utils.experiment import Run
 from igds_utils.job import duration
+from igds_utils.manifest import made_in
 from igds_utils.refs import describe
 from igds_utils.settings import Preset
 
@@ -143,10 +144,7 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
 
 def cost_text(facts: dict[str, Any]) -> str:
     """Minutes and peak memory of the notebooks before the report (Markdown); empty where nothing was recorded."""
-    runs = {}
-    for name, entries in facts["notebooks"].items():
-        if complete := [entry for entry in entries if entry["complete"]]:
-            runs[name] = max(complete, key=lambda entry: entry["seconds"])  # later ones find everything made
+    runs = made_in(facts["notebooks"])
     if not runs:
         return "This run was not made by the runner, so its time was not recorded."
     total = sum(entry["seconds"] for entry in runs.values())

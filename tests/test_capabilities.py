@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from jinja2 import Template
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -82,12 +83,29 @@ def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def mc2(lm, row):
+    """Probability of the true answers among all, each read after lm-eval's worked examples, without lm-eval."""
+    text = capabilities._shipped_tasks()["truthfulqa_mc2"]["doc_to_text"]
+    prompt = Template(text).render(question=row["question"])
+    chances = []
+    for answer in row["correct_answers"] + row["incorrect_answers"]:
+        ids = lm.tokenizer(f"{prompt} {answer}")["input_ids"]
+        n = len(lm.tokenizer(prompt)["input_ids"])
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        chances.append(sum(logits[i - 1, ids[i]].item() for i in range(n, len(ids))))
+    chances = np.exp(np.array(chances))
+    return chances[: len(row["correct_answers"])].sum() / chances.sum()
+
+
 def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm, tmp_path, monkeypatch):
-    row = {"question": "Which?", "correct_answers": ["This"], "incorrect_answers": ["That", "None"]}
+    row = {"question": "Which?", "correct_answers": ["7"], "incorrect_answers": ["8", "9"]}
     write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [row])
     monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
     table = capabilities.score(lm, ["truthfulqa"])
-    assert len(table) == 1 and 0 <= table.loc[0, "score"] <= 1
+    assert table.loc[0, "score"] == pytest.approx(mc2(lm, row), rel=1e-4)
+    # between 0 and 1: a share of probability, not whether the likeliest answer is true
+    assert table.loc[0, "score"] not in (0.0, 1.0)
     turned = {**row, "correct_answers": row["incorrect_answers"], "incorrect_answers": row["correct_answers"]}
     write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [turned])
     capabilities._loaded.cache_clear()

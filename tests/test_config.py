@@ -90,9 +90,16 @@ def test_a_reference_is_told_by_its_first_key(load):
         (lambda raw: raw["tasks"]["math"].pop("max_new_tokens"), ["tasks.math.max_new_tokens", "required"]),
         (
             lambda raw: raw["tasks"]["math"].update(metric={"name": "accuracy", "timeot": 3}),
-            ["tasks.math.metric.accuracy.timeot", "did you mean 'timeout'", "known here: name, answer, timeout"],
+            [
+                "tasks.math.metric.accuracy.timeot",
+                "did you mean 'timeout'",
+                "known here: name, answer, timeout",
+            ],
         ),
-        (lambda raw: raw["tasks"]["math"].update(metric={"name": "bleurt"}), ["tasks.math.metric", "'comet'"]),
+        (
+            lambda raw: raw["tasks"]["math"].update(metric={"name": "bleurt"}),
+            ["tasks.math.metric", "'comet'"],
+        ),
         (lambda raw: raw.update(model="three"), ["no model 'three'", "one, two"]),
         (lambda raw: raw["models"]["one"].update(train={"git": "x"}), ["mine.yaml", "models.one.train"]),
     ],

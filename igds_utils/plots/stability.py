@@ -46,7 +46,7 @@ def _ranks(axis: Axes, columns: dict[str, list[str]]) -> None:
     }
     sources = list(columns)
     for left, right in zip(sources[:-1], sources[1:], strict=True):
-        for name in set(columns[left]) & set(columns[right]):
+        for name in sorted(set(columns[left]) & set(columns[right])):
             (x0, y0), (x1, y1) = place[left, name], place[right, name]
             colour, width = (ACCENT, 1.4) if name in shared else (MUTED, 0.8)
             axis.plot([x0 + 0.34, x1 - 0.34], [y0, y1], color=colour, linewidth=width)
