@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from igds_utils.config import ConfigError, load_preset, preset_names
-from igds_utils.hub import SourceError
+from igds_utils.config.config import ConfigError, load_preset, preset_names
+from igds_utils.data.hub import SourceError
 
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 5e-5 for text
 
@@ -136,13 +136,13 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from igds_utils.runner import STAGES
+    from igds_utils.running.runner import STAGES
 
     return _notebooks(options, STAGES, profile=options.profile)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from igds_utils.runner import REPORT_STAGES
+    from igds_utils.running.runner import REPORT_STAGES
 
     root = Path(options.results) / load_preset(options.preset).name
     if not (root / "run.json").is_file():
@@ -157,8 +157,8 @@ def _saes(options: argparse.Namespace) -> int:
 
 
 def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: str = "") -> int:
-    from igds_utils import runner
-    from igds_utils.lock import Refused
+    from igds_utils.running import runner
+    from igds_utils.running.lock import Refused
 
     changes = dict(options.changes)
     try:
@@ -173,14 +173,14 @@ def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: st
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from igds_utils.plan import render
+    from igds_utils.running.plan import render
 
     print(render(load_preset(options.preset, options.model, options.tasks, dict(options.changes))))
     return 0
 
 
 def _select(options: argparse.Namespace) -> int:
-    from igds_utils import tool
+    from igds_utils.selection import tool
 
     made = tool.select(
         _opened(options, [options.task]), options.task, options.pool, options.out, options.selector,
@@ -195,14 +195,14 @@ def _select(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from igds_utils import explain
+    from igds_utils.selection import explain
 
     print(explain.explain(_opened(options, []), options.folder, options.sample))
     return 0
 
 
 def _opened(options: argparse.Namespace, tasks: list[str]):
-    from igds_utils.experiment import open_run
+    from igds_utils.core.experiment import open_run
 
     return open_run(options.preset, options.model, tasks, dict(options.changes), options.results)
 

@@ -119,3 +119,14 @@ def task_title(task: str) -> str:
 def paper_values() -> dict:
     """The numbers printed in the paper (paper_values.yaml beside this module)."""
     return yaml.safe_load((Path(__file__).parent / "paper_values.yaml").read_text(encoding="utf8"))
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 05 s, 2 h 07 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+# ---- a job never outlives its runner ---------------------------------------------------------------------

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from igds_utils import activations, prompts, tiny
-from igds_utils.batching import pad
-from igds_utils.lm import LM
-from igds_utils.sae import Feature
+from igds_utils.engine import activations, prompts, tiny
+from igds_utils.engine.batching import pad
+from igds_utils.engine.lm import LM
+from igds_utils.engine.sae import Feature
 
 LAYERS = list(range(tiny.LAYERS))
 TEXTS = [

@@ -2,8 +2,8 @@
 
 import pytest
 
-from igds_utils.arms import arms, asked_in_general
-from igds_utils.settings import TaskConfig
+from igds_utils.config.settings import TaskConfig
+from igds_utils.core.arms import arms, asked_in_general
 
 
 def task(**fields):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from igds_utils import attention, tiny
-from igds_utils.attention import GROUPED, grouped_attention
-from igds_utils.lm import LM
+from igds_utils.engine import attention, tiny
+from igds_utils.engine.attention import GROUPED, grouped_attention
+from igds_utils.engine.lm import LM
 
 
 class Module(torch.nn.Module):

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from igds_utils.batching import even_chunks, pad, positions, token_batches
+from igds_utils.engine.batching import even_chunks, pad, positions, token_batches
 
 CPU = torch.device("cpu")
 

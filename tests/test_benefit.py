@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from test_plots import assert_tidy
 
-from igds_utils import benefit, plots
-from igds_utils.costs import Machine
-from igds_utils.settings import Shape
+from igds_utils import plots
+from igds_utils.analysis import benefit
+from igds_utils.config.settings import Shape
+from igds_utils.core.costs import Machine
 from igds_utils.tables import benefit_table
 
 MODEL = Shape(parameters=1_100_000_000, layers=20, width=2000, kv_width=500, vocabulary=50_000)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from box.catalog import REPOSITORIES
 
-from igds_utils import huggingface, tasks
-from igds_utils.config import load_preset
-from igds_utils.hub import SourceError
-from igds_utils.refs import DataSource, HubRef
-from igds_utils.sources import Reader, stream_hub
+from igds_utils import tasks
+from igds_utils.config.config import load_preset
+from igds_utils.config.refs import DataSource, HubRef
+from igds_utils.data import huggingface
+from igds_utils.data.hub import SourceError
+from igds_utils.data.sources import Reader, stream_hub
 
 PAPER = load_preset("paper")
 SOURCES = {

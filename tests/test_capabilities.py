@@ -10,10 +10,12 @@ from jinja2 import Template
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from igds_utils import capabilities, display, tables, tiny
-from igds_utils.choices import Reader
-from igds_utils.hub import SourceError
-from igds_utils.lm import LM
+from igds_utils import display, tables
+from igds_utils.data.hub import SourceError
+from igds_utils.engine import tiny
+from igds_utils.engine.lm import LM
+from igds_utils.training import capabilities
+from igds_utils.training.choices import Reader
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import copy
 import pytest
 import yaml
 
-from igds_utils.config import ConfigError, load_preset, preset_names
-from igds_utils.refs import FolderRef, HubRef, TinyRef, WheelRef
+from igds_utils.config.config import ConfigError, load_preset, preset_names
+from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef
 
 TASK = {
     "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},

@@ -2,10 +2,11 @@
 
 import pytest
 
-from igds_utils import costs, forecast
-from igds_utils.config import load_preset
-from igds_utils.plan import plan, render
-from igds_utils.settings import Shape
+from igds_utils.config.config import load_preset
+from igds_utils.config.settings import Shape
+from igds_utils.core import costs
+from igds_utils.running import forecast
+from igds_utils.running.plan import plan, render
 
 SHAPE = Shape(parameters=1000 + 2 * 300, layers=2, width=10, kv_width=5, vocabulary=100)  # 300 a block, tied
 
@@ -26,7 +27,7 @@ def test_operations_equal_those_that_pytorch_counts(tokens, length):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from igds_utils import tiny
+    from igds_utils.engine import tiny
 
     model = tiny.model("llama")
     shape = Shape(parameters=model.num_parameters(), layers=4, width=32, kv_width=16, vocabulary=model.vocab_size,

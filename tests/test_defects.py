@@ -2,11 +2,10 @@
 
 import pytest
 
-from igds_utils import defects
-from igds_utils.config import load_preset
-from igds_utils.store import fingerprint
-from igds_utils.tasks import get
-from igds_utils.tasks.base import Example
+from igds_utils.config.config import load_preset
+from igds_utils.core.store import fingerprint
+from igds_utils.tasks import defects, get
+from igds_utils.tasks.examples import Example
 
 ONE = Example(
     "a", {"question": "Ann has 3 apples and 4 pears."}, "3 + 4 = 7.\nThe final answer is \\boxed{7}.", ("7",)

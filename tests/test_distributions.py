@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from test_plots import POINTS, assert_tidy
 
-from igds_utils import distributions, plots
-from igds_utils.arms import arms
-from igds_utils.experiment import open_run
+from igds_utils import plots
+from igds_utils.analysis import distributions
+from igds_utils.core.arms import arms
+from igds_utils.core.experiment import open_run
 from igds_utils.plots.distributions import Named, label_points
 from igds_utils.plots.style import new_figure
 from igds_utils.tables import activation_table

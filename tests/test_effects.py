@@ -4,10 +4,11 @@ from functools import partial
 
 import pytest
 
-from igds_utils import effects, generation, intervention, tiny
-from igds_utils.caching import cache_bytes
-from igds_utils.experiment import open_run
-from igds_utils.sae import Feature
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import generation, tiny
+from igds_utils.engine.caching import cache_bytes
+from igds_utils.engine.sae import Feature
+from igds_utils.identification import effects, intervention
 
 FEATURES = [Feature(0, 3), Feature(1, 7), Feature(2, 11), Feature(3, 5)]
 

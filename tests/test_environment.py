@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from igds_utils.config import PROJECT
+from igds_utils.config.config import PROJECT
 
 DESIGN_CARD = {
     *("jupyterlab", "papermill", "torch", "transformers", "sae-lens"),

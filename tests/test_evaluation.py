@@ -3,10 +3,12 @@
 import pandas as pd
 import pytest
 
-from igds_utils import evaluation, tiny
-from igds_utils.lm import LM
-from igds_utils.settings import TaskConfig
-from igds_utils.tasks.base import Example, Task
+from igds_utils.config.settings import TaskConfig
+from igds_utils.engine import tiny
+from igds_utils.engine.lm import LM
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import Example
+from igds_utils.training import evaluation
 
 
 class Echo(Task):

@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from igds_utils import exercises
-from igds_utils.arms import arms
-from igds_utils.config import PROJECT
-from igds_utils.exercises import EXERCISES, Exercise, check
-from igds_utils.experiment import open_run
-from igds_utils.features import Feature
+from igds_utils.config.config import PROJECT
+from igds_utils.core.arms import arms
+from igds_utils.core.experiment import open_run
+from igds_utils.engine.features import Feature
+from igds_utils.reporting import exercises
+from igds_utils.reporting.exercises import EXERCISES, Exercise, check
 
 CASES = [  # name, right, wrong
     ("01.1", 2, 3),

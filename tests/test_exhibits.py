@@ -6,11 +6,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from igds_utils.config import PROJECT
+from igds_utils.config.config import PROJECT
 from igds_utils.display import NOT_RUN
-from igds_utils.exhibits import FOLD, exhibits, show_exhibit
 from igds_utils.plots import concept_loop, save_figure
-from igds_utils.runner import REPORT_STAGES, STAGES
+from igds_utils.reporting.exhibits import FOLD, exhibits, show_exhibit
+from igds_utils.running.runner import REPORT_STAGES, STAGES
 from igds_utils.tables import load_table, save_table
 
 SAVED = {  # how notebooks save: the helpers of 11_report, and those of the package

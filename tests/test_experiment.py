@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from igds_utils import prompts, tiny
-from igds_utils.config import ConfigError
-from igds_utils.experiment import Run, open_run
-from igds_utils.manifest import manifest
-from igds_utils.tasks.base import SETS, normalize
+from igds_utils.config.config import ConfigError
+from igds_utils.core.experiment import Run, open_run
+from igds_utils.core.manifest import manifest
+from igds_utils.engine import prompts, tiny
+from igds_utils.tasks.examples import SETS, normalize
 
 RENDERINGS = ["bare", "chat"]
 

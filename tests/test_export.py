@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import yaml
 
-from igds_utils import arms, export
-from igds_utils.experiment import open_run
-from igds_utils.prompts import sft_pair
+from igds_utils.core import arms
+from igds_utils.core.experiment import open_run
+from igds_utils.engine.prompts import sft_pair
+from igds_utils.training import export
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import pytest
 import torch
 from test_generation import ARCHITECTURES, FEATURES, NEW, obvious_hidden, obvious_tokens, prompts
 
-from igds_utils import drafting, forced, generation, intervention, tiny
-from igds_utils.caching import read_prefix
-from igds_utils.lm import LM
-from igds_utils.sae import Feature
-from igds_utils.steering import Steering
+from igds_utils.engine import drafting, forced, generation, tiny
+from igds_utils.engine.caching import read_prefix
+from igds_utils.engine.lm import LM
+from igds_utils.engine.sae import Feature
+from igds_utils.engine.steering import Steering
+from igds_utils.identification import intervention
 
 SILENT = Feature(2, 63)
 
@@ -121,7 +122,7 @@ def test_the_model_is_whole_again_after_an_error(lm, saes):
 
 
 def test_amplified_scores_are_the_same_with_given_originals(lm, saes):
-    from igds_utils.tasks.base import Example
+    from igds_utils.tasks.examples import Example
 
     samples = [
         intervention.Sample(f"s{i}", ids, [*ids, 9, 30, 1], Example(f"s{i}", {}, "t", ("t",)))

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from igds_utils import sft
-from igds_utils.fresh import Fresh
-from igds_utils.lm import load_lm
-from igds_utils.refs import TinyRef
-from igds_utils.settings import SftConfig
+from igds_utils.config.refs import TinyRef
+from igds_utils.config.settings import SftConfig
+from igds_utils.core.fresh import Fresh
+from igds_utils.engine.lm import load_lm
+from igds_utils.training import sft
 
 PAIRS = [([5 + i, 6, 7, 8 + i], 2) for i in range(4)]
 

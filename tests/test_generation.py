@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from igds_utils import generation, tiny
-from igds_utils.lm import LM, edited
-from igds_utils.sae import Feature
-from igds_utils.steering import Steering
+from igds_utils.engine import generation, tiny
+from igds_utils.engine.lm import LM, edited
+from igds_utils.engine.sae import Feature
+from igds_utils.engine.steering import Steering
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 FEATURES = [Feature(0, 3), Feature(1, 7), Feature(1, 21), Feature(tiny.LAYERS - 1, 5)]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from igds_utils import hub
-from igds_utils.config import PROJECT
-from igds_utils.refs import FolderRef, WheelRef
+from igds_utils.config.config import PROJECT
+from igds_utils.config.refs import FolderRef, WheelRef
+from igds_utils.data import hub
 
 FILES = {"toy/data.txt": "héllo\n" * 100, "toy/locale/fr.json": "{}", "toy/locale/deep/zh.json": "[]"}
 METADATA = {
@@ -285,8 +285,8 @@ def test_an_interruption_before_the_rename_leaves_nothing(cache, wheel, pip, mon
 SCRIPT = """
 import os, shutil, signal, sys, time
 from pathlib import Path
-from igds_utils import hub
-from igds_utils.refs import WheelRef
+from igds_utils.data import hub
+from igds_utils.config.refs import WheelRef
 
 wheel, log, mode, sha = sys.argv[1:]
 

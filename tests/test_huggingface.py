@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from igds_utils import huggingface, tiny
-from igds_utils.hub import SourceError
-from igds_utils.huggingface import ATTEMPTS, fetched, snapshot
-from igds_utils.lm import device_map, load_lm, load_tokenizer
-from igds_utils.prompts import encode, encode_pair
-from igds_utils.refs import HubRef
+from igds_utils.config.refs import HubRef
+from igds_utils.data import huggingface
+from igds_utils.data.hub import SourceError
+from igds_utils.data.huggingface import ATTEMPTS, fetched, snapshot
+from igds_utils.engine import tiny
+from igds_utils.engine.lm import device_map, load_lm, load_tokenizer
+from igds_utils.engine.prompts import encode, encode_pair
 
 LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -3,11 +3,12 @@
 import pandas as pd
 import pytest
 
-from igds_utils import generation, intervention, tiny
-from igds_utils.lm import LM
-from igds_utils.sae import Feature
-from igds_utils.steering import Steering
-from igds_utils.tasks.base import Example
+from igds_utils.engine import generation, tiny
+from igds_utils.engine.lm import LM
+from igds_utils.engine.sae import Feature
+from igds_utils.engine.steering import Steering
+from igds_utils.identification import intervention
+from igds_utils.tasks.examples import Example
 
 
 def effects(rows):

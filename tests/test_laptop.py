@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from igds_utils import capabilities, sources, tasks
-from igds_utils.config import load_preset
-from igds_utils.hub import SourceError
-from igds_utils.tasks.base import assert_disjoint
+from igds_utils import tasks
+from igds_utils.config.config import load_preset
+from igds_utils.data import sources
+from igds_utils.data.hub import SourceError
+from igds_utils.tasks.examples import assert_disjoint
 from igds_utils.tasks.sourced import origins
+from igds_utils.training import capabilities
 
 TASKS = ["math", "summarization", "translation"]
 SIZES = {"prior": 6, "validation": 3, "confirmation": 3, "pool": 12, "test": 4}

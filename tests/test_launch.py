@@ -10,16 +10,19 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from igds_utils import arms, effects, launch, pool, recall, stability, tool
-from igds_utils.config import ConfigError, load_preset
-from igds_utils.experiment import open_run
-from igds_utils.machines import LaunchConfig
-from igds_utils.trained import TrainedArm
+from igds_utils.analysis import stability
+from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.machines import LaunchConfig
+from igds_utils.core import arms, launch
+from igds_utils.core.experiment import open_run
+from igds_utils.identification import effects, recall
+from igds_utils.selection import pool, tool
+from igds_utils.training.trained import TrainedArm
 
 # What the processes import: functions of the test, in a module of their own.
 STEPS = """
 import pandas as pd
-from igds_utils import shards
+from igds_utils.engine import shards
 
 def table(run, upto):
     build = lambda number: pd.DataFrame({"square": [number**2], "by": [int(shards.os.environ["RANK"])]})
@@ -29,7 +32,7 @@ def table(run, upto):
     run.make("product.json", lambda: {"processes": shards.processes(), "by": shards.is_first()})
 
 def killed(run, task, arm):
-    from igds_utils import trained
+    from igds_utils.training import trained
     from trl import SFTTrainer
     step = SFTTrainer.training_step
     def dies(self, *args, **kwargs):
@@ -40,7 +43,7 @@ def killed(run, task, arm):
     trained.train(run, task, arm)
 
 def identify(run):
-    from igds_utils import effects, recall
+    from igds_utils.identification import effects, recall
     features = recall.candidates(recall.measure(run, "math"), 4)
     effects.measure(run, "math", "validation", features)
 
@@ -105,7 +108,7 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
         launch.call(again, f"{steps}:killed", "math", "full", training=True)
     checkpoints = again.store.root / "math/arms/full/checkpoints"
     assert [folder.name for folder in checkpoints.glob("checkpoint-*")] == ["checkpoint-2"]
-    launch.call(again, "igds_utils.trained:train", "math", "full", training=True)
+    launch.call(again, "igds_utils.training.trained:train", "math", "full", training=True)
     assert not checkpoints.exists()
     assert again.read("math/arms/full/log.parquet")["loss"].tolist() == together["log"]["loss"].tolist()
     undisturbed = weights(two)
@@ -126,8 +129,8 @@ def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_
     effects.measure(run, "math", "validation", features)
     names = [feature.name for feature in features]
     assert called == [
-        ("igds_utils.recall:measure", "math", ""),
-        ("igds_utils.effects:measure_named", "math", "validation", names, "", 8),
+        ("igds_utils.identification.recall:measure", "math", ""),
+        ("igds_utils.identification.effects:measure_named", "math", "validation", names, "", 8),
     ]
     recall.measure(run, "math")
     effects.measure(run, "math", "validation", features)

@@ -10,12 +10,13 @@ from tokenizers import processors
 from torch import nn
 from transformers import PretrainedConfig
 
-from igds_utils import prompts, tasks, tiny
-from igds_utils.batching import pad
-from igds_utils.config import load_preset
-from igds_utils.hub import SourceError
-from igds_utils.lm import LM, edited, fast_matmul, load_lm, repair_tokenizer, residuals, unembed
-from igds_utils.refs import FolderRef, HubRef, TinyRef, WheelRef, describe
+from igds_utils import tasks
+from igds_utils.config.config import load_preset
+from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef, describe
+from igds_utils.data.hub import SourceError
+from igds_utils.engine import prompts, tiny
+from igds_utils.engine.batching import pad
+from igds_utils.engine.lm import LM, edited, fast_matmul, load_lm, repair_tokenizer, residuals, unembed
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]

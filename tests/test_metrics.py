@@ -7,7 +7,7 @@ from math import comb
 
 import pytest
 
-from igds_utils import metrics
+from igds_utils.data import metrics
 
 
 @pytest.mark.parametrize(

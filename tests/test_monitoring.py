@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from test_plots import POINTS, assert_tidy
 
-from igds_utils import monitoring, plots
-from igds_utils.arms import arms
-from igds_utils.experiment import open_run
+from igds_utils import plots
+from igds_utils.analysis import monitoring
+from igds_utils.core.arms import arms
+from igds_utils.core.experiment import open_run
 
 FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.ratios": [0.5]}
 

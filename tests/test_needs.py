@@ -7,13 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils import activations, pool, prompts, recall, selectors, tiny
-from igds_utils.experiment import open_run
-from igds_utils.lm import LM
-from igds_utils.needs import MEASUREMENTS, critical
-from igds_utils.needs.hidden import weighted_hidden_states
-from igds_utils.needs.tokens import token_activations
-from igds_utils.sae import Feature
+from igds_utils import selectors
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import activations, prompts, tiny
+from igds_utils.engine.lm import LM
+from igds_utils.engine.sae import Feature
+from igds_utils.identification import recall
+from igds_utils.selection import pool
+from igds_utils.selection.needs import MEASUREMENTS, critical
+from igds_utils.selection.needs.hidden import weighted_hidden_states
+from igds_utils.selection.needs.tokens import token_activations
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SMALL = {"selection.examples": 3}
@@ -111,7 +114,8 @@ def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monk
     samples = pool.open_pool(run, "math").samples
     read = []
     monkeypatch.setattr(
-        "igds_utils.losses.target_losses", lambda lm, pairs, tokens: read.append(pairs) or np.ones(len(pairs))
+        "igds_utils.engine.losses.target_losses",
+        lambda lm, pairs, tokens: read.append(pairs) or np.ones(len(pairs)),
     )
     fresh = open_run("smoke", tasks=["math"], overrides=dict(SMALL), results=str(run.root.parent / "shared"))
     context = pool.context(fresh, "math")

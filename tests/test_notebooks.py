@@ -12,9 +12,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from igds_utils.arms import arms
-from igds_utils.config import PROJECT, load_preset
-from igds_utils.runner import STAGES
+from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.core.arms import arms
+from igds_utils.running.runner import STAGES
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {"preset": str, "model": str, "tasks": list, "overrides": dict, "results": str}
@@ -153,7 +153,7 @@ def test_a_second_run_makes_nothing_again_and_a_third_with_another_tau_says_why(
 KILLED_AT = ("effects_validation.parquet: making it", "arms/igds@0.5/outputs.parquet: making it")
 UNTIL_EVALUATION = """
 import sys
-from igds_utils import runner
+from igds_utils.running import runner
 runner.run("smoke", tasks=["math"], results=sys.argv[1], stages=runner.STAGES[:5])
 """
 

@@ -18,11 +18,11 @@ import pytest
 import yaml
 from box.models import LAYERS
 
-from igds_utils import capabilities
-from igds_utils.arms import arms
-from igds_utils.config import PROJECT, load_preset
-from igds_utils.lm import load_lm
-from igds_utils.runner import STAGES
+from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.core.arms import arms
+from igds_utils.engine.lm import load_lm
+from igds_utils.running.runner import STAGES
+from igds_utils.training import capabilities
 
 MODELS = {"gemma-2-2b": "gemma2", "llama-3.1-8b": "llama", "qwen3-8b": "qwen3"}
 METRICS = {"math": "accuracy", "summarization": "rouge1", "translation": "comet"}

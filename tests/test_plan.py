@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from igds_utils.config import load_preset
-from igds_utils.costs import KEPT_VALUES
-from igds_utils.plan import ABOVE, LONGEST, UNCUT_CANDIDATES, disk, peak_memory, plan, render
-from igds_utils.runner import STAGES
+from igds_utils.config.config import load_preset
+from igds_utils.core.costs import KEPT_VALUES
+from igds_utils.running.plan import ABOVE, LONGEST, UNCUT_CANDIDATES, disk, peak_memory, plan, render
+from igds_utils.running.runner import STAGES
 
 SHAPE = {"parameters": 1_000_000, "layers": 2, "width": 10, "kv_width": 5, "vocabulary": 100}
 PRESET = {

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from igds_utils import pool, prompts, selectors
-from igds_utils.experiment import open_run
-from igds_utils.needs import critical
-from igds_utils.scoring import feature_resonant_score
+from igds_utils import selectors
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import prompts
+from igds_utils.identification.scoring import feature_resonant_score
+from igds_utils.selection import pool
+from igds_utils.selection.needs import critical
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from igds_utils import prompts, tasks, tiny
-from igds_utils.settings import TaskConfig
-from igds_utils.tasks.base import Example
+from igds_utils import tasks
+from igds_utils.config.settings import TaskConfig
+from igds_utils.engine import prompts, tiny
+from igds_utils.tasks.examples import Example
 
 MATH = Example("", {"question": "What is 2 + 3?"}, "2 + 3 = 5.\nThe final answer is \\boxed{5}.", ("5",))
 SUMMARY = Example("", {"text": "A: Hi: there {x}.\nB: Bye."}, "They greet.", ("They greet.",))
@@ -145,7 +146,7 @@ def test_four_shot_math_prompt():
 
 
 def test_worked_examples_are_answered_by_their_boxes():
-    from igds_utils.metrics import boxed_answer
+    from igds_utils.data.metrics import boxed_answer
 
     answers = [boxed_answer(shot["solution"]) for shot in tasks.get("math").shots]
     assert answers == ["[2,5)", "24", "16", "-\\frac{2}{3}"]

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from igds_utils import defects, needs, pool, quality, selectors
-from igds_utils.config import ConfigError, load_preset
-from igds_utils.experiment import open_run
-from igds_utils.tasks.base import Example
+from igds_utils import selectors
+from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.core.experiment import open_run
+from igds_utils.selection import needs, pool, quality
+from igds_utils.tasks import defects
+from igds_utils.tasks.examples import Example
 
 # a0-a3 clean, t* spoilt on the target side, p* on the prompt side, d a duplicate of a0
 KINDS = {

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from igds_utils import racing
-from igds_utils.sae import Feature
+from igds_utils.engine.sae import Feature
+from igds_utils.identification import racing
 
 FEATURES = [Feature(3, i) for i in range(4)]
 IDS = [f"s{i}" for i in range(8)]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from igds_utils import recall
-from igds_utils.sae import Feature
+from igds_utils.engine.sae import Feature
+from igds_utils.identification import recall
 
 
 class Identity:

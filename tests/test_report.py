@@ -10,13 +10,14 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from igds_utils import plots, report, tasks
-from igds_utils.config import load_preset
+from igds_utils import plots, tasks
+from igds_utils.config.config import load_preset
+from igds_utils.config.refs import HubRef, WheelRef
+from igds_utils.config.settings import ModelConfig, Preset, SaeConfig, SftConfig, Sizes, Speeds, TaskConfig
 from igds_utils.display import NOT_RUN, Metric, paper_values
-from igds_utils.findings import caution, departures, headline, overview
-from igds_utils.refs import HubRef, WheelRef
-from igds_utils.report import ReportError, export_html, fold, show_figure, show_table, to_mathml
-from igds_utils.settings import ModelConfig, Preset, SaeConfig, SftConfig, Sizes, Speeds, TaskConfig
+from igds_utils.reporting import report
+from igds_utils.reporting.findings import caution, departures, headline, overview
+from igds_utils.reporting.report import ReportError, export_html, fold, show_figure, show_table, to_mathml
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 CHRF = Metric("chrF", "chrF", 1, 1)

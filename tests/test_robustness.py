@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 from test_plots import POINTS, assert_tidy
 
-from igds_utils import plots, robustness
+from igds_utils import plots
+from igds_utils.analysis import robustness
+from igds_utils.core.experiment import open_run
 from igds_utils.display import NOT_RUN, paper_values
-from igds_utils.experiment import open_run
 from igds_utils.tables import ablation_table, table3, table4
 
 PAPER, METRICS = paper_values(), {"math": POINTS, "translation": POINTS}

@@ -14,10 +14,11 @@ import psutil
 import pytest
 import yaml
 
-from igds_utils import cli, job, lock, runner
-from igds_utils.arms import arms
-from igds_utils.config import ConfigError, load_preset
-from igds_utils.launch import PROFILES
+from igds_utils import cli
+from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.core.arms import arms
+from igds_utils.core.launch import PROFILES
+from igds_utils.running import job, lock, runner
 
 PARAMETERS = 'preset = "quick"\nmodel = ""\ntasks = []\noverrides = {}\nresults = "results"'
 FIRST = "from pathlib import Path\nPath(results, 'made').write_text(f'{tasks} {overrides}')\nprint('first is here')"
@@ -87,7 +88,7 @@ class Toy:
     def start(self) -> tuple[subprocess.Popen, psutil.Process]:
         """A runner in its own process, and the kernel of its second notebook, which is waiting."""
         (self.results / "hold").touch()
-        code = f"from igds_utils import runner; runner.run(**{self.request!r}, tasks=['math'])"
+        code = f"from igds_utils.running import runner; runner.run(**{self.request!r}, tasks=['math'])"
         process = subprocess.Popen([sys.executable, "-c", code])
         at_work = self.results / "at_work"
         self.started.append(process)
@@ -270,14 +271,14 @@ def test_a_report_waits_only_for_what_it_reads(tmp_path):
 
 def test_what_reads_stored_results_starts_without_models():
     """Their imports take longer than most of these notebooks."""
-    modules = (
-        "distributions exhibits exercises findings monitoring plots report semantics stability story tables"
-    )
-    code = f"""import sys
-from igds_utils import {", ".join(modules.split())}, job
-heavy = {{"torch", "transformers", "sae_lens", "datasets", "nbconvert"}} & set(sys.modules)
+    code = """import sys
+from igds_utils import plots, tables
+from igds_utils.analysis import distributions, monitoring, semantics, stability
+from igds_utils.reporting import exercises, exhibits, findings, report, story
+from igds_utils.running import job
+heavy = {"torch", "transformers", "sae_lens", "datasets", "nbconvert"} & set(sys.modules)
 job.load_papermill()
-sys.exit(f"{{heavy}}" if heavy or "lark" in sys.modules else 0)"""
+sys.exit(str(heavy) if heavy or "lark" in sys.modules else 0)"""
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
 

@@ -10,11 +10,12 @@ import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from safetensors.torch import load_file, save_file
 
-from igds_utils import huggingface, tiny
-from igds_utils import sae as module
-from igds_utils.hub import SourceError
-from igds_utils.sae import LAYER_FOLDER, Feature, FeatureSet, Saes, directions
-from igds_utils.settings import SaeConfig
+from igds_utils.config.settings import SaeConfig
+from igds_utils.data import huggingface
+from igds_utils.data.hub import SourceError
+from igds_utils.engine import sae as module
+from igds_utils.engine import tiny
+from igds_utils.engine.sae import LAYER_FOLDER, Feature, FeatureSet, Saes, directions
 
 WIDTH, D_SAE = tiny.WIDTH, tiny.D_SAE
 INDICES = [5, 0, 63, 17, 40]  # in no order, first and last among them

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from test_plots import POINTS, assert_tidy
 
-from igds_utils import plots, sae_coverage
-from igds_utils.intervention import causal_effects, rank_features
+from igds_utils import plots
+from igds_utils.analysis import sae_coverage
+from igds_utils.identification.intervention import causal_effects, rank_features
 from igds_utils.tables import coverage_table
 
 

@@ -11,16 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from igds_utils import huggingface, tiny
-from igds_utils import sae as module
-from igds_utils.activations import critical_residuals
-from igds_utils.features import neuronpedia_url
-from igds_utils.hub import SourceError
-from igds_utils.lm import load_lm
-from igds_utils.recall import frequency_recall
-from igds_utils.refs import HubRef
-from igds_utils.sae import Feature, FeatureSet, Saes, directions
-from igds_utils.settings import SaeConfig
+from igds_utils.config.refs import HubRef
+from igds_utils.config.settings import SaeConfig
+from igds_utils.data import huggingface
+from igds_utils.data.hub import SourceError
+from igds_utils.engine import sae as module
+from igds_utils.engine import tiny
+from igds_utils.engine.activations import critical_residuals
+from igds_utils.engine.features import neuronpedia_url
+from igds_utils.engine.lm import load_lm
+from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
+from igds_utils.identification.recall import frequency_recall
 
 GEMMA = SaeConfig(
     source="release", name="gemma-scope-2b-pt-res-canonical", id="layer_{layer}/width_16k/canonical"

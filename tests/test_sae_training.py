@@ -10,14 +10,16 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from igds_utils import hub, sae_corpus, sae_quality, sae_training, tiny
-from igds_utils.batching import token_batches
-from igds_utils.config import PRESETS, PROJECT, load_preset
-from igds_utils.lm import LM
-from igds_utils.sae import load_folder
-from igds_utils.sae_corpus import Corpus, Document, capture, documents, used_positions
-from igds_utils.sae_training import Recipe, export, train
-from igds_utils.settings import SftConfig, Sizes, TaskConfig
+from igds_utils.config.config import PRESETS, PROJECT, load_preset
+from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
+from igds_utils.data import hub
+from igds_utils.engine import tiny
+from igds_utils.engine.batching import token_batches
+from igds_utils.engine.lm import LM
+from igds_utils.engine.sae import load_folder
+from igds_utils.saes import sae_corpus, sae_quality, sae_training
+from igds_utils.saes.sae_corpus import Corpus, Document, capture, documents, used_positions
+from igds_utils.saes.sae_training import Recipe, export, train
 
 NOTHING = Sizes(prior=0, validation=0, confirmation=0, pool=0, test=0)
 MATH = TaskConfig(sizes=NOTHING, max_new_tokens=8, prompt_tokens=1, target_tokens=1, sft=SftConfig())
@@ -53,7 +55,7 @@ def trained(captured, lm, tmp_path_factory):
 
 def test_corpus_renders_every_source_and_keeps_evaluation_sets_out():
     from igds_utils.tasks import get
-    from igds_utils.tasks.base import normalize
+    from igds_utils.tasks.examples import normalize
 
     corpus = Corpus(mix={"math": {"chat": 30, "bare": 10}}, reserved={"math": 60}, held_out=0.3)
     tokenizer = tiny.tokenizer()

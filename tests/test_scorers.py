@@ -4,12 +4,13 @@ import pytest
 import torch
 import yaml
 
-from igds_utils import metrics, tasks
-from igds_utils.hub import SourceError
-from igds_utils.refs import FolderRef, HubRef
-from igds_utils.tasks.base import Example
+from igds_utils import tasks
+from igds_utils.config.refs import FolderRef, HubRef
+from igds_utils.config.taskspec import METRICS, AccuracyMetric, CometMetric, ExactMetric, RougeMetric
+from igds_utils.data import metrics
+from igds_utils.data.hub import SourceError
+from igds_utils.tasks.examples import Example
 from igds_utils.tasks.scorers import SCORERS
-from igds_utils.taskspec import METRICS, AccuracyMetric, CometMetric, ExactMetric, RougeMetric
 
 PAIR = {"source_text": "Ann has 3 coins and buys 2 more.", "target_language": "Chinese"}
 CHINESE = "安有3个硬币，又买了2个。"

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from test_plots import assert_tidy
 
-from igds_utils import plots, quality
+from igds_utils import plots
 from igds_utils.display import MORE_SELECTORS, selector_title
+from igds_utils.selection import quality
 from igds_utils.tables import selection_table
-from igds_utils.tasks.base import Example
+from igds_utils.tasks.examples import Example
 
 PAPER = ["random", "loss", "ifd", "zip", "igds"]
 KINDS = ["", "wrong answer", "truncated target", "noise", "missing numbers", "another task's prompt"]

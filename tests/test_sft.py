@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from igds_utils import checkpoints, losses, sft, tiny
-from igds_utils.lm import LM
-from igds_utils.settings import SftConfig
+from igds_utils.config.settings import SftConfig
+from igds_utils.engine import losses, tiny
+from igds_utils.engine.lm import LM
+from igds_utils.training import checkpoints, sft
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 

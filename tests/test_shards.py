@@ -1,6 +1,6 @@
 """Sharing of work, as far as one process can show it; `test_launch` starts several."""
 
-from igds_utils import shards
+from igds_utils.engine import shards
 
 
 def test_one_process_does_everything_in_order():

@@ -5,13 +5,13 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from igds_utils import losses, prompts, tiny
-from igds_utils.lm import LM
-from igds_utils.needs import gradients
+from igds_utils.config.settings import LessConfig
+from igds_utils.engine import losses, prompts, tiny
+from igds_utils.engine.lm import LM
+from igds_utils.selection.needs import gradients
 from igds_utils.selectors import Context, PoolSample, rank_pool
 from igds_utils.selectors.mona import generalized_jaccard
 from igds_utils.selectors.rds import round_robin
-from igds_utils.settings import LessConfig
 
 POOL = [PoolSample(f"s{i}", f"prompt {i}:", f"target {i}") for i in range(5)]
 EXAMPLES = [PoolSample(f"e{i}", f"prompt {i}:", f"target {i}") for i in range(2)]

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from igds_utils import sources, tasks
-from igds_utils.config import ConfigError, load_preset
-from igds_utils.experiment import open_run
-from igds_utils.settings import TaskConfig
+from igds_utils import tasks
+from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.settings import TaskConfig
+from igds_utils.core.experiment import open_run
+from igds_utils.data import sources
 from igds_utils.tasks import base
-from igds_utils.tasks.base import SETS, Example
+from igds_utils.tasks.examples import SETS, Example
 from igds_utils.tasks.sourced import describe, join_repeats, origins, shared_with_test
 
 SIZES = {"prior": 6, "validation": 3, "confirmation": 2, "pool": 10, "test": 5}

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from igds_utils import hub, huggingface, sources
-from igds_utils.hub import SourceError
-from igds_utils.refs import Column, DataSource
-from igds_utils.sources import Reader
+from igds_utils.config.refs import Column, DataSource
+from igds_utils.data import hub, huggingface, sources
+from igds_utils.data.hub import SourceError
+from igds_utils.data.sources import Reader
 
 ROWS = [
     {

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from test_plots import POINTS, assert_tidy
 
-from igds_utils import plots, stability
+from igds_utils import plots
+from igds_utils.analysis import stability
+from igds_utils.analysis.stability import Source
+from igds_utils.core.experiment import open_run
 from igds_utils.display import paper_values
-from igds_utils.experiment import open_run
-from igds_utils.intervention import causal_effects, rank_features
-from igds_utils.stability import Source
+from igds_utils.identification.intervention import causal_effects, rank_features
 from igds_utils.tables import agreement_table, table5, top1_table
 
 

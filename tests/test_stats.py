@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from igds_utils.stats import checks, holm, interval, paired_difference, spearman, summarise
+from igds_utils.data.stats import checks, holm, interval, paired_difference, spearman, summarise
 
 
 def test_a_proportion_gets_the_wilson_interval():

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from igds_utils import store
-from igds_utils.refs import TinyRef
-from igds_utils.store import Store
+from igds_utils.config.refs import TinyRef
+from igds_utils.core import store
+from igds_utils.core.store import Store
 
 TEXT = "é 中文 \u2028 line separator \x85 next line \x0b tab \r\n 'quotes' \"double\" \\boxed{3}"
 

@@ -1,9 +1,9 @@
 """The report's framing sentences."""
 
-from igds_utils import story
-from igds_utils.config import load_preset
+from igds_utils.config.config import load_preset
+from igds_utils.core.experiment import Run
 from igds_utils.display import metric_of
-from igds_utils.experiment import Run
+from igds_utils.reporting import story
 from igds_utils.tasks import get
 
 METRICS = {"math": metric_of(get("math"))}

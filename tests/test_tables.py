@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from igds_utils import tasks
+from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
 from igds_utils.display import NOT_RUN, NOTHING, SELECTORS, Metric, at_ratio, metric_of, number, paper_values
-from igds_utils.findings import prompt_templates
-from igds_utils.settings import SftConfig, Sizes, TaskConfig
+from igds_utils.reporting.findings import prompt_templates
 from igds_utils.tables import MARK, save_table, table1, table2, table6, table9, to_latex, to_markdown
 
 PAPER = paper_values()

@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 
-from igds_utils import hub, tasks
-from igds_utils.config import ConfigError, load_preset
-from igds_utils.settings import Sizes, TaskConfig
+from igds_utils import tasks
+from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.data import hub
 from igds_utils.tasks import base, summarization, translation
-from igds_utils.tasks.base import Example
+from igds_utils.tasks.examples import Example
 from igds_utils.tasks.word_problems import OPERATORS, stories
 
 SIZES = {"prior": 6, "validation": 5, "confirmation": 4, "pool": 12, "test": 7}

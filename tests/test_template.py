@@ -5,10 +5,11 @@ import json
 import pytest
 import yaml
 
-from igds_utils import prompts, tasks
-from igds_utils.config import PRESETS, ConfigError
-from igds_utils.experiment import open_run
-from igds_utils.taskspec import TaskSpec
+from igds_utils import tasks
+from igds_utils.config.config import PRESETS, ConfigError
+from igds_utils.config.taskspec import TaskSpec
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import prompts
 
 SPEC = {
     "title": "Capitals",
@@ -80,7 +81,7 @@ def test_records_may_be_written_otherwise():
 
 
 def _config():
-    from igds_utils.settings import TaskConfig
+    from igds_utils.config.settings import TaskConfig
 
     return TaskConfig(**section(SPEC, {}), sft={})
 

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils import activations, cli, explain, prompts, selectors, tool, user_pool
-from igds_utils.config import ConfigError
-from igds_utils.experiment import open_run
-from igds_utils.needs import Pool
+from igds_utils import cli, selectors
+from igds_utils.config.config import ConfigError
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import activations, prompts
+from igds_utils.selection import explain, tool, user_pool
+from igds_utils.selection.needs import Pool
+from igds_utils.selection.user_pool import read_pool
 from igds_utils.tasks import get
-from igds_utils.user_pool import read_pool
 
 QUESTIONS = [
     "Ann has 3 apples. Bob brings 4 more. How many apples are there?",

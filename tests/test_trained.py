@@ -6,10 +6,11 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from igds_utils import arms, series, sft, trained
-from igds_utils.experiment import open_run
-from igds_utils.settings import SeriesConfig
-from igds_utils.trained import TrainedArm
+from igds_utils.config.settings import SeriesConfig
+from igds_utils.core import arms
+from igds_utils.core.experiment import open_run
+from igds_utils.training import series, sft, trained
+from igds_utils.training.trained import TrainedArm
 
 
 def arm_of(run, name):

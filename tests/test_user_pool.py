@@ -8,11 +8,13 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 
-from igds_utils import activations, pool, selectors, tool, user_pool
-from igds_utils.experiment import open_run
-from igds_utils.needs import Pool, critical
+from igds_utils import selectors
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import activations
+from igds_utils.selection import pool, tool, user_pool
+from igds_utils.selection.needs import Pool, critical
+from igds_utils.selection.user_pool import PoolError, read_pool
 from igds_utils.tasks import get
-from igds_utils.user_pool import PoolError, read_pool
 
 N, PART = 22, 4
 RECORDS = [

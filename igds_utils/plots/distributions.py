@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
+from igds_utils.analysis.distributions import winsorize
 from igds_utils.display import Metric, arm_title, number, task_title
-from igds_utils.distributions import winsorize
 from igds_utils.plots.style import (
     COLUMN,
     HALO,

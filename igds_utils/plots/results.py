@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from igds_utils.data.stats import spearman
 from igds_utils.display import SELECTORS, Metric, at_ratio, number, selector_of, selector_title, task_title
 from igds_utils.plots.style import (
     ACCENT,
@@ -25,7 +26,6 @@ from igds_utils.plots.style import (
     new_figure,
     selector_colour,
 )  # fmt: skip
-from igds_utils.stats import spearman
 
 
 def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:

@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from igds_utils.core.store import write_whole
 from igds_utils.display import MORE_SELECTORS, Metric, arm_title
-from igds_utils.store import write_whole
 
 COLUMN, PAGE = 3.3, 6.8  # inches
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from igds_utils.arms import selection_size
+from igds_utils.core.arms import selection_size
 from igds_utils.selectors.context import Context
 
 Direction = Literal["highest", "lowest"]

@@ -5,7 +5,7 @@ No variant can see the target: activations at the critical position depend on th
 
 import numpy as np
 
-from igds_utils.scoring import feature_resonant_score
+from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selectors.base import Context, Selector, register
 
 

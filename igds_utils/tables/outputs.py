@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from igds_utils.data.stats import interval, paired_difference
 from igds_utils.display import NOT_RUN, NOTHING, SELECTORS, Metric, arm_title, selector_of
-from igds_utils.stats import interval, paired_difference
 
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 SHARE = Metric("share", "share", 1.0, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from igds_utils.store import write_whole
+from igds_utils.core.store import write_whole
 
 
 def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from igds_utils.config import PROJECT, ConfigError
-from igds_utils.tasks.base import Example, Sets, Task
+from igds_utils.config.config import PROJECT, ConfigError
+from igds_utils.config.taskspec import TaskSpec
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import Example, Sets
 from igds_utils.tasks.math import MathTask
 from igds_utils.tasks.summarization import SummarizationTask
 from igds_utils.tasks.template import TemplateTask
 from igds_utils.tasks.translation import TranslationTask
-from igds_utils.taskspec import TaskSpec
 
 TASKS: dict[str, Task] = {task.name: task for task in (MathTask(), SummarizationTask(), TranslationTask())}
 

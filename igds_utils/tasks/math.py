@@ -9,12 +9,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from igds_utils.refs import Strict
-from igds_utils.settings import TaskConfig
-from igds_utils.tasks.base import (
+from igds_utils.config.refs import Strict
+from igds_utils.config.settings import TaskConfig
+from igds_utils.config.taskspec import AccuracyMetric
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import (
     SETS,
     Example,
-    Task,
     data_parameters,
     held_out_texts,
     number,
@@ -23,7 +24,6 @@ from igds_utils.tasks.base import (
     unique,
 )
 from igds_utils.tasks.word_problems import draw_problem, draw_request, stories
-from igds_utils.taskspec import AccuracyMetric
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{{}}"
 

@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from igds_utils import metrics
-from igds_utils.tasks.base import Example, normalize
-from igds_utils.taskspec import AccuracyMetric, ChrfMetric, CometMetric, ExactMetric, Metric, RougeMetric
+from igds_utils.config.taskspec import (
+    AccuracyMetric,
+    ChrfMetric,
+    CometMetric,
+    ExactMetric,
+    Metric,
+    RougeMetric,
+)
+from igds_utils.data import metrics
+from igds_utils.tasks.examples import Example, normalize
 
 Scores = dict[str, float]
 

@@ -16,15 +16,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from igds_utils.config import ConfigError
-from igds_utils.refs import DataSource, Strict
-from igds_utils.settings import Sizes, TaskConfig
-from igds_utils.sources import Reader, mirror_folder
-from igds_utils.tasks.base import SETS, Example, Sets, Task, data_parameters, normalize, number, random_stream
+from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import DataSource, Strict
+from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.data.sources import Reader, mirror_folder
+from igds_utils.tasks.examples import SETS, Example, Sets, data_parameters, normalize, number, random_stream
+
+if TYPE_CHECKING:
+    from igds_utils.tasks.base import Task
 
 REPEATING = ("pool", "test")  # what repeats inside these stays, as the benchmark has it
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from igds_utils import hub
-from igds_utils.refs import Strict, WheelRef
-from igds_utils.settings import TaskConfig
-from igds_utils.tasks.base import HELD_OUT, CorpusTask, Example, data_parameters, normalize, random_stream
-from igds_utils.taskspec import RougeMetric
+from igds_utils.config.refs import Strict, WheelRef
+from igds_utils.config.settings import TaskConfig
+from igds_utils.config.taskspec import RougeMetric
+from igds_utils.data import hub
+from igds_utils.tasks.base import CorpusTask
+from igds_utils.tasks.examples import HELD_OUT, Example, data_parameters, normalize, random_stream
 
 # "(1924–2018)" after a person: as a rule the lead does not say it, so it cannot be learnt.
 YEARS = re.compile(r"\s*\([^()]*\d[^()]*\)$")

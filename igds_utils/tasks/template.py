@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from igds_utils.config.taskspec import TaskSpec
 from igds_utils.tasks.base import Task
-from igds_utils.taskspec import TaskSpec
 
 
 class TemplateTask(Task):

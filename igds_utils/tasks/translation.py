@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from igds_utils import hub
-from igds_utils.config import ConfigError
-from igds_utils.refs import Strict, WheelRef
-from igds_utils.settings import TaskConfig
-from igds_utils.tasks.base import CorpusTask, Example, data_parameters, normalize
-from igds_utils.taskspec import ChrfMetric
+from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import Strict, WheelRef
+from igds_utils.config.settings import TaskConfig
+from igds_utils.config.taskspec import ChrfMetric
+from igds_utils.data import hub
+from igds_utils.tasks.base import CorpusTask
+from igds_utils.tasks.examples import Example, data_parameters, normalize
 
 LANGUAGES = {"fr": "French", "zh": "Chinese"}
 PLACEHOLDER = re.compile(r"%\d|%s|\{\w*\}|<[^>]*>")

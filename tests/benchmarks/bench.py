@@ -29,9 +29,9 @@ from rows_of_scoring import (
 from rows_of_training import training
 
 from igds_utils import plots
-from igds_utils.config import PROJECT
-from igds_utils.manifest import machine
-from igds_utils.store import write_whole
+from igds_utils.config.config import PROJECT
+from igds_utils.core.manifest import machine
+from igds_utils.core.store import write_whole
 from igds_utils.tables import to_markdown
 
 OUT = PROJECT / "results" / "reference" / "bench"

@@ -22,10 +22,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from igds_utils import losses, needs, pool, store
-from igds_utils.config import PROJECT
-from igds_utils.experiment import open_run
-from igds_utils.manifest import machine
+from igds_utils.config.config import PROJECT
+from igds_utils.core import store
+from igds_utils.core.experiment import open_run
+from igds_utils.core.manifest import machine
+from igds_utils.engine import losses
+from igds_utils.selection import needs, pool
 from igds_utils.selectors import Context, PoolSample, rank_pool
 from igds_utils.selectors.coverage import lazy_greedy
 from igds_utils.selectors.zip import Bundle

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from igds_utils import prompts
-from igds_utils.experiment import open_run
-from igds_utils.lm import LM, residuals, unembed
-from igds_utils.losses import Pair
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import prompts
+from igds_utils.engine.lm import LM, residuals, unembed
+from igds_utils.engine.losses import Pair
 
 LAYER = 12  # of 30: a mid-depth feature
 WORDS = "time year people way day man thing woman life child world school state family student group country".split()

@@ -10,11 +10,11 @@ from functools import cache
 import torch
 from common import BATCH, LAYER, medians, model, packed, size
 
-from igds_utils import activations, generation, prompts
-from igds_utils.experiment import open_run
-from igds_utils.lm import edited
-from igds_utils.sae import Feature, FeatureSet
-from igds_utils.steering import Steering
+from igds_utils.core.experiment import open_run
+from igds_utils.engine import activations, generation, prompts
+from igds_utils.engine.lm import edited
+from igds_utils.engine.sae import Feature, FeatureSet
+from igds_utils.engine.steering import Steering
 
 
 @cache

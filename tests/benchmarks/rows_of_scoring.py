@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from common import BATCH, LAYER, medians, model, packed, pool, size
 
-from igds_utils import activations, losses, prompts
-from igds_utils.lm import LM
-from igds_utils.sae import Feature
+from igds_utils.engine import activations, losses, prompts
+from igds_utils.engine.lm import LM
+from igds_utils.engine.sae import Feature
 
 
 def frs(texts: list[str], batch_tokens: int = BATCH) -> torch.Tensor:

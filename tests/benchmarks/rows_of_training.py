@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from common import model, pool, size
 
-from igds_utils import losses, sft
-from igds_utils.batching import pad
-from igds_utils.lm import LM
-from igds_utils.settings import SftConfig
+from igds_utils.config.settings import SftConfig
+from igds_utils.engine import losses
+from igds_utils.engine.batching import pad
+from igds_utils.engine.lm import LM
+from igds_utils.training import sft
 
 
 def training() -> dict:

@@ -1,0 +1,108 @@
+"""Watching a series of models: does the task score hold, and does the task feature still fire as it did?
+
+A series is one table with a row a model, quantity and sample: point, measure, sample_id, value. `point` names a model
+or checkpoint, in order; `measure` is "score" or the name of a task feature. `series.measure` makes the rows of one
+model; `of_arms` and `of_training` read those that a run has stored.
+
+    watched = monitoring.watch(monitoring.of_training(run, "math", "igds@0.5"), feature="l12_p4126")
+    print(monitoring.report(watched, metric))
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from igds_utils.analysis.distributions import arm_activations
+from igds_utils.core.experiment import Run
+from igds_utils.data.stats import interval, paired_difference
+from igds_utils.display import Metric, arm_title, number
+from igds_utils.training.series import SCORE
+
+BAND = 0.9  # share of the first model's activations that the band of its median holds
+
+
+def of_arms(run: Run, task: str) -> pd.DataFrame:
+    """The arms of a run as a series, the untrained model first: whole test set, all fixed prompts, seeds averaged."""
+    top = run.task_features(task)[0].name
+    read = arm_activations(run, task).rename(columns={"activation": "value"}).assign(measure=top)
+    scored = run.read(f"{task}/evaluation.parquet")
+    scored["arm"] = scored["arm"].str.replace(r"-s\d+$", "", regex=True)
+    scored = scored[scored["arm"].isin(read["arm"])].rename(columns={"score": "value"}).assign(measure=SCORE)
+    keys = ["arm", "measure", "sample_id"]
+    both = pd.concat([read, scored])[[*keys, "value"]].groupby(keys, sort=False, as_index=False).mean()
+    order = {arm: number for number, arm in enumerate(dict.fromkeys(both["arm"]))}
+    both = both.sort_values("arm", key=lambda arms: arms.map(order), kind="stable", ignore_index=True)
+    return both.assign(point=both["arm"].map(arm_title)).drop(columns="arm")
+
+
+def of_training(run: Run, task: str, arm: str) -> pd.DataFrame:
+    """An arm while it was trained (arms/<arm>/series.parquet), after the untrained model on the same samples."""
+    series = run.read(f"{task}/arms/{arm}/series.parquet")
+    start = of_arms(run, task).query("point == 'Original'")
+    start = start[start["sample_id"].isin(series["sample_id"]) & start["measure"].isin(series["measure"])]
+    shares = series["share"].map(lambda share: f"{100 * share:g} %")
+    later = series.sort_values("share", kind="stable").assign(point=shares)
+    return pd.concat([start.assign(point="0 %"), later[start.columns]], ignore_index=True)
+
+
+def watch(
+    series: pd.DataFrame, feature: str, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """One row a point of a series: its score and activation, and whether either raises an alert.
+
+    The rule. *Score*: the paired difference to the best point so far, on the same test items, lies below zero with
+    its whole interval. *Activation*: the median over the prompts leaves the band that held the middle 90 % of the
+    first point's activations. Columns: point, score, low, high, n, lost, lost_low, lost_high (against the best so
+    far; nan for the first), activation, band_low, band_high, score_alert, activation_alert.
+    Raises `ValueError` where a point lacks the score or the feature.
+    """
+    rows, best, band = [], None, None
+    for point, table in series.groupby("point", sort=False):
+        values = {name: part.set_index("sample_id")["value"] for name, part in table.groupby("measure")}
+        if missing := {SCORE, feature} - set(values):
+            raise ValueError(f"series: {point} has no {missing.pop()}; it holds {', '.join(values)}")
+        score, activation = values[SCORE], values[feature]
+        if band is None:
+            band = tuple(activation.quantile([(1 - BAND) / 2, (1 + BAND) / 2]))
+        mean, low, high = interval(score, confidence, resamples, seed)
+        row = {"point": point, "score": mean, "low": low, "high": high, "n": len(score)}
+        if best is not None:
+            lost = paired_difference(score, best, confidence, resamples, seed)
+            row |= {"lost": lost.mean, "lost_low": lost.low, "lost_high": lost.high}
+        middle = float(activation.median())
+        row |= {"activation": middle, "band_low": band[0], "band_high": band[1]}
+        row["score_alert"] = bool(row.get("lost_high", 0.0) < 0)
+        row["activation_alert"] = not band[0] <= middle <= band[1]
+        rows.append(row)
+        best = score if best is None or mean > best.mean() else best
+    return pd.DataFrame(rows)
+
+
+def report(watched: pd.DataFrame, metric: Metric) -> str:
+    """The alerts of `watch` in words, one line each; or that there is none."""
+    lines = []
+    for row in watched.to_dict("records"):
+        if row["score_alert"]:
+            lost = metric.show_interval(-row["lost"], -row["lost_high"], -row["lost_low"])
+            lines.append(f"{row['point']}: the score is {lost} {metric.unit} below the best so far")
+        if row["activation_alert"]:
+            side = "below" if row["activation"] < row["band_low"] else "above"
+            band = f"{number(row['band_low'], 2)} to {number(row['band_high'], 2)}"
+            lines.append(
+                f"{row['point']}: the feature's median {number(row['activation'], 2)} is {side} its band ({band})"
+            )
+    return "\n".join(lines) or f"no alert in {len(watched)} models"
+
+
+def digest(watched: pd.DataFrame) -> str:
+    """Which points of `watch` raised an alert, in one sentence."""
+    kinds = {
+        "score_alert": "the score lies below the best so far in {}",
+        "activation_alert": "the feature's median has left the first model's band in {}",
+    }
+    told = [
+        text.format(", ".join(watched.loc[watched[kind], "point"]))
+        for kind, text in kinds.items()
+        if watched[kind].any()
+    ]
+    return ("; ".join(told) or f"no alert in {len(watched)} models") + "."

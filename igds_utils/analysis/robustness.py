@@ -1,0 +1,85 @@
+"""What a run says about the robustness of IGDS: its ablations without training, and the cost of selection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from igds_utils import selectors
+from igds_utils.core import costs
+from igds_utils.core.experiment import Run
+from igds_utils.display import Metric, at_ratio, task_title
+from igds_utils.tables.robustness import ABLATIONS
+
+
+def selection_costs(run: Run, task: str) -> pd.DataFrame:
+    """What it took each selector to score and rank the pool, one row each (Table 4).
+
+    Columns: selector; seconds, from the records of the stored products; tokens that the model read and operations
+    (`costs.selection_cost`; operations are nan where the preset states no shape of the model). A selector is charged
+    in full for every measurement that it needs, also where it shares it with another one. Identification of the task
+    features is not part of it, as in the paper.
+    """
+    from igds_utils.selection import pool
+
+    config, facts, rows = run.config(task), run.read(f"{task}/recall.json"), []
+    blocks = max(feature.layer for feature in run.task_features(task)) + 1
+    d_sae = facts["n_features_total"] // len(facts["layers"])
+    shape = run.preset.chosen.shape
+    members = pool.open_pool(run, task, config.seeds[0])
+    for name in config.selectors:
+        kind = selectors.get(name)
+        products = {members.measured(need).product for need in kind.needs if need != "examples"}
+        ranking = f"{name}-s{config.seeds[0]}" if kind.seeded else name
+        products.add(f"{task}/scores/{ranking}.parquet")
+        row = {"selector": name, "seconds": sum(run.store.seconds(product) for product in products)}
+        if shape is not None:
+            size, prompt, target = config.sizes.pool, config.prompt_tokens, config.target_tokens
+            cost = costs.selection_cost(shape, kind.needs, size, prompt, target, blocks, d_sae)
+            row |= {"tokens": cost.tokens, "operations": cost.flops}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["selector", "seconds", "tokens", "operations"])
+
+
+def untrained_ablations(run: Run, task: str) -> pd.DataFrame:
+    """What the ablations of IGDS choose from the pool of known quality, without training on it.
+
+    One row an ablation that 03_data_scoring ranked there: selector, jaccard and spearman (of its selection and of its
+    ranking with those of IGDS), prompt_precision with its interval and chance (share of its selection whose prompt
+    was not spoilt). Empty where the task has no such pool or did not rank it with IGDS.
+    """
+    folder = f"{task}/quality"
+    if not run.store.has(f"{folder}/summary.json"):
+        return pd.DataFrame()
+    overlap = run.read(f"{folder}/overlap.parquet").query("a == 'igds'").set_index("b")
+    judged = {record["selector"]: record for record in run.read(f"{folder}/summary.json")["selectors"]}
+    rows: list[dict[str, Any]] = []
+    for selector in ABLATIONS:
+        if selector in overlap.index:
+            record = judged[selector]
+            rows.append(
+                {
+                    "selector": selector,
+                    **overlap.loc[selector, ["jaccard", "spearman"]].to_dict(),
+                    **{f"prompt_{k}": record[f"prompt_{k}"] for k in ("precision", "low", "high", "chance")},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def ratio_story(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
+    """One sentence a task: IGDS against Full at every ratio that was run, by its paired interval (Figure 4)."""
+    sentences = []
+    for task, records in summary.items():
+        show, parts = metrics[task], []
+        for ratio in sorted({record["ratio"] for record in records if record["ratio"] is not None}):
+            igds = at_ratio(records, ratio).get("igds")
+            if igds is None or igds["vs_full"] is None:
+                continue
+            low, high = igds["vs_full_low"], igds["vs_full_high"]
+            verdict = "above" if low > 0 else "below" if high < 0 else "not told from"
+            gap = show.show_interval(igds["vs_full"], low, high, signed=True)
+            parts.append(f"{verdict} Full at {100 * ratio:g} % ({gap} {show.unit})")
+        sentences.append(f"{task_title(task)}: IGDS is {'; '.join(parts)}." if parts else "")
+    return " ".join(filter(None, sentences)) or "No task has both IGDS and Full."

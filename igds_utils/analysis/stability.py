@@ -1,0 +1,241 @@
+"""Stability: are the same features found when a task is looked at through other data (Table 5)?
+
+Each source is a run of its own through recall and causal filter: own prior set, own candidates, own validation set.
+What is compared afterwards comes from the stored effects alone.
+
+    found = {source: stability.identify(run, "math", source) for source in run.config("math").stability.sources}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import comb
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from igds_utils.config.settings import Sizes
+from igds_utils.core.experiment import Run
+from igds_utils.engine.features import Feature
+
+
+class SourceRun(Run):
+    """A run whose task reads one identification source instead; model, SAEs and products are the parent's.
+
+    Only the sets prior and validation are there, in the sizes of the task's `stability` section. They may share
+    samples with the task's other sets, because nothing is trained on them or compared with what was.
+    """
+
+    def __init__(self, parent: Run, task: str, source: str):
+        config, chosen = parent.config(task), parent.config(task).stability
+        sizes = Sizes(prior=chosen.prior, validation=chosen.validation, confirmation=0, pool=0, test=0)
+        changed = config.model_copy(update={"data": config.data | chosen.sources[source], "sizes": sizes})
+        tasks = parent.preset.tasks | {task: changed}
+        super().__init__(parent.preset.model_copy(update={"tasks": tasks}), parent.root)
+        self.parent = parent
+
+    @property
+    def lm(self):
+        return self.parent.lm
+
+    @property
+    def tokenizer(self):
+        return self.parent.tokenizer
+
+    @property
+    def saes(self):
+        return self.parent.saes
+
+    @property
+    def sae_version(self) -> str:
+        return self.parent.sae_version
+
+
+class Source(NamedTuple):
+    """What one source's identification found."""
+
+    recalled: pd.DataFrame  # `recall.frequency_recall`
+    effects: pd.DataFrame  # `intervention.amplified_scores` of its candidates on its validation set
+    ranked: pd.DataFrame  # `intervention.rank_features`, best first
+
+
+def identify(run: Run, task: str, source: str) -> Source:
+    """Recall and causal filter on one source, stored under <task>/stability/<source>/."""
+    from igds_utils.identification import intervention, recall
+    from igds_utils.identification.effects import measure
+
+    own, folder = SourceRun(run, task, source), f"{task}/stability/{source}"
+    chosen, tau = run.config(task).stability, run.preset.recall.tau
+    recalled = recall.measure(own, task, folder)
+    features = recall.candidates(recalled, chosen.max_candidates)
+    if not features:
+        raise ValueError(
+            f"{task}, source {source}: no feature fires on {tau:.0%} of the prompts; lower recall.tau"
+        )
+
+    effects = measure(own, task, "validation", features, folder, chosen.max_new_tokens)
+    preset = run.preset
+    deltas = intervention.causal_effects(effects, preset.confidence, preset.bootstrap, preset.seed)
+    ranked = intervention.rank_features(deltas, recalled)
+    run.store.write(f"{folder}/ranked.parquet", ranked)
+    return Source(recalled, effects, ranked)
+
+
+# ---- how far sources agree -------------------------------------------------------------------------------
+
+
+def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
+    """One record a pair of sources, and one of all: what their candidates and their `top` best have in common.
+
+    A record holds sources (names), candidates_jaccard (all that were recalled), tested_shared (candidates that
+    were amplified on every one of them), top_shared (names), top_jaccard, top_by_chance (Jaccard index expected of
+    a pair that draws its best blindly from what it tested; None for all) and same_top1.
+    """
+    names = list(sources)
+    groups = list(combinations(names, 2)) + ([tuple(names)] if len(names) > 2 else [])
+    records = []
+    for group in groups:
+        recalled = [_names(sources[name].recalled.query("candidate")) for name in group]
+        tested = [list(sources[name].ranked["name"]) for name in group]
+        best = [names_of[:top] for names_of in tested]
+        shared = set.intersection(*map(set, best))
+        records.append(
+            {
+                "sources": list(group),
+                "candidates_jaccard": jaccard(*recalled),
+                "tested_shared": len(set.intersection(*map(set, tested))),
+                "top_shared": [name for name in best[0] if name in shared],
+                "top_jaccard": jaccard(*best),
+                "top_by_chance": chance_jaccard(*map(set, tested), top) if len(group) == 2 else None,
+                "same_top1": len({ranking[0] for ranking in best}) == 1,
+            }
+        )
+    return records
+
+
+def jaccard(*sets: Sequence[str]) -> float:
+    """Size of the intersection over size of the union; two empty sets are equal (1)."""
+    union = set.union(*map(set, sets))
+    return len(set.intersection(*map(set, sets))) / len(union) if union else 1.0
+
+
+def chance_jaccard(a: set[str], b: set[str], top: int) -> float:
+    """Expected Jaccard index where `top` names are drawn blindly from a and, independently, from b."""
+    first, second, shared = min(top, len(a)), min(top, len(b)), len(a & b)
+    total = 0.0
+    for x in range(first + 1):  # how many of the first draw lie in what the two share: hypergeometric
+        p_x = comb(shared, x) * comb(len(a) - shared, first - x) / comb(len(a), first)
+        for both in range(min(x, second) + 1):
+            p = comb(x, both) * comb(len(b) - x, second - both) / comb(len(b), second)
+            total += p_x * p * both / (first + second - both)
+    return total
+
+
+def bootstrap_tops(
+    effects: pd.DataFrame, recalled: pd.DataFrame, resamples: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """The top feature of each of `resamples` bootstrap samples of the validation samples: names, (resamples,)."""
+    matrix = effect_matrix(effects, recalled)
+    n = matrix.delta.shape[1]
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # (B, n)
+    best = winners(counts @ matrix.delta.T / n, counts @ matrix.loglik.T / n)
+    return np.array(matrix.names)[best]
+
+
+def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
+    """How often the top feature survives another draw of the validation samples, from stored effects.
+
+    One record a source: source, top, kept (share of bootstrap samples with the same top feature), rival (the most
+    frequent other one, or None) and rival_share; then one of source "all": agree (share of draws, independent
+    for each source, in which all sources have the same top feature). Candidates are held fixed.
+    """
+    tops = {
+        name: bootstrap_tops(source.effects, source.recalled, resamples, seed + number)
+        for number, (name, source) in enumerate(sources.items())
+    }
+    records = []
+    for name, drawn in tops.items():
+        best = sources[name].ranked["name"].iloc[0]
+        others = pd.Series(drawn[drawn != best]).value_counts()
+        records.append(
+            {
+                "source": name,
+                "top": best,
+                "kept": float((drawn == best).mean()),
+                "rival": None if others.empty else str(others.index[0]),
+                "rival_share": 0.0 if others.empty else float(others.iloc[0] / resamples),
+            }
+        )
+    stacked = np.stack(list(tops.values()))  # (sources, B)
+    records.append({"source": "all", "agree": float((stacked == stacked[0]).all(axis=0).mean())})
+    return records
+
+
+# ---- stored effects as matrices --------------------------------------------------------------------------
+
+
+class EffectMatrix(NamedTuple):
+    """Per-sample changes of C features on n samples, features in the order in which ties are broken last."""
+
+    names: list[str]
+    layers: np.ndarray  # (C,)
+    delta: np.ndarray  # change of the score, (C, n)
+    loglik: np.ndarray  # change of the target's log-likelihood, (C, n)
+
+
+def effect_matrix(effects: pd.DataFrame, recalled: pd.DataFrame) -> EffectMatrix:
+    """Stored effects with one row a feature: frequency falling, then (layer, index), as in `rank_features`.
+
+    Features that were not measured on every sample, because they left a race, cannot be compared and are left out.
+    """
+    effects = effects[
+        effects.groupby(["layer", "feature"])["sample_id"].transform("size") == effects["sample_id"].nunique()
+    ]
+    changes = effects.assign(
+        delta=effects["score_amplified"] - effects["score_original"],
+        change=effects["loglik_amplified"] - effects["loglik_original"],
+    )
+    keys = ["layer", "feature"]
+    frequency = recalled.set_index(keys)["frequency"]
+    order = sorted(set(zip(effects["layer"], effects["feature"], strict=True)))
+    order.sort(key=lambda key: -frequency[key])  # stable: equal frequencies stay in the order (layer, index)
+    wide = [changes.pivot(index=keys, columns="sample_id", values=v).loc[order] for v in ("delta", "change")]
+    return EffectMatrix(
+        [Feature(int(layer), int(index)).name for layer, index in order],
+        np.array([layer for layer, _ in order]),
+        *(table.to_numpy(float) for table in wide),
+    )
+
+
+def winners(delta: np.ndarray, loglik: np.ndarray) -> np.ndarray:
+    """Index of the best feature of each row of mean effects (B, C): by delta, then loglik, then position."""
+    best = delta >= delta.max(axis=1, keepdims=True) - 1e-12
+    return np.where(best, loglik, -np.inf).argmax(axis=1)
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    return [Feature(int(row.layer), int(row.feature)).name for row in table.itertuples()]
+
+
+# ---- in words --------------------------------------------------------------------------------------------
+
+
+def story(agreed: list[dict[str, Any]], tops: list[dict[str, Any]], top: int) -> str:
+    """What Table 5 shows, made from `agreement` and `top1_agreement`."""
+    everything, pairs = agreed[-1], [record for record in agreed if record["top_by_chance"] is not None]
+    mean, chance = (np.mean([pair[key] for pair in pairs]) for key in ("top_jaccard", "top_by_chance"))
+    shared = everything["top_shared"]
+    n = len(everything["sources"])
+    first = "the same feature is on top" if everything["same_top1"] else "the top feature is not the same"
+    common = (
+        f"{', '.join(shared)} among the {top} best of all" if shared else f"none among the {top} best of all"
+    )
+    kept = [record for record in tops if record["source"] != "all"]
+    return (
+        f"On {n} sources {first}, with {common}. Two lists of {top} share {mean:.2f} of their names (Jaccard) where "
+        f"a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are drawn anew, "
+        f"a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and all "
+        f"{n} agree in {100 * tops[-1]['agree']:.0f} %."
+    )

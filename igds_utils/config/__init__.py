@@ -1,0 +1,1 @@
+"""What one YAML says of an experiment."""

@@ -1,0 +1,131 @@
+"""Presets: one YAML file describes one experiment completely, and an unknown key is refused.
+
+A preset is read by `load_preset`, narrowed to one model and some tasks, and changed by overrides
+("sft.lr=1e-4"); what comes out is a frozen, typed record that every other module takes its parameters from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from igds_utils.config.refs import KINDS, Strict
+from igds_utils.config.settings import Preset
+from igds_utils.config.taskspec import METRICS
+
+PROJECT = Path(__file__).resolve().parents[2]
+PRESETS = Path(__file__).resolve().parents[1] / "presets"
+
+
+class ConfigError(ValueError):
+    """A preset or an override that cannot be used; the message names the file, the field and the mend."""
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which the plain loader silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        known = set()
+        for key, _ in node.value:
+            if key.value in known and key.tag != "tag:yaml.org,2002:merge":
+                place = f"line {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=f"{place}: {key.value!r} is given twice")
+            known.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_preset(
+    name: str,
+    model: str = "",
+    tasks: list[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Preset:
+    """Read a preset by name or path, keep one model and the named tasks, and apply dotted overrides.
+
+    Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file"
+        )
+    try:
+        raw = yaml.load(path.read_text(encoding="utf8"), _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
+    for dotted, value in (overrides or {}).items():
+        _override(raw, dotted, value)
+    for task in raw.get(
+        "tasks", {}
+    ).values():  # a task states only what it changes of the shared training settings
+        task["sft"] = {**raw.get("sft", {}), **task.get("sft", {})}
+    raw.pop("sft", None)
+    if model:
+        raw["model"] = _known(model, raw.get("models", {}), "model", path.name)
+    if tasks:
+        raw["tasks"] = {t: raw["tasks"][_known(t, raw["tasks"], "task", path.name)] for t in tasks}
+    try:
+        preset = Preset.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path.name)) from None
+    _known(preset.model, preset.models, "model", path.name)
+    return preset
+
+
+def _known(name: str, known: Any, what: str, file: str) -> str:
+    if name not in known:
+        raise ConfigError(f"{file}: no {what} {name!r}; known: {', '.join(known)}")
+    return name
+
+
+def _override(raw: dict, dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    node = raw
+    for key in parents:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {dotted!r}: {key!r} has no fields of its own")
+    node[last] = value
+
+
+def _explain(error: ValidationError, file: str) -> str:
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(problem["loc"][:-1])
+            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            text = f"unknown key{hint}; known here: {', '.join(known)}"
+        lines.append(f"{file}: {place}: {text}")
+    return "\n".join(lines)
+
+
+def _fields_at(location: tuple) -> list[str]:
+    """Names of the fields of the record at a location that pydantic reported."""
+    known = _records(Preset) | KINDS | METRICS
+    return list(next((known[part] for part in reversed(location) if part in known), Preset).model_fields)
+
+
+def _records(record: type[Strict]) -> dict[str, type[Strict]]:
+    """The record behind each field that holds one, at any depth; `tasks.math` is found under `tasks`."""
+    found = {}
+    for name, field in record.model_fields.items():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Strict):
+                found |= {name: kind} | _records(kind)
+    return found

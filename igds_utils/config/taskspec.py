@@ -1,0 +1,84 @@
+"""What a task is scored by, and what a task of a user's own consists of, as presets write them down."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from igds_utils.config.refs import FolderRef, HubRef, Strict
+
+
+class AccuracyMetric(Strict):
+    """Whether the answer is mathematically equal to the reference (math-verify); pass@k with several samples."""
+
+    name: Literal["accuracy"] = "accuracy"
+    answer: Literal["box_else_number", "box"] = Field(
+        "box_else_number",
+        description="the last \\boxed{}, or where there is none the last number; or the box alone",
+    )
+    timeout: int | None = Field(5, ge=1, description="seconds for parsing and for comparing one answer")
+
+
+class RougeMetric(Strict):
+    """ROUGE-1 F1, with ROUGE-2 and ROUGE-L beside it (rouge-score)."""
+
+    name: Literal["rouge1"] = "rouge1"
+    stemming: bool = Field(False, description="Porter stemming, rouge-score's use_stemmer")
+
+
+class ChrfMetric(Strict):
+    """chrF2, with BLEU beside it (sacrebleu)."""
+
+    name: Literal["chrf"] = "chrf"
+
+
+class CometMetric(Strict):
+    """COMET x 100 on source, hypothesis and reference, with chrF and BLEU beside it (unbabel-comet)."""
+
+    name: Literal["comet"] = "comet"
+    checkpoint: HubRef | FolderRef = HubRef(
+        hub="Unbabel/wmt22-comet-da", revision="2760a223ac957f30acfb18c8aa649b01cf1d75f2"
+    )
+    batch: int = Field(64, ge=1, description="translations scored together")
+
+
+class ExactMetric(Strict):
+    """Whether the output is the reference, apart from case, punctuation and spaces."""
+
+    name: Literal["exact_match"] = "exact_match"
+
+
+METRICS = {
+    kind.model_fields["name"].default: kind
+    for kind in (AccuracyMetric, RougeMetric, ChrfMetric, CometMetric, ExactMetric)
+}
+Metric = Annotated[
+    AccuracyMetric | RougeMetric | ChrfMetric | CometMetric | ExactMetric, Field(discriminator="name")
+]
+
+
+class TaskSpec(Strict):
+    """A task of a user's own: templates over the fields that its sources fill, and a metric."""
+
+    title: str
+    prompt: str = Field(description="identification prompt; its last line is the cue and ends in a colon")
+    target: str = Field(description="what is learnt, over the fields")
+    reference: str = Field(description="the field that outputs are scored against")
+    metric: Metric
+    instruction: str | None = Field(None, description="SFT record; by default the prompt without its cue")
+    input: str = Field("", description="SFT record")
+    output: str | None = Field(
+        None, description="SFT record, over {target}; by default the cue and the target"
+    )
+    stops: list[str] = Field([], description="an output ends before the first of these")
+
+    @model_validator(mode="after")
+    def _ends_in_a_cue(self):
+        if not re.search(r"\n[^\n]+:$", self.prompt):
+            raise ValueError(
+                f"prompt must end in a line of its own with a colon, the critical position (\\nAnswer:), "
+                f"not in {self.prompt[-20:]!r}"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""A preset opened as a run: its products, processes and costs."""

@@ -1,0 +1,84 @@
+"""The arms of a task: one trained model each, named by what it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from igds_utils.config.settings import TaskConfig
+
+# The two halves of a pool of which half was spoilt on purpose: a task on which training on the spoilt half is no worse
+# cannot tell good data from bad, and so says nothing about selectors.
+CHECKS = ("clean", "defective")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """(selector, ratio, seed); `original` is the model without training (ratio 0), `full` trains on the whole pool."""
+
+    name: str
+    selector: str
+    ratio: float
+    seed: int
+
+    @property
+    def is_check(self) -> bool:
+        """Whether the arm tests what the task can see, rather than a selector."""
+        return self.selector in CHECKS
+
+    @property
+    def trained(self) -> bool:
+        return self.ratio > 0
+
+    def size(self, pool: int) -> int:
+        """How many of `pool` samples the arm is trained on."""
+        return selection_size(self.ratio, pool) if self.trained else 0
+
+
+def selection_size(ratio: float, pool: int) -> int:
+    """How many of `pool` samples a ratio selects: ratio x pool, rounded (halves to the even number), at least one.
+
+    Raises `ValueError` for a ratio outside (0, 1] and for an empty pool.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"a ratio must lie in (0, 1], not {ratio}")
+    if pool < 1:
+        raise ValueError("nothing can be selected from an empty pool")
+    return max(1, round(ratio * pool))
+
+
+def arms(task: TaskConfig) -> list[Arm]:
+    """All arms of a task: `original`, then `full` and `<selector>@<ratio>` for every seed.
+
+    The first seed goes unnamed; the others end in -s<seed>. Where a task checks what it can see, `clean@0.5` and
+    `defective@0.5` follow. `only_arms` of the task keeps some of them; raises `ValueError` if it names one that is
+    none of them.
+    """
+    found = [Arm("original", "original", 0.0, task.seeds[0])]
+    for seed in task.seeds:
+        end = "" if seed == task.seeds[0] else f"-s{seed}"
+        found.append(Arm(f"full{end}", "full", 1.0, seed))
+        for selector in task.selectors:
+            found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for ratio in task.ratios]
+    if task.defect_check:
+        found += [Arm(f"{half}@0.5", half, 0.5, task.seeds[0]) for half in CHECKS]
+    return found if task.only_arms is None else [arm_of(name, found) for name in task.only_arms]
+
+
+def asked_in_general(task: TaskConfig) -> list[Arm]:
+    """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all but
+    the checks. Raises `ValueError` for a name that no arm of the task has."""
+    if task.capabilities is None:
+        return []
+    if (named := task.capabilities.arms) is None:
+        return [arm for arm in arms(task) if not arm.is_check]
+    everyone = arms(task.model_copy(update={"only_arms": None}))
+    wanted = {arm_of(name, everyone) for name in ("original", *named)}
+    return [arm for arm in arms(task) if arm in wanted]
+
+
+def arm_of(name: str, known: list[Arm]) -> Arm:
+    """The arm of that name; raises `ValueError` with the known ones if there is none."""
+    by_name = {arm.name: arm for arm in known}
+    if name not in by_name:
+        raise ValueError(f"no arm {name!r}; known: {', '.join(by_name)}")
+    return by_name[name]

@@ -1,0 +1,248 @@
+"""What a notebook works with: a preset opened as a run, with its models, SAEs, data and products.
+
+run = open_run("quick", tasks=["math"])
+table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), tau=0.8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igds_utils import tasks
+from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.settings import Preset, TaskConfig
+from igds_utils.core import store
+from igds_utils.engine import shards
+from igds_utils.engine.features import Feature
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import Example, Sets
+from igds_utils.tasks.sourced import describe, shared_with_test
+
+if TYPE_CHECKING:
+    from igds_utils.core.fresh import Fresh
+
+
+def open_run(
+    preset: str,
+    model: str = "",
+    tasks: list[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    results: str = "",
+) -> Run:
+    """Open a preset; its products live under <results>/<preset>/<model>/ (results: "" is the project's own folder)."""
+    chosen = load_preset(preset, model, tasks, overrides)
+    return Run(chosen, (Path(results) if results else PROJECT / "results") / chosen.name)
+
+
+class Run:
+    """A preset with everything that is loaded or stored for it; models and data are loaded when first used."""
+
+    def __init__(self, preset: Preset, root: Path):
+        self.preset, self.root = preset, root
+        self.store = store.Store(root / preset.model)
+        self.make, self.make_in_parts, self.read = self.store.make, self.store.make_in_parts, self.store.read
+        self._tasks: dict[str, Task] = {}
+        self._sets: dict[str, Sets] = {}
+        self._versions: dict[tuple[str, str], str] = {}
+        self._fresh: Fresh | None = None
+        self.loans = 0
+
+    # ---- tasks and their data ----
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.preset.tasks)
+
+    def config(self, task: str) -> TaskConfig:
+        return self.preset.tasks[task]
+
+    def task(self, task: str) -> Task:
+        """The task of that name, under the metric that the preset asks for."""
+        if task not in self._tasks:
+            config = self.config(task)
+            self._tasks[task] = tasks.get(task, config.task).scored_by(config.metric)
+        return self._tasks[task]
+
+    def sets(self, task: str) -> Sets:
+        """The sets prior, validation, confirmation, pool and test, no two with a text in common."""
+        if task not in self._sets:
+            self._sets[task] = self.task(task).sets(self.config(task), self.preset.seed)
+            if dropped := describe(self._sets[task].facts):
+                print(f"{task}: {dropped}")
+        return self._sets[task]
+
+    def data_facts(self, task: str) -> dict[str, Any]:
+        """What was left out to make the sets, and which pool samples share 13 words in a row with a test item."""
+        sets = self.sets(task)
+
+        def build() -> dict[str, Any]:
+            shared = shared_with_test(sets["pool"], sets["test"])
+            return {
+                **sets.facts,
+                "pool_shares_13_words_with_test": {"samples": len(shared), "ids": shared[:100]},
+            }
+
+        versions = {name: self.data_version(task, name) for name in ("pool", "test")}
+        return self.make(f"{task}/data.json", build, facts=sets.facts, **versions)
+
+    def examples(self, task: str, name: str) -> list[Example]:
+        """A set of `sets`, or "quality": the pool of known quality, where the task has one."""
+        if name == "quality":
+            from igds_utils.tasks.defects import quality_pool
+
+            pool, quality = self.examples(task, "pool"), self.config(task).quality
+            return quality_pool(pool, quality, self.preset.seed, task)
+        return self.sets(task)[name]
+
+    def prompts(self, task: str, name: str) -> list[str]:
+        """Identification prompts of a set, rendered, each ending in its critical colon."""
+        return [self.prompt(task, example) for example in self.examples(task, name)]
+
+    def prompt(self, task: str, example: Example) -> str:
+        """The identification prompt of one example, rendered and cut as the preset says."""
+        from igds_utils.engine.prompts import identification_prompt
+
+        config = self.config(task)
+        return identification_prompt(
+            self.task(task), example, self.tokenizer, config.rendering, config.max_prompt_tokens
+        )
+
+    def training_records(self, task: str, examples: list[Example]) -> list[dict[str, str]]:
+        """Samples in the SFT rendering, in the order given: id, prompt, completion."""
+        from igds_utils.engine.prompts import sft_pair
+
+        config, measure, tokenizer = self.config(task), self.task(task), self.train_tokenizer
+        records = []
+        for example in examples:
+            prompt, completion = sft_pair(measure, example, tokenizer, config.sft.rendering, config)
+            records.append({"id": example.id, "prompt": prompt, "completion": completion})
+        return records
+
+    def training_pairs(self, records: list[dict[str, str]]) -> list[tuple[list[int], int]]:
+        """Token ids of prompt + completion + end of each record, and how many of them are the prompt's."""
+        from igds_utils.engine.prompts import encode_pair
+
+        tokenizer = self.train_tokenizer
+        return [encode_pair(tokenizer, record["prompt"], record["completion"]) for record in records]
+
+    def samples(self, task: str, ids: list[str]):
+        """Samples of any set, by id, with the token ids that the causal filter reads."""
+        from igds_utils.engine.prompts import Sample, encode_pair
+
+        tokenizer = self.tokenizer
+        known = {example.id: example for members in self.sets(task).values() for example in members}
+        made = []
+        for example in (known[sample_id] for sample_id in ids):
+            prompt = self.prompt(task, example)
+            tokens, n_prompt = encode_pair(tokenizer, prompt, f" {example.target}")
+            made.append(Sample(example.id, tokens[:n_prompt], tokens, example))
+        return made
+
+    def score(self, task: str) -> Callable[[Sequence[str], Sequence[Example]], list[float]]:
+        """The task's own metric, the first of those that it reports, of outputs and their examples."""
+        measure = self.task(task)
+        return lambda outputs, examples: [s[measure.metric] for s in measure.score_all(outputs, examples)]
+
+    # ---- models ----
+
+    @cached_property
+    def lm(self):
+        """The model whose features are read and steered."""
+        from igds_utils.engine.lm import load_lm
+
+        return load_lm(self.preset.chosen.identify, self.preset.chosen.dtype)
+
+    @cached_property
+    def tokenizer(self):
+        """The tokenizer of the model whose features are read, without loading the model."""
+        from igds_utils.engine.lm import load_tokenizer
+
+        return load_tokenizer(self.preset.chosen.identify)
+
+    @cached_property
+    def train_tokenizer(self):
+        """The tokenizer of the model that is fine-tuned, without loading the model."""
+        from igds_utils.engine.lm import load_tokenizer
+
+        same = self.preset.chosen.identify == self.preset.chosen.train
+        return self.tokenizer if same else load_tokenizer(self.preset.chosen.train)
+
+    def trainable_lm(self):
+        """The model that is fine-tuned, as it was published.
+
+        It is loaded once and restored at every call (`loans` counts them): what an earlier call returned is the same
+        object. Each of several processes loads it for itself and once.
+        """
+        from igds_utils.core.fresh import Fresh
+        from igds_utils.engine.lm import load_lm
+
+        self.loans += 1
+        if self._fresh is None:
+            lm = load_lm(self.preset.chosen.train, self.preset.chosen.dtype)
+            if shards.processes() > 1:  # sharded weights could not be put aside, and no process trains twice
+                return lm
+            self._fresh = Fresh(lm)
+        return self._fresh.lend()
+
+    @cached_property
+    def saes(self):
+        from igds_utils.engine.sae import Saes
+
+        return Saes(self.preset.chosen.saes, self.lm.n_layers, self.lm.width, self.lm.device)
+
+    def task_features(self, task: str) -> list[Feature]:
+        """F_task: the features that the causal filter chose."""
+        return [Feature.parse(name) for name in self.read(f"{task}/task_features.json")["selected"]]
+
+    # ---- what products depend on ----
+
+    def inputs(self, task: str, *sets: str) -> dict[str, Any]:
+        """What every product of the identification model depends on: model, SAEs, rendering, these sets' samples."""
+        chosen = self.preset.chosen
+        return {
+            "model": chosen.identify,
+            "dtype": chosen.dtype,
+            "saes": {**chosen.saes.model_dump(), "content": self.sae_version},
+            **self._asked(task),
+            "data": {name: self.data_version(task, name) for name in sets},
+        }
+
+    def _asked(self, task: str) -> dict[str, Any]:
+        """How a task is put to a model and scored; what its presets leave out is left out here."""
+        config = self.config(task)
+        changed = {"metric": config.metric, "max_prompt_tokens": config.max_prompt_tokens}
+        return {
+            "rendering": config.rendering,
+            **{name: value for name, value in changed.items() if value is not None},
+        }
+
+    def training_inputs(self, task: str) -> dict[str, Any]:
+        """What everything that reads pool samples as training samples depends on."""
+        config = self.config(task)
+        return {
+            "model": self.preset.chosen.train,
+            "dtype": self.preset.chosen.dtype,
+            **self._asked(task),
+            "rendering": [config.sft.rendering, config.rendering, config.shots],
+            "data": self.data_version(task, "pool"),
+        }
+
+    def data_version(self, task: str, name: str) -> str:
+        """A hash of all samples of a set."""
+        if (task, name) not in self._versions:
+            samples = [(e.id, e.fields, e.target, e.references) for e in self.examples(task, name)]
+            self._versions[task, name] = store.fingerprint(samples)
+        return self._versions[task, name]
+
+    @cached_property
+    def sae_version(self) -> str:
+        """A hash of the SAE files of a local folder; releases and tiny SAEs are fixed by their name."""
+        from igds_utils.data.hub import sha256
+
+        if self.preset.chosen.saes.source != "folder":
+            return self.preset.chosen.saes.name
+        files = sorted((PROJECT / self.preset.chosen.saes.name).glob("layer_*/*"))
+        return store.fingerprint([(path.parent.name, path.name, sha256(path)) for path in files])

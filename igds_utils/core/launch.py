@@ -1,0 +1,153 @@
+"""Steps that several processes take together: a function of the package, called in each of them by `accelerate launch`.
+
+A notebook is one process. Where the preset asks for more (`launch.processes`), it hands over what is dear,
+
+    launch.call(run, "igds_utils.training.trained:train", "math", "igds@0.5", training=True)
+
+and reads the products from the store afterwards. Every process opens the same run and calls the function; what the
+function makes with `run.make` is made by all and written once (`shards`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from igds_utils.config.machines import LaunchConfig
+from igds_utils.config.settings import Preset
+from igds_utils.engine import shards
+
+if TYPE_CHECKING:
+    from igds_utils.core.experiment import Run
+
+PROFILES = Path(__file__).resolve().parents[1] / "profiles"
+
+
+class LaunchError(RuntimeError):
+    """Processes that did not end well; what they said stands above."""
+
+
+def call(run: Run, function: str, *arguments: Any, training: bool = False) -> None:
+    """Call `function(run, *arguments)`, named "module:function", in `run.preset.launch.processes` processes.
+
+    arguments: plain values. training: whether the model may be sharded as `launch.training` says. Several machines must
+    share the folder of results, and this process must run on the first of them. Raises `LaunchError` if a process
+    fails; the products that were finished until then stay.
+    """
+    from igds_utils.running.job import this_process
+
+    launch = run.preset.launch
+    request = {
+        "preset": run.preset.model_dump(mode="json"),
+        "root": str(run.root.resolve()),
+        "function": function,
+        "arguments": arguments,
+        "training": training,
+        "caller": this_process(),
+        "address": [platform.node(), _free_port()],
+    }
+    name = f"launch-{os.getpid()}.json"
+    run.store.write(name, request)
+    file = (run.store.root / name).resolve()
+    try:
+        if launch.machines > 1:
+            command = [*launch.starter, sys.executable, "-m", "igds_utils.core.launch", str(file)]
+        else:
+            command = _accelerate(launch, request, file, machine=0)
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        _show(subprocess.Popen(command, env=_environment(launch), **streams), function)
+    finally:
+        file.unlink()
+
+
+def share(run: Run, function: str, *arguments: Any) -> None:
+    """`call`, where the preset asks for several processes; nothing happens without them, and in one of them.
+
+    What makes a product calls it first, naming itself, where the product is not fresh.
+    """
+    if run.preset.launch.processes > 1 and shards.processes() == 1:
+        call(run, function, *arguments)
+
+
+def _accelerate(launch: LaunchConfig, request: dict[str, Any], file: Path, machine: int) -> list[str]:
+    """The command that starts the processes of one machine, the machine-th of all."""
+    host, port = request["address"]
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if request["training"] and launch.training:
+        command += ["--config_file", str(configuration(launch.training))]
+    else:
+        # torchrun for every kind of machine: accelerate's own way to several processes without a GPU needs MPI
+        command += ["--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--num_processes", str(launch.processes), "--num_machines", str(launch.machines)]
+    command += ["--machine_rank", str(machine), "--main_process_ip", host, "--main_process_port", str(port)]
+    return [*command, "--module", "igds_utils.core.launch", str(file)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def configuration(name: str) -> Path:
+    """The accelerate configuration file of that name or path; raises `LaunchError` where there is none."""
+    file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+        raise LaunchError(f"launch.training: no {name!r}; known are {known}, or give the path of a YAML file")
+    return file
+
+
+def _environment(launch: LaunchConfig) -> dict[str, str]:
+    """Ours, with the threads of this process dealt out to those of one machine."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    return {**os.environ, "OMP_NUM_THREADS": str(max(1, threads * launch.machines // launch.processes))}
+
+
+def _show(process: subprocess.Popen, function: str) -> None:
+    """Pass on what the processes say, as it comes, until they end."""
+    try:
+        while text := process.stdout.read1():
+            print(text.decode("utf8", "replace"), end="", flush=True)
+        if process.wait():
+            raise LaunchError(f"{function} failed in one of its processes (exit code {process.returncode})")
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun ends its processes
+            process.wait()
+
+
+def main() -> None:
+    """One of the processes; or, where `launch.starter` called it, one of the machines, which starts its processes."""
+    file = Path(sys.argv[1])
+    request = json.loads(file.read_text(encoding="utf8"))
+    preset = Preset.model_validate(request["preset"])
+    if "RANK" not in os.environ:
+        machine = int(os.environ["SLURM_NODEID"])
+        os.execv(sys.executable, _accelerate(preset.launch, request, file, machine))
+    import torch
+
+    from igds_utils.core.experiment import Run
+    from igds_utils.running.job import follow
+
+    if not torch.cuda.is_available():
+        # accelerate would number it (cpu:0), and torch reads no checkpoint to a numbered one
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    threading.Thread(target=follow, args=(request["caller"],), daemon=True).start()
+    module, _, function = request["function"].partition(":")
+    getattr(import_module(module), function)(Run(preset, Path(request["root"])), *request["arguments"])
+    shards.leave()
+
+
+if __name__ == "__main__":
+    if os.environ.get("RANK", "0") != "0":
+        os.environ["TQDM_DISABLE"] = "1"  # one bar is enough; read when tqdm is imported
+    main()

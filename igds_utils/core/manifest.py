@@ -1,0 +1,69 @@
+"""What a second run must share to give the same tables: versions, code, seeds, data, machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from igds_utils.config.config import PROJECT
+from igds_utils.core.experiment import Run
+
+PACKAGES = (
+    "torch", "transformers", "sae-lens", "trl", "accelerate", "math-verify", "sacrebleu", "rouge-score", "pandas",
+)  # fmt: skip
+
+
+def manifest(run: Run) -> dict[str, Any]:
+    """Preset, versions, commit, machine, fingerprints of data and SAEs, and the time and memory of each notebook."""
+    timings = run.root / "timings.json"
+    return {
+        "preset": run.preset.model_dump(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "commit": _commit(),
+        # kept from the first time: a later `make report` uses fewer threads
+        "machine": run.make("machine.json", machine, processor=_processor()),
+        "data": {task: {name: run.data_version(task, name) for name in run.sets(task)} for task in run.tasks},
+        "left_out": {task: run.data_facts(task) for task in run.tasks},
+        "saes": run.sae_version,
+        "notebooks": json.loads(timings.read_text(encoding="utf8")) if timings.exists() else {},
+    }
+
+
+def made_in(timings: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Notebook -> its longest complete run, of all that timings.json holds: later ones find everything made."""
+    complete = {name: [entry for entry in runs if entry["complete"]] for name, runs in timings.items()}
+    return {name: max(runs, key=lambda entry: entry["seconds"]) for name, runs in complete.items() if runs}
+
+
+def machine() -> dict[str, Any]:
+    """The processor, and how many threads and GPUs torch uses: what a measured time belongs to."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "gpus": torch.cuda.device_count(),
+    }
+
+
+def _commit() -> str:
+    """The git commit of the code, with a mark where files differ from it; "unknown" outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )

@@ -1,0 +1,240 @@
+"""Products of a run on disk: whole or not at all, made again only when what they depend on changed.
+
+Beside every product lies `<product>.made.json` with the inputs that it was made from. A product is fresh if it is there
+and its inputs are the same; otherwise it is made again and the log says which input changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from igds_utils import __version__
+from igds_utils.engine import shards
+
+
+class Store:
+    """A folder of products. Paths are relative to it; the suffix says how a product is written.
+
+    .parquet: DataFrame; .json: any JSON value; .jsonl: list of records.
+    """
+
+    def __init__(self, root: Path, log: Callable[[str], None] = print):
+        self.root, self.log = root, log
+
+    def make(self, path: str, build: Callable[[], Any], **inputs: Any) -> Any:
+        """The product at `path`, as it is read from disk; first made by `build()` if it is not fresh.
+
+        inputs: everything that the product depends on: parameters, and `store.version(upstream)` of other products.
+        Where several processes work together, all of them call `build` and the first one writes what it gives.
+        """
+        made_from = _plain(inputs | {"igds_utils": __version__})
+        reason = shards.from_first(lambda: self._stale(path, made_from))
+        if shards.is_first():
+            self.log(f"{path}: {reason or 'up to date'}")
+        if reason is None:
+            return self.read(path)
+        start = time.perf_counter()
+        product = build()
+        shards.from_first(lambda: self._keep(path, product, made_from, time.perf_counter() - start))
+        return self.read(path)
+
+    def _keep(self, path: str, product: Any, made_from: dict, seconds: float) -> None:
+        self._record(path).unlink(missing_ok=True)
+        self.write(path, product)
+        record = {"inputs": made_from, "seconds": round(seconds, 2), "sha256": _sha256(self.root / path)}
+        write_whole(self._record(path), json.dumps(record, indent=1).encode())
+
+    def make_in_parts(
+        self,
+        path: str,
+        parts: Sequence[Any],
+        build: Callable[[Any], pd.DataFrame],
+        label: str,
+        finish: Callable[[pd.DataFrame], Any] = lambda table: table,
+        **inputs: Any,
+    ) -> Any:
+        """Like `make`, for what comes in parts, each a table: a killed run loses at most the part it was in.
+
+        parts: what `build` is called with; they and their order must depend on the inputs alone. Where several
+        processes work together, each builds and stores its share of them. finish: makes the product of the rows of all
+        parts, which come in the order of the parts; every process calls it, so it may share out what it does.
+        """
+        made_from = _plain(inputs | {"igds_utils": __version__})
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.root / f"{path}.parts-{key}"
+
+        def build_part(number: int) -> Path:
+            file = folder / f"{number:05d}.parquet"
+            if not file.exists():
+                write_whole(file, _encode(build(parts[number]), ".parquet"))
+            return file
+
+        def build_all() -> Any:
+            files = shards.map_in_order(build_part, range(len(parts)), desc=label, unit="part")
+            return finish(pd.concat([pd.read_parquet(file) for file in files], ignore_index=True))
+
+        product = self.make(path, build_all, **inputs)
+        shards.from_first(lambda: self._remove_parts(path))
+        return product
+
+    def _remove_parts(self, path: str) -> None:
+        for old in self.root.glob(f"{path}.parts-*"):
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+
+    def write(self, path: str, product: Any) -> None:
+        """Write a product that is made anew every time (summaries, manifests)."""
+        write_whole(self.root / path, _encode(product, Path(path).suffix))
+
+    def read(self, path: str) -> Any:
+        """A stored product; `FileNotFoundError` says what to run if it is missing."""
+        file = self._existing(self.root / path)
+        match file.suffix:
+            case ".parquet":
+                return pd.read_parquet(file)
+            case ".jsonl":
+                with file.open(encoding="utf8") as lines:  # str.splitlines would split at U+2028 too
+                    return [json.loads(line) for line in lines]
+            case _:
+                return json.loads(file.read_text(encoding="utf8"))
+
+    def has(self, path: str) -> bool:
+        return (self.root / path).exists()
+
+    def version(self, path: str) -> str:
+        """What identifies a product's content, for the inputs of those made from it."""
+        return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["sha256"]
+
+    def seconds(self, path: str) -> float:
+        """How long it took to make a product (the last, uninterrupted, part of it)."""
+        return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["seconds"]
+
+    def fresh(self, path: str, **inputs: Any) -> bool:
+        """Whether `make` with these inputs would read the product rather than build it."""
+        return self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+
+    def _existing(self, file: Path) -> Path:
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{file} is not there: run the notebooks before this one first (or `make reproduce`)"
+            )
+        return file
+
+    def _record(self, path: str) -> Path:
+        return self.root / f"{path}.made.json"
+
+    def _stale(self, path: str, made_from: dict) -> str | None:
+        """Why a product must be made (again), or None."""
+        if not self.has(path):
+            return "making it"
+        try:
+            before = json.loads(self._record(path).read_text(encoding="utf8"))["inputs"]
+        except (FileNotFoundError, json.JSONDecodeError):
+            return "making it again, it was not finished"
+        changed = [key for key in sorted({*before, *made_from}) if before.get(key) != made_from.get(key)]
+        if not changed:
+            return None
+        return "making it again, changed: " + "; ".join(
+            _difference(key, before.get(key), made_from.get(key)) for key in changed
+        )
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+        return ", ".join(_difference(f"{key}.{k}", before.get(k), now.get(k)) for k in inner)
+    short = [text if len(text := json.dumps(value)) <= 40 else "other content" for value in (before, now)]
+    return key if short[0] == short[1] else f"{key} ({short[0]} -> {short[1]})"
+
+
+def _plain(value: Any) -> Any:
+    """Inputs as plain JSON values, so that they compare equal after a round trip."""
+    return json.loads(json.dumps(value, default=_plain_object))
+
+
+def _plain_object(value: Any) -> Any:
+    """What JSON does not know by itself; anything else is refused rather than stored as its address in memory."""
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if is_dataclass(value):
+        return asdict(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} {value!r:.60} cannot be stored as JSON: give plain values")
+
+
+def fingerprint(records: Any) -> str:
+    """A short hash of any JSON value (a data set's samples, a list of ids).
+
+    That of an iterator is the hash of the list of what it gives, one record in memory at a time.
+    """
+    if not isinstance(records, Iterator):
+        return hashlib.sha256(_canonical(records)).hexdigest()[:16]
+    digest, between = hashlib.sha256(b"["), b""
+    for record in records:
+        digest.update(between + _canonical(record))
+        between = b", "
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
+
+
+def _canonical(records: Any) -> bytes:
+    return json.dumps(_plain(records), sort_keys=True, ensure_ascii=False).encode()
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _encode(product: Any, suffix: str) -> bytes:
+    match suffix:
+        case ".parquet":
+            buffer = io.BytesIO()
+            product.to_parquet(buffer, index=False)
+            return buffer.getvalue()
+        case ".jsonl":
+            return "".join(
+                json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in product
+            ).encode()
+        case _:
+            return json.dumps(_plain(product), indent=1, ensure_ascii=False).encode()
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all; see `written_whole`."""
+    with written_whole(path) as stream:
+        stream.write(content.encode("utf8") if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, there whole or not at all: a temporary name beside it, fsync, rename. Folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Models and prompts, their SAEs, and the heavy passes through them."""

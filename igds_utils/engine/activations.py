@@ -1,0 +1,55 @@
+"""Feature activations at the critical position, read from the prompt alone.
+
+Attention is causal, so a_i(x, p) does not depend on what follows p: the prompt suffices (never the target), and so do
+the blocks up to the feature's own layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from igds_utils.engine import prompts
+from igds_utils.engine.batching import pad, token_batches
+from igds_utils.engine.lm import LM, residuals
+from igds_utils.engine.sae import Feature, FeatureSet, Saes
+
+
+def critical_residuals(
+    lm: LM, texts: Sequence[str], layers: Sequence[int], batch_tokens: int = 2048, side: str = "right"
+) -> dict[int, Tensor]:
+    """Residual stream at each text's critical position, after each of the layers.
+
+    texts: rendered prompts, each ending in its critical colon. side: padding, "left" or "right"; the result is the
+    same. Returns {layer: (N, d) fp32 on the CPU}. One pass serves all layers and stops after the highest.
+    """
+    sequences, critical = [], []
+    for text in texts:
+        critical.append(prompts.critical_position(lm.tokenizer, text, text))
+        sequences.append(prompts.encode(lm.tokenizer, text)[: critical[-1] + 1])
+    found = {layer: torch.empty(len(texts), lm.width) for layer in layers}
+    with tqdm(total=len(texts), desc="read prompts", unit="prompt", leave=False, delay=2) as bar:
+        for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
+            inputs = pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, side, lm.device)
+            last = inputs["attention_mask"].shape[1]
+            at = [last - 1 if side == "left" else critical[i] for i in batch]
+            for layer, h in residuals(lm, layers, **inputs).items():
+                found[layer][batch] = h[range(len(batch)), at].float().cpu()
+            bar.update(len(batch))
+    return found
+
+
+@torch.inference_mode()
+def feature_activations(residual: dict[int, Tensor], saes: Saes, features: Sequence[Feature]) -> Tensor:
+    """Activations a_i(x, p) of some features, from stored critical residuals: (N, len(features))."""
+    columns: dict[Feature, Tensor] = {}
+    for layer in sorted({feature.layer for feature in features}):
+        here = [feature for feature in features if feature.layer == layer]
+        encoded = FeatureSet(saes[layer], [feature.index for feature in here]).encode(
+            residual[layer].to(saes.device)
+        )
+        columns.update(zip(here, encoded.cpu().unbind(-1), strict=True))
+    return torch.stack([columns[feature] for feature in features], dim=-1)

@@ -1,0 +1,143 @@
+"""Amplified rows over tokens that are given, each block run no more often than it must be.
+
+Amplification after block l does not touch blocks 0..l: over given tokens they do the same for every feature of that
+layer, so one unsteered pass serves all of them, and a row runs the blocks above l alone. A row whose feature is silent
+at every position is the unsteered one itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from igds_utils.engine.batching import even_chunks, pad, positions, token_batches
+from igds_utils.engine.caching import Prefix
+from igds_utils.engine.lm import LM, edited, unembed
+from igds_utils.engine.sae import Feature
+from igds_utils.engine.steering import Steering
+
+Row = tuple[int, Feature | None]  # (index of a given text, the feature that is amplified over it)
+Read = Callable[[Tensor, Tensor], Tensor]
+HEAD_POSITIONS = 512  # that meet the vocabulary at once: its logits are the largest tensor of a small model
+
+
+def predictions(logits: Tensor, _following: Tensor) -> Tensor:
+    """The likeliest next token at each position: logits (positions, vocabulary) -> (positions,)."""
+    return logits.argmax(-1)
+
+
+def log_likelihoods(logits: Tensor, following: Tensor) -> Tensor:
+    """Log-probability of the token that follows each position: (positions,) fp32."""
+    return -cross_entropy(logits.float(), following, reduction="none")
+
+
+@torch.inference_mode()
+def read_rows(
+    lm: LM,
+    prefix: Prefix,
+    given: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    steering: Steering,
+    read: Read,
+    batch_tokens: int = 2048,
+) -> list[list[float]]:
+    """`read(logits, following tokens)` at every position of each row's text but the last one.
+
+    given: for each prompt of `prefix` a text: its critical token and what follows. The order is that of `rows`.
+    """
+    known: dict[Row, list[float]] = {}
+    texts = sorted({text for text, _ in rows})
+    layers = sorted({feature.layer for _, feature in rows if feature})
+    for batch in token_batches([len(given[text]) for text in texts], batch_tokens):
+        batch = [texts[place] for place in batch]
+        place = {text: number for number, text in enumerate(batch)}
+        residual, hidden = _unsteered(lm, prefix, given, batch, layers)
+        known |= _values(lm, hidden, given, [(text, None) for text in batch], read)
+        for layer in layers:
+            here = [row for row in rows if row[0] in place and row[1] and row[1].layer == layer]
+            for part in even_chunks(here, max(1, batch_tokens // hidden.shape[1])):
+                h = residual[layer][[place[text] for text, _ in part]]
+                changed, a = steering.amplify(h, [feature for _, feature in part])
+                lengths = torch.tensor([len(given[text]) - 1 for text, _ in part], device=a.device)
+                fires = ((a > 0) & (torch.arange(a.shape[1], device=a.device) < lengths[:, None])).any(1)
+                known |= {
+                    row: known[row[0], None] for row, on in zip(part, fires.tolist(), strict=True) if not on
+                }
+                if active := [row for row, on in zip(part, fires.tolist(), strict=True) if on]:
+                    hidden = _above(lm, prefix, given, active, layer, changed[fires.to(changed.device)])
+                    known |= _values(lm, hidden, given, active, read)
+    return [known[row] for row in rows]
+
+
+def _inputs(
+    lm: LM, prefix: Prefix, given: Sequence[Sequence[int]], texts: list[int], above: int = -1
+) -> dict:
+    """What the decoder reads to run over these texts' tokens, all but the last, after their cached prefixes."""
+    batch = pad([given[text][:-1] for text in texts], lm.tokenizer.pad_token_id, "right", lm.device)
+    longest = batch["input_ids"].shape[1]
+    cache, mask = prefix.for_rows(torch.tensor(texts, device=lm.device), longest, above)
+    mask = torch.cat([mask, batch["attention_mask"]], dim=1)
+    return {
+        "input_ids": batch["input_ids"],
+        "attention_mask": mask,
+        "position_ids": positions(mask)[:, -longest:],
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+
+
+def _unsteered(
+    lm: LM, prefix: Prefix, given: Sequence[Sequence[int]], texts: list[int], layers: Sequence[int]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """The residual stream after each layer and the final hidden states: each (texts, positions, width)."""
+    residual: dict[int, Tensor] = {}
+    with edited(lm, {layer: lambda h, layer=layer: residual.update({layer: h}) for layer in layers}):
+        out = lm.model.get_decoder()(**_inputs(lm, prefix, given, texts))
+    return residual, out.last_hidden_state
+
+
+def _above(
+    lm: LM, prefix: Prefix, given: Sequence[Sequence[int]], rows: Sequence[Row], layer: int, h: Tensor
+) -> Tensor:
+    """Final hidden states (rows, positions, width) where the residual stream after `layer` is h."""
+    inputs = _inputs(lm, prefix, given, [text for text, _ in rows], layer)
+    h = h[:, : inputs["input_ids"].shape[1]]
+    if layer == lm.n_layers - 1:
+        return lm.model.get_decoder().norm(h)
+    with _starting_above(lm, layer, h):
+        return lm.model.get_decoder()(**inputs).last_hidden_state
+
+
+@contextmanager
+def _starting_above(lm: LM, layer: int, h: Tensor) -> Iterator[None]:
+    """Forward passes in this context run the blocks above `layer` alone, on h in place of what the others give."""
+    decoder, blocks = lm.model.get_decoder(), lm.blocks
+    handle = blocks[layer + 1].register_forward_pre_hook(lambda _block, inputs: (h, *inputs[1:]))
+    try:
+        decoder.layers = blocks[layer + 1 :]
+        yield
+    finally:
+        decoder.layers = blocks
+        handle.remove()
+
+
+def _values(
+    lm: LM,
+    hidden: Tensor,
+    given: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    read: Read,
+) -> dict[Row, list[float]]:
+    """`read` of every row's own positions, from final hidden states (rows, positions, width)."""
+    lengths = [len(given[text]) - 1 for text, _ in rows]
+    own = torch.cat([hidden[row, :n] for row, n in enumerate(lengths)])
+    following = torch.tensor([token for text, _ in rows for token in given[text][1:]], device=own.device)
+    found = [
+        read(unembed(lm, h), wanted)
+        for h, wanted in zip(own.split(HEAD_POSITIONS), following.split(HEAD_POSITIONS), strict=True)
+    ]
+    return dict(zip(rows, (values.tolist() for values in torch.cat(found).split(lengths)), strict=True))

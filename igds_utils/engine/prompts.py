@@ -1,0 +1,214 @@
+"""Prompts (Table 9), their tokens, and the critical position p.
+
+Two renderings of a prompt: `bare` is the template itself; `chat` gives the template's body to the model as a user's
+turn and opens the assistant's turn with the cue line (`Solution:`), so that the prompt ends in the same colon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from igds_utils.config.settings import TaskConfig
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Rendering = Literal["bare", "chat"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample on which effects are measured."""
+
+    id: str
+    prompt: list[int]  # token ids that end at the critical token
+    tokens: list[int]  # the same, then the target and end-of-sequence
+    example: Example
+
+
+def identification_prompt(
+    task: Task,
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering,
+    max_tokens: int | None = None,
+) -> str:
+    """The prompt on which features are found and samples scored (Table 9, identification), ending in its colon.
+
+    max_tokens: an example for which it is longer is cut at the end of its text (`fitted`).
+    """
+    return fitted(
+        example,
+        tokenizer,
+        lambda cut: _render(task.identification_template.format(**cut.fields), tokenizer, rendering),
+        max_tokens,
+    )
+
+
+def evaluation_prompt(
+    task: Task,
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering,
+    shots: int = 0,
+    max_tokens: int | None = None,
+) -> str:
+    """The prompt of the test (Table 9, evaluation); without shots it is the identification prompt.
+
+    Raises `ValueError` if the task has fewer worked examples than `shots`.
+    """
+    if shots == 0:
+        return identification_prompt(task, example, tokenizer, rendering, max_tokens)
+    if shots > len(task.shots):
+        raise ValueError(
+            f"task {task.name} has {len(task.shots)} worked examples, not {shots}: lower `shots`"
+        )
+    worked = "".join(task.shot_template.format(**shot) for shot in task.shots[:shots])
+    return fitted(
+        example,
+        tokenizer,
+        lambda cut: _render(task.few_shot_template.format(**cut.fields, shots=worked), tokenizer, rendering),
+        max_tokens,
+    )
+
+
+def fitted(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    render: Callable[[Example], str],
+    max_tokens: int | None,
+) -> str:
+    """`render(example)`, the longest field of the example cut at its end until the prompt has at most `max_tokens`.
+
+    What stands around that text, the instruction and the cue with its critical colon, stays whole. Raises `ValueError`
+    where it alone is too long.
+    """
+    text = render(example)
+    name = max(example.fields, key=lambda field: len(example.fields[field]))
+    while max_tokens is not None and (excess := len(encode(tokenizer, text)) - max_tokens) > 0:
+        body = example.fields[name]
+        offsets = tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        if excess > len(offsets):
+            raise ValueError(
+                f"{example.id}: the prompt without its {name} is longer than {max_tokens} tokens: raise "
+                "max_prompt_tokens, or ask for fewer shots"
+            )
+        shorter = body[: offsets[len(offsets) - excess][0]].rstrip()
+        example = replace(example, fields={**example.fields, name: shorter})
+        text = render(example)
+    return text
+
+
+def sft_pair(
+    task: Task,
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    rendering: Literal["records", "evaluation"],
+    task_config: TaskConfig,
+) -> tuple[str, str]:
+    """Prompt and completion of one training sample, without EOS.
+
+    `records`: instruction, newline, input, newline, then the output (Table 9, SFT; an empty input takes no line).
+    `evaluation`: the test's prompt as `task_config` renders it, then a space and the target.
+    """
+    if rendering == "evaluation":
+        prompt = evaluation_prompt(
+            task, example, tokenizer, task_config.rendering, task_config.shots, task_config.max_prompt_tokens
+        )
+        return prompt, f" {example.target}"
+    parts = (task.records_instruction, task.records_input)
+
+    def render(cut: Example) -> str:
+        return "".join(f"{text}\n" for part in parts if (text := part.format(**cut.fields)))
+
+    prompt = fitted(example, tokenizer, render, task_config.max_prompt_tokens)
+    return prompt, task.records_output.format(**example.fields, target=example.target)
+
+
+def bare_header(task: Task, tokenizer: PreTrainedTokenizerBase, task_config: TaskConfig) -> str:
+    """What opens the answer of a training sample where nothing is asked: IFD's loss without an instruction.
+
+    `evaluation`: the cue line, in a chat after an empty user's turn. `records`: the newline before the output.
+    """
+    if task_config.sft.rendering == "records":
+        return "\n"
+    template = task.few_shot_template if task_config.shots else task.identification_template
+    cue = template.rsplit("\n", 1)[1]
+    return cue if task_config.rendering == "bare" else _render(f"\n{cue}", tokenizer, "chat")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a rendered text, with exactly one BOS if the tokenizer has one.
+
+    Chat templates often write BOS themselves, and some tokenizers prepend it to whatever they get; adding it here,
+    only where it is missing, makes every rendering start alike.
+    """
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [tokenizer.bos_token_id] * _bos_missing(tokenizer, ids) + ids
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, eos: bool = True
+) -> tuple[list[int], int]:
+    """Token ids of prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
+
+    Raises `ValueError` if the prompt's own tokens are not a prefix of them: activations read on the prompt alone
+    would then not be those of the training sample.
+    """
+    ids = encode(tokenizer, prompt + completion)
+    n_prompt = len(alone := encode(tokenizer, prompt))
+    if ids[:n_prompt] != alone:
+        raise ValueError(
+            f"the tokenizer merges the end of the prompt with the target: {prompt[-30:]!r} + {completion[:30]!r}; "
+            "start the target with a space, or end the prompt in a cue line"
+        )
+    if eos and tokenizer.eos_token_id is None:
+        raise ValueError(
+            "the tokenizer has no EOS token, so a target cannot be ended: set tokenizer.eos_token"
+        )
+    return ids + [tokenizer.eos_token_id] * eos, n_prompt
+
+
+def critical_position(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str) -> int:
+    """Index p, in `encode(tokenizer, text)`, of the token that holds the colon which ends `prompt`.
+
+    `text` is the prompt alone or the prompt and what follows. Found by character offset, so neither the tokens
+    after the colon nor a colon merged with its neighbours can move it. Raises `ValueError` if the prompt does not
+    end in a colon, does not begin the text, or the tokenizer knows no offsets.
+    """
+    if not prompt.endswith(":"):
+        raise ValueError(
+            f"the prompt must end in a colon, the critical position; it ends in {prompt[-20:]!r}"
+        )
+    if not text.startswith(prompt):
+        raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: load it with use_fast=True")
+    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    colon = len(prompt) - 1
+    inside = [i for i, (start, end) in enumerate(tokens["offset_mapping"]) if start <= colon < end]
+    if not inside:
+        raise ValueError(f"no token holds the colon that ends {prompt[-20:]!r}: the tokenizer drops it")
+    return inside[0] + _bos_missing(tokenizer, tokens["input_ids"])
+
+
+def _bos_missing(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:
+    return tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]
+
+
+def _render(prompt: str, tokenizer: PreTrainedTokenizerBase, rendering: Rendering) -> str:
+    if rendering == "bare":
+        return prompt
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template: set `rendering: bare`, or use a chat model")
+    body, cue = prompt.rsplit("\n", 1)
+    turn = [{"role": "user", "content": body}]
+    # Only Qwen3's template reads enable_thinking; templates ignore what they do not name.
+    opened = tokenizer.apply_chat_template(
+        turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return opened + cue

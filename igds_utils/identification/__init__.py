@@ -1,0 +1,1 @@
+"""Task features: frequency recall, causal effects, and the score they give a sample."""

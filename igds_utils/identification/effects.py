@@ -1,0 +1,155 @@
+"""The causal filter of a run: the original answers once, then every candidate, part after part; all of it stored.
+
+table = effects.measure(run, "math", "validation", features)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from igds_utils.core import launch
+from igds_utils.core.experiment import Run
+from igds_utils.engine.batching import even_chunks
+from igds_utils.engine.caching import cache_bytes
+from igds_utils.engine.prompts import Sample
+from igds_utils.engine.sae import Feature
+from igds_utils.identification import intervention, racing
+
+
+def measure(
+    run: Run,
+    task: str,
+    name: str,
+    features: Sequence[Feature],
+    folder: str = "",
+    max_new_tokens: int | None = None,
+) -> pd.DataFrame:
+    """`intervention.amplified_scores` of features on one of a task's sets, stored as `effects_<name>.parquet`.
+
+    folder: where, the task's own by default. max_new_tokens: the task's own by default. On the validation set the
+    preset may let candidates race (`intervention.racing`): those that leave early have fewer rows. The processes that
+    the preset asks for share the parts. Raises `ValueError` without a feature.
+    """
+    if not features:
+        raise ValueError(
+            f"{task}: there is no candidate to amplify; lower recall.tau, so that features are recalled"
+        )
+    path, new = f"{folder or task}/effects_{name}.parquet", max_new_tokens or run.config(task).max_new_tokens
+    ids = [example.id for example in run.examples(task, name)]
+    shares = run.preset.intervention.racing if name == "validation" else []
+    inputs = _inputs(run, task, name, ids, features, new) | ({"racing": shares} if shares else {})
+    if not run.store.fresh(path, **inputs):
+        names = [feature.name for feature in features]
+        launch.share(run, "igds_utils.identification.effects:measure_named", task, name, names, folder, new)
+    originals = _originals(run, task, name, f"{folder or task}/originals_{name}.jsonl", new)
+    if not shares:
+        return _stage(run, task, name, path, ids, features, originals, new)
+    tables, stages = [], []
+
+    def stage(some: Sequence[str], left: Sequence[Feature]) -> pd.DataFrame:
+        stages.append(path.replace(".parquet", f"_race{len(stages)}.parquet"))
+        tables.append(_stage(run, task, name, stages[-1], some, left, originals, new))
+        return tables[-1]
+
+    racing.race(stage, features, ids, shares)
+    return run.make(path, lambda: pd.concat(tables, ignore_index=True), **inputs)
+
+
+def measure_named(
+    run: Run, task: str, name: str, features: Sequence[str], folder: str, max_new_tokens: int
+) -> None:
+    """`measure` of features by name, for `launch.share`."""
+    measure(run, task, name, [Feature.parse(one) for one in features], folder, max_new_tokens)
+
+
+def _inputs(
+    run: Run, task: str, name: str, ids: Sequence[str], features: Sequence[Feature], max_new_tokens: int
+) -> dict[str, Any]:
+    """What effects depend on; `rows`, how many decode together, parts the work."""
+    settings = run.preset.intervention
+    return dict(
+        ids=list(ids), features=[feature.name for feature in features], positions=settings.positions,
+        scale=settings.scale, max_new_tokens=max_new_tokens,
+        rows=rows_that_fit(run, run.samples(task, list(ids)), max_new_tokens), **run.inputs(task, name),
+    )  # fmt: skip
+
+
+def _originals(run: Run, task: str, name: str, path: str, max_new_tokens: int) -> dict[str, list[int]]:
+    """The unsteered model's answer to every sample of a set: token ids by sample id."""
+    samples = run.samples(task, [example.id for example in run.examples(task, name)])
+    rows = rows_that_fit(run, samples, max_new_tokens)
+
+    def build(part: Sequence[Sample]) -> pd.DataFrame:
+        answers = intervention.original_answers(run.lm, part, max_new_tokens, run.task(task).stops, rows)
+        return pd.DataFrame({"id": [s.id for s in part], "tokens": [np.array(t, int) for t in answers]})
+
+    made = run.make_in_parts(
+        path, list(even_chunks(samples, rows)), build, f"{task} {name} originals",
+        finish=lambda table: table.to_dict("records"),
+        max_new_tokens=max_new_tokens, rows=rows, **run.inputs(task, name),
+    )  # fmt: skip
+    return {record["id"]: record["tokens"] for record in made}
+
+
+def _stage(
+    run: Run,
+    task: str,
+    name: str,
+    path: str,
+    ids: Sequence[str],
+    features: Sequence[Feature],
+    originals: dict[str, list[int]],
+    max_new_tokens: int,
+) -> pd.DataFrame:
+    settings = run.preset.intervention
+    samples = {sample.id: sample for sample in run.samples(task, list(ids))}
+    inputs = _inputs(run, task, name, ids, features, max_new_tokens)
+    if run.store.fresh(path, **inputs):  # without an SAE, which tells how the work is parted
+        return run.read(path)
+    rows = inputs["rows"]
+    by_layer = len(features) > rows or not run.saes.one_column
+
+    def build(part: tuple[list[Feature], list[str]]) -> pd.DataFrame:
+        some, own = part
+        return intervention.amplified_scores(
+            run.lm, run.saes, some, [samples[i] for i in own], run.score(task), max_new_tokens,
+            settings.scale, settings.positions, run.task(task).stops,
+            [originals[i] for i in own], run.preset.batch_tokens,
+        )  # fmt: skip
+
+    return run.make_in_parts(
+        path, parts_of(features, ids, rows, by_layer), build, f"{task} {name}",
+        finish=lambda table: table.sort_values("sample_id", kind="stable", ignore_index=True), **inputs,
+    )  # fmt: skip
+
+
+def parts_of(
+    features: Sequence[Feature], ids: Sequence[str], rows: int, by_layer: bool
+) -> list[tuple[list[Feature], list[str]]]:
+    """Which features are amplified together on which samples: at most `rows` rows (feature, sample) a part.
+
+    by_layer: features of one layer at a time, layer after layer, so that each SAE is read once and no second one is
+    held. It is the order where features do not fit together anyway, and where encoding takes the whole encoder (1 GB
+    of Qwen-Scope's); elsewhere all features share the reading of a prompt.
+    """
+    if by_layer:
+        ordered = sorted(features, key=lambda feature: feature.layer)
+        groups = [list(some) for _, some in groupby(ordered, key=lambda feature: feature.layer)]
+    else:
+        groups = [list(features)]
+    together = [list(some) for group in groups for some in even_chunks(group, rows)]
+    return [(some, list(own)) for some in together for own in even_chunks(ids, max(1, rows // len(some)))]
+
+
+def rows_that_fit(run: Run, samples: Sequence[Sample], max_new_tokens: int) -> int:
+    """How many rows may decode together within the preset's memory for their caches (`intervention.cache_gb`).
+
+    A row that departs from its original late has read up to `max_new_tokens` of it and has room for as many more.
+    """
+    longest = max(len(sample.prompt) for sample in samples) + 2 * max_new_tokens
+    return max(1, int(run.preset.intervention.cache_gb * 1e9 / cache_bytes(run.lm, longest)))

@@ -1,0 +1,99 @@
+"""Frequency recall: the features that fire at the critical position on most of D_prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from igds_utils.core import launch
+from igds_utils.core.experiment import Run
+from igds_utils.engine import activations, shards
+from igds_utils.engine.batching import even_chunks
+from igds_utils.engine.sae import Feature, Saes
+
+PROMPTS = 64  # of one part: what a killed recall loses at most
+
+
+def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
+    """`frequency_recall` of a task's prior set, stored as `recall.parquet`; folder: where, the task's own by default.
+
+    Where the preset asks for several processes, they share the prompts, and then the layers.
+    """
+    path, tau = f"{folder or task}/recall.parquet", run.preset.recall.tau
+    inputs = {"tau": tau, **run.inputs(task, "prior")}
+    if not run.store.fresh(path, **inputs):
+        launch.share(run, "igds_utils.identification.recall:measure", task, folder)
+
+    def read(part: Sequence[str]) -> pd.DataFrame:
+        found = activations.critical_residuals(run.lm, part, run.saes.layers, run.preset.batch_tokens)
+        return pd.DataFrame({str(layer): list(h.numpy()) for layer, h in found.items()})
+
+    def count(read: pd.DataFrame) -> pd.DataFrame:
+        residual = {layer: torch.from_numpy(np.stack(read[str(layer)])) for layer in run.saes.layers}
+        return frequency_recall(residual, run.saes, tau)
+
+    parts = list(even_chunks(run.prompts(task, "prior"), PROMPTS))
+    return run.make_in_parts(path, parts, read, f"{task} recall", finish=count, **inputs)
+
+
+def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.DataFrame:
+    """Firing frequency of every feature that fires at least once, with `candidate` = frequency >= tau.
+
+        F_cand = { i : (1 / |D_prior|) * sum_x 1[a_i(x, p) > 0] >= tau }
+
+    residual: {layer: (N, d)} at the critical positions of D_prior (`activations.critical_residuals`).
+    Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate.
+    Where several processes work together, all of them call it, and each reads the SAEs of its share of the layers.
+    """
+
+    def of_layer(layer: int) -> pd.DataFrame:
+        with torch.inference_mode():
+            a = saes[layer].encode(residual[layer].to(saes.device))  # (N, M)
+            frequency, mean, peak = (a > 0).float().mean(0), a.mean(0), a.max(0).values
+        alive = frequency.nonzero().squeeze(-1)
+        return pd.DataFrame(
+            {
+                "layer": layer,
+                "feature": alive.cpu().numpy(),
+                "frequency": frequency[alive].double().cpu().numpy(),
+                "mean_activation": mean[alive].double().cpu().numpy(),
+                "max_activation": peak[alive].double().cpu().numpy(),
+            }
+        )
+
+    rows = shards.map_in_order(of_layer, saes.layers, desc="recall", unit="layer", leave=False, delay=2)
+    saes.drop()  # up to 2 GB that what comes next can use
+    found = pd.concat(rows, ignore_index=True)
+    found["candidate"] = fires_often(found["frequency"], len(next(iter(residual.values()))), tau)
+    return found
+
+
+def fires_often(frequency: pd.Series, n_prior: int, tau: float) -> pd.Series:
+    """Which frequencies reach tau; one of exactly tau does, and a thousandth of half a sample guards its rounding."""
+    return frequency > tau - 1e-3 * 0.5 / n_prior
+
+
+def candidates(recalled: pd.DataFrame, most: int | None = None) -> list[Feature]:
+    """The candidates in the order frequency, mean activation (both falling), layer, index; at most `most`."""
+    kept = recalled[recalled["candidate"]].sort_values(
+        ["frequency", "mean_activation", "layer", "feature"], ascending=[False, False, True, True]
+    )
+    return [Feature(int(row.layer), int(row.feature)) for row in kept.head(most or len(kept)).itertuples()]
+
+
+def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float, entered: int) -> dict:
+    """Counts for Table 1: candidates, and their share of all features in basis points."""
+    n_candidates = int(recalled["candidate"].sum())
+    return {
+        "n_features_total": n_features,
+        "n_prior": n_prior,
+        "tau": tau,
+        "n_candidates": n_candidates,
+        "n_cut": n_candidates - entered,
+        "basis_points": 1e4 * n_candidates / n_features,
+        "layers": sorted(int(layer) for layer in recalled["layer"].unique()),
+    }

@@ -1,0 +1,1 @@
+"""From stored products to the report."""

@@ -1,0 +1,265 @@
+"""The sentences of the report: what was found, how sure it is, and where the run departs from the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from string import Formatter
+
+import pandas as pd
+
+from igds_utils.config.settings import Preset, TaskConfig
+from igds_utils.display import NOT_RUN, NOTHING, Metric, at_ratio, number, task_title
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import Example
+from igds_utils.tasks.sourced import origins
+
+
+def headline(
+    summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5, confidence: float = 0.95
+) -> str:
+    """Does IGDS differ from Random at the same size? One honest sentence with the interval of every task (Table 2).
+
+    `summary[task]` = records of `stats.summarise`. A difference counts only where its interval leaves out zero.
+    """
+    verdicts, shown = [], []
+    for task, records in summary.items():
+        igds = at_ratio(records, ratio).get("igds")
+        if igds is not None and igds["vs_random"] is not None:
+            verdicts.append(_verdict(igds, "random"))
+            shown.append(f"{task_title(task)} {_difference(igds, 'random', metrics[task])}")
+    intervals = f"{100 * confidence:g} % interval{'s' if len(shown) > 1 else ''}"
+    if not verdicts:
+        return (
+            "This run has no pair of IGDS and Random arms, so it cannot say whether IGDS selects better data."
+        )
+    if len(verdicts) == 1:
+        says = {
+            "better": "IGDS did better than Random with the same amount of data",
+            "worse": "IGDS did worse than Random with the same amount of data",
+            "open": "the interval covers zero, so this run does not tell IGDS from Random",
+        }[verdicts[0]]
+        return f"{shown[0]} ({intervals} over test items{_seeds_note(summary)}): {says}."
+    better, worse, unclear = (verdicts.count(kind) for kind in ("better", "worse", "open"))
+    return (
+        f"With the same amount of data, IGDS did better than Random on {better} of {len(verdicts)} tasks, "
+        f"worse on {worse}, and could not be told from it on {unclear}: {'; '.join(shown)} "
+        f"({intervals} over test items; one that covers zero decides nothing{_seeds_note(summary)})."
+    )
+
+
+def _seeds_note(summary: dict[str, list[dict]]) -> str:
+    """A caution where arms were trained once: intervals then leave out the luck of training."""
+    once = all(len(record["seeds"]) == 1 for records in summary.values() for record in records)
+    return "; from one training seed, so the luck of a training run is not in them" if once else ""
+
+
+FAILED = {
+    "full - original": "training gained nothing",
+    "clean - defective": "spoilt data did as well",
+}
+
+
+def overview(
+    summary: dict[str, list[dict]],
+    metrics: dict[str, Metric],
+    checks: dict[str, list[dict]],
+    ratio: float = 0.5,
+) -> pd.DataFrame:
+    """One row a task: the score of IGDS, its paired differences, and whether the task can tell data apart at all.
+
+    `checks[task]` = records of `stats.checks`.
+    """
+    rows = []
+    for task, records in summary.items():
+        igds, show = at_ratio(records, ratio).get("igds"), metrics[task]
+        row = {"Task": f"{task_title(task)}, {show.label}"}
+        if igds is None:
+            row |= {"Test items": NOTHING, f"IGDS, {100 * ratio:g} %": NOT_RUN}
+        else:
+            row |= {
+                "Test items": number(igds["n"], 0),
+                f"IGDS, {100 * ratio:g} %": show.show_interval(igds["score"], igds["low"], igds["high"]),
+            }
+        for reference in ("random", "full", "original"):
+            values = (
+                [None] * 3
+                if igds is None
+                else [igds[f"vs_{reference}{part}"] for part in ("", "_low", "_high")]
+            )
+            row[f"− {reference.capitalize()}"] = show.show_interval(*values, signed=True)
+        failed = [FAILED[check["name"]] for check in checks.get(task, []) if not check["passed"]]
+        row["Can this task tell?"] = (
+            f"no: {', '.join(failed)}" if failed else "yes" if task in checks else NOTHING
+        )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def caution(checks: dict[str, list[dict]]) -> str:
+    """How far the headline can be trusted: on which tasks the data matter enough for a selection to show."""
+    passed = [
+        task_title(task) for task, made in checks.items() if made and all(check["passed"] for check in made)
+    ]
+    failed = [task_title(task) for task, made in checks.items() if not all(check["passed"] for check in made)]
+    if not failed:
+        return f"Every task passed its checks ({', '.join(passed)}): data good and bad lead to different models here."
+    rest = f" {', '.join(passed)} passed." if passed else ""
+    return (
+        f"How sure is that? Not very on {' and '.join(failed)}: a check of the task itself failed there (below), so "
+        f"what looks like an effect of selection may be luck of training.{rest}"
+    )
+
+
+def _verdict(record: dict, reference: str) -> str:
+    low, high = record[f"vs_{reference}_low"], record[f"vs_{reference}_high"]
+    if low is None or low <= 0 <= high:
+        return "open"
+    return "better" if low > 0 else "worse"
+
+
+def _difference(record: dict, reference: str, show: Metric) -> str:
+    low, high = record[f"vs_{reference}_low"], record[f"vs_{reference}_high"]
+    text = f"{show.show(record[f'vs_{reference}'], signed=True)} {show.unit}"
+    return text if low is None else f"{text} [{show.show(low, signed=True)}, {show.show(high, signed=True)}]"
+
+
+def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict) -> list[str]:
+    """Where this run's setting differs from the paper's, one plain sentence each.
+
+    facts: the run's column of Table 6 (`story.model_facts`).
+    """
+    chosen, notes, known = preset.chosen, [], paper["models"].get(preset.model)
+    if not known:
+        notes.append(
+            f"The model is {preset.model}, not one of the paper's ({', '.join(paper['models'].values())})."
+        )
+    if chosen.identify == chosen.train:
+        notes.append(
+            "Features are found on the same model that is trained; the paper finds them on the instruction-tuned model "
+            "and trains the base model."
+        )
+    notes += _sae_departures(facts, paper["table6"].get(preset.model))
+    if preset.recall.tau != 0.8:
+        notes.append(
+            f"Recall asks for a share of {preset.recall.tau:g} of the prompts (paper, as an example: 0.8)."
+        )
+    if preset.intervention.k != 1:
+        notes.append(
+            f"IGDS sums the best {preset.intervention.k} features; the paper's main results use one."
+        )
+    if preset.intervention.racing:
+        notes.append(
+            "The weaker candidates leave the causal filter early; the paper amplifies all on every sample."
+        )
+    if preset.scoring.units != "activation":
+        notes.append("Scores weigh each activation by its direction's length; the paper sums activations.")
+    configs = {name: config for name, config in preset.tasks.items() if name in tasks}
+    for name, config in configs.items():
+        title, task, theirs = task_title(name), tasks[name], paper["tasks"].get(name)
+        if theirs is None:
+            notes.append(f"{title} is not one of the paper's tasks.")
+            continue
+        if task.metric == "accuracy" and config.samples == 1:
+            notes.append(
+                f"{title} is scored by accuracy of one greedy answer; the paper reports {theirs['metric']}."
+            )
+        elif task.metric == "accuracy" and f"pass@{config.samples}" not in theirs["metric"]:
+            notes.append(f"{title} is scored by pass@{config.samples}; the paper reports {theirs['metric']}.")
+        elif task.metric not in ("accuracy", "rouge1", "comet"):
+            notes.append(f"{title} is scored by {task.metric_label}; the paper reports {theirs['metric']}.")
+        of, parts = origins(config), ("prior", "pool", "test")
+        places = [f" ({of.get(part, 'built in')})" if of else "" for part in parts]
+        sizes = [number(getattr(config.sizes, part), 0) for part in parts]
+        prior, pool, test = (f"{n} {part}{at}" for n, part, at in zip(sizes, parts, places, strict=True))
+        notes.append(
+            f"{title} reads {prior}, {pool} and {test} samples{'' if of else ' of its built-in data'}; "
+            f"the paper {theirs['prior']}, {theirs['pool']} and {theirs['test']}."
+        )
+
+    def trained(config: TaskConfig) -> tuple:
+        return config.sft.lr, config.sft.global_batch, config.sft.epochs
+
+    printed = tuple(paper["settings"]["sft"][key] for key in ("lr", "global_batch", "epochs"))
+    form = "learning rate {:g}, batch {}, epochs {:g}"
+    for ours in sorted({trained(config) for config in configs.values()} - {printed}):
+        text = f"training uses {form.format(*ours)} (paper: {form.format(*printed)})"
+        notes += _shared(configs, lambda config, ours=ours: trained(config) == ours, text)
+    shared = {
+        "prompts of identification and test go through the chat template": lambda c: c.rendering == "chat",
+        "training samples have the form of the test's prompt, not Table 9's records": lambda c: (
+            c.sft.rendering == "evaluation"
+        ),
+        "general capabilities are asked for by other questions than MMLU and TruthfulQA": lambda c: (
+            c.capabilities is not None and set(c.capabilities.benchmarks) != {"mmlu", "truthfulqa"}
+        ),
+        "general capabilities are measured on a part of the benchmarks' questions": lambda c: (
+            c.capabilities is not None
+            and c.capabilities.limit is not None
+            and c.capabilities.benchmarks != ["mmlu_dev"]
+        ),
+        "not every candidate enters the causal filter (Table 1, Tested)": lambda c: (
+            c.max_candidates is not None
+        ),
+        "one training seed, so intervals cover the choice of test items and not the luck of training": lambda c: (
+            len(c.seeds) == 1
+        ),
+    }
+    return notes + [note for text, holds in shared.items() for note in _shared(configs, holds, text)]
+
+
+def _sae_departures(facts: dict, theirs: dict | None) -> list[str]:
+    first, last = theirs["sae_layers"] if theirs else (0, facts["layers"] - 1)
+    wanted, notes = list(range(first, last + 1)), []
+    if facts["sae_layers"] != wanted:
+        covered = f"SAEs cover {len(facts['sae_layers'])} of {facts['layers']} layers"
+        beside = f"layers {first} to {last}" if theirs else "every layer of two of its three models"
+        notes.append(f"{covered}; the paper's cover {beside}.")
+    if theirs and theirs["d_sae"] != facts["d_sae"]:
+        ours, printed = number(facts["d_sae"], 0), number(theirs["d_sae"], 0)
+        notes.append(f"A layer's SAE has {ours} features; the paper prints {printed}.")
+    return notes
+
+
+def _shared(configs: dict[str, TaskConfig], condition: Callable, text: str) -> list[str]:
+    names = [task_title(name) for name, config in configs.items() if condition(config)]
+    if not names:
+        return []
+    who = "All tasks" if len(names) == len(configs) > 1 else ", ".join(names)
+    return [f"{who}: {text}."]
+
+
+def prompt_templates(
+    tasks: dict[str, Task], configs: dict[str, TaskConfig]
+) -> dict[str, dict[str, tuple[str, str]]]:
+    """What Table 9 shows, made by the very functions that render the run's prompts, with fields left in braces.
+
+    `prompts[task][stage]` = (prompt, target); the chat template, where one is used, is left out; shots are abridged.
+    """
+    from igds_utils.engine.prompts import evaluation_prompt, identification_prompt, sft_pair
+
+    prompts = {}
+    for name, config in configs.items():
+        task = tasks[name]
+        templates = (
+            task.identification_template,
+            task.records_instruction,
+            task.records_input,
+            task.few_shot_template,
+        )
+        fields = {field for text in templates for _, field, _, _ in Formatter().parse(text) if field}
+        example = Example(name, {field: f"{{{field}}}" for field in sorted(fields)}, "{target}", ())
+        if config.shots:
+            test = task.few_shot_template.format(**example.fields | {"shots": f" {{{config.shots} shots}}"})
+        else:
+            test = evaluation_prompt(task, example, None, "bare")
+        if config.sft.rendering == "evaluation":
+            trained = (test, " {target}")
+        else:
+            whole = config.model_copy(update={"max_prompt_tokens": None})  # a template has no tokens to count
+            trained = sft_pair(task, example, None, "records", whole)
+        prompts[name] = {
+            "identification": (identification_prompt(task, example, None, "bare"), " {target}"),
+            "sft": trained,
+            "evaluation": (test, ""),
+        }
+    return prompts

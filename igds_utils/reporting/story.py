@@ -1,0 +1,190 @@
+"""What a run was, what it cost and what to do next, in words: the report's framing around its tables and figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from igds_utils.config.refs import describe
+from igds_utils.config.settings import Preset
+from igds_utils.core.arms import selection_size
+from igds_utils.core.experiment import Run
+from igds_utils.core.manifest import made_in
+from igds_utils.display import Metric, at_ratio, duration, selector_title, task_title
+
+
+def what_was_run(preset: Preset, facts: dict[str, Any]) -> str:
+    """One paragraph (Markdown): preset, model, tasks, arms, seed and machine."""
+    lines = []
+    for name, config in preset.tasks.items():
+        ratios = ", ".join(f"{100 * ratio:g} %" for ratio in config.ratios)
+        chosen = ", ".join(selector_title(selector) for selector in config.selectors)
+        lines.append(
+            f"- **{task_title(name)}**: pool of {config.sizes.pool}, {config.sizes.test} test items; "
+            f"{chosen} at {ratios}, beside the untrained model and training on the whole pool"
+        )
+    machine = facts["machine"]
+    where = (
+        _count(machine["gpus"], "GPU")
+        if machine["gpus"]
+        else f"{_count(machine['threads'], 'thread')} of {machine['processor']}"
+    )
+    return (
+        f"Preset `{preset.name}` ({preset.description}): {preset.model}, on {where}, code {facts['commit']}, "
+        f"seed {preset.seed}.\n\n" + "\n".join(lines)
+    )
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> str:
+    """How large a difference of IGDS and Random would have to be here, to be told from none (Markdown; may be empty).
+
+    That is half the width of its interval, on the test items of this run.
+    """
+    seen = []
+    for task, records in summary.items():
+        igds = at_ratio(records, ratio).get("igds")
+        if igds is not None and igds["vs_random_low"] is not None:
+            reach = (igds["vs_random_high"] - igds["vs_random_low"]) / 2
+            seen.append(
+                f"{metrics[task].show(reach)} {metrics[task].unit} ({task_title(task)}, {igds['n']} items)"
+            )
+    if not seen:
+        return ""
+    return f"With this many test items, a difference of IGDS and Random shows only beyond about {', '.join(seen)}."
+
+
+CHECKED = {
+    "full - original": "training on the full pool against the untrained model",
+    "clean - defective": "training on the clean half against the half spoilt on purpose",
+}
+
+
+def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
+    """Whether each task can say anything about selection, as a Markdown list."""
+    lines = []
+    for task, made in checks.items():
+        for check in made:
+            gain = metrics[task].show_interval(check["gain"], check["low"], check["high"], signed=True)
+            failed = "the other one did better" if check["high"] < 0 else "this test does not tell them apart"
+            verdict = "passed" if check["passed"] else f"**failed: {failed}**"
+            lines.append(
+                f"- {task_title(task)}, {CHECKED[check['name']]}: {gain} {metrics[task].unit}; {verdict}"
+            )
+    return "\n".join(lines)
+
+
+def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str) -> dict[str, int | str]:
+    """The numbers that Figure 2 shows: sizes of the sets, and how many features each stage left of a task."""
+    config = preset.tasks[task]
+    return {
+        "prior": config.sizes.prior,
+        "features": recall["n_features_total"],
+        "candidates": recall["n_candidates"],
+        "tested": recall["n_candidates"] - recall["n_cut"],
+        "validation": config.sizes.validation,
+        "task_feature": ", ".join(selected),
+        "pool": config.sizes.pool,
+        "selected": selection_size(config.ratios[0], config.sizes.pool),
+        "test": config.sizes.test,
+    }
+
+
+def model_facts(preset: Preset, recall: dict[str, Any]) -> dict[str, Any]:
+    """A model's row of Table 6, from the preset and what recall noted of the model (recall.json)."""
+    chosen = preset.chosen
+    return {
+        "identify": describe(chosen.identify),
+        "train": describe(chosen.train),
+        "layers": recall["model_layers"],
+        "width": recall["model_width"],
+        "sae_layers": recall["layers"],
+        "d_sae": recall["n_features_total"] // len(recall["layers"]),
+        "source": chosen.saes.name,
+    }
+
+
+# ---- what the exhibits show, in words --------------------------------------------------------------------
+
+
+def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
+    """Exhibit -> what it shows in this run (Markdown), of the stored products that the sentences are made from."""
+    from igds_utils.analysis import distributions, monitoring, robustness, sae_coverage, stability
+
+    summary = {task: run.read(f"{task}/summary.json") for task in run.tasks}
+    said = {"figure4": [robustness.ratio_story(summary, metrics)]}
+    if run.store.has("benefit.json"):
+        said["cost_benefit"] = [run.read("benefit.json")["story"]]
+    for task in run.tasks:
+        metric, name = metrics[task], task_title(task)
+        if run.store.has(f"{task}/stability/summary.json"):
+            found = run.read(f"{task}/stability/summary.json")
+            text = stability.story(found["agreement"], found["top1"], run.config(task).stability.top)
+            said.setdefault("table5", []).append(f"{name}: {text}")
+        if run.store.has(f"{task}/stability/coverage.parquet"):
+            windows = run.read(f"{task}/stability/coverage.parquet")
+            said.setdefault("sae_coverage", []).append(f"{name}: {sae_coverage.story(windows, metric)}")
+        if run.store.has(f"{task}/correlation.json"):
+            moved, feature = run.read(f"{task}/distributions.parquet"), run.task_features(task)[0].name
+            rho = run.read(f"{task}/correlation.json")
+            said.setdefault("figure3", []).append(
+                f"{name}: {distributions.story(moved, rho, metric, feature)}"
+            )
+        if run.store.has(f"{task}/monitoring.parquet"):
+            watched = run.read(f"{task}/monitoring.parquet")
+            said.setdefault("monitoring_{task}", []).append(f"{name}: {monitoring.digest(watched)}")
+    return {name: texts[0] if len(texts) == 1 else _list(texts) for name, texts in said.items()}
+
+
+# ---- cost and next steps ---------------------------------------------------------------------------------
+
+
+def cost_text(facts: dict[str, Any]) -> str:
+    """Minutes and peak memory of the notebooks before the report (Markdown); empty where nothing was recorded."""
+    runs = made_in(facts["notebooks"])
+    if not runs:
+        return "This run was not made by the runner, so its time was not recorded."
+    total = sum(entry["seconds"] for entry in runs.values())
+    peak = max(entry["peak_bytes"] for entry in runs.values())
+    each = ", ".join(f"{name} {duration(entry['seconds'])}" for name, entry in runs.items())
+    return f"The notebooks took {duration(total)} in all ({each}); the largest held {peak / 1e9:.1f} GB."
+
+
+def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
+    """What a reader of this report would run next (Markdown list), derived from what this run left open."""
+    open_tasks = [
+        task
+        for task, records in summary.items()
+        for record in records
+        if record["selector"] == "igds"
+        and record["vs_random_low"] is not None
+        and record["vs_random_low"] <= 0 <= record["vs_random_high"]
+    ]
+    command = f"make reproduce PRESET={preset.name} MODEL={preset.model}"
+    steps = []
+    if open_tasks:
+        task, names = open_tasks[0], ", ".join(map(task_title, dict.fromkeys(open_tasks)))
+        steps.append(
+            "More test items (four times as many halve an interval) and more training seeds, because IGDS and Random "
+            f"could not be told apart on {names}: "
+            f'`{command} SET="tasks.{task}.sizes.test={4 * preset.tasks[task].sizes.test} tasks.{task}.seeds=[0,1,2]"`.'
+        )
+    if cut := [task for task, config in preset.tasks.items() if config.max_candidates is not None]:
+        most = 2 * preset.tasks[cut[0]].max_candidates
+        steps.append(
+            "More candidates in the causal filter, to see whether a better feature was cut: "
+            f'`{command} SET="tasks.{cut[0]}.max_candidates={most}"`.'
+        )
+    steps.append(
+        "Steering with another strength, to see whether the chosen feature stays the best: "
+        f'`{command} SET="intervention.scale={2 * preset.intervention.scale:g}"`.'
+    )
+    if larger := {"smoke": "quick", "quick": "laptop", "laptop": "paper"}.get(preset.name):
+        steps.append(f"The next larger preset; what it would take: `make plan PRESET={larger}`.")
+    return _list(steps)
+
+
+def _list(items: list[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

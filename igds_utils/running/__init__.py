@@ -1,0 +1,1 @@
+"""Order of the notebooks, and what a run will cost."""

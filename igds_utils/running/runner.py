@@ -1,0 +1,237 @@
+"""Runs the notebooks of a preset in their order, and so that a run killed at any moment can be given again.
+
+snakemake orders the notebooks (notebooks/Snakefile), papermill executes each one (job.py), and the products'
+own records decide what is already done: every notebook is executed every time and skips what is fresh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from igds_utils.config.config import PROJECT, ConfigError, load_preset
+from igds_utils.core.arms import arms
+from igds_utils.core.store import Store
+from igds_utils.display import duration
+from igds_utils.running.cluster import profile_folder, resources
+from igds_utils.running.job import NAMES, RUNNER, load_papermill, this_process
+from igds_utils.running.lock import hold
+
+NOTEBOOKS = PROJECT / "notebooks"
+STAGES = (
+    "01_feature_recall",
+    "02_causal_intervention",
+    "03_data_scoring",
+    "04_sft",
+    "05_evaluation",
+    "06_stability",
+    "07_activation_distributions",
+    "08_robustness",
+    "09_feature_semantics",
+    "10_general_capabilities",
+    "11_report",
+)
+ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
+# What only reads stored results, beside each other: before the last, and after the first where a run has them after it.
+REPORT_STAGES = ("05_evaluation", "03_data_scoring", *STAGES[STAGES.index("06_stability") :])
+
+
+class RunError(RuntimeError):
+    """A run that failed; the message says where to read more."""
+
+
+def run(
+    preset: str,
+    model: str = "",
+    tasks: list[str] | tuple[str, ...] = (),
+    overrides: dict[str, Any] | None = None,
+    results: str | Path = "results",
+    stages: tuple[str, ...] = STAGES,
+    notebooks: str | Path = NOTEBOOKS,
+    profile: str = "",
+) -> Path:
+    """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
+
+    profile: a snakemake profile, by its folder or its name under igds_utils/profiles (slurm): notebooks become jobs of
+    a cluster, and every arm one of its own. Without it they run here, one after the other.
+
+    Raises `ConfigError` before anything runs where preset, override or notebook do not fit together,
+    `lock.Refused` where another runner works in the folder, and `RunError` where a notebook fails. From the main
+    thread only.
+    """
+    started = time.time()
+    request = _request(preset, model, tasks, overrides, results, stages, notebooks, split=bool(profile))
+    folder = profile_folder(profile) if profile else None
+    root = Path(request["root"])
+    with hold(root):
+        run_file = _write(request)
+        code = _snakemake(run_file, request, folder)
+    if code:
+        raise RunError(_reason(request, started))
+    made = _export_report(root) if REPORT_STAGES[-1] in stages else root
+    print(f"All done in {duration(time.time() - started)}: {_short(made)}", flush=True)
+    return root
+
+
+def prepare(**what: Any) -> Path:
+    """Check what is asked for (as for `run`) and write it to <results>/<preset>/run.json, for the Snakefile."""
+    return _write(_request(**what))
+
+
+def read_run(file: Path) -> dict[str, Any]:
+    """What `prepare` wrote: parameters (of every notebook), stages, reading (whether they only read stored
+    results), notebooks (folder), root (of the products)."""
+    return json.loads(Path(file).read_text(encoding="utf8"))
+
+
+# ---- what is asked for -----------------------------------------------------------------------------------
+
+
+def _request(
+    preset="quick",
+    model="",
+    tasks=(),
+    overrides=None,
+    results="results",
+    stages=STAGES,
+    notebooks=NOTEBOOKS,
+    split=False,
+) -> dict[str, Any]:
+    """split: whether every arm is a job of its own."""
+    chosen = load_preset(preset, model, list(tasks), overrides)
+    results = Path(results).resolve()
+    request = {
+        "parameters": {
+            # notebooks run in their own folder, so a preset's path must not depend on where the runner was called
+            "preset": str(Path(preset).resolve()) if preset.endswith((".yaml", ".yml")) else preset,
+            "model": model,
+            "tasks": list(tasks),
+            "overrides": dict(overrides or {}),
+            "results": "" if results == PROJECT / "results" else str(results),
+        },
+        "stages": list(stages),
+        "reading": tuple(stages) == REPORT_STAGES,
+        "notebooks": str(Path(notebooks).resolve()),
+        "root": str(results / chosen.name),
+        "arms": [(task, arm.name) for task in chosen.tasks for arm in arms(chosen.tasks[task])]
+        if split
+        else [],
+        "jobs": resources(chosen.jobs, stages, STAGES),
+    }
+    for stage in stages:
+        _check_parameters(Path(request["notebooks"]) / f"{stage}.ipynb", request["parameters"])
+    return request
+
+
+def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """papermill only warns about a parameter that a notebook does not have: refuse it here."""
+    if not notebook.is_file():
+        raise ConfigError(f"no notebook {_short(notebook)}")
+    known = load_papermill().inspect_notebook(str(notebook))
+    if unknown := [name for name in parameters if name not in known]:
+        raise ConfigError(
+            f"{notebook.name}: no parameter {', '.join(map(repr, unknown))} in the cell tagged `parameters`; "
+            f"known: {', '.join(known) or 'none'}"
+        )
+
+
+def _write(request: dict[str, Any]) -> Path:
+    Store(Path(request["root"])).write("run.json", request)
+    return Path(request["root"], "run.json")
+
+
+# ---- running ---------------------------------------------------------------------------------------------
+
+
+def _snakemake(run_file: Path, request: dict[str, Any], profile: Path | None) -> int:
+    """snakemake's exit code. Its jobs write to our standard output; it and they end when we do."""
+    where = ("--profile", str(profile)) if profile else ("--cores", str(_cores()))
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(NOTEBOOKS / "Snakefile")),
+        *("--directory", request["root"], "--config", f"run={run_file}", *where),
+        # the runner has its own lock, which unlike snakemake's is never left behind
+        *("--nolock", "--rerun-incomplete", "--forceall", "--quiet", "all"),
+    ]
+    environment = {
+        **os.environ,
+        RUNNER: this_process(),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYTHONNOUSERSITE": "1",
+    }
+    environment.pop("JUPYTER_PATH", None)  # its kernels would come before this environment's
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        with _interrupt_on_sigterm():
+            return process.wait()
+    finally:
+        _end(process, patience=60 if profile else 5)  # snakemake takes its jobs back from a cluster
+        for partial in Path(request["root"], "notebooks").glob(NAMES[2].format("*")):
+            partial.unlink()
+
+
+def _cores() -> int:
+    """Threads of a notebook: what the user set, or the processors that this process may use."""
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        return int(threads.split(",")[0])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _interrupt_on_sigterm() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(process: subprocess.Popen, patience: float) -> None:
+    """End a process that still runs and all that it started: asked first, forced after `patience` seconds."""
+    if process.poll() is not None:
+        return
+    top = psutil.Process(process.pid)
+    family = [*top.children(recursive=True), top]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.terminate()
+    for member in psutil.wait_procs(family, timeout=patience)[1]:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+# ---- saying what happened --------------------------------------------------------------------------------
+
+
+def _export_report(root: Path) -> Path:
+    """The executed report as one HTML file that opens without a network."""
+    from igds_utils.reporting.report import ReportError, export_html
+
+    try:
+        return export_html(root / "notebooks" / f"{REPORT_STAGES[-1]}.ipynb", root / "report.html")
+    except ReportError as error:
+        raise RunError(f"the report could not be exported: {error}") from None
+
+
+def _reason(request: dict[str, Any], started: float) -> str:
+    for failed in sorted(Path(request["root"], "notebooks").glob(NAMES[1].format("*"))):
+        if failed.stat().st_mtime >= started:
+            error = json.loads(failed.read_text(encoding="utf8"))["metadata"]["igds"]["error"]
+            name = failed.name.removesuffix(NAMES[1].format(""))
+            return f"{name} failed: {error}\nThe notebook with its traceback: {_short(failed)}"
+    return f"a job ended before its notebook did; snakemake's log: {_short(Path(request['root']))}/.snakemake/log"
+
+
+def _short(path: Path) -> str:
+    """As the user would type it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,30 @@
+"""What selectors ask of a pool. Each measurement is a function of the pool, made once, stored, and shared by all.
+
+Names that begin with `example_` are measured on examples of the target task, the others on the pool.
+"""
+
+from igds_utils.selection.needs import critical, gradients, hidden, losses, texts, tokens
+from igds_utils.selection.needs.samples import Measured, Pool, Samples
+
+MEASUREMENTS = {
+    "target_loss": losses.target_loss,
+    "target_cut": losses.target_cut,
+    "bare_target_loss": losses.bare_target_loss,
+    "critical_reads": critical.critical_reads,
+    "task_feature_activations": critical.task_feature_activations,
+    **{name: getattr(critical, name) for name in sorted(critical.CONTROLS)},
+    "sae_mean": tokens.sae_mean,
+    "sae_max": tokens.sae_max,
+    "neuron_mean": tokens.neuron_mean,
+    "example_sae_mean": tokens.example_sae_mean,
+    "example_neuron_mean": tokens.example_neuron_mean,
+    "hidden_states": hidden.hidden_states,
+    "example_hidden_states": hidden.example_hidden_states,
+    "embeddings": texts.embeddings,
+    "example_embeddings": texts.example_embeddings,
+    "tags": texts.tags,
+    "gradients": gradients.gradients,
+    "example_gradients": gradients.example_gradients,
+}
+
+__all__ = ["MEASUREMENTS", "Measured", "Pool", "Samples"]

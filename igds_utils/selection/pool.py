@@ -1,0 +1,89 @@
+"""A pool of a task as selectors see it, with everything that is measured on it.
+
+context = pool.context(run, "math", pool="quality")
+ranking = selectors.rank_pool("igds", context, size=48)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+from igds_utils import selectors
+from igds_utils.core import launch
+from igds_utils.core.experiment import Run
+from igds_utils.selection.needs import MEASUREMENTS, Pool, Samples
+from igds_utils.tasks.examples import Example
+
+Name = Literal["pool", "quality"]
+
+
+class Shown(Sequence[selectors.PoolSample]):
+    """Samples as selectors see them, each rendered when it is asked for."""
+
+    def __init__(self, samples: Samples):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples.examples)
+
+    def __iter__(self) -> Iterator[selectors.PoolSample]:
+        return map(self._shown, self._samples.examples)
+
+    def __getitem__(self, number: int) -> selectors.PoolSample:
+        return self._shown(self._samples.examples[number])
+
+    def _shown(self, example: Example) -> selectors.PoolSample:
+        prompt = self._samples.run.prompt(self._samples.task, example)
+        return selectors.PoolSample(example.id, prompt, example.target, example.text)
+
+
+def open_pool(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> Pool:
+    """The pool that a task trains on, or its pool of known quality; measurements are stored apart."""
+    config = run.config(task)
+    if pool == "pool":
+        return Pool(run, task, run.examples(task, "pool"), f"{task}/needs", seed, tuple(config.selectors))
+    asked = config.quality.selectors if config.quality else "all"
+    every = selectors.names() if asked == "all" else asked
+    return Pool(run, task, run.examples(task, pool), f"{task}/{pool}/needs", seed, tuple(every))
+
+
+def context(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> selectors.Context:
+    """What the selectors of a task may know of a pool; labels of the samples are not part of it."""
+    return context_of(open_pool(run, task, seed, pool))
+
+
+def context_of(pool: Pool, ids: Sequence[str] = ()) -> selectors.Context:
+    """The same for any pool, for instance one of a user; ids: of its samples, where they are known already."""
+    return selectors.Context(
+        Shown(pool.samples),
+        seed=pool.seed,
+        ids=ids or pool.samples.ids,
+        examples=Shown(pool.target_samples),
+        about=lambda need: {} if need == "examples" else pool.measured(need).about,
+        **{need: partial(_values, pool, need) for need in MEASUREMENTS},
+    )
+
+
+def version(run: Run, task: str, need: str, pool: Name = "pool", seed: int = 0) -> str:
+    """What identifies one measurement of a pool, made first if it is not stored; part of a ranking's inputs."""
+    return open_pool(run, task, seed, pool).version(need)
+
+
+def measure_ahead(run: Run, task: str, pool: Name = "pool") -> None:
+    """Measure all that is needed of a pool in the processes that the preset asks for, if there are several."""
+    launch.share(run, "igds_utils.selection.pool:measure", task, pool)
+
+
+def measure(run: Run, task: str, pool: Name = "pool") -> None:
+    """All that the selectors of a pool need of it."""
+    for seed in run.config(task).seeds:
+        members = open_pool(run, task, seed, pool)
+        for selector in members.selectors:
+            for need in selectors.get(selector).needs:
+                members.version(need)
+
+
+def _values(pool: Pool, need: str):
+    return pool.measured(need).values

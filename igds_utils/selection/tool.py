@@ -1,0 +1,261 @@
+"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook.
+
+run = open_run("quick", tasks=["math"])
+chosen = tool.select(run, "math", "pool.jsonl", "selection", selector="igds", ratio=0.5)
+print(explain.explain("selection", "line-000017"))
+
+What is measured on a pool is stored with the run's results, so another selector or ratio costs little, and a call that
+was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from igds_utils import selectors
+from igds_utils.config.config import ConfigError
+from igds_utils.core import launch, store
+from igds_utils.core.arms import selection_size
+from igds_utils.core.experiment import Run
+from igds_utils.core.store import fingerprint, written_whole
+from igds_utils.engine import prompts
+from igds_utils.engine.sae import Feature
+from igds_utils.selection import pool as pools
+from igds_utils.selection.needs import Pool
+from igds_utils.selection.user_pool import PoolError, UserPool, assert_fits, read_pool
+
+FIRES = "task_feature_activations"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What `select` wrote: every sample's score and rank, and what to know of the selection."""
+
+    folder: Path
+    scores: pd.DataFrame  # sample_id, place, score, rank, selected, filled
+    facts: dict[str, Any]  # selection.json
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The selected records as they were, best first; read from the folder."""
+        return store.Store(self.folder).read("selection.jsonl")
+
+
+class PoolRun(Run):
+    """A run that reads features which the caller names, where it names any, in place of those of the causal filter."""
+
+    def __init__(self, run: Run, features: list[Feature] | None):
+        super().__init__(run.preset, run.root)
+        self.store.log = lambda text: None
+        self._features = features
+
+    def task_features(self, task: str) -> list[Feature]:
+        if self._features is not None:
+            return self._features
+        if not self.store.has(f"{task}/task_features.json"):
+            raise ConfigError(
+                f"no task features of {task} are stored in {self.store.root}: run notebooks 1 and 2 (make reproduce "
+                f"TASKS={task} PRESET={self.preset.name}), or name features, for instance l14_p11575"
+            )
+        return super().task_features(task)
+
+
+def select(
+    run: Run,
+    task: str,
+    source: str,
+    folder: str | Path,
+    selector: str = "igds",
+    ratio: float = 0.5,
+    features: str = "",
+    columns: dict[str, str] | None = None,
+) -> Selection:
+    """Rank a pool of the user's own and write its best `ratio` into a folder; nothing is written if anything is wrong.
+
+    source: a JSONL or Parquet file, or a dataset of the hub (`user_pool.read_pool`). features: names joined by commas,
+    or a task_features.json; by default those that the causal filter chose. columns: field -> column, where they differ.
+
+    Texts are read, scored and written part by part: a pool may be larger than memory. Selectors that compare all texts
+    with each other (ZIP, the coverage selectors, BM25) hold what they compare.
+
+    Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
+    selection.json (what was asked for, and what to know). Raises `ConfigError` (a pool's problems are `PoolError`).
+    """
+    folder = Path(folder)
+    _check_request(run, task, selector, ratio, folder)
+    own = PoolRun(run, read_features(features) if features else None)
+    pool = read_pool(source, own.task(task), columns)
+    members = measured_pool(own, task, pool, selector)
+    launch.share(own, "igds_utils.selection.tool:measure", task, source, selector, features, columns)
+    size = selection_size(ratio, len(pool))
+    try:
+        ranking = selectors.rank_pool(selector, pools.context_of(members, pool.ids), size)
+    except FileNotFoundError as error:  # what a control needs of the earlier notebooks
+        raise ConfigError(f"selector {selector!r}: {error}") from None
+    except selectors.UnusableScores as error:
+        raise PoolError(f"{pool.place(pool.ids.index(error.ids[0]))}: {error}") from None
+    where = Path(source).expanduser()
+    request = {
+        "preset": run.preset.name, "model": run.preset.model, "task": task, "selector": selector, "ratio": ratio,
+        "source": str(where.resolve()) if where.is_file() else source, "features": features, "columns": columns or {},
+        "data": members.samples.data_version,
+    }  # fmt: skip
+    facts = request | {
+        "samples": len(ranking),
+        "selected": size,
+        "made_by": ranking.attrs["selector"],
+        "remarks": remarks(ranking, size, members),
+    }
+    return _write(folder, pool, ranking, size, facts)
+
+
+def measure(
+    run: Run, task: str, source: str, selector: str, features: str, columns: dict[str, str] | None
+) -> None:
+    """All that a selector needs of a user's pool, for `launch.share`."""
+    own = PoolRun(run, read_features(features) if features else None)
+    members = _members(own, task, read_pool(source, own.task(task), columns), selector)
+    for need in selectors.get(selector).needs:
+        members.version(need)
+
+
+def measured_pool(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
+    """A user's pool as selectors see it; raises `PoolError` for a sample that is too long for the model."""
+    if FIRES in selectors.get(selector).needs:
+        check_features(run, task)
+    context = min(_context_length(tokenizer) for tokenizer in (run.tokenizer, run.train_tokenizer))
+    assert_fits(pool, _lengths(run, task, pool), context, run.config(task).sft.max_length)
+    return _members(run, task, pool, selector)
+
+
+def _members(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
+    key = fingerprint((e.id, e.fields, e.target) for e in pool)
+    return Pool(run, task, pool, f"{task}/pools/{key}", run.preset.seed, (selector,))
+
+
+def _lengths(run: Run, task: str, pool: UserPool) -> Iterator[tuple[int, int]]:
+    """Tokens of prompt and target of every sample, and of its prompt alone."""
+    for number, example in enumerate(pool):
+        try:
+            ids, n_prompt = prompts.encode_pair(
+                run.tokenizer, run.prompt(task, example), f" {example.target}"
+            )
+        except ValueError as error:
+            raise PoolError(f"{pool.place(number)}: {error}") from None
+        yield len(ids), n_prompt
+
+
+def _context_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the model of a tokenizer reads at once; their files lie in one folder."""
+    return AutoConfig.from_pretrained(tokenizer.name_or_path).get_text_config().max_position_embeddings
+
+
+def read_features(text: str) -> list[Feature]:
+    """Features by name, joined by commas, or those that a task_features.json selected."""
+    names = [name.strip() for name in text.split(",")]
+    if text.endswith(".json"):
+        try:
+            names = json.loads(Path(text).read_text(encoding="utf8"))["selected"]
+        except OSError:
+            raise ConfigError(f"there is no file {text}: correct the path of the task features") from None
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"{text} is no task_features.json: it must hold a list `selected` of names such as l14_p11575"
+            ) from None
+    found = []
+    for name in names:
+        try:
+            found.append(Feature.parse(name))
+        except ValueError:
+            raise ConfigError(
+                f"{name!r} is no feature: write l<layer>_p<index>, for instance l14_p11575"
+            ) from None
+    if not found:
+        raise ConfigError(f"{text} selects no feature: name some, for instance l14_p11575")
+    return found
+
+
+def check_features(run: Run, task: str) -> None:
+    """Raise `ConfigError` for a task feature that the model's SAEs do not have."""
+    for feature in run.task_features(task):
+        if feature.layer not in run.saes.layers:
+            layers = ", ".join(map(str, run.saes.layers))
+            raise ConfigError(f"feature {feature.name}: layer {feature.layer} has no SAE; there are {layers}")
+        if feature.index >= run.saes.d_sae:
+            raise ConfigError(
+                f"feature {feature.name}: the SAE has {run.saes.d_sae} features, numbered from 0: correct the index"
+            )
+
+
+def remarks(ranking: pd.DataFrame, size: int, members: Pool) -> list[str]:
+    """What a reader of a selection has to know: features that are silent, and ties that decided."""
+    made, said = ranking.attrs["selector"], []
+    if FIRES in selectors.get(made["name"]).needs:
+        names = ", ".join(feature.name for feature in members.run.task_features(members.task))
+        silent = int((members.measured(FIRES).values.sum(axis=1) == 0).sum())
+        if silent == len(ranking):
+            said.append(f"no sample of this pool fires {names}: the scores say nothing about it")
+        elif silent:
+            said.append(f"{silent} of {len(ranking)} samples do not fire {names}: their score is 0")
+    if not isinstance(selectors.get(made["name"]), selectors.Procedure):
+        kept = ranking["rank"] <= size
+        tied = ranking["score"] == ranking.loc[ranking["rank"] == size, "score"].item()
+        if (tied & ~kept).any():
+            said.append(
+                f"{(tied & kept).sum()} of the {size} selected have the same score as {(tied & ~kept).sum()} that were "
+                "left out: ties decided, by sample id"
+            )
+    elif made["facts"]["filled"]:
+        said.append(
+            f"{made['facts']['filled']} of the {size} selected only fill the budget: the rule left them out"
+        )
+    return said
+
+
+def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Path) -> None:
+    if task not in run.tasks:
+        raise ConfigError(f"preset {run.preset.name} has no task {task!r}; known: {', '.join(run.tasks)}")
+    if selector not in selectors.names():
+        close = difflib.get_close_matches(selector, selectors.names(), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"no selector {selector!r}{hint}; known: {', '.join(selectors.names())}")
+    if not 0 < ratio <= 1:  # also refuses nan
+        raise ConfigError(f"a ratio must lie in (0, 1], not {ratio}: 0.5 keeps the better half")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: name a folder for the selection")
+
+
+def _write(
+    folder: Path, pool: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]
+) -> Selection:
+    numbers = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) of the pool, in the ranking's order
+    scores = pd.DataFrame(
+        {
+            "sample_id": ranking["sample_id"],
+            "place": [pool.place(number) for number in numbers],
+            "score": ranking["score"],
+            "rank": ranking["rank"],
+            "selected": ranking["rank"] <= size,
+            "filled": ranking["filled"],
+        }
+    )
+    best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
+    out = store.Store(folder)
+    try:
+        pool.write(folder / "selection.jsonl", best)
+        out.write("scores.parquet", scores)
+        with written_whole(folder / "scores.csv") as stream:
+            scores.to_csv(stream, index=False, lineterminator="\n")
+        out.write("selection.json", facts)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another folder") from None
+    return Selection(folder, scores, facts)

@@ -1,0 +1,120 @@
+"""Examples of a task, and how they are dealt into sets that share no text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from random import Random
+from string import Formatter
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import Strict
+from igds_utils.config.settings import Sizes, TaskConfig
+
+# The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
+# and what no preset may train on is always among the stream's first examples.
+SETS = ("test", "validation", "confirmation", "prior", "pool")
+HELD_OUT = ("test", "validation", "confirmation")
+
+Data = TypeVar("Data", bound=Strict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample of a task."""
+
+    id: str
+    fields: dict[str, str]  # what the prompt templates are filled with
+    target: str  # what is learnt, without a leading space
+    references: tuple[str, ...]  # gold answers that an output is scored against
+    meta: dict[str, str | int] = field(default_factory=dict)  # for the reader's analyses; no selector sees it
+
+    @property
+    def text(self) -> str:
+        """All that the prompt says of this example and of no other."""
+        return "\n".join(self.fields.values())
+
+
+class Sets(dict[str, list[Example]]):
+    """The sets of a task by name; `facts` tells what was left out when they were made."""
+
+    def __init__(self, sets: dict[str, list[Example]], facts: dict[str, Any] | None = None):
+        super().__init__(sets)
+        self.facts = facts or {}
+
+
+def placeholders(template: str) -> list[str]:
+    """The names in braces of a `str.format` template, each once, in order."""
+    return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
+
+
+def normalize(text: str) -> str:
+    """Lower-case words and numbers, one space apart: two texts that say the same come out equal."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def data_parameters(schema: type[Data], config: TaskConfig, task: str) -> Data:
+    """Read a task's `data` section into its record; raises `ConfigError` naming the key and what is known."""
+    try:
+        return schema.model_validate(config.data)
+    except ValidationError as error:
+        lines = [f"tasks.{task}.data.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        known = ", ".join(schema.model_fields)
+        raise ConfigError("\n".join(lines) + f"\nknown keys of tasks.{task}.data: {known}") from None
+
+
+def random_stream(task: str, purpose: str, seed: int) -> Random:
+    """A random generator of its own for every task, purpose and seed, the same on every machine."""
+    return Random(f"{task}/{purpose}/{seed}")
+
+
+def unique(examples: Iterable[Example], seen: set[str] | None = None) -> Iterator[Example]:
+    """Examples in order, without those whose normalized text was seen before (in `seen` or earlier)."""
+    seen = set() if seen is None else set(seen)
+    for example in examples:
+        key = normalize(example.text)
+        if key not in seen:
+            seen.add(key)
+            yield example
+
+
+def split(examples: list[Example], sizes: Sizes, task: str) -> dict[str, list[Example]]:
+    """Deal examples, in the order given, into the sets of a preset, and name each `<task>-<set>-<number>`.
+
+    Raises `ConfigError` if there are too few, `ValueError` if two say the same.
+    """
+    needed = sum(getattr(sizes, name) for name in SETS)
+    if len(examples) < needed:
+        asked = ", ".join(f"{name} {getattr(sizes, name)}" for name in SETS)
+        raise ConfigError(
+            f"task {task}: the preset asks for {needed} examples ({asked}), the data holds {len(examples)}: "
+            f"lower tasks.{task}.sizes"
+        )
+    stream = iter(examples)
+    sets = {name: [next(stream) for _ in range(getattr(sizes, name))] for name in SETS}
+    assert_disjoint(sets)
+    return {name: number(members, task, name) for name, members in sets.items()}
+
+
+def number(examples: list[Example], task: str, name: str) -> list[Example]:
+    """The same examples with the ids `<task>-<name>-0000`, `-0001`, ..."""
+    return [replace(example, id=f"{task}-{name}-{i:04d}") for i, example in enumerate(examples)]
+
+
+def assert_disjoint(sets: dict[str, list[Example]]) -> None:
+    """Raise `ValueError` if two examples, of one set or of two, have the same normalized text."""
+    seen: dict[str, str] = {}
+    for name, examples in sets.items():
+        for i, example in enumerate(examples):
+            place = f"{name} example {i}"
+            if (other := seen.setdefault(normalize(example.text), place)) != place:
+                raise ValueError(f"{place} says the same as {other}: {example.text!r}; drop one of them")
+
+
+def held_out_texts(sets: dict[str, list[Example]]) -> set[str]:
+    """Normalized texts of the sets that nothing may be trained on."""
+    return {normalize(example.text) for name in HELD_OUT for example in sets[name]}

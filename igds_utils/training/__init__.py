@@ -1,0 +1,1 @@
+"""Arms: fine-tuned, and what is kept of each."""
