@@ -32,6 +32,13 @@ ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
 NOT_RUN = "not run at this scale"
 NOTHING = "–"
+ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
+    "igds": ("IGDS (k = 1)", "k1"),
+    "igds_unrecalled": ("without frequency recall", "without_recall"),
+    "igds_recalled": ("without causal filter", "without_causal_filter"),
+    "igds_k3": ("k = 3", "k3"),
+    "igds_k5": ("k = 5", "k5"),
+}
 
 
 @dataclass(frozen=True)

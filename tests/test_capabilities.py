@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from jinja2 import Template
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import apply_template
 
 from igds_utils import display, tables
 from igds_utils.data.hub import SourceError
@@ -88,7 +88,7 @@ def write(path, rows):
 def mc2(lm, row):
     """Probability of the true answers among all, each read after lm-eval's worked examples, without lm-eval."""
     text = capabilities._shipped_tasks()["truthfulqa_mc2"]["doc_to_text"]
-    prompt = Template(text).render(question=row["question"])
+    prompt = apply_template(text, row)
     chances = []
     for answer in row["correct_answers"] + row["incorrect_answers"]:
         ids = lm.tokenizer(f"{prompt} {answer}")["input_ids"]

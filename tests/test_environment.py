@@ -182,3 +182,24 @@ def test_ci_calls_the_test_command_of_the_readme_and_nothing_else():
     assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "exec make test"]
     assert os.access(PROJECT / ".ci" / "run", os.X_OK)
     assert "make test" in (PROJECT / "README.md").read_text(encoding="utf8")
+
+
+def test_a_folder_imports_only_what_stands_above_it_in_the_readme():
+    table = (PROJECT / "README.md").read_text(encoding="utf8").partition("folder of `igds_utils/`")[2]
+    rows = [
+        re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]) for row in table.split("\n\n")[0].splitlines()[2:]
+    ]
+    floor = {name: number for number, row in enumerate(rows) for name in row}
+    package = PROJECT / "igds_utils"
+    modules = [path for path in package.rglob("*.py") if path != package / "__init__.py"]
+    assert {path.relative_to(package).parts[0].removesuffix(".py") for path in modules} <= set(floor)
+    upward = []
+    for path in modules:
+        own = path.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package.name:
+                taken = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+                upward += [
+                    f"{path.name}: {ast.unparse(node)}" for name in taken if floor.get(name, 0) > floor[own]
+                ]
+    assert not upward, upward

@@ -9,8 +9,7 @@ import pandas as pd
 from igds_utils import selectors
 from igds_utils.core import costs
 from igds_utils.core.experiment import Run
-from igds_utils.display import Metric, at_ratio, task_title
-from igds_utils.tables.robustness import ABLATIONS
+from igds_utils.display import ABLATIONS, Metric, at_ratio, task_title
 
 
 def selection_costs(run: Run, task: str) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from igds_utils.config.machines import LaunchConfig
 from igds_utils.config.settings import Preset
+from igds_utils.core.processes import follow, this_process
 from igds_utils.engine import shards
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
     share the folder of results, and this process must run on the first of them. Raises `LaunchError` if a process
     fails; the products that were finished until then stay.
     """
-    from igds_utils.running.job import this_process
 
     launch = run.preset.launch
     request = {
@@ -136,7 +136,6 @@ def main() -> None:
     import torch
 
     from igds_utils.core.experiment import Run
-    from igds_utils.running.job import follow
 
     if not torch.cuda.is_available():
         # accelerate would number it (cpu:0), and torch reads no checkpoint to a numbered one

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import resource
 import sys
@@ -20,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil
 from filelock import FileLock
 
 from igds_utils import display
+from igds_utils.core.processes import follow
 from igds_utils.core.store import Store
 
 RUNNER = "IGDS_RUNNER"  # environment variable that names the process which must outlive its jobs
@@ -123,30 +122,6 @@ def _record(root: Path, stage: str, entry: dict[str, Any]) -> None:
         timings = store.read("timings.json") if store.has("timings.json") else {}
         timings.setdefault(stage, []).append(entry)
         store.write("timings.json", timings)
-
-
-def this_process() -> str:
-    """Machine, id and birth (an id can be used again) of a runner, for the environment of its jobs."""
-    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time()}"
-
-
-def follow(runner: str) -> None:
-    """End this job and its kernel once the runner is gone (killed, so that it could not do it itself)."""
-    machine, pid, created = runner.split()
-    while machine == platform.node():
-        time.sleep(0.5)
-        try:
-            process = psutil.Process(int(pid))
-            # one that was killed stays in the list until its parent asks for it
-            alive = (
-                abs(process.create_time() - float(created)) < 1 and process.status() != psutil.STATUS_ZOMBIE
-            )
-        except psutil.NoSuchProcess:
-            alive = False
-        if not alive:
-            for child in psutil.Process().children(recursive=True):
-                child.kill()
-            os._exit(1)
 
 
 def main() -> int:

@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
-from igds_utils.running.job import RUNNER, this_process
+from igds_utils.running.job import RUNNER
 
 
 class Refused(RuntimeError):

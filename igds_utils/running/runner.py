@@ -21,10 +21,11 @@ import psutil
 
 from igds_utils.config.config import PROJECT, ConfigError, load_preset
 from igds_utils.core.arms import arms
+from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
 from igds_utils.display import duration
 from igds_utils.running.cluster import profile_folder, resources
-from igds_utils.running.job import NAMES, RUNNER, load_papermill, this_process
+from igds_utils.running.job import NAMES, RUNNER, load_papermill
 from igds_utils.running.lock import hold
 
 NOTEBOOKS = PROJECT / "notebooks"

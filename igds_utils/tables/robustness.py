@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from igds_utils.display import (
+    ABLATIONS,
     NOT_RUN,
     NOTHING,
     PAPER_DIGITS,
@@ -16,14 +17,6 @@ from igds_utils.display import (
     selector_title,
     task_title,
 )
-
-ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
-    "igds": ("IGDS (k = 1)", "k1"),
-    "igds_unrecalled": ("without frequency recall", "without_recall"),
-    "igds_recalled": ("without causal filter", "without_causal_filter"),
-    "igds_k3": ("k = 3", "k3"),
-    "igds_k5": ("k = 5", "k5"),
-}
 
 
 def table3(
