@@ -43,7 +43,6 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
     share the folder of results, and this process must run on the first of them. Raises `LaunchError` if a process
     fails; the products that were finished until then stay.
     """
-
     launch = run.preset.launch
     request = {
         "preset": run.preset.model_dump(mode="json"),
