@@ -38,9 +38,8 @@ def grouped_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if attention_mask is None and positions > 1:
         attention_mask = torch.ones(positions, keys, dtype=torch.bool, device=query.device).tril()[None, None]
-    groups = query.reshape(
-        rows, key.shape[1], -1, width
-    )  # (rows, key heads, heads of a group x positions, d)
+    # (rows, key heads, heads of a group x positions, d)
+    groups = query.reshape(rows, key.shape[1], -1, width)
     scores = (groups * (width**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         # not -inf: a position of padding that sees nothing would become NaN, and so would all that weigh it with 0

@@ -17,9 +17,8 @@ from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import logits_at
 
 Request = tuple[tuple[str, str], list[int], list[int]]  # texts, and tokens of context and continuation
-Answer = tuple[
-    float, bool
-]  # log-likelihood of the continuation, and whether it is what greedy decoding gives
+# log-likelihood of the continuation, and whether it is what greedy decoding gives
+Answer = tuple[float, bool]
 
 
 class Reader(HFLM):
@@ -33,9 +32,8 @@ class Reader(HFLM):
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
         """Context and continuation longer than the model reads lose their first tokens, as in lm-eval."""
-        asked: dict[
-            tuple[int, ...], list[int]
-        ] = {}  # continuations that differ in their last token share a pass
+        # continuations that differ in their last token share a pass
+        asked: dict[tuple[int, ...], list[int]] = {}
         for number, (_, context, continuation) in enumerate(requests):
             asked.setdefault(tuple((context + continuation)[-self.max_length - 1 : -1]), []).append(number)
         sequences = list(asked)
