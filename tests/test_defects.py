@@ -57,7 +57,7 @@ def test_both_sides_are_spoilt_at_their_rates_with_every_kind(large):
     found = [e.meta["defect"] for e in made if e.meta["defect"]]
     sides = [defects.DEFECTS[name].side for name in found]
     quarter = round(0.25 * len(large))
-    assert (sides.count("target"), sides.count("prompt")) == (quarter, quarter) and len(large) > 80
+    assert (sides.count("target"), sides.count("prompt")) == (quarter, quarter) and len(large) > 70
     assert set(found) == set(defects.JUDGED)
     assert max(found.count(name) for name in found) <= 8
 

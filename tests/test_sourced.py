@@ -9,7 +9,7 @@ from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.config.settings import TaskConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.data import sources
-from igds_utils.tasks import base
+from igds_utils.tasks import examples
 from igds_utils.tasks.examples import SETS, Example
 from igds_utils.tasks.sourced import describe, join_repeats, origins, shared_with_test
 
@@ -65,7 +65,7 @@ def three(mirror):
 
 
 def texts(members):
-    return [base.normalize(example.text) for example in members]
+    return [examples.normalize(example.text) for example in members]
 
 
 # ---- dealing ---------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_every_set_comes_from_its_source_in_its_size(three):
         "pool": {"pool"},
         "test": {"test"},
     }
-    base.assert_disjoint(sets)
+    examples.assert_disjoint(sets)
     example = sets["pool"][3]
     assert example.id == "math-pool-0003"
     i = example.references[0]
@@ -262,7 +262,7 @@ def test_the_papers_sets_are_read_from_the_hub(hub_box, tmp_path, monkeypatch, t
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
     made = load_preset("paper").tasks[task]
     small = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 20, "test": 30}
-    sets = tasks.get(task).sets(made.model_copy(update={"sizes": base.Sizes(**small)}), 0)
+    sets = tasks.get(task).sets(made.model_copy(update={"sizes": examples.Sizes(**small)}), 0)
     assert {name: len(members) for name, members in sets.items()} == small
     assert {len(example.references) for example in sets["test"]} == {3 if task == "summarization" else 1}
     if task == "translation":

@@ -11,7 +11,7 @@ from igds_utils import tasks
 from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.data import hub
-from igds_utils.tasks import base, summarization, translation
+from igds_utils.tasks import examples, summarization, translation
 from igds_utils.tasks.examples import Example
 from igds_utils.tasks.word_problems import OPERATORS, stories
 
@@ -99,7 +99,7 @@ def test_sets_have_the_preset_sizes_ids_and_no_two_examples_that_say_the_same(lo
     task, made = loaded
     sets = task.sets(made, seed=0)
     assert {name: len(members) for name, members in sets.items()} == SIZES
-    texts = [base.normalize(e.text) for members in sets.values() for e in members]
+    texts = [examples.normalize(e.text) for members in sets.values() for e in members]
     assert len(texts) == len(set(texts)) == sum(SIZES.values())
     assert sets["pool"][7].id == f"{task.name}-pool-0007"
     for members in sets.values():
@@ -122,18 +122,18 @@ def test_what_is_held_out_is_dealt_first_whatever_the_sizes(loaded):
     task, made = loaded
     nothing_else = {name: 0 for name in SIZES} | {"test": 5 + 4 + 7}
     first = task.sets(made.model_copy(update={"sizes": Sizes(**nothing_else)}), seed=0)["test"]
-    assert base.held_out_texts(task.sets(made, seed=0)) == {base.normalize(e.text) for e in first}
+    assert examples.held_out_texts(task.sets(made, seed=0)) == {examples.normalize(e.text) for e in first}
 
 
 def test_extra_examples_are_distinct_and_avoid_what_is_held_out(loaded):
     task, made = loaded
     sets = task.sets(made, seed=0)
     extra = task.extra(made, seed=0, n=30 if task.name == "math" else 1000)
-    texts = {base.normalize(e.text) for e in extra}
+    texts = {examples.normalize(e.text) for e in extra}
     assert len(texts) == len(extra) >= 20
-    assert not texts & base.held_out_texts(sets)
+    assert not texts & examples.held_out_texts(sets)
     if task.name != "math":  # all that the source holds besides
-        assert texts >= {base.normalize(e.text) for name in ("prior", "pool") for e in sets[name]}
+        assert texts >= {examples.normalize(e.text) for name in ("prior", "pool") for e in sets[name]}
     assert len(task.extra(made, seed=0, n=5)) == 5
 
 
@@ -168,27 +168,27 @@ def example(text):
 
 def test_normalize_keeps_numbers_and_letters_of_any_script():
     assert (
-        base.normalize("  How many, “Ben”?\n 12 + 7 ")
-        == base.normalize("how MANY ben 12 7")
+        examples.normalize("  How many, “Ben”?\n 12 + 7 ")
+        == examples.normalize("how MANY ben 12 7")
         == "how many ben 12 7"
     )
-    assert base.normalize("Ben has 12") != base.normalize("Ben has 13")
-    assert base.normalize("要忽略的 É!") == "要忽略的 é"
+    assert examples.normalize("Ben has 12") != examples.normalize("Ben has 13")
+    assert examples.normalize("要忽略的 É!") == "要忽略的 é"
 
 
 def test_assert_disjoint_names_both_places():
-    base.assert_disjoint({"test": [example("one")], "pool": [example("two")]})
+    examples.assert_disjoint({"test": [example("one")], "pool": [example("two")]})
     with pytest.raises(ValueError, match="pool example 1 says the same as test example 0: 'One!'"):
-        base.assert_disjoint({"test": [example("one")], "pool": [example("two"), example("One!")]})
+        examples.assert_disjoint({"test": [example("one")], "pool": [example("two"), example("One!")]})
     with pytest.raises(ValueError, match="pool example 1"):
-        base.assert_disjoint({"pool": [example("one"), example("one")]})
+        examples.assert_disjoint({"pool": [example("one"), example("one")]})
 
 
 def test_too_little_data_is_refused_with_numbers_and_mend():
     with pytest.raises(
         ConfigError, match=r"for 34 examples \(test 7, .*\), the data holds 3: lower tasks.x.sizes"
     ):
-        base.split([example(str(i)) for i in range(3)], config().sizes, "x")
+        examples.split([example(str(i)) for i in range(3)], config().sizes, "x")
 
 
 def test_an_output_ends_where_the_next_problem_begins():
@@ -317,7 +317,7 @@ def test_leads_become_title_and_description_and_the_poor_ones_are_left_out(leads
 
 def test_general_english_keeps_out_what_is_held_out(leads):
     task, made = tasks.get("summarization"), config(leads)
-    held_out = {e.meta["title"].split()[0] for name in base.HELD_OUT for e in task.sets(made, 0)[name]}
+    held_out = {e.meta["title"].split()[0] for name in examples.HELD_OUT for e in task.sets(made, 0)[name]}
     texts = task.english(made, seed=0)
     assert len(texts) == 57 - 16
     assert not [t for t in texts if t.split()[0] in held_out]
@@ -346,4 +346,4 @@ def test_the_default_preset_finds_enough_data_in_the_pinned_wheels():
     for name, made in preset.tasks.items():
         sets = tasks.get(name).sets(made, preset.seed)
         assert {k: len(v) for k, v in sets.items()} == made.sizes.model_dump()
-        base.assert_disjoint(sets)
+        examples.assert_disjoint(sets)
