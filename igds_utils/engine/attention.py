@@ -7,6 +7,9 @@ model's own matrix products. The heads of a group share their keys, so they can 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -40,7 +43,8 @@ def grouped_attention(
         attention_mask = torch.ones(positions, keys, dtype=torch.bool, device=query.device).tril()[None, None]
     # (rows, key heads, heads of a group x positions, d)
     groups = query.reshape(rows, key.shape[1], -1, width)
-    scores = (groups * (width**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
+    with _without_copies(one_token=positions == 1):
+        scores = (groups * (width**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
     if attention_mask is not None:
         # not -inf: a position of padding that sees nothing would become NaN, and so would all that weigh it with 0
         hidden = ~attention_mask[..., :keys]  # (rows, 1, positions, keys)
@@ -48,8 +52,23 @@ def grouped_attention(
             hidden, torch.finfo(scores.dtype).min
         )
         scores = (scores.view(rows, key.shape[1], -1, positions, keys) + bias[:, :, None]).view_as(scores)
-    attended = scores.softmax(-1, dtype=torch.float32).to(value) @ value
+    weights = scores.softmax(-1, dtype=torch.float32).to(value)
+    with _without_copies(one_token=positions == 1):
+        attended = weights @ value
     return attended.view(rows, heads, positions, width).transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def _without_copies(one_token: bool) -> Iterator[None]:
+    """Products over a cache that has room for more: oneDNN (`lm.fast_matmul`) would first copy all of its keys, which
+    for one new token takes five times as long as the product itself."""
+    precision = torch.get_float32_matmul_precision()
+    try:
+        if one_token:
+            torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def choose_attention(model: PreTrainedModel) -> None:
