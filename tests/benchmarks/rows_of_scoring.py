@@ -9,6 +9,8 @@ from igds_utils.engine import activations, losses, prompts
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
 
+POOL = 128  # samples of about 140 tokens: of fewer, what pads a handful of batches would be a tenth of the work
+
 
 def frs(texts: list[str], batch_tokens: int = BATCH) -> torch.Tensor:
     lm, saes = model()
@@ -47,12 +49,12 @@ def frs_against_forward() -> dict:
 
 
 def loss_against_forward() -> dict:
-    lm, (_, pairs) = model()[0], pool(size(48, 6), 70, 70)
+    lm, (_, pairs) = model()[0], pool(size(POOL, 6), 70, 70)
     return _losses(lm, [pairs])
 
 
 def ifd_against_forward() -> dict:
-    lm, (_, pairs) = model()[0], pool(size(48, 6), 70, 70)
+    lm, (_, pairs) = model()[0], pool(size(POOL, 6), 70, 70)
     bare = [([lm.tokenizer.bos_token_id, *ids[n:]], 1) for ids, n in pairs]
     return _losses(lm, [pairs, bare])
 
@@ -62,9 +64,8 @@ def _losses(lm: LM, passes: list[list[losses.Pair]]) -> dict:
     head = sum(len(ids) - n for pairs in passes for ids, n in pairs)
     whole = round(tokens / BATCH) * BATCH or BATCH
     run = lambda batch: [losses.target_losses(lm, pairs, batch) for pairs in passes]  # noqa: E731
-    seconds = medians(
-        3, ours=lambda: run(BATCH), bare=lambda: packed(tokens, lm.n_layers, head), one=lambda: run(1)
-    )
+    seconds = medians(3, ours=lambda: run(BATCH), bare=lambda: packed(tokens, lm.n_layers, head))
+    seconds |= medians(1, one=lambda: run(1))
     together, alone = run(BATCH), run(1)
     ratios = [a[0] / a[-1] for a in (together, alone)] if len(passes) > 1 else [together[0], alone[0]]
     return {
