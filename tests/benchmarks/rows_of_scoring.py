@@ -9,7 +9,7 @@ from igds_utils.engine import activations, losses, prompts
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
 
-POOL = 128  # samples of about 140 tokens: of fewer, what pads a handful of batches would be a tenth of the work
+POOL = 128  # samples of about 140 tokens; the batches of fewer would be a tenth padding
 
 
 def frs(texts: list[str], batch_tokens: int = BATCH) -> torch.Tensor:
