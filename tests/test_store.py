@@ -195,6 +195,37 @@ def test_a_killed_run_builds_only_the_parts_that_are_missing(products):
     pd.testing.assert_frame_equal(found, again)
 
 
+def test_the_seconds_of_parts_add_up_over_kills(products, monkeypatch):
+    clock = iter(range(0, 1000, 1))
+    monkeypatch.setattr(store.time, "perf_counter", lambda: next(clock))  # every reading is a second later
+
+    def build(part):
+        if part == 3 and not failed:
+            failed.append(part)
+            raise KeyboardInterrupt
+        return table(part)
+
+    failed = []
+    with pytest.raises(KeyboardInterrupt):
+        products.make_in_parts("e.parquet", [1, 2, 3, 4], build, "effects", x=1)
+    products.make_in_parts("e.parquet", [1, 2, 3, 4], build, "effects", x=1)
+    assert products.seconds("e.parquet") == 5  # four parts, and what makes the product of them
+
+
+def test_whether_all_is_stored_is_told_without_making_anything(products, log):
+    def both():
+        products.make("a.json", lambda: 1, x=1)
+        products.make_in_parts("b.parquet", [1], table, "b", x=1)
+
+    assert not products.holds(both) and not products.has("a.json")
+    products.make("a.json", lambda: 1, x=1)
+    assert not products.holds(both) and not products.has("b.parquet")
+    both()
+    said = list(log)
+    assert products.holds(both) and log == said
+    assert products.make("c.json", lambda: 2) == 2
+
+
 def test_an_iterator_has_the_fingerprint_of_its_list():
     for records in ([], [{"b": 1, "a": "é"}], [("x", {"q": 1.5}), ["y", None]]):
         assert store.fingerprint(iter(records)) == store.fingerprint(records)

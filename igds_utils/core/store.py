@@ -7,13 +7,13 @@ and its inputs are the same; otherwise it is made again and the log says which i
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,10 @@ from igds_utils import __version__
 from igds_utils.engine import shards
 
 
+class _NotStored(Exception):
+    """A product that is not fresh, where none may be made."""
+
+
 class Store:
     """A folder of products. Paths are relative to it; the suffix says how a product is written.
 
@@ -33,6 +37,7 @@ class Store:
 
     def __init__(self, root: Path, log: Callable[[str], None] = print):
         self.root, self.log = root, log
+        self._only_reads = False
 
     def make(self, path: str, build: Callable[[], Any], **inputs: Any) -> Any:
         """The product at `path`, as it is read from disk; first made by `build()` if it is not fresh.
@@ -40,18 +45,23 @@ class Store:
         inputs: everything that the product depends on: parameters, and `store.version(upstream)` of other products.
         Where several processes work together, all of them call `build` and the first one writes what it gives.
         """
+        return self._made(path, lambda: _timed(build), inputs)
+
+    def _made(self, path: str, build: Callable[[], tuple[Any, float]], inputs: dict[str, Any]) -> Any:
+        """`make` of a product that comes with the seconds that it took."""
         made_from = _plain(inputs | {"igds_utils": __version__})
         reason = shards.from_first(lambda: self._stale(path, made_from))
-        if shards.is_first():
+        if reason is not None and self._only_reads:
+            raise _NotStored(path)
+        if shards.is_first() and not self._only_reads:
             self.log(f"{path}: {reason or 'up to date'}")
         if reason is None:
             return self.read(path)
-        start = time.perf_counter()
-        product = build()
-        shards.from_first(lambda: self._keep(path, product, made_from, time.perf_counter() - start))
+        # nothing here holds the product while it is read: it would be in memory twice
+        shards.from_first(partial(self._keep, path, made_from, *build()))
         return self.read(path)
 
-    def _keep(self, path: str, product: Any, made_from: dict, seconds: float) -> None:
+    def _keep(self, path: str, made_from: dict, product: Any, seconds: float) -> None:
         self._record(path).unlink(missing_ok=True)
         self.write(path, product)
         record = {"inputs": made_from, "seconds": round(seconds, 2), "sha256": _sha256(self.root / path)}
@@ -74,19 +84,23 @@ class Store:
         """
         made_from = _plain(inputs | {"igds_utils": __version__})
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.root / f"{path}.parts-{key}"
+        folder = f"{path}.parts-{key}"
 
-        def build_part(number: int) -> Path:
-            file = folder / f"{number:05d}.parquet"
-            if not file.exists():
-                write_whole(file, _encode(build(parts[number]), ".parquet"))
-            return file
+        def build_part(number: int) -> tuple[str, float]:
+            part, took = f"{folder}/{number:05d}.parquet", f"{folder}/{number:05d}.json"
+            if not self.has(took):  # written last
+                table, seconds = _timed(lambda: build(parts[number]))
+                self.write(part, table)
+                self.write(took, seconds)
+            return part, self.read(took)
 
-        def build_all() -> Any:
-            files = shards.map_in_order(build_part, range(len(parts)), desc=label, unit="part")
-            return finish(pd.concat([pd.read_parquet(file) for file in files], ignore_index=True))
+        def build_all() -> tuple[Any, float]:
+            done = shards.map_in_order(build_part, range(len(parts)), desc=label, unit="part")
+            table = pd.concat([self.read(part) for part, _ in done], ignore_index=True)
+            product, seconds = _timed(lambda: finish(table))
+            return product, seconds + sum(took for _, took in done)
 
-        product = self.make(path, build_all, **inputs)
+        product = self._made(path, build_all, inputs)
         shards.from_first(lambda: self._remove_parts(path))
         return product
 
@@ -98,7 +112,8 @@ class Store:
 
     def write(self, path: str, product: Any) -> None:
         """Write a product that is made anew every time (summaries, manifests)."""
-        write_whole(self.root / path, _encode(product, Path(path).suffix))
+        with written_whole(self.root / path) as stream:
+            _write(stream, product, Path(path).suffix)
 
     def read(self, path: str) -> Any:
         """A stored product; `FileNotFoundError` says what to run if it is missing."""
@@ -120,12 +135,23 @@ class Store:
         return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["sha256"]
 
     def seconds(self, path: str) -> float:
-        """How long it took to make a product (the last, uninterrupted, part of it)."""
+        """How long it took to make a product; the sum over its parts, whenever and wherever each was made."""
         return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["seconds"]
 
     def fresh(self, path: str, **inputs: Any) -> bool:
         """Whether `make` with these inputs would read the product rather than build it."""
         return self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+
+    def holds(self, ask: Callable[[], Any]) -> bool:
+        """Whether all products that `ask` makes are fresh; it is called, and ends where one would have to be made."""
+        self._only_reads = True
+        try:
+            ask()
+        except _NotStored:
+            return False
+        finally:
+            self._only_reads = False
+        return True
 
     def _existing(self, file: Path) -> Path:
         if not file.exists():
@@ -199,21 +225,24 @@ def _canonical(records: Any) -> bytes:
 
 
 def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
-def _encode(product: Any, suffix: str) -> bytes:
+def _timed(build: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return build(), time.perf_counter() - start
+
+
+def _write(stream: BinaryIO, product: Any, suffix: str) -> None:
     match suffix:
         case ".parquet":
-            buffer = io.BytesIO()
-            product.to_parquet(buffer, index=False)
-            return buffer.getvalue()
+            product.to_parquet(stream, index=False)
         case ".jsonl":
-            return "".join(
-                json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in product
-            ).encode()
+            for record in product:
+                stream.write(json.dumps(_plain(record), ensure_ascii=False).encode() + b"\n")
         case _:
-            return json.dumps(_plain(product), indent=1, ensure_ascii=False).encode()
+            stream.write(json.dumps(_plain(product), indent=1, ensure_ascii=False).encode())
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
