@@ -150,7 +150,8 @@ def test_training_inputs_follow_the_trained_model_and_its_rendering(results):
     for overrides in (
         {"models.tiny-llama.train.seed": 1},
         {"tasks.math.sft": {"rendering": "records"}},
-        {"tasks.math.sizes.pool": 20},
+        {"sft.max_length": 100},
+        {"tasks.math.max_prompt_tokens": 60},
         {"tasks.math.shots": 4},
     ):
         assert smoke(results, overrides).training_inputs("math") != before
@@ -179,6 +180,24 @@ def test_the_files_of_local_saes_are_part_of_the_inputs(results, tmp_path):
         before = smoke(results, overrides).sae_version
         change()
         assert smoke(results, overrides).sae_version != before
+
+
+def test_a_model_saved_anew_into_its_folder_is_another_input(results, tmp_path):
+    tiny.save_model("llama", 0, tmp_path)
+    folder = {"folder": str(tmp_path)}
+    overrides = {"models.tiny-llama.identify": folder, "models.tiny-llama.train": folder}
+
+    def both():
+        run = smoke(results, overrides)
+        return [run.inputs("math")["model"], run.training_inputs("math")["model"]]
+
+    before = both()
+    assert both() == before and before[0]["folder"] == str(tmp_path)
+    (tmp_path / "README.md").write_text("no part of the model")
+    assert both() == before
+    tiny.save_model("llama", 1, tmp_path)  # files of the same names and sizes
+    after = both()
+    assert after[0] != before[0] and after[1] != before[1]
 
 
 # ---- the manifest ----

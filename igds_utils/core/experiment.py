@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from igds_utils import tasks
 from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
+from igds_utils.data.hub import local_folder
+from igds_utils.data.huggingface import FILES, PICKLED
 from igds_utils.engine import shards
 from igds_utils.engine.features import Feature
 from igds_utils.tasks.base import Task
@@ -203,7 +206,7 @@ class Run:
         """What every product of the identification model depends on: model, SAEs, rendering, these sets' samples."""
         chosen = self.preset.chosen
         return {
-            "model": chosen.identify,
+            "model": stamped(chosen.identify),
             "dtype": chosen.dtype,
             "saes": {**chosen.saes.model_dump(), "content": self.sae_version},
             **self._asked(task),
@@ -220,14 +223,14 @@ class Run:
         }
 
     def training_inputs(self, task: str) -> dict[str, Any]:
-        """What everything that reads pool samples as training samples depends on."""
-        config = self.config(task)
+        """What everything that reads samples as training samples depends on, beside the samples."""
+        chosen, config = self.preset.chosen, self.config(task)
         return {
-            "model": self.preset.chosen.train,
-            "dtype": self.preset.chosen.dtype,
-            **self._asked(task),
+            "model": stamped(chosen.train),
+            "dtype": chosen.dtype,
             "rendering": [config.sft.rendering, config.rendering, config.shots],
-            "data": self.data_version(task, "pool"),
+            "max_prompt_tokens": config.max_prompt_tokens,
+            "max_length": config.sft.max_length,
         }
 
     def data_version(self, task: str, name: str) -> str:
@@ -246,3 +249,16 @@ class Run:
             return self.preset.chosen.saes.name
         files = sorted((PROJECT / self.preset.chosen.saes.name).glob("layer_*/*"))
         return store.fingerprint([(path.parent.name, path.name, sha256(path)) for path in files])
+
+
+def stamped(ref: Ref | None) -> Any:
+    """A model as an input of products.
+
+    Of a folder the sizes and times of its files are part of it: another model may have been saved under the same path.
+    """
+    if not isinstance(ref, FolderRef):
+        return ref
+    files = sorted(file for pattern in [*FILES, *PICKLED] for file in local_folder(ref).glob(pattern))
+    stats = [(file.name, file.stat()) for file in files]
+    content = store.fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return {**ref.model_dump(), "content": content}

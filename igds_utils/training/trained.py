@@ -11,7 +11,7 @@ import pandas as pd
 from igds_utils.config.refs import FolderRef
 from igds_utils.core import arms, launch
 from igds_utils.core.arms import Arm
-from igds_utils.core.experiment import Run
+from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import shards
 from igds_utils.engine.lm import LM, load_lm
 from igds_utils.engine.sae import Feature
@@ -125,10 +125,15 @@ class TrainedArm:
         """What the arm's weights depend on."""
         chosen, inputs = self.run.preset.chosen, {"arm": self.arm.name}
         if not self.arm.trained:
-            return inputs | {"model": chosen.train, "dtype": chosen.dtype}
+            return inputs | {"model": stamped(chosen.train), "dtype": chosen.dtype}
         selection = self.run.store.version(f"{self.task}/selected/{self.arm.name}.jsonl")
         recipe = self.config.sft.model_dump(exclude=sft.NOT_LEARNT_FROM)
-        return inputs | {"model": chosen.train, "selection": selection, "sft": recipe, "seed": self.arm.seed}
+        return inputs | {
+            "model": stamped(chosen.train),
+            "selection": selection,
+            "sft": recipe,
+            "seed": self.arm.seed,
+        }
 
     @cached_property
     def features(self) -> list[Feature]:

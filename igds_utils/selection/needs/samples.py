@@ -99,14 +99,7 @@ class Samples:
 
     def trained_from(self, **more: Any) -> dict[str, Any]:
         """What a measurement by the model to be trained depends on."""
-        chosen, config = self.run.preset.chosen, self.run.config(self.task)
-        return {
-            "model": chosen.train,
-            "dtype": chosen.dtype,
-            "rendering": [config.sft.rendering, config.rendering, config.shots],
-            "max_length": config.sft.max_length,
-            "data": self.data_version,
-        } | more
+        return self.run.training_inputs(self.task) | {"data": self.data_version} | more
 
     def in_parts(
         self, name: str, build: Callable[[Sequence[int]], pd.DataFrame], size: int = PART, **inputs: Any

@@ -7,6 +7,7 @@ from functools import cache
 
 import pandas as pd
 
+from igds_utils.core.experiment import stamped
 from igds_utils.engine.lm import load_lm
 from igds_utils.selection import tagging
 from igds_utils.selection.encoder import embed, load_encoder
@@ -33,7 +34,7 @@ def _embeddings(samples: Samples) -> Measured:
         documents = [PoolSample(e.id, "", e.target, e.text).document for e in own]
         return pd.DataFrame({"embedding": list(embed(encoder(), documents))})
 
-    table = samples.in_parts("embeddings", build, encoder=ref, data=samples.data_version)
+    table = samples.in_parts("embeddings", build, encoder=stamped(ref), data=samples.data_version)
     about = {"encoder": ref.model_dump()}
     return Measured(column(table, "embedding"), samples.path("embeddings"), about)
 
@@ -50,7 +51,7 @@ def tags(pool: Pool) -> Measured:
         return pd.DataFrame({"tags": found})
 
     table = samples.in_parts(
-        "tags", build, tagger=ref, dtype=dtype if ref else None, data=samples.data_version
+        "tags", build, tagger=stamped(ref), dtype=dtype if ref else None, data=samples.data_version
     )
     matrix, _ = tagging.tag_matrix(table["tags"])
     about = {
