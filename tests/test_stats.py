@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from igds_utils.data.stats import checks, holm, interval, paired_difference, spearman, summarise
+from igds_utils.data.stats import (
+    _two_level_draws,
+    checks,
+    holm,
+    interval,
+    paired_difference,
+    spearman,
+    summarise,
+)
 
 
 def test_a_proportion_gets_the_wilson_interval():
@@ -88,6 +96,30 @@ def test_no_changed_answer_is_not_certainty():
     assert all_better.mean == 1 and 0 < all_better.low < 1 and all_better.high == 1
 
 
+def test_a_difference_of_arms_with_several_seeds_covers_the_seeds():
+    items = [f"t{i}" for i in range(40)]
+    lucky = pd.DataFrame({0: 0.9, 1: 0.5}, index=items)  # no sample varies: all doubt comes from the seeds
+    found = paired_difference(lucky, pd.Series(0.6, index=items))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.1, -0.1, 0.3))
+    assert found.p_value == pytest.approx(1.0, abs=0.1)
+    pooled = paired_difference(lucky.mean(axis=1), pd.Series(0.6, index=items))
+    assert pooled.low == pooled.high == pytest.approx(0.1)
+    assert paired_difference(lucky, pd.Series(0.4, index=items)).p_value == pytest.approx(2 / 2001)
+
+
+def test_the_spread_of_seeds_is_counted_in_full_however_few_they_are():
+    for seeds in ([0.0, 1.0], [0.0, 0.2, 0.7, 1.0]):
+        side = np.tile(seeds, (5, 1))  # (n, s)
+        draws = _two_level_draws(side, np.zeros((5, 1)), 20000, seed=0)
+        assert draws.var() == pytest.approx(np.var(seeds, ddof=1) / len(seeds), rel=0.05)
+
+
+def test_the_same_samples_are_drawn_for_both_sides():
+    difficulty = np.random.default_rng(0).random((30, 1))
+    draws = _two_level_draws(difficulty + [0.3, 0.3], difficulty, 200, seed=0)
+    assert draws == pytest.approx(0.3)
+
+
 def test_unmatched_samples_are_named():
     with pytest.raises(ValueError, match=r"1 sample ids are on one side only \(extra\)"):
         paired_difference(pd.Series({"x": 1.0, "extra": 1.0}), pd.Series({"x": 1.0}))
@@ -139,7 +171,7 @@ def test_summarise_pools_seeds_and_compares_with_every_reference(evaluation):
     }
     igds = records["igds@0.5"]
     assert igds["seeds"] == [0, 1] and igds["n"] == 4 and igds["n_train"] == 4
-    assert igds["score"] == pytest.approx(0.625)
+    assert igds["score"] == pytest.approx(0.625) and igds["by_seed"] == [0.75, 0.5]
     assert igds["gain_over_full"] == pytest.approx(25.0)
     assert igds["vs_random"] == pytest.approx(0.375)
     assert igds["vs_full"] == pytest.approx(0.125)
@@ -164,3 +196,9 @@ def test_a_task_check_passes_only_when_its_interval_leaves_out_zero(evaluation):
     )  # 2 of 4 is no proof
     many = pd.concat([evaluation.assign(sample_id=evaluation["sample_id"] + str(i)) for i in range(10)])
     assert checks(many)[0]["passed"]
+
+
+def test_a_task_check_covers_the_training_seeds(evaluation):
+    many = pd.concat([evaluation.assign(sample_id=evaluation["sample_id"] + str(i)) for i in range(10)])
+    unlucky = many[many["arm"] == "full"].assign(arm="full-s1", seed=1, score=0.0)
+    assert not checks(pd.concat([many, unlucky]))[0]["passed"]  # one seed gains a half, the other nothing

@@ -1,7 +1,8 @@
 """Intervals, paired comparisons and corrections: every "is it different?" of the project is answered here.
 
-The unit that is resampled is always the test sample. An interval therefore says how far a score would move on
-other test samples of the same kind; it does not cover the luck of a training run, which only more seeds show.
+What is resampled is the test samples: an interval says how far a score would move on other samples of the same kind.
+The luck of a training run shows only in more seeds: a difference of arms of which one was trained several times
+resamples its seeds, too.
 
     mean, low, high = interval(scores, confidence=0.95, resamples=2000, seed=0)
 """
@@ -26,7 +27,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean of a - b over common samples, its interval, the sign-flip p value, and how many samples there were."""
+    """Mean of a - b over common samples, its interval, its two-sided p value, and how many samples there were."""
 
     mean: float
     low: float
@@ -53,13 +54,15 @@ def interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int 
 
 
 def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Difference:
-    """Mean of a - b, matched by sample id, with percentile bootstrap and a sign-flip permutation test.
+    """Mean of a - b, matched by sample id, with percentile bootstrap and p value.
 
-    `a` and `b` are Series (or dicts) indexed by sample id; several rows of one id (seeds, completions) are averaged
-    first, so that a sample counts once. Where both are 0/1 scores and all samples changed alike (or not at all), the
-    bootstrap would claim certainty; the interval then reaches as far as the Wilson limit on the share of samples
-    that could behave otherwise. A single sample that is no 0/1 score has no interval (nan, nan).
-    Raises ValueError where the two do not cover the same samples.
+    `a` and `b` are Series (or dicts) indexed by sample id, or frames with one column per training seed. Several rows of
+    one id (completions) are averaged first, so that a sample counts once. Where a side has several seeds, interval and
+    p value cover samples and seeds (`_two_level_draws`); otherwise samples alone, and p is that of a sign-flip test.
+    Where both are 0/1 scores and all samples changed alike (or not at all), the bootstrap would claim certainty; the
+    interval then reaches as far as the Wilson limit on the share of samples that could behave otherwise. A single
+    sample that is no 0/1 score has no interval (nan, nan). Raises ValueError where one side has samples that the other
+    has not.
     """
     a, b = _by_sample(a), _by_sample(b)
     if unmatched := sorted(map(str, a.index.symmetric_difference(b.index))):
@@ -68,14 +71,23 @@ def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, see
             f"paired difference: {len(unmatched)} sample ids are on one side only ({shown}); "
             "evaluate both on one test set"
         )
-    a, b = a.sort_index(), b.sort_index()  # the order of rows must not reach the resampling
-    d = _finite(a.to_numpy(float) - b.to_numpy(float), "paired difference")
-    mean, p_value = float(d.mean()), _sign_flip(d, resamples, seed)
-    if np.ptp(d) == 0 and np.isin([a, b], (0.0, 1.0)).all():
+    # sorted, because the order of rows must not reach the resampling
+    a, b = (side.sort_index().to_numpy(float) for side in (a, b))  # (n, seeds)
+    mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
+    d = _finite(mean_a - mean_b, "paired difference")
+    mean = float(d.mean())
+    if np.ptp(d) == 0 and np.isin([mean_a, mean_b], (0.0, 1.0)).all():
         reach = (1 + abs(mean)) * _wilson(0, d.size, confidence)[1]
-        return Difference(mean, max(-1.0, mean - reach), min(1.0, mean + reach), p_value, d.size)
-    low, high = _bootstrap_mean(d, confidence, resamples, seed)
-    return Difference(mean, low, high, p_value, d.size)
+        low, high = max(-1.0, mean - reach), min(1.0, mean + reach)
+        return Difference(mean, low, high, _sign_flip(d, resamples, seed), d.size)
+    if a.shape[1] == b.shape[1] == 1:
+        low, high = _bootstrap_mean(d, confidence, resamples, seed)
+        return Difference(mean, low, high, _sign_flip(d, resamples, seed), d.size)
+    draws = _two_level_draws(a, b, resamples, seed)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
+    p_value = min(1.0, 2 * (1 + beyond) / (1 + resamples))
+    return Difference(mean, float(low), float(high), float(p_value), d.size)
 
 
 def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -120,37 +132,37 @@ def summarise(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[dict]:
-    """One record an arm, seeds of an arm pooled: its score and its paired differences (the numbers of Table 2).
+    """One record per arm, seeds of an arm pooled: its score and its paired differences (the numbers of Table 2).
 
-    `evaluation` has arm, selector, ratio, seed, sample_id, score (one row or more a sample); `n_train` says how many
-    samples each arm was trained on (0 for original). A record holds arm, selector, ratio, seeds, n_train,
-    n (test samples), score, low, high, gain_over_full (percent of Full's score), and for each reference among
-    random (of the same ratio), full, original: `vs_random`, `vs_random_low`, `vs_random_high`, `vs_random_p`
-    (Holm-adjusted over the arms compared with that reference). What cannot be compared is None. Scores keep the
-    units of the metric; JSON can hold the result as it is.
+    `evaluation` has arm, selector, ratio, seed, sample_id, score (one row or more per sample); `n_train` says how many
+    samples each arm was trained on (0 for original). A record holds arm, selector, ratio, seeds, by_seed (the score of
+    each), n_train, n (test samples), score with low and high (over test samples), gain_over_full (percent of Full's
+    score), and for each reference among random (of the same ratio), full, original: `vs_random`, `vs_random_low`,
+    `vs_random_high`, `vs_random_p` (`paired_difference`, p Holm-adjusted over the arms compared with that reference).
+    What cannot be compared is None. Scores keep the units of the metric; JSON can hold the result as it is.
     """
     options = {"confidence": confidence, "resamples": resamples, "seed": seed}
     groups = {
         (selector, None if pd.isna(ratio) or selector in ("original", "full") else float(ratio)): frame
         for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"], sort=True, dropna=False)
     }
-    by_sample = {key: frame.groupby("sample_id")["score"].mean() for key, frame in groups.items()}
-    full = by_sample.get(("full", None))
+    tables = {key: _by_seed(frame) for key, frame in groups.items()}
+    full = tables.get(("full", None))
+    full_score = None if full is None else float(full.to_numpy().mean())
     records = []
-    for (selector, ratio), frame in groups.items():
+    for (selector, ratio), scores in tables.items():
         arm = selector if ratio is None else f"{selector}@{ratio:g}"
-        scores = by_sample[selector, ratio]
-        mean, low, high = interval(scores, **options)
-        seeds = sorted(int(s) for s in frame["seed"].dropna().unique())
+        mean, low, high = interval(scores.mean(axis=1), **options)
         record = {
-            "arm": arm, "selector": selector, "ratio": ratio, "seeds": seeds,
+            "arm": arm, "selector": selector, "ratio": ratio,
+            "seeds": [int(s) for s in scores.columns], "by_seed": [float(s) for s in scores.mean()],
             "n_train": n_train.get(arm), "n": len(scores),
             "score": mean, "low": _plain(low), "high": _plain(high),
-            "gain_over_full": None if full is None or full.mean() == 0 else 100 * (mean / float(full.mean()) - 1),
+            "gain_over_full": 100 * (mean / full_score - 1) if full_score else None,
         }  # fmt: skip
         references = {"random": ("random", ratio), "full": ("full", None), "original": ("original", None)}
         for name, key in references.items():
-            record |= _versus(name, scores, by_sample.get(key) if key != (selector, ratio) else None, options)
+            record |= _versus(name, scores, tables.get(key) if key != (selector, ratio) else None, options)
         records.append(record)
     for name in ("random", "full", "original"):
         raw = [np.nan if record[f"vs_{name}_p"] is None else record[f"vs_{name}_p"] for record in records]
@@ -167,7 +179,7 @@ def checks(
     evaluation: as for `summarise`, with the arms full and original, and clean and defective where they were trained.
     A record holds name, gain, low, high (units of the metric) and passed.
     """
-    by_arm = {arm: frame.set_index("sample_id")["score"] for arm, frame in evaluation.groupby("selector")}
+    by_arm = {arm: _by_seed(frame) for arm, frame in evaluation.groupby("selector")}
     made = []
     for better, worse in (("full", "original"), ("clean", "defective")):
         if better in by_arm and worse in by_arm:
@@ -180,7 +192,12 @@ def checks(
     return made
 
 
-def _versus(name: str, scores: pd.Series, reference: pd.Series | None, options: dict) -> dict:
+def _by_seed(evaluation: pd.DataFrame) -> pd.DataFrame:
+    """Scores of one arm: a row per test sample, a column per training seed."""
+    return evaluation.groupby(["sample_id", "seed"])["score"].mean().unstack()
+
+
+def _versus(name: str, scores: pd.DataFrame, reference: pd.DataFrame | None, options: dict) -> dict:
     fields = (f"vs_{name}", f"vs_{name}_low", f"vs_{name}_high", f"vs_{name}_p")
     if reference is None:
         return dict.fromkeys(fields)
@@ -203,9 +220,9 @@ def _finite(values, what: str) -> np.ndarray:
     return x
 
 
-def _by_sample(values) -> pd.Series:
-    series = pd.Series(values)
-    return series.groupby(level=0).mean()
+def _by_sample(values) -> pd.DataFrame:
+    frame = values if isinstance(values, pd.DataFrame) else pd.Series(values).to_frame()
+    return frame.groupby(level=0).mean()
 
 
 @cache  # the same few counts come up over and over
@@ -224,6 +241,24 @@ def _bootstrap_mean(x: np.ndarray, confidence: float, resamples: int, seed: int)
         confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _two_level_draws(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap of mean(a) - mean(b) over samples and training seeds: (n, seeds of each side) -> (resamples,).
+
+    Every draw takes n samples, the same for both sides, and for each side s - 1 of its s seeds, all with replacement.
+    With s of s the variance between seeds would come out too small by (s - 1) / s, which is half for two seeds. What
+    is luck of a single answer counts on both levels, so the draws err on the wide side.
+    """
+    rng, n = np.random.default_rng(seed), len(a)
+    samples = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n  # (B, n)
+
+    def drawn(side: np.ndarray) -> np.ndarray:
+        s = side.shape[1]
+        seeds = rng.multinomial(max(1, s - 1), np.full(s, 1 / s), size=resamples) / max(1, s - 1)  # (B, s)
+        return ((samples @ side) * seeds).sum(axis=1)
+
+    return drawn(a) - drawn(b)
 
 
 def _sign_flip(d: np.ndarray, resamples: int, seed: int) -> float:
