@@ -93,6 +93,22 @@ def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed and rounded else ''},.{digits}f}".replace("-", "−")
 
 
+def p_value(value: float | None) -> str:
+    """Text of a p value: three decimals, or that it is smaller."""
+    return "<0.001" if not missing(value) and value < 0.001 else number(value, 3)
+
+
+def correlation(found: dict) -> str:
+    """Text of a rank correlation (`stats.Correlation` as a dict): its interval, or n and p where pairs are few."""
+    if missing(found["rho"]):
+        return "no rank correlation (too few, or all equal)"
+    rho = f"ρ = {number(found['rho'], 2)}"
+    if missing(found["p_value"]):
+        return f"{rho} [{number(found['low'], 2)}, {number(found['high'], 2)}]"
+    p = p_value(found["p_value"])
+    return f"{rho}, n = {found['n']}, p {p if p.startswith('<') else f'= {p}'}"
+
+
 def about(value: float) -> str:
     """Text of an estimated number: three figures, whole."""
     return number(float(f"{value:.3g}"), 0)
@@ -105,6 +121,12 @@ def selector_title(selector: str) -> str:
 def selector_of(arm: str) -> str:
     """`igds@0.5-s1` -> `igds`."""
     return ARM.fullmatch(arm)[1]
+
+
+def without_seed(arm: str) -> str:
+    """`igds@0.5-s1` -> `igds@0.5`."""
+    selector, ratio, _ = ARM.fullmatch(arm).groups()
+    return f"{selector}@{ratio}" if ratio else selector
 
 
 def arm_title(arm: str) -> str:

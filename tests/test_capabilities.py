@@ -147,22 +147,46 @@ def test_table8_pairs_questions_and_says_what_was_not_run():
         {"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": [1.0, 0, 0, 1]}
     )
     after = base.assign(score=[1.0, 1, 0, 1]).sample(frac=1, random_state=1)
-    table = tables.table8(
-        {"math": {"original": base, "igds@0.5": after, "igds@0.2": None}}, {"mmlu_dev": "Dev, 0 shots (%)"},
-        {"math": "Math"},
-        display.paper_values(), resamples=200,
-    ).set_index("Arm")  # fmt: skip
+    arms = {"original": base, "igds@0.5": after, "igds@0.2": None}
+    titles = {"mmlu": "MMLU (%)", "truthfulqa": "TruthfulQA (%)", "mmlu_dev": "Dev, 0 shots (%)"}
+    names = {"math": "Math", "translation": "Translation"}
+    table = tables.table8({"math": arms}, titles, names, display.paper_values(), resamples=200)
+    table, other = (table[table["Trained on"] == name].set_index("Arm") for name in names.values())
     assert table.loc["IGDS 50 %", "Dev, 0 shots (%)"].startswith("75.0 [")
     assert table.loc["IGDS 50 %", "change, Dev"].startswith("+25.0 [")
     assert table.loc["IGDS 20 %", "Dev, 0 shots (%)"] == display.NOT_RUN
     assert table.loc["Loss", "Dev, 0 shots (%)"] == display.NOT_RUN
     assert table.loc["Original", "Paper: MMLU"] == "54.12"
+    assert table.loc["IGDS 50 %", "TruthfulQA (%)"] == display.NOT_RUN  # the paper has it, this run has not
+    assert list(other.index) == list(display.SELECTORS.values())
+    assert other.loc["IGDS", "Dev, 0 shots (%)"] == display.NOT_RUN
+    assert other.loc["IGDS", "Paper: TruthfulQA"] == "35.88"
+
+
+def test_table8_has_one_row_for_all_seeds_of_an_arm():
+    base = pd.DataFrame({"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": 0.0})
+    arms = {
+        "original": base, "igds@0.5": base.assign(score=[1.0, 1, 0, 0]), "random@0.5": base,
+        "igds@0.5-s1": base.assign(score=[1.0, 1, 1, 1]), "random@0.5-s1": None,
+    }  # fmt: skip
+    titles = {"mmlu_dev": "Dev (%)"}
+    table = tables.table8({"math": arms}, titles, {"math": "Math"}, display.paper_values(), resamples=200)
+    table = table.set_index("Arm")
+    assert not [arm for arm in table.index if "seed" in arm] and table.index.is_unique
+    assert table.loc["IGDS 50 %", "Dev (%)"].startswith("75.0 [")
+    assert table.loc["IGDS 50 %", "change, Dev (%)"] == "+75.0 [+25.0, +100.0]"  # seeds gain 50 and 100
+    assert table.loc["Random 50 %", "Dev (%)"].startswith("0.0 [")
 
 
 def test_table7_shows_every_rouge_with_the_papers_beside():
-    rows = [("original", 0.2, 0.1, 0.15), ("original", 0.4, 0.1, 0.25), ("igds@0.5", 0.5, 0.3, 0.4)]
-    evaluation = pd.DataFrame(rows, columns=["arm", "rouge1", "rouge2", "rougeL"])
+    rows = [
+        ("original", "a", 0.2, 0.1, 0.15), ("original", "b", 0.4, 0.1, 0.25),
+        ("igds@0.5", "a", 0.5, 0.3, 0.4), ("igds@0.5-s1", "a", 0.7, 0.3, 0.4),
+    ]  # fmt: skip
+    evaluation = pd.DataFrame(rows, columns=["arm", "sample_id", "rouge1", "rouge2", "rougeL"])
     table = tables.table7(evaluation, display.paper_values(), resamples=200).set_index("Arm")
     assert table.loc["Original", "ROUGE-1"].startswith("0.300")
-    assert table.loc["IGDS 50 %", "Paper (Gemma-2-2B): ROUGE-L"] == "0.3627"
+    assert table.loc["IGDS 50 %", "ROUGE-1"] == "0.600"
+    assert table.loc["IGDS 50 %", "Paper: Gemma-2-2B (R-1, R-2, R-L)"] == "0.4522, 0.2089, 0.3627"
+    assert table.loc["ZIP", "Paper: Qwen3-8B (R-1, R-2, R-L)"] == "0.4849, 0.2198, 0.3916"
     assert table.loc["ZIP", "ROUGE-2"] == display.NOT_RUN

@@ -8,7 +8,17 @@ import pytest
 
 from igds_utils import tasks
 from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
-from igds_utils.display import NOT_RUN, NOTHING, SELECTORS, Metric, at_ratio, metric_of, number, paper_values
+from igds_utils.display import (
+    NOT_RUN,
+    NOTHING,
+    SELECTORS,
+    Metric,
+    at_ratio,
+    metric_of,
+    number,
+    p_value,
+    paper_values,
+)
 from igds_utils.reporting.findings import prompt_templates
 from igds_utils.tables import MARK, save_table, table1, table2, table6, table9, to_latex, to_markdown
 
@@ -23,7 +33,7 @@ def record(selector, score, ratio=0.5, **more):
         for part in ("", "_low", "_high", "_p")
     }
     given = {"selector": selector, "ratio": ratio, "score": score, "low": score - 0.1, "high": score + 0.1}
-    return blank | given | {"n_train": 64, "n": 64, "gain_over_full": 5.0} | more
+    return blank | given | {"n_train": 64, "n": 64, "gain_over_full": 5.0, "by_seed": [score]} | more
 
 
 @pytest.fixture
@@ -58,6 +68,7 @@ def test_a_metric_is_shown_in_its_unit():
 def test_table1_has_our_numbers_and_the_papers_model_below(found):
     table = table1(found, {"math": POINTS}, "smollm2-135m", PAPER)
     ours, theirs = table.iloc[0], table.iloc[1]
+    assert [f"{title} (paper)" for title in PAPER["models"].values()] == list(table["Model"])[1:]
     assert ours["Top feature"] == "l14_p7"
     assert (ours["Recalled"], ours["Recalled (‱)"], ours["Tested"]) == ("37", "20.07", "16")
     assert ours["δ (validation)"] == "+6.2 [−3.0, +15.0]"
@@ -84,31 +95,42 @@ def test_table1_says_when_no_effect_is_positive_or_nothing_was_found(found):
 
 def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
     records = [
-        record("original", 0.1, None),
+        record("original", 0.1, None, n_train=0),
         record("full", 0.6, None),
         record("random", 0.5),
-        record("igds", 0.63, vs_random=0.13, vs_random_low=-0.01, vs_random_high=0.27),
+        record("igds", 0.63, vs_random=0.13, vs_random_low=-0.01, vs_random_high=0.27, vs_random_p=0.0823),
         record("igds", 0.2, ratio=0.2),
         record("mona", 0.4),
     ]
     table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
+    theirs = "Paper: Gemma-2-2B (vs Full, %)"
     assert list(table.index) == [*SELECTORS.values(), "MONA"]
-    assert table.loc["IFD", "Score"] == NOT_RUN and table.loc["IFD", "Paper: Gemma-2-2B"] == "30.0"
+    assert table.loc["IFD", "Score"] == NOT_RUN and table.loc["IFD", theirs] == "30.0 (−6.8)"
     assert table.loc["IGDS", "Score"] == "63.0 [53.0, 73.0]"
     assert table.loc["IGDS", "vs Random"] == "+13.0 [−1.0, +27.0]"
     assert table.loc["IGDS", "vs Full (%)"] == "+5.0"
-    assert (
-        table.loc["IGDS", "Paper: Gemma-2-2B"] == "37.8"
-        and table.loc["IGDS", "Paper: vs Full (%)"] == "+17.4"
-    )
+    assert table.loc["IGDS", "p (Holm)"] == "0.082" and table.loc["MONA", "p (Holm)"] == NOTHING
+    assert table.loc["IGDS", theirs] == "37.8 (+17.4)" and table.loc["Full", theirs] == "32.2"
+    assert table.loc["IGDS", "Paper: Qwen3-8B (vs Full, %)"] == "61.1 (+0.5)"
+    assert set(table["Paper: metric"]) == {"pass@8 accuracy (%)"}
     assert table.loc["Original", "Trained on"] == NOTHING and table.loc["Full", "vs Full (%)"] == NOTHING
-    assert table.loc["MONA", "Paper: Gemma-2-2B"] == NOTHING
+    assert table.loc["MONA", theirs] == NOTHING
     assert at_ratio(records, 0.2)["igds"]["score"] == 0.2
 
 
 def test_table2_of_a_task_that_the_paper_does_not_have():
-    table = table2({"coding": [record("igds", 0.5)]}, {"coding": POINTS}, PAPER, model="qwen3-8b")
-    assert set(table["Paper: Qwen3-8B"]) == {NOTHING}
+    table = table2({"coding": [record("igds", 0.5)]}, {"coding": POINTS}, PAPER)
+    assert set(table["Paper: Qwen3-8B (vs Full, %)"]) == set(table["Paper: metric"]) == {NOTHING}
+
+
+def test_table2_shows_the_score_of_every_training_seed():
+    records = [record("random", 0.386, by_seed=[0.409, 0.364], vs_full_p=0.2), record("igds", 0.3)]
+    table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
+    assert table.loc["Random", "By seed"] == "40.9, 36.4" and table.loc["IGDS", "By seed"] == NOTHING
+
+
+def test_a_small_p_value_is_not_shown_as_zero():
+    assert [p_value(p) for p in (0.0004, 0.05, None)] == ["<0.001", "0.050", NOTHING]
 
 
 def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():

@@ -68,7 +68,7 @@ def untrained_ablations(run: Run, task: str) -> pd.DataFrame:
 
 
 def ratio_story(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
-    """One sentence a task: IGDS against Full at every ratio that was run, by its paired interval (Figure 4)."""
+    """One sentence per task: IGDS against Full at every ratio that was run, by its paired interval (Figure 4)."""
     sentences = []
     for task, records in summary.items():
         show, parts = metrics[task], []
@@ -77,7 +77,7 @@ def ratio_story(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> s
             if igds is None or igds["vs_full"] is None:
                 continue
             low, high = igds["vs_full_low"], igds["vs_full_high"]
-            verdict = "above" if low > 0 else "below" if high < 0 else "not told from"
+            verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
             gap = show.show_interval(igds["vs_full"], low, high, signed=True)
             parts.append(f"{verdict} Full at {100 * ratio:g} % ({gap} {show.unit})")
         sentences.append(f"{task_title(task)}: IGDS is {'; '.join(parts)}." if parts else "")

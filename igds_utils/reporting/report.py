@@ -37,7 +37,7 @@ CODE_OR_MATH = re.compile(
 SHOWN = ("text/html", "text/markdown", "image/png", "image/svg+xml")
 UNBROKEN = "\u2011"  # a hyphen at which a narrow heading is not broken (ROUGE-1)
 PIXELS_PER_INCH = 120  # on screen, of figures saved at 200 dpi
-NUMBER = re.compile(r"[+−]?[\d,]+(\.\d+)?(e-?\d+)?( ?%|×)?( \[.*\])?")
+NUMBER = re.compile(r"[<+−]?[\d,]+(\.\d+)?(e-?\d+)?( ?%|×)?(, [\d.]+)*( [\[(].*[\])])?")
 
 
 class ReportError(RuntimeError):

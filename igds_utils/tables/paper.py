@@ -12,6 +12,7 @@ from igds_utils.display import (
     Metric,
     at_ratio,
     number,
+    p_value,
     selector_title,
     task_title,
 )  # fmt: skip
@@ -29,12 +30,11 @@ def table1(
     metrics: dict[str, Metric],
     model: str,
     paper: dict,
-    reference: str = "gemma-2-2b",
 ) -> pd.DataFrame:
     """Table 1: how many features were recalled, the top one, and its causal effect, per task.
 
     `results[task]` = {"recall": recall.json, "features": task_features.json}. Where `model` is one of the paper's,
-    its values stand in the same row; otherwise the paper's `reference` model follows as rows of its own.
+    its values stand in the same row; otherwise the paper's models follow as rows of their own.
     """
     rows, own = [], paper["table1"].get(model)
     for task, result in results.items():
@@ -63,13 +63,12 @@ def table1(
         if own:
             row |= {f"Paper: {key}": value for key, value in _paper_table1(own[task]).items()}
         rows.append(row)
-    if not own:
+    for theirs, title in ({} if own else paper["models"]).items():
         for task in results:
-            if task in paper["table1"][reference]:
+            if task in paper["table1"][theirs]:
                 unit = paper["tasks"][task]["metric"].replace(" accuracy (%)", " points")
-                first = {"Model": f"{paper['models'][reference]} (paper)"}
-                first |= {"Task, unit of δ": f"{task_title(task)}, {unit}"}
-                rows.append(first | _paper_table1(paper["table1"][reference][task]))
+                first = {"Model": f"{title} (paper)", "Task, unit of δ": f"{task_title(task)}, {unit}"}
+                rows.append(first | _paper_table1(paper["table1"][theirs][task]))
     return pd.DataFrame(rows, columns=list(rows[0])).fillna(NOTHING)
 
 
@@ -82,52 +81,51 @@ def _paper_table1(values: dict) -> dict:
 
 
 def table2(
-    summary: dict[str, list[dict]],
-    metrics: dict[str, Metric],
-    paper: dict,
-    model: str = "",
-    ratio: float = 0.5,
+    summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict, ratio: float = 0.5
 ) -> pd.DataFrame:
     """Table 2: score of every arm per task, its gain over Full in percent, its paired difference to Random.
 
-    `summary[task]` = records of `stats.summarise`. Selectors of the paper that were not run say so. The paper's
-    columns are those of `model` where the paper has it, of Gemma-2-2B otherwise; its metric and test set differ by
-    task (`paper["tasks"]`), so its scores are to be compared by pattern, not by value.
+    `summary[task]` = records of `stats.summarise`. Selectors of the paper that were not run say so. The paper's scores
+    follow with their own gain over Full; its metric and test set differ by task (`paper["tasks"]`), so its scores are
+    to be compared by pattern, not by value.
     """
-    beside = model if model in paper["models"] else "gemma-2-2b"
-    title, rows = paper["models"][beside], []
+    rows = []
     for task, records in summary.items():
-        show = metrics[task]
-        printed = paper["table2"].get(task, {}).get(beside, {})
-        ours = at_ratio(records, ratio)
-        digits = PAPER_DIGITS.get(task, 2)
+        show, ours = metrics[task], at_ratio(records, ratio)
+        printed = paper["table2"].get(task, {})
         for selector in [*SELECTORS, *(s for s in ours if s not in SELECTORS)]:
-            record, theirs = ours.get(selector), printed.get(selector)
             row = {"Task": f"{task_title(task)}, {show.label}", "Arm": selector_title(selector)}
-            if record is None:
-                row |= {"Trained on": NOTHING, "Score": NOT_RUN, "vs Full (%)": NOTHING, "vs Random": NOTHING}
-            else:
-                versus = (record[f"vs_random{part}"] for part in ("", "_low", "_high"))
-                gain = (
-                    NOTHING
-                    if selector in ("original", "full")
-                    else number(record["gain_over_full"], 1, signed=True)
-                )
-                row |= {
-                    "Trained on": NOTHING if selector == "original" else number(record["n_train"], 0),
-                    "Score": show.show_interval(record["score"], record["low"], record["high"]),
-                    "vs Full (%)": gain,
-                    "vs Random": show.show_interval(*versus, signed=True),
-                }
-            row[f"Paper: {title}"] = number(theirs, digits)
-            gain = (
-                None
-                if theirs is None or selector in ("original", "full")
-                else 100 * (theirs / printed["full"] - 1)
-            )
-            row["Paper: vs Full (%)"] = number(gain, 1, signed=True)
+            row |= _score_cells(ours.get(selector), show)
+            row["Paper: metric"] = paper["tasks"].get(task, {}).get("metric", NOTHING)
+            for model, title in paper["models"].items():
+                row[f"Paper: {title} (vs Full, %)"] = _printed_score(task, printed.get(model, {}), selector)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _score_cells(record: dict | None, show: Metric) -> dict[str, str]:
+    columns = ("Trained on", "Score", "By seed", "vs Full (%)", "vs Random", "p (Holm)")
+    if record is None:
+        return dict.fromkeys(columns, NOTHING) | {"Score": NOT_RUN}
+    versus = (record[f"vs_random{part}"] for part in ("", "_low", "_high"))
+    seeds = [show.show(score) for score in record["by_seed"]]
+    gain = None if record["ratio"] is None else record["gain_over_full"]
+    cells = (
+        number(record["n_train"], 0) if record["n_train"] else NOTHING,
+        show.show_interval(record["score"], record["low"], record["high"]),
+        ", ".join(seeds) if len(seeds) > 1 else NOTHING,
+        number(gain, 1, signed=True),
+        show.show_interval(*versus, signed=True),
+        p_value(record["vs_random_p"]),
+    )
+    return dict(zip(columns, cells, strict=True))
+
+
+def _printed_score(task: str, printed: dict[str, float], selector: str) -> str:
+    score = number(printed.get(selector), PAPER_DIGITS.get(task, 2))
+    if score == NOTHING or selector in ("original", "full"):
+        return score
+    return f"{score} ({number(100 * (printed[selector] / printed['full'] - 1), 1, signed=True)})"
 
 
 def table6(models: dict[str, dict], paper: dict) -> pd.DataFrame:

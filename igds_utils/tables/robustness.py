@@ -22,7 +22,7 @@ from igds_utils.display import (
 def table3(
     summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict, ratio: float = 0.5
 ) -> pd.DataFrame:
-    """Table 3: score of IGDS and of its ablations, one column a task, the paper's (Gemma-2-2B) beside each.
+    """Table 3: score of IGDS and of its ablations, one column per task, the paper's (Gemma-2-2B) beside each.
 
     `summary[task]` = records of `stats.summarise`; the ablations are selectors. Those that were not trained say so.
     """
@@ -36,7 +36,8 @@ def table3(
                 score = metrics[task].show_interval(found["score"], found["low"], found["high"])
             row[f"{task_title(task)}, {metrics[task].label}"] = score
             printed = paper["table3"][key].get(task)
-            row[f"Paper: {task_title(task)}"] = number(printed, PAPER_DIGITS.get(task, 2))
+            theirs = paper["tasks"].get(task, {}).get("metric", "not there")
+            row[f"Paper: {task_title(task)}, {theirs}"] = number(printed, PAPER_DIGITS.get(task, 2))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -45,12 +46,16 @@ def table4(found: dict[str, pd.DataFrame], paper: dict) -> pd.DataFrame:
     """Table 4: what selecting costs, relative to Loss; the selection step only, as in the paper.
 
     `found[task]` = `robustness.selection_costs`. The paper's hours are those of Llama-3.1-8B keeping 50 %; its
-    percentages are recomputed from them.
+    percentages are recomputed from them, and what it prints follows where that is another number.
     """
     rows = []
     for task, table in found.items():
         ours = table.set_index("selector").to_dict("index")
         hours = {name: printed.get(task) for name, printed in paper["table4"].items()}
+        misprints = {
+            name: f" (printed {number(percent, 0, signed=True)})"
+            for name, percent in paper["table4_misprints"].get(task, {}).items()
+        }
         for selector in [*hours, *(name for name in ours if name not in hours)]:
             row, loss = ours.get(selector, {}), ours.get("loss", {})
             rows.append(
@@ -62,7 +67,8 @@ def table4(found: dict[str, pd.DataFrame], paper: dict) -> pd.DataFrame:
                     "Tokens read": number(row.get("tokens"), 0),
                     "Operations vs Loss (%)": _against(row.get("operations"), loss.get("operations")),
                     "Paper: hours": number(hours.get(selector), 1),
-                    "Paper: vs Loss (%)": _against(hours.get(selector), hours["loss"]),
+                    "Paper: vs Loss (%)": _against(hours.get(selector), hours["loss"])
+                    + misprints.get(selector, ""),
                 }
             )
     return pd.DataFrame(rows)
