@@ -1,5 +1,6 @@
 """What is measured on a pool: each value against the slow obvious way, on tiny models of three architectures."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from igds_utils import selectors
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts, tiny
 from igds_utils.engine.lm import LM
-from igds_utils.engine.sae import Feature
+from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.identification import recall
 from igds_utils.selection import pool
 from igds_utils.selection.needs import MEASUREMENTS, critical
@@ -255,23 +256,77 @@ def test_random_directions_are_as_long_as_the_features_encoder_row(run):
     assert not np.allclose(reads, columns("direction_reads", run, 1).values[:, 0])
 
 
-def test_igds_and_its_controls_read_the_prompts_once(run, monkeypatch):
+def test_igds_reads_its_own_layers_and_all_controls_share_one_pass(run, monkeypatch):
     overrides = SMALL | {"tasks.math.selectors": ["igds", "igds_recalled"]}
     fresh = found_features(
         open_run("smoke", tasks=["math"], overrides=overrides, results=str(run.root.parent / "controls"))
     )
     passes = []
     one_pass = activations.critical_residuals
-    monkeypatch.setattr(activations, "critical_residuals", lambda *args: passes.append(1) or one_pass(*args))
+    monkeypatch.setattr(
+        activations, "critical_residuals", lambda *args: passes.append(args[2]) or one_pass(*args)
+    )
     context = pool.context(fresh, "math")
-    rankings = {
-        name: selectors.rank_pool(name, context) for name in selectors.names() if name.startswith("igds")
-    }
-    assert len(passes) == 1
+    names = ["igds", *(name for name in selectors.names() if name.startswith("igds_"))]
+    rankings = {name: selectors.rank_pool(name, context) for name in names}
+    (feature,) = fresh.task_features("math")
+    assert len(passes) == 2 and passes[0] == [feature.layer] and len(passes[1]) > 1
     alone = selectors.rank_pool("igds", pool.context(run, "math"))
     assert alone["sample_id"].tolist() == rankings["igds"]["sample_id"].tolist()
     assert rankings["igds_bottom"]["sample_id"].tolist() == alone["sample_id"].tolist()[::-1]
     assert rankings["igds_k3"].attrs["selector"]["parameters"] == {"k": 3}
+
+
+def test_random_directions_follow_the_feature_that_they_stand_for(tmp_path):
+    run = found_features(open_run("smoke", tasks=["math"], overrides=dict(SMALL), results=str(tmp_path)))
+    found = run.read("math/task_features.json")
+    before = columns("direction_reads", run).values
+    (first,) = run.task_features("math")
+    others = [Feature.parse(row["name"]) for row in found["features"]]
+    other = next(feature for feature in others if feature != first)
+    run.store.write("math/task_features.json", found | {"selected": [other.name]})
+    after = columns("direction_reads", run).values
+    h = activations.critical_residuals(run.lm, run.prompts("math", "pool"), [other.layer])[other.layer]
+    row = run.saes[other.layer].W_enc[:, other.index].detach()
+    drawn = torch.randn(len(row), generator=torch.Generator().manual_seed(0))
+    expected = h @ (drawn / drawn.norm() * row.norm())
+    np.testing.assert_allclose(after[:, 0], expected.numpy(), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(before, after)
+
+
+@pytest.mark.parametrize(("kind", "times"), [("jumprelu", 1), ("topk", 4)])
+def test_an_sae_of_one_column_a_feature_is_read_once_for_all_parts(kind, times, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "sae", partial(tiny.sae, kind))
+    run = found_features(open_run("smoke", tasks=["math"], overrides=dict(SMALL), results=str(tmp_path)))
+    whole = pool.open_pool(run, "math").measured("critical_reads")
+    (run.store.root / whole.product).unlink()
+    monkeypatch.setattr(critical, "CONTROL_PROMPTS", 4)
+    made = []
+
+    def counted(sae, indices):
+        made.append(len(indices))
+        return FeatureSet(sae, indices)
+
+    monkeypatch.setattr(activations, "FeatureSet", counted)
+    in_parts = pool.open_pool(run, "math").measured("critical_reads").values
+    layers = {Feature.parse(name).layer for name in in_parts if not name.startswith("direction")}
+    assert len(made) == times * len(layers)
+    np.testing.assert_allclose(in_parts, whole.values, rtol=1e-4, atol=1e-4)
+
+
+def test_longer_or_shorter_prompts_are_measured_again(run):
+    context = pool.context(run, "math")
+    cut = open_run(
+        "smoke",
+        tasks=["math"],
+        overrides=SMALL | {"tasks.math.max_prompt_tokens": 60},
+        results=str(run.root.parent),
+    )
+    for need in ("target_loss", "bare_target_loss", "hidden_states"):
+        before = context.need(need)
+        after = pool.context(cut, "math").need(need)
+        changed = not np.allclose(before, after)
+        assert changed == (need != "bare_target_loss")  # which no prompt has a part in
 
 
 def test_the_version_of_a_measurement_follows_the_features_that_it_is_about(run):

@@ -87,7 +87,7 @@ def test_answers_are_cut_at_max_new_tokens_and_uncut_candidates_are_assumed(pres
 def test_what_selectors_share_is_read_once(preset):
     names = ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]
     frame = plan(preset(**{"tasks.math.selectors": names}))
-    assert tokens(frame, "scoring") == (40 * (58 + 8 + 50), 0, 0)  # with and without its prompt; prompts once
+    assert tokens(frame, "scoring") == (40 * (58 + 8 + 2 * 50), 0, 0)  # with and without its prompt; IGDS, its controls
 
 
 def test_memory_is_the_larger_of_training_and_steering(preset):

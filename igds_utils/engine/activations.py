@@ -15,7 +15,7 @@ from tqdm import tqdm
 from igds_utils.engine import prompts
 from igds_utils.engine.batching import pad, token_batches
 from igds_utils.engine.lm import LM, residuals
-from igds_utils.engine.sae import Feature, FeatureSet, Saes
+from igds_utils.engine.sae import ONE_COLUMN, Feature, FeatureSet, Saes
 
 
 def critical_residuals(
@@ -42,14 +42,36 @@ def critical_residuals(
     return found
 
 
-@torch.inference_mode()
 def feature_activations(residual: dict[int, Tensor], saes: Saes, features: Sequence[Feature]) -> Tensor:
     """Activations a_i(x, p) of some features, from stored critical residuals: (N, len(features))."""
-    columns: dict[Feature, Tensor] = {}
-    for layer in sorted({feature.layer for feature in features}):
-        here = [feature for feature in features if feature.layer == layer]
-        encoded = FeatureSet(saes[layer], [feature.index for feature in here]).encode(
-            residual[layer].to(saes.device)
-        )
-        columns.update(zip(here, encoded.cpu().unbind(-1), strict=True))
-    return torch.stack([columns[feature] for feature in features], dim=-1)
+    return FeatureReader(saes, features).read(residual)
+
+
+class FeatureReader:
+    """Reads features from critical residuals, part after part.
+
+    What is needed of an SAE whose features depend on one encoder column each is kept, so that it is read once. Of the
+    others, whose whole encoder decides, there is one in memory at a time, and each part reads them anew.
+    """
+
+    def __init__(self, saes: Saes, features: Sequence[Feature]):
+        self._saes, self._features = saes, list(features)
+        self._kept: dict[int, FeatureSet] = {}
+
+    @torch.inference_mode()
+    def read(self, residual: dict[int, Tensor]) -> Tensor:
+        """{layer: (N, d)} (`critical_residuals`) -> activations (N, features)."""
+        columns: dict[Feature, Tensor] = {}
+        for layer in sorted({feature.layer for feature in self._features}):
+            here = [feature for feature in self._features if feature.layer == layer]
+            encoded = self._of_layer(layer, here).encode(residual[layer].to(self._saes.device))
+            columns.update(zip(here, encoded.cpu().unbind(-1), strict=True))
+        return torch.stack([columns[feature] for feature in self._features], dim=-1)
+
+    def _of_layer(self, layer: int, here: Sequence[Feature]) -> FeatureSet:
+        if layer in self._kept:
+            return self._kept[layer]
+        made = FeatureSet(sae := self._saes[layer], [feature.index for feature in here])
+        if sae.cfg.architecture() in ONE_COLUMN:
+            self._kept[layer] = made
+        return made

@@ -125,10 +125,11 @@ def _amplified(
 
 
 def needs_of(selectors: Sequence[str]) -> set[str]:
-    """What is measured on a pool for some selectors: each measurement once, and one pass for all that is read at p."""
+    """What is measured on a pool for some selectors: each measurement once, and one pass for all controls of IGDS."""
     needs = {need for name in selectors for need in get(name).needs}
     at_p = {need for need in needs if need_tokens(need, 1, 0) == 1 and need_tokens(need, 0, 1) == 0}
-    return needs - at_p | {"critical_reads"} if at_p else needs
+    controls = at_p - {"task_feature_activations"}
+    return needs - controls | {"critical_reads"} if controls else needs
 
 
 # ---- memory and disk -------------------------------------------------------------------------------------

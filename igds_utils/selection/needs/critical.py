@@ -1,12 +1,14 @@
-"""Activations at the critical position, for IGDS and its controls: one pass over the prompts serves all of them.
+"""Activations at the critical position, for IGDS and its controls.
 
-The controls answer what IGDS would be worth without one of its parts: other features that fire as often, random
-directions in place of features, all recalled features (no causal filter), random candidates (no recall), more features.
+IGDS reads its own few layers in a pass by itself, so that its cost is known; one more pass serves all controls. These
+answer what IGDS would be worth without one of its parts: other features that fire as often, random directions in place
+of features, all recalled features (no causal filter), random candidates (no recall), more features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +16,12 @@ import pandas as pd
 import torch
 
 from igds_utils.engine import activations
-from igds_utils.engine.sae import Feature, FeatureSet
+from igds_utils.engine.sae import Feature, FeatureSet, Saes
 from igds_utils.identification import recall
 from igds_utils.selection.needs.samples import Measured, Pool
 
-# Every part reads the SAE of every layer anew, and prompts are short: larger parts than elsewhere.
-PROMPTS = 2048
+PROMPTS = 2048  # of one part: they are short
+CONTROL_PROMPTS = 8192  # some SAEs are read anew for every part, and controls read those of all layers
 MOST = 5  # features of the longest IGDS variant
 CONTROLS = {
     "ranked_activations",
@@ -31,15 +33,12 @@ CONTROLS = {
 
 
 def task_feature_activations(pool: Pool) -> Measured:
-    """a_i(x, p) of the task features: (N, k). Without controls in sight their own layers are all that is read."""
-    features = pool.run.task_features(pool.task)
-    if _shared(pool):
-        return _read(pool, features)
-    samples = pool.samples
+    """a_i(x, p) of the task features, (N, k), read up to the highest of their layers."""
+    features, samples = pool.run.task_features(pool.task), pool.samples
+    reader = cache(lambda: activations.FeatureReader(pool.run.saes, features))
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        residual = _residuals(pool, features, part)
-        found = activations.feature_activations(residual, pool.run.saes, features)
+        found = reader().read(_residuals(pool, features, part))
         return pd.DataFrame(found.numpy(), columns=[feature.name for feature in features])
 
     names = [feature.name for feature in features]
@@ -120,29 +119,27 @@ def _unrecalled(pool: Pool, seed: int) -> list[Feature]:
 
 
 class Direction(NamedTuple):
-    """A random unit vector, standing in for a task feature."""
+    """A random direction in place of a task feature, drawn with its own seed."""
 
     name: str
     feature: Feature
-    unit: torch.Tensor  # (d,)
+    seed: int
+
+    def vector(self, saes: Saes) -> torch.Tensor:
+        """(d,), as long as the feature's encoder row."""
+        row = saes[self.feature.layer].W_enc[:, self.feature.index].detach()
+        drawn = torch.randn(len(row), generator=torch.Generator().manual_seed(self.seed))
+        return drawn / drawn.norm() * float(row.norm())
 
 
 def _directions(pool: Pool, seed: int) -> list[Direction]:
-    made = []
-    for number, feature in enumerate(pool.run.task_features(pool.task)):
-        draw = torch.Generator().manual_seed(1000 * seed + number)
-        vector = torch.randn(pool.run.lm.width, generator=draw)
-        made.append(Direction(f"direction_{number}-s{seed}", feature, vector / vector.norm()))
-    return made
+    return [
+        Direction(f"direction_{feature.name}-s{seed}", feature, 1000 * seed + number)
+        for number, feature in enumerate(pool.run.task_features(pool.task))
+    ]
 
 
 # ---- reading them ----------------------------------------------------------------------------------------
-
-
-def _shared(pool: Pool) -> bool:
-    from igds_utils import selectors
-
-    return any(set(selectors.get(name).needs) & CONTROLS for name in pool.selectors)
 
 
 def _read(pool: Pool, features: list[Feature]) -> Measured:
@@ -159,25 +156,26 @@ def _measured(pool: Pool, table: pd.DataFrame, features: list[Feature], path: st
 
 
 def critical_reads(pool: Pool) -> Measured:
-    """What IGDS and every control read at p, one column each, for all seeds of the task: a table of N rows."""
+    """What the controls read at p, one column each, for all seeds of the task: a table of N rows."""
     run, samples = pool.run, pool.samples
     seeds = sorted({*run.config(pool.task).seeds, pool.seed})
     drawn = [one for seed in seeds for one in _matched(pool, seed) + _unrecalled(pool, seed)]
     features = sorted({*run.task_features(pool.task), *_ranked(pool), *_recalled(pool), *drawn})
     directions = [one for seed in seeds for one in _directions(pool, seed)]
+    reader = cache(lambda: activations.FeatureReader(run.saes, features))
+    vectors = cache(lambda: [one.vector(run.saes) for one in directions])
 
     def build(part: Sequence[int]) -> pd.DataFrame:
         residual = _residuals(pool, features, part)
-        found = activations.feature_activations(residual, run.saes, features)
-        reads = dict(zip([feature.name for feature in features], found.numpy().T, strict=True))
-        for one in directions:
-            sae = run.saes[one.feature.layer]
-            length = float(sae.W_enc[:, one.feature.index].detach().norm())
-            reads[one.name] = (residual[one.feature.layer] @ one.unit * length).numpy()
-        return pd.DataFrame(reads)
+        columns = [
+            *reader().read(residual).unbind(-1),
+            *(residual[one.feature.layer] @ r for one, r in zip(directions, vectors(), strict=True)),
+        ]
+        return pd.DataFrame(torch.stack(columns, dim=-1).numpy(), columns=names)
 
-    names = [feature.name for feature in features] + [one.name for one in directions]
-    table = samples.in_parts("critical_reads", build, PROMPTS, reads=names, **samples.identified_from())
+    names = [one.name for one in (*features, *directions)]
+    inputs = samples.identified_from(reads=names)
+    table = samples.in_parts("critical_reads", build, CONTROL_PROMPTS, **inputs)
     return Measured(table, samples.path("critical_reads"), {})
 
 

@@ -118,8 +118,7 @@ class Samples:
 class Pool:
     """A pool of a task: what is measured on it is stored in `folder`, below the folder of the run's products.
 
-    seed: of the random features that controls read. selectors: those that the pool is for; where a control is among
-    them, IGDS and all its controls read the prompts in one pass.
+    seed: of the random features that controls read. selectors: those that the pool is for.
     """
 
     run: Run
