@@ -14,7 +14,7 @@ from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import ATTEMPTS, fetched, snapshot
 from igds_utils.engine import tiny
-from igds_utils.engine.lm import device_map, load_lm, load_tokenizer
+from igds_utils.engine.lm import load_lm, load_tokenizer
 from igds_utils.engine.prompts import encode, encode_pair
 
 LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"
@@ -129,17 +129,6 @@ def test_what_is_in_the_cache_is_read_without_the_hub(hub_box, empty_cache):
     load_lm(HubRef(hub=LLAMA))
     with hub_box.fault("unavailable", "/"):
         assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
-
-
-def test_where_a_model_is_put(monkeypatch):
-    assert device_map() is None  # without a GPU
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device_map() == "auto"
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert device_map() == {"": 3}
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert device_map() is None
 
 
 # ---- refusals: said at once, with what to do ----

@@ -8,7 +8,9 @@ import pytest
 import torch
 from tokenizers import processors
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PretrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
@@ -16,7 +18,18 @@ from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef, describ
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import prompts, tiny
 from igds_utils.engine.batching import pad
-from igds_utils.engine.lm import LM, edited, fast_matmul, load_lm, repair_tokenizer, residuals, unembed
+from igds_utils.engine.lm import (
+    LM,
+    device_map,
+    edited,
+    fast_matmul,
+    last_hidden,
+    load_lm,
+    repair_tokenizer,
+    residuals,
+    unembed,
+)
+from igds_utils.selection.needs import tokens
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]
@@ -179,6 +192,59 @@ def test_products_that_round_are_noticed(precision, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "linear", rounds)
     assert fast_matmul() is False
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+# ---- several GPUs ----
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_where_a_model_is_put(tmp_path, monkeypatch, architecture):
+    tiny.save_model(architecture, 0, tmp_path)
+    weights = tiny.model(architecture).num_parameters() * 2  # bytes in bf16
+
+    def place():
+        return device_map(tmp_path, torch.bfloat16)
+
+    assert place() is None  # without a GPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for free, expected in ((weights * 2, {"": 0}), (int(weights * 1.5), "auto")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device, free=free: (free, free))
+        assert place() == expected
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert place() == {"": 3}
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert place() is None
+
+
+class Spread(Decoder):
+    """Its last block lies on the second GPU, and so does its MLP; embedding and head lie on the first."""
+
+    def __init__(self):
+        super().__init__(as_tuple=False)
+        self.device = torch.device("cuda:0")
+        self.layers[-1].mlp = nn.Module()
+        self.layers[-1].mlp.down_proj = nn.Identity()
+        self.layers[-1].register_forward_pre_hook(
+            lambda block, args: (block.mlp.down_proj(args[0].to("cuda:1")),)
+        )
+
+    def forward(self, h, use_cache=False, **_):
+        return BaseModelOutput(super().forward(h, use_cache)[0])
+
+    def get_output_embeddings(self):
+        return lambda h: h.to("cuda:0")
+
+
+def test_what_a_model_on_two_gpus_gives_lies_where_its_inputs_do():
+    """No GPU is needed to tell: fake tensors hold no data, but know their device."""
+    with FakeTensorMode():
+        lm, h = LM(Spread(), None, "fake"), torch.ones(2, 3, 4, device="cuda:0")
+        assert lm.model(h).last_hidden_state.device == torch.device("cuda:1")
+        read, neurons = tokens._read(lm, 2, {"h": h})
+        states = [*residuals(lm, [0, 2], h=h).values(), read, neurons, last_hidden(lm, h=h)]
+        assert [state.device for state in states] == [lm.device] * len(states)
+        assert unembed(lm, torch.ones(4, device="cuda:1")).device == torch.device("cuda:1")
 
 
 # ---- loading ----

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from igds_utils.engine.batching import even_chunks, pad, positions, token_batches
 from igds_utils.engine.caching import Prefix
-from igds_utils.engine.lm import LM, edited, unembed
+from igds_utils.engine.lm import LM, edited, last_hidden, unembed
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 
@@ -96,8 +96,7 @@ def _unsteered(
     """The residual stream after each layer and the final hidden states: each (texts, positions, width)."""
     residual: dict[int, Tensor] = {}
     with edited(lm, {layer: lambda h, layer=layer: residual.update({layer: h}) for layer in layers}):
-        out = lm.model.get_decoder()(**_inputs(lm, prefix, given, texts))
-    return residual, out.last_hidden_state
+        return residual, last_hidden(lm, **_inputs(lm, prefix, given, texts))
 
 
 def _above(
@@ -109,7 +108,7 @@ def _above(
     if layer == lm.n_layers - 1:
         return lm.model.get_decoder().norm(h)
     with _starting_above(lm, layer, h):
-        return lm.model.get_decoder()(**inputs).last_hidden_state
+        return last_hidden(lm, **inputs)
 
 
 @contextmanager

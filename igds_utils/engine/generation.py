@@ -18,7 +18,7 @@ from transformers import Cache
 
 from igds_utils.engine.batching import even_chunks, pad, positions
 from igds_utils.engine.caching import Prefix, read_prefix
-from igds_utils.engine.lm import LM, unembed
+from igds_utils.engine.lm import LM, last_hidden, unembed
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 
@@ -46,14 +46,14 @@ def forward_rows(
     ids: (rows, positions); mask: (rows, prefix + positions).
     """
     with steering.applied(lm, first) if steering else nullcontext():
-        out = lm.model.get_decoder()(
+        return last_hidden(
+            lm,
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions(mask)[:, -ids.shape[1] :],
             past_key_values=cache,
             use_cache=True,
         )
-    return out.last_hidden_state
 
 
 @torch.inference_mode()

@@ -11,11 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from igds_utils.config.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef, describe
 from igds_utils.data import hub
@@ -24,6 +31,7 @@ from igds_utils.engine.attention import choose_attention
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"
+ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is for SAEs, caches and activations
 
 
 @dataclass
@@ -73,16 +81,17 @@ def fast_matmul() -> bool:
 def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     """Load a model and its tokenizer in evaluation mode.
 
-    dtype: "float32", "bfloat16" or "float16". A process by itself spreads the model over all GPUs of the machine; one
-    of several under `accelerate launch` puts it on its own. Raises `SourceError` where the reference cannot be
-    resolved or read.
+    dtype: "float32", "bfloat16" or "float16". Where it is put: `device_map`. Raises `SourceError` where the reference
+    cannot be resolved or read.
     """
     folder = model_folder(ref)
     if not torch.cuda.is_available():
         fast_matmul()
     with _readable(ref, folder):
-        options = {"dtype": getattr(torch, dtype), "device_map": device_map()}
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        precision = getattr(torch, dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=precision, device_map=device_map(folder, precision)
+        )
     return LM(model.eval(), _read_tokenizer(ref, folder), describe(ref))
 
 
@@ -93,15 +102,26 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     return _read_tokenizer(ref, snapshot(ref, TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref))
 
 
-def device_map() -> str | dict[str, int] | None:
-    """Where transformers puts a model: over all GPUs, on this process's own one, or (None) in main memory.
+def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
+    """Where transformers puts the model of a folder: on one GPU, over all of them ("auto"), or (None) in main memory.
 
-    FSDP and DeepSpeed deal a model out to the GPUs themselves, so for them it stays in main memory.
+    A process by itself takes the first GPU, or all of the machine where the weights leave too little room there; one of
+    several takes its own. FSDP and DeepSpeed deal a model out themselves, so for them it stays in main memory.
     """
     sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
     if sharded or not torch.cuda.is_available():
         return None
-    return "auto" if shards.processes() == 1 else {"": int(os.environ["LOCAL_RANK"])}
+    if shards.processes() > 1:
+        return {"": int(os.environ["LOCAL_RANK"])}
+    free, _total = torch.cuda.mem_get_info(0)
+    return {"": 0} if _weight_bytes(folder, dtype) <= ROOM * free else "auto"
+
+
+def _weight_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """What the weights of a folder's model take in `dtype`, told from its configuration alone."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return model.num_parameters() * dtype.itemsize
 
 
 def _read_tokenizer(ref: Ref, folder: Path) -> PreTrainedTokenizerFast:
@@ -178,9 +198,17 @@ def repair_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.add_bos_token = tokenizer.add_eos_token = False
 
 
+def last_hidden(lm: LM, **inputs: Any) -> Tensor:
+    """Final hidden states (rows, positions, width), after the final norm, of one pass of the decoder.
+
+    On `lm.device`, also where the last block lies on another GPU than the first.
+    """
+    return lm.model.get_decoder()(**inputs).last_hidden_state.to(lm.device)
+
+
 def unembed(lm: LM, h: Tensor) -> Tensor:
-    """Logits of final hidden states: (..., width) -> (..., vocabulary), with Gemma-2's soft-capping."""
-    logits = lm.model.get_output_embeddings()(h)
+    """Logits of final hidden states, on their device, soft-capped in Gemma-2: (..., width) -> (..., vocabulary)."""
+    logits = lm.model.get_output_embeddings()(h).to(h.device)
     cap = getattr(lm.model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -222,14 +250,14 @@ def edited(lm: LM, edits: dict[int, Callable[[Tensor], Tensor | None]]) -> Itera
 
 
 def residuals(lm: LM, layers: Sequence[int], **inputs: Tensor) -> dict[int, Tensor]:
-    """Residual stream after each layer, each (batch, positions, width), of one forward pass.
+    """Residual stream after each layer, each (batch, positions, width) on `lm.device`, of one forward pass.
 
     The pass stops after the highest layer asked for: later blocks, the final norm and the LM head never run.
     """
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, h: Tensor) -> None:
-        found[layer] = h
+        found[layer] = h.to(lm.device)
         if layer == max(layers):
             raise _Stop
 

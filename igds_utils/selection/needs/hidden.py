@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from igds_utils.engine.batching import pad, token_batches
-from igds_utils.engine.lm import LM
+from igds_utils.engine.lm import LM, last_hidden
 from igds_utils.selection.needs.samples import Measured, Pool, Samples, column
 
 
@@ -22,7 +22,7 @@ def weighted_hidden_states(lm: LM, sequences: Sequence[Sequence[int]], batch_tok
         for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
             inputs = pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
             with torch.inference_mode():
-                h = lm.model.get_decoder()(**inputs, use_cache=False).last_hidden_state.float()  # (B, T, d)
+                h = last_hidden(lm, **inputs, use_cache=False).float()  # (B, T, d)
                 mask = inputs["attention_mask"]
                 weights = (mask * mask.cumsum(-1)).float()  # (B, T)
                 mean = torch.einsum("bt,btd->bd", weights / weights.sum(-1, keepdim=True), h)

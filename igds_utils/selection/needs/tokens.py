@@ -55,7 +55,7 @@ def _read(lm: LM, layer: int, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor
         h = residuals(lm, [layer], **inputs)[layer]
     finally:
         handle.remove()
-    return h, caught[0]
+    return h, caught[0].to(h.device)
 
 
 def _summary(acts: Tensor, neurons: Tensor) -> dict[str, np.ndarray]:
