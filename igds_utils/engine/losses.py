@@ -1,8 +1,9 @@
 """Mean cross-entropy of targets given their prompts: the "Loss" baseline, and the loss that training minimises.
 
 The LM head is the dearest layer of a small model with a large vocabulary, and only the positions that predict a
-target token need it. A hook in front of the head keeps just those rows; the model's own forward does the rest, so
-whatever it does to its logits (Gemma-2 caps them) stays as it is.
+target token need it. Where nothing is learnt they meet it in parts, because the logits of a large batch would fill a
+GPU. In training a hook in front of the head keeps just those rows and the model's own forward does the rest: what wraps
+a model that several processes train must be called as a whole.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from igds_utils.engine.batching import pad, token_batches
-from igds_utils.engine.lm import LM
+from igds_utils.engine.batching import LOGIT_BYTES, pad, token_batches
+from igds_utils.engine.lm import LM, last_hidden, unembed
 
 Pair = tuple[list[int], int]  # token ids of prompt + target, and how many of them are the prompt's
 
@@ -38,7 +39,7 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
         for batch in token_batches([len(ids) for ids, _ in pairs], batch_tokens):
             inputs = pad([pairs[i][0] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
             labels = target_labels(inputs["input_ids"], [pairs[i] for i in batch])
-            losses[batch] = mean_losses(lm.model, labels, **inputs).cpu()
+            losses[batch] = mean_losses(lm, labels, **inputs).cpu()
             bar.update(len(batch))
     return losses
 
@@ -61,9 +62,16 @@ def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
 
 
 @torch.inference_mode()
-def mean_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
-    """Mean cross-entropy of every row's labelled tokens: (batch,) float64. Inputs as for the model's forward."""
-    losses, rows = token_losses(model, labels, **inputs)
+def mean_losses(lm: LM, labels: Tensor, **inputs: Tensor) -> Tensor:
+    """Mean cross-entropy of every row's labelled tokens: (batch,) float64. Inputs as for the model's forward.
+
+    No more than `batching.LOGIT_BYTES` of logits exist at once.
+    """
+    places, targets, rows = _predicting(labels)
+    hidden = last_hidden(lm, **inputs, use_cache=False)[places]  # (labelled tokens, width)
+    most = max(1, LOGIT_BYTES // (lm.model.config.vocab_size * hidden.itemsize))  # positions of one part
+    parts = zip(hidden.split(most), targets.split(most), strict=True)
+    losses = torch.cat([_cross_entropies(unembed(lm, h), own) for h, own in parts])
     zeros = losses.new_zeros(len(labels), dtype=torch.float64)
     return zeros.index_add(0, rows, losses.double()) / rows.bincount(minlength=len(labels))
 
@@ -73,12 +81,20 @@ def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Te
 
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
-    predicted = labels[:, 1:] != IGNORED  # (batch, tokens - 1): here the next token is a target
-    logits = logits_at(model, nn.functional.pad(predicted, (0, 1)), **inputs)
-    targets = labels[:, 1:][predicted].to(logits.device)
-    parts = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
-    losses = [cross_entropy(part.float(), own, reduction="none") for part, own in parts]
-    return torch.cat(losses), predicted.nonzero()[:, 0]
+    places, targets, rows = _predicting(labels)
+    return _cross_entropies(logits_at(model, places, **inputs), targets), rows
+
+
+def _predicting(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the next token is a target, (batch, tokens) bool; these targets and their rows, both (labelled tokens,)."""
+    predicted = labels[:, 1:] != IGNORED
+    return nn.functional.pad(predicted, (0, 1)), labels[:, 1:][predicted], predicted.nonzero()[:, 0]
+
+
+def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each row of logits (rows, vocabulary): (rows,) fp32."""
+    parts = zip(logits.split(ROWS), targets.to(logits.device).split(ROWS), strict=True)
+    return torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
 
 
 def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
