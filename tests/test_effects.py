@@ -1,5 +1,6 @@
 """The causal filter of a run: parts by memory and by layer, originals once, racing; on the tiny model."""
 
+import shutil
 from functools import partial
 
 import pytest
@@ -18,6 +19,13 @@ def open_smoke(tmp_path):
     return lambda **overrides: open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
 
 
+def memory_for(run, rows):
+    """The override under which so many rows of the validation set decode together."""
+    samples = run.samples("math", [example.id for example in run.examples("math", "validation")])
+    longest = max(len(s.prompt) for s in samples) + 2 * run.config("math").max_new_tokens
+    return {"intervention.cache_gb": rows * cache_bytes(run.lm, longest) * 1.01 / 1e9}
+
+
 def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch):
     run = open_smoke()
     samples = run.samples("math", [example.id for example in run.examples("math", "validation")])
@@ -25,9 +33,9 @@ def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch)
         run.lm, run.saes, FEATURES, samples, run.score("math"), run.config("math").max_new_tokens,
         stop=run.task("math").stops,
     ).reset_index(drop=True)  # fmt: skip
-    longest = max(len(s.prompt) for s in samples) + 2 * run.config("math").max_new_tokens
     for rows in (1, 9):
-        run = open_smoke(**{"intervention.cache_gb": rows * cache_bytes(run.lm, longest) * 1.01 / 1e9})
+        run = open_smoke(**memory_for(run, rows))
+        shutil.rmtree(run.root, ignore_errors=True)
         assert effects.rows_that_fit(run, samples, run.config("math").max_new_tokens) == rows
         found = effects.measure(run, "math", "validation", FEATURES)
         exact = ["layer", "feature", "sample_id", "output_amplified", "output_original", "score_amplified"]
@@ -42,14 +50,50 @@ def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch)
 def test_parts_hold_no_more_rows_than_fit_and_miss_none():
     ids, mixed = ["x", "y", "z"], [Feature(1, 0), Feature(0, 0), Feature(1, 1), Feature(0, 2), Feature(0, 1)]
     for rows in (1, 2, 7, 100):
-        for by_layer in (True, False):
-            parts = effects.parts_of(mixed, ids, rows, by_layer)
+        for one_column in (True, False):
+            parts = effects.parts_of(mixed, ids, rows, one_column)
             assert all(len(some) * len(own) <= rows for some, own in parts)
             found = [(feature, i) for some, own in parts for feature in some for i in own]
             assert sorted(found) == sorted((feature, i) for feature in mixed for i in ids)
-    layers = [{feature.layer for feature in some} for some, _ in effects.parts_of(mixed, ids, 6, True)]
-    assert layers == [{0}, {0}, {1}]
-    assert effects.parts_of(mixed, ids, 100, False) == [(mixed, ids)]
+    by_layer = [{0}, {0}, {1}]
+    assert [{f.layer for f in some} for some, _ in effects.parts_of(mixed, ids, 6, False)] == by_layer
+    assert [{f.layer for f in some} for some, _ in effects.parts_of(mixed, ids, 4, True)] == [{0}] * 3 + [
+        {1}
+    ] * 2
+    assert effects.parts_of(mixed, ids, 100, True) == [(mixed, ids)]
+
+
+def test_less_memory_uses_the_parts_that_are_there(open_smoke, monkeypatch):
+    monkeypatch.setattr(effects, "ROWS", 4)  # one sample a part
+    amplified, read = intervention.amplified_scores, []
+
+    def short_of_memory(*arguments):
+        if len(read) == 2:
+            raise MemoryError
+        read.append(arguments[3][0].id)
+        return amplified(*arguments)
+
+    run = open_smoke()
+    monkeypatch.setattr(intervention, "amplified_scores", short_of_memory)
+    with pytest.raises(MemoryError):
+        effects.measure(run, "math", "validation", FEATURES)
+    less, rest = open_smoke(**memory_for(run, 2)), []
+    monkeypatch.setattr(
+        intervention, "amplified_scores", lambda *args: rest.append(args[2:4]) or amplified(*args)
+    )
+    found = effects.measure(less, "math", "validation", FEATURES)
+    assert len(found) == 16 and len(read) == 2
+    assert all(len(some) * len(own) <= 2 for some, own in rest)
+    assert not set(read) & {sample.id for _, own in rest for sample in own}
+    assert sum(len(some) * len(own) for some, own in rest) == 8
+    assert effects.measure(open_smoke(), "math", "validation", FEATURES).equals(found)
+
+
+def test_stored_effects_are_read_without_a_model(open_smoke):
+    found = effects.measure(open_smoke(), "math", "validation", FEATURES)
+    again = open_smoke()
+    assert effects.measure(again, "math", "validation", FEATURES).equals(found)
+    assert "lm" not in vars(again)
 
 
 def test_one_encoder_at_a_time_where_a_feature_takes_the_whole_of_it(open_smoke, monkeypatch):

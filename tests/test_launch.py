@@ -141,7 +141,7 @@ def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_
 def test_two_processes_identify_as_one(tmp_path, steps):
     """Recall, causal filter and a source of the stability notebook, all in several parts."""
     found = []
-    many = {"tasks.math.sizes.prior": 130, "intervention.cache_gb": 1e-4, "intervention.racing": [0.5]}
+    many = {"tasks.math.sizes.prior": 130, "tasks.math.sizes.validation": 130, "intervention.racing": [0.5]}
     for processes in (1, 2):
         changes = {"launch.processes": processes} | many
         run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))

@@ -1,6 +1,10 @@
 """The causal filter of a run: the original answers once, then every candidate, part after part; all of it stored.
 
 table = effects.measure(run, "math", "validation", features)
+
+Parts hold as many rows (feature, sample) whatever the memory, so that those of a run that ran out of it are used by one
+that decodes fewer rows together. In batches of another size the last bits of a sum may differ, and with them a token of
+a greedy answer whose two best are as good as equal: the table is that of some batching, not of one.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.prompts import Sample
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import intervention, racing
+
+ROWS = 240  # of one part: what a killed filter loses at most; 40 GB hold about so many rows of an 8B model
 
 
 def measure(
@@ -70,28 +76,26 @@ def measure_named(
 def _inputs(
     run: Run, task: str, name: str, ids: Sequence[str], features: Sequence[Feature], max_new_tokens: int
 ) -> dict[str, Any]:
-    """What effects depend on; `rows`, how many decode together, parts the work."""
+    """What effects depend on."""
     settings = run.preset.intervention
     return dict(
         ids=list(ids), features=[feature.name for feature in features], positions=settings.positions,
-        scale=settings.scale, max_new_tokens=max_new_tokens,
-        rows=rows_that_fit(run, run.samples(task, list(ids)), max_new_tokens), **run.inputs(task, name),
+        scale=settings.scale, max_new_tokens=max_new_tokens, **run.inputs(task, name),
     )  # fmt: skip
 
 
 def _originals(run: Run, task: str, name: str, path: str, max_new_tokens: int) -> dict[str, list[int]]:
     """The unsteered model's answer to every sample of a set: token ids by sample id."""
     samples = run.samples(task, [example.id for example in run.examples(task, name)])
-    rows = rows_that_fit(run, samples, max_new_tokens)
 
     def build(part: Sequence[Sample]) -> pd.DataFrame:
+        rows = rows_that_fit(run, samples, max_new_tokens)
         answers = intervention.original_answers(run.lm, part, max_new_tokens, run.task(task).stops, rows)
         return pd.DataFrame({"id": [s.id for s in part], "tokens": [np.array(t, int) for t in answers]})
 
     made = run.make_in_parts(
-        path, list(even_chunks(samples, rows)), build, f"{task} {name} originals",
-        finish=lambda table: table.to_dict("records"),
-        max_new_tokens=max_new_tokens, rows=rows, **run.inputs(task, name),
+        path, list(even_chunks(samples, ROWS)), build, f"{task} {name} originals",
+        finish=lambda table: table.to_dict("records"), max_new_tokens=max_new_tokens, **run.inputs(task, name),
     )  # fmt: skip
     return {record["id"]: record["tokens"] for record in made}
 
@@ -111,33 +115,35 @@ def _stage(
     inputs = _inputs(run, task, name, ids, features, max_new_tokens)
     if run.store.fresh(path, **inputs):  # without an SAE, which tells how the work is parted
         return run.read(path)
-    rows = inputs["rows"]
-    by_layer = len(features) > rows or not run.saes.one_column
+    one_column = run.saes.one_column
+    together = rows_that_fit(run, list(samples.values()), max_new_tokens)
 
-    def build(part: tuple[list[Feature], list[str]]) -> pd.DataFrame:
-        some, own = part
+    def amplified(some: list[Feature], own: list[str]) -> pd.DataFrame:
         return intervention.amplified_scores(
             run.lm, run.saes, some, [samples[i] for i in own], run.score(task), max_new_tokens,
             settings.scale, settings.positions, run.task(task).stops,
             [originals[i] for i in own], run.preset.batch_tokens,
         )  # fmt: skip
 
+    def build(part: tuple[list[Feature], list[str]]) -> pd.DataFrame:
+        return pd.concat([amplified(*batch) for batch in parts_of(*part, together, one_column)])
+
     return run.make_in_parts(
-        path, parts_of(features, ids, rows, by_layer), build, f"{task} {name}",
+        path, parts_of(features, ids, ROWS, one_column), build, f"{task} {name}",
         finish=lambda table: table.sort_values("sample_id", kind="stable", ignore_index=True), **inputs,
     )  # fmt: skip
 
 
 def parts_of(
-    features: Sequence[Feature], ids: Sequence[str], rows: int, by_layer: bool
+    features: Sequence[Feature], ids: Sequence[str], rows: int, one_column: bool
 ) -> list[tuple[list[Feature], list[str]]]:
     """Which features are amplified together on which samples: at most `rows` rows (feature, sample) a part.
 
-    by_layer: features of one layer at a time, layer after layer, so that each SAE is read once and no second one is
-    held. It is the order where features do not fit together anyway, and where encoding takes the whole encoder (1 GB
-    of Qwen-Scope's); elsewhere all features share the reading of a prompt.
+    Where features do not fit together, or encoding takes the whole encoder (no `one_column`; 1 GB of Qwen-Scope's),
+    those of one layer come together, layer after layer, so that each SAE is read once and no second one is held.
+    Elsewhere all features share the reading of a prompt.
     """
-    if by_layer:
+    if len(features) > rows or not one_column:
         ordered = sorted(features, key=lambda feature: feature.layer)
         groups = [list(some) for _, some in groupby(ordered, key=lambda feature: feature.layer)]
     else:
