@@ -201,18 +201,29 @@ def test_the_headline_of_several_tasks_counts_them_and_shows_every_interval():
         "coding": [],
     }
     text = headline(summary, {"math": POINTS, "translation": CHRF, "coding": POINTS}, confidence=0.9)
-    assert "better than Random on 1 of 2 tasks, worse on 0, and could not be told from it on 1" in text
+    assert "better than Random on 1 of 2 tasks, worse on 0, and was not distinguishable from it on 1" in text
     assert (
         "Math +10.0 points [+2.0, +20.0]" in text
         and "Translation −2.0 chrF [−4.3, +0.4]" in text
         and "90 %" in text
     )
     assert text.count(". ") == 0  # one sentence
-    assert "one training seed" in text
-    for records in summary.values():
-        for record in records:
-            record["seeds"] = [0, 1]
-    assert "training seed" not in headline(summary, {"math": POINTS, "translation": CHRF})
+    assert (
+        text.count("; Math and Translation were trained once, so the luck of training is in no interval") == 1
+    )
+
+
+def test_the_headline_names_the_tasks_that_were_trained_once():
+    metrics = {"math": POINTS, "translation": CHRF}
+    twice = igds(0.1, 0.02, 0.2) | {"seeds": [0, 1]}
+    text = headline({"math": [twice], "translation": [igds(-2.0, -4.3, 0.4)]}, metrics)
+    assert (
+        "Math's also over 2 training seeds, which is a rough indication; Translation was trained once" in text
+    )
+    often = twice | {"seeds": [0, 1, 2, 3]}
+    text = headline({"math": [often], "translation": [often]}, metrics)
+    assert "Math's also over 4 training seeds; Translation's" in text
+    assert "once" not in text and "rough" not in text
 
 
 def checked(full, clean):
@@ -231,7 +242,7 @@ def test_the_overview_has_every_difference_and_says_which_task_cannot_tell():
     assert table.loc["Math, accuracy (%)", "IGDS, 50 %"] == "60.0 [50.0, 70.0]"
     assert table.loc["Translation, chrF", "− Random"] == "−2.0 [−4.3, +0.4]"
     assert table.loc["Translation, chrF", "− Full"] == "–"
-    told = table["Can this task tell?"].tolist()
+    told = table["Do data matter here?"].tolist()
     assert told == ["yes", "no: training gained nothing, spoilt data did as well", "–"]
     assert table.loc["Coding, accuracy (%)", "IGDS, 50 %"] == NOT_RUN
 
@@ -268,9 +279,10 @@ def test_departures_from_the_paper_are_derived_from_the_preset(preset):
     for said in (
         "not one of the paper's (Gemma-2-2B", "on the same model that is trained", "SAEs cover 2 of 30 layers",
         "Math is scored by accuracy of one greedy answer; the paper reports pass@8", "Translation is scored by chrF",
-        "128 pool and 64 test samples of its built-in data",
+        "128 pool and 64 test samples of generated word problems; the paper GSM8K",
+        "64 test samples of JupyterLab's interface messages, English to French; the paper 500 of WMT24 en-zh",
         "All tasks: prompts of identification and test go through the chat template",
-        "learning rate 0.0001, batch 16", "not Table 9's records", "not every candidate", "one training seed",
+        "learning rate 0.0001, batch 16", "not Table 9's records", "which favours late layers", "one training seed",
     ):  # fmt: skip
         assert said in text
 
@@ -322,6 +334,15 @@ def test_the_paper_preset_names_what_it_cannot_do_as_the_paper_did(model):
         "other questions",
     ):
         assert kept not in text
+
+
+def test_an_ablation_that_is_not_the_papers_is_a_departure():
+    facts = {"layers": 26, "sae_layers": list(range(26)), "d_sae": 18432}
+    for selectors in (["random", "igds"], ["random", "igds", "igds_unrecalled"]):
+        preset = load_preset("paper", tasks=["math"], overrides={"tasks.math.selectors": selectors})
+        notes = departures(preset, {"math": tasks.get("math")}, paper_values(), facts)
+        found = [note for note in notes if "without the paper's causal filter" in note]
+        assert bool(found) == ("igds_unrecalled" in selectors)
 
 
 @pytest.mark.parametrize("field, value, said", CHANGED)

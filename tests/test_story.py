@@ -22,10 +22,10 @@ def test_checks_are_named_and_failures_stand_out():
     assert "**failed: the other one did better**" in story.checks_text(wrong, METRICS)
 
 
-def test_what_so_many_test_items_can_show_is_half_an_interval():
+def test_a_difference_of_half_an_interval_is_seen_half_of_the_time():
     record = {"selector": "igds", "ratio": 0.5, "n": 96, "vs_random_low": -0.01, "vs_random_high": 0.17}
     said = story.sight({"math": [record]}, METRICS)
-    assert "only beyond about 9.0 points (Math, 96 items)." in said
+    assert "half of the time where it is 9.0 points (Math, 96 items); to be seen four times in five" in said
     assert story.sight({"math": [record | {"vs_random_low": None}]}, METRICS) == ""
 
 
@@ -63,7 +63,11 @@ def test_a_models_facts_need_no_model():
 def test_exhibits_are_told_from_what_is_stored(tmp_path):
     run = Run(load_preset("quick", tasks=["math"]), tmp_path)
     run.store.write("math/summary.json", [])
-    assert story.told(run, METRICS) == {"figure4": "No task has both IGDS and Full."}
+    told = story.told(run, METRICS)
+    assert told["figure4"] == "No task has both IGDS and Full." and "cost_benefit" not in told
+    assert told["table9"].endswith("these tasks: Math.")  # quick asks math in a chat
+    bare = load_preset("quick", tasks=["math"], overrides={"tasks.math.rendering": "bare"})
+    assert "table9" not in story.told(Run(bare, tmp_path), METRICS)
     run.store.write("benefit.json", {"story": "It pays."})
     assert story.told(run, METRICS)["cost_benefit"] == "It pays."
 

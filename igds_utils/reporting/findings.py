@@ -36,21 +36,34 @@ def headline(
         says = {
             "better": "IGDS did better than Random with the same amount of data",
             "worse": "IGDS did worse than Random with the same amount of data",
-            "open": "the interval covers zero, so this run does not tell IGDS from Random",
+            "open": "the interval covers zero, so this run cannot distinguish IGDS from Random",
         }[verdicts[0]]
-        return f"{shown[0]} ({intervals} over test items{_seeds_note(summary)}): {says}."
+        return f"{shown[0]} ({intervals} over test items{_seeds_note(summary, ratio)}): {says}."
     better, worse, unclear = (verdicts.count(kind) for kind in ("better", "worse", "open"))
     return (
         f"With the same amount of data, IGDS did better than Random on {better} of {len(verdicts)} tasks, "
-        f"worse on {worse}, and could not be told from it on {unclear}: {'; '.join(shown)} "
-        f"({intervals} over test items; one that covers zero decides nothing{_seeds_note(summary)})."
+        f"worse on {worse}, and was not distinguishable from it on {unclear}: {'; '.join(shown)} "
+        f"({intervals} over test items; one that covers zero decides nothing{_seeds_note(summary, ratio)})."
     )
 
 
-def _seeds_note(summary: dict[str, list[dict]]) -> str:
-    """A caution where arms were trained once: intervals then leave out the luck of training."""
-    once = all(len(record["seeds"]) == 1 for records in summary.values() for record in records)
-    return "; from one training seed, so the luck of a training run is not in them" if once else ""
+def _seeds_note(summary: dict[str, list[dict]], ratio: float) -> str:
+    """Which intervals cover the luck of training: those of tasks whose arms were trained with several seeds."""
+    igds = {task: at_ratio(records, ratio).get("igds") for task, records in summary.items()}
+    seeds = {task: len(record["seeds"]) for task, record in igds.items() if record is not None}
+    notes = []
+    for task, n in seeds.items():
+        if n > 1:
+            rough = ", which is a rough indication" if n == 2 else ""
+            notes.append(f"{task_title(task)}'s also over {n} training seeds{rough}")
+    if once := [task_title(task) for task, n in seeds.items() if n == 1]:
+        verb = "were" if len(once) > 1 else "was"
+        notes.append(f"{_and(once)} {verb} trained once, so the luck of training is in no interval there")
+    return "".join(f"; {note}" for note in notes)
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 FAILED = {
@@ -65,7 +78,7 @@ def overview(
     checks: dict[str, list[dict]],
     ratio: float = 0.5,
 ) -> pd.DataFrame:
-    """One row a task: the score of IGDS, its paired differences, and whether the task can tell data apart at all.
+    """One row per task: the score of IGDS, its paired differences, and whether data matter on the task at all.
 
     `checks[task]` = records of `stats.checks`.
     """
@@ -88,7 +101,7 @@ def overview(
             )
             row[f"− {reference.capitalize()}"] = show.show_interval(*values, signed=True)
         failed = [FAILED[check["name"]] for check in checks.get(task, []) if not check["passed"]]
-        row["Can this task tell?"] = (
+        row["Do data matter here?"] = (
             f"no: {', '.join(failed)}" if failed else "yes" if task in checks else NOTHING
         )
         rows.append(row)
@@ -105,7 +118,7 @@ def caution(checks: dict[str, list[dict]]) -> str:
         return f"Every task passed its checks ({', '.join(passed)}): data good and bad lead to different models here."
     rest = f" {', '.join(passed)} passed." if passed else ""
     return (
-        f"How sure is that? Not very on {' and '.join(failed)}: a check of the task itself failed there (below), so "
+        f"How sure is that? Not very on {_and(failed)}: a check of the task itself failed there (below), so "
         f"what looks like an effect of selection may be luck of training.{rest}"
     )
 
@@ -167,12 +180,12 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
             notes.append(f"{title} is scored by pass@{config.samples}; the paper reports {theirs['metric']}.")
         elif task.metric not in ("accuracy", "rouge1", "comet"):
             notes.append(f"{title} is scored by {task.metric_label}; the paper reports {theirs['metric']}.")
-        of, parts = origins(config), ("prior", "pool", "test")
-        places = [f" ({of.get(part, 'built in')})" if of else "" for part in parts]
+        of, own, parts = origins(config), task.own_data(config), ("prior", "pool", "test")
+        places = [f" ({of.get(part, own)})" if of else "" for part in parts]
         sizes = [number(getattr(config.sizes, part), 0) for part in parts]
         prior, pool, test = (f"{n} {part}{at}" for n, part, at in zip(sizes, parts, places, strict=True))
         notes.append(
-            f"{title} reads {prior}, {pool} and {test} samples{'' if of else ' of its built-in data'}; "
+            f"{title} reads {prior}, {pool} and {test} samples{'' if of else f' of {own}'}; "
             f"the paper {theirs['prior']}, {theirs['pool']} and {theirs['test']}."
         )
 
@@ -197,8 +210,12 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
             and c.capabilities.limit is not None
             and c.capabilities.benchmarks != ["mmlu_dev"]
         ),
-        "not every candidate enters the causal filter (Table 1, Tested)": lambda c: (
+        "not every candidate enters the causal filter (Table 1, Tested), but the most frequent, and among equally "
+        "frequent ones those with the largest mean activation, which favours late layers": lambda c: (
             c.max_candidates is not None
+        ),
+        "the ablation without frequency recall sums random features without the paper's causal filter": lambda c: (
+            "igds_unrecalled" in c.selectors
         ),
         "one training seed, so intervals cover the choice of test items and not the luck of training": lambda c: (
             len(c.seeds) == 1

@@ -39,9 +39,10 @@ def _count(n: int, thing: str) -> str:
 
 
 def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> str:
-    """How large a difference of IGDS and Random would have to be here, to be told from none (Markdown; may be empty).
+    """How large a difference of IGDS and Random would have to be to be seen in this run (Markdown; may be empty).
 
-    That is half the width of its interval, on the test items of this run.
+    A true difference of half the width of its interval leaves zero out of the interval half of the time, one of
+    (1.96 + 0.84) / 1.96 times as much, at 95 %, four times in five.
     """
     seen = []
     for task, records in summary.items():
@@ -53,7 +54,10 @@ def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: flo
             )
     if not seen:
         return ""
-    return f"With this many test items, a difference of IGDS and Random shows only beyond about {', '.join(seen)}."
+    return (
+        f"A run like this one sees a true difference of IGDS and Random half of the time where it is "
+        f"{', '.join(seen)}; to be seen four times in five it has to be 1.4 times as large."
+    )
 
 
 CHECKED = {
@@ -77,7 +81,7 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
 
 
 def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str) -> dict[str, int | str]:
-    """The numbers that Figure 2 shows: sizes of the sets, and how many features each stage left of a task."""
+    """The numbers that Figure 2 shows: sizes of the sets, and how many features of a task each stage left."""
     config = preset.tasks[task]
     return {
         "prior": config.sizes.prior,
@@ -115,6 +119,11 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
 
     summary = {task: run.read(f"{task}/summary.json") for task in run.tasks}
     said = {"figure4": [robustness.ratio_story(summary, metrics)]}
+    if chats := [task_title(task) for task in run.tasks if run.config(task).rendering == "chat"]:
+        said["table9"] = [
+            "The model's chat template, left out here, wraps the prompts of identification and test of these "
+            f"tasks: {', '.join(chats)}."
+        ]
     if run.store.has("benefit.json"):
         said["cost_benefit"] = [run.read("benefit.json")["story"]]
     for task in run.tasks:

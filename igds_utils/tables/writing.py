@@ -11,7 +11,10 @@ from igds_utils.core.store import write_whole
 
 
 def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
-    """Write `name`.csv, .md and .tex (booktabs) into `folder`, each whole or not at all; returns their paths."""
+    """Write `name`.csv, .md and .tex (booktabs) into `folder`, each whole or not at all; returns their paths.
+
+    The first sentence of `caption` is the title.
+    """
     folder = Path(folder)
     plain = frame.map(lambda cell: str(cell).replace("−", "-"))
     return [
@@ -33,7 +36,8 @@ def to_markdown(frame: pd.DataFrame, caption: str) -> str:
 
     lines = [frame.columns, ["---"] * frame.shape[1], *frame.itertuples(index=False)]
     body = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
-    return f"**{caption}**\n\n{body}\n"
+    title, dot, rest = caption.partition(". ")
+    return f"**{title}{dot.strip()}** {rest}".strip() + f"\n\n{body}\n"
 
 
 LATEX = {

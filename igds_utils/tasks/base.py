@@ -70,6 +70,10 @@ class Task(ABC):
             return number(examples[:n], self.name, "extra")
         return self.own_extra(config, seed, n)
 
+    def own_data(self, config: TaskConfig) -> str:
+        """What `own_sets` reads or makes, in a few words."""
+        return "data of its own"
+
     def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
         """The sets where a preset names no `sources`: data that the task finds or makes itself."""
         raise ConfigError(

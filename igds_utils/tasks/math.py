@@ -121,6 +121,9 @@ class MathTask(Task):
     shots = MINERVA_SHOTS
     stops = ("### Problem",)
 
+    def own_data(self, config: TaskConfig) -> str:
+        return "generated word problems"
+
     def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
         data, sizes = data_parameters(MathData, config, self.name), config.sizes
         random = random_stream(self.name, "sets", seed)

@@ -46,6 +46,9 @@ class SummarizationTask(CorpusTask):
     target_template = "{summary}"
     reference = "summary"
 
+    def own_data(self, config: TaskConfig) -> str:
+        return "leads of Wikipedia articles with their one-line descriptions"
+
     def english(self, config: TaskConfig, seed: int) -> list[str]:
         """Every whole lead of the source as general English text, except those of test, validation, confirmation.
 

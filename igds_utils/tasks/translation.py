@@ -48,6 +48,10 @@ class TranslationTask(CorpusTask):
     target_template = "{target_text}"
     reference = "target_text"
 
+    def own_data(self, config: TaskConfig) -> str:
+        language = LANGUAGES.get(config.data.get("language", "fr"), "another language")
+        return f"JupyterLab's interface messages, English to {language}"
+
     def load(self, config: TaskConfig) -> list[Example]:
         data = data_parameters(TranslationData, config, self.name)
         for known, what in ((LANGUAGES, "name of the language"), (data.wheels, "wheel")):
