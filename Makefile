@@ -61,13 +61,14 @@ bench: $(STAMP) ## the engine against its limits; on an idle machine, about 12 m
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
 
-# Maintenance: keep what readers look at of a finished run in results/reference/.
+# Maintenance: keep what readers look at of a finished run in results/reference/; its report where that is below 4 MB.
 reference:
 	@rm -rf results/reference/$(PRESET)
 	@mkdir -p results/reference/$(PRESET)
 	@cd '$(RESULTS)/$(PRESET)' && tar cf - tables figures timings.json $$(find . -path './notebooks' -prune -o -path './.*' -prune \
 	  -o \( -name 'manifest.json' -o -name 'checks.json' -o -name 'recall.json' -o -name 'summary.json' -o -name 'off_task.json' \
 	  -o -name 'task_features.json' \) -print) | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
+	@cd '$(RESULTS)/$(PRESET)' && find . -maxdepth 1 -name report.html -size -4096k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)' \;
 
 # Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.
 lock: $(STAMP)

@@ -164,6 +164,18 @@ def test_what_is_installed_is_not_installed_again(checkout):
     assert "pip" in make(checkout, "-n", "reproduce").stdout
 
 
+@pytest.mark.parametrize("size, kept", [(1000, True), (5_000_000, False)])
+def test_make_reference_keeps_a_report_that_is_small(checkout, size, kept):
+    run = checkout / "results" / "mine"
+    for name in ("tables/table2.md", "figures/figure3.png", "timings.json", "model/math/summary.json"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+    (run / "report.html").write_bytes(b"x" * size)
+    assert make(checkout, "reference", "PRESET=mine").returncode == 0
+    there = checkout / "results" / "reference" / "mine"
+    assert (there / "model/math/summary.json").is_file() and (there / "report.html").is_file() == kept
+
+
 def test_make_narrows_a_run(checkout):
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / ".installed").touch()
