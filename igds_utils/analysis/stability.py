@@ -87,7 +87,7 @@ def identify(run: Run, task: str, source: str) -> Source:
 
 
 def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
-    """One record a pair of sources, and one of all: what their candidates and their `top` best have in common.
+    """One record per pair of sources, and one of all: what their candidates and their `top` best have in common.
 
     A record holds sources (names), candidates_jaccard (all that were recalled), tested_shared (candidates that
     were amplified on every one of them), top_shared (names), top_jaccard, top_by_chance (Jaccard index expected of
@@ -147,7 +147,7 @@ def bootstrap_tops(
 def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
     """How often the top feature survives another draw of the validation samples, from stored effects.
 
-    One record a source: source, top, kept (share of bootstrap samples with the same top feature), rival (the most
+    One record per source: source, top, kept (share of bootstrap samples with the same top feature), rival (the most
     frequent other one, or None) and rival_share; then one of source "all": agree (share of draws, independent
     for each source, in which all sources have the same top feature). Candidates are held fixed.
     """

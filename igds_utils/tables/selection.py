@@ -12,7 +12,7 @@ SIDES = {"target": "Clean (%), target side", "prompt": "Clean (%), prompt side"}
 
 
 def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
-    """One row a selector, the cleanest selection first, and chance below (summary is quality/summary.json).
+    """One row per selector, the cleanest selection first, and chance below (summary is quality/summary.json).
 
     On each side only the clean samples and those spoilt on that side are counted. Recall: the share of all clean
     samples that was kept. Length: rank correlation of the order of taking with the length of the target.
