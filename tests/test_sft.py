@@ -1,11 +1,13 @@
 """Losses and training on tiny models, against the plain forward pass and a training loop written out."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
 
 from igds_utils.config.settings import SftConfig
 from igds_utils.engine import losses, tiny
@@ -271,8 +273,6 @@ def test_gradient_checkpointing_changes_memory_only(tmp_path):
 
 
 def test_weights_are_written_whole_and_load(tmp_path):
-    from transformers import AutoModelForCausalLM
-
     lm, folder = make_lm(), tmp_path / "weights"
     folder.mkdir()
     (folder / "old.bin").touch()
@@ -280,6 +280,33 @@ def test_weights_are_written_whole_and_load(tmp_path):
     assert not (folder / "old.bin").exists() and not (folder / "training_args.bin").exists()
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(torch.cat([p.flatten() for p in loaded.parameters()]), weights(lm))
+
+
+def test_a_model_comes_back_in_the_precision_in_which_it_was_given(tmp_path):
+    """Trained in fp32: at this rate steps in bf16 weights would be lost, and the weights that are written show them."""
+    lm, folder = make_lm(), tmp_path / "weights"
+    lm.model.bfloat16()
+    before, rotary = weights(lm), lm.model.get_decoder().rotary_emb
+    rotary.inv_freq = rotary.inv_freq.float()
+    sft.train(lm, make_pairs(16), config(lr=1e-6), 0, tmp_path / "work", folder)
+    assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
+    assert rotary.inv_freq.dtype == torch.float32
+    kept = torch.cat([p.flatten() for p in AutoModelForCausalLM.from_pretrained(folder).parameters()])
+    assert kept.dtype == torch.float32
+    assert 0 < (kept - before.float()).abs().max() < 1e-5
+    assert torch.equal(kept.bfloat16(), weights(lm))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_training_takes_place_on_the_gpu_wherever_the_weights_lie(tmp_path, monkeypatch, gpu):
+    from trl import SFTConfig
+
+    monkeypatch.setattr("trl.SFTConfig", lambda **asked: SimpleNamespace(**asked))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    asked = sft._arguments(config(), 4, 0, tmp_path)
+    assert (asked.use_cpu, asked.bf16, asked.dataloader_pin_memory) == (not gpu, gpu, gpu)
+    assert asked.ddp_timeout == 24 * 3600 > SFTConfig.ddp_timeout
 
 
 def test_what_is_measured_between_steps_does_not_disturb_them(tmp_path):

@@ -5,6 +5,7 @@ from functools import partial
 
 import pandas as pd
 import pytest
+import torch
 
 from igds_utils.config.settings import SeriesConfig
 from igds_utils.core import arms
@@ -78,6 +79,31 @@ def test_kept_weights_are_read_instead_of_trained_again(results, monkeypatch):
     monkeypatch.setattr(sft, "train", refuse)
     again = arm_of(run, "igds@0.5").lm.model.state_dict()
     assert all((again[name] == tensor).all() for name, tensor in weights.items())
+
+
+def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypatch):
+    """As `original` does, whether it was trained just now or read from its kept weights."""
+    asked = {"sft.keep_weights": True, "tasks.math.series": None}
+    half = asked | {"models.tiny-llama.dtype": "bfloat16"}
+    run, whole = (
+        open_run("smoke", tasks=["math"], overrides=changes, results=results) for changes in (half, asked)
+    )
+    arm = arm_of(run, "igds@0.5")
+    arm.make("log")
+    trained = {name: tensor.clone() for name, tensor in arm.lm.model.state_dict().items()}
+    monkeypatch.setattr(sft, "train", refuse)
+    again = arm_of(run, "igds@0.5").lm.model.state_dict()
+    assert {tensor.dtype for tensor in trained.values()} == {torch.bfloat16}
+    assert all(torch.equal(again[name], tensor) for name, tensor in trained.items())
+    assert "dtype" not in arm_of(whole, "igds@0.5").inputs and arm.inputs["dtype"] == "bfloat16"
+
+
+def test_only_the_prompts_that_are_read_are_rendered(results, monkeypatch):
+    run, rendered = open_run("smoke", tasks=["math"], results=results), []
+    prompt = run.prompt
+    monkeypatch.setattr(run, "prompt", lambda task, one: rendered.append(one.id) or prompt(task, one))
+    found = series.feature_activations(run, "math", run.trainable_lm(), run.task_features("math"), 3)
+    assert found["sample_id"].tolist() == rendered and len(rendered) == 3
 
 
 def test_a_series_changes_nothing_and_ends_in_the_trained_model(results):

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from operator import itemgetter
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
+# How long a process waits for another: one may score or load for hours. One that dies ends the others at once.
+PATIENCE = timedelta(days=1)
 
 
 def processes() -> int:
@@ -24,6 +27,19 @@ def processes() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return int(os.environ.get("RANK", 0)) == 0
+
+
+def meet() -> None:
+    """Let the processes of a launch find each other, and take each its own GPU; nothing happens in one alone.
+
+    The first step of a launch: transformers leaves reading the weights of a model that will be sharded to one process
+    only where they have met.
+    """
+    if processes() > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], **bar: Any) -> list[Result]:
@@ -38,7 +54,7 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item], **ba
     if processes() > 1:
         from accelerate.utils import gather_object
 
-        _state()
+        meet()
         done = sorted(gather_object(done), key=itemgetter(0))
     return [result for _, result in done]
 
@@ -49,7 +65,7 @@ def from_first(make: Callable[[], Result]) -> Result:
         return make()
     from accelerate.utils import broadcast_object_list
 
-    _state()
+    meet()
     box = [make() if is_first() else None]
     return broadcast_object_list(box)[0]
 
@@ -61,11 +77,3 @@ def leave() -> None:
     if processes() > 1 and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-
-
-def _state():
-    """accelerate's own record of the launch; the first call lets the processes find each other."""
-    import torch
-    from accelerate import PartialState
-
-    return PartialState(cpu=not torch.cuda.is_available())

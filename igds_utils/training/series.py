@@ -43,7 +43,8 @@ def feature_activations(run: Run, task: str, lm: LM, features: list[Feature], n:
     from igds_utils.engine import activations
     from igds_utils.engine.sae import Saes
 
-    examples, prompts = run.examples(task, "pool")[:n], run.prompts(task, "pool")[:n]
+    examples = run.examples(task, "pool")[:n]
+    prompts = [run.prompt(task, example) for example in examples]
     layers = sorted({feature.layer for feature in features})
     residual = activations.critical_residuals(lm, prompts, layers, run.preset.batch_tokens)
     saes = Saes(run.preset.chosen.saes, lm.n_layers, lm.width, lm.device)

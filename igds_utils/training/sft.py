@@ -45,13 +45,15 @@ def train(
     weights: Path | None = None,
     after_step: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Fine-tune `lm.model` in place (fp32 weights) and return its log, one row an optimizer step.
+    """Fine-tune `lm.model` in place and return its log, one row an optimizer step.
+
+    It is trained with fp32 weights, and comes back in the precision in which it was given.
 
     pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pair`); a target that
     reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
     kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
     for them; a training that was killed goes on from its last one, and a finished one removes them. weights: a folder
-    for the final weights (safetensors, gathered from all processes) and the tokenizer. after_step: called with the
+    for the final weights (fp32 safetensors, gathered from all processes) and the tokenizer. after_step: called with the
     number of steps made and of all steps; the model is in evaluation mode, and the training does not notice.
 
     Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
@@ -61,7 +63,7 @@ def train(
     """
     samples = _fitting(pairs, config.max_length)
     batches = global_batches([len(ids) for ids, _ in samples], config, seed)
-    arguments = _arguments(config, len(batches), seed, workdir, lm.device)
+    arguments, precision = _arguments(config, len(batches), seed, workdir), lm.model.dtype
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
         trainer = _make_trainer(
@@ -74,6 +76,8 @@ def train(
     shards.from_first(lambda: checkpoints.remove(workdir))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     trainer.accelerator.free_memory()  # the optimizer's state would live on in reference cycles
+    for parameter in lm.model.parameters():  # not the buffers: rotary frequencies stay in fp32
+        parameter.data = parameter.data.to(precision)
     return pd.DataFrame(steps).rename(columns={"learning_rate": "lr"})[LOG_COLUMNS]
 
 
@@ -120,13 +124,13 @@ def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 
-def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path, device: torch.device):
+def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
     from trl import SFTConfig
 
-    on_gpu = device.type == "cuda"
+    on_gpu = torch.cuda.is_available()  # weights that are dealt out to GPUs lie in main memory until then
     return SFTConfig(
         output_dir=str(workdir),
-        use_cpu=device.type == "cpu",
+        use_cpu=not on_gpu,
         seed=seed,
         num_train_epochs=1,  # the records already hold every epoch
         per_device_train_batch_size=config.device_batch,
@@ -141,6 +145,7 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path, device: 
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         ddp_find_unused_parameters=False,
+        ddp_timeout=int(shards.PATIENCE.total_seconds()),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # the records are tokens and labels
         save_strategy="steps" if config.checkpoint_steps else "no",

@@ -128,6 +128,8 @@ class TrainedArm:
             return inputs | {"model": stamped(chosen.train), "dtype": chosen.dtype}
         selection = self.run.store.version(f"{self.task}/selected/{self.arm.name}.jsonl")
         recipe = self.config.sft.model_dump(exclude=sft.NOT_LEARNT_FROM)
+        if chosen.dtype != "float32":  # in which the trained weights, always fp32, are read
+            inputs["dtype"] = chosen.dtype
         return inputs | {
             "model": stamped(chosen.train),
             "selection": selection,
@@ -153,7 +155,7 @@ class TrainedArm:
     @cached_property
     def _loaded(self) -> _Loaded:
         if self.arm.trained and self._kept():
-            return _Loaded(load_lm(FolderRef(folder=str(self._weights))))
+            return _Loaded(load_lm(FolderRef(folder=str(self._weights)), self.run.preset.chosen.dtype))
         lm = self.run.trainable_lm()
         return _Loaded(lm, self._train(lm) if self.arm.trained else None, self.run.loans)
 
