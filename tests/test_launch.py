@@ -47,6 +47,13 @@ def identify(run):
     features = recall.candidates(recall.measure(run, "math"), 4)
     effects.measure(run, "math", "validation", features)
 
+def loads(run):
+    from transformers.integrations import is_fsdp_enabled
+    from igds_utils.engine.lm import load_lm
+    weights = load_lm(run.preset.chosen.train).model.lm_head.weight
+    norms = shards.map_in_order(lambda _: float(weights.detach().norm()), range(2))
+    run.make("loaded.json", lambda: {"dealt out": is_fsdp_enabled(), "norms": norms})
+
 def fails(run):
     raise ValueError("the reason")
 """
@@ -88,6 +95,18 @@ def test_two_processes_make_one_table(tmp_path, steps, capfd):
     assert run.read("product.json") == {"processes": 2, "by": True}
     assert capfd.readouterr().out.count("table.parquet: making it") == 1
     assert not list(run.store.root.glob("launch-*")) and not list(run.store.root.glob("*.parts-*"))
+
+
+@pytest.mark.slow
+def test_of_a_model_that_is_sharded_one_process_reads_the_weights(tmp_path, steps):
+    changes = {"launch.processes": 2, "launch.training": "fsdp", "tasks.math.series": None}
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    launch.call(run, f"{steps}:loads", training=True)
+    found = run.read("loaded.json")
+    read, left = found["norms"]
+    assert found["dealt out"]
+    assert read == pytest.approx(float(run.trainable_lm().model.lm_head.weight.detach().norm()))
+    assert left != pytest.approx(read)  # what happened to be in memory
 
 
 @pytest.mark.slow

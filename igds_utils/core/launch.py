@@ -140,6 +140,7 @@ def main() -> None:
         # accelerate would number it (cpu:0), and torch reads no checkpoint to a numbered one
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     threading.Thread(target=follow, args=(request["caller"],), daemon=True).start()
+    shards.meet()
     module, _, function = request["function"].partition(":")
     getattr(import_module(module), function)(Run(preset, Path(request["root"])), *request["arguments"])
     shards.leave()
