@@ -59,7 +59,7 @@ def test_the_threshold_is_a_quantile_of_what_is_not_zero():
 def test_a_ranking_has_every_sample_and_says_what_it_covers(name):
     random = np.random.default_rng(0)
     largest = csr_matrix(random.random((10, 40)) * (random.random((10, 40)) < 0.3))
-    samples = [PoolSample(f"s{i}", f"p{i}:", "t") for i in range(10)]
+    samples = [PoolSample(f"s{i}", "t") for i in range(10)]
     ranking = rank_pool(name, Context(samples, sae_max=lambda: largest), size=4)
     assert sorted(ranking["sample_id"]) == [sample.id for sample in samples]
     assert not ranking["filled"].any()

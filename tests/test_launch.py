@@ -156,6 +156,24 @@ def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_
     assert len(called) == 2
 
 
+def test_no_process_is_started_for_a_pool_whose_measurements_are_stored(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(launch, "call", lambda run, function, *more: called.append(function))
+    changes = {"launch.processes": 2, "tasks.math.selectors": ["loss"]}
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    pool.measure_ahead(run, "math")
+    assert called == ["igds_utils.selection.pool:measure"]
+    pool.measure(run, "math")
+    pool.measure_ahead(run, "math")
+    assert len(called) == 1
+    file = tmp_path / "pool.jsonl"
+    records = [{"question": f"{i} and {7 * i}?", "target": f"It is {8 * i}."} for i in range(4)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    for _ in range(2):  # what nobody measured in the others is measured here
+        tool.select(run, "math", str(file), tmp_path / "out", selector="loss")
+    assert called[1:] == ["igds_utils.selection.tool:measure"]
+
+
 @pytest.mark.slow
 def test_two_processes_identify_as_one(tmp_path, steps):
     """Recall, causal filter and a source of the stability notebook, all in several parts."""

@@ -59,7 +59,7 @@ def test_frs_cannot_see_the_target_and_sees_the_prompt(run):
 
 def test_no_selector_is_shown_a_label(run):
     shown = list(pool.context(run, "math").pool)
-    assert {"id", "prompt", "target", "instruction"} == set(vars(shown[0]))
+    assert {"id", "target", "instruction"} == set(vars(shown[0]))
     members = run.sets("math")["pool"]
     run.sets("math")["pool"] = [
         replace(example, meta={"off_task": "changed", "defect": "changed"}) for example in members

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from igds_utils import selectors
 from igds_utils.selectors import Context, PoolSample, rank, rank_pool, select
 
-POOL = [PoolSample(f"s{i}", f"prompt {i}:", f"target {i}") for i in range(5)]
+POOL = [PoolSample(f"s{i}", f"target {i}") for i in range(5)]
 
 
 def ids(ranking):
@@ -127,7 +127,7 @@ def made_up(need, samples):
 
 def made_up_context(name, pool):
     """A context that offers exactly what a selector declares to need."""
-    needs, examples = selectors.get(name).needs, [PoolSample("e0", "ask:", "tell 3", "ask what 3"), POOL[0]]
+    needs, examples = selectors.get(name).needs, [PoolSample("e0", "tell 3", "ask what 3"), POOL[0]]
     sources = {
         need: partial(made_up, need, examples if need.startswith("example_") else pool)
         for need in needs
@@ -139,7 +139,7 @@ def made_up_context(name, pool):
 
 
 WORDS = [
-    PoolSample(f"s{i:02d}", f"p{i}:", "so " * (i % 5 + 1) + f"{i}", f"how many {i % 4} + {i}?")
+    PoolSample(f"s{i:02d}", "so " * (i % 5 + 1) + f"{i}", f"how many {i % 4} + {i}?")
     for i in range(12)
 ]
 

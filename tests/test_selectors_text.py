@@ -18,7 +18,7 @@ from igds_utils.selectors.words import words
 
 
 def samples(*texts, target="t"):
-    return [PoolSample(f"s{i}", "p:", target, text) for i, text in enumerate(texts)]
+    return [PoolSample(f"s{i}", target, text) for i, text in enumerate(texts)]
 
 
 def ids(ranking, size=None):
@@ -34,7 +34,7 @@ CUT = [False, False, False, False, False, True, False, False]
 
 def ifd(name="ifd", size=None):
     members = samples(*"abcdefgh")
-    members[6] = PoolSample("s6", "p:", " \n", "g")
+    members[6] = PoolSample("s6", " \n", "g")
     return rank_pool(
         name,
         Context(
@@ -91,7 +91,7 @@ def test_loss_and_ifd_share_one_conditioned_pass(run, monkeypatch):
 
 
 def test_longest_counts_the_target_only():
-    members = [PoolSample("a", "p:", "xx", "a long instruction"), PoolSample("b", "p:", "xxx", "i")]
+    members = [PoolSample("a", "xx", "a long instruction"), PoolSample("b", "xxx", "i")]
     assert ids(rank_pool("longest", Context(members))) == ["b", "a"]
 
 

@@ -16,7 +16,7 @@ SMALL = {"k1": 20, "k2": 8, "k3": 4}
 def make_pool(n, seed=0, longest=25):
     draw = random.Random(seed)
     text = lambda: " ".join(draw.choices(WORDS, k=draw.randint(3, longest)))  # noqa: E731
-    return [PoolSample(f"s{i:03d}", "p:", text(), text()) for i in range(n)]
+    return [PoolSample(f"s{i:03d}", text(), text()) for i in range(n)]
 
 
 def ratio(*texts):
@@ -105,8 +105,8 @@ def test_a_pool_below_the_defaults_is_no_error(name):
 
 
 def test_equal_texts_fall_to_the_smaller_id():
-    one = PoolSample("x", "p:", "same", "same")
-    pool = [PoolSample(name, "p:", one.target, one.instruction) for name in "cab"]
+    one = PoolSample("x", "same", "same")
+    pool = [PoolSample(name, one.target, one.instruction) for name in "cab"]
     for name in ("zip", "zip_official"):
         assert rank_pool(name, Context(pool), 2)["sample_id"].tolist()[0] == "a"
 
@@ -128,7 +128,7 @@ def test_the_local_set_is_grown_from_empty_by_the_smallest_joint_ratio():
 
 def test_zip_leaves_out_what_repeats_the_others():
     pool = make_pool(30, 4)
-    doubled = pool + [PoolSample(f"t{i}", "p:", one.target, one.instruction) for i, one in enumerate(pool)]
+    doubled = pool + [PoolSample(f"t{i}", one.target, one.instruction) for i, one in enumerate(pool)]
     taken = rank_pool("zip", Context(doubled), 30)["sample_id"].tolist()[:30]
     texts = {sample.id: sample.document for sample in doubled}
     repeats = 30 - len({texts[i] for i in taken})

@@ -13,8 +13,8 @@ from igds_utils.selectors import Context, PoolSample, rank_pool
 from igds_utils.selectors.mona import generalized_jaccard
 from igds_utils.selectors.rds import round_robin
 
-POOL = [PoolSample(f"s{i}", f"prompt {i}:", f"target {i}") for i in range(5)]
-EXAMPLES = [PoolSample(f"e{i}", f"prompt {i}:", f"target {i}") for i in range(2)]
+POOL = [PoolSample(f"s{i}", f"target {i}") for i in range(5)]
+EXAMPLES = [PoolSample(f"e{i}", f"target {i}") for i in range(2)]
 
 
 # ---- MONA ----

@@ -16,7 +16,7 @@ from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.selection import explain, tool, user_pool
-from igds_utils.selection.needs import Pool
+from igds_utils.selection.needs import Pool, Samples
 from igds_utils.selection.user_pool import read_pool
 from igds_utils.tasks import get
 
@@ -209,6 +209,31 @@ def test_what_cannot_be_explained_is_refused(run, file, fires, tmp_path):
         explain.explain(run, tmp_path / "out", "s0")
 
 
+def test_an_explanation_reads_the_features_of_its_selection_and_checks_nothing_again(
+    run, file, fires, tmp_path, monkeypatch
+):
+    features = tmp_path / "task_features.json"
+    features.write_text(json.dumps({"selected": [fires[0]]}))
+    made = tool.select(run, "math", file, tmp_path / "out", features=str(features))
+    features.write_text(json.dumps({"selected": [fires[1]]}))
+    monkeypatch.setattr(Samples, "lengths", None)  # which checks every sample
+    best = made.scores["sample_id"].iloc[0]
+    assert explain.explain(run, tmp_path / "out", best).features["feature"].tolist() == [fires[0]]
+
+
+def test_a_selection_that_was_not_written_to_its_end_is_none(run, file, fires, tmp_path, monkeypatch):
+    tool.select(run, "math", file, tmp_path / "out", features=fires[0])
+
+    def killed(self, path, product):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool.store.Store, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tool.select(run, "math", file, tmp_path / "out", features=fires[0], ratio=1.0)
+    with pytest.raises(ConfigError, match="holds no selection: make one"):
+        explain.explain(run, tmp_path / "out", "s0")
+
+
 # ---- bad input -------------------------------------------------------------------------------------------
 
 
@@ -247,10 +272,9 @@ BAD_FILES = {
     "empty file": (b"", "pool.jsonl holds no samples"),
     "blank lines only": (b"\n  \n", "pool.jsonl holds no samples"),
     "a pool of one": (lines(RECORDS[:1]), "holds one sample: there is nothing to select from"),
-    "target beyond the context": (lines(changed(target="word " * 600)), r"line 3: prompt and target have [\d,]+ "
-                                  "tokens, the model reads at most 512: shorten the target"),
-    "prompt beyond a sample": (lines(changed(question="word " * 600)), "line 3: its prompt alone has .*sft.max_length"),
+    "prompt beyond a sample": (lines(changed(question="word " * 600)), "line 3: .*its prompt alone has .*max_length"),
 }  # fmt: skip
+LONG_PROMPT, LONG_TARGET = changed(question="word " * 600), changed(target="word " * 600)
 BAD_CALLS = {
     "ratio 0": (["--ratio", "0"], r"a ratio must lie in \(0, 1\], not 0.0"),
     "ratio above 1": (["--ratio", "1.5"], r"a ratio must lie in \(0, 1\], not 1.5"),
@@ -266,6 +290,59 @@ BAD_CALLS = {
     "no features file": (["--features", "gone.json"], "there is no file gone.json"),
     "unknown field": (["--column", "answer=a"], "task math has no field 'answer'; it has question, target, and id"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("selector", "records", "overrides", "expected"),
+    [
+        ("igds", LONG_TARGET, {}, None),  # no target is read
+        ("loss", LONG_TARGET, {}, None),  # it is read as far as training reads it
+        ("mona", LONG_TARGET, {}, None),
+        ("longest", LONG_PROMPT, {}, None),  # no model reads it
+        ("igds", LONG_PROMPT, {"sft.max_length": 64}, "tokens of it are read, .* at most 512: .*max_prompt_tokens"),
+        ("igds", LONG_PROMPT, {"sft.max_length": 64, "tasks.math.max_prompt_tokens": 100}, None),
+        ("igds", RECORDS, {"sft.max_length": 8}, None),
+        ("loss", LONG_TARGET, {"sft.max_length": 600}, "600 tokens of it are read, .* at most 512: .*sft.max_length"),
+        ("mona", LONG_TARGET, {"sft.max_length": 600}, "600 tokens of it are read, .* at most 512: .*sft.max_length"),
+        ("mona", LONG_PROMPT, {}, "its prompt alone has [0-9]+ tokens, sft.max_length is 512"),
+    ],
+)  # fmt: skip
+def test_a_sample_is_refused_where_what_is_read_of_it_does_not_fit(
+    selector, records, overrides, expected, run, fires, tmp_path
+):
+    changed_run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(run.root.parent))
+    file = write(tmp_path / "pool.jsonl", records)
+    ask = lambda: tool.select(  # noqa: E731
+        changed_run, "math", file, tmp_path / "out", selector=selector, features=fires[0]
+    )
+    if expected is None:
+        assert len(ask().records) == 3
+    else:
+        with pytest.raises(user_pool.PoolError, match=f"^pool.jsonl line 3: .*{expected}"):
+            ask()
+
+
+def test_a_target_may_begin_with_a_new_line_in_any_rendering(run, tmp_path):
+    records = changed(target="\n Reply 2. \n", id=" s2 ")
+    overrides = {"tasks.math.sft": {"rendering": "records"}}
+    of_records = open_run("smoke", tasks=["math"], overrides=overrides, results=str(run.root.parent))
+    file = write(tmp_path / "pool.jsonl", records)
+    assert read_pool(file, get("math"))[2].target == "Reply 2."
+    made = tool.select(of_records, "math", file, tmp_path / "out", selector="loss", ratio=1.0)
+    assert records[2] in made.records  # as it was
+
+
+def test_a_text_that_the_tokenizer_cannot_part_names_its_line(run, file, tmp_path, monkeypatch):
+    pairs = type(run).training_pairs
+
+    def merged(self, records):
+        if records[0]["id"] == "s3":
+            raise ValueError("the tokenizer merges the end of the prompt with the target")
+        return pairs(self, records)
+
+    monkeypatch.setattr(type(run), "training_pairs", merged)
+    with pytest.raises(user_pool.PoolError, match="^pool.jsonl line 4: the tokenizer merges"):
+        tool.select(run, "math", file, tmp_path / "out", selector="loss")
 
 
 def refused(arguments, capsys):

@@ -22,7 +22,8 @@ from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection.needs import Pool
 from igds_utils.selection.needs.critical import feature_norms
-from igds_utils.selection.tool import FIRES, PoolRun, measured_pool, read_features
+from igds_utils.selection.readable import FIRES
+from igds_utils.selection.tool import FACTS, PoolRun, members_of
 from igds_utils.selection.user_pool import UserPool, read_pool
 from igds_utils.tasks.defects import own_field
 from igds_utils.tasks.examples import Example
@@ -100,12 +101,12 @@ def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
         )
         return Explanation(place, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
     place["remarks"].append("the target is not read: no change of it moves this score")
-    own = PoolRun(run, read_features(facts["features"]) if facts["features"] else None)
+    found = [Feature.parse(name) for name in facts["made_by"]["measured"][FIRES]["features"]]
+    own = PoolRun(run, found)
     pool = read_pool(facts["source"], own.task(facts["task"]), facts["columns"])
-    members = measured_pool(own, facts["task"], pool, facts["selector"])
+    members = members_of(own, facts["task"], pool, facts["selector"])
     if members.samples.data_version != facts["data"]:
         raise ConfigError(f"{pool.name} has changed since {folder} was made from it: select again")
-    found = own.task_features(facts["task"])
     example = pool[pool.ids.index(sample_id)]
     return Explanation(
         place,
@@ -119,7 +120,7 @@ def read_selection(folder: str | Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """selection.json and the scores, in the order of the ranks; raises `ConfigError` where they are not there."""
     folder = Path(folder)
     try:
-        facts = json.loads((folder / "selection.json").read_text(encoding="utf8"))
+        facts = json.loads((folder / FACTS).read_text(encoding="utf8"))
         scores = pd.read_parquet(folder / "scores.parquet")
     except (OSError, ValueError):
         raise ConfigError(f"{folder} holds no selection: make one with `igds select`") from None

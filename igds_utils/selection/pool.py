@@ -13,30 +13,30 @@ from typing import Literal
 from igds_utils import selectors
 from igds_utils.core import launch
 from igds_utils.core.experiment import Run
-from igds_utils.selection.needs import MEASUREMENTS, Pool, Samples
+from igds_utils.selection.needs import MEASUREMENTS, Pool
 from igds_utils.tasks.examples import Example
 
 Name = Literal["pool", "quality"]
 
 
 class Shown(Sequence[selectors.PoolSample]):
-    """Samples as selectors see them, each rendered when it is asked for."""
+    """Samples as selectors see them, each made when it is asked for."""
 
-    def __init__(self, samples: Samples):
-        self._samples = samples
+    def __init__(self, examples: Sequence[Example]):
+        self._examples = examples
 
     def __len__(self) -> int:
-        return len(self._samples.examples)
+        return len(self._examples)
 
     def __iter__(self) -> Iterator[selectors.PoolSample]:
-        return map(self._shown, self._samples.examples)
+        return map(self._shown, self._examples)
 
     def __getitem__(self, number: int) -> selectors.PoolSample:
-        return self._shown(self._samples.examples[number])
+        return self._shown(self._examples[number])
 
-    def _shown(self, example: Example) -> selectors.PoolSample:
-        prompt = self._samples.run.prompt(self._samples.task, example)
-        return selectors.PoolSample(example.id, prompt, example.target, example.text)
+    @staticmethod
+    def _shown(example: Example) -> selectors.PoolSample:
+        return selectors.PoolSample(example.id, example.target, example.text)
 
 
 def open_pool(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> Pool:
@@ -57,10 +57,10 @@ def context(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> selector
 def context_of(pool: Pool, ids: Sequence[str] = ()) -> selectors.Context:
     """The same for any pool, for instance one of a user; ids: of its samples, where they are known already."""
     return selectors.Context(
-        Shown(pool.samples),
+        Shown(pool.examples),
         seed=pool.seed,
         ids=ids or pool.samples.ids,
-        examples=Shown(pool.target_samples),
+        examples=Shown(pool.target_examples),
         about=lambda need: {} if need == "examples" else pool.measured(need).about,
         **{need: partial(_values, pool, need) for need in MEASUREMENTS},
     )
@@ -72,8 +72,9 @@ def version(run: Run, task: str, need: str, pool: Name = "pool", seed: int = 0) 
 
 
 def measure_ahead(run: Run, task: str, pool: Name = "pool") -> None:
-    """Measure all that is needed of a pool in the processes that the preset asks for, if there are several."""
-    launch.share(run, "igds_utils.selection.pool:measure", task, pool)
+    """Measure what is not stored of a pool in the processes that the preset asks for, if there are several."""
+    if run.preset.launch.processes > 1 and not run.store.holds(lambda: measure(run, task, pool)):
+        launch.share(run, "igds_utils.selection.pool:measure", task, pool)
 
 
 def measure(run: Run, task: str, pool: Name = "pool") -> None:

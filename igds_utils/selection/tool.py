@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
@@ -27,13 +25,13 @@ from igds_utils.core import launch, store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
 from igds_utils.core.store import fingerprint, written_whole
-from igds_utils.engine import prompts
 from igds_utils.engine.sae import Feature
 from igds_utils.selection import pool as pools
 from igds_utils.selection.needs import Pool
-from igds_utils.selection.user_pool import PoolError, UserPool, assert_fits, read_pool
+from igds_utils.selection.readable import FIRES, check_readable
+from igds_utils.selection.user_pool import PoolError, UserPool, read_pool
 
-FIRES = "task_feature_activations"
+FACTS = "selection.json"  # written last
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,9 @@ def select(
     source: a JSONL or Parquet file, or a dataset of the hub (`user_pool.read_pool`). features: names joined by commas,
     or a task_features.json; by default those that the causal filter chose. columns: field -> column, where they differ.
 
-    Texts are read, scored and written part by part: a pool may be larger than memory. Selectors that compare all texts
-    with each other (ZIP, the coverage selectors, BM25) hold what they compare.
+    Texts are read, scored and written part by part, so that they may be larger than memory. What is measured is held
+    for the whole pool: a number a sample for IGDS, Loss and IFD, a vector for RDS+, LESS and embeddings, the features
+    that fire for MONA and the coverage selectors. ZIP, BM25 and #InsTag hold all texts, or their words.
 
     Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
     selection.json (what was asked for, and what to know). Raises `ConfigError` (a pool's problems are `PoolError`).
@@ -94,10 +93,12 @@ def select(
     _check_request(run, task, selector, ratio, folder)
     own = PoolRun(run, read_features(features) if features else None)
     pool = read_pool(source, own.task(task), columns)
-    members = measured_pool(own, task, pool, selector)
-    launch.share(own, "igds_utils.selection.tool:measure", task, source, selector, features, columns)
+    members = members_of(own, task, pool, selector)
+    check_readable(members, pool, selector)
     size = selection_size(ratio, len(pool))
     try:
+        if run.preset.launch.processes > 1 and not own.store.holds(lambda: _measure(members, selector)):
+            launch.share(own, "igds_utils.selection.tool:measure", task, source, selector, features, columns)
         ranking = selectors.rank_pool(selector, pools.context_of(members, pool.ids), size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
         raise ConfigError(f"selector {selector!r}: {error}") from None
@@ -123,40 +124,18 @@ def measure(
 ) -> None:
     """All that a selector needs of a user's pool, for `launch.share`."""
     own = PoolRun(run, read_features(features) if features else None)
-    members = _members(own, task, read_pool(source, own.task(task), columns), selector)
+    _measure(members_of(own, task, read_pool(source, own.task(task), columns), selector), selector)
+
+
+def _measure(members: Pool, selector: str) -> None:
     for need in selectors.get(selector).needs:
         members.version(need)
 
 
-def measured_pool(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
-    """A user's pool as selectors see it; raises `PoolError` for a sample that is too long for the model."""
-    if FIRES in selectors.get(selector).needs:
-        check_features(run, task)
-    context = min(_context_length(tokenizer) for tokenizer in (run.tokenizer, run.train_tokenizer))
-    assert_fits(pool, _lengths(run, task, pool), context, run.config(task).sft.max_length)
-    return _members(run, task, pool, selector)
-
-
-def _members(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
+def members_of(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
+    """A user's pool as selectors see it."""
     key = fingerprint((e.id, e.fields, e.target) for e in pool)
     return Pool(run, task, pool, f"{task}/pools/{key}", run.preset.seed, (selector,))
-
-
-def _lengths(run: Run, task: str, pool: UserPool) -> Iterator[tuple[int, int]]:
-    """Tokens of prompt and target of every sample, and of its prompt alone."""
-    for number, example in enumerate(pool):
-        try:
-            ids, n_prompt = prompts.encode_pair(
-                run.tokenizer, run.prompt(task, example), f" {example.target}"
-            )
-        except ValueError as error:
-            raise PoolError(f"{pool.place(number)}: {error}") from None
-        yield len(ids), n_prompt
-
-
-def _context_length(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the model of a tokenizer reads at once; their files lie in one folder."""
-    return AutoConfig.from_pretrained(tokenizer.name_or_path).get_text_config().max_position_embeddings
 
 
 def read_features(text: str) -> list[Feature]:
@@ -182,18 +161,6 @@ def read_features(text: str) -> list[Feature]:
     if not found:
         raise ConfigError(f"{text} selects no feature: name some, for instance l14_p11575")
     return found
-
-
-def check_features(run: Run, task: str) -> None:
-    """Raise `ConfigError` for a task feature that the model's SAEs do not have."""
-    for feature in run.task_features(task):
-        if feature.layer not in run.saes.layers:
-            layers = ", ".join(map(str, run.saes.layers))
-            raise ConfigError(f"feature {feature.name}: layer {feature.layer} has no SAE; there are {layers}")
-        if feature.index >= run.saes.d_sae:
-            raise ConfigError(
-                f"feature {feature.name}: the SAE has {run.saes.d_sae} features, numbered from 0: correct the index"
-            )
 
 
 def remarks(ranking: pd.DataFrame, size: int, members: Pool) -> list[str]:
@@ -251,11 +218,12 @@ def _write(
     best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
     out = store.Store(folder)
     try:
+        (folder / FACTS).unlink(missing_ok=True)  # no selection while its files are not those of one call
         pool.write(folder / "selection.jsonl", best)
         out.write("scores.parquet", scores)
         with written_whole(folder / "scores.csv") as stream:
             scores.to_csv(stream, index=False, lineterminator="\n")
-        out.write("selection.json", facts)
+        out.write(FACTS, facts)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another folder") from None
     return Selection(folder, scores, facts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -200,7 +200,7 @@ def _text(
         raise PoolError(
             f"{place}: field {column!r} holds half a character (\\u{ord(value[error.start]):04x}): write it out in full"
         ) from None
-    return value
+    return value.strip()  # as `data.sources` does: templates put the space around a text
 
 
 def _id(record: dict[str, Any], column: str, place: str) -> str:
@@ -227,21 +227,3 @@ def _kind(value: Any) -> str:
             return "an object"
         case _:
             return "empty text"
-
-
-def assert_fits(pool: UserPool, lengths: Iterable[tuple[int, int]], context: int, trained: int) -> None:
-    """Raise `PoolError` unless every sample fits into the model's context, and its prompt into a training sample.
-
-    lengths: tokens of prompt and target, and of the prompt alone, in the pool's order. trained: `sft.max_length`.
-    """
-    for number, (whole, prompt) in enumerate(lengths):
-        if prompt >= trained:
-            raise PoolError(
-                f"{pool.place(number)}: its prompt alone has {prompt:,} tokens, a training sample at most {trained:,} "
-                "(sft.max_length): shorten it, remove the record, or raise sft.max_length"
-            )
-        if whole > context:
-            raise PoolError(
-                f"{pool.place(number)}: prompt and target have {whole:,} tokens, the model reads at most {context:,}: "
-                "shorten the target, or remove the record"
-            )

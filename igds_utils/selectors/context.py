@@ -14,9 +14,8 @@ class PoolSample:
     """All that a selector may know of a pool sample; the labels that analyses use are not part of it."""
 
     id: str
-    prompt: str  # in the rendering in which features are identified
     target: str
-    instruction: str = ""  # what the prompt says of this sample and of no other, without any template
+    instruction: str = ""  # what its prompt says of this sample and of no other, without any template
 
     @property
     def document(self) -> str:

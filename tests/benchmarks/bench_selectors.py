@@ -109,7 +109,7 @@ def problems(n: int) -> list[PoolSample]:
     """Word problems of the default task."""
     random = Random(0)
     drawn = (draw_problem(random, random.randint(1, 3), 20) for _ in range(n))
-    return [PoolSample(f"p{i:05d}", "", one.solution, one.question) for i, one in enumerate(drawn)]
+    return [PoolSample(f"p{i:05d}", one.solution, one.question) for i, one in enumerate(drawn)]
 
 
 def bench_zip() -> dict:

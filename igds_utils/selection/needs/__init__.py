@@ -27,4 +27,14 @@ MEASUREMENTS = {
     "example_gradients": gradients.example_gradients,
 }
 
-__all__ = ["MEASUREMENTS", "Measured", "Pool", "Samples"]
+# What a model reads of a pool sample for a measurement, an attribute of `Samples`; for the others no model of the run
+# reads it.
+READS = {
+    **dict.fromkeys(["critical_reads", "task_feature_activations", *critical.CONTROLS], "prompts"),
+    **dict.fromkeys(["sae_mean", "sae_max", "neuron_mean"], "pairs"),
+    **dict.fromkeys(
+        ["target_loss", "target_cut", "bare_target_loss", "hidden_states", "gradients"], "training_pairs"
+    ),
+}
+
+__all__ = ["MEASUREMENTS", "READS", "Measured", "Pool", "Samples"]

@@ -73,6 +73,15 @@ class Samples:
         """The same, cut where training cuts them; `ValueError` where that leaves no target."""
         return self._cut(self.uncut_training_pairs)
 
+    def lengths(self, what: str) -> list[int]:
+        """Tokens that a model reads of each sample; what: `prompts`, `pairs` or `training_pairs`.
+
+        `ValueError` for one that it cannot read so.
+        """
+        if what == "prompts":
+            return [len(prompts.encode(self.run.tokenizer, prompt)) for prompt in self.prompts]
+        return [len(ids) for ids, _ in getattr(self, what)]
+
     def _cut(self, pairs: Iterable[Pair]) -> list[Pair]:
         longest, made = self.run.config(self.task).sft.max_length, []
         for example, (ids, n_prompt) in zip(self.examples, pairs, strict=True):

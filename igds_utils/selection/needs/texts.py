@@ -31,7 +31,7 @@ def _embeddings(samples: Samples) -> Measured:
 
     def build(part: Sequence[int]) -> pd.DataFrame:
         own = samples.at(part).examples
-        documents = [PoolSample(e.id, "", e.target, e.text).document for e in own]
+        documents = [PoolSample(e.id, e.target, e.text).document for e in own]
         return pd.DataFrame({"embedding": list(embed(encoder(), documents))})
 
     table = samples.in_parts("embeddings", build, encoder=stamped(ref), data=samples.data_version)
