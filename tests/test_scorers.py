@@ -1,5 +1,9 @@
 """Scores of outputs by metric: their names and parameters, several references, and COMET in batches."""
 
+import os
+import shutil
+from argparse import Namespace
+
 import pytest
 import torch
 import yaml
@@ -122,6 +126,32 @@ def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):
     raw = model.predict(samples, gpus=0, progress_bar=False, num_workers=0)["scores"][0]
     assert together[1] == pytest.approx(100 * raw)
     assert metrics.comet([], checkpoint) == []
+
+
+def test_comet_takes_this_processs_gpu_and_leaves_it(checkpoint, monkeypatch):
+    model, moved = metrics._comet_model(checkpoint), []
+    monkeypatch.setattr(
+        type(model), "predict", lambda *_, **__: pytest.fail("Lightning's trainer was called")
+    )
+    monkeypatch.setattr(type(model), "to", lambda self, device: moved.append(device))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert len(metrics.comet([(PAIR["source_text"], "3", CHINESE)], checkpoint)) == 1
+    assert moved == ["cuda", "cpu"]
+
+
+def test_objects_are_read_of_a_pinned_checkpoint_alone(checkpoint, tmp_path, monkeypatch):
+    """A checkpoint as a training may leave it, with what it was called with."""
+    folder = shutil.copytree(checkpoint.folder, tmp_path / "comet")
+    file = folder / "checkpoints/model.ckpt"
+    torch.save(torch.load(file) | {"arguments": Namespace(seed=12)}, file)
+    monkeypatch.setattr(metrics, "snapshot", lambda *_: folder)
+    triples, name = [(PAIR["source_text"], "3", CHINESE)], "someone/comet"
+    for unpinned in (HubRef(hub=name), HubRef(hub=name, revision="main"), FolderRef(folder=str(folder))):
+        with pytest.raises(SourceError, match="holds more than tensors.*pin its commit"):
+            metrics.comet(triples, unpinned)
+    expected = metrics.comet(triples, checkpoint)
+    assert metrics.comet(triples, HubRef(hub=name, revision="0123456789" * 4)) == expected
+    assert metrics.UNPICKLE not in os.environ
 
 
 def test_a_translation_may_be_scored_by_comet(checkpoint):

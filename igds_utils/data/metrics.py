@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Sequence
 from functools import cache
 from math import comb
+from pathlib import Path
+from pickle import UnpicklingError
 
 from igds_utils.config.refs import FolderRef, HubRef
 from igds_utils.data import hub
@@ -15,6 +18,8 @@ from igds_utils.data.huggingface import fetched, snapshot
 
 NUMBER = re.compile(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?")
 BOX = "\\boxed{"
+COMMIT = re.compile("[0-9a-f]{40}")
+UNPICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch's own: read what is more than tensors too
 
 
 def boxed_answer(text: str) -> str | None:
@@ -111,10 +116,10 @@ def bleu(hypothesis: str, reference: str, chinese: bool = False) -> float:
 def comet(
     triples: Sequence[tuple[str, str, str]], checkpoint: HubRef | FolderRef, batch: int = 64
 ) -> list[float]:
-    """COMET x 100 of (source, hypothesis, reference) triples, in batches, on a GPU if there is one (unbabel-comet).
+    """COMET x 100 of (source, hypothesis, reference) triples, in batches, on this process's GPU if there is one.
 
-    checkpoint: a hub repository or a local folder with hparams.yaml and checkpoints/model.ckpt. The checkpoint is a
-    pickle: pin its revision, and read only what you trust. Raises `SourceError` where it cannot be loaded.
+    checkpoint: a hub repository or a local folder with hparams.yaml and checkpoints/model.ckpt, read by unbabel-comet.
+    Raises `SourceError` where it cannot be loaded.
     """
     import torch
 
@@ -122,9 +127,22 @@ def comet(
         return []
     model = _comet_model(checkpoint)
     samples = [dict(zip(("src", "mt", "ref"), triple, strict=True)) for triple in triples]
-    gpus = int(torch.cuda.is_available())
-    scores = model.predict(samples, batch_size=batch, gpus=gpus, progress_bar=False, num_workers=0)["scores"]
-    return [100 * float(score) for score in scores]
+    order = sorted(range(len(samples)), key=lambda i: len(samples[i]["src"]))
+    scores = [0.0] * len(samples)
+    # Not by its own `predict`: Lightning's trainer takes the machine's first GPU in every process, and for all that
+    # follows. The current one is the process's own; the model leaves it to the models that generate.
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), batch):
+                chosen = order[start : start + batch]
+                inputs = model.prepare_for_inference([samples[i] for i in chosen])
+                found = model.predict_step(model.transfer_batch_to_device(inputs, model.device, 0))
+                for i, score in zip(chosen, found["scores"].tolist(), strict=True):
+                    scores[i] = 100 * score
+    finally:
+        model.to("cpu")
+    return scores
 
 
 @cache
@@ -132,18 +150,35 @@ def _comet_model(checkpoint: HubRef | FolderRef):
     """The COMET model, loaded once a process."""
     for name in ("lightning", "pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from comet import load_from_checkpoint
-
     if isinstance(checkpoint, FolderRef):
-        folder, name = hub.local_folder(checkpoint), checkpoint.folder
+        folder, name, pinned = hub.local_folder(checkpoint), checkpoint.folder, False
     else:
         folder, name = snapshot(checkpoint, ["hparams.yaml", "checkpoints/model.ckpt"]), checkpoint.hub
+        pinned = bool(COMMIT.fullmatch(checkpoint.revision or ""))
     file = folder / "checkpoints" / "model.ckpt"
     for needed in (file, folder / "hparams.yaml"):
         if not needed.is_file():
             raise hub.SourceError(
                 f"the COMET checkpoint {name} has no {needed.relative_to(folder)}: correct metric.checkpoint"
             )
-    return fetched(
-        name, lambda: load_from_checkpoint(str(file))
-    )  # its encoder's tokenizer comes from the hub too
+    # its encoder's tokenizer comes from the hub too
+    return fetched(name, lambda: _load_comet(file, name, pinned)).eval()
+
+
+def _load_comet(file: Path, name: str, pinned: bool):
+    """Tensors and plain values are read of any checkpoint; objects of a training only of one that cannot change."""
+    from comet import load_from_checkpoint
+
+    try:
+        return load_from_checkpoint(str(file))
+    except UnpicklingError as error:
+        if not pinned:
+            raise hub.SourceError(
+                f"the COMET checkpoint {name} holds more than tensors, and reading that may run code: pin its commit "
+                f"on the hub (metric.checkpoint.revision), or, if you trust it, set {UNPICKLE}=1"
+            ) from error
+    os.environ[UNPICKLE] = "1"
+    try:
+        return load_from_checkpoint(str(file))
+    finally:
+        del os.environ[UNPICKLE]
