@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from igds_utils.config.config import PRESETS, PROJECT, load_preset
 from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
@@ -229,6 +230,8 @@ def test_cross_entropy_by_hand(lm, texts):
 
 def test_unexplained_variance_by_hand():
     class Half:
+        device = torch.device("cpu")
+
         def __call__(self, h):
             return h / 2
 
@@ -248,6 +251,31 @@ def test_quality_row_and_table(lm, captured, trained, tmp_path):
     table = sae_quality.markdown([{**row, "layer": 20}, row])
     assert [line.split("|")[1].strip() for line in table.splitlines()] == ["layer", "---", "1", "20"]
     assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_quality_is_measured_where_the_model_lies(lm, captured, trained, monkeypatch):
+    """Residuals are stored in main memory; fake tensors hold no data, but know their device."""
+    asked, gpu = [], torch.device("cuda:0")
+    monkeypatch.setattr(type(lm), "device", gpu)
+
+    def load(folder, device):
+        asked.append(device)
+        raise InterruptedError
+
+    monkeypatch.setattr(sae_quality, "load_folder", load)
+    with pytest.raises(InterruptedError):
+        sae_quality.quality(lm, 1, trained, trained, captured, captured)
+    assert asked == [gpu]
+
+    class Sae:
+        device = gpu
+
+        def encode(self, h):
+            assert h.device == gpu
+            return h
+
+    with FakeTensorMode():
+        assert sae_quality.firing_rates(Sae(), torch.zeros(5, 3, dtype=torch.float16)).device.type == "cpu"
 
 
 def test_exported_folder_is_written_whole(trained, tmp_path, monkeypatch):

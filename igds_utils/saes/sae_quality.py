@@ -24,10 +24,10 @@ TITLES = {"fvu": "FVU", "dead": "dead features", "l0": "L0", "ce_recovered": "CE
 @torch.inference_mode()
 def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
     """FVU = sum ||h - SAE(h)||^2 / sum ||h - mean(h)||^2 over residuals (tokens, width)."""
-    mean = sum(part.double().sum(0) for part in acts.split(chunk)) / len(acts)
+    mean = (sum(part.double().sum(0) for part in acts.split(chunk)) / len(acts)).to(sae.device)
     error = variance = 0.0
     for part in acts.split(chunk):
-        h = part.float()
+        h = part.float().to(sae.device)
         error += (h - sae(h)).square().sum().item()
         variance += (h - mean).square().sum().item()
     return error / variance
@@ -36,7 +36,8 @@ def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
 @torch.inference_mode()
 def firing_rates(sae, acts: Tensor, chunk: int = 4096) -> Tensor:
     """On which share of residuals (tokens, width) each feature fires: (features,). The sum is L0."""
-    return sum((sae.encode(part.float()) > 0).sum(0) for part in acts.split(chunk)) / len(acts)
+    fired = ((sae.encode(part.float().to(sae.device)) > 0).sum(0) for part in acts.split(chunk))
+    return sum(fired).cpu() / len(acts)
 
 
 def recalled(sae, acts: Tensor, tau: float = 0.8) -> set[int]:
@@ -58,7 +59,7 @@ def cross_entropy(
     """
 
     def replace(h: Tensor) -> Tensor:
-        return torch.cat([h[:, :1], edit(h[:, 1:]).to(h.dtype)], dim=1)
+        return torch.cat([h[:, :1], edit(h[:, 1:].to(lm.device)).to(h)], dim=1)
 
     texts = sorted(texts, key=lambda document: len(document.ids))
     total = count = 0
@@ -92,7 +93,7 @@ def quality(
     first `ce_texts` held-out texts.
     `same_candidates`: at the critical positions of each chat-rendered source, both forms recall the same features.
     """
-    sae, exact = load_folder(folder), load_folder(trained)
+    sae, exact = load_folder(folder, lm.device), load_folder(trained, lm.device)
     acts, _, critical = held_out.load(layer)
     rates = firing_rates(sae, acts)
     seen_acts, document, seen_critical = seen.load(layer)
