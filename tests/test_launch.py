@@ -1,6 +1,7 @@
 """Several processes under accelerate (gloo, on the CPU) against one."""
 
 import json
+import sys
 from functools import partial
 
 import numpy as np
@@ -226,6 +227,21 @@ def test_two_processes_select_from_a_file_as_one(tmp_path, steps):
         found.append((made.scores, made.records))
     pd.testing.assert_frame_equal(found[0][0], found[1][0], check_exact=True)
     assert found[0][1] == found[1][1] and len(found[0][1]) == 300
+
+
+def test_srun_starts_one_task_on_each_machine_beside_the_step_that_calls_it(tmp_path, monkeypatch):
+    called = []
+
+    def started(command, **_):
+        called.append(command)
+        raise InterruptedError
+
+    monkeypatch.setattr(launch.subprocess, "Popen", started)
+    run = open_run("smoke", overrides={"launch": {"processes": 16, "machines": 2}}, results=str(tmp_path))
+    with pytest.raises(InterruptedError):
+        launch.call(run, "module:function")
+    srun = " ".join(called[0][: called[0].index(sys.executable)])
+    assert srun.startswith("srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1")
 
 
 @pytest.mark.slow

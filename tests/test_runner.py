@@ -249,6 +249,7 @@ def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_
         ]
         assert "notebooks/03_data_scoring.ipynb" in job and "threads: 16" in job
         assert "mem_mb=100000" in job and "runtime=120" in job and "gpu=8" in job
+        assert "tasks_per_gpu=0" in job  # or SLURM's executor asks for 8 tasks of 16 processors each
     collecting = next(
         block for block in shown.split("\n[") if f"output: {tmp_path}/smoke/notebooks/04_sft.ipynb" in block
     )

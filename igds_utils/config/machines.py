@@ -18,7 +18,9 @@ class LaunchConfig(Strict):
     )
     machines: int = Field(1, ge=1)
     starter: list[str] = Field(
-        ["srun", "--ntasks-per-node=1"], description="command that starts another one once on each machine"
+        # inside a job step, which holds the job's resources and counts as one task of one machine
+        ["srun", "--overlap", "--nodes={machines}", "--ntasks={machines}", "--ntasks-per-node=1", "-K1"],
+        description="command that starts another one once on each machine; {machines} stands for their number",
     )
 
     @model_validator(mode="after")
@@ -35,7 +37,7 @@ class JobConfig(Strict):
 
     gpus: int = Field(0, ge=0, description="on all nodes together")
     nodes: int = Field(1, ge=1)
-    cpus: int = Field(2, ge=1)
+    cpus: int = Field(2, ge=1, description="on each node")
     memory_gb: int = Field(16, ge=1, description="on each node")
     minutes: int = Field(120, ge=1)
 

@@ -58,7 +58,8 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
     file = (run.store.root / name).resolve()
     try:
         if launch.machines > 1:
-            command = [*launch.starter, sys.executable, "-m", "igds_utils.core.launch", str(file)]
+            starter = [part.replace("{machines}", str(launch.machines)) for part in launch.starter]
+            command = [*starter, sys.executable, "-m", "igds_utils.core.launch", str(file)]
         else:
             command = _accelerate(launch, request, file, machine=0)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
