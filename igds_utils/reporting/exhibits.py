@@ -47,7 +47,7 @@ def save_exhibit(run: Run, frame: pd.DataFrame, name: str, task: str = "") -> No
     exhibit = exhibits()[name]
     caption = _caption(exhibit, _about(task), whole=True)
     if frame.map(lambda cell: " [" in str(cell)).any(axis=None):
-        caption += f" In brackets: {100 * run.preset.confidence:g} % intervals."
+        caption += f" In square brackets: {100 * run.preset.confidence:g} % intervals."
     save_table(frame, run.root / "tables", (exhibit.numbers or exhibit.name).format(task=task), caption)
 
 

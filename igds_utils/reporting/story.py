@@ -55,8 +55,8 @@ def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: flo
     if not seen:
         return ""
     return (
-        f"A run like this one sees a true difference of IGDS and Random half of the time where it is "
-        f"{', '.join(seen)}; to be seen four times in five it has to be 1.4 times as large."
+        "A run like this one sees a true difference of IGDS and Random half of the time where it is "
+        f"{' or '.join(seen)}; to be seen four times in five it has to be 1.4 times as large."
     )
 
 
@@ -115,7 +115,7 @@ def model_facts(preset: Preset, recall: dict[str, Any]) -> dict[str, Any]:
 
 def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
     """Exhibit -> what it shows in this run (Markdown), of the stored products that the sentences are made from."""
-    from igds_utils.analysis import distributions, monitoring, robustness, sae_coverage, stability
+    from igds_utils.analysis import distributions, monitoring, robustness, sae_coverage, semantics, stability
 
     summary = {task: run.read(f"{task}/summary.json") for task in run.tasks}
     said = {"figure4": [robustness.ratio_story(summary, metrics)]}
@@ -141,6 +141,9 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
             said.setdefault("figure3", []).append(
                 f"{name}: {distributions.story(moved, rho, metric, feature)}"
             )
+        if run.store.has(f"{task}/words.parquet"):
+            told_of = semantics.story(run.read(f"{task}/words.parquet"))
+            said.setdefault("figure6", []).append(f"{name}: {told_of}")
         if run.store.has(f"{task}/monitoring.parquet"):
             watched = run.read(f"{task}/monitoring.parquet")
             said.setdefault("monitoring_{task}", []).append(f"{name}: {monitoring.digest(watched)}")

@@ -53,8 +53,8 @@ def table8(
     """Table 8: general benchmarks of every arm, and the paired change from the untrained model on the same questions.
 
     `scores[task][arm]` is capabilities.parquet, or None for an arm that was not asked; seeds of an arm are pooled.
-    `titles[benchmark]` names all benchmarks, also those that nobody was asked. The paper measured Gemma-2-2B, in
-    percent, on all of its tasks; what it has and this run has not says so.
+    `titles[benchmark]` names a benchmark. The paper measured Gemma-2-2B, in percent, on all of its tasks; what it has
+    and this run has not says so.
     """
     asked = [table for arms in scores.values() for table in arms.values() if table is not None]
     benchmarks = {name for table in asked for name in table["benchmark"]}
@@ -64,11 +64,9 @@ def table8(
         for arm, members in _pooled(arms).items():
             answered = {name: arms[name] for name in members if arms[name] is not None}
             row = {"Trained on": task_title, "Arm": arm_title(arm)}
-            for name, title in titles.items():
-                if name in benchmarks:
-                    row |= _benchmark_cells(answered, arms.get("original"), name, title, options)
-                elif name in PRINTED:
-                    row[title] = NOT_RUN
+            for name in sorted(benchmarks):
+                row |= _benchmark_cells(answered, arms.get("original"), name, titles[name], options)
+            row |= {titles[name]: NOT_RUN for name in PRINTED if name in titles and name not in benchmarks}
             theirs = paper["table8"].get(selector_of(arm), {}).get(task, {})
             row |= {f"Paper: {title}": number(theirs.get(name), 2) for name, title in PRINTED.items()}
             rows.append(row)
