@@ -1,12 +1,9 @@
-"""Operations, bytes and forecasts against sums by hand."""
+"""Operations and bytes against sums by hand."""
 
 import pytest
 
-from igds_utils.config.config import load_preset
 from igds_utils.config.settings import Shape
 from igds_utils.core import costs
-from igds_utils.running import forecast
-from igds_utils.running.plan import plan, render
 
 SHAPE = Shape(parameters=1000 + 2 * 300, layers=2, width=10, kv_width=5, vocabulary=100)  # 300 a block, tied
 
@@ -75,27 +72,26 @@ def test_decoding_is_bound_by_memory_for_few_rows_and_by_products_for_many():
     assert many == pytest.approx(costs.forward_flops(SHAPE, 1, 0, head_tokens=1) / 1e6)
 
 
-def test_the_paper_preset_forecast_says_what_fits():
-    llama = load_preset("paper", model="llama-3.1-8b")
-    text = render(llama)
-    assert "full-parameter AdamW needs 128 GB" in text
-    assert "fits sharded over 8" in text and "does not fit, score and select here" in text
-    assert "one SAE of 1.1 GB and 40 GB of caches: fits;" in text
-    assert "fits with SET=intervention.cache_gb=2" in text
-    assert forecast.lines(load_preset("quick"), plan(load_preset("quick"))) == []
+def test_a_decoding_step_takes_no_less_than_launching_its_blocks():
+    slow = costs.machines()["8 x H100 80 GB"].model_copy(update={"devices": 1, "block_seconds": 0.5})
+    assert costs.decode_seconds(SHAPE, slow, tokens=60, rows=20, length=8) == pytest.approx(3 * 2 * 0.5)
+    assert all(machine.block_seconds > 0 for machine in costs.machines().values())
 
 
-def test_igds_against_loss_follows_prompt_and_target_lengths():
-    paper = load_preset("paper", model="llama-3.1-8b")
-    ratio = {name: forecast.against_loss(paper.chosen.shape, task) for name, task in paper.tasks.items()}
-    assert ratio["math"] < 0.25 < ratio["summarization"] < 0.7
+def test_memory_of_a_pass_holds_the_bound_of_its_logits():
+    from igds_utils.engine.batching import LOGIT_BYTES
+
+    one, two = costs.pass_bytes(SHAPE, 1), costs.pass_bytes(SHAPE, 2)
+    assert two - one == 10 * 2 * (2 + costs.KEPT_VALUES)
+    assert 2 * one - two == 3 * LOGIT_BYTES
 
 
-def test_hours_fall_with_devices():
-    paper = load_preset("paper", model="gemma-2-2b")
-    frame, known = plan(paper), costs.machines()
-    eight = known["8 x H100 80 GB"]
-    one = eight.model_copy(update={"devices": 1})
-    assert forecast.hours(paper, frame, one).sum() == pytest.approx(
-        8 * forecast.hours(paper, frame, eight).sum()
+def test_what_a_training_process_holds():
+    alone, copies, sharded = (
+        dict(costs.training_bytes(SHAPE, 7, 2, *how)) for how in ((1, False), (1, True), (4, False))
     )
+    state, exchanged = "fp32 weights, gradients and moments", "gradients that are exchanged"
+    assert alone[state] == 16 * SHAPE.parameters and sharded[state] == alone[state] / 4
+    assert alone["weights in 16 bit"] == 2 * SHAPE.parameters
+    assert copies[exchanged] == 4 * SHAPE.parameters and exchanged not in alone
+    assert "weights in 16 bit" not in dict(costs.training_bytes(SHAPE, 7, 4))

@@ -272,7 +272,9 @@ class Preset(Strict):
     batch_tokens: int = Field(2048, description="tokens of one forward pass")
     bootstrap: int = Field(2000, description="resamples of every interval")
     confidence: float = 0.95
-    speeds: Speeds
+    speeds: Speeds | None = Field(
+        None, description="without them the plan forecasts hours on the machines of core/hardware.yaml"
+    )
 
     @model_validator(mode="after")
     def _series_see_the_whole_model(self):

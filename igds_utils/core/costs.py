@@ -37,6 +37,8 @@ class Machine(Strict):
     terabytes: float = Field(description="a second, from one device's memory")
     memory_gb: float = Field(description="of one device")
     use: Use
+    block_seconds: float = Field(0, ge=0, description="the least that a block takes of a decoding step")
+    start_seconds: float = Field(0, ge=0, description="of a notebook, or of a launch of processes")
 
     def seconds(self, flops: float, kind: str) -> float:
         """Time for operations that are shared by all devices; kind: "read" or "train"."""
@@ -84,12 +86,14 @@ def decode_seconds(
 ) -> float:
     """Time to generate `tokens` in batches of `rows` that hold about `length` tokens each, on all devices.
 
-    A step reads the weights once and every row's cache: whichever takes longer, that or the operations, is its time.
+    A step reads the weights once and every row's cache: whichever takes longest, that, the operations, or launching
+    them one by one, is its time.
     """
-    read = width * (shape.parameters + rows * length * 2 * shape.layers * shape.kv_width)
+    read = width * shape.parameters + rows * row_bytes(shape, length, width)
     memory = read / (machine.terabytes * 1e12 * machine.use.decode)
     products = forward_flops(shape, rows, 2 * length, head_tokens=rows)
-    step = max(memory, products / (machine.teraflops * 1e12 * machine.use.read))
+    launches = machine.block_seconds * shape.layers
+    step = max(memory, products / (machine.teraflops * 1e12 * machine.use.read), launches)
     return tokens / rows * step / machine.devices
 
 
@@ -159,14 +163,42 @@ def sae_bytes(shape: Shape) -> float:
     return 2 * 4 * shape.width * shape.d_sae
 
 
-def training_bytes(
-    shape: Shape, tokens: float, width: int = 4, shards: int = 1, checkpointing: bool = False
-) -> float:
-    """Memory of a device that trains all parameters with AdamW on batches of `tokens`.
+def row_bytes(shape: Shape, length: float, width: int = 2) -> float:
+    """Memory of the keys and values of one row of `length` tokens. width: bytes of a value."""
+    return width * length * 2 * shape.layers * shape.kv_width
 
-    width: bytes of an activation. shards: devices that weights, gradients and moments are spread over.
+
+def pass_bytes(shape: Shape, tokens: float, width: int = 2) -> float:
+    """Memory of a forward pass over `tokens` beside the weights: the residual stream after every block, where features
+    may be read, what one block computes, and logits. width: bytes of an activation.
+    """
+    from igds_utils.engine.batching import LOGIT_BYTES
+
+    logits = 3 * LOGIT_BYTES  # capping them, as Gemma-2 does, holds two more copies
+    return tokens * shape.width * width * (shape.layers + KEPT_VALUES) + logits
+
+
+def training_bytes(
+    shape: Shape,
+    tokens: float,
+    width: int = 4,
+    shards: int = 1,
+    copies: bool = False,
+    checkpointing: bool = False,
+) -> list[tuple[str, float]]:
+    """Memory of a device that trains all parameters with AdamW on batches of `tokens`: (what, bytes) of each part.
+
+    width: bytes of an activation. shards: devices that weights, gradients and moments are spread over. copies: whether
+    several devices each train a whole copy and average their gradients.
     """
     kept = shape.layers + KEPT_VALUES if checkpointing else KEPT_VALUES * shape.layers
-    activations = kept * tokens * shape.width * width
-    logits = 3 * tokens * shape.vocabulary * 4  # fp32, with their softmax and gradient
-    return FP32_TRAINING * shape.parameters / shards + activations + logits
+    parts = [
+        ("fp32 weights, gradients and moments", FP32_TRAINING * shape.parameters / shards),
+        ("activations", kept * tokens * shape.width * width),
+        ("logits", 3 * tokens * shape.vocabulary * 4),  # fp32, with their softmax and gradient
+    ]
+    if width < 4:
+        parts.append(("weights in 16 bit", width * shape.parameters / shards))
+    if copies:
+        parts.append(("gradients that are exchanged", 4 * shape.parameters))
+    return parts

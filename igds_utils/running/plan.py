@@ -1,4 +1,4 @@
-"""What a preset would cost: arithmetic on its sizes alone, before anything is fetched or run.
+"""What a preset would cost, as text: nothing is fetched or run for it.
 
 print(render(load_preset("quick")))
 """
@@ -6,192 +6,75 @@ print(render(load_preset("quick")))
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
 
 import pandas as pd
 
 from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import FolderRef, HubRef, Ref, TinyRef
-from igds_utils.config.settings import CapabilitiesConfig, ModelConfig, Preset, TaskConfig
-from igds_utils.core.arms import arms, asked_in_general
-from igds_utils.core.costs import need_tokens, sae_bytes, training_bytes
+from igds_utils.config.settings import ModelConfig, Preset
+from igds_utils.core.arms import arms
+from igds_utils.core.costs import sae_bytes
 from igds_utils.core.manifest import made_in
 from igds_utils.running import forecast
-from igds_utils.running.runner import STAGES
-from igds_utils.selectors import get, names
-
-UNCUT_CANDIDATES = (
-    400  # candidates where a preset does not cut them: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)
-)
-SHOT_TOKENS = 160  # of one Minerva example
-# Benchmark -> subjects, questions, forward passes a question (an answer of one token costs none of its own), and tokens
-# of a pass with its worked examples, as the default model counts them.
-ASKED = {"mmlu": (57, 14042, 1, 725), "truthfulqa": (1, 817, 7.6, 225), "mmlu_dev": (57, 281, 1, 100)}
-ABOVE = 0.4  # share of the blocks that lies above a candidate's: all that a given target is read through
-LONGEST = 1.75  # a training batch is as wide as its longest sample: this many times the mean, about
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def plan(preset: Preset) -> pd.DataFrame:
-    """One row a task and stage: task, stage, what, and tokens to `read`, `generate` and `train`, and minutes.
-
-    `read` are tokens of forward passes (teacher-forced ones too), `train` of forward and backward passes.
-    """
-    rows = []
-    for name, task in preset.tasks.items():
-        for stage, what, read, generate, train in _stages(preset, task):
-            minutes = (
-                read / preset.speeds.forward + generate / preset.speeds.decode + train / preset.speeds.train
-            ) / 60
-            rows.append((name, stage, what, round(read), round(generate), round(train), minutes))
-    starts = len(STAGES)
-    rows.append(("all", "notebooks", f"{starts} starts", 0, 0, 0, starts * preset.speeds.notebook / 60))
-    return pd.DataFrame(rows, columns=["task", "stage", "what", "read", "generate", "train", "minutes"])
-
-
-def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, float, float]]:
-    sizes, prompt, target = task.sizes, task.prompt_tokens, task.target_tokens
-    answer = min(target, task.max_new_tokens)  # tokens that a model generates for one item, about
-    candidates, k = uncut(task.max_candidates), preset.intervention.k
-    validated = _amplified(candidates, sizes.validation, prompt, target, task.max_new_tokens)
-    confirmed = _amplified(k, sizes.confirmation, prompt, target, task.max_new_tokens)
-    all_arms = arms(task)
-    trained = [arm for arm in all_arms if arm.trained]
-    shown = sum(arm.size(sizes.pool) for arm in trained) * task.sft.epochs
-    completions = sizes.test * task.samples
-    written = completions * (
-        task.max_new_tokens + len(trained) * answer
-    )  # the untrained model does not stop early
-    evaluated = len(all_arms) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
-    scored = [(sizes.pool, task.selectors)]
-    if task.quality:
-        everyone = names() if task.quality.selectors == "all" else task.quality.selectors
-        scored.append((min(task.quality.size, sizes.pool), everyone))
-    read = sum(n * need_tokens(need, prompt, target) for n, some in scored for need in needs_of(some))
-    found = [
-        ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
-        (
-            "causal filter",
-            f"{candidates} candidates x {sizes.validation}",
-            validated[0] + confirmed[0],
-            validated[1] + confirmed[1],
-            0,
-        ),
-        ("scoring", " + ".join(f"{len(some)} selectors x {n}" for n, some in scored), read, 0, 0),
-        ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
-        ("evaluation", f"{len(all_arms)} arms x {sizes.test} x {task.samples}", evaluated, written, 0),
-    ]
-    if task.capabilities:
-        answering = len(asked_in_general(task))
-        questions, read = asked(task.capabilities)
-        found.append(("capabilities", f"{answering} arms x {questions}", answering * read, 0, 0))
-    if task.stability:
-        own, sources = task.stability, len(task.stability.sources)
-        tested = uncut(own.max_candidates)
-        again = _amplified(tested, own.validation, prompt, target, own.max_new_tokens)
-        read, written = own.prior * prompt + again[0], again[1]
-        what = f"{sources} sources, {tested} candidates x {own.validation}"
-        found.append(("stability", what, sources * read, sources * written, 0))
-    return found
-
-
-def asked(config: CapabilitiesConfig) -> tuple[int, float]:
-    """How many questions of general benchmarks one arm is asked, and the tokens that it reads for them."""
-    questions, read = 0, 0.0
-    for benchmark in config.benchmarks:
-        subjects, known, passes, length = ASKED[benchmark]
-        most = config.limit.get(benchmark) if isinstance(config.limit, dict) else config.limit
-        n = known if most is None else min(known, subjects * most)
-        questions, read = questions + n, read + n * passes * length
-    return questions, read
-
-
-def uncut(max_candidates: int | None) -> int:
-    """How many candidates a preset amplifies, about."""
-    return UNCUT_CANDIDATES if max_candidates is None else max_candidates
-
-
-def _amplified(
-    features: int, samples: int, prompt: int, target: int, max_new_tokens: int
-) -> tuple[float, float]:
-    """Tokens that the causal filter reads (blocks above the feature counted as a share of all) and generates.
-
-    Prompts and targets are read once, and every row reads its target above its block; every row, and the original,
-    generates as long as it may: the model that is read has not learnt to stop. On a GPU rows share the original's
-    answer as far as they agree with it, and generate less.
-    """
-    rows = features * samples
-    return samples * (prompt + target) + rows * ABOVE * target, (samples + rows) * max_new_tokens
-
-
-def needs_of(selectors: Sequence[str]) -> set[str]:
-    """What is measured on a pool for some selectors: each measurement once, and one pass for all controls of IGDS."""
-    needs = {need for name in selectors for need in get(name).needs}
-    at_p = {need for need in needs if need_tokens(need, 1, 0) == 1 and need_tokens(need, 0, 1) == 0}
-    controls = at_p - {"task_feature_activations"}
-    return needs - controls | {"critical_reads"} if controls else needs
-
-
-# ---- memory and disk -------------------------------------------------------------------------------------
-
-
-def peak_memory(preset: Preset) -> float | None:
-    """Bytes at the peak on one device, the larger of training and steering; None where no model shape is stated.
-
-    Beside the model that is trained stands the one that features are read on; launched processes that shard the
-    training spread its state, and each holds a part of it. Steering holds caches and one SAE.
-    """
-    shape, width = preset.chosen.shape, BYTES[preset.chosen.dtype]
-    if shape is None:
-        return None
-    read, launch = shape.parameters * width, preset.launch
-    peaks = []
-    for task in preset.tasks.values():
-        length = min(LONGEST * (task.prompt_tokens + task.target_tokens), task.sft.max_length)
-        tokens = min(task.sft.device_batch, task.sft.global_batch) * length
-        shards = launch.processes if launch.training else 1
-        peaks.append(training_bytes(shape, tokens, width, shards, task.sft.gradient_checkpointing))
-    steering = preset.intervention.cache_gb * 1e9 + sae_bytes(shape)
-    return read + max(*peaks, steering) + 1e9  # the interpreter and its libraries
-
-
-def disk(preset: Preset) -> float | None:
-    """Bytes to keep: the models in the cache, and the weights of the arms where they are kept."""
-    model = preset.chosen
-    if model.shape is None:
-        return None
-    weights = model.shape.parameters * BYTES[model.dtype]
-    kept = sum(arm.trained for t in preset.tasks.values() if t.sft.keep_weights for arm in arms(t))
-    return weights * (kept + len({str(model.identify), str(model.train)}))
-
-
-# ---- for people ------------------------------------------------------------------------------------------
+from igds_utils.running.space import disk, held, listed, peak_memory
+from igds_utils.running.workload import stages
 
 
 def render(preset: Preset) -> str:
-    """The plan as text: what is run, the tokens of every stage, and the totals."""
-    frame = plan(preset)
+    """The plan as text: what is run, what every stage costs, what it needs, and how to run it."""
     lines = [
         f"Preset {preset.name}: {preset.description.strip()}",
         f"Model  {preset.model}: {_about(preset.chosen)}",
     ]
     for name, task in preset.tasks.items():
         lines.append(f"Task   {name}: {', '.join(arm.name for arm in arms(task))}")
-    lines += ["", *_table(frame), ""]
-    lines.append(f"Time   about {show_minutes(frame['minutes'].sum())} at the preset's speeds")
-    memory, space = peak_memory(preset), disk(preset)
-    if memory is None:
-        lines.append(f"Memory and disk are not known: the preset states no shape of model {preset.model}")
-    else:
+    return "\n".join([*lines, "", *(_at_speeds(preset) if preset.speeds else _on_machines(preset))])
+
+
+def _at_speeds(preset: Preset) -> list[str]:
+    """The plan at the speeds that a preset states, and how near it comes to a run."""
+    frame = stages(preset)
+    minutes, memory = frame["minutes"].sum(), peak_memory(preset)
+    lines = _table(frame, {"minutes": frame["minutes"]})
+    lines += ["", f"Time   about {show_minutes(minutes)} at the preset's speeds"]
+    if memory is not None:
         lines.append(f"Memory about {memory / 1e9:.1f} GB at the peak{_of_sae(preset)}")
-        lines.append(f"Disk   about {space / 1e9:.1f} GB of weights")
-    lines += _measured(preset, frame["minutes"].sum(), memory)
-    return "\n".join([*lines, *forecast.lines(preset, frame)])
+    return [*lines, *_disk(preset), *_measured(preset, minutes, memory)]
+
+
+def _on_machines(preset: Preset) -> list[str]:
+    """The plan on the machines of hardware.yaml: hours, what fits, and what to run."""
+    frame = stages(preset)
+    if preset.chosen.shape is None:
+        return [*_table(frame, {}), "", "Time is not known: the preset states no speeds", *_disk(preset)]
+    found = forecast.ways(preset)
+    hours = {way.name: way.hours for way in found}
+    return [
+        *_table(frame, hours),
+        "Hours follow from operations and bytes, at shares of the machines' peaks that igds_utils/core/hardware.yaml "
+        "assumes and nobody measured.",
+        "",
+        *_aligned(forecast.memory_rows(found), left={0, len(found) + 1}),
+        "",
+        *forecast.advice(found),
+        "",
+        *forecast.pool_lines(preset, found),
+        "",
+        *_disk(preset),
+    ]
 
 
 def _of_sae(preset: Preset) -> str:
     size = sae_bytes(preset.chosen.shape)
     return f"; one SAE at a time, of {size / 1e9:.2g} GB" if size else ", without the SAEs"
+
+
+def _disk(preset: Preset) -> list[str]:
+    parts = disk(preset)
+    if not parts:
+        return [f"Memory and disk are not known: the preset states no shape of model {preset.model}"]
+    return [f"Disk   about {held(parts) / 1e9:.1f} GB beside the data: {listed(parts)}"]
 
 
 def _measured(preset: Preset, minutes: float, memory: float | None) -> list[str]:
@@ -207,22 +90,27 @@ def _measured(preset: Preset, minutes: float, memory: float | None) -> list[str]
     ]
 
 
-def _table(frame: pd.DataFrame) -> list[str]:
-    total = {
-        **frame[["read", "generate", "train", "minutes"]].sum(),
-        "task": "total",
-        "stage": "",
-        "what": "",
-    }
-    rows = [list(frame.columns)]
-    for row in [*frame.to_dict("records"), total]:
-        tokens = [f"{row[c]:,.0f}" if row[c] else "-" for c in ("read", "generate", "train")]
-        rows.append([row["task"], row["stage"], row["what"], *tokens, f"{row['minutes']:,.1f}"])
+def _table(frame: pd.DataFrame, times: dict[str, pd.Series]) -> list[str]:
+    """Stages with their tokens, and one column of times each, with totals."""
+    tokens = frame[["read", "generate", "train"]]
+    rows = [["task", "stage", "what", *tokens.columns, *times]]
+    for place, row in enumerate(frame.to_dict("records")):
+        counted = [f"{row[c]:,}" if row[c] else "-" for c in tokens.columns]
+        taken = [
+            "-" if math.isnan(column.iloc[place]) else f"{column.iloc[place]:,.1f}"
+            for column in times.values()
+        ]
+        rows.append([row["task"], row["stage"], row["what"], *counted, *taken])
+    totals = [*(f"{n:,}" for n in tokens.sum()), *(f"{column.sum():,.1f}" for column in times.values())]
+    return _aligned([*rows, ["total", "", "", *totals]], left={0, 1, 2})
+
+
+def _aligned(rows: list[list[str]], left: set[int]) -> list[str]:
+    """Rows of a table as lines; left: columns that are aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    texts = 3  # left-aligned columns
     return [
         "  ".join(
-            cell.ljust(width) if i < texts else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -248,7 +136,7 @@ def _about(model: ModelConfig) -> str:
 
 def _origin(ref: Ref) -> str:
     if isinstance(ref, HubRef):
-        return f"{ref.hub} ({ref.revision})"
+        return f"{ref.hub} ({ref.revision[:8]})"
     if isinstance(ref, FolderRef):
         return ref.folder
     if isinstance(ref, TinyRef):
