@@ -227,10 +227,9 @@ def pool_lines(preset: Preset, found: list[Way]) -> list[str]:
                 for need in ("task_feature_activations", "target_loss")
             )
             said.append(f"  {way.name}: {_shown(igds)} for IGDS, {_shown(loss)} for Loss")
-    several = {"launch.machines": 4, "launch.processes": 4 * max(way.machine.devices for way in found)}
-    changes = " ".join(f"{field}={value}" for field, value in several.items())
+    processes = 4 * max(machine.devices for machine in costs.machines().values())
     return [
         *said,
-        f'A pool that takes longer outgrows the machine: SET="{changes}" shares it out over four, `igds run --profile '
-        "slurm` makes jobs of a cluster; products and results are the same.",
+        f'A pool that takes longer outgrows the machine: SET="launch.machines=4 launch.processes={processes}" shares it '
+        "out over four, `igds run --profile slurm` makes jobs of a cluster; products and results are the same.",
     ]
