@@ -230,6 +230,6 @@ def pool_lines(preset: Preset, found: list[Way]) -> list[str]:
     processes = 4 * max(machine.devices for machine in costs.machines().values())
     return [
         *said,
-        f'A pool that takes longer outgrows the machine: SET="launch.machines=4 launch.processes={processes}" shares it '
-        "out over four, `igds run --profile slurm` makes jobs of a cluster; products and results are the same.",
+        f'A pool that takes longer outgrows the machine: SET="launch.machines=4 launch.processes={processes}" shares '
+        "it out over four, `igds run --profile slurm` makes jobs of a cluster; products and results are the same.",
     ]
