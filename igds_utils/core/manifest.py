@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from igds_utils.config.config import PROJECT
+from igds_utils.config.settings import Preset
 from igds_utils.core.experiment import Run
+from igds_utils.data.huggingface import newest
 
 PACKAGES = (
     "torch", "transformers", "sae-lens", "trl", "accelerate", "math-verify", "sacrebleu", "rouge-score", "pandas",
 )  # fmt: skip
+# what lm-eval and unbabel-comet fetch by themselves
+BENCHMARKS = {"mmlu": "cais/mmlu", "truthfulqa": "truthfulqa/truthful_qa"}
+COMET_TOKENIZER = "xlm-roberta-large"
 
 
 def manifest(run: Run) -> dict[str, Any]:
-    """Preset, versions, commit, machine, fingerprints of data and SAEs, and the time and memory of each notebook."""
+    """Preset, versions, commits, machine, fingerprints of data and SAEs, and the time and memory of each notebook."""
     timings = run.root / "timings.json"
     return {
         "preset": run.preset.model_dump(),
@@ -29,8 +35,38 @@ def manifest(run: Run) -> dict[str, Any]:
         "data": {task: {name: run.data_version(task, name) for name in run.sets(task)} for task in run.tasks},
         "left_out": {task: run.data_facts(task) for task in run.tasks},
         "saes": run.sae_version,
+        "unpinned": unpinned_commits(run.preset),
         "notebooks": json.loads(timings.read_text(encoding="utf8")) if timings.exists() else {},
     }
+
+
+def unpinned_commits(preset: Preset) -> dict[str, str]:
+    """Repository -> commit, of all that was fetched from the hub as it was on that day: no revision is named for it."""
+    chosen = preset.chosen
+    parts = [chosen.identify, chosen.train, preset.selection, *preset.tasks.values()]
+    names = {*_unpinned([part.model_dump() for part in parts])}
+    if chosen.saes.source == "release":
+        from igds_utils.engine.sae import repository
+
+        names.add(repository(chosen.saes.name))
+    for task in preset.tasks.values():
+        asked = task.capabilities.benchmarks if task.capabilities else []
+        names |= {BENCHMARKS[name] for name in asked if name in BENCHMARKS}
+        if task.metric and task.metric.name == "comet":
+            names.add(COMET_TOKENIZER)
+    found = {name: newest(name) for name in sorted(names)}
+    return {name: commit for name, commit in found.items() if commit}
+
+
+def _unpinned(value: Any) -> Iterator[str]:
+    """Repositories without a revision, anywhere in what a preset says."""
+    if isinstance(value, dict):
+        if "hub" in value and value.get("revision") is None:
+            yield value["hub"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _unpinned(inner)
 
 
 def made_in(timings: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:

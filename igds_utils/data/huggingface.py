@@ -53,6 +53,17 @@ def snapshot(ref: HubRef, patterns: list[str] = FILES) -> Path:
     return folder
 
 
+def newest(name: str) -> str | None:
+    """The commit of a repository's main branch of which files were last fetched; None where none were."""
+    from huggingface_hub import constants
+
+    for kind in ("models", "datasets"):
+        ref = Path(constants.HF_HUB_CACHE, f"{kind}--{name.replace('/', '--')}", "refs", "main")
+        if ref.is_file():
+            return ref.read_text(encoding="utf8").strip()
+    return None
+
+
 def fetched(name: str, get: Callable[[], T]) -> T:
     """What `get` returns; it takes the repository `name` from the hub and may be called several times.
 

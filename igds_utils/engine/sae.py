@@ -115,6 +115,11 @@ def neuronpedia_id(config: SaeConfig, feature: Feature) -> str | None:
     return _release(config.name).neuronpedia_id.get(sae_id)
 
 
+def repository(release: str) -> str:
+    """The repository of the hub that holds a release's SAEs."""
+    return _release(release).repo_id
+
+
 def _release(name: str):
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
@@ -138,15 +143,15 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     """Read one SAE of a sae_lens release, in fp32, from the hub or its cache."""
     from sae_lens import SAE
 
-    repository, name = _release(release).repo_id, f"{sae_id} of {release}"
+    place, name = repository(release), f"{sae_id} of {release}"
     try:
         # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
-        sae = fetched(repository, lambda: SAE.from_pretrained(release, sae_id, device="cpu"))
+        sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, device="cpu"))
     except (SafetensorError, BadZipFile, EOFError, RuntimeError) as error:
         if isinstance(error, SourceError | torch.OutOfMemoryError):
             raise
         raise SourceError(
-            f"the file of SAE {name} cannot be read ({str(error).splitlines()[0]}): remove {repository} from the "
+            f"the file of SAE {name} cannot be read ({str(error).splitlines()[0]}): remove {place} from the "
             "hub's cache (`hf cache delete`), and it is fetched anew"
         ) from error
     return _checked(sae, name).to(device)
