@@ -53,7 +53,7 @@ def train(
     reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
     kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
     for them; a training that was killed goes on from its last one, and a finished one removes them. weights: a folder
-    for the final weights (fp32 safetensors, gathered from all processes) and the tokenizer. after_step: called with the
+    for the final weights (safetensors, gathered from all processes) and the tokenizer. after_step: called with the
     number of steps made and of all steps; the model is in evaluation mode, and the training does not notice.
 
     Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),

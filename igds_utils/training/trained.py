@@ -128,7 +128,7 @@ class TrainedArm:
             return inputs | {"model": stamped(chosen.train), "dtype": chosen.dtype}
         selection = self.run.store.version(f"{self.task}/selected/{self.arm.name}.jsonl")
         recipe = self.config.sft.model_dump(exclude=sft.NOT_LEARNT_FROM)
-        if chosen.dtype != "float32":  # in which the trained weights, always fp32, are read
+        if chosen.dtype != "float32":  # trained in fp32, an arm answers in it
             inputs["dtype"] = chosen.dtype
         return inputs | {
             "model": stamped(chosen.train),
