@@ -18,6 +18,7 @@ from igds_utils.config.settings import Shape
 from igds_utils.core import costs
 from igds_utils.core.costs import Machine
 from igds_utils.display import about
+from igds_utils.identification.effects import ROWS
 
 SELECTORS = ("random", "loss", "ifd", "rds", "less", "igds")  # those whose cost is one of model passes
 
@@ -39,7 +40,7 @@ class Scale:
     validation: int = 64  # samples of the causal filter, and as many that confirm its choice
     candidates: int = 400  # features that are amplified on each of them
     new_tokens: int = 256  # that each amplified answer takes
-    rows: int = 512  # answers that are decoded together
+    rows: int = ROWS  # answers that are decoded together
     blocks: int | None = None  # that are run to read the task feature (its layer + 1); all by default
 
     def __post_init__(self):
