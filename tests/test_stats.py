@@ -131,19 +131,23 @@ def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
     y = x + rng.normal(0, 0.3, 40)
     x[:4] = x[0]  # ties
     found = spearman(x, y)
-    assert found.mean == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
-    assert -1 <= found.low < found.mean < found.high <= 1
+    assert found.rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
+    assert -1 <= found.low < found.rho < found.high <= 1 and np.isnan(found.p_value) and found.n == 40
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("x, y", [([1, 2], [1, 2]), ([1, 1, 1, 1], [1, 2, 3, 4])])
 def test_no_correlation_without_variation(x, y):
-    assert np.isnan(spearman(x, y)).all()
+    assert np.isnan(spearman(x, y)[:4]).all()
 
 
 @pytest.mark.filterwarnings("error")
-def test_spearman_of_few_pairs_is_silent():
-    assert spearman([1, 2, 3], [3, 1, 2]).mean == pytest.approx(-0.5)
+def test_spearman_of_few_pairs_has_an_exact_p_value_and_no_interval():
+    assert spearman([1, 2, 3], [3, 1, 2]).rho == pytest.approx(-0.5)
+    reversed_ranks = spearman([1, 2, 3, 4], [9, 7, 5, 3])
+    assert reversed_ranks.rho == pytest.approx(-1) and np.isnan(reversed_ranks[1:3]).all()
+    assert reversed_ranks.p_value == pytest.approx(2 / 24)  # of 4! orders, the two extreme ones
+    assert spearman([1, 2, 2, 4], [1, 2, 3, 3]).p_value == pytest.approx(2 * 4 / 24)  # ties
 
 
 def test_holm_against_a_hand_computed_case():

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+FEW = 10  # pairs of a rank correlation
+
 
 class Interval(NamedTuple):
     """A mean and its confidence interval, in the units of the values."""
@@ -30,6 +32,16 @@ class Difference(NamedTuple):
     """Mean of a - b over common samples, its interval, its two-sided p value, and how many samples there were."""
 
     mean: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+class Correlation(NamedTuple):
+    """A rank correlation of n pairs with its interval, or with an exact p value where pairs are few."""
+
+    rho: float
     low: float
     high: float
     p_value: float
@@ -90,17 +102,25 @@ def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, see
     return Difference(mean, float(low), float(high), float(p_value), d.size)
 
 
-def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Correlation:
     """Spearman's rank correlation of x (n,) and y (n,) with a percentile bootstrap over pairs.
 
-    With fewer than three pairs, or where one side does not vary, there is no correlation: (nan, nan, nan).
+    Fewer than `FEW` pairs get a p value over all n! pairings instead: their bootstrap would claim certainty. With fewer
+    than three, or where one side does not vary, there is no correlation. What does not exist is nan.
     """
     x, y = _finite(x, "spearman"), _finite(y, "spearman")
     if x.size != y.size:
         raise ValueError(f"spearman: {x.size} and {y.size} values cannot be paired")
     if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Interval(np.nan, np.nan, np.nan)
+        return Correlation(np.nan, np.nan, np.nan, np.nan, x.size)
     rho = float(_rank_correlation(x, y))
+    if x.size < FEW:
+        ranks, others = stats.rankdata(x), stats.rankdata(y) - (y.size + 1) / 2
+        exact = stats.permutation_test(
+            (ranks,), lambda ranks, axis: (ranks * others).sum(axis), permutation_type="pairings", vectorized=True,
+            n_resamples=np.inf, batch=10_000,
+        )  # fmt: skip
+        return Correlation(rho, np.nan, np.nan, float(exact.pvalue), x.size)
     with warnings.catch_warnings():  # a resample of one repeated pair has no ranks: scipy warns, we drop it
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
@@ -111,7 +131,7 @@ def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 
     drawn = drawn[np.isfinite(drawn)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(rho, float(low), float(high))
+    return Correlation(rho, float(low), float(high), np.nan, x.size)
 
 
 def holm(p_values) -> np.ndarray:

@@ -143,7 +143,7 @@ def length_correlation(
     for selector, ranking in rankings.items():
         early = -ranking["rank"].to_numpy()
         long = lengths.loc[ranking["sample_id"]].to_numpy()
-        rows.append((selector, *stats.spearman(early, long, confidence, resamples, seed)))
+        rows.append((selector, *stats.spearman(early, long, confidence, resamples, seed)[:3]))
     return pd.DataFrame(rows, columns=["selector", "rho", "low", "high"])
 
 
