@@ -9,8 +9,6 @@ from igds_utils import plots
 from igds_utils.analysis import distributions
 from igds_utils.core.arms import arms
 from igds_utils.core.experiment import open_run
-from igds_utils.plots.distributions import Named, label_points
-from igds_utils.plots.style import new_figure
 from igds_utils.tables import activation_table
 
 FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.ratios": [0.5]}
@@ -61,32 +59,46 @@ def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt():
     assert table.loc["full", "median"] == pytest.approx(table.loc["original", "median"] + 1)
 
 
-def test_seeds_of_an_arm_are_averaged_prompt_by_prompt():
-    one, other = (
-        activations({"original": 0.0, "igds@0.5": 1.0}),
-        activations({"igds@0.5": 3.0}).assign(seed=1),
-    )
-    table = distributions.compare(
-        pd.concat([one, other]), [record("original", 0.1), record("igds@0.5", 0.2)], resamples=50
-    )
-    assert table["moved"].iloc[1] == pytest.approx(2.0)
+def two_seeds():
+    """IGDS trained twice: the medians lie 4 apart, so no pooled median lies where any of them does."""
+    one, other = activations({**SHIFTS, "igds@0.5": 1.0}), activations({"igds@0.5": 5.0})
+    return pd.concat([one, other.assign(seed=1)])
+
+
+def test_seeds_of_an_arm_are_kept_apart_and_their_luck_is_in_the_interval():
+    table = distributions.compare(two_seeds(), SUMMARY, resamples=200).set_index("arm")
+    igds, base = table.loc["igds@0.5"], table.loc["original", "median"]
+    assert igds["medians"] == pytest.approx([base + 1, base + 5])
+    assert igds["median"] == pytest.approx(base + 3)
+    assert igds["moved"] == pytest.approx(3) and igds["moved_low"] < 1.5 and igds["moved_high"] > 4.5
+    shown = activation_table(table.reset_index(), POINTS, {}).set_index("Arm")
+    assert shown.loc["IGDS 50 %", "By seed"] == f"{base + 1:.2f}, {base + 5:.2f}"
+    assert shown.loc["Full", "By seed"] == "–"
 
 
 def test_the_correlation_is_over_arms_with_and_without_the_untrained_model():
     rho = distributions.correlation(compared(), resamples=200)
-    assert rho["n"] == 5 and rho["all"][0] == pytest.approx(0.9) and rho["trained"][0] == pytest.approx(1.0)
+    assert rho["all"]["n"] == 5 and rho["all"]["rho"] == pytest.approx(0.9)
+    assert rho["trained"]["rho"] == pytest.approx(1.0) and rho["trained"]["p_value"] == pytest.approx(2 / 24)
+    assert rho["all"]["low"] is None  # five arms have no interval
     few = distributions.correlation(compared().head(2), resamples=50)
-    assert np.isnan(few["all"][0]) and np.isnan(few["trained"][0])
+    assert few["all"]["rho"] is None and few["trained"]["rho"] is None
 
 
-def test_the_story_counts_arms_and_admits_an_interval_that_covers_zero():
+def test_the_story_counts_arms_and_admits_what_few_of_them_can_show():
     table = compared()
     told = distributions.story(table, distributions.correlation(table, resamples=200), POINTS, "l1_p2")
     assert "of 4 trained arms 3 lie above it and 1 below it" in told
     assert "IGDS 50 % has the highest median" in told and "IGDS 50 % has the best score of all (50.0)" in told
-    unsure = {"n": 5, "all": [0.3, -0.9, 1.0], "trained": [np.nan] * 3}
-    told = distributions.story(table, unsure, POINTS, "l1_p2")
-    assert "0.30 [−0.90, 1.00], which covers zero" in told and "not defined" in told
+    assert "over all arms: ρ = 0.90, n = 5, p = 0.083" in told and "trained ones: ρ = 1.00, n = 4" in told
+    assert "Every arm was trained once" in told
+
+
+def test_the_story_holds_the_order_of_the_arms_against_the_luck_of_seeds():
+    table = distributions.compare(two_seeds(), SUMMARY, resamples=50)
+    told = distributions.story(table, distributions.correlation(table), POINTS, "l1_p2")
+    assert "within 3.50, those of one arm trained with different seeds up to 4.00 apart" in told
+    assert "their order may be luck" in told
 
 
 def test_the_table_shows_the_papers_scores_only_where_it_has_them():
@@ -111,12 +123,19 @@ def test_figures_are_tidy_and_name_every_arm():
     points = plots.activation_against_score({"math": table}, rho, metrics)
     assert_tidy(points)
     assert {text.get_text() for text in points.axes[0].texts} == {
-        "IGDS",
-        "Full",
-        "Loss",
-        "Random",
-        "Original",
-    }
+        "IGDS", "Full", "Loss", "Random", "Original", "ρ = 0.90, n = 5, p = 0.083",
+    }  # fmt: skip
+
+
+def test_every_seed_has_its_ridge_and_its_mark():
+    table = distributions.compare(two_seeds(), SUMMARY, resamples=50)
+    figure = plots.activation_distributions(
+        {"math": two_seeds()}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"}
+    )
+    ridges = [body.get_paths()[0].get_extents() for body in figure.axes[0].collections]
+    assert len(ridges) == 6  # five arms, one of them twice
+    medians = table["medians"].iloc[4]  # of IGDS, whose two ridges come first, round a median each
+    assert all(ridge.x0 < median < ridge.x1 for ridge, median in zip(ridges[:2], medians, strict=True))
 
 
 def test_an_arm_whose_activations_never_vary_is_drawn_as_its_median():
@@ -141,21 +160,3 @@ def test_stored_arms_are_read_without_the_checks(tmp_path):
     run.store.write("math/arms/full/activations.parquet", table.assign(feature=3))
     with pytest.raises(ValueError, match="arms/full/activations.parquet does not hold l1_p2"):
         distributions.arm_activations(run, "math")
-
-
-def test_a_name_keeps_clear_of_its_neighbours_interval():
-    pair = [
-        Named(1.0, 0.5, "left one", "#000000", 0.2, 0.8),
-        Named(1.1, 0.5, "right one", "#000000", float("nan"), float("nan")),
-    ]
-    figure, axes = new_figure(3, 3)
-    axes[0, 0].set(xlim=(0, 2), ylim=(0, 1))
-    figure.draw_without_rendering()
-    label_points(axes[0, 0], pair)
-    left, right = axes[0, 0].texts
-    assert (
-        left.get_ha() == "right" and right.get_ha() == "left"
-    )  # beside their own points, away from each other
-    inner = [Named(0.95, 0.5, "x", "#000000", 0.1, 0.9), pair[0], Named(1.05, 0.5, "y", "#000000", 0.1, 0.7)]
-    label_points(axes[0, 0], inner)
-    assert axes[0, 0].texts[3].get_ha() == "center"  # no place beside it: above or below its interval

@@ -55,8 +55,31 @@ def test_an_activation_that_leaves_the_first_models_band_raises_an_alert():
         and 9 < watched["band_low"].iloc[0] < watched["band_high"].iloc[0] < 11
     )
     told = monitoring.report(watched, POINTS).splitlines()
-    assert monitoring.digest(watched) == "the feature's median has left the first model's band in v3, v4."
+    assert monitoring.digest(watched) == "the feature's median has left its band in v3, v4."
     assert len(told) == 2 and "above its band" in told[0] and "below its band" in told[1]
+
+
+def test_the_band_can_be_that_of_a_later_point():
+    points = [("untrained", 0.5, 0), ("v1", 0.5, 8), ("v2", 0.5, 8.5), ("v3", 0.5, 0)]
+    watched = monitoring.watch(series(points), "l1_p2", resamples=50, start=1)
+    assert watched["activation_alert"].tolist() == [False, False, False, True]
+    assert pd.isna(watched["band_low"].iloc[0]) and 17 < watched["band_low"].iloc[1] < 18
+    figure = plots.monitor(watched, POINTS, "l1_p2", "models in order")
+    assert "band of v1" in [text.get_text() for text in figure.axes[1].texts]
+    assert figure.axes[1].collections[0].get_datalim(figure.axes[1].transData).x0 == 1
+    assert_tidy(figure)
+
+
+def test_seeds_of_a_point_count_as_such():
+    """The median is the mean of the seeds' medians; a loss that depends on the seed is no alert."""
+    first = pd.concat([series([("v1", 0.5, 0)]).assign(seed=seed) for seed in (0, 1)])
+    lucky, unlucky = (series([("v2", right, by)]) for right, by in ((0.55, 0.0), (0.3, 4.0)))
+    watched = monitoring.watch(
+        pd.concat([first, lucky.assign(seed=0), unlucky.assign(seed=1)]), "l1_p2", resamples=300
+    )
+    assert watched["activation"].tolist() == pytest.approx([10, 12])
+    assert watched["lost"].iloc[1] == pytest.approx(-0.075) and not watched["score_alert"].iloc[1]
+    assert watched["n"].tolist() == [40, 40]
 
 
 def test_a_point_without_the_feature_is_refused_by_name():
@@ -82,7 +105,9 @@ def test_stored_arms_and_a_stored_training_become_series(tmp_path):
             {"sample_id": ["p0", "p1"], "layer": 1, "feature": 2, "activation": [1.0, 2.0 + number]}
         )
         run.store.write(f"math/arms/{arm.name}/activations.parquet", read)
-        scored.append(pd.DataFrame({"sample_id": ["t0", "t1"], "arm": arm.name, "score": [0.0, 1.0]}))
+        scored.append(
+            pd.DataFrame({"sample_id": ["t0", "t1"], "arm": arm.name, "seed": 0, "score": [0.0, 1.0]})
+        )
     run.store.write("math/evaluation.parquet", pd.concat(scored, ignore_index=True))
     found = monitoring.of_arms(run, "math")
     assert list(dict.fromkeys(found["point"])) == [

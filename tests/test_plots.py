@@ -119,6 +119,19 @@ def test_the_overlap_check_can_fail():
         assert_tidy(figure)
 
 
+def test_names_stand_at_their_marks_as_far_as_they_fit_and_in_their_order():
+    figure, axes = style.new_figure(3, 2)
+    axes[0, 0].set(xlim=(1, 100), ylim=(0, 1), xscale="log")
+    heights = {"alone": 0.9, "upper": 0.502, "lower": 0.5, "lowest": 0.0}
+    style.name_marks(axes[0, 0], [style.Mark(10, y, name, "#000000") for name, y in heights.items()])
+    assert_tidy(figure)
+    placed = {text.get_text(): text.xyann[1] for text in axes[0, 0].texts}
+    assert list(placed) == ["lowest", "lower", "upper", "alone"]
+    assert placed["alone"] == pytest.approx(0.9) and 0 < placed["lowest"] < 0.1  # within the axes
+    assert (placed["upper"] + placed["lower"]) / 2 == pytest.approx(0.501)  # both give way
+    assert all(text.get_color() == style.INK for text in axes[0, 0].texts)
+
+
 def test_axes_are_labelled_with_units():
     effects = plots.causal_effects(features(4), ["l14_p0"], POINTS).axes[0]
     assert "points" in effects.get_xlabel()
@@ -139,6 +152,7 @@ def test_main_result_shows_scores_in_the_metrics_unit_and_says_what_was_not_run(
     assert shown.count("not run") == 2  # original and random
     assert "20.0" not in shown  # another ratio
     assert [label.get_text() for label in math.get_yticklabels()] == ["Original", "Full", "Random", "IGDS"]
+    assert " Full" in [text.get_text() for text in math.texts]  # the dashed line has a name
 
 
 def test_every_selector_has_one_distinct_colour():

@@ -1,5 +1,6 @@
 """Figure 4, Tables 3 and 4, ablations without training: what was not run says so, ours and the paper's stay apart."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_plots import POINTS, assert_tidy
@@ -7,7 +8,7 @@ from test_plots import POINTS, assert_tidy
 from igds_utils import plots
 from igds_utils.analysis import robustness
 from igds_utils.core.experiment import open_run
-from igds_utils.display import NOT_RUN, paper_values
+from igds_utils.display import MORE_SELECTORS, NOT_RUN, paper_values
 from igds_utils.tables import ablation_table, table3, table4
 
 PAPER, METRICS = paper_values(), {"math": POINTS, "translation": POINTS}
@@ -40,11 +41,25 @@ def test_figure4_draws_ratios_full_and_what_was_not_run():
     figure = plots.score_against_ratio(SUMMARY, METRICS)
     assert_tidy(figure)
     math, translation = figure.axes
-    shown = [text.get_text() for text in math.texts]
-    assert shown.count("not run") == 1 and "Full" in shown and "IGDS" in shown  # 80 %
-    assert not any("k3" in text for text in shown)  # an ablation
-    assert [text.get_text() for text in translation.texts].count("not run") == 2
-    assert "Full" not in [text.get_text() for text in translation.texts]
+    assert {text.get_text() for text in math.texts} == {"Full", "Random", "IGDS"}  # no ablation
+    ticks = [[label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes]
+    assert ticks == [["20 %", "50 %", "80 %\nnot run"], ["20 %\nnot run", "50 %", "80 %\nnot run"]]
+    assert {text.get_text() for text in translation.texts} == {"IGDS"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ratios", [(0.5,), (0.2, 0.5, 0.8)])
+@pytest.mark.parametrize("selectors", [("random", "loss", "ifd", "zip", "igds"), tuple(MORE_SELECTORS)[:12]])
+def test_figure4_keeps_selectors_of_one_ratio_together(selectors, ratios):
+    names = [name for name in selectors if not name.startswith("igds_")]
+    records = [record("full", 0.6, None)] + [record(name, 0.5, ratio) for name in names for ratio in ratios]
+    figure = plots.score_against_ratio(dict.fromkeys(["math", "translation", "other"], records), {
+        "math": POINTS, "translation": POINTS, "other": POINTS})  # fmt: skip
+    assert_tidy(figure)
+    for line in figure.axes[0].lines:
+        if len(drawn := line.get_xdata()) == len(ratios) and line.get_marker() == "o":
+            at = [(0.2, 0.5, 0.8).index(ratio) for ratio in ratios]
+            assert np.abs(np.array(drawn) - at).max() < 0.36  # nearer to its own ratio than to another
 
 
 def test_table3_has_the_trained_ablations_and_says_which_are_not():

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from igds_utils import display
 from igds_utils.core.arms import arms
 from igds_utils.core.experiment import Run
 from igds_utils.data.stats import paired_difference, spearman
-from igds_utils.display import Metric, number, selector_title
+from igds_utils.display import Metric, missing, number, selector_title
 
 
 def arm_activations(run: Run, task: str) -> pd.DataFrame:
@@ -51,18 +52,22 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row an arm, seeds pooled: its median activation, how far it moved, and its score (Figure 3 in numbers).
+    """One row per arm: its median activation, how far it moved, and its score (Figure 3 in numbers).
 
     activations: as `arm_activations` gives them; summary: records of `stats.summarise`. Columns: arm, selector, ratio,
-    median, moved, moved_low, moved_high (mean paired difference to the untrained model on the same prompts; nan
-    for that model itself), above (whether the whole interval lies above 0), score, low, high.
+    medians (one per training seed), median (their mean), moved, moved_low, moved_high (mean paired difference to the
+    untrained model on the same prompts, its interval over prompts and seeds; nan for that model itself), above (whether
+    the whole interval lies above 0), score, low, high.
     """
-    by_arm = {arm: table.set_index("sample_id")["activation"] for arm, table in activations.groupby("arm")}
+    by_arm = {
+        arm: table.pivot(index="sample_id", columns="seed", values="activation")
+        for arm, table in activations.groupby("arm")
+    }
     rows = []
     for record in summary:
-        values = by_arm[record["arm"]]
+        values = by_arm[record["arm"]]  # (prompts, seeds)
         row = {key: record[key] for key in ("arm", "selector", "ratio", "score", "low", "high")}
-        row["median"] = float(values.median())
+        row |= {"medians": values.median().tolist(), "median": float(values.median().mean())}
         if record["arm"] != "original":
             moved = paired_difference(values, by_arm["original"], confidence, resamples, seed)
             row |= {"moved": moved.mean, "moved_low": moved.low, "moved_high": moved.high}
@@ -73,21 +78,24 @@ def compare(
 
 def correlation(
     table: pd.DataFrame, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> dict[str, Any]:
-    """Spearman's correlation of median activation and score over the arms of `compare`, with its interval.
+) -> dict[str, dict[str, Any]]:
+    """Spearman's correlation of median activation and score over the arms of `compare`: `stats.Correlation` as dicts.
 
-    `all` as in the paper, which counts the untrained model as one arm; `trained` without it. Each is (rho, low, high)
-    with nan where there are too few arms; `n` is the number of arms. The arms are what is resampled.
+    `all` as in the paper, which counts the untrained model as one arm; `trained` without it.
     """
-    trained = table[table["selector"] != "original"]
-    found: dict[str, Any] = {"n": len(table)}
-    for name, part in (("all", table), ("trained", trained)):
-        found[name] = list(spearman(part["median"], part["score"], confidence, resamples, seed))
-    return found
+    parts = {"all": table, "trained": table[table["selector"] != "original"]}
+    found = {
+        name: spearman(part["median"], part["score"], confidence, resamples, seed)
+        for name, part in parts.items()
+    }
+    return {
+        name: {key: None if missing(value) else value for key, value in rho._asdict().items()}
+        for name, rho in found.items()
+    }
 
 
-def story(table: pd.DataFrame, rho: dict[str, Any], metric: Metric, feature: str) -> str:
-    """What Figure 3 shows for one task, in three sentences made from `compare` and `correlation`."""
+def story(table: pd.DataFrame, rho: dict[str, dict[str, Any]], metric: Metric, feature: str) -> str:
+    """What Figure 3 shows for one task, in a few sentences made from `compare` and `correlation`."""
     trained = table[table["selector"] != "original"]
     base = table.loc[table["selector"] == "original", "median"]
     highest = trained.loc[trained["median"].idxmax()]
@@ -96,21 +104,27 @@ def story(table: pd.DataFrame, rho: dict[str, Any], metric: Metric, feature: str
     sentences = [
         f"{feature} fires at {number(base.iloc[0], 2)} in the median of the untrained model; of {len(trained)} trained "
         f"arms {above} lie above it and {below} below it on the same prompts (intervals that leave out 0)",
-        f"among them {_title(highest)} has the highest median ({number(highest['median'], 2)}), and "
+        f"Among them {_title(highest)} has the highest median ({number(highest['median'], 2)}), and "
         f"{_title(best)} has the best score of all ({metric.show(best['score'])})",
-        f"rank correlation of median and score over {rho['n']} arms: {_rho(rho['all'])}; over the trained ones: "
-        f"{_rho(rho['trained'])}",
+        _luck(trained),
+        f"Median and score over all arms: {display.correlation(rho['all'])}; over the trained ones: "
+        f"{display.correlation(rho['trained'])}",
     ]
-    return ". ".join(text[0].upper() + text[1:] if i else text for i, text in enumerate(sentences)) + "."
+    return ". ".join(sentences) + "."
+
+
+def _luck(trained: pd.DataFrame) -> str:
+    """Whether the order of the medians could be luck of the training."""
+    if trained["medians"].map(len).max() == 1:
+        return "Every arm was trained once, so how far chance in training moves a median is not known"
+    between, within = np.ptp(trained["median"]), trained["medians"].map(np.ptp).max()
+    verdict = "their order may be luck" if within >= between else "more than chance in training moves them"
+    return (
+        f"The medians of the trained arms lie within {number(between, 2)}, those of one arm trained with different "
+        f"seeds up to {number(within, 2)} apart: {verdict}"
+    )
 
 
 def _title(row: pd.Series) -> str:
-    share = "" if row["ratio"] is None or pd.isna(row["ratio"]) else f" {100 * row['ratio']:g} %"
+    share = "" if missing(row["ratio"]) else f" {100 * row['ratio']:g} %"
     return f"{selector_title(row['selector'])}{share}"
-
-
-def _rho(rho: list[float]) -> str:
-    if np.isnan(rho[0]):
-        return "not defined (too few arms, or all equal)"
-    verdict = "" if rho[1] > 0 or rho[2] < 0 else ", which covers zero"
-    return f"{number(rho[0], 2)} [{number(rho[1], 2)}, {number(rho[2], 2)}]{verdict}"

@@ -1,8 +1,8 @@
 """Watching a series of models: does the task score hold, and does the task feature still fire as it did?
 
-A series is one table with a row a model, quantity and sample: point, measure, sample_id, value. `point` names a model
-or checkpoint, in order; `measure` is "score" or the name of a task feature. `series.measure` makes the rows of one
-model; `of_arms` and `of_training` read those that a run has stored.
+A series is one table with a row per model, quantity and sample: point, measure, sample_id, value, and seed where a
+model was trained with several. `point` names a model or checkpoint, in order; `measure` is "score" or the name of a
+task feature. `series.measure` makes the rows of one model, `of_arms` and `of_training` those that a run has stored.
 
     watched = monitoring.watch(monitoring.of_training(run, "math", "igds@0.5"), feature="l12_p4126")
     print(monitoring.report(watched, metric))
@@ -10,6 +10,7 @@ model; `of_arms` and `of_training` read those that a run has stored.
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from igds_utils.analysis.distributions import arm_activations
@@ -18,17 +19,17 @@ from igds_utils.data.stats import interval, paired_difference
 from igds_utils.display import Metric, arm_title, number
 from igds_utils.training.series import SCORE
 
-BAND = 0.9  # share of the first model's activations that the band of its median holds
+BAND = 0.9  # share of a model's activations that the band holds
 
 
 def of_arms(run: Run, task: str) -> pd.DataFrame:
-    """The arms of a run as a series, the untrained model first: whole test set, all fixed prompts, seeds averaged."""
+    """The arms of a run as a series, the untrained model first: whole test set, all fixed prompts, every seed."""
     top = run.task_features(task)[0].name
     read = arm_activations(run, task).rename(columns={"activation": "value"}).assign(measure=top)
     scored = run.read(f"{task}/evaluation.parquet")
     scored["arm"] = scored["arm"].str.replace(r"-s\d+$", "", regex=True)
     scored = scored[scored["arm"].isin(read["arm"])].rename(columns={"score": "value"}).assign(measure=SCORE)
-    keys = ["arm", "measure", "sample_id"]
+    keys = ["arm", "measure", "sample_id", "seed"]
     both = pd.concat([read, scored])[[*keys, "value"]].groupby(keys, sort=False, as_index=False).mean()
     order = {arm: number for number, arm in enumerate(dict.fromkeys(both["arm"]))}
     both = both.sort_values("arm", key=lambda arms: arms.map(order), kind="stable", ignore_index=True)
@@ -42,39 +43,51 @@ def of_training(run: Run, task: str, arm: str) -> pd.DataFrame:
     start = start[start["sample_id"].isin(series["sample_id"]) & start["measure"].isin(series["measure"])]
     shares = series["share"].map(lambda share: f"{100 * share:g} %")
     later = series.sort_values("share", kind="stable").assign(point=shares)
+    later["seed"] = start["seed"].iloc[0]
     return pd.concat([start.assign(point="0 %"), later[start.columns]], ignore_index=True)
 
 
 def watch(
-    series: pd.DataFrame, feature: str, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    series: pd.DataFrame,
+    feature: str,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    start: int = 0,
 ) -> pd.DataFrame:
-    """One row a point of a series: its score and activation, and whether either raises an alert.
+    """One row per point of a series: its score and activation, and whether either raises an alert.
 
     The rule. *Score*: the paired difference to the best point so far, on the same test items, lies below zero with
-    its whole interval. *Activation*: the median over the prompts leaves the band that held the middle 90 % of the
-    first point's activations. Columns: point, score, low, high, n, lost, lost_low, lost_high (against the best so
-    far; nan for the first), activation, band_low, band_high, score_alert, activation_alert.
+    its whole interval; with many points some do by chance, since each is one more test. *Activation*: the median over
+    the prompts (the mean of the medians of several seeds) leaves the band that held the middle 90 % of the activations
+    at point number `start`. Columns: point, score, low, high, n, lost, lost_low, lost_high (against the best so far;
+    nan for the first), activation, band_low, band_high (nan before `start`), score_alert, activation_alert.
     Raises `ValueError` where a point lacks the score or the feature.
     """
-    rows, best, band = [], None, None
-    for point, table in series.groupby("point", sort=False):
-        values = {name: part.set_index("sample_id")["value"] for name, part in table.groupby("measure")}
+    if "seed" not in series:
+        series = series.assign(seed=0)
+    rows, best, band = [], None, (np.nan, np.nan)
+    for place, (point, table) in enumerate(series.groupby("point", sort=False)):
+        values = {
+            name: part.pivot_table(index="sample_id", columns="seed", values="value")
+            for name, part in table.groupby("measure")
+        }
         if missing := {SCORE, feature} - set(values):
             raise ValueError(f"series: {point} has no {missing.pop()}; it holds {', '.join(values)}")
-        score, activation = values[SCORE], values[feature]
-        if band is None:
-            band = tuple(activation.quantile([(1 - BAND) / 2, (1 + BAND) / 2]))
-        mean, low, high = interval(score, confidence, resamples, seed)
+        score, activation = values[SCORE], values[feature]  # (samples, seeds)
+        if place == start:
+            band = tuple(activation.stack().quantile([(1 - BAND) / 2, (1 + BAND) / 2]))
+        mean, low, high = interval(score.mean(axis=1), confidence, resamples, seed)
         row = {"point": point, "score": mean, "low": low, "high": high, "n": len(score)}
         if best is not None:
             lost = paired_difference(score, best, confidence, resamples, seed)
             row |= {"lost": lost.mean, "lost_low": lost.low, "lost_high": lost.high}
-        middle = float(activation.median())
+        middle = float(activation.median().mean())
         row |= {"activation": middle, "band_low": band[0], "band_high": band[1]}
         row["score_alert"] = bool(row.get("lost_high", 0.0) < 0)
-        row["activation_alert"] = not band[0] <= middle <= band[1]
+        row["activation_alert"] = middle < band[0] or middle > band[1]
         rows.append(row)
-        best = score if best is None or mean > best.mean() else best
+        best = score if best is None or mean > best.mean(axis=None) else best
     return pd.DataFrame(rows)
 
 
@@ -98,7 +111,7 @@ def digest(watched: pd.DataFrame) -> str:
     """Which points of `watch` raised an alert, in one sentence."""
     kinds = {
         "score_alert": "the score lies below the best so far in {}",
-        "activation_alert": "the feature's median has left the first model's band in {}",
+        "activation_alert": "the feature's median has left its band in {}",
     }
     told = [
         text.format(", ".join(watched.loc[watched[kind], "point"]))

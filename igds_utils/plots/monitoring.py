@@ -11,7 +11,7 @@ from igds_utils.plots.style import ACCENT, AGAIN, GRID, INK, MUTED, PAGE, new_fi
 
 
 def monitor(watched: pd.DataFrame, metric: Metric, feature: str, label: str) -> Figure:
-    """Score with its interval, and median activation of `feature` with its band, over the points of a series.
+    """Score with its interval, and median activation of `feature` with the band it is held against, over a series.
 
     `watched` = `monitoring.watch`; `label` names the horizontal axis. Points that raised an alert are crossed.
     """
@@ -24,11 +24,17 @@ def monitor(watched: pd.DataFrame, metric: Metric, feature: str, label: str) -> 
     )
     upper.plot(x, score, color=ACCENT, marker="o", markersize=4)
     upper.set_ylabel(metric.label)
-    lower.fill_between(x, watched["band_low"], watched["band_high"], color=GRID, alpha=0.7, linewidth=0)
+    known = watched["band_low"].notna().to_numpy()  # from the point on whose activations make the band
+    lower.fill_between(
+        x[known], watched["band_low"][known], watched["band_high"][known], color=GRID, alpha=0.7, linewidth=0
+    )
     lower.plot(x, watched["activation"], color=INK, marker="o", markersize=4)
     lower.set_ylabel(f"median of {feature}")
-    band = {"color": MUTED, "fontsize": 7, "ha": "right", "va": "top"}
-    lower.text(x[-1], watched["band_high"].iloc[-1], "band of the first model ", **band)
+    first = watched["point"][known].iloc[0]
+    lower.annotate(
+        f"band of {first}", (x[-1], watched["band_high"].iloc[-1]), xytext=(0, 2), textcoords="offset points",
+        ha="right", va="bottom", fontsize=7, color=MUTED,
+    )  # fmt: skip
     for axis, values, alert in (
         (upper, score, watched["score_alert"]),
         (lower, watched["activation"], watched["activation_alert"]),

@@ -8,7 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from igds_utils.data.stats import spearman
-from igds_utils.display import SELECTORS, Metric, at_ratio, number, selector_of, selector_title, task_title
+from igds_utils.display import (
+    SELECTORS,
+    Metric,
+    arm_title,
+    at_ratio,
+    correlation,
+    selector_of,
+    selector_title,
+    task_title,
+)
 from igds_utils.plots.style import (
     ACCENT,
     AGAIN,
@@ -18,11 +27,12 @@ from igds_utils.plots.style import (
     INK,
     MUTED,
     PAGE,
+    Mark,
     beside_line,
     dashed,
     empty_figure,
     interval_line,
-    label_ends,
+    name_marks,
     new_figure,
     selector_colour,
 )  # fmt: skip
@@ -136,10 +146,7 @@ def effect_agreement(
         point = (item["delta_loglik"], item["delta"] * metric.factor)
         axis.annotate(item["name"], point, textcoords="offset points", color=ACCENT, **place)
     rho = spearman(frame["delta_loglik"], frame["delta"], resamples=resamples, seed=seed)
-    if np.isnan(rho.mean):
-        axis.set_title("no rank correlation: too few, or all equal")
-    else:
-        axis.set_title(f"Spearman ρ = {number(rho.mean, 2)} [{number(rho.low, 2)}, {number(rho.high, 2)}]")
+    axis.set_title(correlation(rho._asdict()))
     axis.set_xlabel("change of target log-likelihood (nats / token)")
     axis.set_ylabel(f"causal effect δ ({metric.unit})")
     return figure
@@ -177,7 +184,9 @@ def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric], rati
     for axis, (task, records) in zip(axes[0], kept.items(), strict=True):
         show = metrics[task]
         if "full" in records:
-            axis.axvline(records["full"]["score"] * show.factor, **dashed(0.8))
+            full = records["full"]["score"] * show.factor
+            axis.axvline(full, **dashed(0.8))
+            beside_line(axis, full, 1.0, " Full", "y", va="top", fontsize=7)
         for row, selector in enumerate(arms):
             record = records.get(selector)
             if record is None:
@@ -206,11 +215,11 @@ def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric], rati
 
 
 def training_loss(logs: dict[str, pd.DataFrame]) -> Figure:
-    """Training loss (nats a target token) against optimizer step, one line an arm; `logs[arm]` is its log.parquet.
+    """Training loss (nats per target token) against optimizer step, one line per arm; `logs[arm]` is its log.parquet.
 
     Long logs are drawn as a running mean over a fiftieth of their steps above the faint raw curve.
     """
-    figure, axes = new_figure(PAGE * 0.75, 2.6)
+    figure, axes = new_figure(PAGE * 0.75, max(2.6, 0.6 + 0.13 * len(logs)))
     axis, ends = axes[0, 0], []
     for arm, log in logs.items():
         log = log.dropna(subset=["loss"])
@@ -219,9 +228,9 @@ def training_loss(logs: dict[str, pd.DataFrame]) -> Figure:
             axis.plot(log["step"], loss, color=colour, alpha=0.2, linewidth=0.6)
             loss = log["loss"].rolling(max(2, len(log) // 50), min_periods=1).mean().to_numpy()
         axis.plot(log["step"], loss, color=colour, marker="o" if len(log) <= 12 else "", markersize=3)
-        ends.append((float(log["step"].iloc[-1]), float(loss[-1]), arm, colour))
+        ends.append(Mark(log["step"].iloc[-1], loss[-1], arm_title(arm), colour))
     axis.set(xlabel="optimizer step", ylabel="training loss (nats / token)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="y")
-    label_ends(axis, ends)
+    name_marks(axis, ends)
     return figure

@@ -9,24 +9,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from igds_utils.display import SELECTORS, Metric, selector_title, task_title
-from igds_utils.plots.distributions import Named, label_points
 from igds_utils.plots.style import (
     COLUMN,
+    INK,
     MUTED,
     PAGE,
-    beside_line,
+    Mark,
     dashed,
-    label_ends,
+    name_marks,
     new_figure,
     selector_colour,
 )
 
 RATIOS = (0.2, 0.5, 0.8)  # the paper's
-SPREAD = 0.022  # selectors of one ratio are drawn side by side, at most so far apart
 
 
 def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
-    """Figure 4: score of every selector at every ratio with its interval, Full as a line; one panel a task.
+    """Figure 4: score of every selector at every ratio with its interval, Full as a line; one panel per task.
 
     `summary[task]` = records of `stats.summarise`. Ratios of the paper at which nothing was trained say so. Ablations
     of IGDS (`igds_...`) belong to Table 3 and are left out.
@@ -36,55 +35,44 @@ def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metri
         task: table[table["ratio"].notna() & ~table["selector"].str.startswith("igds_")]
         for task, table in tables.items()
     }
-    most = max(table["selector"].nunique() for table in chosen.values())
-    width, height = PAGE if len(summary) > 1 else COLUMN + 0.6, max(2.7, 0.8 + 0.19 * most)
-    figure, axes = new_figure(width, height, columns=len(summary))
-    beside = {}  # names beside the points, where there is one ratio; where there are more, at the lines' ends
-    for axis, (task, selected) in zip(axes[0], chosen.items(), strict=True):
-        metric, seen = metrics[task], sorted(selected["ratio"].unique())
-        full = tables[task].loc[tables[task]["selector"] == "full", "score"] * metric.factor
-        if len(full):
-            axis.axhline(full.iloc[0], **dashed())
-            beside_line(axis, 0.01, full.iloc[0], "Full", "x", va="bottom", fontsize=7)
-        ticks = sorted({*RATIOS, *seen})
-        axis.set_xticks(ticks)
+    panels, most = len(tables), max(rows["selector"].nunique() for rows in chosen.values())
+    if most > len(SELECTORS):  # too many for narrow panels
+        figure, axes = new_figure(PAGE, 0.3 + 2.4 * panels, rows=panels)
+    else:
+        figure, axes = new_figure(PAGE if panels > 1 else COLUMN + 0.6, 2.7, columns=panels)
+    for axis, (task, table) in zip(axes.flat, tables.items(), strict=True):
+        metric, seen = metrics[task], set(chosen[task]["ratio"])
+        ratios = sorted({*RATIOS, *seen})
+        marks = _selector_lines(axis, chosen[task], ratios, metric)
+        shares = [f"{100 * ratio:g} %" + "\nnot run" * (ratio not in seen) for ratio in ratios]
+        axis.set_xticks(range(len(ratios)), shares)
         axis.set(title=task_title(task), xlabel="share of the pool kept", ylabel=metric.label)
-        axis.xaxis.set_major_formatter(PercentFormatter(1))
-        axis.set_xlim(min(ticks) - 0.1, max(ticks) + 0.12)
-        not_run = {"rotation": 90, "ha": "center", "va": "center", "color": MUTED, "fontsize": 7}
-        for ratio in set(ticks) - set(seen):
-            beside_line(axis, ratio, 0.5, "not run", "y", **not_run)
-        ends = _selector_lines(axis, selected, metric)
-        if len(seen) > 1:
-            label_ends(axis, [(point.x, point.y, point.name, point.colour) for point in ends])
-        else:
-            beside[axis] = [point._replace(name=selector_title(point.name)) for point in ends]
-    figure.draw_without_rendering()  # settles the layout, so that names can be placed in points
-    for axis, points in beside.items():
-        label_points(axis, points)
+        axis.set_xlim(-0.5, right := len(ratios) - 0.6)
+        for full in table.loc[table["selector"] == "full", "score"] * metric.factor:
+            axis.axhline(full, **dashed())
+            marks.append(Mark(right, full, "Full", INK))
+        name_marks(axis, marks)
     return figure
 
 
-def _selector_lines(axis: Axes, selected: pd.DataFrame, metric: Metric) -> list[Named]:
-    """A line a selector, side by side at every ratio; where each ends, by the selector's name."""
-    names = [s for s in SELECTORS if s in set(selected["selector"])]
-    names += sorted(set(selected["selector"]) - set(names))
-    widest = SPREAD if selected["ratio"].nunique() > 1 else 2.5 * SPREAD  # one ratio has the panel to itself
-    step, ends = min(widest, 0.4 / len(names)) if names else 0, []
+def _selector_lines(axis: Axes, chosen: pd.DataFrame, ratios: list[float], metric: Metric) -> list[Mark]:
+    """A line per selector, side by side at every ratio (evenly spaced, whatever their values); where each ends."""
+    names = [s for s in SELECTORS if s in set(chosen["selector"])]
+    names += sorted(set(chosen["selector"]) - set(names))
+    step, marks = min(0.12, 0.7 / max(1, len(names))), []
     for place, name in enumerate(names):
-        line = selected[selected["selector"] == name].sort_values("ratio")
-        x, colour = line["ratio"] + step * (place - (len(names) - 1) / 2), selector_colour(name)
-        score, low, high = (line[column] * metric.factor for column in ("score", "low", "high"))
-        width = 1.6 if name == "igds" else 1
-        axis.plot(x, score, color=colour, marker="o", markersize=4, linewidth=width)
+        line = chosen[chosen["selector"] == name].sort_values("ratio")
+        x = line["ratio"].map(ratios.index).to_numpy() + step * (place - (len(names) - 1) / 2)
+        score, low, high = line[["score", "low", "high"]].to_numpy(float).T * metric.factor
+        colour = selector_colour(name)
+        axis.plot(x, score, color=colour, marker="o", markersize=4, linewidth=1.6 if name == "igds" else 1)
         axis.vlines(x, low, high, color=colour, linewidth=0.9)
-        last = (float(column.iloc[-1]) for column in (low, high))
-        ends.append(Named(float(x.iloc[-1]), float(score.iloc[-1]), name, colour, *last))
-    return ends
+        marks.append(Mark(x[-1], score[-1], selector_title(name), colour))
+    return marks
 
 
 def break_even(curve: pd.DataFrame) -> Figure:
-    """Net saving, as a share of what training on the whole pool costs, against pool size: a line a selector.
+    """Net saving, as a share of what training on the whole pool costs, against pool size: a line per selector.
 
     `curve` = `benefit.curve` (selector, pool, net_share). A dot marks where a line starts to pay.
     """
@@ -103,11 +91,11 @@ def break_even(curve: pd.DataFrame) -> Figure:
                 np.exp(np.interp(0, net[i : i + 2], pools[i : i + 2])), 0, s=18, color=colour, zorder=3
             )
         if abs(net[-1]) <= 1:
-            ends.append((float(line["pool"].iloc[-1]), float(net[-1]), selector, colour))
-    label_ends(axis, ends)
+            ends.append(Mark(line["pool"].iloc[-1], net[-1], selector_title(selector), colour))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.xaxis.set_major_locator(LogLocator(numticks=4))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(axis="y")
+    name_marks(axis, ends)
     return figure

@@ -18,9 +18,11 @@ from igds_utils.plots.style import (
     INK,
     MUTED,
     PAGE,
+    Mark,
     beside_line,
     dashed,
     empty_figure,
+    name_marks,
     new_figure,
     selector_colour,
 )  # fmt: skip
@@ -80,26 +82,26 @@ def precision_dots(precision: pd.DataFrame, ratio: float = 0.5) -> Figure:
             axis, of_side["chance"].iloc[0], 1.0, " chance", "y", va="top", ha="left", fontsize=7, color=MUTED
         )
     axes[0, 0].set_yticks(range(len(order)), [selector_title(selector) for selector in order])
-    _stress(axes[0, 0].get_yticklabels(), order, coloured=True)
+    _stress(axes[0, 0].get_yticklabels(), order)
     return figure
 
 
-def _stress(labels: list[Text], selectors: list[str], coloured: bool = False) -> None:
+def _stress(labels: list[Text], selectors: list[str]) -> None:
     """Bold names for the paper's own selectors."""
     for label, selector in zip(labels, selectors, strict=True):
         if selector in SELECTORS:
-            label.set(fontweight="bold", color=selector_colour(selector) if coloured else INK)
+            label.set_fontweight("bold")
 
 
 def precision_curve(precision: pd.DataFrame) -> Figure:
     """Share of clean samples against the ratio: the paper's selectors in colour, all others as thin grey lines."""
     figure, axes = new_figure(PAGE, 2.7, columns=2, sharex=True, sharey=True)
-    names, starts = list(dict.fromkeys(precision["selector"])), []
+    names, left, starts = list(dict.fromkeys(precision["selector"])), float(precision["ratio"].min()), []
     for axis, (side, title) in zip(axes[0], SIDES.items(), strict=True):
         of_side = precision[precision["side"] == side]
         chance = of_side.drop_duplicates("ratio").sort_values("ratio")
         axis.plot(chance["ratio"], chance["chance"], **dashed(1.1) | {"zorder": 2})
-        starts.append([(chance["chance"].iloc[0], "chance", INK)])
+        starts.append([Mark(left, chance["chance"].iloc[0], "chance", INK)])
         for selector in sorted(names, key=lambda name: name in SELECTORS):
             line = of_side[of_side["selector"] == selector].sort_values("ratio").dropna(subset="precision")
             ours = selector in SELECTORS
@@ -108,42 +110,16 @@ def precision_curve(precision: pd.DataFrame) -> Figure:
                 line["ratio"], line["precision"], color=colour, linewidth=width, zorder=3 if ours else 1
             )
             if ours:
-                starts[-1].append((line["precision"].iloc[0], selector_title(selector), colour))
+                starts[-1].append(Mark(left, line["precision"].iloc[0], selector_title(selector), colour))
         axis.set(title=title, xlabel="share of the pool selected", xticks=[0.2, 0.4, 0.6, 0.8, 1.0])
+        axis.set_xlim(left - 0.28, 1.04)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.grid(axis="y")
     axes[0, 0].set_ylabel("clean share of the selection")
-    _label_starts(axes[0], starts, float(precision["ratio"].min()))
+    for axis, marks in zip(axes[0], starts, strict=True):  # all lines meet on the right
+        name_marks(axis, marks, at=0.17, ha="right")
     return figure
-
-
-def _label_starts(axes: np.ndarray, starts: list[list[tuple[float, str, str]]], left: float) -> None:
-    """Name lines at their left ends, inside axes that share their limits, spread so that no two names overlap."""
-    starts = [sorted(of_axis) for of_axis in starts]
-    low, high = axes[0].get_ylim()
-    for _ in range(
-        3
-    ):  # names that reach beyond the axes widen them, and with them the room that a name takes
-        gap = 0.085 * (high - low)
-        heights = [_spread(np.array([value for value, *_ in of_axis]), gap) for of_axis in starts]
-        low = min(low, *(spread[0] - gap / 2 for spread in heights))
-        high = max(high, *(spread[-1] + gap / 2 for spread in heights))
-    ticks = [tick for tick in axes[0].get_yticks() if low <= tick < 1.001]
-    axes[0].set(xlim=(left - 0.28, 1.04), yticks=ticks, ylim=(low, high))
-    for axis, of_axis, spread in zip(axes, starts, heights, strict=True):
-        for (value, title, colour), height in zip(of_axis, spread, strict=True):
-            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-            place = {"xytext": (left - 0.04, height), "ha": "right", "va": "center", "fontsize": 7}
-            axis.annotate(title, (left, value), arrowprops=line, color=colour, **place)
-
-
-def _spread(values: np.ndarray, gap: float) -> np.ndarray:
-    """Heights at least `gap` apart, near the sorted values."""
-    heights = values.copy()
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    return heights - (heights - values).mean()
 
 
 def overlap_heatmap(overlap: pd.DataFrame, ratio: float = 0.5) -> Figure:

@@ -1,8 +1,8 @@
 """One look for all figures: widths, colours, fonts, and how a figure reaches the disk.
 
 Only the modules of this package import a plotting library. Figures are legible in a paper's column (3.3 in)
-or page (6.8 in) width. A selector has one colour everywhere, safe for colour-blind readers, and is named beside its
-mark rather than in a legend.
+or page (6.8 in) width. A selector has one colour everywhere, safe for colour-blind readers, and is named in dark
+text beside its mark rather than in a legend.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,10 @@ from IPython.core.pylabtools import select_figure_formats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from scipy.optimize import isotonic_regression
 
 from igds_utils.core.store import write_whole
-from igds_utils.display import MORE_SELECTORS, Metric, arm_title
+from igds_utils.display import MORE_SELECTORS, Metric
 
 COLUMN, PAGE = 3.3, 6.8  # inches
 INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
@@ -123,26 +125,33 @@ def interval_line(axis: Axes, low, high, row: float, metric: Metric, colour: str
         axis.plot(ends, [row, row], color=colour, linewidth=width, zorder=2, solid_capstyle="butt")
 
 
-def label_ends(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Name each line in the right margin, spread so that no two names overlap, joined to its end by a thin line."""
-    low, high = axis.get_ylim()
-    right, gap = max(step for step, *_ in ends), 0.075 * (high - low)
-    ordered = sorted(ends, key=lambda end: end[1])
-    heights: list[float] = []
-    for _, loss, *_ in ordered:
-        heights.append(max(loss, heights[-1] + gap) if heights else loss)
-    # Spread to both sides of the ends, not upwards only.
-    drift = np.mean(heights) - np.mean([loss for _, loss, *_ in ordered])
-    heights = [height - min(drift, heights[0] - low) for height in heights]
-    for (step, loss, arm, colour), height in zip(ordered, heights, strict=True):
-        line = {
-            "arrowstyle": "-",
-            "color": colour,
-            "linewidth": 0.8,
-            "relpos": (0, 0.5),
-            "shrinkA": 0,
-            "shrinkB": 2,
-        }
-        place = {"xytext": (right * 1.08, height), "va": "center", "annotation_clip": False}
-        axis.annotate(arm_title(arm), (step, loss), arrowprops=line, **place)
-    axis.set_xlim(right=right * 1.03)
+class Mark(NamedTuple):
+    """Something drawn at (x, y), in the units of the data, and what it is called."""
+
+    x: float
+    y: float
+    name: str
+    colour: str
+
+
+def name_marks(axis: Axes, marks: list[Mark], at: float = 1.05, ha: str = "left", size: float = 7) -> None:
+    """Name marks in one column at `at` (share of the axes' width), a dotted line from each name to its mark.
+
+    Names are in the order of their marks, as near to their heights as they can be without overlapping. The limits of
+    the axes must be final.
+    """
+    axis.figure.draw_without_rendering()  # settles the layout: how much of the height one name takes
+    gap = 1.25 * size / 72 * axis.figure.dpi / axis.get_window_extent().height
+    marks = sorted(marks, key=lambda mark: mark.y)
+    to_share = axis.transData + axis.transAxes.inverted()
+    wanted = np.array([to_share.transform((mark.x, mark.y))[1] for mark in marks])
+    steps = gap * np.arange(len(marks))
+    lowest = np.clip(wanted - steps, gap / 2, max(gap / 2, 1 - gap / 2 - steps[-1]))
+    heights = isotonic_regression(lowest).x + steps
+    for mark, height in zip(marks, heights, strict=True):
+        axis.annotate(
+            mark.name, (mark.x, mark.y), xytext=(at, height), textcoords="axes fraction", ha=ha, va="center",
+            fontsize=size, annotation_clip=False, path_effects=HALO,
+            arrowprops={"arrowstyle": "-", "color": mark.colour, "linewidth": 0.8, "linestyle": (0, (1, 1.5)),
+                        "patchA": None, "shrinkA": 2, "shrinkB": 3, "relpos": (float(ha == "right"), 0.5)},
+        )  # fmt: skip

@@ -10,6 +10,7 @@ from igds_utils.display import NOTHING, Metric, arm_title, missing, number
 def activation_table(compared: pd.DataFrame, metric: Metric, paper: dict[str, float]) -> pd.DataFrame:
     """Median activation, its move against the untrained model, and score of every arm (`distributions.compare`).
 
+    With several training seeds the median is the mean of theirs, which stand beside it.
     `paper[selector]` = the score printed in Figure 3, or nothing for a task that the figure does not show.
     """
     rows = []
@@ -18,9 +19,11 @@ def activation_table(compared: pd.DataFrame, metric: Metric, paper: dict[str, fl
         if not missing(row["moved"]):
             low, high = (number(row[f"moved_{end}"], 2, signed=True) for end in ("low", "high"))
             moved = f"{number(row['moved'], 2, signed=True)} [{low}, {high}]"
+        seeds = [number(median, 2) for median in row["medians"]]
         shown = {
             "Arm": arm_title(row["arm"]),
             "Median activation": number(row["median"], 2),
+            "By seed": ", ".join(seeds) if len(seeds) > 1 else NOTHING,
             "Moved": moved,
             metric.label: metric.show_interval(row["score"], row["low"], row["high"]),
         }
