@@ -7,7 +7,7 @@ from test_plots import POINTS, assert_tidy
 
 from igds_utils import plots
 from igds_utils.analysis import sae_coverage
-from igds_utils.identification.intervention import causal_effects, rank_features
+from igds_utils.identification.intervention import causal_effects, rank_features, task_features
 from igds_utils.tables import coverage_table
 
 
@@ -42,7 +42,8 @@ def test_a_window_finds_the_best_of_its_own_layers():
         and rows[2,]["feature"] == "l2_p0"
         and rows[1, 2, 3]["feature"] == "l1_p5"
     )
-    assert rows[2,]["held_out"] == pytest.approx(0.2) and rows[2,]["delta"] == pytest.approx(0.2)
+    assert rows[1,]["held_out"] == pytest.approx(0.3) and rows[2,]["delta"] == pytest.approx(0.2)
+    assert pd.isna(rows[2,]["held_out"])  # one candidate: nothing was chosen
     assert rows[2,]["top_kept"] == 0.5 and rows[1, 2, 3]["top_kept"] == 1.0
     assert rows[3,]["tested"] == 0 and pd.isna(rows[3,]["feature"]) and pd.isna(rows[3,]["held_out"])
 
@@ -59,11 +60,20 @@ def test_held_out_effects_are_not_inflated_by_choosing_among_many_candidates():
 
 
 def test_table_figure_and_sentence():
-    table = sae_coverage.identify_on_layers(
-        *stored({(1, 0): [0.1, 0.2] * 4, (2, 0): [0.3] * 8}), layers=[1, 2, 3]
+    effects, recalled, ranked = stored({(1, 0): [0.1, 0.2] * 4, (2, 0): [0.3] * 8})
+    chosen = pd.DataFrame(
+        {"layer": [2], "feature": [0], "delta": [-0.1], "delta_low": [-0.2], "delta_high": [0.05]}
     )
+    ranked = task_features(ranked, chosen, k=1)[
+        "features"
+    ]  # as stored, with the confirmation of the chosen one
+    table = sae_coverage.identify_on_layers(effects, recalled, ranked, layers=[1, 2, 3])
     shown = coverage_table(table, POINTS).set_index("SAE layers")
-    assert shown.loc["2", "δ, held out"] == "+30.0" and shown.loc["3", "Top feature"] == "–"
+    assert shown.loc["2", "δ, held out"] == "–" and shown.loc["3", "Top feature"] == "–"
+    assert (
+        shown.loc["2", "δ, confirmation"] == "−10.0 [−20.0, +5.0]"
+        and shown.loc["1", "δ, confirmation"] == "–"
+    )
     assert shown.loc["1 to 3", "Top feature"] == "l2_p0"
     figure = plots.sae_coverage(
         {"math": table, "translation": table}, {"math": POINTS, "translation": POINTS}
@@ -71,5 +81,7 @@ def test_table_figure_and_sentence():
     assert_tidy(figure)
     assert "none tested" in [text.get_text() for text in figure.axes[0].texts]
     told = sae_coverage.story(table, POINTS)
-    assert "With all layers the best feature is l2_p0, +30.0 points" in told and "more luck" not in told
-    assert "3 of 5 smaller windows find the same one" in told
+    assert "With all layers the best feature is l2_p0, +30.0 points on held-out samples" in told
+    assert "−10.0 [−20.0, +5.0] on the confirmation samples; 3 of 5 smaller windows find the same one" in told
+    diamonds = [mark for mark in figure.axes[0].collections if len(mark.get_paths()[0].vertices) == 5]
+    assert [mark.get_offsets()[0].tolist() for mark in diamonds] == [[-10.0, row] for row in (1, 3, 4, 5)]

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from igds_utils.analysis.stability import EffectMatrix, effect_matrix, winners
-from igds_utils.display import Metric, layer_names
+from igds_utils.display import Metric
 
+CONFIRMED = ["confirmation_delta", "confirmation_low", "confirmation_high"]
 BLOCKS = 4  # the layers are taken in so many blocks, so that a deep model gives a table that can be read
 
 
@@ -38,12 +39,14 @@ def identify_on_layers(
 
     effects: of the validation set (`intervention.amplified_scores`); recalled: `recall.frequency_recall`; ranked:
     `intervention.rank_features` or the features of task_features.json; layers: those that have an SAE. Columns:
-    layers (list), n_layers, recalled, tested, feature (the window's best), delta, delta_low, delta_high, held_out
-    and top_kept (share of the `top` best of all layers that lie in the window).
+    layers (list), n_layers, recalled, tested, feature (the window's best), delta, delta_low, delta_high, held_out,
+    confirmation_delta, confirmation_low, confirmation_high and top_kept (share of the `top` best of all layers that lie
+    in the window).
 
     The best of many noisy effects is too good by chance, and more so the more candidates there are. So `held_out`
     chooses the feature on a random half of the samples and measures it on the other half, on average over `splits`
-    halvings. Windows without a tested candidate have missing values.
+    halvings; with one candidate nothing is chosen, and nothing held out. `confirmation_delta` is the effect on the
+    confirmation set, where the feature was measured on it. What does not exist is missing.
     """
     matrix, ranked = effect_matrix(effects, recalled), pd.DataFrame(ranked)
     halves = _halves(matrix.delta.shape[1], splits, seed)
@@ -60,7 +63,7 @@ def identify_on_layers(
             "top_kept": len(best_of_all & set(inside["name"])) / len(best_of_all),
         }
         if len(inside):
-            row |= inside.iloc[0][["delta", "delta_low", "delta_high"]].to_dict()
+            row |= inside.iloc[0].reindex(["delta", "delta_low", "delta_high", *CONFIRMED]).to_dict()
             row |= {"feature": inside["name"].iloc[0], "held_out": _held_out(matrix, window, halves)}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -73,9 +76,9 @@ def _halves(n: int, splits: int, seed: int) -> np.ndarray:
 
 
 def _held_out(matrix: EffectMatrix, window: list[int], halves: np.ndarray) -> float:
-    """Mean effect, on the samples that had no part in choosing it, of the window's best feature."""
+    """Mean effect, on the samples that had no part in choosing it, of the best of a window's features."""
     rows = np.isin(matrix.layers, window)
-    if not rows.any():  # all of them left a race early
+    if rows.sum() < 2:  # one, or all of them left a race early
         return np.nan
     delta, loglik, size = matrix.delta[rows], matrix.loglik[rows], halves[0].sum()
     best = winners(halves @ delta.T / size, halves @ loglik.T / size)  # (splits,)
@@ -85,18 +88,11 @@ def _held_out(matrix: EffectMatrix, window: list[int], halves: np.ndarray) -> fl
 
 def story(found: pd.DataFrame, metric: Metric) -> str:
     """Whether fewer layers would have cost a task its feature, in words (`identify_on_layers`)."""
-    known = found[found["tested"] > 0]
-    whole = found.iloc[-1]
-    same = known[(known["feature"] == whole["feature"]) & (known["n_layers"] < whole["n_layers"])]
-    best = known.loc[known["held_out"].idxmax()]
-    text = (
+    whole, smaller = found.iloc[-1], found.iloc[:-1]
+    same = int((smaller["feature"] == whole["feature"]).sum())
+    again = metric.show_interval(*whole[CONFIRMED], signed=True)
+    return (
         f"With all layers the best feature is {whole['feature']}, {metric.show(whole['held_out'], signed=True)} "
-        f"{metric.unit} on held-out samples; {len(same)} of {len(found) - 1} smaller windows find the same one"
+        f"{metric.unit} on held-out samples and {again} on the confirmation samples; {same} of {len(smaller)} smaller "
+        f"windows find the same one."
     )
-    if best["held_out"] > whole["held_out"]:
-        layers = f"layer{'s' if best['n_layers'] > 1 else ''} {layer_names(best['layers'])}"
-        text += (
-            f". The best held-out effect, {metric.show(best['held_out'], signed=True)}, belongs to {layers} "
-            f"({best['feature']}): more layers bring more candidates, and more candidates more luck in choosing"
-        )
-    return text + "."

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from igds_utils.display import Metric, layer_names, task_title
 from igds_utils.plots.style import (
     ACCENT,
+    AGAIN,
     COLUMN,
     GRID,
     INK,
@@ -65,7 +66,7 @@ def sae_coverage(found: dict[str, pd.DataFrame], metrics: dict[str, Metric]) -> 
     """Effect of the best feature if only a window of layers had SAEs: one row a window, one panel a task.
 
     `found[task]` = `sae_coverage.identify_on_layers`. Ring and line: the effect and its interval on the samples that
-    chose the feature; dot: on samples that did not.
+    chose the feature; dot: on samples that did not; diamond: on the confirmation set, where it was measured there.
     """
     figure, axes = new_figure(PAGE if len(found) > 1 else COLUMN + 0.6, 2.7, columns=len(found), sharey=True)
     for axis, (task, table) in zip(axes[0], found.items(), strict=True):
@@ -82,12 +83,16 @@ def sae_coverage(found: dict[str, pd.DataFrame], metrics: dict[str, Metric]) -> 
             ring = {"facecolor": "white", "edgecolor": colour, "zorder": 3}
             axis.scatter(window["delta"] * metric.factor, row, s=22, **ring)
             axis.scatter(window["held_out"] * metric.factor, row, s=20, color=colour, zorder=4)
+            if pd.notna(again := window["confirmation_delta"]):
+                axis.scatter(again * metric.factor, row, s=18, marker="D", color=AGAIN, zorder=5)
         axis.set_yticks(range(len(table)), [layer_names(window) for window in table["layers"]])
         axis.set(title=task_title(task), xlabel=f"effect δ ({metric.unit})", ylim=(last + 0.6, -0.6))
         axis.tick_params(axis="y", length=0)
         axis.margins(x=0.08)
     axes[0, 0].get_yticklabels()[-1].set(color=ACCENT, fontweight="bold")
     axes[0, 0].set_ylabel("layers that have an SAE")
-    note = "ring: on the samples that chose the feature, with interval; dot: on samples that did not"
+    note = (
+        "ring: on the samples that chose the feature, with interval; dot: held out; diamond: confirmation set"
+    )
     figure.supxlabel(note, fontsize=7, color=MUTED)
     return figure

@@ -36,7 +36,7 @@ def _marked(best: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def agreement_table(records: list[dict[str, Any]], top: int = 5) -> pd.DataFrame:
-    """How much sources have in common, one row a pair and one for all (`stability.agreement`)."""
+    """How much sources have in common, one row per pair and one for all (`stability.agreement`)."""
     return pd.DataFrame(
         [
             {
@@ -80,6 +80,9 @@ def coverage_table(found: pd.DataFrame, metric: Metric) -> pd.DataFrame:
                 "Top feature": row["feature"] if row["tested"] else NOTHING,
                 "δ": metric.show_interval(row["delta"], row["delta_low"], row["delta_high"], signed=True),
                 "δ, held out": metric.show(row["held_out"], signed=True),
+                "δ, confirmation": metric.show_interval(
+                    row["confirmation_delta"], row["confirmation_low"], row["confirmation_high"], signed=True
+                ),
                 "Top 5 kept (%)": number(100 * row["top_kept"], 0),
             }
             for row in found.to_dict("records")
