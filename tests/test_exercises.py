@@ -37,7 +37,7 @@ CASES = [  # name, right, wrong
     ("08.2", np.bool_(False), True),
     ("08.3", 0.667, 0.5),
     ("09.1", 0.25, 0.75),
-    ("09.2", 0.1, 4),
+    ("09.2", 0.75, 0.5),
     ("09.3", ["solution"], ["solution", "question"]),
     ("10.1", 2, 1),
     ("10.2", 0.523, 0.0052),
@@ -61,9 +61,13 @@ def identified():
         return pd.DataFrame([(*row[:3], 1.0, row[3]) for row in rows], columns=names)
 
     effects = [
-        {"sample_id": sample, "layer": 0, "feature": feature, "score_original": 0.0, "score_amplified": score}
+        {"sample_id": sample, "layer": 0, "feature": feature, "score_original": 0.0, "score_amplified": score,
+         "output_original": "one", "output_amplified": "one" if feature == 1 else "two"}
         for feature, scores in ((1, (1.0, 0.0)), (2, (0.0, 1.0)))
         for sample, score in zip("ab", scores, strict=True)
+    ]  # fmt: skip
+    confirmed = [
+        row | {"output_amplified": "two" if row["sample_id"] == "b" else "one"} for row in effects[:2]
     ]
     bounds = [(0.1, 0.2), (-0.3, -0.1), (0.0, 0.1), (-0.1, 0.1)]
     return {
@@ -73,8 +77,11 @@ def identified():
         ),
         "math/recall.json": {"n_prior": 8, "layers": [0, 1]},
         "translation/recall.parquet": recalled((0, 2, 1.0, True), (1, 5, 1.0, True)),
-        "math/task_features.json": {"features": [{"delta_low": a, "delta_high": b} for a, b in bounds]},
+        "math/task_features.json": {
+            "features": [{"delta_low": a, "delta_high": b} for a, b in bounds], "selected": ["l0_p1"],
+        },
         "math/effects_validation.parquet": effects,
+        "math/effects_confirmation.parquet": confirmed,
     }  # fmt: skip
 
 
@@ -116,9 +123,7 @@ def analysed():
         "math/distributions.parquet": compared | {"score": [0.1, 0.2, 0.4, 0.3]},
         "math/monitoring.parquet": {"point": ["Original", "Full"], "activation_alert": [False, True]},
         "math/selection_costs.parquet": {"selector": ["loss", "igds"], "seconds": [4.0, 1.0]},
-        "math/words.parquet": {
-            "word": ["solution", "question", "apples", "step"], "z": [2.5, 2.5, 2.0, -1.0]
-        },
+        "math/words.parquet": {"word": ["solution", "question", *"abcdefgh", "step"]},
         "summarization/evaluation.parquet": {
             "selector": ["original", "full", "random", "clean"], "arm": ["original", "full", "random@0.5", "clean@0.5"],
             "rouge1": [0.1, 0.2, 0.3, 0.9], "rougeL": [0.1, 0.3, 0.2, 0.0],

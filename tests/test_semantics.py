@@ -15,13 +15,9 @@ from igds_utils.plots import feature_map, feature_topology, rising_words
 
 def test_words_are_runs_of_letters_in_any_script():
     assert semantics.words("Step 1: L'été, 12 pommes_vertes 你好!") == [
-        "step",
-        "l",
-        "été",
-        "pommes",
-        "vertes",
-        "你好",
-    ]
+        "step", "l'été", "pommes", "vertes", "你好",
+    ]  # fmt: skip
+    assert semantics.words("Ann's 'dogs' can’t") == ["ann's", "dogs", "can’t"]
 
 
 def test_lexical_shift_is_the_hand_computed_log_odds_ratio():
@@ -39,6 +35,20 @@ def test_a_word_seen_once_does_not_beat_a_word_that_doubled():
         ["answer " * 20 + "filler " * 100], ["answer " * 40 + "filler " * 80 + "rare"]
     )
     assert found.loc[0, "word"] == "answer"
+
+
+def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word_as_high():
+    same = ["the sum of apples is now four"] * 30
+    steady = semantics.lexical_shift(same, [text + " step" for text in same])
+    assert steady["word"].tolist()[0] == "step" and steady["p"][0] < 0.05 and (steady["p"][1:] > 0.5).all()
+    assert semantics.story(steady) == "of 8 words 1 rise beyond chance: step."
+    # one output that repeats a word: as many more as above, and z as high, but one swap in two lifts it as well
+    once = semantics.lexical_shift(same, [*same[1:], same[0] + " step" * 30])
+    assert once["z"][0] == pytest.approx(steady["z"][0]) and once["p"][0] > 0.4
+    assert semantics.story(once) == "no word of 8 rises beyond what chance gives the highest one."
+    blue, grey = (rising_words({"math": table}, {"math": "l6_p9"}) for table in (steady, once))
+    colours = [figure.axes[0].patches[0].get_facecolor()[:3] for figure in (blue, grey)]
+    assert colours[0] != colours[1] and len(set(colours[1])) == 1
 
 
 def test_equal_outputs_rise_nowhere_and_no_output_gives_an_empty_table():

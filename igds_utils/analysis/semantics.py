@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,38 +16,62 @@ if TYPE_CHECKING:
     from igds_utils.engine.lm import LM
     from igds_utils.engine.sae import Saes
 
-WORD = re.compile(r"[^\W\d_]+")
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters in lower case; digits and signs are no words."""
+    """Runs of letters in lower case, with the apostrophes inside; digits and signs are no words."""
     return WORD.findall(text.lower())
 
 
-def lexical_shift(original: Iterable[str], amplified: Iterable[str], prior: float = 10.0) -> pd.DataFrame:
+def lexical_shift(
+    original: Sequence[str], amplified: Sequence[str], prior: float = 10.0, swaps: int = 1000, seed: int = 0
+) -> pd.DataFrame:
     """Words by how much their rate rises from the original to the amplified outputs (Figure 6), most first.
 
-    The score is the difference of smoothed log-odds in standard errors (Monroe et al., 2008): each count gets
-    `prior` pseudo-words in all, shared out as in both groups together, so that a word seen once proves nothing.
-    Columns: word, original, amplified (counts), log_odds, z; ties in alphabetical order.
+    The score z is the difference of smoothed log-odds in standard errors (Monroe et al., 2008): each count gets
+    `prior` pseudo-words in all, shared out as in both groups together, so that a word seen once proves nothing. It
+    takes words for independent draws. But the outputs answer the same prompts, pair by pair, so `p` compares z with
+    what chance gives here: the share of `swaps` random exchanges within pairs in which the highest z of all words is at
+    least as high. Columns: word, original, amplified (counts), log_odds, z, p; ties in alphabetical order.
     """
-    before, after = (
-        Counter(word for text in texts for word in words(text)) for texts in (original, amplified)
-    )
-    known = sorted(before | after)
-    y0, y1 = (np.array([counts[word] for word in known], dtype=float) for counts in (before, after))
-    alpha = prior * (y0 + y1) / max((y0 + y1).sum(), 1)
-    log_odds = _log_odds(y1, alpha) - _log_odds(y0, alpha)
-    z = log_odds / np.sqrt(1 / (y1 + alpha) + 1 / (y0 + alpha))
-    table = pd.DataFrame({"word": known, "original": y0.astype(int), "amplified": y1.astype(int)})
-    table["log_odds"], table["z"] = log_odds, z
+    counted = [[Counter(words(text)) for text in texts] for texts in (original, amplified)]
+    known = sorted(set().union(*counted[0], *counted[1]))
+    if not known:
+        return pd.DataFrame(columns=["word", "original", "amplified", "log_odds", "z", "p"])
+    y0, y1 = (
+        np.array([[c[word] for word in known] for c in side], dtype=float) for side in counted
+    )  # (pairs, words)
+    log_odds, z = _shift(y0.sum(0), y1.sum(0), prior)
+    swapped = np.random.default_rng(seed).random((swaps, len(y0))) < 0.5
+    moved = swapped @ (y1 - y0)  # (swaps, words): what the exchanged pairs take from one side to the other
+    _, by_chance = _shift(y0.sum(0) + moved, y1.sum(0) - moved, prior)
+    highest = by_chance.max(axis=1)
+    p = (1 + (highest >= z[:, None]).sum(axis=1)) / (1 + swaps)
+    counts = {"original": y0.sum(0).astype(int), "amplified": y1.sum(0).astype(int)}
+    table = pd.DataFrame({"word": known, **counts, "log_odds": log_odds, "z": z, "p": p})
     return table.sort_values(["z", "word"], ascending=[False, True], ignore_index=True)
 
 
-def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    smoothed = counts + alpha
-    rest = (smoothed.sum() - smoothed).clip(1e-9)  # where there is one word only
+def _shift(y0: np.ndarray, y1: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
+    """Difference of smoothed log-odds of counts (..., words), and the same in standard errors."""
+    alpha = prior * (y0 + y1) / (y0 + y1).sum(axis=-1, keepdims=True)
+    log_odds = _log_odds(y1 + alpha) - _log_odds(y0 + alpha)
+    return log_odds, log_odds / np.sqrt(1 / (y1 + alpha) + 1 / (y0 + alpha))
+
+
+def _log_odds(smoothed: np.ndarray) -> np.ndarray:
+    rest = (smoothed.sum(axis=-1, keepdims=True) - smoothed).clip(1e-9)  # where there is one word only
     return np.log(smoothed) - np.log(rest)
+
+
+def story(shift: pd.DataFrame, level: float = 0.05) -> str:
+    """Which words rise beyond chance (`lexical_shift`), in one sentence."""
+    beyond = shift.loc[shift["p"] < level, "word"].tolist()
+    if not beyond:
+        return f"no word of {len(shift)} rises beyond what chance gives the highest one."
+    more = f" and {len(beyond) - 8} more" if len(beyond) > 8 else ""
+    return f"of {len(shift)} words {len(beyond)} rise beyond chance: {', '.join(beyond[:8])}{more}."
 
 
 def logit_lens(lm: LM, saes: Saes, feature: Feature, most: int = 8) -> pd.DataFrame:

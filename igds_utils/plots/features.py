@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
@@ -11,6 +12,7 @@ from igds_utils.plots.style import AGAIN, GRID, HALO, MUTED, PAGE, empty_figure,
 
 TASK_MARKS = {"math": ("#0072B2", "o"), "summarization": ("#D55E00", "s"), "translation": ("#009E73", "^")}
 OTHER_MARK = ("#7A5195", "D")
+PALE = "#c4c4c4"
 
 
 def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layers: list[int]) -> Figure:
@@ -56,7 +58,7 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
     """Figure 6: the words whose rate rises most when a task's top feature is amplified, one panel a task.
 
     `shifts[task]` = `semantics.lexical_shift`; bars are differences of smoothed log-odds in standard errors, with the
-    counts in the original and in the amplified outputs.
+    counts in the original and in the amplified outputs. Words that rise no more than chance allows are pale.
     """
     shown = {task: table[table["z"] > 0].head(most) for task, table in shifts.items()}
     if not any(len(table) for table in shown.values()):
@@ -64,7 +66,8 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
     figure, axes = new_figure(PAGE, 0.8 + 0.2 * most, columns=len(shown), sharex=True)
     for axis, (task, table) in zip(axes[0], shown.items(), strict=True):
         colour, _ = TASK_MARKS.get(task, OTHER_MARK)
-        bars = axis.barh(range(len(table)), table["z"], color=colour, height=0.7)
+        colours = np.where(table["p"] < 0.05, colour, PALE)
+        bars = axis.barh(range(len(table)), table["z"], color=colours, height=0.7)
         axis.bar_label(
             bars,
             [f"{r.original} → {r.amplified}" for r in table.itertuples()],
@@ -76,8 +79,7 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
         axis.set_ylim(most - 0.4, -0.6)
         axis.margins(x=0.4)
         axis.set_title(f"{task_title(task)}\n{features[task]} amplified")
-        axis.set_xlabel("rise in standard errors")
-        axis.axvline(1.96, color=GRID, linewidth=0.9, zorder=0)
+    figure.supxlabel("rise in standard errors (grey: no more than chance gives the highest word)", fontsize=8)
     return figure
 
 

@@ -98,7 +98,8 @@ EXERCISES = {
     ),
     "09.1": Exercise(answers.share_in_last_layer, "Divide two counts of `candidate` in `recalled`."),
     "09.2": Exercise(
-        answers.words_by_chance, "A standard normal value exceeds 1.96 in 2.5 % of all cases.", tolerance=0.05
+        answers.unchanged_outputs,
+        "`semantics.changed_outputs` of both effects tables: compare its two columns of outputs, row by row.",
     ),
     "09.3": Exercise(
         answers.rising_in_prompt,

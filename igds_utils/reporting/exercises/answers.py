@@ -182,7 +182,7 @@ def trained_rho(run: Run) -> float:
 def rank_correlation(x: pd.Series, y: pd.Series) -> float:
     from igds_utils.data.stats import spearman
 
-    rho = spearman(x, y, resamples=200).mean
+    rho = spearman(x, y, resamples=200).rho
     if np.isnan(rho):
         raise NotRun("too few arms for a rank correlation, or all alike")
     return rho
@@ -207,15 +207,20 @@ def share_in_last_layer(run: Run) -> float:
     return float((found["layer"] == max(run.read(f"{run.tasks[0]}/recall.json")["layers"])).mean())
 
 
-def words_by_chance(run: Run) -> float:
-    return 0.025 * len(run.read(f"{run.tasks[0]}/words.parquet"))
+def unchanged_outputs(run: Run) -> float:
+    from igds_utils.analysis.semantics import changed_outputs
+
+    task = run.tasks[0]
+    parts = [run.read(f"{task}/effects_{part}.parquet") for part in ("validation", "confirmation")]
+    outputs = changed_outputs(pd.concat(parts), run.task_features(task)[0])
+    return float((outputs["output_amplified"] == outputs["output_original"]).mean())
 
 
 def rising_in_prompt(run: Run) -> set[str]:
     from igds_utils.analysis.semantics import words
 
     task = run.tasks[0]
-    rising = run.read(f"{task}/words.parquet").query("z > 1.96")["word"]
+    rising = run.read(f"{task}/words.parquet")["word"].head(10)
     own = " ".join(text for text, *_ in Formatter().parse(run.task(task).identification_template))
     return set(rising) & set(words(own))
 
