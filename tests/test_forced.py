@@ -47,6 +47,18 @@ def test_log_likelihoods_equal_a_full_forward_pass(lm, saes, positions):
             assert values == pytest.approx(slow, rel=1e-5, abs=1e-5)
 
 
+def test_rows_of_every_layer_fit_into_a_batch_whatever_the_layer_before_read(lm, saes):
+    before = prompts(lm)[:2]
+    given = [[before[0][-1], 7], [before[1][-1], *range(20, 30)]]
+    first, second = Feature(0, 3), [Feature(1, index) for index in range(8)]
+    rows = [(0, first), *((1, feature) for feature in second)]  # the last that the first layer reads is short
+    steering, read = Steering(saes, [first, *second], 2.0), []
+    amplify = steering.amplify
+    steering.amplify = lambda h, features: read.append(h.shape[0] * h.shape[1]) or amplify(h, features)
+    forced.read_rows(lm, read_prefix(lm, before), given, rows, steering, forced.log_likelihoods, 24)
+    assert len(read) > 2 and max(read) <= 24
+
+
 @pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
 def test_answers_begun_on_the_original_equal_one_row_at_a_time(lm, saes, positions):
     texts, features = prompts(lm, 3), FEATURES[::3]  # first and last block

@@ -56,10 +56,11 @@ def read_rows(
         batch = [texts[place] for place in batch]
         place = {text: number for number, text in enumerate(batch)}
         residual, hidden = _unsteered(lm, prefix, given, batch, layers)
+        together = max(1, batch_tokens // hidden.shape[1])
         known |= _values(lm, hidden, given, [(text, None) for text in batch], read)
         for layer in layers:
             here = [row for row in rows if row[0] in place and row[1] and row[1].layer == layer]
-            for part in even_chunks(here, max(1, batch_tokens // hidden.shape[1])):
+            for part in even_chunks(here, together):
                 h = residual[layer][[place[text] for text, _ in part]]
                 changed, a = steering.amplify(h, [feature for _, feature in part])
                 lengths = torch.tensor([len(given[text]) - 1 for text, _ in part], device=a.device)
@@ -68,8 +69,8 @@ def read_rows(
                     row: known[row[0], None] for row, on in zip(part, fires.tolist(), strict=True) if not on
                 }
                 if active := [row for row, on in zip(part, fires.tolist(), strict=True) if on]:
-                    hidden = _above(lm, prefix, given, active, layer, changed[fires.to(changed.device)])
-                    known |= _values(lm, hidden, given, active, read)
+                    above = _above(lm, prefix, given, active, layer, changed[fires.to(changed.device)])
+                    known |= _values(lm, above, given, active, read)
     return [known[row] for row in rows]
 
 
