@@ -17,7 +17,7 @@ from igds_utils.identification import recall
 from igds_utils.selection import pool
 from igds_utils.selection.needs import MEASUREMENTS, critical
 from igds_utils.selection.needs.hidden import weighted_hidden_states
-from igds_utils.selection.needs.tokens import token_activations
+from igds_utils.selection.needs.tokens import neuron_means, token_activations
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SMALL = {"selection.examples": 3}
@@ -63,7 +63,9 @@ def sequences(lm):
 def test_token_activations_equal_one_sample_at_a_time_without_padding(lm):
     sae, layer = tiny.sae(seed=2), 2
     table = token_activations(lm, sae, layer, sequences(lm), batch_tokens=200)
-    for ids, row in zip(sequences(lm), table.itertuples(), strict=True):
+    assert list(table) == ["features", "mean", "max"]
+    neurons = neuron_means(lm, layer, sequences(lm), batch_tokens=200)["neurons"]
+    for ids, row, found in zip(sequences(lm), table.itertuples(), neurons, strict=True):
         with torch.inference_mode():
             caught = []
             handle = lm.blocks[layer].mlp.down_proj.register_forward_hook(
@@ -75,7 +77,7 @@ def test_token_activations_equal_one_sample_at_a_time_without_padding(lm):
         dense = np.zeros((2, acts.shape[1]))
         dense[:, row.features] = row.mean, row.max
         np.testing.assert_allclose(dense, [acts.mean(0), acts.max(0)], atol=1e-4)
-        np.testing.assert_allclose(row.neurons, caught[0].clamp(min=0).mean(0).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found, caught[0].clamp(min=0).mean(0).numpy(), atol=1e-4)
         assert (row.max > 0).all()
 
 
@@ -103,12 +105,21 @@ def test_every_need_has_a_row_a_sample_and_is_stored_once(run, monkeypatch):
     for need in MEASUREMENTS:
         context.need(need)  # checks the number of rows itself
     calls = []
-    monkeypatch.setattr(run, "lm", None)  # a second context reads what is stored
+    monkeypatch.setattr(run, "lm", None)  # a second context reads what is stored, without models and SAEs
+    monkeypatch.setattr(run, "saes", None)
     monkeypatch.setattr(run.store, "log", calls.append)
     again = pool.context(run, "math")
-    for need in ("target_loss", "bare_target_loss", "hidden_states", "gradients", "example_gradients"):
+    for need in MEASUREMENTS:
         again.need(need)
     assert calls and all("up to date" in line for line in calls)
+
+
+def test_features_are_measured_without_neurons_and_neurons_without_features(tmp_path):
+    for name, product in (("mona", "token_activations"), ("mona_neurons", "neuron_means")):
+        run = open_run("smoke", tasks=["math"], overrides=dict(SMALL), results=str(tmp_path / name))
+        selectors.rank_pool(name, pool.context(run, "math"), 4)
+        stored = {path.stem for path in run.root.rglob("*.parquet")}
+        assert stored == {product, f"example_{product}"}
 
 
 def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monkeypatch):

@@ -6,7 +6,7 @@ and maxima of those that are not are kept, as a sparse matrix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,51 +23,65 @@ from igds_utils.selection.needs.samples import Measured, Pool, Samples, column
 def token_activations(
     lm: LM, sae, layer: int, sequences: Sequence[Sequence[int]], batch_tokens: int = 2048
 ) -> pd.DataFrame:
-    """Which SAE features and MLP neurons of a layer are active on each token sequence, one row a sequence.
+    """Which SAE features of a layer fire on each token sequence, one row a sequence.
 
     sequences: token ids; the first token of each, an attention sink, is not read. Columns: features (indices of those
-    that fire anywhere), mean (of each over all tokens read), max (over them), neurons (mean of the positive part of
-    every neuron: what enters the MLP's down projection).
+    that fire anywhere), mean (of each over all tokens read), max (over them).
     Raises `ValueError` for a sequence of one token.
     """
-    if short := [number for number, ids in enumerate(sequences) if len(ids) < 2]:
-        raise ValueError(f"sample {short[0]} has no token but its first, which is not read: give it a text")
     rows: list[dict] = [{}] * len(sequences)
-    with tqdm(total=len(sequences), desc="read tokens", unit="sample", leave=False, delay=2) as bar:
-        for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
-            inputs = pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
-            h, neurons = _read(lm, layer, inputs)
-            read = inputs["attention_mask"].bool()
-            read[:, 0] = False
-            with torch.inference_mode():
-                for row, i in enumerate(batch):
-                    rows[i] = _summary(sae.encode(h[row, read[row]].float()), neurons[row, read[row]].float())
-            bar.update(len(batch))
+    for i, h, _ in _read(lm, layer, sequences, batch_tokens):
+        with torch.inference_mode():
+            acts = sae.encode(h)  # (tokens, M)
+            peak = acts.max(0).values
+            fires = peak.nonzero()[:, 0]
+            rows[i] = {
+                "features": fires.cpu().numpy().astype(np.int32),
+                "mean": acts.mean(0)[fires].cpu().numpy(),
+                "max": peak[fires].cpu().numpy(),
+            }
     return pd.DataFrame(rows)
 
 
-def _read(lm: LM, layer: int, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Residual stream after a layer (B, T, d) and the neurons of its MLP (B, T, m), in one pass that stops there."""
-    caught = []
+def neuron_means(
+    lm: LM, layer: int, sequences: Sequence[Sequence[int]], batch_tokens: int = 2048
+) -> pd.DataFrame:
+    """The mean positive part of every neuron of a layer's MLP (what enters its down projection), one row a sequence.
+
+    sequences: as for `token_activations`. Column: neurons, (m,) each.
+    """
+    rows: list[np.ndarray] = [np.empty(0)] * len(sequences)
+    for i, _, neurons in _read(lm, layer, sequences, batch_tokens):
+        rows[i] = neurons.clamp(min=0).mean(0).cpu().numpy()
+    return pd.DataFrame({"neurons": rows})
+
+
+def _read(
+    lm: LM, layer: int, sequences: Sequence[Sequence[int]], batch_tokens: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(number of a sequence, its residual stream after a layer (tokens, d), the neurons of its MLP (tokens, m)).
+
+    All tokens but the first of each; passes stop at that layer.
+    """
+    if short := [number for number, ids in enumerate(sequences) if len(ids) < 2]:
+        raise ValueError(f"sample {short[0]} has no token but its first, which is not read: give it a text")
     down = lm.blocks[layer].mlp.down_proj
-    handle = down.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
-    try:
-        h = residuals(lm, [layer], **inputs)[layer]
-    finally:
-        handle.remove()
-    return h, caught[0].to(h.device)
-
-
-def _summary(acts: Tensor, neurons: Tensor) -> dict[str, np.ndarray]:
-    """acts (tokens, M), neurons (tokens, m) of one sample."""
-    peak = acts.max(0).values
-    fires = peak.nonzero()[:, 0]
-    return {
-        "features": fires.cpu().numpy().astype(np.int32),
-        "mean": acts.mean(0)[fires].cpu().numpy(),
-        "max": peak[fires].cpu().numpy(),
-        "neurons": neurons.clamp(min=0).mean(0).cpu().numpy(),
-    }
+    with tqdm(total=len(sequences), desc="read tokens", unit="sample", leave=False, delay=2) as bar:
+        for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
+            inputs = pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
+            caught = []
+            handle = down.register_forward_pre_hook(
+                lambda _module, args, caught=caught: caught.append(args[0])
+            )
+            try:
+                h = residuals(lm, [layer], **inputs)[layer]
+            finally:
+                handle.remove()
+            neurons, read = caught[0].to(h.device), inputs["attention_mask"].bool()
+            read[:, 0] = False
+            for row, i in enumerate(batch):
+                yield i, h[row, read[row]].float(), neurons[row, read[row]].float()
+            bar.update(len(batch))
 
 
 def sae_mean(pool: Pool) -> Measured:
@@ -96,25 +110,44 @@ def example_neuron_mean(pool: Pool) -> Measured:
 
 
 def _features(pool: Pool, samples: Samples, name: str) -> Measured:
-    table = _table(samples)
+    run = pool.run
+    table = _measure(
+        samples,
+        "token_activations",
+        lambda layer, sequences: token_activations(
+            run.lm, run.saes[layer], layer, sequences, run.preset.batch_tokens
+        ),
+    )
     ends = np.cumsum([0, *map(len, table["features"])])
     parts = (np.concatenate(table[name].to_list()), np.concatenate(table["features"].to_list()), ends)
-    values = csr_matrix(parts, shape=(len(table), pool.run.saes.d_sae))
-    return Measured(values, samples.path("token_activations"), {"layer": pool.run.saes.layers[-1]})
+    values = csr_matrix(parts, shape=(len(table), table.attrs["d_sae"]))
+    return Measured(values, samples.path("token_activations"), {"layer": table.attrs["layer"]})
 
 
 def _neurons(pool: Pool, samples: Samples) -> Measured:
-    values = column(_table(samples), "neurons")
-    return Measured(values, samples.path("token_activations"), {"layer": pool.run.saes.layers[-1]})
+    run = pool.run
+    table = _measure(
+        samples,
+        "neuron_means",
+        lambda layer, sequences: neuron_means(run.lm, layer, sequences, run.preset.batch_tokens),
+    )
+    return Measured(column(table, "neurons"), samples.path("neuron_means"), {"layer": table.attrs["layer"]})
 
 
-def _table(samples: Samples) -> pd.DataFrame:
+def _measure(
+    samples: Samples, name: str, read: Callable[[int, Sequence[Sequence[int]]], pd.DataFrame]
+) -> pd.DataFrame:
+    """What `read` gives at the deepest layer that has an SAE; the table's attrs say which, and the size of its SAE.
+
+    So a stored table is used without loading the model and its SAEs.
+    """
     run = samples.run
-    layer = run.saes.layers[-1]
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        sequences = [ids for ids, _ in samples.at(part).pairs]
-        return token_activations(run.lm, run.saes[layer], layer, sequences, run.preset.batch_tokens)
+        layer = run.saes.layers[-1]
+        table = read(layer, [ids for ids, _ in samples.at(part).pairs])
+        table.attrs = {"layer": layer, "d_sae": run.saes.d_sae}
+        return table
 
-    inputs = samples.identified_from(layer=layer, max_length=run.config(samples.task).sft.max_length)
-    return samples.in_parts("token_activations", build, **inputs)
+    inputs = samples.identified_from(max_length=run.config(samples.task).sft.max_length)
+    return samples.in_parts(name, build, **inputs)
