@@ -16,6 +16,7 @@ from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.sae import Feature, Saes
 
 PROMPTS = 64  # of one part: what a killed recall loses at most
+ENCODED = 512  # prompts whose activations of all features of a layer are in memory at once
 
 
 def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
@@ -50,10 +51,16 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
     Where several processes work together, all of them call it, and each reads the SAEs of its share of the layers.
     """
 
+    n = len(next(iter(residual.values())))
+
     def of_layer(layer: int) -> pd.DataFrame:
+        fires, total, peak = 0, 0.0, None
         with torch.inference_mode():
-            a = saes[layer].encode(residual[layer].to(saes.device))  # (N, M)
-            frequency, mean, peak = (a > 0).float().mean(0), a.mean(0), a.max(0).values
+            for h in residual[layer].split(ENCODED):
+                a = saes[layer].encode(h.to(saes.device))  # (prompts, M)
+                fires, total = fires + (a > 0).sum(0), total + a.sum(0)
+                peak = a.max(0).values if peak is None else torch.maximum(peak, a.max(0).values)
+            frequency, mean = fires.float() / n, total / n
         alive = frequency.nonzero().squeeze(-1)
         return pd.DataFrame(
             {
@@ -68,7 +75,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
     rows = shards.map_in_order(of_layer, saes.layers, desc="recall", unit="layer", leave=False, delay=2)
     saes.drop()  # up to 2 GB that what comes next can use
     found = pd.concat(rows, ignore_index=True)
-    found["candidate"] = fires_often(found["frequency"], len(next(iter(residual.values()))), tau)
+    found["candidate"] = fires_often(found["frequency"], n, tau)
     return found
 
 
