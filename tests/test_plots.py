@@ -170,6 +170,18 @@ def test_an_arm_is_named_with_ratio_and_seed():
     assert selector_of("full-s2") == "full" and selector_of("igds@0.5-s1") == "igds"
 
 
+def test_benchmarks_that_meet_their_target_lie_right_of_it_whichever_way_they_count():
+    values = {"time": 0.5, "speed": 3.0, "just": 1.14, "slow": 2.0}
+    targets = {"time": (1.0, True), "speed": (2.0, False), "just": (1.15, True), "slow": (1.0, True)}
+    figure = plots.bench_ratios(values, targets, {name: name for name in values})
+    assert_tidy(figure)
+    axis = figure.axes[0]
+    assert [dot.get_offsets()[0][0] for dot in axis.collections] == pytest.approx([2, 1.5, 1.15 / 1.14, 0.5])
+    colours = [matplotlib.colors.to_hex(dot.get_facecolor()[0]).upper() for dot in axis.collections]
+    assert colours == [style.ACCENT, style.ACCENT, style.ACCENT, style.AGAIN]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.5 ×", "0.75 ×", "1 ×", "1.5 ×", "2 ×"]
+
+
 def test_figure_two_fits_its_boxes():
     counts = {
         "prior": 7473, "features": 425984, "candidates": 441, "tested": 441, "validation": 64,
