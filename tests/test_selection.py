@@ -86,12 +86,28 @@ def test_the_overlap_figure_holds_every_pair_once(compared):
 
 
 def test_the_heat_map_of_defects_has_every_share_and_chance_below(compared):
-    axis = plots.defects_heatmap(compared["defects"]).axes[0]
-    cells = [text.get_text() for text in axis.texts if text.get_text().isdigit()]
-    kinds = compared["defects"]["defect"].nunique()
-    assert len(cells) == kinds * (compared["defects"]["selector"].nunique() + 1)
+    defects = compared["defects"]
+    axis = plots.defects_heatmap(defects).axes[0]
+    kinds, selectors = defects["defect"].nunique(), defects["selector"].nunique()
+    cells = np.array([text.get_text() for text in axis.texts[: kinds * (selectors + 1)]]).reshape(-1, kinds)
     assert axis.get_yticklabels()[-1].get_text() == "chance"
-    assert cells[-kinds:] == ["50"] * kinds
+    assert set(cells[-1]) == {"50 %"}
+    noise = defects[defects["defect"] == "noise"]
+    assert sorted(cells[:-1, 3]) == sorted(
+        f"{kept}/8" for kept in noise["kept"]
+    )  # eight are too few for percent
+    clean = defects[defects["defect"] == "clean"]
+    assert sorted(cells[:-1, 0]) == sorted(f"{100 * share:.0f}" for share in clean["share"])
+
+
+def test_the_heat_map_of_defects_has_colour_only_where_chance_is_excluded(compared):
+    defects = compared["defects"].copy()
+    at = (defects["selector"] == "igds") & (defects["defect"] == "noise")
+    defects[["low", "high"]] = 0.3, 0.7  # around the chance of 0.5
+    defects.loc[at, ["share", "low", "high"]] = 1.0, 0.6, 1.0
+    axis = plots.defects_heatmap(defects).axes[0]
+    values = axis.collections[0].get_array().ravel()
+    assert sorted(values)[-1] == pytest.approx(50) and np.count_nonzero(values) == 1
 
 
 def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):

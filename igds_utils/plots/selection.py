@@ -160,21 +160,39 @@ def _by_likeness(table: pd.DataFrame) -> list[str]:
 def defects_heatmap(defects: pd.DataFrame) -> Figure:
     """Share of every kind of defect that each selector keeps (defects.parquet); selectors that keep least on top.
 
-    Colours: kept more often (orange) or less often (blue) than by chance, which the last row shows.
+    Colours: kept more often (orange) or less often (blue) than by chance, which the last row shows; without colour
+    where the interval of the share covers chance. Shares of fewer than ten samples are shown as counts.
     """
     kinds = defects.drop_duplicates("defect").set_index("defect")
-    table = 100 * defects.pivot(index="selector", columns="defect", values="share")[kinds.index]
-    table = table.loc[table[kinds.index[kinds["side"] != ""]].mean(axis=1).sort_values(kind="stable").index]
-    table.loc["chance"] = 100 * kinds["chance"]
+    told = (defects["low"] > defects["chance"]) | (defects["high"] < defects["chance"])
+    percent = (100 * defects["share"]).round().astype(int).astype(str)
+    counts = defects["kept"].astype(str) + "/" + defects["n"].astype(str)
+    cells = defects.assign(
+        excess=100 * (defects["share"] - defects["chance"]).where(told, 0.0),
+        shown=percent.where(defects["n"] >= 10, counts),
+    )
+    shares, table, shown = (
+        cells.pivot(index="selector", columns="defect", values=value)[kinds.index]
+        for value in ("share", "excess", "shown")
+    )
+    order = shares[kinds.index[kinds["side"] != ""]].mean(axis=1).sort_values(kind="stable").index
+    table, shown = table.loc[order], shown.loc[order]
+    table.loc["chance"] = 0.0
+    shown.loc["chance"] = [f"{100 * chance:.0f} %" for chance in kinds["chance"]]
     names = [f"{name} ({int(n)})" for name, n in kinds["n"].items()]
     figure, axes = new_figure(PAGE, 1.35 + 0.19 * len(table))
     axis, colours = axes[0, 0], sns.blend_palette([ACCENT, "#f7f7f7", "#D55E00"], as_cmap=True)
     sns.heatmap(
-        table - 100 * kinds["chance"], ax=axis, cmap=colours, vmin=-60, vmax=60, center=0, linewidths=0.4,
-        annot=table, fmt=".0f", annot_kws={"fontsize": 6.5},
+        table, ax=axis, cmap=colours, vmin=-60, vmax=60, center=0, linewidths=0.4,
+        annot=shown, fmt="", annot_kws={"fontsize": 6.5},
         cbar_kws={"label": "points above chance", "shrink": 0.6},
     )  # fmt: skip
-    axis.set(xlabel="kept, in % of the samples of each kind (how many there are in the pool)", ylabel="")
+    for cell, excess in zip(axis.texts, table.to_numpy().flat, strict=True):
+        if not excess:
+            cell.set_color(MUTED)
+    axis.set(
+        xlabel="kept: samples of each kind (how many there are in the pool), or % of ten or more", ylabel=""
+    )
     axis.set_xticklabels(names, rotation=35, ha="right")
     axis.set_yticklabels([selector_title(name) for name in table.index], rotation=0)
     _stress(axis.get_yticklabels(), list(table.index))
