@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -37,6 +38,17 @@ def test_a_word_seen_once_does_not_beat_a_word_that_doubled():
     assert found.loc[0, "word"] == "answer"
 
 
+def test_a_new_word_rises_beyond_chance_beside_words_that_vary_without_aim():
+    random = np.random.default_rng(0)
+    original, other = (
+        [" ".join(random.choice(list("abcdefghijkl"), 40)) for _ in range(40)] for _ in range(2)
+    )
+    found = semantics.lexical_shift(original, [text + " summary" * (i % 2) for i, text in enumerate(other)])
+    assert found.loc[found["p"] < 0.05, "word"].tolist() == ["summary"]
+    unaimed = semantics.lexical_shift(original, other)
+    assert unaimed["p"].min() > 0.05
+
+
 def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word_as_high():
     same = ["the sum of apples is now four"] * 30
     steady = semantics.lexical_shift(same, [text + " step" for text in same])
@@ -45,7 +57,7 @@ def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word
     # one output that repeats a word: as many more as above, and z as high, but one swap in two lifts it as well
     once = semantics.lexical_shift(same, [*same[1:], same[0] + " step" * 30])
     assert once["z"][0] == pytest.approx(steady["z"][0]) and once["p"][0] > 0.4
-    assert semantics.story(once) == "no word of 8 rises beyond what chance gives the highest one."
+    assert semantics.story(once) == "no word of 8 rises beyond chance."
     blue, grey = (rising_words({"math": table}, {"math": "l6_p9"}) for table in (steady, once))
     colours = [figure.axes[0].patches[0].get_facecolor()[:3] for figure in (blue, grey)]
     assert colours[0] != colours[1] and len(set(colours[1])) == 1

@@ -31,37 +31,31 @@ def lexical_shift(
 
     The score z is the difference of smoothed log-odds in standard errors (Monroe et al., 2008): each count gets
     `prior` pseudo-words in all, shared out as in both groups together, so that a word seen once proves nothing. It
-    takes words for independent draws. But the outputs answer the same prompts, pair by pair, so `p` compares z with
-    what chance gives here: the share of `swaps` random exchanges within pairs in which the highest z of all words is at
-    least as high. Columns: word, original, amplified (counts), log_odds, z, p; ties in alphabetical order.
+    takes words for independent draws, but the outputs answer the same prompts, pair by pair. So `p` comes from `swaps`
+    random exchanges within pairs: the share of them in which any word rises as far as this one. How far is counted
+    beyond what the length of the outputs explains, in units of a word's spread over the exchanges. Columns: word,
+    original, amplified (counts), log_odds, z, p; ties in alphabetical order.
     """
     counted = [[Counter(words(text)) for text in texts] for texts in (original, amplified)]
     known = sorted(set().union(*counted[0], *counted[1]))
-    if not known:
-        return pd.DataFrame(columns=["word", "original", "amplified", "log_odds", "z", "p"])
-    y0, y1 = (
-        np.array([[c[word] for word in known] for c in side], dtype=float) for side in counted
-    )  # (pairs, words)
-    log_odds, z = _shift(y0.sum(0), y1.sum(0), prior)
-    swapped = np.random.default_rng(seed).random((swaps, len(y0))) < 0.5
-    moved = swapped @ (y1 - y0)  # (swaps, words): what the exchanged pairs take from one side to the other
-    _, by_chance = _shift(y0.sum(0) + moved, y1.sum(0) - moved, prior)
-    highest = by_chance.max(axis=1)
-    p = (1 + (highest >= z[:, None]).sum(axis=1)) / (1 + swaps)
-    counts = {"original": y0.sum(0).astype(int), "amplified": y1.sum(0).astype(int)}
-    table = pd.DataFrame({"word": known, **counts, "log_odds": log_odds, "z": z, "p": p})
+    y0, y1 = (np.array([[c[word] for word in known] for c in side], dtype=float) for side in counted)
+    counts = {"original": y0.sum(0).astype(int), "amplified": y1.sum(0).astype(int)}  # y0, y1: (pairs, words)
+    table = pd.DataFrame({"word": known, **counts})
+    share = (y0 + y1).sum(0) / max((y0 + y1).sum(), 1)
+    alpha = prior * share
+    table["log_odds"] = _log_odds(y1.sum(0), alpha) - _log_odds(y0.sum(0), alpha)
+    table["z"] = table["log_odds"] / np.sqrt(1 / (y1.sum(0) + alpha) + 1 / (y0.sum(0) + alpha))
+    rise = y1 - y0 - share * (y1 - y0).sum(axis=1, keepdims=True)
+    rise /= np.sqrt((rise**2).sum(0)).clip(1e-9)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(swaps, len(rise)))
+    highest = (signs @ rise).max(axis=1, initial=0.0)
+    table["p"] = (1 + (highest >= rise.sum(0)[:, None] - 1e-9).sum(axis=1)) / (1 + swaps)
     return table.sort_values(["z", "word"], ascending=[False, True], ignore_index=True)
 
 
-def _shift(y0: np.ndarray, y1: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    """Difference of smoothed log-odds of counts (..., words), and the same in standard errors."""
-    alpha = prior * (y0 + y1) / (y0 + y1).sum(axis=-1, keepdims=True)
-    log_odds = _log_odds(y1 + alpha) - _log_odds(y0 + alpha)
-    return log_odds, log_odds / np.sqrt(1 / (y1 + alpha) + 1 / (y0 + alpha))
-
-
-def _log_odds(smoothed: np.ndarray) -> np.ndarray:
-    rest = (smoothed.sum(axis=-1, keepdims=True) - smoothed).clip(1e-9)  # where there is one word only
+def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    smoothed = counts + alpha
+    rest = (smoothed.sum() - smoothed).clip(1e-9)  # where there is one word only
     return np.log(smoothed) - np.log(rest)
 
 
@@ -69,7 +63,7 @@ def story(shift: pd.DataFrame, level: float = 0.05) -> str:
     """Which words rise beyond chance (`lexical_shift`), in one sentence."""
     beyond = shift.loc[shift["p"] < level, "word"].tolist()
     if not beyond:
-        return f"no word of {len(shift)} rises beyond what chance gives the highest one."
+        return f"no word of {len(shift)} rises beyond chance."
     more = f" and {len(beyond) - 8} more" if len(beyond) > 8 else ""
     return f"of {len(shift)} words {len(beyond)} rise beyond chance: {', '.join(beyond[:8])}{more}."
 

@@ -79,7 +79,7 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
         axis.set_ylim(most - 0.4, -0.6)
         axis.margins(x=0.4)
         axis.set_title(f"{task_title(task)}\n{features[task]} amplified")
-    figure.supxlabel("rise in standard errors (grey: no more than chance gives the highest word)", fontsize=8)
+    figure.supxlabel("rise in standard errors (grey: no more than chance allows)", fontsize=8)
     return figure
 
 
