@@ -41,7 +41,7 @@ def monitor(watched: pd.DataFrame, metric: Metric, feature: str, label: str) -> 
     ):
         hit = alert.to_numpy(bool)
         axis.scatter(x[hit], values[hit], s=70, marker="x", color=AGAIN, linewidth=1.8, zorder=4)
-        axis.margins(x=0.06)
+        axis.margins(x=0.06, y=0.12)
     alerts = int(watched["score_alert"].sum() + watched["activation_alert"].sum())
     upper.set_title(f"× {alerts} alert{'s' if alerts != 1 else ''}", color=AGAIN if alerts else MUTED)
     long = max(map(len, watched["point"])) > 8
