@@ -138,10 +138,7 @@ def made_up_context(name, pool):
     )
 
 
-WORDS = [
-    PoolSample(f"s{i:02d}", "so " * (i % 5 + 1) + f"{i}", f"how many {i % 4} + {i}?")
-    for i in range(12)
-]
+WORDS = [PoolSample(f"s{i:02d}", "so " * (i % 5 + 1) + f"{i}", f"how many {i % 4} + {i}?") for i in range(12)]
 
 
 @pytest.mark.parametrize("name", selectors.names())
