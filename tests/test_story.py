@@ -1,5 +1,7 @@
 """The report's framing sentences."""
 
+import pandas as pd
+
 from igds_utils.config.config import load_preset
 from igds_utils.core.experiment import Run
 from igds_utils.display import metric_of
@@ -70,6 +72,8 @@ def test_exhibits_are_told_from_what_is_stored(tmp_path):
     assert "table9" not in story.told(Run(bare, tmp_path), METRICS)
     run.store.write("benefit.json", {"story": "It pays."})
     assert story.told(run, METRICS)["cost_benefit"] == "It pays."
+    run.store.write("math/words.parquet", pd.DataFrame({"word": ["step", "the"], "p": [0.4, 1.0]}))
+    assert story.told(run, METRICS)["figure6"] == "Math: no word of 2 rises beyond chance."
 
 
 def test_figure_2_counts_come_from_preset_and_recall():
