@@ -47,33 +47,36 @@ def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch)
     assert effects.measure(run, "math", "validation", FEATURES).equals(found)
 
 
-def test_parts_hold_no_more_rows_than_fit_and_miss_none():
+def test_batches_hold_no_more_rows_than_fit_and_no_part_depends_on_them(monkeypatch):
     ids, mixed = ["x", "y", "z"], [Feature(1, 0), Feature(0, 0), Feature(1, 1), Feature(0, 2), Feature(0, 1)]
-    for rows in (1, 2, 7, 100):
-        for one_column in (True, False):
-            parts = effects.parts_of(mixed, ids, rows, one_column)
-            assert all(len(some) * len(own) <= rows for some, own in parts)
-            found = [(feature, i) for some, own in parts for feature in some for i in own]
-            assert sorted(found) == sorted((feature, i) for feature in mixed for i in ids)
-    by_layer = [{0}, {0}, {1}]
-    assert [{f.layer for f in some} for some, _ in effects.parts_of(mixed, ids, 6, False)] == by_layer
-    assert [{f.layer for f in some} for some, _ in effects.parts_of(mixed, ids, 4, True)] == [{0}] * 3 + [
-        {1}
-    ] * 2
-    assert effects.parts_of(mixed, ids, 100, True) == [(mixed, ids)]
+    for one_column in (True, False):
+        parts = effects.parts_of(mixed, ids, one_column)
+        found = [(feature, i) for some, i in parts for feature in some]
+        assert sorted(found) == sorted((feature, i) for feature in mixed for i in ids)
+        for rows in (1, 2, 7, 100):
+            batches = list(effects.batches_of(parts, rows))
+            assert [part for batch in batches for part in batch] == parts
+            assert all(len(batch) == 1 or len(batch) * len(batch[0][0]) <= rows for batch in batches)
+            assert all(some == batch[0][0] for batch in batches for some, _ in batch)
+    assert [len(batch) for batch in effects.batches_of(effects.parts_of(mixed, ids, True), 10)] == [2, 1]
+    layers = [{feature.layer for feature in some} for some, _ in effects.parts_of(mixed, ids, False)]
+    assert layers == [{0}] * 3 + [{1}] * 3
+    monkeypatch.setattr(effects, "FEATURES", 2)
+    sizes = [len(some) for some, _ in effects.parts_of(mixed, ids, True)]
+    assert sizes == [2] * 3 + [1] * 3 + [2] * 3  # layer after layer
 
 
 def test_less_memory_uses_the_parts_that_are_there(open_smoke, monkeypatch):
-    monkeypatch.setattr(effects, "ROWS", 4)  # one sample a part
     amplified, read = intervention.amplified_scores, []
 
     def short_of_memory(*arguments):
-        if len(read) == 2:
+        if read:
             raise MemoryError
-        read.append(arguments[3][0].id)
+        read.extend(sample.id for sample in arguments[3])
         return amplified(*arguments)
 
     run = open_smoke()
+    run = open_smoke(**memory_for(run, 8))  # four features on two samples
     monkeypatch.setattr(intervention, "amplified_scores", short_of_memory)
     with pytest.raises(MemoryError):
         effects.measure(run, "math", "validation", FEATURES)

@@ -212,6 +212,26 @@ def test_the_seconds_of_parts_add_up_over_kills(products, monkeypatch):
     assert products.seconds("e.parquet") == 5  # four parts, and what makes the product of them
 
 
+def test_parts_that_are_built_together_are_stored_apart(products):
+    asked, at_once = [], 3
+
+    def build(some):
+        asked.append(list(some))
+        if 4 in some and at_once == 3:
+            raise MemoryError
+        return [table(part) for part in some]
+
+    def make():
+        together = lambda some: [some[i : i + at_once] for i in range(0, len(some), at_once)]  # noqa: E731
+        return products.make_in_parts("e.parquet", [1, 2, 3, 4, 5, 6], build, "effects", together, x=1)
+
+    with pytest.raises(MemoryError):
+        make()
+    at_once = 2
+    assert make()["value"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert asked == [[1, 2, 3], [4, 5, 6], [4, 5], [6]]
+
+
 def test_whether_all_is_stored_is_told_without_making_anything(products, log):
     def both():
         products.make("a.json", lambda: 1, x=1)

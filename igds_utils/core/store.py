@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from functools import partial
@@ -71,34 +71,42 @@ class Store:
         self,
         path: str,
         parts: Sequence[Any],
-        build: Callable[[Any], pd.DataFrame],
+        build: Callable[[Any], Any],
         label: str,
+        together: Callable[[list[Any]], Iterable[Sequence[Any]]] | None = None,
         finish: Callable[[pd.DataFrame], Any] = lambda table: table,
         **inputs: Any,
     ) -> Any:
-        """Like `make`, for what comes in parts, each a table: a killed run loses at most the part it was in.
+        """Like `make`, for what comes in parts, each a table: a killed run loses at most one call of `build`.
 
-        parts: what `build` is called with; they and their order must depend on the inputs alone. Where several
-        processes work together, each builds and stores its share of them. finish: makes the product of the rows of all
-        parts, which come in the order of the parts; every process calls it, so it may share out what it does.
+        parts: what `build` is called with; they and their order must depend on the inputs alone. together: cuts a list
+        of parts that are missing into lists of neighbours, each of which `build` then gets at once and gives a table
+        for every part; it may cut otherwise after a kill. Where several processes work together, each builds and stores
+        its share. finish: makes the product of the rows of all parts, which come in the order of the parts; every
+        process calls it, so it may share out what it does.
         """
         made_from = _plain(inputs | {"igds_utils": __version__})
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-        folder = f"{path}.parts-{key}"
+        names = [f"{path}.parts-{key}/{number:05d}" for number in range(len(parts))]
 
-        def build_part(number: int) -> tuple[str, float]:
-            part, took = f"{folder}/{number:05d}.parquet", f"{folder}/{number:05d}.json"
-            if not self.has(took):  # written last
-                table, seconds = _timed(lambda: build(parts[number]))
-                self.write(part, table)
-                self.write(took, seconds)
-            return part, self.read(took)
+        def missing() -> list[int]:
+            return [number for number, name in enumerate(names) if not self.has(f"{name}.json")]
+
+        def build_some(piece: Sequence[tuple[int, Any]]) -> None:
+            some = [part for _, part in piece]
+            tables, seconds = _timed(lambda: build(some) if together else [build(part) for part in some])
+            for (number, _), table in zip(piece, tables, strict=True):
+                self.write(f"{names[number]}.parquet", table)
+                self.write(f"{names[number]}.json", seconds / len(piece))  # last: now the part is there
 
         def build_all() -> tuple[Any, float]:
-            done = shards.map_in_order(build_part, range(len(parts)), desc=label, unit="part")
-            table = pd.concat([self.read(part) for part, _ in done], ignore_index=True)
+            numbers = shards.from_first(missing)
+            left, cut = iter(numbers), together or (lambda some: [[part] for part in some])
+            pieces = [[(next(left), part) for part in piece] for piece in cut([parts[n] for n in numbers])]
+            shards.map_in_order(build_some, pieces, desc=label, unit="part")
+            table = pd.concat([self.read(f"{name}.parquet") for name in names], ignore_index=True)
             product, seconds = _timed(lambda: finish(table))
-            return product, seconds + sum(took for _, took in done)
+            return product, seconds + sum(self.read(f"{name}.json") for name in names)
 
         product = self._made(path, build_all, inputs)
         shards.from_first(lambda: self._remove_parts(path))

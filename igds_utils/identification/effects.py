@@ -2,15 +2,16 @@
 
 table = effects.measure(run, "math", "validation", features)
 
-Parts hold as many rows (feature, sample) whatever the memory, so that those of a run that ran out of it are used by one
-that decodes fewer rows together. In batches of another size the last bits of a sum may differ, and with them a token of
-a greedy answer whose two best are as good as equal: the table is that of some batching, not of one.
+A part is what some features do to one sample; memory only says how many parts decode together, so that a run that ran
+out of it is continued by one that decodes fewer rows at once. In batches of another size the last bits of a sum may
+differ, and with them a greedy answer whose two likeliest tokens are as good as equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from igds_utils.engine.prompts import Sample
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import intervention, racing
 
-ROWS = 240  # of one part: what a killed filter loses at most; 40 GB hold about so many rows of an 8B model
+Part = tuple[list[Feature], str]  # features that are amplified, and the id of the sample
+FEATURES = 64  # of one part at most, on one sample
 
 
 def measure(
@@ -88,16 +90,22 @@ def _originals(run: Run, task: str, name: str, path: str, max_new_tokens: int) -
     """The unsteered model's answer to every sample of a set: token ids by sample id."""
     samples = run.samples(task, [example.id for example in run.examples(task, name)])
 
-    def build(part: Sequence[Sample]) -> pd.DataFrame:
+    inputs = {"max_new_tokens": max_new_tokens, **run.inputs(task, name)}
+    if not run.store.fresh(path, **inputs):
         rows = rows_that_fit(run, samples, max_new_tokens)
-        answers = intervention.original_answers(run.lm, part, max_new_tokens, run.task(task).stops, rows)
-        return pd.DataFrame({"id": [s.id for s in part], "tokens": [np.array(t, int) for t in answers]})
 
-    made = run.make_in_parts(
-        path, list(even_chunks(samples, ROWS)), build, f"{task} {name} originals",
-        finish=lambda table: table.to_dict("records"), max_new_tokens=max_new_tokens, **run.inputs(task, name),
-    )  # fmt: skip
-    return {record["id"]: record["tokens"] for record in made}
+        def build(some: Sequence[Sample]) -> list[pd.DataFrame]:
+            answers = intervention.original_answers(run.lm, some, max_new_tokens, run.task(task).stops, rows)
+            return [
+                pd.DataFrame({"id": [sample.id], "tokens": [np.array(tokens, int)]})
+                for sample, tokens in zip(some, answers, strict=True)
+            ]
+
+        run.make_in_parts(
+            path, samples, build, f"{task} {name} originals", together=lambda missing: even_chunks(missing, rows),
+            finish=lambda table: table.to_dict("records"), **inputs,
+        )  # fmt: skip
+    return {record["id"]: record["tokens"] for record in run.read(path)}
 
 
 def _stage(
@@ -116,7 +124,7 @@ def _stage(
     if run.store.fresh(path, **inputs):  # without an SAE, which tells how the work is parted
         return run.read(path)
     one_column = run.saes.one_column
-    together = rows_that_fit(run, list(samples.values()), max_new_tokens)
+    rows = rows_that_fit(run, list(samples.values()), max_new_tokens)
 
     def amplified(some: list[Feature], own: list[str]) -> pd.DataFrame:
         return intervention.amplified_scores(
@@ -125,31 +133,38 @@ def _stage(
             [originals[i] for i in own], run.preset.batch_tokens,
         )  # fmt: skip
 
-    def build(part: tuple[list[Feature], list[str]]) -> pd.DataFrame:
-        return pd.concat([amplified(*batch) for batch in parts_of(*part, together, one_column)])
+    def build(some: Sequence[Part]) -> list[pd.DataFrame]:
+        together, own = some[0][0], [sample_id for _, sample_id in some]
+        made = pd.concat([amplified(fitting, own) for fitting in even_chunks(together, rows)])
+        return [made[made["sample_id"] == sample_id] for sample_id in own]
 
     return run.make_in_parts(
-        path, parts_of(features, ids, ROWS, one_column), build, f"{task} {name}",
+        path, parts_of(features, ids, one_column), build, f"{task} {name}",
+        together=lambda missing: batches_of(missing, rows),
         finish=lambda table: table.sort_values("sample_id", kind="stable", ignore_index=True), **inputs,
     )  # fmt: skip
 
 
-def parts_of(
-    features: Sequence[Feature], ids: Sequence[str], rows: int, one_column: bool
-) -> list[tuple[list[Feature], list[str]]]:
-    """Which features are amplified together on which samples: at most `rows` rows (feature, sample) a part.
+def parts_of(features: Sequence[Feature], ids: Sequence[str], one_column: bool) -> list[Part]:
+    """The features that are amplified together on each sample, at most `FEATURES` of them.
 
-    Where features do not fit together, or encoding takes the whole encoder (no `one_column`; 1 GB of Qwen-Scope's),
-    those of one layer come together, layer after layer, so that each SAE is read once and no second one is held.
-    Elsewhere all features share the reading of a prompt.
+    Where there are more, or encoding takes the whole encoder (no `one_column`; 1 GB of Qwen-Scope's), those of one
+    layer come together, layer after layer, so that each SAE is read once and no second one is held. Elsewhere all
+    features share the reading of a prompt.
     """
-    if len(features) > rows or not one_column:
+    if len(features) > FEATURES or not one_column:
         ordered = sorted(features, key=lambda feature: feature.layer)
         groups = [list(some) for _, some in groupby(ordered, key=lambda feature: feature.layer)]
     else:
         groups = [list(features)]
-    together = [list(some) for group in groups for some in even_chunks(group, rows)]
-    return [(some, list(own)) for some in together for own in even_chunks(ids, max(1, rows // len(some)))]
+    together = [list(some) for group in groups for some in even_chunks(group, FEATURES)]
+    return [(some, sample_id) for some in together for sample_id in ids]
+
+
+def batches_of(parts: Sequence[Part], rows: int) -> Iterator[list[Part]]:
+    """Neighbours with the same features that decode together: at most `rows` rows (feature, sample), or one part."""
+    for features, same in groupby(parts, key=itemgetter(0)):
+        yield from even_chunks(list(same), max(1, rows // len(features)))
 
 
 def rows_that_fit(run: Run, samples: Sequence[Sample], max_new_tokens: int) -> int:
