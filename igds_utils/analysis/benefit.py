@@ -18,7 +18,6 @@ from igds_utils.config.settings import Shape
 from igds_utils.core import costs
 from igds_utils.core.costs import Machine
 from igds_utils.display import about
-from igds_utils.identification.effects import ROWS
 
 SELECTORS = ("random", "loss", "ifd", "rds", "less", "igds")  # those whose cost is one of model passes
 
@@ -40,7 +39,7 @@ class Scale:
     validation: int = 64  # samples of the causal filter, and as many that confirm its choice
     candidates: int = 400  # features that are amplified on each of them
     new_tokens: int = 256  # that each amplified answer takes
-    rows: int = ROWS  # answers that are decoded together
+    rows: int = 240  # answers that are decoded together; 40 GB of caches hold about so many of an 8B model
     blocks: int | None = None  # that are run to read the task feature (its layer + 1); all by default
 
     def __post_init__(self):
