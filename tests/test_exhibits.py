@@ -115,7 +115,9 @@ def test_a_table_by_itself_says_what_it_shows_and_what_its_brackets_are(tmp_path
     frame = pd.DataFrame({"Arm": ["IGDS"], "Score": ["1.0 [0.5, 1.5]"]})
     save_exhibit(run, frame, "table2")
     written, exhibit = (run.root / "tables/table2.md").read_text(encoding="utf8"), exhibits()["table2"]
-    assert written.startswith(f"**{exhibit.title}.** {exhibit.caption} {exhibit.setting} In square brackets: 90 %")
+    assert written.startswith(
+        f"**{exhibit.title}.** {exhibit.caption} {exhibit.setting} In square brackets: 90 %"
+    )
     save_exhibit(run, frame[["Arm"]], "sae_coverage", "math")
     alone = (run.root / "tables/sae_coverage_math.md").read_text(encoding="utf8")
     assert alone.startswith("**Dependence on SAE coverage, math.** ") and "square brackets" not in alone
