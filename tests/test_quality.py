@@ -215,7 +215,7 @@ def test_no_selector_sees_a_label(run, truth):
     one, by_truth = truth
     other, by_lies = ranked(run, lies, "lies")
     assert list(one.pool) == list(other.pool)
-    assert {field.name for field in fields(one.pool[0])} == {"id", "prompt", "target", "instruction"}
+    assert {field.name for field in fields(one.pool[0])} == {"id", "target", "instruction"}
     assert set(by_truth) == set(selectors.names()) and len(by_truth) > 20
     for name, table in by_truth.items():
         pd.testing.assert_frame_equal(table, by_lies[name], obj=name)
