@@ -30,7 +30,6 @@ from igds_utils.engine.lm import (
     residuals,
     unembed,
 )
-from igds_utils.selection.needs import tokens
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]
@@ -219,16 +218,12 @@ def test_where_a_model_is_put(tmp_path, monkeypatch, architecture):
 
 
 class Spread(Decoder):
-    """Its last block lies on the second GPU, and so does its MLP; embedding and head lie on the first."""
+    """Its last block lies on the second GPU; embedding and head lie on the first."""
 
     def __init__(self):
         super().__init__(as_tuple=False)
         self.device = torch.device("cuda:0")
-        self.layers[-1].mlp = nn.Module()
-        self.layers[-1].mlp.down_proj = nn.Identity()
-        self.layers[-1].register_forward_pre_hook(
-            lambda block, args: (block.mlp.down_proj(args[0].to("cuda:1")),)
-        )
+        self.layers[-1].register_forward_pre_hook(lambda _block, args: (args[0].to("cuda:1"),))
 
     def forward(self, h, use_cache=False, **_):
         return BaseModelOutput(super().forward(h, use_cache)[0])
@@ -242,8 +237,7 @@ def test_what_a_model_on_two_gpus_gives_lies_where_its_inputs_do():
     with FakeTensorMode():
         lm, h = LM(Spread(), None, "fake"), torch.ones(2, 3, 4, device="cuda:0")
         assert lm.model(h).last_hidden_state.device == torch.device("cuda:1")
-        read, neurons = tokens._read(lm, 2, {"h": h})
-        states = [*residuals(lm, [0, 2], h=h).values(), read, neurons, last_hidden(lm, h=h)]
+        states = [*residuals(lm, [0, 2], h=h).values(), last_hidden(lm, h=h)]
         assert [state.device for state in states] == [lm.device] * len(states)
         assert unembed(lm, torch.ones(4, device="cuda:1")).device == torch.device("cuda:1")
 
