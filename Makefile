@@ -15,10 +15,6 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check
 # A user's own kernels and site packages must not stand in for those of .venv.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
-# Memory of large tensors goes back to glibc's heap instead of to the kernel: decoding on a CPU asks for the same sizes
-# again for every token, and would spend a tenth of its time on fresh pages.
-export MALLOC_MMAP_MAX_ := 0
-export MALLOC_TRIM_THRESHOLD_ := 8589934592
 
 WHAT = --preset '$(PRESET)' --tasks '$(TASKS)' --model '$(MODEL)' $(foreach change,$(SET),--set '$(change)')
 
