@@ -2,7 +2,7 @@
 
 The notebooks are the chapters; this package keeps the code that they share. Data flows one way through it:
 config -> hub -> (lm, sae, tasks) -> activations -> recall -> intervention -> selectors -> sft -> evaluation
--> stats -> tables and plots.
+-> stats -> summaries -> tables and plots.
 """
 
 import warnings

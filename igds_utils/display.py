@@ -77,7 +77,7 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
 
 
 def at_ratio(records: list[dict], ratio: float) -> dict[str, dict]:
-    """Records of `stats.summarise` by selector: the controls, and every selector at this share of the pool."""
+    """Records of `summaries.summarise` by selector: the controls, and every selector at this share of the pool."""
     return {r["selector"]: r for r in records if r["ratio"] is None or abs(r["ratio"] - ratio) < 1e-9}
 
 

@@ -173,7 +173,7 @@ def score_distribution(scores: pd.DataFrame, n_selected: int, units: str = "acti
 def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> Figure:
     """Score of every arm with its interval, one panel a task, Full as a line (the figure of Table 2).
 
-    `summary[task]` = records of `stats.summarise`; selectors at another ratio are left out.
+    `summary[task]` = records of `summaries.summarise`; selectors at another ratio are left out.
     """
     kept = {task: at_ratio(records, ratio) for task, records in summary.items()}
     seen = {selector for records in kept.values() for selector in records}

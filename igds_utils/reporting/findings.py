@@ -19,7 +19,7 @@ def headline(
 ) -> str:
     """Does IGDS differ from Random at the same size? One honest sentence with the interval of every task (Table 2).
 
-    `summary[task]` = records of `stats.summarise`. A difference counts only where its interval leaves out zero.
+    `summary[task]` = records of `summaries.summarise`. A difference counts only where its interval leaves out zero.
     """
     verdicts, shown = [], []
     for task, records in summary.items():
@@ -80,7 +80,7 @@ def overview(
 ) -> pd.DataFrame:
     """One row per task: the score of IGDS, its paired differences, and whether data matter on the task at all.
 
-    `checks[task]` = records of `stats.checks`.
+    `checks[task]` = records of `summaries.checks`.
     """
     rows = []
     for task, records in summary.items():

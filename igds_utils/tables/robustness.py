@@ -24,7 +24,7 @@ def table3(
 ) -> pd.DataFrame:
     """Table 3: score of IGDS and of its ablations, one column per task, the paper's (Gemma-2-2B) beside each.
 
-    `summary[task]` = records of `stats.summarise`; the ablations are selectors. Those that were not trained say so.
+    `summary[task]` = records of `summaries.summarise`; the ablations are selectors. Those that were not trained say so.
     """
     rows = []
     for selector, (title, key) in ABLATIONS.items():

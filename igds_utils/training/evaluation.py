@@ -1,4 +1,4 @@
-"""Evaluation of an arm: its outputs on the test set and their scores. `stats.summarise` compares the arms."""
+"""Evaluation of an arm: its outputs on the test set and their scores. `summaries.summarise` compares the arms."""
 
 from __future__ import annotations
 

@@ -1,0 +1,59 @@
+"""Arms of an evaluation compared, and what a task can tell, against hand-computed cases."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from igds_utils.data.summaries import checks, summarise
+
+
+@pytest.fixture
+def evaluation():
+    scores = {
+        ("original", 0.0, 0): [0, 0, 0, 0], ("full", 1.0, 0): [1, 1, 0, 0], ("random@0.5", 0.5, 0): [1, 0, 0, 0],
+        ("igds@0.5", 0.5, 0): [1, 1, 1, 0], ("igds@0.5-s1", 0.5, 1): [1, 1, 0, 0],
+    }  # fmt: skip
+    return pd.DataFrame([
+        {"arm": arm, "selector": arm.split("@")[0], "ratio": ratio, "seed": seed, "sample_id": f"t{i}", "score": s}
+        for (arm, ratio, seed), values in scores.items() for i, s in enumerate(values)
+    ])  # fmt: skip
+
+
+def test_summarise_pools_seeds_and_compares_with_every_reference(evaluation):
+    records = {
+        r["arm"]: r for r in summarise(evaluation, {"original": 0, "full": 8, "random@0.5": 4, "igds@0.5": 4})
+    }
+    igds = records["igds@0.5"]
+    assert igds["seeds"] == [0, 1] and igds["n"] == 4 and igds["n_train"] == 4
+    assert igds["score"] == pytest.approx(0.625) and igds["by_seed"] == [0.75, 0.5]
+    assert igds["gain_over_full"] == pytest.approx(25.0)
+    assert igds["vs_random"] == pytest.approx(0.375)
+    assert igds["vs_full"] == pytest.approx(0.125)
+    assert igds["vs_original"] == pytest.approx(0.625)
+    assert igds["vs_random_low"] <= igds["vs_random"] <= igds["vs_random_high"]
+    assert records["random@0.5"]["vs_random"] is None and records["full"]["vs_full"] is None
+    assert records["full"]["vs_random"] is None  # another size: no random arm to compare with
+    json.dumps(list(records.values()), allow_nan=False)
+
+
+def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
+    more = evaluation[evaluation["arm"] == "igds@0.5"].assign(arm="loss@0.5", selector="loss")
+    alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {})}
+    together = {r["arm"]: r["vs_random_p"] for r in summarise(pd.concat([evaluation, more]), {})}
+    assert together["igds@0.5"] == pytest.approx(min(1.0, 2 * alone["igds@0.5"]))
+
+
+def test_a_task_check_passes_only_when_its_interval_leaves_out_zero(evaluation):
+    (made,) = checks(evaluation)  # no clean and defective arms: one check
+    assert (
+        made["name"] == "full - original" and made["gain"] == 0.5 and not made["passed"]
+    )  # 2 of 4 is no proof
+    many = pd.concat([evaluation.assign(sample_id=evaluation["sample_id"] + str(i)) for i in range(10)])
+    assert checks(many)[0]["passed"]
+
+
+def test_a_task_check_covers_the_training_seeds(evaluation):
+    many = pd.concat([evaluation.assign(sample_id=evaluation["sample_id"] + str(i)) for i in range(10)])
+    unlucky = many[many["arm"] == "full"].assign(arm="full-s1", seed=1, score=0.0)
+    assert not checks(pd.concat([many, unlucky]))[0]["passed"]  # one seed gains a half, the other nothing
