@@ -54,10 +54,10 @@ def compare(
 ) -> pd.DataFrame:
     """One row per arm: its median activation, how far it moved, and its score (Figure 3 in numbers).
 
-    activations: as `arm_activations` gives them; summary: records of `summaries.summarise`. Columns: arm, selector, ratio,
-    medians (one per training seed), median (their mean), moved, moved_low, moved_high (mean paired difference to the
-    untrained model on the same prompts, its interval over prompts and seeds; nan for that model itself), above (whether
-    the whole interval lies above 0), score, low, high.
+    activations: as `arm_activations` gives them; summary: records of `summaries.summarise`. Columns: arm, selector,
+    ratio, medians (one per training seed), median (their mean), moved, moved_low, moved_high (mean paired difference to
+    the untrained model on the same prompts, its interval over prompts and seeds; nan for that model itself), above
+    (whether the whole interval lies above 0), score, low, high.
     """
     by_arm = {
         arm: table.pivot(index="sample_id", columns="seed", values="activation")

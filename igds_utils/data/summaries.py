@@ -1,4 +1,4 @@
-"""What an evaluation says about the arms of a task: scores, paired differences, and whether the task can tell at all."""
+"""What an evaluation says about the arms of a task: scores, paired differences, and whether the task can tell."""
 
 from __future__ import annotations
 

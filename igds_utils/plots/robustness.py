@@ -27,8 +27,8 @@ RATIOS = (0.2, 0.5, 0.8)  # the paper's
 def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
     """Figure 4: score of every selector at every ratio with its interval, Full as a line; one panel per task.
 
-    `summary[task]` = records of `summaries.summarise`. Ratios of the paper at which nothing was trained say so. Ablations
-    of IGDS (`igds_...`) belong to Table 3 and are left out.
+    `summary[task]` = records of `summaries.summarise`. Ratios of the paper at which nothing was trained say so.
+    Ablations of IGDS (`igds_...`) belong to Table 3 and are left out.
     """
     tables = {task: pd.DataFrame(records) for task, records in summary.items()}
     chosen = {

@@ -85,9 +85,9 @@ def table2(
 ) -> pd.DataFrame:
     """Table 2: score of every arm per task, its gain over Full in percent, its paired difference to Random.
 
-    `summary[task]` = records of `summaries.summarise`. Selectors of the paper that were not run say so. The paper's scores
-    follow with their own gain over Full; its metric and test set differ by task (`paper["tasks"]`), so its scores are
-    to be compared by pattern, not by value.
+    `summary[task]` = records of `summaries.summarise`. Selectors of the paper that were not run say so. The paper's
+    scores follow with their own gain over Full; its metric and test set differ by task (`paper["tasks"]`), so its
+    scores are to be compared by pattern, not by value.
     """
     rows = []
     for task, records in summary.items():
