@@ -95,8 +95,8 @@ def test_less_memory_uses_the_parts_that_are_there(open_smoke, monkeypatch):
 def test_stored_effects_are_read_without_a_model(open_smoke):
     found = effects.measure(open_smoke(), "math", "validation", FEATURES)
     again = open_smoke()
+    again.models = None
     assert effects.measure(again, "math", "validation", FEATURES).equals(found)
-    assert "lm" not in vars(again)
 
 
 def test_one_encoder_at_a_time_where_a_feature_takes_the_whole_of_it(open_smoke, monkeypatch):

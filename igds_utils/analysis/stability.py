@@ -34,11 +34,7 @@ class SourceRun(Run):
         changed = config.model_copy(update={"data": config.data | chosen.sources[source], "sizes": sizes})
         tasks = parent.preset.tasks | {task: changed}
         super().__init__(parent.preset.model_copy(update={"tasks": tasks}), parent.root)
-        self.parent = parent
-
-    @property
-    def lm(self):
-        return self.parent.lm
+        self.parent, self.models = parent, parent.models
 
     @property
     def tokenizer(self):

@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from igds_utils import tasks
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
+from igds_utils.core.models import Models
 from igds_utils.data.hub import local_folder
 from igds_utils.data.huggingface import FILES, PICKLED
-from igds_utils.engine import shards
 from igds_utils.engine.features import Feature
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
 from igds_utils.tasks.sourced import describe, shared_with_test
-
-if TYPE_CHECKING:
-    from igds_utils.core.fresh import Fresh
 
 
 def open_run(
@@ -50,8 +47,7 @@ class Run:
         self._tasks: dict[str, Task] = {}
         self._sets: dict[str, Sets] = {}
         self._versions: dict[tuple[str, str], str] = {}
-        self._fresh: Fresh | None = None
-        self.loans = 0
+        self.models, self.loans = Models(preset.chosen.dtype), 0
 
     # ---- tasks and their data ----
 
@@ -151,12 +147,22 @@ class Run:
 
     # ---- models ----
 
-    @cached_property
+    @property
     def lm(self):
-        """The model whose features are read and steered."""
-        from igds_utils.engine.lm import load_lm
+        """The model whose features are read and steered; it takes the place of any other one in memory (`Models`)."""
+        return self.models.read(self.preset.chosen.identify)
 
-        return load_lm(self.preset.chosen.identify, self.preset.chosen.dtype)
+    @property
+    def train_lm(self):
+        """The model that is fine-tuned, as it was published, to be read only: `lm` itself where that is trained."""
+        return self.models.read(self.preset.chosen.train)
+
+    @cached_property
+    def lm_config(self):
+        """The configuration of the model whose features are read, without loading the model."""
+        from igds_utils.engine.lm import load_config
+
+        return load_config(self.preset.chosen.identify)
 
     @cached_property
     def tokenizer(self):
@@ -174,27 +180,26 @@ class Run:
         return self.tokenizer if same else load_tokenizer(self.preset.chosen.train)
 
     def trainable_lm(self):
-        """The model that is fine-tuned, as it was published.
+        """The model that is fine-tuned, as it was published, to be trained.
 
-        It is loaded once and restored at every call (`loans` counts them): what an earlier call returned is the same
-        object. Each of several processes loads it for itself and once.
+        What an earlier call returned is the same object, restored (`loans` counts the calls).
         """
-        from igds_utils.core.fresh import Fresh
-        from igds_utils.engine.lm import load_lm
-
         self.loans += 1
-        if self._fresh is None:
-            lm = load_lm(self.preset.chosen.train, self.preset.chosen.dtype)
-            if shards.processes() > 1:  # sharded weights could not be put aside, and no process trains twice
-                return lm
-            self._fresh = Fresh(lm)
-        return self._fresh.lend()
+        return self.models.lend(self.preset.chosen.train)
 
     @cached_property
     def saes(self):
+        from igds_utils.engine.lm import first_device
         from igds_utils.engine.sae import Saes
 
-        return Saes(self.preset.chosen.saes, self.lm.n_layers, self.lm.width, self.lm.device)
+        config = self.lm_config
+        return Saes(self.preset.chosen.saes, config.num_hidden_layers, config.hidden_size, first_device())
+
+    def let_go(self) -> None:
+        """Let go of the model and the SAE in memory; what is asked for next is loaded anew."""
+        if "saes" in vars(self):
+            self.saes.drop()
+        self.models.let_go()
 
     def task_features(self, task: str) -> list[Feature]:
         """F_task: the features that the causal filter chose."""

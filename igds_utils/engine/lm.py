@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -98,9 +99,27 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
 
 def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, without its weights."""
+    return _read_tokenizer(ref, _folder_without_weights(ref))
+
+
+def load_config(ref: Ref) -> PretrainedConfig:
+    """The configuration of a language model, without its weights."""
+    folder = _folder_without_weights(ref)
+    with _readable(ref, folder):
+        return AutoConfig.from_pretrained(folder).get_text_config()
+
+
+def _folder_without_weights(ref: Ref) -> Path:
     from igds_utils.data.huggingface import TOKENIZER, snapshot
 
-    return _read_tokenizer(ref, snapshot(ref, TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref))
+    return snapshot(ref, TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref)
+
+
+def first_device() -> torch.device:
+    """Where a model that is loaded begins: on the GPU of this process, without one in main memory."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if shards.processes() > 1 else 0)
 
 
 def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
@@ -112,10 +131,11 @@ def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
     sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
     if sharded or not torch.cuda.is_available():
         return None
+    own = first_device().index
     if shards.processes() > 1:
-        return {"": int(os.environ["LOCAL_RANK"])}
-    free, _total = torch.cuda.mem_get_info(0)
-    return {"": 0} if _weight_bytes(folder, dtype) <= ROOM * free else "auto"
+        return {"": own}
+    free, _total = torch.cuda.mem_get_info(own)
+    return {"": own} if _weight_bytes(folder, dtype) <= ROOM * free else "auto"
 
 
 def _weight_bytes(folder: Path, dtype: torch.dtype) -> int:

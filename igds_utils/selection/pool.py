@@ -80,10 +80,7 @@ def measure_ahead(run: Run, task: str, pool: Name = "pool") -> None:
 def measure(run: Run, task: str, pool: Name = "pool") -> None:
     """All that the selectors of a pool need of it."""
     for seed in run.config(task).seeds:
-        members = open_pool(run, task, seed, pool)
-        for selector in members.selectors:
-            for need in selectors.get(selector).needs:
-                members.version(need)
+        open_pool(run, task, seed, pool).measure_all()
 
 
 def _values(pool: Pool, need: str):

@@ -53,6 +53,7 @@ class PoolRun(Run):
 
     def __init__(self, run: Run, features: list[Feature] | None):
         super().__init__(run.preset, run.root)
+        self.models = run.models
         self.store.log = lambda text: None
         self._features = features
 
@@ -97,7 +98,7 @@ def select(
     check_readable(members, pool, selector)
     size = selection_size(ratio, len(pool))
     try:
-        if run.preset.launch.processes > 1 and not own.store.holds(lambda: _measure(members, selector)):
+        if run.preset.launch.processes > 1 and not own.store.holds(members.measure_all):
             launch.share(own, "igds_utils.selection.tool:measure", task, source, selector, features, columns)
         ranking = selectors.rank_pool(selector, pools.context_of(members, pool.ids), size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
@@ -124,12 +125,7 @@ def measure(
 ) -> None:
     """All that a selector needs of a user's pool, for `launch.share`."""
     own = PoolRun(run, read_features(features) if features else None)
-    _measure(members_of(own, task, read_pool(source, own.task(task), columns), selector), selector)
-
-
-def _measure(members: Pool, selector: str) -> None:
-    for need in selectors.get(selector).needs:
-        members.version(need)
+    members_of(own, task, read_pool(source, own.task(task), columns), selector).measure_all()
 
 
 def members_of(run: Run, task: str, pool: UserPool, selector: str) -> Pool:

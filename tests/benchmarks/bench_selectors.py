@@ -26,7 +26,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.core import store
 from igds_utils.core.experiment import open_run
 from igds_utils.core.manifest import machine
-from igds_utils.engine import losses
+from igds_utils.engine import lm, losses
 from igds_utils.selection import needs, pool
 from igds_utils.selectors import Context, PoolSample, rank_pool
 from igds_utils.selectors.coverage import lazy_greedy
@@ -169,11 +169,15 @@ def rank_fresh(names: list[str]) -> Counter:
     with tempfile.TemporaryDirectory() as folder:
         run = open_run("quick", tasks=["math"], overrides=changed, results=folder)
         run.store.log = lambda line: None
-        run.lm = default_lm()
-        context = pool.context(run, "math")
+        context, known = pool.context(run, "math"), default_lm()
         measurements = {name: counted(name, measure) for name, measure in needs.MEASUREMENTS.items()}
         passes = counted("loss passes", losses.target_losses)
-        with patch.dict(needs.MEASUREMENTS, measurements), patch.object(losses, "target_losses", passes):
+        loaded = patch.object(lm, "load_lm", lambda ref, dtype: known)
+        with (
+            loaded,
+            patch.dict(needs.MEASUREMENTS, measurements),
+            patch.object(losses, "target_losses", passes),
+        ):
             for name in names:
                 rank_pool(name, context, LM_POOL // 2)
     return calls

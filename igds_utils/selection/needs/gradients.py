@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from igds_utils.config.settings import LessConfig
 from igds_utils.engine.batching import even_chunks, pad, token_batches
-from igds_utils.engine.lm import LM, load_lm
+from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import Pair, target_labels, token_losses
 from igds_utils.selection.needs.samples import Measured, Pool, Samples, column
 
@@ -232,7 +232,7 @@ def _checkpoints(pool: Pool) -> list[Checkpoint]:
 
 def _with_lora(pool: Pool) -> tuple[LM, list[nn.Parameter]]:
     """A copy of the model to be trained, with LoRA weights as the warm-up begins."""
-    lm = load_lm(pool.run.preset.chosen.train, pool.run.preset.chosen.dtype)
+    lm = pool.run.models.load(pool.run.preset.chosen.train)
     return lm, add_lora(lm, pool.run.preset.selection.less.rank, pool.run.preset.seed)
 
 

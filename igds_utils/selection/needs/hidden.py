@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import pandas as pd
 import torch
@@ -42,11 +41,11 @@ def example_hidden_states(pool: Pool) -> Measured:
 
 
 def _measure(samples: Samples) -> Measured:
-    model = cache(samples.training_model)
+    run = samples.run
 
     def build(part: Sequence[int]) -> pd.DataFrame:
         sequences = [ids for ids, _ in samples.at(part).training_pairs]
-        found = weighted_hidden_states(model(), sequences, samples.run.preset.batch_tokens)
+        found = weighted_hidden_states(run.train_lm, sequences, run.preset.batch_tokens)
         return pd.DataFrame({"hidden": list(found.numpy())})
 
     table = samples.in_parts("hidden_states", build, **samples.trained_from())

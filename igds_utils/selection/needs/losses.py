@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -23,14 +22,12 @@ def target_cut(pool: Pool) -> Measured:
 
 
 def _conditioned(pool: Pool) -> pd.DataFrame:
-    samples = pool.samples
-
-    model = cache(samples.training_model)
+    samples, run = pool.samples, pool.run
 
     def build(part: Sequence[int]) -> pd.DataFrame:
         own = samples.at(part)
         pairs, uncut = own.training_pairs, own.uncut_training_pairs
-        found = losses.target_losses(model(), pairs, pool.run.preset.batch_tokens)
+        found = losses.target_losses(run.train_lm, pairs, run.preset.batch_tokens)
         cut = [len(kept) < len(whole) for (kept, _), (whole, _) in zip(pairs, uncut, strict=True)]
         return pd.DataFrame({"sample_id": own.ids, "target_loss": found, "cut": cut})
 
@@ -45,12 +42,10 @@ def bare_target_loss(pool: Pool) -> Measured:
     samples, run = pool.samples, pool.run
     header = prompts.bare_header(run.task(pool.task), run.train_tokenizer, run.config(pool.task))
 
-    model = cache(samples.training_model)
-
     def build(part: Sequence[int]) -> pd.DataFrame:
         start, own = prompts.encode(run.train_tokenizer, header), samples.at(part)
         pairs = [(start + ids[n_prompt:], len(start)) for ids, n_prompt in own.training_pairs]
-        found = losses.target_losses(model(), pairs, run.preset.batch_tokens)
+        found = losses.target_losses(run.train_lm, pairs, run.preset.batch_tokens)
         return pd.DataFrame({"sample_id": own.ids, "bare_target_loss": found})
 
     table = samples.in_parts("bare_target_loss", build, header=header, **samples.trained_from())

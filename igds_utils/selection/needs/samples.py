@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from igds_utils import selectors
 from igds_utils.core import store
 from igds_utils.core.experiment import Run
 from igds_utils.engine import prompts
 from igds_utils.engine.batching import even_chunks
-from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import Pair
 from igds_utils.tasks.examples import Example
 
@@ -93,11 +93,6 @@ class Samples:
             made.append((ids[:longest], n_prompt))
         return made
 
-    def training_model(self) -> LM:
-        """The model to be trained; it must be left as it is."""
-        chosen = self.run.preset.chosen
-        return self.run.lm if chosen.identify == chosen.train else self.run.trainable_lm()
-
     @cached_property
     def data_version(self) -> str:
         return store.fingerprint((e.id, e.fields, e.target, e.references) for e in self.examples)
@@ -159,6 +154,15 @@ class Pool:
         if need not in self._measured:
             self._measured[need] = MEASUREMENTS[need](self)
         return self._measured[need]
+
+    def measure_all(self) -> None:
+        """Measure all that its selectors need, in the order of `needs.MEASUREMENTS`: one model after the other."""
+        from igds_utils.selection.needs import MEASUREMENTS
+
+        wanted = {need for name in self.selectors for need in selectors.get(name).needs}
+        for need in MEASUREMENTS:
+            if need in wanted:
+                self.measured(need)
 
     def version(self, need: str) -> str:
         """What identifies a measurement, made first if it is not stored; part of a ranking's inputs."""

@@ -8,7 +8,6 @@ from functools import cache
 import pandas as pd
 
 from igds_utils.core.experiment import stamped
-from igds_utils.engine.lm import load_lm
 from igds_utils.selection import tagging
 from igds_utils.selection.encoder import embed, load_encoder
 from igds_utils.selection.needs.samples import Measured, Pool, Samples, column
@@ -43,7 +42,7 @@ def tags(pool: Pool) -> Measured:
     """Which tag each sample's instruction has: CSR (N, tags) of 0 and 1. Without a tagger: its word n-grams."""
     samples, ref = pool.samples, pool.run.preset.selection.tagger
     dtype = pool.run.preset.chosen.dtype
-    lm = cache(lambda: load_lm(ref, dtype))
+    lm = cache(lambda: pool.run.models.load(ref))
 
     def build(part: Sequence[int]) -> pd.DataFrame:
         texts = [example.text for example in samples.at(part).examples]
