@@ -244,6 +244,34 @@ def test_srun_starts_one_task_on_each_machine_beside_the_step_that_calls_it(tmp_
     assert srun.startswith("srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1")
 
 
+@pytest.mark.parametrize(
+    ("gpus", "asked", "mend"),
+    [
+        (
+            2,
+            {"processes": 8},
+            "needs 8 GPUs on this machine, one a process, and it has 2: give SET.*processes=2",
+        ),
+        (7, {"processes": 8}, "launch.processes=4"),  # a global batch of 64 is no multiple of 5, 6 or 7 x 8
+        (4, {"processes": 16, "machines": 2}, "launch.processes=8"),
+        (8, {"processes": 16, "machines": 2}, None),
+        (8, {"processes": 8}, None),
+        (1, {"processes": 1}, None),
+        (0, {"processes": 8}, None),  # all on the processors
+    ],
+)
+def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked, mend, tmp_path, monkeypatch):
+    def started(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(launch.subprocess, "Popen", started)
+    changes = {"launch": asked, "sft.global_batch": 64, "sft.device_batch": 8}
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    with pytest.raises(ConfigError if mend else InterruptedError, match=mend):
+        launch.call(run, "module:function")
+
+
 @pytest.mark.slow
 def test_two_machines_are_started_by_the_presets_command(tmp_path, steps):
     both = 'SLURM_NODEID=0 "$@" & first=$!; SLURM_NODEID=1 "$@" && wait $first'

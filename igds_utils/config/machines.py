@@ -10,7 +10,7 @@ from igds_utils.config.refs import Strict
 class LaunchConfig(Strict):
     """Processes that train and evaluate an arm together, started by `accelerate launch`."""
 
-    processes: int = Field(1, ge=1, description="on all machines together; 1 is the notebook's own process")
+    processes: int = Field(1, ge=1, description="on all machines together, a GPU each; 1: the notebook's own")
     training: str | None = Field(
         None,
         description="accelerate configuration of training: fsdp or zero3 (igds_utils/profiles), or the path of a "

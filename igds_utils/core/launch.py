@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from igds_utils.config.config import ConfigError
 from igds_utils.config.machines import LaunchConfig
 from igds_utils.config.settings import Preset
 from igds_utils.core.processes import follow, this_process
@@ -40,9 +41,12 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
     """Call `function(run, *arguments)`, named "module:function", in `run.preset.launch.processes` processes.
 
     arguments: plain values. training: whether the model may be sharded as `launch.training` says. Several machines must
-    share the folder of results, and this process must run on the first of them. Raises `LaunchError` if a process
-    fails; the products that were finished until then stay.
+    share the folder of results, and this process must run on the first of them; it lets go of its models, so that a
+    GPU holds those of one process. Raises `ConfigError` for too few GPUs, and `LaunchError` if a process fails; the
+    products that were finished until then stay.
     """
+    check_gpus(run.preset)
+    run.let_go()
     launch = run.preset.launch
     request = {
         "preset": run.preset.model_dump(mode="json"),
@@ -75,6 +79,31 @@ def share(run: Run, function: str, *arguments: Any) -> None:
     """
     if run.preset.launch.processes > 1 and shards.processes() == 1:
         call(run, function, *arguments)
+
+
+def check_gpus(preset: Preset) -> None:
+    """Raise `ConfigError` where this machine has GPUs, but not one for each of its processes (`launch.processes`).
+
+    Without a GPU, processes share the processors.
+    """
+    launch = preset.launch
+    if launch.processes == 1:
+        return
+    import torch
+
+    gpus, here = torch.cuda.device_count(), launch.processes // launch.machines
+    if not 0 < gpus < here:
+        return
+    batches = [(task.sft.global_batch, task.sft.device_batch) for task in preset.tasks.values()]
+    able = [
+        n * launch.machines
+        for n in range(1, gpus + 1)
+        if all(whole % (n * launch.machines * part) == 0 for whole, part in batches)
+    ]
+    raise ConfigError(
+        f"launch.processes {launch.processes} needs {here} GPUs on this machine, one a process, and it has {gpus}: "
+        f'give SET="launch.processes={max(able, default=launch.machines)}"; `make plan` with it says what fits'
+    )
 
 
 def _accelerate(launch: LaunchConfig, request: dict[str, Any], file: Path, machine: int) -> list[str]:
