@@ -101,7 +101,7 @@ def test_memory_is_the_larger_of_training_and_steering(preset):
     training = 16 * 1_000_000 + KEPT_VALUES * batch * 2 * 10 * 4 + 3 * batch * 100 * 4
     assert peak_memory(preset()) == pytest.approx(
         4e6 + training + 1e9
-    )  # the model that is read stays beside it
+    )  # what the next arm starts from stays beside it
     assert peak_memory(preset(**{"intervention.cache_gb": 3.0})) == pytest.approx(4e6 + 3e9 + 1e9)
 
 

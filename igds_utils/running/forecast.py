@@ -105,11 +105,7 @@ def _changed(preset: Preset, name: str, machine: Machine, devices: int) -> Way:
     if devices > 1 and not preset.launch.training and not way(changes).fits("train"):
         changes["launch.training"] = "fsdp"
     tried = [way(changes | less) for less in _less_at_a_time(preset)]
-    for steps in (("identify", "score"), ("identify",)):
-        for one in tried:
-            if all(map(one.fits, steps)):
-                return one
-    return tried[-1]
+    return next((one for one in tried if one.fits("identify")), tried[-1])  # scoring holds less
 
 
 def _less_at_a_time(preset: Preset) -> Iterator[dict[str, float]]:
@@ -188,7 +184,7 @@ def advice(found: list[Way]) -> list[str]:
     ]
     if any(way.missed and way.fits("identify") for way in found):
         said.append(
-            "Where a run stops, the same command on a larger machine, with results/ copied there, goes on from there"
+            "Where a run stops, a larger machine goes on, with results/ copied there and the SET that is its own"
         )
     return said
 
@@ -204,8 +200,7 @@ def _outcome(way: Way) -> str:
     why = f"{notebook} needs {needed} where {usable} are usable, most of it for {most}"
     if step == "identify":
         return f"does not fit: {why}"
-    one_model = " (IGDS alone reads one: SET=tasks.<task>.selectors=[random,igds])" if step == "score" else ""
-    return f"{taken}, then it stops, for {why}{one_model}"
+    return f"{taken}, then it stops, for {why}"
 
 
 def _shown(number: float) -> str:

@@ -23,8 +23,8 @@ Part = tuple[str, float]
 def peak_memory(preset: Preset) -> float | None:
     """Bytes of main memory at the peak of a run without a GPU; None where no model shape is stated.
 
-    The larger of training and steering, beside a second copy of the model: what the next arm starts from, or the one
-    that features are read on. Steering holds caches and one SAE.
+    The larger of training and steering, beside the model's own weights: what the next arm starts from, or what
+    features are read on. Steering holds caches and one SAE.
     """
     shape, width = preset.chosen.shape, BYTES[preset.chosen.dtype]
     if shape is None:
@@ -37,17 +37,16 @@ def peak_memory(preset: Preset) -> float | None:
 def on_gpu(preset: Preset) -> dict[str, list[Part]]:
     """What one GPU holds at the peak of each step, for a preset that states its model's shape: parts by step.
 
-    identify: recall and causal filter. score: measuring the pool. train, evaluate: of an arm. Of several tasks the one
-    that holds most counts.
+    identify: recall and causal filter. score: measuring the pool, one model after the other. train, evaluate: of an
+    arm. Of several tasks the one that holds most counts.
     """
     shape, width = preset.chosen.shape, BYTES[preset.chosen.dtype]
     weights, tasks = width * shape.parameters, preset.tasks.values()
-    models = len({str(preset.chosen.identify), str(preset.chosen.train)})
     sae = ("one SAE", sae_bytes(shape))
     one_pass = (f"a pass of {preset.batch_tokens:,} tokens", pass_bytes(shape, preset.batch_tokens, width))
     return {
         "identify": [("weights", weights), sae, *max((_steering(preset, task) for task in tasks), key=held)],
-        "score": [("weights of the models read and trained", models * weights), sae, one_pass],
+        "score": [("weights", weights), sae, one_pass],
         "train": max((_training(preset, task) for task in tasks), key=held),
         "evaluate": [
             ("weights", weights),
