@@ -44,10 +44,12 @@ def load(tmp_path):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_shipped_preset_is_valid_and_bears_its_file_name(name):
+def test_every_shipped_preset_is_valid_with_each_model_and_bears_its_file_name(name):
     preset = load_preset(name)
     assert preset.name == name
     assert preset.chosen and preset.tasks
+    for model in preset.models:
+        assert load_preset(name, model).model == model
 
 
 def test_shared_training_settings_reach_every_task_which_may_change_them(load):
@@ -63,6 +65,31 @@ def test_an_override_reaches_the_field_it_names(load):
     assert preset.tasks["math"].sft.lr == 1e-4  # the task's own value stands
     assert preset.tasks["math"].sizes.pool == 99
     assert preset.recall.tau == 0.9
+
+
+def asking(**overrides):
+    """A preset whose second model asks for other fields."""
+    return lambda raw: raw["models"]["two"].update(overrides=overrides)
+
+
+def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_both(load):
+    own = asking(**{"launch.processes": 8, "recall.tau": 0.7, "sft.lr": 0.25})
+    assert (load(own).launch.processes, load(own).recall.tau) == (1, 0.8)
+    two = load(own, model="two", overrides={"recall.tau": 0.9})
+    assert (two.launch.processes, two.recall.tau) == (8, 0.9)
+    assert (two.tasks["math"].sft.lr, two.tasks["translation"].sft.lr) == (1e-4, 0.25)
+    assert load(own, overrides={"model": "two", "launch": {"processes": 2}}).launch.processes == 2
+    assert load(own, model="two", overrides={"models.two.overrides": {}}).launch.processes == 1
+
+
+def test_the_8b_models_of_the_paper_ask_for_its_eight_gpus_and_may_be_given_others():
+    for model in ("llama-3.1-8b", "qwen3-8b", "qwen3-8b-own-saes"):
+        paper = load_preset("paper", model)
+        assert (paper.launch.processes, paper.launch.training) == (8, "fsdp")
+        assert (paper.jobs["default"].gpus, paper.jobs["default"].minutes) == (8, 1440)
+    assert load_preset("paper").launch.processes == load_preset("paper").jobs["default"].gpus == 1
+    one = load_preset("paper", model, overrides={"launch.processes": 1, "launch.training": None})
+    assert (one.launch.processes, one.launch.training) == (1, None)
 
 
 def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
@@ -100,6 +127,16 @@ def test_a_reference_is_told_by_its_first_key(load):
             lambda raw: raw["tasks"]["math"].update(metric={"name": "bleurt"}),
             ["tasks.math.metric", "'comet'"],
         ),
+        (
+            lambda raw: raw["models"]["one"].update(overrides={"launch.proceses": 8}),
+            ["mine.yaml: launch.proceses", "did you mean 'processes'"],
+        ),
+        (
+            lambda raw: raw["models"]["one"].update(overrides={"name.x": 8}),
+            ["mine.yaml: models.one.overrides: 'name.x': 'name' has no fields of its own"],
+        ),
+        (lambda raw: raw["models"]["one"].update(overrides=8), ["mine.yaml: models.one.overrides"]),
+        (lambda raw: raw["models"].update(two=8), ["mine.yaml: models.two"]),
         (lambda raw: raw.update(model="three"), ["no model 'three'", "one, two"]),
         (lambda raw: raw["models"]["one"].update(train={"git": "x"}), ["mine.yaml", "models.one.train"]),
     ],

@@ -1,6 +1,6 @@
 """The paper's preset, from the hub to the report: its own models, SAEs, data and metrics, all from the hub in a box.
 
-Nothing of the preset is changed but sizes. One pair of model and task is part of `make test`, all nine of
+Nothing of the preset is changed but sizes and processes. One pair of model and task is part of `make test`, all nine of
 `make test-all`.
 """
 
@@ -30,8 +30,8 @@ SIZES = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 4}
 
 
 def small(tasks: list[str]) -> dict[str, Any]:
-    """Overrides that make the preset's sizes small, and nothing else."""
-    found = {"bootstrap": 50, "intervention.cache_gb": 0.1}
+    """Overrides that make the preset's sizes small and start no eight processes on a CPU, and nothing else."""
+    found = {"bootstrap": 50, "intervention.cache_gb": 0.1, "launch.processes": 1, "launch.training": None}
     for name, task in load_preset("paper", "", tasks).tasks.items():
         changed = {"sizes": SIZES, "max_new_tokens": 6, "max_candidates": 6, "samples": min(task.samples, 2)}
         changed |= {"sft.global_batch": 8, "sft.device_batch": 4}

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import torch
 import yaml
 
 from igds_utils import cli
@@ -255,6 +256,46 @@ def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_
     )
     assert collecting.count("notebooks/04_sft.") == len(names) + 2  # the arms, itself and the notebook
     assert "runtime=7," in collecting
+
+
+def test_the_jobs_of_a_model_ask_for_what_it_needs(tmp_path):
+    what = {"preset": "paper", "tasks": ["math"], "results": tmp_path, "split": True}
+    gpus = {}
+    for model in ("gemma-2-2b", "llama-3.1-8b"):
+        jobs = runner.read_run(runner.prepare(model=model, **what))["jobs"]
+        stages = (
+            "01_feature_recall",
+            "arm",
+            "05_evaluation",
+            "08_robustness",
+            "09_feature_semantics",
+            "11_report",
+        )
+        gpus[model] = [jobs[stage]["gpu"] for stage in stages]
+    assert gpus == {"gemma-2-2b": [1, 1, 1, 0, 1, 0], "llama-3.1-8b": [8, 8, 1, 0, 1, 0]}
+
+
+def test_too_few_gpus_are_told_before_the_first_notebook_and_not_where_others_train(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    asked = [
+        "run",
+        "--preset",
+        "paper",
+        "--model",
+        "llama-3.1-8b",
+        "--tasks",
+        "math",
+        "--results",
+        str(tmp_path),
+    ]
+    assert cli.main(asked) == 2
+    assert "launch.processes 8 needs 8 GPUs on this machine" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    what = {"preset": "paper", "model": "llama-3.1-8b", "tasks": ["math"], "results": tmp_path}
+    runner.prepare(**what, split=True)
+    runner.prepare(**what, stages=runner.REPORT_STAGES)
 
 
 def test_a_report_waits_only_for_what_it_reads(tmp_path):

@@ -1,11 +1,13 @@
 """Presets: one YAML file describes one experiment completely, and an unknown key is refused.
 
 A preset is read by `load_preset`, narrowed to one model and some tasks, and changed by overrides
-("sft.lr=1e-4"); what comes out is a frozen, typed record that every other module takes its parameters from.
+("sft.lr=1e-4"), those of the model first; what comes out is a frozen, typed record that every other module takes its
+parameters from.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any, get_args
@@ -53,6 +55,7 @@ def load_preset(
 ) -> Preset:
     """Read a preset by name or path, keep one model and the named tasks, and apply dotted overrides.
 
+    The chosen model's own `overrides` come first, so that the caller's win.
     Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
@@ -66,8 +69,11 @@ def load_preset(
         raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
-    for dotted, value in (overrides or {}).items():
-        _override(raw, dotted, value)
+    _change(raw, overrides or {}, "override")
+    chosen = model or raw.get("model")
+    if own := _of_model(raw, chosen):
+        _change(raw, own, f"{path.name}: models.{chosen}.overrides:")
+        _change(raw, overrides or {}, "override")
     for task in raw.get(
         "tasks", {}
     ).values():  # a task states only what it changes of the shared training settings
@@ -91,14 +97,23 @@ def _known(name: str, known: Any, what: str, file: str) -> str:
     return name
 
 
-def _override(raw: dict, dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    node = raw
-    for key in parents:
-        node = node.setdefault(key, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"override {dotted!r}: {key!r} has no fields of its own")
-    node[last] = value
+def _of_model(raw: dict, model: Any) -> dict[str, Any]:
+    """The overrides of a model; none where the preset does not have the form of one, which validation will say."""
+    found = raw
+    for key in ("models", str(model), "overrides"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return {str(field): value for field, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _change(raw: dict, overrides: dict[str, Any], whose: str) -> None:
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node = raw
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{whose} {dotted!r}: {key!r} has no fields of its own")
+        node[last] = copy.deepcopy(value)  # what comes next may change a field of it
 
 
 def _explain(error: ValidationError, file: str) -> str:

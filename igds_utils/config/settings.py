@@ -44,6 +44,10 @@ class ModelConfig(Strict):
     saes: SaeConfig
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shape: Shape | None = None
+    overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="fields of the preset that change where this model is chosen, by dotted name (launch.processes)",
+    )
 
 
 # ---- stages ----------------------------------------------------------------------------------------------
