@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 import pytest
 import yaml
 from box.models import LAYERS
+from conftest import execute
 
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.arms import arms
@@ -42,16 +42,6 @@ def small(tasks: list[str]) -> dict[str, Any]:
             changed |= {"capabilities.benchmarks": ["truthfulqa"], "capabilities.limit": 1}
         found |= {f"tasks.{name}.{key}": value for key, value in changed.items()}
     return found
-
-
-def execute(stage: str, parameters: dict[str, Any]) -> None:
-    """Execute the code cells of a notebook in this process, with other parameters."""
-    names: dict[str, Any] = {}
-    for cell in nbformat.read(PROJECT / "notebooks" / f"{stage}.ipynb", as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, f"{stage}.ipynb", "exec"), names)
-        if "parameters" in cell.metadata.get("tags", []):
-            names |= parameters
 
 
 def check(folder: Path, model: str, task: str, overrides: dict[str, Any]) -> None:
