@@ -160,9 +160,8 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
     )
-    arguments._n_gpu = min(
-        1, arguments.n_gpu
-    )  # a process trains one model, not a copy on every GPU that it sees
+    # a process trains one model, not a copy on every GPU that it sees
+    arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
