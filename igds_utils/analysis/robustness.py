@@ -35,7 +35,8 @@ def selection_costs(run: Run, task: str) -> pd.DataFrame:
         row = {"selector": name, "seconds": sum(run.store.seconds(product) for product in products)}
         if shape is not None:
             size, prompt, target = config.sizes.pool, config.prompt_tokens, config.target_tokens
-            cost = costs.selection_cost(shape, kind.needs, size, prompt, target, blocks, d_sae)
+            epochs = run.preset.selection.less.epochs
+            cost = costs.selection_cost(shape, kind.needs, size, prompt, target, blocks, d_sae, epochs)
             row |= {"tokens": cost.tokens, "operations": cost.flops}
         rows.append(row)
     return pd.DataFrame(rows, columns=["selector", "seconds", "tokens", "operations"])
