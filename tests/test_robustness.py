@@ -19,6 +19,7 @@ def record(selector, score, ratio=0.5, versus=None):
     return {
         "selector": selector,
         "ratio": ratio,
+        "main": ratio in (None, 0.5),
         "score": score,
         "low": score - 0.1,
         "high": score + 0.1,
