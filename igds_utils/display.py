@@ -76,9 +76,9 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
     return Metric(label, "points" if percent else task.metric_label, task.scale, digits)
 
 
-def at_ratio(records: list[dict], ratio: float) -> dict[str, dict]:
-    """Records of `summaries.summarise` by selector: the controls, and every selector at this share of the pool."""
-    return {r["selector"]: r for r in records if r["ratio"] is None or abs(r["ratio"] - ratio) < 1e-9}
+def at_main_ratio(records: list[dict]) -> dict[str, dict]:
+    """Records of `summaries.summarise` by selector: `original`, `full`, and every selector at the task's ratio."""
+    return {record["selector"]: record for record in records if record["main"]}
 
 
 def missing(value) -> bool:

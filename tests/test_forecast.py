@@ -1,7 +1,10 @@
 """The forecast of the paper's preset: which GPUs work, what fits, and what to run where something does not."""
 
+import re
+
 import pytest
 
+from igds_utils.cli import _change
 from igds_utils.config.config import load_preset
 from igds_utils.running import forecast, space
 from igds_utils.running.plan import render
@@ -54,6 +57,11 @@ def test_a_24_gb_gpu_gets_what_makes_reading_fit_and_is_told_where_it_stops():
     assert large.preset.batch_tokens < 32768 and large.missed[0] == "score"
     (line,) = (line for line in forecast.advice([large]) if line.startswith(SMALL))
     assert "stops, for 03_data_scoring" in line and "weights of the models read and trained" in line
+    alone = re.search(r'IGDS alone reads one: SET="(.+?)"', line)[1].replace("<task>", "math")
+    assert ways(**dict(map(_change, alone.split())))[SMALL].preset.tasks["math"].selectors == [
+        "random",
+        "igds",
+    ]
 
 
 def test_a_gpu_that_holds_no_model_is_said_not_to_fit(monkeypatch):

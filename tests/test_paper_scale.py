@@ -68,6 +68,7 @@ def test_one_pair_from_the_hub_to_the_report(hub_box, tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT / "notebooks")
     model, task = "llama-3.1-8b", "math"
     overrides = small([task]) | {"tasks.math.selectors": ["random", "loss", "igds"]}
+    overrides |= {"tasks.math.curve.selectors": ["igds"]}  # two arms more for Figure 4
     parameters = {"preset": "paper", "model": model, "tasks": [task], "overrides": overrides}
     for stage in STAGES:
         execute(stage, parameters | {"results": str(tmp_path)})
@@ -82,7 +83,7 @@ def test_one_pair_from_the_hub_to_the_report(hub_box, tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_all_pairs_by_the_command_that_a_user_gives(tmp_path, monkeypatch, model):
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
-    overrides = small(list(METRICS))
+    overrides = small(list(METRICS)) | {"tasks.math.curve": None}
     command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "paper", "--model", model]
     command += ["--results", str(tmp_path)]
     for key, value in overrides.items():

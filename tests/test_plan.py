@@ -35,7 +35,6 @@ PRESET = {
             "max_new_tokens": 12,
             "max_candidates": 5,
             "selectors": ["random", "loss", "igds"],
-            "ratios": [0.5],
             "samples": 2,
             "sft": {"epochs": 2, "device_batch": 4},
         }

@@ -68,7 +68,15 @@ def recall_table():
 
 
 def record(selector, score, ratio=0.5):
-    return {"selector": selector, "ratio": ratio, "score": score, "low": score - 0.1, "high": score + 0.1}
+    main = ratio in (None, 0.5)
+    return {
+        "selector": selector,
+        "ratio": ratio,
+        "main": main,
+        "score": score,
+        "low": score - 0.1,
+        "high": score + 0.1,
+    }
 
 
 SUMMARY = {
@@ -153,6 +161,12 @@ def test_main_result_shows_scores_in_the_metrics_unit_and_says_what_was_not_run(
     assert "20.0" not in shown  # another ratio
     assert [label.get_text() for label in math.get_yticklabels()] == ["Original", "Full", "Random", "IGDS"]
     assert " Full" in [text.get_text() for text in math.texts]  # the dashed line has a name
+
+
+def test_main_result_shows_the_main_ratio_whichever_it_is():
+    records = [record("igds", 0.31, 0.3) | {"main": True}, record("igds", 0.2) | {"main": False}]
+    (axis,) = plots.main_result({"math": records}, {"math": POINTS}).axes
+    assert [text.get_text() for text in axis.texts] == ["31.0"]
 
 
 def test_every_selector_has_one_distinct_colour():

@@ -12,7 +12,7 @@ from igds_utils.display import (
     SELECTORS,
     Metric,
     arm_title,
-    at_ratio,
+    at_main_ratio,
     correlation,
     selector_of,
     selector_title,
@@ -170,12 +170,12 @@ def score_distribution(scores: pd.DataFrame, n_selected: int, units: str = "acti
     return figure
 
 
-def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> Figure:
+def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
     """Score of every arm with its interval, one panel a task, Full as a line (the figure of Table 2).
 
-    `summary[task]` = records of `summaries.summarise`; selectors at another ratio are left out.
+    `summary[task]` = records of `summaries.summarise`; those of the curve are left out.
     """
-    kept = {task: at_ratio(records, ratio) for task, records in summary.items()}
+    kept = {task: at_main_ratio(records) for task, records in summary.items()}
     seen = {selector for records in kept.values() for selector in records}
     arms = [s for s in SELECTORS if s in seen] + sorted(seen - set(SELECTORS))
     width = PAGE if len(kept) > 1 else COLUMN + 0.6

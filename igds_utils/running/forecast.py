@@ -204,7 +204,8 @@ def _outcome(way: Way) -> str:
     why = f"{notebook} needs {needed} where {usable} are usable, most of it for {most}"
     if step == "identify":
         return f"does not fit: {why}"
-    one_model = " (IGDS alone reads one: SET=tasks.<task>.selectors=[random,igds])" if step == "score" else ""
+    alone = 'SET="tasks.<task>.selectors=[random,igds] tasks.<task>.curve=null"'
+    one_model = f" (IGDS alone reads one: {alone})" if step == "score" else ""
     return f"{taken}, then it stops, for {why}{one_model}"
 
 

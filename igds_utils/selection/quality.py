@@ -151,9 +151,9 @@ def report(run: Run, task: str, rankings: dict[str, pd.DataFrame]) -> dict[str, 
     """Everything above for one task, stored under <task>/quality/ and returned by name.
 
     precision, defects, overlap and length are tables (all but the last are stored as parquet); summary is JSON: how
-    many samples there are of each kind, and a record a selector at the task's first ratio.
+    many samples there are of each kind, and a record a selector at the task's ratio.
     """
-    known, preset, ratio = labels(run.examples(task, "quality")), run.preset, run.config(task).ratios[0]
+    known, preset, ratio = labels(run.examples(task, "quality")), run.preset, run.config(task).ratio
     grid = tuple(sorted({*RATIOS, ratio}))
     made: dict[str, Any] = {
         "precision": precision(rankings, known, grid, preset.confidence),
