@@ -33,7 +33,7 @@ PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of 
 NOT_RUN = "not run at this scale"
 NOTHING = "–"
 ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
-    "igds": ("IGDS (k = 1)", "k1"),
+    "igds": ("IGDS", "k1"),
     "igds_unrecalled": ("without frequency recall", "without_recall"),
     "igds_recalled": ("without causal filter", "without_causal_filter"),
     "igds_k3": ("k = 3", "k3"),

@@ -99,12 +99,6 @@ DRAWN = {
     "no effects": lambda: plots.causal_effects([], [], POINTS),
     "agreement": lambda: plots.effect_agreement(features(16), ["l14_p0"], POINTS, resamples=200),
     "no agreement": lambda: plots.effect_agreement(features(1), ["l14_p0"], POINTS, resamples=200),
-    "scores": lambda: plots.score_distribution(
-        pd.DataFrame({"score": np.linspace(4, 0, 60), "rank": range(1, 61)}), 30
-    ),
-    "equal scores": lambda: plots.score_distribution(
-        pd.DataFrame({"score": [0.0] * 8, "rank": range(1, 9)}), 4
-    ),
     "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
     "loss": lambda: plots.training_loss(LOGS),
     "figure 1": plots.concept_loop,

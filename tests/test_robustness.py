@@ -77,6 +77,7 @@ def test_table3_has_the_trained_ablations_and_says_which_are_not():
         and table.loc["k = 5", "Paper: Math, pass@8 accuracy (%)"] == "31.8"
     )
     assert table.loc["IGDS (k = 1)", "Math, accuracy (%)"] == "55.0 [45.0, 65.0]"  # at 50 %
+    assert "IGDS (k = 3)" in set(table3(SUMMARY, METRICS, PAPER, k=3)["Method"])
     assert table.loc["without frequency recall", "Paper: Translation, COMET × 100"] == "63.19"
 
 

@@ -139,7 +139,7 @@ class SftConfig(Strict):
 class SeriesConfig(Strict):
     """Arms that are also measured while they are trained, for monitoring."""
 
-    arms: list[str]
+    arms: list[str] = Field(description="by name (igds@0.5), or by selector for that of the task's ratio")
     shares: list[float] = Field([0.25, 0.5, 0.75, 1.0], description="shares of the training, in (0, 1]")
     prompts: int = Field(32, ge=1, description="pool prompts on which the task features are read")
     test: int = Field(16, ge=1, description="test items that are answered")
@@ -194,7 +194,8 @@ class CapabilitiesConfig(Strict):
         None, description="questions of each subject, for all benchmarks or for some by name; none: all"
     )
     arms: list[str] | None = Field(
-        None, description="arms that are asked beside `original`; none: all but the checks and the curve"
+        None,
+        description="arms that are asked beside `original`, by name or by selector; none: those of Table 2",
     )
 
 

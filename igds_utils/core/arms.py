@@ -72,6 +72,12 @@ def main_arms(task: TaskConfig) -> list[Arm]:
     return [a for a in arms(task) if a.selector in whole or (a.ratio == task.ratio and not a.is_check)]
 
 
+def in_series(task: TaskConfig) -> list[Arm]:
+    """Arms of a task that are measured while they are trained (`series`)."""
+    everyone = arms(task.model_copy(update={"only_arms": None}))
+    return [arm_of(name, everyone) for name in (task.series.arms if task.series else [])]
+
+
 def asked_in_general(task: TaskConfig) -> list[Arm]:
     """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all of
     `main_arms`. Raises `ValueError` for a name that no arm of the task has."""
@@ -85,8 +91,13 @@ def asked_in_general(task: TaskConfig) -> list[Arm]:
 
 
 def arm_of(name: str, known: list[Arm]) -> Arm:
-    """The arm of that name; raises `ValueError` with the known ones if there is none."""
+    """The arm of that name; a selector's name stands for its arm of the task's ratio and first seed.
+
+    Raises `ValueError` with the known ones if there is none.
+    """
     by_name = {arm.name: arm for arm in known}
+    if first := next((arm for arm in known if arm.selector == name), None):
+        return first
     if name not in by_name:
         raise ValueError(f"no arm {name!r}; known: {', '.join(by_name)}")
     return by_name[name]

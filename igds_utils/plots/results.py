@@ -152,24 +152,6 @@ def effect_agreement(
     return figure
 
 
-def score_distribution(scores: pd.DataFrame, n_selected: int, units: str = "activation") -> Figure:
-    """Feature-Resonant Scores over the pool: what was selected (the `n_selected` best ranks) and what was not."""
-    figure, axes = new_figure(COLUMN, 2.4)
-    axis, ordered = axes[0, 0], scores.sort_values("rank")
-    values = ordered["score"].to_numpy(float)
-    kept, left_out = values[:n_selected], values[n_selected:]
-    edges = np.histogram_bin_edges(values, bins=min(40, max(8, int(np.sqrt(values.size) * 2))))
-    axis.hist([left_out, kept], bins=edges, stacked=True, color=["#b5b5b5", ACCENT], linewidth=0)
-    axis.set(xlabel=f"Feature-Resonant Score S(x) ({units} units)", ylabel="pool samples")
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_ylim(top=axis.get_ylim()[1] * 1.12)  # room for the cut's label
-    axis.set_title(f"{n_selected:,} of {values.size:,} selected", color=ACCENT)
-    if kept.size and left_out.size:
-        axis.axvline(kept[-1], **dashed())
-        beside_line(axis, kept[-1], 1.0, f" cut at {kept[-1]:.3g}", "y", va="top", ha="left")
-    return figure
-
-
 def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
     """Score of every arm with its interval, one panel a task, Full as a line (the figure of Table 2).
 

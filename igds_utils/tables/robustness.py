@@ -19,14 +19,17 @@ from igds_utils.display import (
 )
 
 
-def table3(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict) -> pd.DataFrame:
+def table3(
+    summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict, k: int = 1
+) -> pd.DataFrame:
     """Table 3: score of IGDS and of its ablations, one column per task, the paper's (Gemma-2-2B) beside each.
 
     `summary[task]` = records of `summaries.summarise`; the ablations are selectors. Those that were not trained say so.
+    k: how many features IGDS sums here; the paper's has one.
     """
     rows = []
     for selector, (title, key) in ABLATIONS.items():
-        row = {"Method": title}
+        row = {"Method": f"{title} (k = {k})" if selector == "igds" else title}
         for task, records in summary.items():
             found = at_main_ratio(records).get(selector)
             score = NOT_RUN

@@ -45,8 +45,7 @@ class TrainedArm:
     @property
     def products(self) -> list[str]:
         """Names of the tables that later notebooks need of this arm, in the order in which they are made."""
-        asked = self.config.series is not None and self.arm.name in self.config.series.arms
-        written = IN_TRAINING if asked else IN_TRAINING[:1]
+        written = IN_TRAINING if self.arm in arms.in_series(self.config) else IN_TRAINING[:1]
         general = ["capabilities"] if self.arm in arms.asked_in_general(self.config) else []
         return [*(written if self.arm.trained else ()), "outputs", "activations", *general]
 
