@@ -274,7 +274,7 @@ class TaskConfig(Strict):
 
 
 class Speeds(Strict):
-    """What the plan multiplies tokens with; measured, see results/reference/quick/manifest.json."""
+    """What the plan multiplies tokens with, as measured once on the machine that the preset is for."""
 
     forward: float = Field(description="tokens a second, forward pass")
     decode: float = Field(description="tokens a second, batched decoding")
