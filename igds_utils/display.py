@@ -33,7 +33,7 @@ PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of 
 NOT_RUN = "not run at this scale"
 NOTHING = "–"
 ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
-    "igds": ("IGDS (k = 1)", "k1"),
+    "igds": ("IGDS", "k1"),
     "igds_unrecalled": ("without frequency recall", "without_recall"),
     "igds_recalled": ("without causal filter", "without_causal_filter"),
     "igds_k3": ("k = 3", "k3"),
@@ -76,9 +76,9 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
     return Metric(label, "points" if percent else task.metric_label, task.scale, digits)
 
 
-def at_ratio(records: list[dict], ratio: float) -> dict[str, dict]:
-    """Records of `summaries.summarise` by selector: the controls, and every selector at this share of the pool."""
-    return {r["selector"]: r for r in records if r["ratio"] is None or abs(r["ratio"] - ratio) < 1e-9}
+def at_main_ratio(records: list[dict]) -> dict[str, dict]:
+    """Records of `summaries.summarise` by selector: `original`, `full`, and every selector at the task's ratio."""
+    return {record["selector"]: record for record in records if record["main"]}
 
 
 def missing(value) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from box.server import Box
@@ -66,3 +67,17 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
     )
     assert done.returncode == 0, f"the smoke run failed:\n{done.stdout[-5000:]}"
     return SmokeRun(folder / "smoke", done.stdout)
+
+
+def execute(stage: str, parameters: dict[str, Any]) -> None:
+    """Execute the code cells of a notebook in this process, with other parameters."""
+    import nbformat
+
+    from igds_utils.config.config import PROJECT
+
+    names: dict[str, Any] = {}
+    for cell in nbformat.read(PROJECT / "notebooks" / f"{stage}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{stage}.ipynb", "exec"), names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names |= parameters

@@ -3,7 +3,7 @@
 import pytest
 
 from igds_utils.config.settings import TaskConfig
-from igds_utils.core.arms import arms, asked_in_general
+from igds_utils.core.arms import arms, asked_in_general, in_series, main_arms
 
 
 def task(**fields):
@@ -12,14 +12,33 @@ def task(**fields):
     return TaskConfig(**fixed, **fields)
 
 
-def test_every_ratio_and_seed_has_its_arm_and_the_first_seed_goes_unnamed():
-    found = arms(task(selectors=["random", "igds"], ratios=[0.2, 0.5], seeds=[7, 8]))
+CURVE = {"selectors": ["random", "igds", "igds_k3"], "curve": {"ratios": [0.2, 0.8], "selectors": ["igds"]}}
+
+
+def test_every_selector_and_seed_has_its_arm_and_some_more_of_the_curve():
+    found = arms(task(**CURVE, ratio=0.3, seeds=[7, 8]))
     assert [arm.name for arm in found] == [
-        *("original", "full", "random@0.2", "random@0.5", "igds@0.2", "igds@0.5"),
-        *("full-s8", "random@0.2-s8", "random@0.5-s8", "igds@0.2-s8", "igds@0.5-s8"),
+        *("original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3", "igds@0.2", "igds@0.8"),
+        *("full-s8", "random@0.3-s8", "igds@0.3-s8", "igds_k3@0.3-s8", "igds@0.2-s8", "igds@0.8-s8"),
     ]
-    assert [arm.seed for arm in found] == [7] * 6 + [8] * 5
+    assert [arm.seed for arm in found] == [7] * 7 + [8] * 6
     assert [arm.name for arm in found if not arm.trained] == ["original"]
+    assert [(arm.selector, arm.ratio) for arm in found[5:7]] == [("igds", 0.2), ("igds", 0.8)]
+
+
+def test_tables_compare_the_arms_of_one_ratio_and_checks_are_halves_at_any():
+    config = task(**CURVE, ratio=0.3, defect_check=True)
+    assert [arm.name for arm in arms(config)[-2:]] == ["clean@0.5", "defective@0.5"]
+    names = ["original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3"]
+    assert [arm.name for arm in main_arms(config)] == names
+    half = [arm.name for arm in main_arms(task(**CURVE, defect_check=True))]
+    assert half == [name.replace("0.3", "0.5") for name in names]
+
+
+def test_the_ratios_of_a_selector_begin_with_that_of_all():
+    config = task(**CURVE)
+    assert config.ratios_of("igds") == [0.5, 0.2, 0.8] and config.ratios_of("random") == [0.5]
+    assert task().ratios_of("igds") == [0.5]
 
 
 def test_sizes():
@@ -29,20 +48,28 @@ def test_sizes():
 
 def test_a_job_of_one_arm_sees_that_arm_alone():
     assert [arm.name for arm in arms(task(selectors=["igds"], only_arms=["igds@0.5"]))] == ["igds@0.5"]
-    with pytest.raises(ValueError, match="no arm 'igds'; known: original, full, igds@0.5"):
-        arms(task(selectors=["igds"], only_arms=["igds"]))
+    with pytest.raises(ValueError, match="no arm 'loss'; known: original, full, igds@0.5"):
+        arms(task(selectors=["igds"], only_arms=["loss"]))
 
 
-def test_named_arms_and_the_original_are_asked_in_general_or_all_but_the_checks():
+@pytest.mark.parametrize("ratio", [0.5, 0.3])
+def test_a_selector_stands_for_its_arm_of_the_main_ratio_and_first_seed(ratio):
+    config = task(**CURVE, ratio=ratio, seeds=[3, 4], series={"arms": ["igds", "igds@0.8-s4", "full"]})
+    assert [arm.name for arm in in_series(config)] == [f"igds@{ratio:g}", "igds@0.8-s4", "full"]
+    assert in_series(task()) == []
+
+
+def test_named_arms_and_the_original_are_asked_in_general_or_all_but_checks_and_curve():
+    curve = {"ratios": [0.2], "selectors": ["igds"]}
+
     def asked(capabilities, **fields):
-        found = asked_in_general(
-            task(selectors=["igds"], defect_check=True, capabilities=capabilities, **fields)
-        )
-        return [arm.name for arm in found]
+        config = task(selectors=["igds"], curve=curve, defect_check=True, capabilities=capabilities, **fields)
+        return [arm.name for arm in asked_in_general(config)]
 
     assert asked(None) == []
     assert asked({}) == ["original", "full", "igds@0.5"]
     assert asked({"arms": ["igds@0.5"]}) == ["original", "igds@0.5"]
+    assert asked({"arms": ["igds@0.2"]}) == ["original", "igds@0.2"]
     assert asked({"arms": ["igds@0.5"]}, only_arms=["full"]) == []
     with pytest.raises(ValueError, match="no arm 'igds'; known: original"):
         asked({"arms": ["igds"]})

@@ -12,6 +12,7 @@ from lm_eval.utils import apply_template
 
 from igds_utils import display, tables
 from igds_utils.data.hub import SourceError
+from igds_utils.data.sources import MIRROR
 from igds_utils.engine import tiny
 from igds_utils.engine.lm import LM
 from igds_utils.training import capabilities
@@ -103,7 +104,7 @@ def mc2(lm, row):
 def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm, tmp_path, monkeypatch):
     row = {"question": "Which?", "correct_answers": ["7"], "incorrect_answers": ["8", "9"]}
     write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [row])
-    monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
+    monkeypatch.setenv(MIRROR, str(tmp_path))
     table = capabilities.score(lm, ["truthfulqa"])
     assert table.loc[0, "score"] == pytest.approx(mc2(lm, row), rel=1e-4)
     # between 0 and 1: a share of probability, not whether the likeliest answer is true
@@ -116,13 +117,13 @@ def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm
 
 
 def test_a_mirror_without_the_benchmark_says_which_file_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"truthful_qa.generation.validation\.jsonl is not there"):
+    monkeypatch.setenv(MIRROR, str(tmp_path))
+    with pytest.raises(SourceError, match=r"truthful_qa.generation.validation\.jsonl is not there"):
         capabilities._truthfulqa_mirror()
 
 
 def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, tmp_path, monkeypatch):
-    monkeypatch.delenv(capabilities.MIRROR, raising=False)
+    monkeypatch.delenv(MIRROR, raising=False)
     with hub_box.fault("missing", "truthful"), pytest.raises(SourceError) as caught:
         capabilities.score(lm, ["truthfulqa"])
     assert "IGDS_DATA_MIRROR" in str(caught.value) and "benchmarks=[mmlu_dev]" in str(caught.value)
@@ -135,7 +136,7 @@ def test_mmlu_from_a_mirror_keeps_subjects_apart(tmp_path, monkeypatch):
     ]
     write(tmp_path / "cais/mmlu/dev.jsonl", rows)
     write(tmp_path / "cais/mmlu/test.jsonl", rows)
-    monkeypatch.setenv(capabilities.MIRROR, str(tmp_path))
+    monkeypatch.setenv(MIRROR, str(tmp_path))
     found = capabilities._mmlu_mirror("virology")
     assert [row["question"] for row in found["dev"] + found["test"]] == ["v?", "v?"]
     tasks, shots = capabilities._tasks("mmlu", None)

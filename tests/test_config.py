@@ -30,6 +30,12 @@ PRESET = {
 }
 
 
+def curve(**changes):
+    """What gives a task a curve, valid but for the changes."""
+    whole = {"ratios": [0.2, 0.8], "selectors": ["igds"]} | changes
+    return lambda raw: raw["tasks"]["math"].update(curve=whole)
+
+
 @pytest.fixture
 def load(tmp_path):
     def load(change=None, **arguments):
@@ -80,6 +86,11 @@ def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_bo
     assert (two.tasks["math"].sft.lr, two.tasks["translation"].sft.lr) == (1e-4, 0.25)
     assert load(own, overrides={"model": "two", "launch": {"processes": 2}}).launch.processes == 2
     assert load(own, model="two", overrides={"models.two.overrides": {}}).launch.processes == 1
+    again = {
+        "tasks.math.curve.ratios": [0.9],
+        "tasks.math.curve": None,
+    }  # each is applied once, in this order
+    assert load(own, model="two", overrides=again).tasks["math"].curve is None
 
 
 def test_the_8b_models_of_the_paper_ask_for_its_eight_gpus_and_may_be_given_others():
@@ -90,6 +101,20 @@ def test_the_8b_models_of_the_paper_ask_for_its_eight_gpus_and_may_be_given_othe
     assert load_preset("paper").launch.processes == load_preset("paper").jobs["default"].gpus == 1
     one = load_preset("paper", model, overrides={"launch.processes": 1, "launch.training": None})
     assert (one.launch.processes, one.launch.training) == (1, None)
+
+
+def test_an_override_changes_a_curve_or_leaves_it_out(load):
+    assert load(curve()).tasks["math"].curve.ratios == [0.2, 0.8]
+    changed = load(curve(), overrides={"tasks.math.curve.ratios": [0.9]}).tasks["math"].curve
+    assert changed.ratios == [0.9] and changed.selectors == ["igds"]
+    assert load(curve(), overrides={"tasks.math.curve": None}).tasks["math"].curve is None
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper"])
+def test_figure_4_comes_without_any_change(name):
+    math = load_preset(name).tasks["math"]
+    assert math.ratio == 0.5 and math.curve.ratios == [0.2, 0.8]
+    assert math.curve.selectors == ["random", "loss", "ifd", "zip", "igds"]
 
 
 def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
@@ -110,10 +135,23 @@ def test_a_reference_is_told_by_its_first_key(load):
     [
         (lambda raw: raw.update(taks={}), ["taks", "did you mean 'tasks'"]),
         (lambda raw: raw["sft"].update(learning_rate=1), ["sft.learning_rate", "known here: lr, epochs"]),
+        (lambda raw: raw["tasks"]["math"].update(ratio=0), ["tasks.math.ratio", "greater than 0"]),
         (
-            lambda raw: raw["tasks"]["math"].update(ratios=[0.5, 2]),
-            ["tasks.math", "ratios must lie in (0, 1]"],
+            lambda raw: raw["tasks"]["math"].update(ratios=[0.2, 0.5]),
+            ["tasks.math.ratios: unknown key (did you mean 'ratio'?)"],
         ),
+        (curve(ratios=[0.2, 2]), ["tasks.math.curve.ratios.1", "less than or equal to 1"]),
+        (curve(ratios=[]), ["tasks.math.curve.ratios", "at least 1 item"]),
+        (
+            curve(ratios=[0.2, 0.5]),
+            ["tasks.math", "curve.ratios must differ from each other and from ratio, 0.5, not 0.2, 0.5"],
+        ),
+        (curve(ratios=[0.2, 0.2]), ["tasks.math", "curve.ratios must differ", "not 0.2, 0.2"]),
+        (
+            curve(selectors=["igds", "zip"]),
+            ["tasks.math", "curve.selectors must be among selectors (random, loss, igds), not zip"],
+        ),
+        (curve(seeds=[1]), ["tasks.math.curve.seeds", "known here: ratios, selectors"]),
         (lambda raw: raw["tasks"]["math"].pop("max_new_tokens"), ["tasks.math.max_new_tokens", "required"]),
         (
             lambda raw: raw["tasks"]["math"].update(metric={"name": "accuracy", "timeot": 3}),

@@ -49,6 +49,7 @@ def test_what_selectors_cost():
     assert cost("target_loss", "bare_target_loss").tokens == 100
     assert cost("sae_mean").flops == costs.forward_flops(SHAPE, 80, 8, 1) + 2 * 80 * 10 * 40
     assert cost("tags", "examples") == costs.Cost(0, 0)
+    assert cost("gradients").tokens == 4 * 80 == 4 * costs.need_tokens("gradients", 60, 20, less_epochs=1)
 
 
 def test_every_need_of_a_selector_is_known():

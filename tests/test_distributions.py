@@ -11,7 +11,7 @@ from igds_utils.core.arms import arms
 from igds_utils.core.experiment import open_run
 from igds_utils.tables import activation_table
 
-FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.ratios": [0.5]}
+FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.curve": None}
 
 
 def activations(shifts, n=40):
@@ -30,8 +30,8 @@ def activations(shifts, n=40):
 
 def record(arm, score):
     selector, _, ratio = arm.partition("@")
-    return {"arm": arm, "selector": selector, "ratio": float(ratio) if ratio else None, "score": score,
-            "low": score - 0.1, "high": score + 0.1}  # fmt: skip
+    return {"arm": arm, "selector": selector, "ratio": float(ratio) if ratio else None, "main": ratio in ("", "0.5"),
+            "score": score, "low": score - 0.1, "high": score + 0.1}  # fmt: skip
 
 
 SHIFTS = {"original": 0.0, "full": 1.0, "random@0.5": -0.5, "loss@0.5": 0.5, "igds@0.5": 2.0}
@@ -107,6 +107,8 @@ def test_the_table_shows_the_papers_scores_only_where_it_has_them():
     assert table.loc["Original", "Moved"] == "–" and table.loc["Full", "Paper: Gemma-2-2B"] == "–"
     assert table.loc["IGDS 50 %", "Moved"].startswith("+2.00 [")
     assert not [column for column in activation_table(compared(), POINTS, {}) if column.startswith("Paper")]
+    of_curve = compared().assign(main=False)
+    assert set(activation_table(of_curve, POINTS, {"igds": 37.8})["Paper: Gemma-2-2B"]) == {"–"}
 
 
 @pytest.mark.filterwarnings("error")

@@ -47,7 +47,8 @@ CASES = [  # name, right, wrong
 
 @pytest.fixture
 def run(tmp_path):
-    sizes = {"sizes.pool": 100, "sft.global_batch": 8, "sft.device_batch": 8, "ratios": [0.25, 0.5]}
+    sizes = {"sizes.pool": 100, "sft.global_batch": 8, "sft.device_batch": 8, "ratio": 0.25}
+    sizes["curve"] = {"ratios": [0.5], "selectors": ["random", "igds"]}
     overrides = {f"tasks.math.{name}": value for name, value in sizes.items()}
     run = open_run("quick", overrides=overrides, results=str(tmp_path))
     for path, product in (identified() | trained(run) | analysed()).items():
@@ -96,8 +97,9 @@ def trained(run):
             "chance": [0.5, 0.5, 0.5, 0.5],
         },
         "math/summary.json": [
-            {"selector": "random", "ratio": 0.25, "n": 9, "vs_random": None},
-            {"selector": "igds", "ratio": 0.25, "n": 9}
+            {"selector": "random", "ratio": 0.25, "main": True, "n": 9, "vs_random": None},
+            {"selector": "igds", "ratio": 0.5, "main": False, "n": 9, "vs_random": None},
+            {"selector": "igds", "ratio": 0.25, "main": True, "n": 9}
             | {"vs_random": 0.1, "vs_random_low": -0.1, "vs_random_high": 0.2},
         ],
         "math/evaluation.parquet": {"sample_id": list("aabbcc"), "score": [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]},

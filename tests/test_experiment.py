@@ -11,6 +11,7 @@ from igds_utils.core.experiment import Run, open_run
 from igds_utils.core.manifest import manifest, unpinned_commits
 from igds_utils.engine import prompts, tiny
 from igds_utils.tasks.examples import SETS, normalize
+from igds_utils.training import evaluation
 
 RENDERINGS = ["bare", "chat"]
 
@@ -156,6 +157,22 @@ def test_training_inputs_follow_the_trained_model_and_its_rendering(results):
     ):
         assert smoke(results, overrides).training_inputs("math") != before
     assert smoke(results, {"models.tiny-llama.identify.seed": 1}).training_inputs("math") == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": "{question}\n\nAnswer:"}, {"stops": ["."]}], ids=lambda c: next(iter(c))
+)
+def test_a_task_in_other_words_is_another_input(results, change):
+    spec = {"title": "Sums", "prompt": "{question}\nAnswer:", "target": "{answer}", "reference": "answer"}
+    spec |= {"metric": {"name": "exact_match"}}
+
+    def depends_on(changed):
+        run = smoke(results, {"tasks.math.task": spec | changed})
+        decoding = evaluation.decoding(run.task("math"), run.config("math"))
+        return run.inputs("math"), run.training_inputs("math"), decoding
+
+    assert depends_on({}) == depends_on({})
+    assert all(one != other for one, other in zip(depends_on({}), depends_on(change), strict=True))
 
 
 def test_a_changed_rendering_makes_a_product_again_and_says_so(results, capsys):

@@ -85,7 +85,7 @@ def test_rows_that_are_read_hold_the_keys_of_their_prompts():
 
 def test_the_text_names_the_command_for_all_gpus_and_for_a_larger_pool():
     text = render(load_preset("paper", model="llama-3.1-8b", tasks=["math"]))
-    assert f"{EIGHT}, as given: about" in text and "36 starts" in text
+    assert f"{EIGHT}, as given: about" in text and "56 starts" in text
     assert "launch.machines=4 launch.processes=32" in text and "too much: " in text
     total = next(line for line in text.splitlines() if line.startswith("total")).split()
     hours = [way.hours.sum() for way in ways("llama-3.1-8b").values()]

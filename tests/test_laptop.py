@@ -139,7 +139,7 @@ def test_all_notebooks_on_the_mirror(mirror, tmp_path):
         f"tasks.math.stability.{size}": 4
         for size in ("prior", "validation", "max_candidates", "max_new_tokens")
     }
-    changes |= {"tasks.math.ratios": [0.5], "tasks.math.samples": 2}
+    changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
     command = [
         sys.executable,
         "-m",

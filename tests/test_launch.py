@@ -160,7 +160,7 @@ def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_
 def test_no_process_is_started_for_a_pool_whose_measurements_are_stored(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(launch, "call", lambda run, function, *more: called.append(function))
-    changes = {"launch.processes": 2, "tasks.math.selectors": ["loss"]}
+    changes = {"launch.processes": 2, "tasks.math.selectors": ["loss"], "tasks.math.curve": None}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
     pool.measure_ahead(run, "math")
     assert called == ["igds_utils.selection.pool:measure"]
@@ -202,7 +202,11 @@ def test_two_processes_identify_as_one(tmp_path, steps):
 def test_two_processes_score_a_pool_as_one(tmp_path):
     tables = []
     for processes in (1, 2):
-        changes = {"launch.processes": processes, "tasks.math.selectors": ["loss", "igds"]}
+        changes = {
+            "tasks.math.selectors": ["loss", "igds"],
+            "tasks.math.curve": None,
+            "launch.processes": processes,
+        }
         run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
         run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
         if processes > 1:

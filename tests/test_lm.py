@@ -10,7 +10,7 @@ import torch
 from tokenizers import processors
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import LlamaTokenizerFast, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaTokenizerFast, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from igds_utils import tasks
@@ -164,6 +164,19 @@ def test_unembed_gives_the_models_logits(lm, inputs):
         torch.testing.assert_close(unembed(lm, h[:, -1]), lm.model(**inputs).logits[:, -1])
         if lm.name == "gemma2":
             assert unembed(lm, h * 1e4).abs().max() <= lm.model.config.final_logit_softcapping
+
+
+@pytest.mark.parametrize(
+    "kind, scale", [("cohere", {"logit_scale": 0.3}), ("granite", {"logits_scaling": 4.0})]
+)
+def test_unembed_scales_logits_as_the_model_does(kind, scale):
+    shared = tiny.config("llama", 50).to_dict()
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = AutoConfig.for_model(kind, **{key: shared[key] for key in kept}, pad_token_id=1, **scale)
+    lm = LM(AutoModelForCausalLM.from_config(config).eval(), tiny.tokenizer(), kind)
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(unembed(lm, last_hidden(lm, input_ids=ids)), lm.model(ids).logits)
 
 
 # ---- matrix products ----

@@ -35,7 +35,7 @@ def loads(monkeypatch):
 @pytest.fixture
 def opened(tmp_path):
     def opened(**overrides):
-        changed = {"models.tiny-llama.train": TRAINED.model_dump(), **overrides}
+        changed = {"models.tiny-llama.train": TRAINED.model_dump(), "tasks.math.curve": None, **overrides}
         run = open_run("smoke", tasks=["math"], overrides=changed, results=str(tmp_path))
         best = recall.candidates(recall.measure(run, "math"))[:4]
         rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]

@@ -10,7 +10,7 @@ from igds_utils.analysis import monitoring
 from igds_utils.core.arms import arms
 from igds_utils.core.experiment import open_run
 
-FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.ratios": [0.5]}
+FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.curve": None}
 
 
 def series(points, n=40):

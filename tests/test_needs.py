@@ -268,7 +268,7 @@ def test_random_directions_are_as_long_as_the_features_encoder_row(run):
 
 
 def test_igds_reads_its_own_layers_and_all_controls_share_one_pass(run, monkeypatch):
-    overrides = SMALL | {"tasks.math.selectors": ["igds", "igds_recalled"]}
+    overrides = SMALL | {"tasks.math.selectors": ["igds", "igds_recalled"], "tasks.math.curve": None}
     fresh = found_features(
         open_run("smoke", tasks=["math"], overrides=overrides, results=str(run.root.parent / "controls"))
     )

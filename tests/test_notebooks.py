@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
+from conftest import execute
 
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.arms import arms
@@ -136,18 +138,31 @@ def test_tables_figures_manifest_and_report_are_there(smoke_run):
     assert (smoke_run.root / "report.html").stat().st_size > 10_000
 
 
-def run_smoke(results, **options):
+def run_smoke(results, *changes):
     command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "smoke", "--results", str(results)]
-    return subprocess.Popen(
-        command, cwd=results, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([*command, *changes], cwd=results, text=True, **streams)
+
+
+def test_stored_answers_are_scored_again_under_another_metric(smoke_run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(smoke_run.root, tmp_path / "smoke")
+    monkeypatch.chdir(PROJECT / "notebooks")
+    asked = {"preset": "smoke", "model": "", "tasks": ["math"], "results": str(tmp_path)}
+    execute("05_evaluation", asked | {"overrides": {}})
+    assert "math/evaluation.parquet: up to date" in capsys.readouterr().out
+    execute("05_evaluation", asked | {"overrides": {"tasks.math.metric": {"name": "exact_match"}}})
+    assert "math/evaluation.parquet: making it again, changed: metric" in capsys.readouterr().out
+    assert "exact_match" in pd.read_parquet(tmp_path / "smoke/tiny-llama/math/evaluation.parquet")
 
 
 @pytest.mark.slow
-def test_a_second_run_makes_nothing_again_and_a_third_with_another_tau_says_why(smoke_run):
-    process = run_smoke(smoke_run.results)
-    log = process.communicate(timeout=900)[0]
-    assert process.returncode == 0 and "up to date" in log and "making it" not in log
+def test_a_second_run_makes_nothing_again_and_a_third_with_another_tau_says_why(smoke_run, tmp_path):
+    shutil.copytree(smoke_run.root, tmp_path / "smoke")
+    for changes, expected in ([], "up to date"), (["--set", "recall.tau=0.7"], "changed: tau (0.8 -> 0.7)"):
+        process = run_smoke(tmp_path, *changes)
+        log = process.communicate(timeout=900)[0]
+        assert process.returncode == 0 and expected in log
+        assert changes or "making it" not in log
 
 
 KILLED_AT = ("effects_validation.parquet: making it", "arms/igds@0.5/outputs.parquet: making it")

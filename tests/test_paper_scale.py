@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 import pytest
 import yaml
 from box.models import LAYERS
+from conftest import execute
 
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.arms import arms
@@ -44,16 +44,6 @@ def small(tasks: list[str]) -> dict[str, Any]:
     return found
 
 
-def execute(stage: str, parameters: dict[str, Any]) -> None:
-    """Execute the code cells of a notebook in this process, with other parameters."""
-    names: dict[str, Any] = {}
-    for cell in nbformat.read(PROJECT / "notebooks" / f"{stage}.ipynb", as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, f"{stage}.ipynb", "exec"), names)
-        if "parameters" in cell.metadata.get("tags", []):
-            names |= parameters
-
-
 def check(folder: Path, model: str, task: str, overrides: dict[str, Any]) -> None:
     """What the run of one pair left behind is whole: all layers, all arms, all test items, the task's own metric."""
     config = load_preset("paper", model, [task], overrides).tasks[task]
@@ -78,6 +68,7 @@ def test_one_pair_from_the_hub_to_the_report(hub_box, tmp_path, monkeypatch):
     monkeypatch.chdir(PROJECT / "notebooks")
     model, task = "llama-3.1-8b", "math"
     overrides = small([task]) | {"tasks.math.selectors": ["random", "loss", "igds"]}
+    overrides |= {"tasks.math.curve.selectors": ["igds"]}  # two arms more for Figure 4
     parameters = {"preset": "paper", "model": model, "tasks": [task], "overrides": overrides}
     for stage in STAGES:
         execute(stage, parameters | {"results": str(tmp_path)})
@@ -92,7 +83,7 @@ def test_one_pair_from_the_hub_to_the_report(hub_box, tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_all_pairs_by_the_command_that_a_user_gives(tmp_path, monkeypatch, model):
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
-    overrides = small(list(METRICS))
+    overrides = small(list(METRICS)) | {"tasks.math.curve": None}
     command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "paper", "--model", model]
     command += ["--results", str(tmp_path)]
     for key, value in overrides.items():

@@ -68,7 +68,15 @@ def recall_table():
 
 
 def record(selector, score, ratio=0.5):
-    return {"selector": selector, "ratio": ratio, "score": score, "low": score - 0.1, "high": score + 0.1}
+    main = ratio in (None, 0.5)
+    return {
+        "selector": selector,
+        "ratio": ratio,
+        "main": main,
+        "score": score,
+        "low": score - 0.1,
+        "high": score + 0.1,
+    }
 
 
 SUMMARY = {
@@ -91,12 +99,6 @@ DRAWN = {
     "no effects": lambda: plots.causal_effects([], [], POINTS),
     "agreement": lambda: plots.effect_agreement(features(16), ["l14_p0"], POINTS, resamples=200),
     "no agreement": lambda: plots.effect_agreement(features(1), ["l14_p0"], POINTS, resamples=200),
-    "scores": lambda: plots.score_distribution(
-        pd.DataFrame({"score": np.linspace(4, 0, 60), "rank": range(1, 61)}), 30
-    ),
-    "equal scores": lambda: plots.score_distribution(
-        pd.DataFrame({"score": [0.0] * 8, "rank": range(1, 9)}), 4
-    ),
     "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
     "loss": lambda: plots.training_loss(LOGS),
     "figure 1": plots.concept_loop,
@@ -153,6 +155,12 @@ def test_main_result_shows_scores_in_the_metrics_unit_and_says_what_was_not_run(
     assert "20.0" not in shown  # another ratio
     assert [label.get_text() for label in math.get_yticklabels()] == ["Original", "Full", "Random", "IGDS"]
     assert " Full" in [text.get_text() for text in math.texts]  # the dashed line has a name
+
+
+def test_main_result_shows_the_main_ratio_whichever_it_is():
+    records = [record("igds", 0.31, 0.3) | {"main": True}, record("igds", 0.2) | {"main": False}]
+    (axis,) = plots.main_result({"math": records}, {"math": POINTS}).axes
+    assert [text.get_text() for text in axis.texts] == ["31.0"]
 
 
 def test_every_selector_has_one_distinct_colour():

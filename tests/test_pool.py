@@ -1,12 +1,15 @@
 """What selectors see of a pool, and the Feature-Resonant Score against the slow obvious way, on the smoke run."""
 
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from igds_utils import selectors
+from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import prompts
 from igds_utils.identification.scoring import feature_resonant_score
@@ -55,6 +58,23 @@ def test_frs_cannot_see_the_target_and_sees_the_prompt(run):
         replace(example, fields={"question": example.fields["question"] + " Why?"}) for example in members
     ]
     assert not np.array_equal(score(run), before)
+
+
+def test_a_strict_preset_has_no_igds_arm_without_an_effect(smoke_run, tmp_path):
+    shutil.copytree(smoke_run.root / "tiny-llama/math", tmp_path / "smoke/tiny-llama/math")
+    open_smoke = partial(open_run, "smoke", tasks=["math"], results=str(tmp_path))
+    loose, strict = open_smoke(), open_smoke(overrides={"intervention.strict": True})
+    found = loose.read("math/task_features.json")
+    loose.store.write("math/task_features.json", found | {"positive": False})
+    pool.open_pool(loose, "math")
+    with pytest.raises(
+        ConfigError, match=r"no IGDS arm then: leave it out \(SET=tasks.math.selectors=\[random,loss,ifd,zip"
+    ):
+        pool.open_pool(strict, "math")
+    others = {"tasks.math.selectors": ["loss"], "tasks.math.curve": None}
+    pool.open_pool(open_smoke(overrides={"intervention.strict": True, **others}), "math")
+    loose.store.write("math/task_features.json", found | {"positive": True})
+    pool.open_pool(strict, "math")
 
 
 def test_no_selector_is_shown_a_label(run):

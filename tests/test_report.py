@@ -172,7 +172,8 @@ def igds(difference, low, high, score=0.6):
     return (
         {
             "selector": "igds",
-            "ratio": 0.5,
+            "ratio": 0.3,
+            "main": True,
             "seeds": [0],
             "score": score,
             "low": score - 0.1,
@@ -239,12 +240,13 @@ def test_the_overview_has_every_difference_and_says_which_task_cannot_tell():
     metrics = {"math": POINTS, "translation": CHRF, "coding": POINTS}
     checks = {"math": checked(True, True), "translation": checked(False, False)}
     table = overview(summary, metrics, checks).set_index("Task")
-    assert table.loc["Math, accuracy (%)", "IGDS, 50 %"] == "60.0 [50.0, 70.0]"
+    assert table.loc["Math, accuracy (%)", "IGDS"] == "60.0 [50.0, 70.0]"
+    assert table["Pool kept"].tolist() == ["30 %", "30 %", "–"]
     assert table.loc["Translation, chrF", "− Random"] == "−2.0 [−4.3, +0.4]"
     assert table.loc["Translation, chrF", "− Full"] == "–"
     told = table["Do data matter here?"].tolist()
     assert told == ["yes", "no: training gained nothing, spoilt data did as well", "–"]
-    assert table.loc["Coding, accuracy (%)", "IGDS, 50 %"] == NOT_RUN
+    assert table.loc["Coding, accuracy (%)", "IGDS"] == NOT_RUN
 
 
 def test_a_failed_check_takes_the_headline_back():
@@ -307,6 +309,7 @@ CHANGED = [
     ("recall.tau", 0.9, "a share of 0.9"), ("intervention.k", 3, "sums the best 3 features"),
     ("intervention.racing", [0.5], "leave the causal filter early"),
     ("scoring.units", "residual", "direction's length"),
+    ("tasks.math.ratio", 0.3, "selectors keep 30 % of the pool (paper: 50 %)"),
     ("tasks.math.samples", 4, "pass@4; the paper reports pass@8"), ("tasks.math.sft.lr", 1e-5, "learning rate 1e-05"),
 ]  # fmt: skip
 
@@ -339,7 +342,8 @@ def test_the_paper_preset_names_what_it_cannot_do_as_the_paper_did(model):
 def test_an_ablation_that_is_not_the_papers_is_a_departure():
     facts = {"layers": 26, "sae_layers": list(range(26)), "d_sae": 18432}
     for selectors in (["random", "igds"], ["random", "igds", "igds_unrecalled"]):
-        preset = load_preset("paper", tasks=["math"], overrides={"tasks.math.selectors": selectors})
+        changes = {"tasks.math.selectors": selectors, "tasks.math.curve": None}
+        preset = load_preset("paper", tasks=["math"], overrides=changes)
         notes = departures(preset, {"math": tasks.get("math")}, paper_values(), facts)
         found = [note for note in notes if "without the paper's causal filter" in note]
         assert bool(found) == ("igds_unrecalled" in selectors)

@@ -19,6 +19,7 @@ def record(selector, score, ratio=0.5, versus=None):
     return {
         "selector": selector,
         "ratio": ratio,
+        "main": ratio in (None, 0.5),
         "score": score,
         "low": score - 0.1,
         "high": score + 0.1,
@@ -30,7 +31,7 @@ SUMMARY = {
     "math": [
         record("full", 0.6, None), record("random", 0.4, 0.2), record("random", 0.5),
         record("igds", 0.65, 0.2, (0.05, 0.01, 0.09)), record("igds", 0.55, 0.5, (-0.05, -0.1, 0.1)),
-        record("igds_k3", 0.5),
+        record("igds_k3", 0.5), record("loss", 0.45),
     ],
     "translation": [record("igds", 0.3)],
 }  # fmt: skip
@@ -41,7 +42,13 @@ def test_figure4_draws_ratios_full_and_what_was_not_run():
     figure = plots.score_against_ratio(SUMMARY, METRICS)
     assert_tidy(figure)
     math, translation = figure.axes
-    assert {text.get_text() for text in math.texts} == {"Full", "Random", "IGDS"}  # no ablation
+    assert {text.get_text() for text in math.texts} == {"Full", "Random", "Loss", "IGDS"}  # no ablation
+    points = {line.get_color(): len(line.get_xdata()) for line in math.lines if line.get_marker() == "o"}
+    assert [points[plots.selector_colour(name)] for name in ("igds", "random", "loss")] == [
+        2,
+        2,
+        1,
+    ]  # one of no curve
     ticks = [[label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes]
     assert ticks == [["20 %", "50 %", "80 %\nnot run"], ["20 %\nnot run", "50 %", "80 %\nnot run"]]
     assert {text.get_text() for text in translation.texts} == {"IGDS"}
@@ -70,6 +77,7 @@ def test_table3_has_the_trained_ablations_and_says_which_are_not():
         and table.loc["k = 5", "Paper: Math, pass@8 accuracy (%)"] == "31.8"
     )
     assert table.loc["IGDS (k = 1)", "Math, accuracy (%)"] == "55.0 [45.0, 65.0]"  # at 50 %
+    assert "IGDS (k = 3)" in set(table3(SUMMARY, METRICS, PAPER, k=3)["Method"])
     assert table.loc["without frequency recall", "Paper: Translation, COMET × 100"] == "63.19"
 
 

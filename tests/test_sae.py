@@ -250,6 +250,7 @@ def test_tiny_saes_cover_every_layer_and_differ():
     saes = Saes(SaeConfig(source="tiny", name="random"), 4, WIDTH)
     assert saes.layers == [0, 1, 2, 3]
     assert not torch.equal(saes[0].W_dec.data.clone(), saes[1].W_dec.data)
+    assert not any(parameter.requires_grad for parameter in saes[0].parameters())  # as of those that are read
 
 
 GEMMA, CANONICAL = "gemma-scope-2b-pt-res-canonical", "layer_{layer}/width_16k/canonical"

@@ -50,7 +50,7 @@ def compared(request, known):
         lambda c: plots.precision_dots(c["precision"], 0.5),
         lambda c: plots.precision_curve(c["precision"]),
         lambda c: plots.defects_heatmap(c["defects"]),
-        lambda c: plots.overlap_heatmap(c["overlap"]),
+        lambda c: plots.overlap_heatmap(c["overlap"], 0.5),
         lambda c: plots.score_distributions({s: c["rankings"][s] for s in PAPER}, 32),
     ],
     ids=["dots", "curve", "defects", "overlap", "scores"],
@@ -67,9 +67,8 @@ def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
     expected = half[half["side"] == "prompt"].set_index("selector").loc[order, "precision"]
     assert [x for x, _ in drawn] == pytest.approx(expected.tolist())
     assert [y for _, y in drawn] == list(range(len(order)))
-    labels = [
-        label.get_text() for label in plots.precision_dots(compared["precision"]).axes[0].get_yticklabels()
-    ]
+    drawn = plots.precision_dots(compared["precision"], 0.5)
+    labels = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
     assert labels == [selector_title(selector) for selector in order]
 
 
@@ -79,7 +78,7 @@ def test_a_ratio_that_was_not_judged_says_so(compared):
 
 
 def test_the_overlap_figure_holds_every_pair_once(compared):
-    axis = plots.overlap_heatmap(compared["overlap"]).axes[0]
+    axis = plots.overlap_heatmap(compared["overlap"], 0.5).axes[0]
     shown = [int(text.get_text()) for text in axis.texts]
     pairs = compared["overlap"].query("a < b")
     assert sorted(shown) == sorted(int(f"{100 * value:.0f}") for value in pairs["jaccard"])

@@ -1,7 +1,6 @@
 """Losses and training on tiny models, against the plain forward pass and a training loop written out."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -299,13 +298,20 @@ def test_a_model_comes_back_in_the_precision_in_which_it_was_given(tmp_path):
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_training_takes_place_on_the_gpu_wherever_the_weights_lie(tmp_path, monkeypatch, gpu):
+    from transformers import TrainingArguments
     from trl import SFTConfig
 
-    monkeypatch.setattr("trl.SFTConfig", lambda **asked: SimpleNamespace(**asked))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    def two_gpus(arguments):
+        arguments._n_gpu = 2 * gpu
+        return torch.device("cuda:0" if gpu else "cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(two_gpus))
+    for name in ("is_available", "is_bf16_supported"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: gpu)
     asked = sft._arguments(config(), 4, 0, tmp_path)
     assert (asked.use_cpu, asked.bf16, asked.dataloader_pin_memory) == (not gpu, gpu, gpu)
+    assert asked.n_gpu <= 1  # one model in a process: TRL refuses copies on all GPUs
+    assert asked.train_batch_size == config().device_batch
     assert asked.ddp_timeout == 24 * 3600 > SFTConfig.ddp_timeout
 
 
@@ -323,6 +329,26 @@ def test_what_is_measured_between_steps_does_not_disturb_them(tmp_path):
     assert seen == [(1, 4, False), (2, 4, False), (3, 4, False), (4, 4, False)]
     assert again["loss"].tolist() == log["loss"].tolist()
     assert torch.equal(weights(watched), weights(plain))
+
+
+def test_a_checkpoint_of_another_model_is_not_continued(tmp_path, monkeypatch):
+    from trl import SFTTrainer
+
+    pairs, chosen, original = make_pairs(64), config(checkpoint_steps=1), SFTTrainer.training_step
+
+    def die_at_third(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SFTTrainer, "training_step", die_at_third)
+        with pytest.raises(KeyboardInterrupt):
+            sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "a"})
+    lm, plain = make_lm("qwen3"), make_lm("qwen3")
+    sft.train(lm, pairs, chosen, 0, tmp_path, origin={"revision": "b"})
+    sft.train(plain, pairs, config(), 0, tmp_path / "plain")
+    assert torch.equal(weights(lm), weights(plain))
 
 
 def test_a_checkpoint_that_was_not_finished_is_not_continued(tmp_path):

@@ -25,7 +25,14 @@ def test_checks_are_named_and_failures_stand_out():
 
 
 def test_a_difference_of_half_an_interval_is_seen_half_of_the_time():
-    record = {"selector": "igds", "ratio": 0.5, "n": 96, "vs_random_low": -0.01, "vs_random_high": 0.17}
+    record = {
+        "selector": "igds",
+        "ratio": 0.3,
+        "main": True,
+        "n": 96,
+        "vs_random_low": -0.01,
+        "vs_random_high": 0.17,
+    }
     said = story.sight({"math": [record]}, METRICS)
     assert "half of the time where it is 9.0 points (Math, 96 items); to be seen four times in five" in said
     assert story.sight({"math": [record | {"vs_random_low": None}]}, METRICS) == ""
@@ -42,7 +49,7 @@ def test_cost_is_that_of_the_longest_complete_run_of_each_notebook():
 
 def test_what_to_run_next_depends_on_what_was_left_open():
     preset = load_preset("quick", tasks=["translation"])
-    record = {"selector": "igds", "vs_random_low": -0.1, "vs_random_high": 0.2}
+    record = {"selector": "igds", "main": True, "vs_random_low": -0.1, "vs_random_high": 0.2}
     steps = story.next_steps(preset, {"translation": [record]})
     size = 4 * preset.tasks["translation"].sizes.test
     assert (
@@ -51,6 +58,8 @@ def test_what_to_run_next_depends_on_what_was_left_open():
     assert "tasks.math" not in steps and "make plan PRESET=laptop" in steps
     settled = record | {"vs_random_low": 0.05}
     assert "could not be told apart" not in story.next_steps(preset, {"translation": [settled]})
+    of_curve = record | {"main": False}
+    assert "told apart" not in story.next_steps(preset, {"translation": [settled, of_curve]})
     paper = story.next_steps(load_preset("paper", tasks=["math"]), {"math": [settled]})
     assert "max_candidates" not in paper and "make plan" not in paper
 
@@ -82,3 +91,12 @@ def test_figure_2_counts_come_from_preset_and_recall():
     assert counts["task_feature"] == "l1_p2"
     assert (counts["features"], counts["candidates"], counts["tested"]) == (100, 30, 16)
     assert counts["selected"] == counts["pool"] / 2
+    fewer = load_preset("quick", overrides={"tasks.math.sizes.pool": 100, "tasks.math.ratio": 0.3})
+    assert story.pipeline_counts(fewer, recall, ["l1_p2"], "math")["selected"] == 30
+
+
+def test_what_was_run_tells_the_ratio_of_all_selectors_and_that_of_some():
+    facts = {"machine": {"gpus": 0, "threads": 2, "processor": "a machine"}, "commit": "abc"}
+    told = story.what_was_run(load_preset("smoke"), facts)
+    assert "Random, Loss, IFD, ZIP, IGDS at 50 % (Random, IGDS also at 25 %), beside the untrained" in told
+    assert "IGDS, k = 3 at 50 %, beside the untrained" in told

@@ -21,9 +21,8 @@ def evaluation():
 
 
 def test_summarise_pools_seeds_and_compares_with_every_reference(evaluation):
-    records = {
-        r["arm"]: r for r in summarise(evaluation, {"original": 0, "full": 8, "random@0.5": 4, "igds@0.5": 4})
-    }
+    n_train = {"original": 0, "full": 8, "random@0.5": 4, "igds@0.5": 4}
+    records = {r["arm"]: r for r in summarise(evaluation, n_train, 0.5)}
     igds = records["igds@0.5"]
     assert igds["seeds"] == [0, 1] and igds["n"] == 4 and igds["n_train"] == 4
     assert igds["score"] == pytest.approx(0.625) and igds["by_seed"] == [0.75, 0.5]
@@ -39,9 +38,20 @@ def test_summarise_pools_seeds_and_compares_with_every_reference(evaluation):
 
 def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
     more = evaluation[evaluation["arm"] == "igds@0.5"].assign(arm="loss@0.5", selector="loss")
-    alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {})}
-    together = {r["arm"]: r["vs_random_p"] for r in summarise(pd.concat([evaluation, more]), {})}
+    alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {}, 0.5)}
+    together = {r["arm"]: r["vs_random_p"] for r in summarise(pd.concat([evaluation, more]), {}, 0.5)}
     assert together["igds@0.5"] == pytest.approx(min(1.0, 2 * alone["igds@0.5"]))
+
+
+def test_summarise_tells_the_selectors_at_the_main_ratio_from_those_of_the_curve(evaluation):
+    more = evaluation[evaluation["arm"] == "igds@0.5"].assign(arm="igds@0.3", ratio=0.3)
+
+    def main(ratio):
+        found = summarise(pd.concat([evaluation, more]), {}, ratio)
+        return {record["arm"] for record in found if record["main"]}
+
+    assert main(0.5) == {"original", "full", "random@0.5", "igds@0.5"}
+    assert main(0.3) == {"original", "full", "igds@0.3"}
 
 
 def test_a_task_check_passes_only_when_its_interval_leaves_out_zero(evaluation):

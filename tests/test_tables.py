@@ -13,7 +13,7 @@ from igds_utils.display import (
     NOTHING,
     SELECTORS,
     Metric,
-    at_ratio,
+    at_main_ratio,
     metric_of,
     number,
     p_value,
@@ -32,7 +32,8 @@ def record(selector, score, ratio=0.5, **more):
         for name in ("random", "full", "original")
         for part in ("", "_low", "_high", "_p")
     }
-    given = {"selector": selector, "ratio": ratio, "score": score, "low": score - 0.1, "high": score + 0.1}
+    given = {"selector": selector, "ratio": ratio, "main": ratio in (None, 0.5), "score": score}
+    given |= {"low": score - 0.1, "high": score + 0.1}
     return blank | given | {"n_train": 64, "n": 64, "gain_over_full": 5.0, "by_seed": [score]} | more
 
 
@@ -115,7 +116,13 @@ def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
     assert set(table["Paper: metric"]) == {"pass@8 accuracy (%)"}
     assert table.loc["Original", "Trained on"] == NOTHING and table.loc["Full", "vs Full (%)"] == NOTHING
     assert table.loc["MONA", theirs] == NOTHING
-    assert at_ratio(records, 0.2)["igds"]["score"] == 0.2
+    assert at_main_ratio(records)["igds"]["score"] == 0.63
+
+
+def test_table2_has_the_selectors_of_a_main_ratio_other_than_one_half():
+    records = [record("igds", 0.63, ratio=0.3, main=True), record("igds", 0.2, ratio=0.5, main=False)]
+    table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
+    assert table.loc["IGDS", "Score"] == "63.0 [53.0, 73.0]"
 
 
 def test_table2_of_a_task_that_the_paper_does_not_have():

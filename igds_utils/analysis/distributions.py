@@ -55,9 +55,9 @@ def compare(
     """One row per arm: its median activation, how far it moved, and its score (Figure 3 in numbers).
 
     activations: as `arm_activations` gives them; summary: records of `summaries.summarise`. Columns: arm, selector,
-    ratio, medians (one per training seed), median (their mean), moved, moved_low, moved_high (mean paired difference to
-    the untrained model on the same prompts, its interval over prompts and seeds; nan for that model itself), above
-    (whether the whole interval lies above 0), score, low, high.
+    ratio, main, score, low, high (as there), medians (one per training seed), median (their mean), moved, moved_low,
+    moved_high (mean paired difference to the untrained model on the same prompts, its interval over prompts and seeds;
+    nan for that model itself), above (whether the whole interval lies above 0).
     """
     by_arm = {
         arm: table.pivot(index="sample_id", columns="seed", values="activation")
@@ -66,7 +66,7 @@ def compare(
     rows = []
     for record in summary:
         values = by_arm[record["arm"]]  # (prompts, seeds)
-        row = {key: record[key] for key in ("arm", "selector", "ratio", "score", "low", "high")}
+        row = {key: record[key] for key in ("arm", "selector", "ratio", "main", "score", "low", "high")}
         row |= {"medians": values.median().tolist(), "median": float(values.median().mean())}
         if record["arm"] != "original":
             moved = paired_difference(values, by_arm["original"], confidence, resamples, seed)

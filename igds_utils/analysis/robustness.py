@@ -9,7 +9,7 @@ import pandas as pd
 from igds_utils import selectors
 from igds_utils.core import costs
 from igds_utils.core.experiment import Run
-from igds_utils.display import ABLATIONS, Metric, at_ratio, task_title
+from igds_utils.display import ABLATIONS, Metric, task_title
 
 
 def selection_costs(run: Run, task: str) -> pd.DataFrame:
@@ -35,7 +35,8 @@ def selection_costs(run: Run, task: str) -> pd.DataFrame:
         row = {"selector": name, "seconds": sum(run.store.seconds(product) for product in products)}
         if shape is not None:
             size, prompt, target = config.sizes.pool, config.prompt_tokens, config.target_tokens
-            cost = costs.selection_cost(shape, kind.needs, size, prompt, target, blocks, d_sae)
+            epochs = run.preset.selection.less.epochs
+            cost = costs.selection_cost(shape, kind.needs, size, prompt, target, blocks, d_sae, epochs)
             row |= {"tokens": cost.tokens, "operations": cost.flops}
         rows.append(row)
     return pd.DataFrame(rows, columns=["selector", "seconds", "tokens", "operations"])
@@ -72,13 +73,13 @@ def ratio_story(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> s
     sentences = []
     for task, records in summary.items():
         show, parts = metrics[task], []
-        for ratio in sorted({record["ratio"] for record in records if record["ratio"] is not None}):
-            igds = at_ratio(records, ratio).get("igds")
-            if igds is None or igds["vs_full"] is None:
+        of_igds = [record for record in records if record["selector"] == "igds"]
+        for igds in sorted(of_igds, key=lambda record: record["ratio"]):
+            if igds["vs_full"] is None:
                 continue
             low, high = igds["vs_full_low"], igds["vs_full_high"]
             verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
             gap = show.show_interval(igds["vs_full"], low, high, signed=True)
-            parts.append(f"{verdict} Full at {100 * ratio:g} % ({gap} {show.unit})")
+            parts.append(f"{verdict} Full at {100 * igds['ratio']:g} % ({gap} {show.unit})")
         sentences.append(f"{task_title(task)}: IGDS is {'; '.join(parts)}." if parts else "")
     return " ".join(filter(None, sentences)) or "No task has both IGDS and Full."

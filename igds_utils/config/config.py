@@ -69,11 +69,13 @@ def load_preset(
         raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
+    asked = copy.deepcopy(
+        raw
+    )  # what the caller makes of it says which model is chosen, and what that changes
+    _change(asked, overrides or {}, "override")
+    chosen = model or asked.get("model")
+    _change(raw, _of_model(asked, chosen), f"{path.name}: models.{chosen}.overrides:")
     _change(raw, overrides or {}, "override")
-    chosen = model or raw.get("model")
-    if own := _of_model(raw, chosen):
-        _change(raw, own, f"{path.name}: models.{chosen}.overrides:")
-        _change(raw, overrides or {}, "override")
     for task in raw.get(
         "tasks", {}
     ).values():  # a task states only what it changes of the shared training settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -61,7 +61,9 @@ class InterventionConfig(Strict):
     positions: Literal["critical_and_decode", "critical_only"] = "critical_and_decode"
     scale: float = Field(1.0, description="1.0 adds a_i d_i once, that is, doubles the feature")
     k: int = Field(1, ge=1, description="how many task features are kept")
-    strict: bool = Field(False, description="no IGDS arm where no candidate has a positive effect")
+    strict: bool = Field(
+        False, description="stop before scoring where a chosen feature's effect is not positive: no IGDS arm"
+    )
     cache_gb: float = Field(
         4.0, gt=0, description="memory for the caches of rows (sample, feature) that decode together"
     )
@@ -141,7 +143,7 @@ class SftConfig(Strict):
 class SeriesConfig(Strict):
     """Arms that are also measured while they are trained, for monitoring."""
 
-    arms: list[str]
+    arms: list[str] = Field(description="by name (igds@0.5), or by selector for that of the task's ratio")
     shares: list[float] = Field([0.25, 0.5, 0.75, 1.0], description="shares of the training, in (0, 1]")
     prompts: int = Field(32, ge=1, description="pool prompts on which the task features are read")
     test: int = Field(16, ge=1, description="test items that are answered")
@@ -196,8 +198,19 @@ class CapabilitiesConfig(Strict):
         None, description="questions of each subject, for all benchmarks or for some by name; none: all"
     )
     arms: list[str] | None = Field(
-        None, description="arms that are asked beside `original`; none: all but the checks"
+        None,
+        description="arms that are asked beside `original`, by name or by selector; none: those of Table 2",
     )
+
+
+Share = Annotated[float, Field(gt=0, le=1)]  # of a pool
+
+
+class CurveConfig(Strict):
+    """Figure 4: some selectors are also trained at these ratios."""
+
+    ratios: list[Share] = Field(min_length=1, description="beside the task's own")
+    selectors: list[str] = Field(min_length=1, description="of those of the task")
 
 
 class TaskConfig(Strict):
@@ -222,7 +235,8 @@ class TaskConfig(Strict):
     max_new_tokens: int
     max_candidates: int | None = Field(None, description="how many candidates enter the causal filter")
     selectors: list[str] = ["random", "loss", "igds"]
-    ratios: list[float] = [0.5]
+    ratio: Share = Field(0.5, description="of the pool that every selector keeps; the paper's 50 %")
+    curve: CurveConfig | None = Field(None, description="arms of other ratios; none: all are of `ratio`")
     seeds: list[int] = Field([0], description="seeds of Random and of training")
     samples: int = Field(1, ge=1, description="completions a test item; 1 is greedy, pass@k needs k")
     temperature: float = 0.7
@@ -242,14 +256,29 @@ class TaskConfig(Strict):
     target_tokens: int = Field(description="mean tokens of a target, for the plan")
 
     @model_validator(mode="after")
-    def _ratios_in_range(self):
-        if bad := [r for r in self.ratios if not 0 < r <= 1]:
-            raise ValueError(f"ratios must lie in (0, 1], not {bad}")
+    def _curve_adds_arms(self):
+        if self.curve is None:
+            return self
+        named = [f"{ratio:g}" for ratio in (self.ratio, *self.curve.ratios)]  # as arms are
+        if len(set(named)) < len(named):
+            raise ValueError(
+                f"curve.ratios must differ from each other and from ratio, {named[0]}, not {', '.join(named[1:])}"
+            )
+        if unknown := [name for name in self.curve.selectors if name not in self.selectors]:
+            raise ValueError(
+                f"curve.selectors must be among selectors ({', '.join(self.selectors)}), not "
+                f"{', '.join(unknown)}; curve=null leaves the curve out"
+            )
         return self
+
+    def ratios_of(self, selector: str) -> list[float]:
+        """The ratios at which a selector's arms are trained, that of all selectors first."""
+        more = self.curve.ratios if self.curve and selector in self.curve.selectors else []
+        return [self.ratio, *more]
 
 
 class Speeds(Strict):
-    """What the plan multiplies tokens with; measured, see results/reference/quick/manifest.json."""
+    """What the plan multiplies tokens with, as measured once on the machine that the preset is for."""
 
     forward: float = Field(description="tokens a second, forward pass")
     decode: float = Field(description="tokens a second, batched decoding")

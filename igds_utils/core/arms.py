@@ -47,38 +47,57 @@ def selection_size(ratio: float, pool: int) -> int:
 
 
 def arms(task: TaskConfig) -> list[Arm]:
-    """All arms of a task: `original`, then `full` and `<selector>@<ratio>` for every seed.
+    """All arms of a task: `original`, then for every seed `full`, `<selector>@<ratio>`, and those of the curve.
 
     The first seed goes unnamed; the others end in -s<seed>. Where a task checks what it can see, `clean@0.5` and
-    `defective@0.5` follow. `only_arms` of the task keeps some of them; raises `ValueError` if it names one that is
-    none of them.
+    `defective@0.5` follow: halves, whatever the ratio. `only_arms` of the task keeps some of them; raises `ValueError`
+    if it names one that is none of them.
     """
+    selected = [(selector, task.ratio) for selector in task.selectors]
+    if task.curve:
+        selected += [(selector, ratio) for ratio in task.curve.ratios for selector in task.curve.selectors]
     found = [Arm("original", "original", 0.0, task.seeds[0])]
     for seed in task.seeds:
         end = "" if seed == task.seeds[0] else f"-s{seed}"
         found.append(Arm(f"full{end}", "full", 1.0, seed))
-        for selector in task.selectors:
-            found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for ratio in task.ratios]
+        found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for selector, ratio in selected]
     if task.defect_check:
         found += [Arm(f"{half}@0.5", half, 0.5, task.seeds[0]) for half in CHECKS]
     return found if task.only_arms is None else [arm_of(name, found) for name in task.only_arms]
 
 
+def main_arms(task: TaskConfig) -> list[Arm]:
+    """Those that tables compare: `original`, `full` and all selectors at the task's ratio; no checks, no curve."""
+    whole = ("original", "full")
+    return [a for a in arms(task) if a.selector in whole or (a.ratio == task.ratio and not a.is_check)]
+
+
+def in_series(task: TaskConfig) -> list[Arm]:
+    """Arms of a task that are measured while they are trained (`series`)."""
+    everyone = arms(task.model_copy(update={"only_arms": None}))
+    return [arm_of(name, everyone) for name in (task.series.arms if task.series else [])]
+
+
 def asked_in_general(task: TaskConfig) -> list[Arm]:
-    """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all but
-    the checks. Raises `ValueError` for a name that no arm of the task has."""
+    """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all of
+    `main_arms`. Raises `ValueError` for a name that no arm of the task has."""
     if task.capabilities is None:
         return []
     if (named := task.capabilities.arms) is None:
-        return [arm for arm in arms(task) if not arm.is_check]
+        return main_arms(task)
     everyone = arms(task.model_copy(update={"only_arms": None}))
     wanted = {arm_of(name, everyone) for name in ("original", *named)}
     return [arm for arm in arms(task) if arm in wanted]
 
 
 def arm_of(name: str, known: list[Arm]) -> Arm:
-    """The arm of that name; raises `ValueError` with the known ones if there is none."""
+    """The arm of that name; a selector's name stands for its arm of the task's ratio and first seed.
+
+    Raises `ValueError` with the known ones if there is none.
+    """
     by_name = {arm.name: arm for arm in known}
+    if first := next((arm for arm in known if arm.selector == name), None):
+        return first
     if name not in by_name:
         raise ValueError(f"no arm {name!r}; known: {', '.join(by_name)}")
     return by_name[name]

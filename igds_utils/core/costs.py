@@ -20,7 +20,7 @@ FP32_TRAINING = 16  # bytes a parameter: fp32 weight, its gradient, and AdamW's 
 # Values a token, block and unit of width that the backward pass needs, in a block with RMS norms and a gated MLP of
 # 8/3 x width: norms 4, queries, keys and values with and without rotation 5, attention 2, MLP 11, residuals 2.
 KEPT_VALUES = 24
-LESS_EPOCHS = 4
+LESS_EPOCHS = 4  # as its authors
 
 
 class Use(Strict):
@@ -111,32 +111,39 @@ class Cost:
         return Cost(self.tokens + other.tokens, self.flops + other.flops)
 
 
-def need_tokens(need: str, prompt: float, target: float) -> float:
+def need_tokens(need: str, prompt: float, target: float, less_epochs: int = LESS_EPOCHS) -> float:
     """Tokens of one pool sample that the model reads to measure what a selector needs.
 
     Nothing for needs that are measured without the language model (tags, embeddings, texts) and for those on the few
-    examples of the target task.
+    examples of the target task. less_epochs: checkpoints under which LESS reads every sample.
     """
     if need in {"target_loss", "hidden_states", "sae_mean", "sae_max", "neuron_mean"}:
         return prompt + target
     if need == "gradients":
-        return LESS_EPOCHS * (prompt + target)
+        return less_epochs * (prompt + target)
     if need == "bare_target_loss":
         return target
     return prompt if need.endswith("_activations") or need in {"critical_reads", "direction_reads"} else 0
 
 
 def selection_cost(
-    shape: Shape, needs: Sequence[str], n: int, prompt: float, target: float, blocks: int, d_sae: int = 0
+    shape: Shape,
+    needs: Sequence[str],
+    n: int,
+    prompt: float,
+    target: float,
+    blocks: int,
+    d_sae: int = 0,
+    less_epochs: int = LESS_EPOCHS,
 ) -> Cost:
     """Tokens and operations of the model passes behind a selector's needs on a pool of n samples (Table 4).
 
     prompt, target: mean tokens of a sample. blocks: how many are run for activations (the highest layer read + 1).
-    d_sae: features of the SAE that all-token needs encode with.
+    d_sae: features of the SAE that all-token needs encode with. less_epochs: as for `need_tokens`.
     """
     found = Cost(0, 0)
     for need in needs:
-        tokens, text = n * need_tokens(need, prompt, target), prompt + target
+        tokens, text = n * need_tokens(need, prompt, target, less_epochs), prompt + target
         match need:
             case "target_loss" | "bare_target_loss":
                 length = text if need == "target_loss" else target

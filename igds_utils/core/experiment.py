@@ -219,12 +219,12 @@ class Run:
         }
 
     def _asked(self, task: str) -> dict[str, Any]:
-        """How a task is put to a model and scored; what its presets leave out is left out here."""
+        """How a task is put to a model."""
         config = self.config(task)
-        changed = {"metric": config.metric, "max_prompt_tokens": config.max_prompt_tokens}
         return {
             "rendering": config.rendering,
-            **{name: value for name, value in changed.items() if value is not None},
+            "max_prompt_tokens": config.max_prompt_tokens,
+            "wording": store.fingerprint(self.task(task).wording),
         }
 
     def training_inputs(self, task: str) -> dict[str, Any]:
@@ -233,8 +233,8 @@ class Run:
         return {
             "model": stamped(chosen.train),
             "dtype": chosen.dtype,
+            **self._asked(task),
             "rendering": [config.sft.rendering, config.rendering, config.shots],
-            "max_prompt_tokens": config.max_prompt_tokens,
             "max_length": config.sft.max_length,
         }
 

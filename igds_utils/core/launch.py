@@ -20,6 +20,7 @@ import threading
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.machines import LaunchConfig
@@ -57,7 +58,7 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
         "caller": this_process(),
         "address": [platform.node(), _free_port()],
     }
-    name = f"launch-{os.getpid()}.json"
+    name = f"launch-{uuid4().hex}.json"  # process numbers repeat on other machines, which share the folder
     run.store.write(name, request)
     file = (run.store.root / name).resolve()
     try:

@@ -11,6 +11,7 @@ from igds_utils.data.stats import holm, interval, paired_difference
 def summarise(
     evaluation: pd.DataFrame,
     n_train: dict[str, int],
+    main_ratio: float,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -18,11 +19,13 @@ def summarise(
     """One record per arm, seeds of an arm pooled: its score and its paired differences (the numbers of Table 2).
 
     `evaluation` has arm, selector, ratio, seed, sample_id, score (one row or more per sample); `n_train` says how many
-    samples each arm was trained on (0 for original). A record holds arm, selector, ratio, seeds, by_seed (the score of
-    each), n_train, n (test samples), score with low and high (over test samples), gain_over_full (percent of Full's
-    score), and for each reference among random (of the same ratio), full, original: `vs_random`, `vs_random_low`,
-    `vs_random_high`, `vs_random_p` (`paired_difference`, p Holm-adjusted over the arms compared with that reference).
-    What cannot be compared is None. Scores keep the units of the metric; JSON can hold the result as it is.
+    samples each arm was trained on (0 for original); `main_ratio` is the task's, at which all selectors are compared.
+    A record holds arm, selector, ratio, main (true for original, full and the selectors at the main ratio), seeds,
+    by_seed (the score of each), n_train, n (test samples), score with low and high (over test samples), gain_over_full
+    (percent of Full's score), and for each reference among random (of the same ratio), full, original: `vs_random`,
+    `vs_random_low`, `vs_random_high`, `vs_random_p` (`paired_difference`, p Holm-adjusted over the arms compared with
+    that reference). What cannot be compared is None. Scores keep the units of the metric; JSON can hold the result as
+    it is.
     """
     options = {"confidence": confidence, "resamples": resamples, "seed": seed}
     groups = {
@@ -37,7 +40,7 @@ def summarise(
         arm = selector if ratio is None else f"{selector}@{ratio:g}"
         mean, low, high = interval(scores.mean(axis=1), **options)
         record = {
-            "arm": arm, "selector": selector, "ratio": ratio,
+            "arm": arm, "selector": selector, "ratio": ratio, "main": ratio is None or ratio == main_ratio,
             "seeds": [int(s) for s in scores.columns], "by_seed": [float(s) for s in scores.mean()],
             "n_train": n_train.get(arm), "n": len(scores),
             "score": mean, "low": _plain(low), "high": _plain(high),

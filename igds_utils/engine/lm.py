@@ -235,9 +235,16 @@ def last_hidden(lm: LM, **inputs: Any) -> Tensor:
 
 
 def unembed(lm: LM, h: Tensor) -> Tensor:
-    """Logits of final hidden states, on their device, soft-capped in Gemma-2: (..., width) -> (..., vocabulary)."""
+    """Logits of final hidden states, on their device: (..., width) -> (..., vocabulary).
+
+    What an architecture does to them after the head is done here too: Gemma's soft cap, Cohere's and Granite's scale.
+    """
+    config = lm.model.config
     logits = lm.model.get_output_embeddings()(h).to(h.device)
-    cap = getattr(lm.model.config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    if scale != 1:
+        logits = logits * scale
+    cap = getattr(config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
 
 

@@ -71,7 +71,7 @@ class Saes:
             raise SourceError(f"no SAE of {self.config.name} for layer {layer}; there are {self.layers}")
         match self.config.source:
             case "tiny":
-                return tiny.sae(seed=layer, width=self.width).to(self.device)
+                return tiny.sae(seed=layer, width=self.width).requires_grad_(False).to(self.device)
             case "folder":
                 return load_folder(PROJECT / self.config.name / LAYER_FOLDER.format(layer), self.device)
             case "release":

@@ -82,7 +82,7 @@ def _inputs(
     settings = run.preset.intervention
     return dict(
         ids=list(ids), features=[feature.name for feature in features], positions=settings.positions,
-        scale=settings.scale, max_new_tokens=max_new_tokens, **run.inputs(task, name),
+        scale=settings.scale, max_new_tokens=max_new_tokens, metric=run.task(task).scoring, **run.inputs(task, name),
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from igds_utils.plots.results import (
     effect_agreement,
     main_result,
     recall_frequency,
-    score_distribution,
     training_loss,
 )
 from igds_utils.plots.robustness import break_even, score_against_ratio
@@ -48,7 +47,6 @@ __all__ = [
     "sae_coverage",
     "save_figure",
     "score_against_ratio",
-    "score_distribution",
     "score_distributions",
     "selector_colour",
     "training_loss",

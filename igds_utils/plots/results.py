@@ -12,7 +12,7 @@ from igds_utils.display import (
     SELECTORS,
     Metric,
     arm_title,
-    at_ratio,
+    at_main_ratio,
     correlation,
     selector_of,
     selector_title,
@@ -152,30 +152,12 @@ def effect_agreement(
     return figure
 
 
-def score_distribution(scores: pd.DataFrame, n_selected: int, units: str = "activation") -> Figure:
-    """Feature-Resonant Scores over the pool: what was selected (the `n_selected` best ranks) and what was not."""
-    figure, axes = new_figure(COLUMN, 2.4)
-    axis, ordered = axes[0, 0], scores.sort_values("rank")
-    values = ordered["score"].to_numpy(float)
-    kept, left_out = values[:n_selected], values[n_selected:]
-    edges = np.histogram_bin_edges(values, bins=min(40, max(8, int(np.sqrt(values.size) * 2))))
-    axis.hist([left_out, kept], bins=edges, stacked=True, color=["#b5b5b5", ACCENT], linewidth=0)
-    axis.set(xlabel=f"Feature-Resonant Score S(x) ({units} units)", ylabel="pool samples")
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_ylim(top=axis.get_ylim()[1] * 1.12)  # room for the cut's label
-    axis.set_title(f"{n_selected:,} of {values.size:,} selected", color=ACCENT)
-    if kept.size and left_out.size:
-        axis.axvline(kept[-1], **dashed())
-        beside_line(axis, kept[-1], 1.0, f" cut at {kept[-1]:.3g}", "y", va="top", ha="left")
-    return figure
-
-
-def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> Figure:
+def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
     """Score of every arm with its interval, one panel a task, Full as a line (the figure of Table 2).
 
-    `summary[task]` = records of `summaries.summarise`; selectors at another ratio are left out.
+    `summary[task]` = records of `summaries.summarise`; those of the curve are left out.
     """
-    kept = {task: at_ratio(records, ratio) for task, records in summary.items()}
+    kept = {task: at_main_ratio(records) for task, records in summary.items()}
     seen = {selector for records in kept.values() for selector in records}
     arms = [s for s in SELECTORS if s in seen] + sorted(seen - set(SELECTORS))
     width = PAGE if len(kept) > 1 else COLUMN + 0.6

@@ -54,7 +54,7 @@ def score_distributions(rankings: dict[str, pd.DataFrame], n_selected: int) -> F
     return figure
 
 
-def precision_dots(precision: pd.DataFrame, ratio: float = 0.5) -> Figure:
+def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
     """Share of clean samples in every selection at a ratio, target side and prompt side apart, with intervals.
 
     `precision` is quality/precision.parquet. Selectors are in the order of both sides together, best on top; the
@@ -122,8 +122,8 @@ def precision_curve(precision: pd.DataFrame) -> Figure:
     return figure
 
 
-def overlap_heatmap(overlap: pd.DataFrame, ratio: float = 0.5) -> Figure:
-    """Jaccard index of every pair of selections (overlap.parquet), selectors that agree side by side.
+def overlap_heatmap(overlap: pd.DataFrame, ratio: float) -> Figure:
+    """Jaccard index of every pair of selections of a ratio (overlap.parquet), selectors that agree side by side.
 
     The colours are centred at what two random selections share, r / (2 - r).
     """

@@ -8,22 +8,20 @@ from string import Formatter
 import pandas as pd
 
 from igds_utils.config.settings import Preset, TaskConfig
-from igds_utils.display import NOT_RUN, NOTHING, Metric, at_ratio, number, task_title
+from igds_utils.display import NOT_RUN, NOTHING, Metric, at_main_ratio, number, task_title
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 from igds_utils.tasks.sourced import origins
 
 
-def headline(
-    summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5, confidence: float = 0.95
-) -> str:
+def headline(summary: dict[str, list[dict]], metrics: dict[str, Metric], confidence: float = 0.95) -> str:
     """Does IGDS differ from Random at the same size? One honest sentence with the interval of every task (Table 2).
 
     `summary[task]` = records of `summaries.summarise`. A difference counts only where its interval leaves out zero.
     """
     verdicts, shown = [], []
     for task, records in summary.items():
-        igds = at_ratio(records, ratio).get("igds")
+        igds = at_main_ratio(records).get("igds")
         if igds is not None and igds["vs_random"] is not None:
             verdicts.append(_verdict(igds, "random"))
             shown.append(f"{task_title(task)} {_difference(igds, 'random', metrics[task])}")
@@ -38,18 +36,18 @@ def headline(
             "worse": "IGDS did worse than Random with the same amount of data",
             "open": "the interval covers zero, so this run cannot distinguish IGDS from Random",
         }[verdicts[0]]
-        return f"{shown[0]} ({intervals} over test items{_seeds_note(summary, ratio)}): {says}."
+        return f"{shown[0]} ({intervals} over test items{_seeds_note(summary)}): {says}."
     better, worse, unclear = (verdicts.count(kind) for kind in ("better", "worse", "open"))
     return (
         f"With the same amount of data, IGDS did better than Random on {better} of {len(verdicts)} tasks, "
         f"worse on {worse}, and was not distinguishable from it on {unclear}: {'; '.join(shown)} "
-        f"({intervals} over test items; one that covers zero decides nothing{_seeds_note(summary, ratio)})."
+        f"({intervals} over test items; one that covers zero decides nothing{_seeds_note(summary)})."
     )
 
 
-def _seeds_note(summary: dict[str, list[dict]], ratio: float) -> str:
+def _seeds_note(summary: dict[str, list[dict]]) -> str:
     """Which intervals cover the luck of training: those of tasks whose arms were trained with several seeds."""
-    igds = {task: at_ratio(records, ratio).get("igds") for task, records in summary.items()}
+    igds = {task: at_main_ratio(records).get("igds") for task, records in summary.items()}
     seeds = {task: len(record["seeds"]) for task, record in igds.items() if record is not None}
     notes = []
     for task, n in seeds.items():
@@ -73,10 +71,7 @@ FAILED = {
 
 
 def overview(
-    summary: dict[str, list[dict]],
-    metrics: dict[str, Metric],
-    checks: dict[str, list[dict]],
-    ratio: float = 0.5,
+    summary: dict[str, list[dict]], metrics: dict[str, Metric], checks: dict[str, list[dict]]
 ) -> pd.DataFrame:
     """One row per task: the score of IGDS, its paired differences, and whether data matter on the task at all.
 
@@ -84,14 +79,15 @@ def overview(
     """
     rows = []
     for task, records in summary.items():
-        igds, show = at_ratio(records, ratio).get("igds"), metrics[task]
+        igds, show = at_main_ratio(records).get("igds"), metrics[task]
         row = {"Task": f"{task_title(task)}, {show.label}"}
         if igds is None:
-            row |= {"Test items": NOTHING, f"IGDS, {100 * ratio:g} %": NOT_RUN}
+            row |= {"Test items": NOTHING, "Pool kept": NOTHING, "IGDS": NOT_RUN}
         else:
             row |= {
                 "Test items": number(igds["n"], 0),
-                f"IGDS, {100 * ratio:g} %": show.show_interval(igds["score"], igds["low"], igds["high"]),
+                "Pool kept": f"{100 * igds['ratio']:g} %",
+                "IGDS": show.show_interval(igds["score"], igds["low"], igds["high"]),
             }
         for reference in ("random", "full", "original"):
             values = (
@@ -197,6 +193,10 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
     for ours in sorted({trained(config) for config in configs.values()} - {printed}):
         text = f"training uses {form.format(*ours)} (paper: {form.format(*printed)})"
         notes += _shared(configs, lambda config, ours=ours: trained(config) == ours, text)
+    usual = paper["settings"]["ratio"]
+    for ratio in sorted({config.ratio for config in configs.values()} - {usual}):
+        text = f"selectors keep {100 * ratio:g} % of the pool (paper: {100 * usual:g} %)"
+        notes += _shared(configs, lambda config, ratio=ratio: config.ratio == ratio, text)
     shared = {
         "prompts of identification and test go through the chat template": lambda c: c.rendering == "chat",
         "training samples have the form of the test's prompt, not Table 9's records": lambda c: (

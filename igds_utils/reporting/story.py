@@ -9,18 +9,20 @@ from igds_utils.config.settings import Preset
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
 from igds_utils.core.manifest import made_in
-from igds_utils.display import Metric, at_ratio, duration, selector_title, task_title
+from igds_utils.display import Metric, at_main_ratio, duration, selector_title, task_title
 
 
 def what_was_run(preset: Preset, facts: dict[str, Any]) -> str:
     """One paragraph (Markdown): preset, model, tasks, arms, seed and machine."""
     lines = []
     for name, config in preset.tasks.items():
-        ratios = ", ".join(f"{100 * ratio:g} %" for ratio in config.ratios)
-        chosen = ", ".join(selector_title(selector) for selector in config.selectors)
+        chosen = f"{', '.join(map(selector_title, config.selectors))} at {100 * config.ratio:g} %"
+        if config.curve:
+            ratios = ", ".join(f"{100 * ratio:g} %" for ratio in config.curve.ratios)
+            chosen += f" ({', '.join(map(selector_title, config.curve.selectors))} also at {ratios})"
         lines.append(
             f"- **{task_title(name)}**: pool of {config.sizes.pool}, {config.sizes.test} test items; "
-            f"{chosen} at {ratios}, beside the untrained model and training on the whole pool"
+            f"{chosen}, beside the untrained model and training on the whole pool"
         )
     machine = facts["machine"]
     where = (
@@ -38,7 +40,7 @@ def _count(n: int, thing: str) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
-def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: float = 0.5) -> str:
+def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
     """How large a difference of IGDS and Random would have to be to be seen in this run (Markdown; may be empty).
 
     A true difference of half the width of its interval leaves zero out of the interval half of the time, one of
@@ -46,7 +48,7 @@ def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric], ratio: flo
     """
     seen = []
     for task, records in summary.items():
-        igds = at_ratio(records, ratio).get("igds")
+        igds = at_main_ratio(records).get("igds")
         if igds is not None and igds["vs_random_low"] is not None:
             reach = (igds["vs_random_high"] - igds["vs_random_low"]) / 2
             seen.append(
@@ -91,7 +93,7 @@ def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str
         "validation": config.sizes.validation,
         "task_feature": ", ".join(selected),
         "pool": config.sizes.pool,
-        "selected": selection_size(config.ratios[0], config.sizes.pool),
+        "selected": selection_size(config.ratio, config.sizes.pool),
         "test": config.sizes.test,
     }
 
@@ -166,18 +168,18 @@ def cost_text(facts: dict[str, Any]) -> str:
 
 def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
     """What a reader of this report would run next (Markdown list), derived from what this run left open."""
+    found = {task: at_main_ratio(records).get("igds") for task, records in summary.items()}
     open_tasks = [
         task
-        for task, records in summary.items()
-        for record in records
-        if record["selector"] == "igds"
-        and record["vs_random_low"] is not None
-        and record["vs_random_low"] <= 0 <= record["vs_random_high"]
+        for task, igds in found.items()
+        if igds is not None
+        and igds["vs_random_low"] is not None
+        and igds["vs_random_low"] <= 0 <= igds["vs_random_high"]
     ]
     command = f"make reproduce PRESET={preset.name} MODEL={preset.model}"
     steps = []
     if open_tasks:
-        task, names = open_tasks[0], ", ".join(map(task_title, dict.fromkeys(open_tasks)))
+        task, names = open_tasks[0], ", ".join(map(task_title, open_tasks))
         steps.append(
             "More test items (four times as many halve an interval) and more training seeds, because IGDS and Random "
             f"could not be told apart on {names}: "

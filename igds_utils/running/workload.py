@@ -73,7 +73,8 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     if task.quality:
         everyone = names() if task.quality.selectors == "all" else task.quality.selectors
         scored.append((min(task.quality.size, sizes.pool), everyone))
-    read = sum(n * need_tokens(need, prompt, target) for n, some in scored for need in needs_of(some))
+    epochs = preset.selection.less.epochs
+    read = sum(n * need_tokens(need, prompt, target, epochs) for n, some in scored for need in needs_of(some))
     found = [
         ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
         (

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal
 
 from igds_utils import selectors
+from igds_utils.config.config import ConfigError
 from igds_utils.core import launch
 from igds_utils.core.experiment import Run
 from igds_utils.selection.needs import MEASUREMENTS, Pool
@@ -40,13 +41,28 @@ class Shown(Sequence[selectors.PoolSample]):
 
 
 def open_pool(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> Pool:
-    """The pool that a task trains on, or its pool of known quality; measurements are stored apart."""
+    """The pool that a task trains on, or its pool of known quality; measurements are stored apart.
+
+    Raises `ConfigError` where the preset is strict (`intervention.strict`) and IGDS has no feature to score with.
+    """
     config = run.config(task)
     if pool == "pool":
+        if run.preset.intervention.strict and any(name.startswith("igds") for name in config.selectors):
+            _refuse_without_effect(run, task)
         return Pool(run, task, run.examples(task, "pool"), f"{task}/needs", seed, tuple(config.selectors))
     asked = config.quality.selectors if config.quality else "all"
     every = selectors.names() if asked == "all" else asked
     return Pool(run, task, run.examples(task, pool), f"{task}/{pool}/needs", seed, tuple(every))
+
+
+def _refuse_without_effect(run: Run, task: str) -> None:
+    found = run.read(f"{task}/task_features.json")
+    if not found["positive"]:
+        others = [name for name in run.config(task).selectors if not name.startswith("igds")]
+        raise ConfigError(
+            f"{task}: the effect of {', '.join(found['selected'])} is not positive, and intervention.strict asks for "
+            f"no IGDS arm then: leave it out (SET=tasks.{task}.selectors=[{','.join(others)}]), or set strict to false"
+        )
 
 
 def context(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> selectors.Context:

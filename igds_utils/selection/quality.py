@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from igds_utils import selectors
 from igds_utils.core.arms import selection_size
 from igds_utils.data import stats
+from igds_utils.engine.features import Feature
+from igds_utils.identification.scoring import feature_resonant_score
+from igds_utils.selection.needs.critical import feature_norms
 from igds_utils.tasks.defects import DEFECTS
 from igds_utils.tasks.examples import Example
 
 if TYPE_CHECKING:
     from igds_utils.core.experiment import Run
+    from igds_utils.selection.needs import Pool
 
 SIDES = ("target", "prompt", "both")
 RATIOS = tuple(tenths / 10 for tenths in range(1, 11))  # of the precision curve
@@ -151,9 +156,9 @@ def report(run: Run, task: str, rankings: dict[str, pd.DataFrame]) -> dict[str, 
     """Everything above for one task, stored under <task>/quality/ and returned by name.
 
     precision, defects, overlap and length are tables (all but the last are stored as parquet); summary is JSON: how
-    many samples there are of each kind, and a record a selector at the task's first ratio.
+    many samples there are of each kind, and a record a selector at the task's ratio.
     """
-    known, preset, ratio = labels(run.examples(task, "quality")), run.preset, run.config(task).ratios[0]
+    known, preset, ratio = labels(run.examples(task, "quality")), run.preset, run.config(task).ratio
     grid = tuple(sorted({*RATIOS, ratio}))
     made: dict[str, Any] = {
         "precision": precision(rankings, known, grid, preset.confidence),
@@ -188,3 +193,18 @@ def _records(made: dict[str, pd.DataFrame], ratio: float) -> list[dict[str, Any]
             {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in record.items()}
         )
     return records
+
+
+def unit_overlap(pool: Pool, selector: str, ratio: float) -> pd.Series:
+    """How alike a form of IGDS ranks a pool by raw activations, as the paper sums, and by a_i ||d_i||, residual units.
+
+    `jaccard` of the two selections at a ratio and `spearman` of the scores; both are 1 where one feature is read.
+    """
+    kind, units = selectors.get(selector), pool.run.preset.scoring.units
+    found, k = pool.measured(kind.needs[0]), kind.parameters["k"]
+    features = [Feature.parse(name) for name in found.about["features"]][:k]
+    norms, values = feature_norms(pool.run, features), found.values[:, :k]
+    raw = values / norms if units == "residual" else values
+    scores = {"raw": feature_resonant_score(raw), "residual": feature_resonant_score(raw, norms)}
+    rankings = {name: selectors.rank(s, pool.samples.ids, kind.direction) for name, s in scores.items()}
+    return overlap(rankings, ratio).set_index(["a", "b"]).loc["raw", "residual"]

@@ -11,7 +11,8 @@ def activation_table(compared: pd.DataFrame, metric: Metric, paper: dict[str, fl
     """Median activation, its move against the untrained model, and score of every arm (`distributions.compare`).
 
     With several training seeds the median is the mean of theirs, which stand beside it.
-    `paper[selector]` = the score printed in Figure 3, or nothing for a task that the figure does not show.
+    `paper[selector]` = the score printed in Figure 3, or nothing for a task that the figure does not show; it stands
+    beside the arms of the main ratio.
     """
     rows = []
     for row in compared.sort_values("median", ascending=False).to_dict("records"):
@@ -28,6 +29,6 @@ def activation_table(compared: pd.DataFrame, metric: Metric, paper: dict[str, fl
             metric.label: metric.show_interval(row["score"], row["low"], row["high"]),
         }
         if paper:
-            shown["Paper: Gemma-2-2B"] = number(paper.get(row["selector"]), 1)
+            shown["Paper: Gemma-2-2B"] = number(paper.get(row["selector"]) if row["main"] else None, 1)
         rows.append(shown)
     return pd.DataFrame(rows)

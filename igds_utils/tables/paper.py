@@ -10,7 +10,7 @@ from igds_utils.display import (
     PAPER_DIGITS,
     SELECTORS,
     Metric,
-    at_ratio,
+    at_main_ratio,
     number,
     p_value,
     selector_title,
@@ -80,18 +80,16 @@ def _paper_table1(values: dict) -> dict:
     }
 
 
-def table2(
-    summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict, ratio: float = 0.5
-) -> pd.DataFrame:
+def table2(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict) -> pd.DataFrame:
     """Table 2: score of every arm per task, its gain over Full in percent, its paired difference to Random.
 
-    `summary[task]` = records of `summaries.summarise`. Selectors of the paper that were not run say so. The paper's
-    scores follow with their own gain over Full; its metric and test set differ by task (`paper["tasks"]`), so its
-    scores are to be compared by pattern, not by value.
+    `summary[task]` = records of `summaries.summarise`; those of the curve are left out. Selectors of the paper that
+    were not run say so. The paper's scores follow with their own gain over Full; its metric and test set differ by
+    task (`paper["tasks"]`), so its scores are to be compared by pattern, not by value.
     """
     rows = []
     for task, records in summary.items():
-        show, ours = metrics[task], at_ratio(records, ratio)
+        show, ours = metrics[task], at_main_ratio(records)
         printed = paper["table2"].get(task, {})
         for selector in [*SELECTORS, *(s for s in ours if s not in SELECTORS)]:
             row = {"Task": f"{task_title(task)}, {show.label}", "Arm": selector_title(selector)}

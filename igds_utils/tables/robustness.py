@@ -11,7 +11,7 @@ from igds_utils.display import (
     PAPER_DIGITS,
     Metric,
     about,
-    at_ratio,
+    at_main_ratio,
     missing,
     number,
     selector_title,
@@ -20,17 +20,18 @@ from igds_utils.display import (
 
 
 def table3(
-    summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict, ratio: float = 0.5
+    summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict, k: int = 1
 ) -> pd.DataFrame:
     """Table 3: score of IGDS and of its ablations, one column per task, the paper's (Gemma-2-2B) beside each.
 
     `summary[task]` = records of `summaries.summarise`; the ablations are selectors. Those that were not trained say so.
+    k: how many features IGDS sums here; the paper's has one.
     """
     rows = []
     for selector, (title, key) in ABLATIONS.items():
-        row = {"Method": title}
+        row = {"Method": f"{title} (k = {k})" if selector == "igds" else title}
         for task, records in summary.items():
-            found = at_ratio(records, ratio).get(selector)
+            found = at_main_ratio(records).get(selector)
             score = NOT_RUN
             if found is not None:
                 score = metrics[task].show_interval(found["score"], found["low"], found["high"])

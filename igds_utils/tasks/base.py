@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
@@ -105,7 +106,23 @@ class Task(ABC):
             references=(record[self.reference],),
         )
 
-    # ---- metric ----
+    # ---- what a model is told, and its metric ----
+
+    @property
+    def wording(self) -> dict[str, Any]:
+        """What the task itself puts before a model and where it ends an answer: products of a model depend on it."""
+        names = (
+            *(
+                "identification_template",
+                "target_template",
+                "few_shot_template",
+                "shot_template",
+                "shots",
+                "stops",
+            ),
+            *("records_instruction", "records_input", "records_output"),
+        )
+        return {name: getattr(self, name) for name in names}
 
     @property
     def metric(self) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -23,6 +22,7 @@ import pandas as pd
 from igds_utils.config.settings import Benchmark
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
+from igds_utils.data.sources import MIRROR, mirror_folder
 
 if TYPE_CHECKING:
     from igds_utils.engine.lm import LM
@@ -32,7 +32,6 @@ TITLES = {
     "truthfulqa": "TruthfulQA, MC2 (%)",
     "mmlu_dev": "MMLU development questions, 0 shots (%)",
 }
-MIRROR = "IGDS_DATA_MIRROR"
 LETTERS = "ABCD"
 
 
@@ -54,7 +53,7 @@ def score(
     model, rows = Reader(lm, batch_tokens), []
     for benchmark in benchmarks:
         own = limit.get(benchmark) if isinstance(limit, Mapping) else limit
-        tasks = _loaded(benchmark, own, _mirror())
+        tasks = _loaded(benchmark, own, mirror_folder())
         for task in tasks.values():
             task.set_fewshot_seed(seed=0)
         most = None if benchmark == "mmlu_dev" else own
@@ -110,9 +109,9 @@ def _tasks(benchmark: Benchmark, limit: int | None) -> tuple[list[dict[str, Any]
 
         # the index of tasks holds the function's place, which would leave MC2 to plain accuracy
         own = known["truthfulqa_mc2"] | {"process_results": process_results_mc2}
-        return [_reading(own, _truthfulqa_mirror) if _mirror() else own], 0
+        return [_reading(own, _truthfulqa_mirror) if mirror_folder() else own], 0
     subjects = [own for name, own in sorted(known.items()) if name.startswith("mmlu_")]
-    if _mirror():
+    if mirror_folder():
         subjects = [_reading(own, partial(_mmlu_mirror, own["dataset_name"])) for own in subjects]
     return subjects, 5
 
@@ -179,15 +178,10 @@ def _development_questions(limit: int | None) -> dict[str, list[dict]]:
     return {"test": table.groupby("subject").head(limit or len(table)).to_dict("records")}
 
 
-def _mirror() -> Path | None:
-    return Path(os.environ[MIRROR]) if os.environ.get(MIRROR) else None
-
-
-def _rows(path: str) -> list[dict]:
-    file = _mirror() / path
+def _rows(file: Path) -> list[dict]:
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is not there: {MIRROR} must hold it, or be unset to read from the hub"
+        raise SourceError(
+            f"{file} is not there: put it into the data mirror, or unset {MIRROR} to use the hub"
         )
     with file.open(encoding="utf8") as lines:
         return [json.loads(line) for line in lines]
@@ -195,7 +189,9 @@ def _rows(path: str) -> list[dict]:
 
 def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
     return {
-        split: [row for row in _rows(f"cais/mmlu/{split}.jsonl") if row["subject"] == subject]
+        split: [
+            row for row in _rows(mirror_folder() / f"cais/mmlu/{split}.jsonl") if row["subject"] == subject
+        ]
         for split in ("dev", "test")
     }
 
@@ -203,7 +199,7 @@ def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
 def _truthfulqa_mirror() -> dict[str, list[dict]]:
     """The `generation` rows as MC2 asks them: all true answers, then all false ones."""
     rows = []
-    for row in _rows("truthfulqa/truthful_qa/generation/validation.jsonl"):
+    for row in _rows(mirror_folder() / "truthfulqa/truthful_qa/generation/validation.jsonl"):
         true, false = row["correct_answers"], row["incorrect_answers"]
         targets = {"choices": true + false, "labels": [1] * len(true) + [0] * len(false)}
         rows.append({"question": row["question"], "mc1_targets": targets, "mc2_targets": targets})

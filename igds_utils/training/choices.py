@@ -55,9 +55,10 @@ class Reader(HFLM):
         spans = [max(len(requests[number][2]) for number in numbers) for numbers in asked.values()]
         for row, (ids, span) in enumerate(zip(asked, spans, strict=True)):
             predicting[row, len(ids) - span : len(ids)] = True
-        logits = logits_at(self._lm.model, predicting, **inputs).float()  # (predicting positions, vocabulary)
+        logits = logits_at(self._lm.model, predicting, **inputs)  # (predicting positions, vocabulary)
         made = []
-        for numbers, own in zip(asked.values(), logits.log_softmax(-1).split(spans), strict=True):
+        for numbers, of_row in zip(asked.values(), logits.split(spans), strict=True):
+            own = of_row.float().log_softmax(-1)  # of one row: all in fp32 would be a second large matrix
             for number in numbers:
                 tokens = torch.tensor(requests[number][2], device=own.device)
                 here = own[-len(tokens) :]

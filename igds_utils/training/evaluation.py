@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from igds_utils.config.settings import TaskConfig
+from igds_utils.core.store import fingerprint
 from igds_utils.data.metrics import pass_at_k
 from igds_utils.engine import shards
 from igds_utils.engine.prompts import encode, evaluation_prompt
@@ -116,10 +117,10 @@ def generate_outputs(
     return by_sample.loc[[example.id for example in examples]].reset_index()
 
 
-def decoding(config: TaskConfig) -> dict[str, int | float]:
+def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
     """What stored outputs depend on beside the model and the test set."""
     names = ("rendering", "shots", "max_prompt_tokens", "max_new_tokens", "samples", "temperature", "top_p")
-    return {name: getattr(config, name) for name in names}
+    return {"wording": fingerprint(task.wording), **{name: getattr(config, name) for name in names}}
 
 
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,7 @@ def train(
     workdir: Path,
     weights: Path | None = None,
     after_step: Callable[[int, int], None] | None = None,
+    origin: Any = None,
 ) -> pd.DataFrame:
     """Fine-tune `lm.model` in place and return its log, one row an optimizer step.
 
@@ -52,9 +54,10 @@ def train(
     pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pair`); a target that
     reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
     kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
-    for them; a training that was killed goes on from its last one, and a finished one removes them. weights: a folder
-    for the final weights (safetensors, gathered from all processes) and the tokenizer. after_step: called with the
-    number of steps made and of all steps; the model is in evaluation mode, and the training does not notice.
+    for them; a training that was killed goes on from its last one, and a finished one removes them. origin: what names
+    the model as it is given (plain values); checkpoints of another one are not gone on from. weights: a folder for the
+    final weights (safetensors, gathered from all processes) and the tokenizer. after_step: called with the number of
+    steps made and of all steps; the model is in evaluation mode, and the training does not notice.
 
     Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
     tokens (prompt and target), target_tokens, seconds.
@@ -69,7 +72,7 @@ def train(
         trainer = _make_trainer(
             lm, [[samples[i] for i in batch] for batch in batches], arguments, bar, after_step
         )
-        inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed]
+        inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
         trainer.train(resume_from_checkpoint=shards.from_first(lambda: checkpoints.last(workdir, inputs)))
         if weights is not None:
             checkpoints.save_weights(trainer, weights)
@@ -128,7 +131,7 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
     from trl import SFTConfig
 
     on_gpu = torch.cuda.is_available()  # weights that are dealt out to GPUs lie in main memory until then
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(workdir),
         use_cpu=not on_gpu,
         seed=seed,
@@ -157,6 +160,9 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
     )
+    # a process trains one model, not a copy on every GPU that it sees
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm, after_step):

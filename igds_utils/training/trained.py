@@ -45,8 +45,7 @@ class TrainedArm:
     @property
     def products(self) -> list[str]:
         """Names of the tables that later notebooks need of this arm, in the order in which they are made."""
-        asked = self.config.series is not None and self.arm.name in self.config.series.arms
-        written = IN_TRAINING if asked else IN_TRAINING[:1]
+        written = IN_TRAINING if self.arm in arms.in_series(self.config) else IN_TRAINING[:1]
         general = ["capabilities"] if self.arm in arms.asked_in_general(self.config) else []
         return [*(written if self.arm.trained else ()), "outputs", "activations", *general]
 
@@ -107,18 +106,20 @@ class TrainedArm:
         test = self.run.data_version(self.task, "test")
         features = [feature.name for feature in self.features]
         read = {"features": features, **self.run.inputs(self.task, "pool")}
+        task = self.run.task(self.task)
+        decoding = evaluation.decoding(task, self.config)
         match product:
             case "log":
                 return self.inputs
             case "outputs":
-                return {"arm": self.inputs, "decoding": evaluation.decoding(self.config), "test": test}
+                return {"arm": self.inputs, "decoding": decoding, "test": test}
             case "activations":
                 return {"arm": self.inputs, **read}
             case "capabilities":
                 asked = self.config.capabilities.model_dump(mode="json", exclude={"arms"})
                 return {"arm": self.inputs, "asked": asked}
-        decoding = evaluation.decoding(self.config)
-        return {"arm": self.inputs, "series": self.config.series, "decoding": decoding, "test": test, **read}
+        answered = {"decoding": decoding, "metric": task.scoring, "test": test}
+        return {"arm": self.inputs, "series": self.config.series, **answered, **read}
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class TrainedArm:
         weights = self._weights if config.keep_weights or shards.processes() > 1 else None
         wanted = "series" in self.products and not self._fresh("series")
         watch = partial(self._watch, lm) if wanted else None
-        log = sft.train(lm, pairs, config, self.arm.seed, checkpoints, weights, watch)
+        log = sft.train(lm, pairs, config, self.arm.seed, checkpoints, weights, watch, self.inputs)
         shards.from_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         if weights:
             size = sum(file.stat().st_size for file in weights.iterdir())

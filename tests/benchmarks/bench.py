@@ -4,7 +4,8 @@
 
 Every row is a ratio of medians, measured in turns in one process, with the default model on the machine as it stands:
 run it when nothing else does. A row is stored as it is finished; the next call measures what is missing, or what
---only names. Writes one JSON file per row, bench.json, bench.md and a figure into results/reference/bench.
+--only names, and on another processor everything again. Writes bench.json, bench.md and a figure into
+results/reference/bench.
 """
 
 from __future__ import annotations
@@ -68,9 +69,20 @@ def beside(row: dict) -> str:
     return "; ".join(text.format(row[key]) for key, text in NOTES.items() if key in row)
 
 
-def report(out: Path) -> None:
-    """bench.json, bench.md and the figure from the rows that are stored."""
-    found = {name: json.loads(file.read_text()) for name in ROWS if (file := out / f"{name}.json").exists()}
+def stored(out: Path) -> dict[str, dict]:
+    """The rows that were measured on this processor, by name."""
+    file = out / "bench.json"
+    before = json.loads(file.read_text()) if file.exists() else {"machine": machine(), "rows": {}}
+    return before["rows"] if before["machine"]["processor"] == machine()["processor"] else {}
+
+
+def keep(out: Path, rows: dict[str, dict]) -> None:
+    ordered = {name: rows[name] for name in ROWS if name in rows}
+    write_whole(out / "bench.json", json.dumps({"machine": machine(), "rows": ordered}, indent=1) + "\n")
+
+
+def report(out: Path, found: dict[str, dict]) -> None:
+    """bench.md and the figure of the rows."""
     lines = []
     for name, row in found.items():
         what, target, lower, _ = ROWS[name]
@@ -81,7 +93,6 @@ def report(out: Path) -> None:
         })  # fmt: skip
     on = machine()
     caption = f"Benchmarks on {on['processor']}, {on['threads']} threads"
-    write_whole(out / "bench.json", json.dumps({"machine": on, "rows": found}, indent=1) + "\n")
     write_whole(out / "bench.md", to_markdown(pd.DataFrame(lines), caption))
     labels = {name: ROWS[name][0] for name in found}
     targets = {name: (ROWS[name][1], ROWS[name][2]) for name in found}
@@ -102,18 +113,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     common.sizes["small"] = options.small
+    rows = stored(options.out)
     for name in options.only or ROWS:
-        file = options.out / f"{name}.json"
-        if file.exists() and not options.again and not options.only:
+        if name in rows and not options.again and not options.only:
             continue
         start = time.perf_counter()
-        row = ROWS[name][-1]()
-        if row:
-            write_whole(
-                file, json.dumps(row | {"took": round(time.perf_counter() - start, 1)}, indent=1) + "\n"
-            )
+        if row := ROWS[name][-1]():
+            rows[name] = row | {"took": round(time.perf_counter() - start, 1)}
+            keep(options.out, rows)
             print(f"{name}: {row['value']:.3f}", flush=True)
-    report(options.out)
+    report(options.out, {name: rows[name] for name in ROWS if name in rows})
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from string import Formatter
 import numpy as np
 import pandas as pd
 
-from igds_utils.core.arms import CHECKS, Arm, arms, selection_size
+from igds_utils.core.arms import Arm, arms, main_arms, selection_size
 from igds_utils.core.experiment import Run
+from igds_utils.display import at_main_ratio
 
 DRAWS = 4000  # of a simulation: its last digit that counts is safe
 
@@ -29,8 +30,8 @@ def first_task(run: Run, has: Callable[[str], bool], what: str) -> str:
 
 
 def first_arms(run: Run, *selectors: str) -> tuple[str, list[Arm]]:
-    """The first task with an arm of each selector, and the first such arm of each."""
-    known = {task: {arm.selector: arm for arm in reversed(arms(run.config(task)))} for task in run.tasks}
+    """The first task with an arm of each selector, and those arms: at the main ratio, of the first seed."""
+    known = {task: {arm.selector: arm for arm in reversed(main_arms(run.config(task)))} for task in run.tasks}
     task = first_task(run, lambda t: set(selectors) <= set(known[t]), f"the arms {' and '.join(selectors)}")
     return task, [known[task][selector] for selector in selectors]
 
@@ -117,10 +118,8 @@ def easiest_start(run: Run) -> str:
 
 def items_needed(run: Run) -> float:
     """Test items until the interval of the observed difference of IGDS and Random would just touch zero."""
-    task, (arm, _) = first_arms(run, "igds", "random")
-    (record,) = [
-        r for r in run.read(f"{task}/summary.json") if (r["selector"], r["ratio"]) == ("igds", arm.ratio)
-    ]
+    task, _ = first_arms(run, "igds", "random")
+    record = at_main_ratio(run.read(f"{task}/summary.json"))["igds"]
     difference = record["vs_random"]
     if not difference or record["vs_random_low"] is None:
         raise NotRun(f"IGDS and Random do not differ in {task}, or by no interval")
@@ -243,6 +242,9 @@ def smallest_change(run: Run) -> float:
 
 def rouge_agreement(run: Run) -> float:
     task = first_task(run, lambda t: t == "summarization", "ROUGE")
-    scored = run.read(f"{task}/evaluation.parquet")
-    mean = scored[~scored["selector"].isin(CHECKS)].groupby("arm")[["rouge1", "rougeL"]].mean()
+    scored, compared = (
+        run.read(f"{task}/evaluation.parquet"),
+        [arm.name for arm in main_arms(run.config(task))],
+    )
+    mean = scored[scored["arm"].isin(compared)].groupby("arm")[["rouge1", "rougeL"]].mean()
     return rank_correlation(mean["rouge1"], mean["rougeL"])

@@ -187,7 +187,7 @@ def _measure(pool: Pool, samples: Samples, checkpoints: list[Checkpoint], adam: 
 
     def build(part: Sequence[int]) -> pd.DataFrame:
         lm, weights = ready()
-        pairs, found = [samples.training_pairs[i] for i in part], []
+        pairs, found = samples.at(part).training_pairs, []
         for one in checkpoints:
             on = Checkpoint(one.lr, *(vector.to(lm.device) for vector in one[1:]))
             rows = sample_gradients(lm, weights, on, pairs, run.preset.batch_tokens // KEPT)
@@ -211,8 +211,8 @@ def _checkpoints(pool: Pool) -> list[Checkpoint]:
         size = min(len(pool.examples), max(config.batch, round(config.share * len(pool.examples))))
         chosen = np.random.default_rng(run.preset.seed).choice(len(pool.examples), size, replace=False)
         lm, weights = _with_lora(pool)
-        pairs = samples.training_pairs
-        made = warm_up(lm, weights, [pairs[i] for i in sorted(chosen)], config, run.preset.seed)
+        pairs = [pair for i in sorted(chosen) for pair in samples.at([i]).training_pairs]
+        made = warm_up(lm, weights, pairs, config, run.preset.seed)
         return pd.DataFrame(
             [[one.lr, *(v.cpu().numpy() for v in one[1:])] for one in made], columns=Checkpoint._fields
         )
