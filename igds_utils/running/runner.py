@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from igds_utils.config.config import PROJECT, ConfigError, load_preset
-from igds_utils.core.arms import arms
+from igds_utils.core.arms import arms, asked_in_general, in_series
 from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
 from igds_utils.display import duration
@@ -110,6 +110,8 @@ def _request(
 ) -> dict[str, Any]:
     """split: whether every arm is a job of its own."""
     chosen = load_preset(preset, model, list(tasks), overrides)
+    for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
+        in_series(task), asked_in_general(task)
     results = Path(results).resolve()
     request = {
         "parameters": {
