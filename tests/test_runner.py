@@ -191,6 +191,13 @@ def test_a_notebook_that_is_not_there_is_refused(toy):
         toy.run()
 
 
+@pytest.mark.parametrize("field", ["series", "capabilities"])
+def test_an_arm_that_there_is_not_is_refused_before_anything_runs(tmp_path, field):
+    with pytest.raises(ConfigError, match="no arm 'losses'; known: original, full, random@0.5"):
+        runner.run("smoke", overrides={f"tasks.math.{field}": {"arms": ["losses"]}}, results=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_job_of_an_earlier_runner_is_waited_for(toy, monkeypatch):
     """The lock dies at once with a killed runner; its last job needs a moment longer."""
     other = "machine 1 2.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
 
 # The two halves of a pool of which half was spoilt on purpose: a task on which training on the spoilt half is no worse
@@ -50,7 +51,7 @@ def arms(task: TaskConfig) -> list[Arm]:
     """All arms of a task: `original`, then for every seed `full`, `<selector>@<ratio>`, and those of the curve.
 
     The first seed goes unnamed; the others end in -s<seed>. Where a task checks what it can see, `clean@0.5` and
-    `defective@0.5` follow: halves, whatever the ratio. `only_arms` of the task keeps some of them; raises `ValueError`
+    `defective@0.5` follow: halves, whatever the ratio. `only_arms` of the task keeps some of them; raises `ConfigError`
     if it names one that is none of them.
     """
     selected = [(selector, task.ratio) for selector in task.selectors]
@@ -80,7 +81,7 @@ def in_series(task: TaskConfig) -> list[Arm]:
 
 def asked_in_general(task: TaskConfig) -> list[Arm]:
     """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all of
-    `main_arms`. Raises `ValueError` for a name that no arm of the task has."""
+    `main_arms`. Raises `ConfigError` for a name that no arm of the task has."""
     if task.capabilities is None:
         return []
     if (named := task.capabilities.arms) is None:
@@ -93,11 +94,11 @@ def asked_in_general(task: TaskConfig) -> list[Arm]:
 def arm_of(name: str, known: list[Arm]) -> Arm:
     """The arm of that name; a selector's name stands for its arm of the task's ratio and first seed.
 
-    Raises `ValueError` with the known ones if there is none.
+    Raises `ConfigError` with the known ones if there is none.
     """
     by_name = {arm.name: arm for arm in known}
     if first := next((arm for arm in known if arm.selector == name), None):
         return first
     if name not in by_name:
-        raise ValueError(f"no arm {name!r}; known: {', '.join(by_name)}")
+        raise ConfigError(f"no arm {name!r}; known: {', '.join(by_name)}")
     return by_name[name]
