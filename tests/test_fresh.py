@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from igds_utils.config.refs import TinyRef
-from igds_utils.config.settings import SftConfig
+from igds_utils.config.stages import SftConfig
 from igds_utils.core.fresh import Fresh
 from igds_utils.engine.lm import load_lm
 from igds_utils.training import sft

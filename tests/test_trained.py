@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils.config.settings import SeriesConfig
+from igds_utils.config.stages import SeriesConfig
 from igds_utils.core import arms
 from igds_utils.core.experiment import open_run
 from igds_utils.training import series, sft, trained

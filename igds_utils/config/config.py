@@ -69,9 +69,8 @@ def load_preset(
         raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
-    asked = copy.deepcopy(
-        raw
-    )  # what the caller makes of it says which model is chosen, and what that changes
+    # what the caller makes of it says which model is chosen, and what that one changes
+    asked = copy.deepcopy(raw)
     _change(asked, overrides or {}, "override")
     chosen = model or asked.get("model")
     _change(raw, _of_model(asked, chosen), f"{path.name}: models.{chosen}.overrides:")

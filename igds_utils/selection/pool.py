@@ -58,10 +58,14 @@ def open_pool(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> Pool:
 def _refuse_without_effect(run: Run, task: str) -> None:
     found = run.read(f"{task}/task_features.json")
     if not found["positive"]:
-        others = [name for name in run.config(task).selectors if not name.startswith("igds")]
+        config = run.config(task)
+        others = [name for name in config.selectors if not name.startswith("igds")]
+        change = f"tasks.{task}.selectors=[{','.join(others)}]" + f" tasks.{task}.curve=null" * bool(
+            config.curve
+        )
         raise ConfigError(
             f"{task}: the effect of {', '.join(found['selected'])} is not positive, and intervention.strict asks for "
-            f"no IGDS arm then: leave it out (SET=tasks.{task}.selectors=[{','.join(others)}]), or set strict to false"
+            f'no IGDS arm then: leave it out (SET="{change}"), or set strict to false'
         )
 
 

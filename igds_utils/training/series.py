@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from igds_utils.config.settings import SeriesConfig
+from igds_utils.config.stages import SeriesConfig
 from igds_utils.engine.features import Feature
 from igds_utils.training import evaluation
 

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from igds_utils.config.settings import SftConfig
+from igds_utils.config.stages import SftConfig
 from igds_utils.engine import shards
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.lm import LM
