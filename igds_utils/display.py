@@ -93,6 +93,11 @@ def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed and rounded else ''},.{digits}f}".replace("-", "−")
 
 
+def percent(share: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Text of a share as a whole percentage, with its interval where that is known."""
+    return Metric("", "%", 100, 0).show_interval(share, low, high)
+
+
 def p_value(value: float | None) -> str:
     """Text of a p value: three decimals, or that it is smaller."""
     return "<0.001" if not missing(value) and value < 0.001 else number(value, 3)

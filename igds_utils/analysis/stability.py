@@ -18,7 +18,7 @@ import pandas as pd
 
 from igds_utils.config.settings import Sizes
 from igds_utils.core.experiment import Run
-from igds_utils.engine.features import Feature
+from igds_utils.engine.features import Feature, features_of
 
 
 class SourceRun(Run):
@@ -93,7 +93,9 @@ def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
     groups = list(combinations(names, 2)) + ([tuple(names)] if len(names) > 2 else [])
     records = []
     for group in groups:
-        recalled = [_names(sources[name].recalled.query("candidate")) for name in group]
+        recalled = [
+            [f.name for f in features_of(sources[name].recalled.query("candidate"))] for name in group
+        ]
         tested = [list(sources[name].ranked["name"]) for name in group]
         best = [names_of[:top] for names_of in tested]
         shared = set.intersection(*map(set, best))
@@ -209,10 +211,6 @@ def winners(delta: np.ndarray, loglik: np.ndarray) -> np.ndarray:
     """Index of the best feature of each row of mean effects (B, C): by delta, then loglik, then position."""
     best = delta >= delta.max(axis=1, keepdims=True) - 1e-12
     return np.where(best, loglik, -np.inf).argmax(axis=1)
-
-
-def _names(table: pd.DataFrame) -> list[str]:
-    return [Feature(int(row.layer), int(row.feature)).name for row in table.itertuples()]
 
 
 # ---- in words --------------------------------------------------------------------------------------------

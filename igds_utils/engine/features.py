@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from igds_utils.config.config import PROJECT
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from igds_utils.config.settings import SaeConfig
 
 LAYER_FOLDER = "layer_{:02d}"  # of one layer's SAE, in a folder of SAEs
@@ -30,6 +32,13 @@ class Feature:
     def parse(cls, name: str) -> Feature:
         layer, index = name.removeprefix("l").split("_p")
         return cls(int(layer), int(index))
+
+
+def features_of(table: pd.DataFrame) -> list[Feature]:
+    """The features of a table's rows, by its columns layer and feature, in their order."""
+    return [
+        Feature(int(layer), int(index)) for layer, index in zip(table["layer"], table["feature"], strict=True)
+    ]
 
 
 def described(saes: SaeConfig, layer: int) -> dict[str, Any]:

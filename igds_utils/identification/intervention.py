@@ -18,9 +18,10 @@ from igds_utils.engine import forced, generation
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.caching import Prefix, read_prefix
 from igds_utils.engine.drafting import decode_from
+from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample
-from igds_utils.engine.sae import Feature, Saes
+from igds_utils.engine.sae import Saes
 from igds_utils.engine.steering import Steering
 from igds_utils.tasks.examples import Example
 
@@ -162,13 +163,13 @@ def rank_features(effects: pd.DataFrame, recalled: pd.DataFrame) -> pd.DataFrame
         ["n", "delta", "delta_loglik", "frequency", "layer", "feature"],
         ascending=[False, False, False, False, True, True],
     ).reset_index(drop=True)
-    ranked.insert(2, "name", [Feature(int(r.layer), int(r.feature)).name for r in ranked.itertuples()])
+    ranked.insert(2, "name", [feature.name for feature in features_of(ranked)])
     return ranked
 
 
 def selected_features(ranked: pd.DataFrame, k: int) -> list[Feature]:
     """F_task: the k best of ranked candidates."""
-    return [Feature(int(row.layer), int(row.feature)) for row in ranked.head(k).itertuples()]
+    return features_of(ranked.head(k))
 
 
 def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int) -> dict:

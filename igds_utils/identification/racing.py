@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from igds_utils.engine.sae import Feature
+from igds_utils.engine.features import Feature, features_of
 
 
 def better_half(score: np.ndarray, loglik: np.ndarray) -> list[int]:
@@ -68,7 +68,7 @@ def replay(
     much lower than the best the winner's delta is on average.
     """
     table = effects.drop_duplicates(["layer", "feature"])
-    features = [Feature(int(row.layer), int(row.feature)) for row in table.itertuples()]
+    features = features_of(table)
     score, loglik = _changes(effects, features)
     keys = [(feature.layer, feature.index) for feature in features]
     wide = effects.pivot(index="sample_id", columns=["layer", "feature"], values="tokens_amplified")

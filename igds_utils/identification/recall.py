@@ -13,7 +13,8 @@ from igds_utils.core import launch
 from igds_utils.core.experiment import Run
 from igds_utils.engine import activations, shards
 from igds_utils.engine.batching import even_chunks
-from igds_utils.engine.sae import Feature, Saes
+from igds_utils.engine.features import Feature, features_of
+from igds_utils.engine.sae import Saes
 
 PROMPTS = 64  # of one part: what a killed recall loses at most
 ENCODED = 512  # prompts whose activations of all features of a layer are in memory at once
@@ -89,7 +90,7 @@ def candidates(recalled: pd.DataFrame, most: int | None = None) -> list[Feature]
     kept = recalled[recalled["candidate"]].sort_values(
         ["frequency", "mean_activation", "layer", "feature"], ascending=[False, False, True, True]
     )
-    return [Feature(int(row.layer), int(row.feature)) for row in kept.head(most or len(kept)).itertuples()]
+    return features_of(kept.head(most or len(kept)))
 
 
 def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float, entered: int) -> dict:

@@ -14,6 +14,7 @@ from igds_utils.display import (
     at_main_ratio,
     missing,
     number,
+    percent,
     selector_title,
     task_title,
 )
@@ -114,7 +115,7 @@ def ablation_table(found: pd.DataFrame) -> pd.DataFrame:
                 "Method": ABLATIONS[row["selector"]][0],
                 "Selection shared with IGDS (Jaccard)": number(row["jaccard"], 2),
                 "Rank correlation with IGDS": number(row["spearman"], 2),
-                "Sound prompts selected (%)": _percent(
+                "Sound prompts selected (%)": percent(
                     row["prompt_precision"], row["prompt_low"], row["prompt_high"]
                 ),
                 "By chance (%)": number(100 * row["prompt_chance"], 0),
@@ -122,7 +123,3 @@ def ablation_table(found: pd.DataFrame) -> pd.DataFrame:
             for row in found.to_dict("records")
         ]
     )
-
-
-def _percent(share: float | None, low: float | None, high: float | None) -> str:
-    return Metric("", "%", 100, 0).show_interval(share, low, high)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from igds_utils.display import NOTHING, missing, number, selector_title
+from igds_utils.display import NOTHING, number, percent, selector_title
 
 SIDES = {"target": "Clean (%), target side", "prompt": "Clean (%), prompt side"}
 
@@ -22,21 +22,14 @@ def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
     for record in records:
         row = {"Selector": selector_title(record["selector"])}
         for side, title in SIDES.items():
-            row[title] = _percent(*(record[f"{side}_{part}"] for part in ("precision", "low", "high")))
+            row[title] = percent(*(record[f"{side}_{part}"] for part in ("precision", "low", "high")))
         length = [number(record[f"length_{part}"], 2, signed=True) for part in ("rho", "low", "high")]
-        row["Recall (%)"] = _percent(record["recall"])
+        row["Recall (%)"] = percent(record["recall"])
         row["Length correlation"] = (
             length[0] if NOTHING in length else f"{length[0]} [{length[1]}, {length[2]}]"
         )
         rows.append(row)
-    chance = {title: _percent(records[0][f"{side}_chance"]) for side, title in SIDES.items()}
-    chance |= {"Recall (%)": _percent(summary["ratio"]), "Length correlation": "0.00"}
+    chance = {title: percent(records[0][f"{side}_chance"]) for side, title in SIDES.items()}
+    chance |= {"Recall (%)": percent(summary["ratio"]), "Length correlation": "0.00"}
     rows.append({"Selector": "chance", **chance})
     return pd.DataFrame(rows)
-
-
-def _percent(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    text = number(None if missing(value) else 100 * value, 0)
-    return (
-        text if missing(low) or missing(high) else f"{text} [{number(100 * low, 0)}, {number(100 * high, 0)}]"
-    )

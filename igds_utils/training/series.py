@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from igds_utils.config.stages import SeriesConfig
-from igds_utils.engine.features import Feature
+from igds_utils.engine.features import Feature, features_of
 from igds_utils.training import evaluation
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def measure(run: Run, task: str, lm: LM, features: list[Feature], config: Series
     task's metric on the first `config.test` test items, answered as the arms answer them.
     """
     found = feature_activations(run, task, lm, features, config.prompts)
-    names = [
-        Feature(layer, index).name for layer, index in zip(found["layer"], found["feature"], strict=True)
-    ]
+    names = [feature.name for feature in features_of(found)]
     read = pd.DataFrame({"measure": names, "sample_id": found["sample_id"], "value": found["activation"]})
     examples, own = run.examples(task, "test")[: config.test], run.task(task)
     outputs = evaluation.generate_outputs(lm, own, examples, run.config(task), run.preset.seed, "series")

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 
 from igds_utils.engine import activations
-from igds_utils.engine.sae import Feature, FeatureSet, Saes
+from igds_utils.engine.features import Feature, features_of
+from igds_utils.engine.sae import FeatureSet, Saes
 from igds_utils.identification import recall
 from igds_utils.selection.needs.samples import Measured, Pool
 
@@ -79,7 +80,7 @@ def direction_reads(pool: Pool) -> Measured:
 
 def _ranked(pool: Pool) -> list[Feature]:
     best = pool.run.read(f"{pool.task}/task_features.json")["features"][:MOST]
-    return [Feature(int(row["layer"]), int(row["feature"])) for row in best]
+    return features_of(pd.DataFrame(best))
 
 
 def _recalled(pool: Pool) -> list[Feature]:
@@ -109,7 +110,7 @@ def _unrecalled(pool: Pool, seed: int) -> list[Feature]:
     One that never fires would add nothing to any score.
     """
     table = pool.run.read(f"{pool.task}/recall.parquet")
-    rare = [Feature(int(row.layer), int(row.feature)) for row in table[~table["candidate"]].itertuples()]
+    rare = features_of(table[~table["candidate"]])
     if not rare:
         raise ValueError(
             f"every feature that fires on {pool.task} prompts was recalled: none is left to draw from"
