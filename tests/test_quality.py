@@ -10,7 +10,6 @@ from scipy.stats import spearmanr
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.core.experiment import open_run
-from igds_utils.engine.features import Feature
 from igds_utils.selection import needs, pool, quality
 from igds_utils.selection.needs import critical
 from igds_utils.tasks import defects
@@ -248,20 +247,18 @@ def test_frs_is_blind_to_the_target_side(run, truth):
     assert not before["loss"]["score"].equals(after["loss"]["score"])
 
 
-def test_units_matter_to_the_ranking_of_several_features_alone(smoke_run):
-    run = open_run("smoke", tasks=["translation"], results=str(smoke_run.results))
-    for overrides in ({}, {"scoring.units": "residual"}):
-        run = open_run("smoke", tasks=["translation"], overrides=overrides, results=str(smoke_run.results))
-        members = pool.open_pool(run, "translation")
-        found = members.measured("ranked_activations")
-        raw = found.values[:, :3] / (critical.feature_norms(run, features(found)) if overrides else 1)
-        weighted = raw * critical.feature_norms(run, features(found))
-        both = quality.unit_overlap(members, "igds_k3", 0.5)
-        assert both["spearman"] == pytest.approx(spearmanr(raw.sum(1), weighted.sum(1)).statistic)
-        assert both["spearman"] < 1
-        alone = quality.unit_overlap(members, "igds", 0.5)
-        assert (alone["jaccard"], alone["spearman"]) == pytest.approx((1, 1))
-
-
-def features(found):
-    return [Feature.parse(name) for name in found.about["features"]][:3]
+@pytest.mark.parametrize("units", ["activation", "residual"])
+def test_units_matter_to_the_ranking_of_several_features_alone(smoke_run, monkeypatch, units):
+    lengths = np.array([1.0, 9.0, 0.1, 1.0])  # those of the tiny SAEs are all one
+    for module in (quality, critical):
+        monkeypatch.setattr(module, "feature_norms", lambda _run, features: lengths[: len(features)])
+    overrides = {"scoring.units": units}
+    run = open_run("smoke", tasks=["translation"], overrides=overrides, results=str(smoke_run.results))
+    members = pool.open_pool(run, "translation")
+    raw = run.read("translation/needs/critical_reads.parquet")
+    raw = raw[members.measured("ranked_activations").about["features"]].to_numpy()[:, :3]
+    expected = spearmanr(raw.sum(axis=1), (raw * lengths[:3]).sum(axis=1)).statistic
+    both = quality.unit_overlap(members, "igds_k3", 0.5)
+    assert both["spearman"] == pytest.approx(expected) and both["spearman"] < 1
+    alone = quality.unit_overlap(members, "igds", 0.5)
+    assert (alone["jaccard"], alone["spearman"]) == pytest.approx((1, 1))
