@@ -122,7 +122,7 @@ def _stage(
     samples = {sample.id: sample for sample in run.samples(task, list(ids))}
     inputs = _inputs(run, task, name, ids, features, max_new_tokens)
     if run.store.fresh(path, **inputs):  # without an SAE, which tells how the work is parted
-        return run.read(path)
+        return run.make(path, pd.DataFrame, **inputs)  # nothing is made: it says so, and reads
     one_column = run.saes.one_column
     rows = rows_that_fit(run, list(samples.values()), max_new_tokens)
 
