@@ -6,7 +6,7 @@ import torch
 from igds_utils.config.refs import TinyRef
 from igds_utils.config.stages import SftConfig
 from igds_utils.core.fresh import Fresh
-from igds_utils.engine.lm import load_lm
+from igds_utils.engine.loading import load_lm
 from igds_utils.training import sft
 
 PAIRS = [([5 + i, 6, 7, 8 + i], 2) for i in range(4)]

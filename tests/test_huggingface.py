@@ -14,7 +14,7 @@ from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import ATTEMPTS, fetched, snapshot
 from igds_utils.engine import tiny
-from igds_utils.engine.lm import load_lm, load_tokenizer
+from igds_utils.engine.loading import load_lm, load_tokenizer
 from igds_utils.engine.prompts import encode, encode_pair
 
 LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"

@@ -50,7 +50,7 @@ def identify(run):
 
 def loads(run):
     from transformers.integrations import is_fsdp_enabled
-    from igds_utils.engine.lm import load_lm
+    from igds_utils.engine.loading import load_lm
     weights = load_lm(run.preset.chosen.train).model.lm_head.weight
     norms = shards.map_in_order(lambda _: float(weights.detach().norm()), range(2))
     run.make("loaded.json", lambda: {"dealt out": is_fsdp_enabled(), "norms": norms})

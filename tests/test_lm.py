@@ -19,17 +19,8 @@ from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef, describ
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import prompts, tiny
 from igds_utils.engine.batching import pad
-from igds_utils.engine.lm import (
-    LM,
-    device_map,
-    edited,
-    fast_matmul,
-    last_hidden,
-    load_lm,
-    repaired_tokenizer,
-    residuals,
-    unembed,
-)
+from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed
+from igds_utils.engine.loading import device_map, fast_matmul, load_lm, repaired_tokenizer
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]

@@ -10,7 +10,7 @@ from igds_utils import selectors
 from igds_utils.config.refs import TinyRef
 from igds_utils.core import launch
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations, lm, losses
+from igds_utils.engine import activations, loading, losses
 from igds_utils.identification import recall
 from igds_utils.selection import pool, tool
 
@@ -20,7 +20,7 @@ READ, TRAINED = TinyRef(tiny="llama"), TinyRef(tiny="llama", seed=1)
 @pytest.fixture
 def loads(monkeypatch):
     """Every model that was loaded, and how many of those before it were in memory then."""
-    found, models, load = [], [], lm.load_lm
+    found, models, load = [], [], loading.load_lm
 
     def counted(ref, dtype="float32"):
         found.append((ref, sum(model() is not None for model in models)))
@@ -28,7 +28,7 @@ def loads(monkeypatch):
         models.append(weakref.ref(made.model))
         return made
 
-    monkeypatch.setattr(lm, "load_lm", counted)
+    monkeypatch.setattr(loading, "load_lm", counted)
     return found
 
 
@@ -70,9 +70,9 @@ def test_each_model_gives_what_it_gives_by_itself(opened):
     members.measure_all()
     (feature,) = run.task_features("math")
     found = [members.measured(name).values for name in ("target_loss", "task_feature_activations")]
-    expected = losses.target_losses(lm.load_lm(TRAINED), members.samples.training_pairs)
+    expected = losses.target_losses(loading.load_lm(TRAINED), members.samples.training_pairs)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
-    h = activations.critical_residuals(lm.load_lm(READ), run.prompts("math", "pool"), [feature.layer])
+    h = activations.critical_residuals(loading.load_lm(READ), run.prompts("math", "pool"), [feature.layer])
     expected = activations.feature_activations(h, run.saes, [feature]).numpy()
     np.testing.assert_allclose(found[1], expected, rtol=1e-4, atol=1e-5)
 

@@ -20,7 +20,7 @@ from conftest import execute
 
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.arms import arms
-from igds_utils.engine.lm import load_lm
+from igds_utils.engine.loading import load_lm
 from igds_utils.running.runner import STAGES
 from igds_utils.training import capabilities
 

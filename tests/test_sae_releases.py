@@ -19,7 +19,7 @@ from igds_utils.engine import sae as module
 from igds_utils.engine import tiny
 from igds_utils.engine.activations import critical_residuals
 from igds_utils.engine.features import neuronpedia_url
-from igds_utils.engine.lm import load_lm
+from igds_utils.engine.loading import load_lm
 from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
 from igds_utils.identification.recall import frequency_recall
 

@@ -10,7 +10,7 @@ from igds_utils.config.refs import TinyRef
 from igds_utils.config.stages import MINILM
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import losses
-from igds_utils.engine.lm import load_lm, model_folder
+from igds_utils.engine.loading import load_lm, model_folder
 from igds_utils.selection import pool, tagging
 from igds_utils.selectors import Context, PoolSample, get, rank_pool
 from igds_utils.selectors.instag import InsTag, diverse

@@ -160,21 +160,21 @@ class Run:
     @cached_property
     def lm_config(self):
         """The configuration of the model whose features are read, without loading the model."""
-        from igds_utils.engine.lm import load_config
+        from igds_utils.engine.loading import load_config
 
         return load_config(self.preset.chosen.identify)
 
     @cached_property
     def tokenizer(self):
         """The tokenizer of the model whose features are read, without loading the model."""
-        from igds_utils.engine.lm import load_tokenizer
+        from igds_utils.engine.loading import load_tokenizer
 
         return load_tokenizer(self.preset.chosen.identify)
 
     @cached_property
     def train_tokenizer(self):
         """The tokenizer of the model that is fine-tuned, without loading the model."""
-        from igds_utils.engine.lm import load_tokenizer
+        from igds_utils.engine.loading import load_tokenizer
 
         same = self.preset.chosen.identify == self.preset.chosen.train
         return self.tokenizer if same else load_tokenizer(self.preset.chosen.train)
@@ -189,7 +189,7 @@ class Run:
 
     @cached_property
     def saes(self):
-        from igds_utils.engine.lm import first_device
+        from igds_utils.engine.loading import first_device
         from igds_utils.engine.sae import Saes
 
         config = self.lm_config

@@ -45,7 +45,7 @@ class Models:
 
     def load(self, ref: Ref) -> LM:
         """A model for the caller to keep and to change."""
-        from igds_utils.engine.lm import load_lm
+        from igds_utils.engine.loading import load_lm
 
         self.let_go()
         return load_lm(ref, self.dtype)

@@ -60,8 +60,8 @@ def grouped_attention(
 
 @contextmanager
 def _without_copies(one_token: bool) -> Iterator[None]:
-    """Products over a cache that has room for more: oneDNN (`lm.fast_matmul`) would first copy all of its keys, which
-    for one new token takes five times as long as the product itself."""
+    """Products over a cache that has room for more: oneDNN (`loading.fast_matmul`) would first copy all of its keys,
+    which for one new token takes five times as long as the product itself."""
     precision = torch.get_float32_matmul_precision()
     try:
         if one_token:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from igds_utils.config.refs import Ref
-from igds_utils.engine.lm import model_folder
+from igds_utils.engine.loading import model_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

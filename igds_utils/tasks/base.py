@@ -111,18 +111,11 @@ class Task(ABC):
     @property
     def wording(self) -> dict[str, Any]:
         """What the task itself puts before a model and where it ends an answer: products of a model depend on it."""
-        names = (
-            *(
-                "identification_template",
-                "target_template",
-                "few_shot_template",
-                "shot_template",
-                "shots",
-                "stops",
-            ),
-            *("records_instruction", "records_input", "records_output"),
-        )
-        return {name: getattr(self, name) for name in names}
+        kinds = ("identification", "target", "few_shot", "shot")
+        names = [f"{kind}_template" for kind in kinds] + [
+            f"records_{part}" for part in ("instruction", "input", "output")
+        ]
+        return {name: getattr(self, name) for name in (*names, "shots", "stops")}
 
     @property
     def metric(self) -> str:

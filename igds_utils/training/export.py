@@ -17,7 +17,7 @@ import yaml
 from igds_utils.config.refs import HubRef, describe
 from igds_utils.core.arms import Arm
 from igds_utils.core.store import write_whole
-from igds_utils.engine.lm import model_folder
+from igds_utils.engine.loading import model_folder
 from igds_utils.training import sft
 
 if TYPE_CHECKING:

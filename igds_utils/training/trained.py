@@ -13,7 +13,8 @@ from igds_utils.core import arms, launch
 from igds_utils.core.arms import Arm
 from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import shards
-from igds_utils.engine.lm import LM, load_lm
+from igds_utils.engine.lm import LM
+from igds_utils.engine.loading import load_lm
 from igds_utils.engine.sae import Feature
 from igds_utils.training import capabilities, evaluation, series, sft
 

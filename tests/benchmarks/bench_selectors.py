@@ -26,7 +26,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.core import store
 from igds_utils.core.experiment import open_run
 from igds_utils.core.manifest import machine
-from igds_utils.engine import lm, losses
+from igds_utils.engine import loading, losses
 from igds_utils.selection import needs, pool
 from igds_utils.selectors import Context, PoolSample, rank_pool
 from igds_utils.selectors.coverage import lazy_greedy
@@ -172,7 +172,7 @@ def rank_fresh(names: list[str]) -> Counter:
         context, known = pool.context(run, "math"), default_lm()
         measurements = {name: counted(name, measure) for name, measure in needs.MEASUREMENTS.items()}
         passes = counted("loss passes", losses.target_losses)
-        loaded = patch.object(lm, "load_lm", lambda ref, dtype: known)
+        loaded = patch.object(loading, "load_lm", lambda ref, dtype: known)
         with (
             loaded,
             patch.dict(needs.MEASUREMENTS, measurements),

