@@ -21,10 +21,13 @@ from igds_utils.plots.style import (
 )
 
 
-def rank_agreement(best: dict[str, list[str]], paper: dict[str, list[str]] | None = None) -> Figure:
-    """Ranks of the best features on each source; features that are among the best of all are joined in colour.
+def rank_agreement(
+    best: dict[str, list[str]], shared: set[str], paper: dict[str, list[str]] | None = None
+) -> Figure:
+    """Ranks of the best features on each source; those that all share beyond chance are joined in colour.
 
-    `best[source]` = feature names, best first; `paper` the same from Table 5, drawn as a second panel.
+    `best[source]` = feature names, best first; `shared` = `stability.beyond_chance`; `paper` is the same as `best` from
+    Table 5, drawn as a second panel.
     """
     panels = {"This run": best} | ({"Paper, Gemma-2-2B": paper} if paper else {})
     rows = max(len(names) for columns in panels.values() for names in columns.values())
@@ -32,14 +35,13 @@ def rank_agreement(best: dict[str, list[str]], paper: dict[str, list[str]] | Non
         PAGE if len(panels) == 2 else COLUMN, 0.75 + 0.3 * rows, columns=len(panels), sharey=True
     )
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
-        _ranks(axis, columns)
+        _ranks(axis, columns, shared if columns is best else set.intersection(*map(set, columns.values())))
         axis.set_title(title)
     axes[0, 0].set(ylabel="rank by causal effect", ylim=(rows + 0.5, 0.5), yticks=range(1, rows + 1))
     return figure
 
 
-def _ranks(axis: Axes, columns: dict[str, list[str]]) -> None:
-    shared = set.intersection(*map(set, columns.values()))
+def _ranks(axis: Axes, columns: dict[str, list[str]], shared: set[str]) -> None:
     place = {
         (source, name): (x, rank)
         for x, (source, names) in enumerate(columns.items())

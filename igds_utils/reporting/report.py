@@ -22,7 +22,7 @@ from latex2mathml.converter import convert
 from matplotlib.figure import Figure
 
 from igds_utils.core.store import write_whole
-from igds_utils.display import NOT_RUN, NOTHING
+from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -110,7 +110,9 @@ def _scroll(content: str) -> str:
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    return all(NUMBER.fullmatch(cell) for cell in column.astype(str) if cell not in (NOTHING, NOT_RUN))
+    return all(
+        NUMBER.fullmatch(cell) for cell in column.astype(str) if cell not in (NOTHING, NOT_RUN, NOT_JUDGED)
+    )
 
 
 def _classes(**flags: bool) -> str:
