@@ -70,12 +70,8 @@ def compare(
         row |= {"medians": values.median().tolist(), "median": float(values.median().mean())}
         if record["arm"] != "original":
             moved = paired_difference(values, by_arm["original"].iloc[:, 0], confidence, resamples, seed)
-            row |= {
-                "moved": moved.mean,
-                "moved_low": moved.low,
-                "moved_high": moved.high,
-                "judged": moved.judged,
-            }
+            row |= {"moved": moved.mean, "moved_low": moved.low, "moved_high": moved.high}
+            row["judged"] = moved.judged
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -125,9 +125,9 @@ def jaccard(*sets: Sequence[str]) -> float:
 
 
 def chance_shared(tested: Sequence[Collection[str]], top: int) -> np.ndarray:
-    """Probability that k names are in all of several draws, each of `top` names blindly from a set: (k = 0 ... n + 1,).
+    """Probability that 0, 1, ..., n names are in every draw, where `top` are drawn blindly from each set: (n + 1,).
 
-    tested: the sets, of which all hold the same n names.
+    tested: the sets, which have n names in common.
     """
     sizes = np.arange(len(set.intersection(*map(set, tested))) + 1)
     found = (sizes == sizes[-1]).astype(float)

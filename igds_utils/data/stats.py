@@ -135,7 +135,9 @@ def standard_error(a: np.ndarray, b: np.ndarray, trainings: tuple[int, int]) -> 
         rest = rest + (left**2).sum((-2, -1)) / (freedom * (n - 1) * n)
     luck = np.maximum(between - rest, 0.0)
     doubt = items**2 / (n - 1)
-    doubt = doubt + np.where(luck > 0, weight**2 * (between**2 + rest**2 / (n - 1)) / freedom, 0.0)
+    doubt = doubt + np.where(
+        luck > TOLERANCE * rest, weight**2 * (between**2 + rest**2 / (n - 1)) / freedom, 0.0
+    )
     variance = items + weight * luck
     return np.sqrt(variance), np.maximum(variance**2 / np.maximum(doubt, np.finfo(float).tiny), freedom)
 

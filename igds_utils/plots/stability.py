@@ -29,13 +29,15 @@ def rank_agreement(
     `best[source]` = feature names, best first; `shared` = `stability.beyond_chance`; `paper` is the same as `best` from
     Table 5, drawn as a second panel.
     """
-    panels = {"This run": best} | ({"Paper, Gemma-2-2B": paper} if paper else {})
-    rows = max(len(names) for columns in panels.values() for names in columns.values())
+    panels = {"This run": (best, shared)}
+    if paper:
+        panels["Paper, Gemma-2-2B"] = (paper, set.intersection(*map(set, paper.values())))
+    rows = max(len(names) for columns, _ in panels.values() for names in columns.values())
     figure, axes = new_figure(
         PAGE if len(panels) == 2 else COLUMN, 0.75 + 0.3 * rows, columns=len(panels), sharey=True
     )
-    for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
-        _ranks(axis, columns, shared if columns is best else set.intersection(*map(set, columns.values())))
+    for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
+        _ranks(axis, *panel)
         axis.set_title(title)
     axes[0, 0].set(ylabel="rank by causal effect", ylim=(rows + 0.5, 0.5), yticks=range(1, rows + 1))
     return figure
