@@ -3,8 +3,8 @@
     print(render(load_preset("quick")))
 
 A stage takes tokens / (speed x processes) seconds. The speeds of one process, which has a GPU or all cores of a CPU,
-stand in the preset (`speeds`); memory and disk follow from the `shape` of the model. All of it is an estimate: expect a
-factor of two in time, and 15 % in memory.
+stand in the preset (`speeds`); memory and disk follow from the `shape` of the model. All of it is an estimate: expect
+to be off by a factor of two in time and by a third in memory.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     asked = len(everyone) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
     # a trained model stops where targets do, about; the untrained one does not stop
     answered = sizes.test * task.samples * (new + len(trained) * min(target, new))
-    several = " + ".join(f"{len(some)} selectors x {n}" for n, some in pools)
+    ranked = " + ".join(f"{len(some)} selectors x {n}" for n, some in pools)
     found = [
         ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
         ("causal filter", f"{candidates} candidates x {sizes.validation}", read, written, 0),
         ("confirmation", f"{preset.intervention.k} x {sizes.confirmation}", *confirmed, 0),
-        ("scoring", several, scored, 0, 0),
+        ("scoring", ranked, scored, 0, 0),
         ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
         ("evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", asked, answered, 0),
     ]
@@ -156,8 +156,9 @@ def _measured(names: Sequence[str]) -> set[str]:
 def memory(preset: Preset) -> dict[str, list[Part]]:
     """What one process holds at the peak of each step, of a GPU's memory or of main memory.
 
-    Of several tasks the one that holds most counts; answers of arms hold no more than the causal filter. Nothing where
-    the preset states no shape of its model.
+    Of several tasks the one that holds most counts; answers of arms hold no more than the causal filter. A training
+    that is sharded (`launch.training`) holds its share of the state. Nothing where the preset states no shape of its
+    model.
     """
     shape, launch = preset.chosen.shape, preset.launch
     if shape is None:
