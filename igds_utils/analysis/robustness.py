@@ -14,8 +14,8 @@ from igds_utils.display import ABLATIONS, Metric, task_title
 def selection_costs(run: Run, task: str) -> pd.DataFrame:
     """What it took each selector to score and rank the pool, one row each (Table 4).
 
-    Columns: selector; seconds, from the records of the stored products; tokens that the model read and operations
-    (`plan.need_tokens`, `plan.need_operations`; these are nan where the preset states no shape of the model). A
+    Columns: selector; seconds, from the records of the stored products; tokens that the model read
+    (`plan.need_tokens`); operations (`plan.need_operations`), nan where the preset states no shape of the model. A
     selector is charged in full for every measurement that it needs, also where it shares it with another one.
     Identification of the task features is not part of it, as in the paper.
     """
