@@ -193,7 +193,9 @@ def run(tmp_path_factory):
     table["candidate"], table["mean_activation"] = table["frequency"] > 0.9, 1.0
     made.store.write("math/recall.parquet", table)
     found = [{"layer": 1, "feature": i, "name": f"l1_p{i}"} for i in range(5)]
-    made.store.write("math/task_features.json", {"selected": ["l1_p0"], "positive": True, "features": found})
+    made.store.write(
+        "math/task_features.json", {"selected": ["l1_p0"], "established": True, "features": found}
+    )
     return made
 
 

@@ -17,7 +17,7 @@ from igds_utils.config.settings import ModelConfig, Preset, SaeConfig, Sizes, Sp
 from igds_utils.config.stages import SftConfig
 from igds_utils.display import NOT_RUN, Metric, paper_values
 from igds_utils.reporting import report
-from igds_utils.reporting.findings import caution, departures, headline, overview
+from igds_utils.reporting.findings import caution, departures, headline, overview, unestablished
 from igds_utils.reporting.report import ReportError, export_html, fold, show_figure, show_table, to_mathml
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -258,6 +258,26 @@ def test_a_failed_check_takes_the_headline_back():
 
 def test_the_headline_without_a_pair_claims_nothing():
     assert "cannot say" in headline({"math": [igds(None, None, None)]}, {"math": POINTS})
+
+
+@pytest.mark.parametrize(
+    ("of_tasks", "said"),
+    [
+        ({"math": True, "translation": True}, []),
+        (
+            {"math": False, "translation": False},
+            ["No causal effect is established", "the best there is: l1_p2 (Math)"],
+        ),
+        (
+            {"math": True, "translation": False},
+            ["On Translation no causal", "best there is: l1_p2 (Translation)"],
+        ),
+    ],
+)
+def test_what_is_not_established_is_said_with_what_is_used(of_tasks, said):
+    features = {task: {"established": known, "selected": ["l1_p2"]} for task, known in of_tasks.items()}
+    text = unestablished(features)
+    assert bool(text) == bool(said) and all(part in text for part in said)
 
 
 @pytest.fixture

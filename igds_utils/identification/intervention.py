@@ -25,6 +25,12 @@ from igds_utils.engine.sae import Saes
 from igds_utils.engine.steering import Steering
 from igds_utils.tasks.examples import Example
 
+QUANTITIES = {
+    "score": "delta",
+    "loglik": "delta_loglik",
+}  # what may change, and the column of its mean change
+ROUNDING = 1e-12  # a mean change of this size is zero
+
 
 def original_answers(
     lm: LM, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str] = (), together: int = 256
@@ -124,25 +130,24 @@ def target_loglik(
 
 
 def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, seed: int) -> pd.DataFrame:
-    """delta_i with its interval for every feature of one sample set, and the mean change of log-likelihood.
+    """delta_i and the mean change of log-likelihood, each with its interval, for every feature of one sample set.
 
     effects: rows of `amplified_scores`. Columns: layer, feature, delta, delta_low, delta_high, delta_loglik,
-    score_original, changed (share of samples whose output changed), n.
+    delta_loglik_low, delta_loglik_high, score_original, changed (share of samples whose output changed), n.
     """
     rows = []
     for (layer, feature), group in effects.groupby(["layer", "feature"], sort=True):
         by_sample = group.set_index("sample_id")
-        delta, low, high, *_ = paired_difference(
-            by_sample["score_amplified"], by_sample["score_original"], confidence, resamples, seed
-        )
+        changes = {}
+        for quantity, column in QUANTITIES.items():
+            sides = (by_sample[f"{quantity}_{side}"] for side in ("amplified", "original"))
+            mean, low, high, *_ = paired_difference(*sides, confidence, resamples, seed)
+            changes |= {column: mean, f"{column}_low": low, f"{column}_high": high}
         rows.append(
             {
                 "layer": layer,
                 "feature": feature,
-                "delta": delta,
-                "delta_low": low,
-                "delta_high": high,
-                "delta_loglik": float((group["loglik_amplified"] - group["loglik_original"]).mean()),
+                **changes,
                 "score_original": float(group["score_original"].mean()),
                 "changed": float((group["output_amplified"] != group["output_original"]).mean()),
                 "n": len(group),
@@ -172,18 +177,33 @@ def selected_features(ranked: pd.DataFrame, k: int) -> list[Feature]:
     return features_of(ranked.head(k))
 
 
-def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int) -> dict:
+def established(confirmation: pd.DataFrame, quantity: str = "score") -> pd.Series:
+    """Whether each feature's interval on the confirmation set lies above zero: bool, same index.
+
+    confirmation: `causal_effects`. quantity: "score" or "loglik", the one by which the features were ranked.
+    """
+    return (
+        confirmation[f"{QUANTITIES[quantity]}_low"] > ROUNDING
+    )  # nan, an interval that is not known, is not above
+
+
+def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int, quantity: str = "score") -> dict:
     """Everything known of the candidates, best first, as stored in task_features.json.
 
-    confirmation: `causal_effects` of the selected features on samples that had no part in choosing them. `positive`
-    tells whether every selected feature's delta is above zero.
+    confirmation: `causal_effects` of the selected features on samples that had no part in choosing them. quantity: by
+    which the candidates were ranked. `established` stands beside each selected feature (`established`); that of the
+    whole tells whether every selected feature is.
     """
     names = {
         "delta": "confirmation_delta",
         "delta_low": "confirmation_low",
         "delta_high": "confirmation_high",
+        "delta_loglik": "confirmation_loglik",
+        "delta_loglik_low": "confirmation_loglik_low",
+        "delta_loglik_high": "confirmation_loglik_high",
     }
     again = confirmation[["layer", "feature", *names]].rename(columns=names)
+    again["established"] = established(confirmation, quantity)
     table = ranked.merge(again, on=["layer", "feature"], how="left")
     records = [
         {key: None if pd.isna(value) else value for key, value in row.items()}
@@ -193,6 +213,7 @@ def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int) -> d
         "features": records,
         "k": k,
         "selected": [row["name"] for row in records[:k]],
-        "positive": all(row["delta"] > 0 for row in records[:k]),
+        "ranked_by": quantity,
+        "established": all(row["established"] for row in records[:k]),
         "original_score": records[0]["score_original"],
     }

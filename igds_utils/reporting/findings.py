@@ -45,6 +45,26 @@ def headline(summary: dict[str, list[dict]], metrics: dict[str, Metric], confide
     )
 
 
+def unestablished(features: dict[str, dict]) -> str:
+    """Which tasks have no established feature, and what IGDS uses there; empty where all have one.
+
+    `features[task]` = task_features.json.
+    """
+    without = {task: found["selected"] for task, found in features.items() if not found["established"]}
+    if not without:
+        return ""
+    first = (
+        "No causal effect is established in this run"
+        if len(without) == len(features)
+        else f"On {_and(list(map(task_title, without)))} no causal effect is established"
+    )
+    used = "; ".join(f"{', '.join(names)} ({task_title(task)})" for task, names in without.items())
+    return (
+        f"{first}: on samples that had no part in choosing the feature, the interval of its effect does not lie above "
+        f"zero. IGDS uses the best there is: {used}."
+    )
+
+
 def _seeds_note(summary: dict[str, list[dict]]) -> str:
     """Which intervals cover the luck of training: those of tasks whose arms were trained with several seeds."""
     igds = {task: at_main_ratio(records).get("igds") for task, records in summary.items()}
