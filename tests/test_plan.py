@@ -10,7 +10,7 @@ from igds_utils.core.costs import KEPT_VALUES
 from igds_utils.running.plan import render
 from igds_utils.running.runner import STAGES
 from igds_utils.running.space import LONGEST, disk, held, peak_memory
-from igds_utils.running.workload import ABOVE, UNCUT_CANDIDATES, stages
+from igds_utils.running.workload import ABOVE, FIRES, UNCUT_CANDIDATES, stages
 
 SHAPE = {"parameters": 1_000_000, "layers": 2, "width": 10, "kv_width": 5, "vocabulary": 100}
 PRESET = {
@@ -85,6 +85,18 @@ def test_answers_are_cut_at_max_new_tokens_and_uncut_candidates_are_assumed(pres
     rows = UNCUT_CANDIDATES * 4 + 2 * 3
     read = 7 * (50 + 8) + rows * ABOVE * 8
     assert tokens(stages(preset(**overrides)), "causal filter") == (round(read), (7 + rows) * 3, 0)
+
+
+def test_without_recall_random_features_pass_through_the_filter_as_well(preset):
+    rows = 5 * 4 * (1 + 2 * FIRES) + 2 * 3  # two seeds
+    ablated = {"tasks.math.selectors": ["igds", "igds_unrecalled"], "tasks.math.seeds": [0, 1]}
+    frame = stages(preset(**ablated))
+    read = 7 * (50 + 8) + rows * ABOVE * 8
+    assert tokens(frame, "causal filter") == (round(read), round((7 + rows) * 12), 0)
+    assert tokens(frame, "scoring") == (40 * 2 * 50, 0, 0)
+    judged = {"tasks.math.quality": {"size": 10}}
+    rows = 5 * 4 * (1 + FIRES) + 2 * 3
+    assert tokens(stages(preset(**judged)), "causal filter")[1] == round((7 + rows) * 12)
 
 
 def test_what_selectors_share_is_read_once(preset):

@@ -360,16 +360,6 @@ def test_the_paper_preset_names_what_it_cannot_do_as_the_paper_did(model):
         assert kept not in text
 
 
-def test_an_ablation_that_is_not_the_papers_is_a_departure():
-    facts = {"layers": 26, "sae_layers": list(range(26)), "d_sae": 18432}
-    for selectors in (["random", "igds"], ["random", "igds", "igds_unrecalled"]):
-        changes = {"tasks.math.selectors": selectors, "tasks.math.curve": None}
-        preset = load_preset("paper", tasks=["math"], overrides=changes)
-        notes = departures(preset, {"math": tasks.get("math")}, paper_values(), facts)
-        found = [note for note in notes if "without the paper's causal filter" in note]
-        assert bool(found) == ("igds_unrecalled" in selectors)
-
-
 @pytest.mark.parametrize("field, value, said", CHANGED)
 def test_every_departure_of_the_method_is_named(field, value, said):
     facts = {"layers": 26, "sae_layers": list(range(26)), "d_sae": 18432}

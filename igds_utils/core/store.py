@@ -148,7 +148,10 @@ class Store:
 
     def fresh(self, path: str, **inputs: Any) -> bool:
         """Whether `make` with these inputs would read the product rather than build it."""
-        return self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+        fresh = self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+        if self._only_reads and not fresh:  # what would be done now prepares making it
+            raise _NotStored(path)
+        return fresh
 
     def holds(self, ask: Callable[[], Any]) -> bool:
         """Whether all products that `ask` makes are fresh; it is called, and ends where one would have to be made."""

@@ -234,9 +234,6 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
         "frequent ones those with the largest mean activation, which favours late layers": lambda c: (
             c.max_candidates is not None
         ),
-        "the ablation without frequency recall sums random features without the paper's causal filter": lambda c: (
-            "igds_unrecalled" in c.selectors
-        ),
         "one training seed, so intervals cover the choice of test items and not the luck of training": lambda c: (
             len(c.seeds) == 1
         ),

@@ -21,6 +21,7 @@ UNCUT_CANDIDATES = (
 # Benchmark -> subjects, questions, forward passes a question (an answer of one token costs none of its own), and tokens
 # of a pass with its worked examples, as the default model counts them.
 ASKED = {"mmlu": (57, 14042, 1, 725), "truthfulqa": (1, 817, 7.6, 225), "mmlu_dev": (57, 281, 1, 100)}
+FIRES = 0.22  # share of random (feature, sample) pairs that fire along the original answer; of quick's math
 ABOVE = 0.4  # share of the blocks that lies above a candidate's: all that a given target is read through
 
 
@@ -59,7 +60,7 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     sizes, prompt, target = task.sizes, task.prompt_tokens, task.target_tokens
     answer = min(target, task.max_new_tokens)  # tokens that a model generates for one item, about
     candidates, k = uncut(task.max_candidates), preset.intervention.k
-    validated = _amplified(candidates, sizes.validation, prompt, target, task.max_new_tokens)
+    validated = _amplified(_filtered(task), sizes.validation, prompt, target, task.max_new_tokens)
     confirmed = _amplified(k, sizes.confirmation, prompt, target, task.max_new_tokens)
     all_arms = arms(task)
     trained = [arm for arm in all_arms if arm.trained]
@@ -71,8 +72,7 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     evaluated = len(all_arms) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
     scored = [(sizes.pool, task.selectors)]
     if task.quality:
-        everyone = names() if task.quality.selectors == "all" else task.quality.selectors
-        scored.append((min(task.quality.size, sizes.pool), everyone))
+        scored.append((min(task.quality.size, sizes.pool), _judged(task)))
     epochs = preset.selection.less.epochs
     read = sum(n * need_tokens(need, prompt, target, epochs) for n, some in scored for need in needs_of(some))
     found = [
@@ -102,6 +102,20 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     return found
 
 
+def _judged(task: TaskConfig) -> list[str]:
+    """The selectors that rank a task's pool of known quality."""
+    if not task.quality:
+        return []
+    return names() if task.quality.selectors == "all" else task.quality.selectors
+
+
+def _filtered(task: TaskConfig) -> float:
+    """Features that generate in the causal filter: the candidates, and without recall as many random ones a seed."""
+    ablated = "igds_unrecalled"
+    drawn = len(task.seeds) if ablated in task.selectors else int(ablated in _judged(task))
+    return uncut(task.max_candidates) * (1 + FIRES * drawn)
+
+
 def asked(config: CapabilitiesConfig) -> tuple[int, float]:
     """How many questions of general benchmarks one arm is asked, and the tokens that it reads for them."""
     questions, read = 0, 0.0
@@ -119,7 +133,7 @@ def uncut(max_candidates: int | None) -> int:
 
 
 def _amplified(
-    features: int, samples: int, prompt: int, target: int, max_new_tokens: int
+    features: float, samples: int, prompt: int, target: int, max_new_tokens: int
 ) -> tuple[float, float]:
     """Tokens that the causal filter reads (blocks above the feature counted as a share of all) and generates.
 
@@ -144,7 +158,7 @@ def _steps(preset: Preset, task: TaskConfig) -> dict[str, int]:
     batches = math.ceil(sizes.test / max(1, ROWS // task.samples))
     answer = min(new, round(LONGEST * task.target_tokens))
     found = {
-        "causal filter": _filter_steps(preset, task, uncut(task.max_candidates), sizes.validation, new)
+        "causal filter": _filter_steps(preset, task, _filtered(task), sizes.validation, new)
         + _filter_steps(preset, task, k, sizes.confirmation, new),
         "evaluation": batches * ((len(arms(task)) - trained) * new + trained * answer),
     }
@@ -155,7 +169,9 @@ def _steps(preset: Preset, task: TaskConfig) -> dict[str, int]:
     return found
 
 
-def _filter_steps(preset: Preset, task: TaskConfig, features: int, samples: int, max_new_tokens: int) -> int:
+def _filter_steps(
+    preset: Preset, task: TaskConfig, features: float, samples: int, max_new_tokens: int
+) -> int:
     """Decoding steps of amplified rows in batches whose caches fit into `intervention.cache_gb`, and of the originals.
 
     Rows that depart from their original early and late are two batches (`drafting.decode_from`).
@@ -170,5 +186,5 @@ def needs_of(selectors: Sequence[str]) -> set[str]:
     """What is measured on a pool for some selectors: each measurement once, and one pass for all controls of IGDS."""
     needs = {need for name in selectors for need in get(name).needs}
     at_p = {need for need in needs if need_tokens(need, 1, 0) == 1 and need_tokens(need, 0, 1) == 0}
-    controls = at_p - {"task_feature_activations"}
+    controls = at_p - {"task_feature_activations", "unrecalled_activations"}
     return needs - controls | {"critical_reads"} if controls else needs
