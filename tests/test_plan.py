@@ -99,6 +99,15 @@ def test_without_recall_random_features_pass_through_the_filter_as_well(preset):
     assert tokens(stages(preset(**judged)), "causal filter")[1] == round((7 + rows) * 12)
 
 
+def test_stability_counts_the_sources_that_are_searched(preset):
+    counted = []
+    for sources in ({"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}}, {"own": {}, "b": {"x": 2}, "c": {"x": 3}}):
+        own = {"sources": sources, "prior": 20, "validation": 4, "max_candidates": 5, "max_new_tokens": 12}
+        frame = stages(preset(**{"tasks.math.stability": own})).set_index("stage")
+        counted.append([frame.loc["stability", column] for column in ("read", "generate", "steps")])
+    assert counted[1] == [pytest.approx(n * 2 / 3, abs=1) for n in counted[0]] and all(counted[0])
+
+
 def test_what_selectors_share_is_read_once(preset):
     names = ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]
     frame = stages(preset(**{"tasks.math.selectors": names}))

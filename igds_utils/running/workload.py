@@ -93,7 +93,7 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
         questions, read = asked(task.capabilities)
         found.append(("capabilities", f"{answering} arms x {questions}", answering * read, 0, 0))
     if task.stability:
-        own, sources = task.stability, len(task.stability.sources)
+        own, sources = task.stability, len(task.stability.searched)
         tested = uncut(own.max_candidates)
         again = _amplified(tested, own.validation, prompt, target, own.max_new_tokens)
         read, written = own.prior * prompt + again[0], again[1]
@@ -165,7 +165,7 @@ def _steps(preset: Preset, task: TaskConfig) -> dict[str, int]:
     if own := task.stability:
         tested = uncut(own.max_candidates)
         one = _filter_steps(preset, task, tested, own.validation, own.max_new_tokens)
-        found["stability"] = len(own.sources) * one
+        found["stability"] = len(own.searched) * one
     return found
 
 
