@@ -305,6 +305,9 @@ def test_whether_all_is_stored_is_told_without_making_anything(products, log):
     said = list(log)
     assert products.holds(both) and log == said
     assert products.make("c.json", lambda: 2) == 2
+    prepared = []
+    assert not products.holds(lambda: products.fresh("a.json", x=2) or prepared.append("a model"))
+    assert not prepared
 
 
 def test_an_iterator_has_the_fingerprint_of_its_list():

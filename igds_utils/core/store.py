@@ -83,11 +83,8 @@ class Store:
 
     def _by_other_code(self, path: str, stage: Callable[..., Any]) -> str:
         """What to say of a fresh product whose code has changed since; nothing where it has not, or is not known."""
-        before, now = (
-            json.loads(self._record(path).read_text(encoding="utf8")).get("code"),
-            code_version(stage),
-        )
-        if None in (before, now) or before == now:
+        before = json.loads(self._record(path).read_text(encoding="utf8")).get("code")
+        if before is None or code_version(stage) in (before, None):
             return ""
         file = (self.root / path).resolve()
         shown = file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file

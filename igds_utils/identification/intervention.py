@@ -196,17 +196,15 @@ def established(confirmation: pd.DataFrame, quantity: str = "score") -> pd.Serie
 
     confirmation: `causal_effects`. quantity: "score" or "loglik", the one by which the features were ranked.
     """
-    return (
-        confirmation[f"{QUANTITIES[quantity]}_low"] > ROUNDING
-    )  # nan, an interval that is not known, is not above
+    return confirmation[f"{QUANTITIES[quantity]}_low"] > ROUNDING  # false where there is no interval (nan)
 
 
 def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int, quantity: str = "score") -> dict:
     """Everything known of the candidates, best first, as stored in task_features.json.
 
     confirmation: `causal_effects` of the selected features on samples that had no part in choosing them. quantity: by
-    which the candidates were ranked. `established` stands beside each selected feature (`established`); that of the
-    whole tells whether every selected feature is.
+    which the candidates were ranked. `established` stands beside each selected feature, and for the whole where every
+    selected feature is.
     """
     names = {
         "delta": "confirmation_delta",
