@@ -13,6 +13,8 @@ from igds_utils.analysis import stability
 from igds_utils.analysis.stability import Source
 from igds_utils.core.experiment import open_run
 from igds_utils.display import paper_values
+from igds_utils.identification import effects as effects_of_run
+from igds_utils.identification import recall
 from igds_utils.identification.intervention import causal_effects, rank_features
 from igds_utils.tables import agreement_table, table5, top1_table
 
@@ -149,6 +151,30 @@ def test_rank_figure_is_tidy_and_marks_what_all_share():
     assert_tidy(figure)
     bold = {text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"}
     assert bold == {"l1_p0", "l1_p2"}
+
+
+def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monkeypatch):
+    sources = {
+        "tasks.math.stability.sources": {"own": {}, "money": {"families": ["shopping", "savings", "ages"]}}
+    }
+    run = open_run("smoke", tasks=["math"], overrides=sources, results=str(tmp_path))
+    recalled, config = recall.measure(run, "math"), run.config("math")
+    rows, ranked = effects_of_run.causal_filter(
+        run, "math", recall.candidates(recalled, config.max_candidates)
+    )
+    lines = []
+    monkeypatch.setattr(run, "models", None)  # nothing is read or generated again
+    monkeypatch.setattr(run.store, "log", lines.append)
+    found = stability.identify(run, "math", "own")
+    assert lines and all(line.endswith("up to date") for line in lines)
+    pd.testing.assert_frame_equal(found.effects, rows)
+    pd.testing.assert_frame_equal(found.ranked, ranked)
+    pd.testing.assert_frame_equal(found.recalled, recalled)
+    assert len(found.ranked) == config.max_candidates and not run.store.has(
+        "math/stability/own/recall.parquet"
+    )
+    assert stability.source_run(run, "math", "own") is run
+    assert stability.source_run(run, "math", "money") is not run
 
 
 def test_identification_runs_on_each_source_with_its_own_samples(tmp_path):

@@ -45,11 +45,10 @@ def found():
     top = {
         "name": "l14_p7", "delta": 0.0625, "delta_low": -0.03, "delta_high": 0.15, "delta_loglik": 0.0123,
         "confirmation_delta": -0.015625, "confirmation_low": -0.1, "confirmation_high": 0.07,
+        "established": False,
     }  # fmt: skip
     recall = {"n_candidates": 37, "n_cut": 21, "basis_points": 20.073}
-    return {
-        "math": {"recall": recall, "features": {"features": [top], "selected": ["l14_p7"], "positive": True}}
-    }
+    return {"math": {"recall": recall, "features": {"features": [top], "selected": ["l14_p7"]}}}
 
 
 def test_numbers_have_a_true_minus_and_no_negative_zero():
@@ -76,7 +75,7 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert ours["Top feature"] == "l14_p7"
     assert (ours["Recalled"], ours["Recalled (‱)"], ours["Tested"]) == ("37", "20.07", "16")
     assert ours["δ (validation)"] == "+6.2 [−3.0, +15.0]"
-    assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]"
+    assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]" and ours["Established"] == "no"
     assert ours["Δ log-likelihood"] == "+0.012"
     assert theirs["Model"] == "Gemma-2-2B (paper)" and theirs["Top feature"] == "l14_p11575"
     assert theirs["Task, unit of δ"] == "Math, ACC" and ours["Task, unit of δ"] == "Math, points"
@@ -91,9 +90,9 @@ def test_table1_puts_the_paper_beside_its_own_model(found):
     assert table["Paper: Top feature"][0] == "l19_p16897" and table["Top feature"][0] == "l14_p7"
 
 
-def test_table1_says_when_no_effect_is_positive_or_nothing_was_found(found):
-    found["math"]["features"]["positive"] = False
-    assert table1(found, {"math": POINTS}, "x", PAPER)["Top feature"][0] == "l14_p7 (not positive)"
+def test_table1_says_what_is_established_and_when_nothing_was_found(found):
+    found["math"]["features"]["features"][0]["established"] = True
+    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "yes"
     found["math"]["features"] |= {"features": [], "selected": []}
     empty = table1(found, {"math": POINTS}, "x", PAPER)
     assert empty["Top feature"][0] == "none" and empty["δ (validation)"][0] == NOTHING

@@ -1,7 +1,8 @@
 """Stability: are the same features found when a task is looked at through other data (Table 5)?
 
-Each source is a run of its own through recall and causal filter: own prior set, own candidates, own validation set.
-What is compared afterwards comes from the stored effects alone.
+Each source is a run of its own through recall and causal filter: own prior set, own candidates, own validation set. A
+source that changes nothing in the task's data is the task's own identification, which is not repeated. What is compared
+afterwards comes from the stored effects alone.
 
     found = {source: stability.identify(run, "math", source) for source in run.config("math").stability.sources}
 """
@@ -57,26 +58,32 @@ class Source(NamedTuple):
     ranked: pd.DataFrame  # `intervention.rank_features`, best first
 
 
-def identify(run: Run, task: str, source: str) -> Source:
-    """Recall and causal filter on one source, stored under <task>/stability/<source>/."""
-    from igds_utils.identification import intervention, recall
-    from igds_utils.identification.effects import measure
+def source_run(run: Run, task: str, source: str) -> Run:
+    """The run that a source's samples come from: `run` itself where the source changes nothing."""
+    searched = source in run.config(task).stability.searched
+    return SourceRun(run, task, source) if searched else run
 
-    own, folder = SourceRun(run, task, source), f"{task}/stability/{source}"
-    chosen, tau = run.config(task).stability, run.preset.recall.tau
+
+def identify(run: Run, task: str, source: str) -> Source:
+    """Recall and causal filter on one source, stored under <task>/stability/<source>/.
+
+    Those of the task's own identification are stored with the task, in its own sizes; nothing is made where notebooks
+    01 and 02 made them.
+    """
+    from igds_utils.identification import recall
+    from igds_utils.identification.effects import causal_filter
+
+    own, tau = source_run(run, task, source), run.preset.recall.tau
+    folder, chosen = (
+        ("", run.config(task)) if own is run else (f"{task}/stability/{source}", run.config(task).stability)
+    )
     recalled = recall.measure(own, task, folder)
     features = recall.candidates(recalled, chosen.max_candidates)
     if not features:
         raise ValueError(
             f"{task}, source {source}: no feature fires on {tau:.0%} of the prompts; lower recall.tau"
         )
-
-    effects = measure(own, task, "validation", features, folder, chosen.max_new_tokens)
-    preset = run.preset
-    deltas = intervention.causal_effects(effects, preset.confidence, preset.bootstrap, preset.seed)
-    ranked = intervention.rank_features(deltas, recalled)
-    run.store.write(f"{folder}/ranked.parquet", ranked)
-    return Source(recalled, effects, ranked)
+    return Source(recalled, *causal_filter(own, task, features, folder, chosen.max_new_tokens))
 
 
 # ---- how far sources agree -------------------------------------------------------------------------------

@@ -34,8 +34,9 @@ def table1(
 ) -> pd.DataFrame:
     """Table 1: how many features were recalled, the top one, and its causal effect, per task.
 
-    `results[task]` = {"recall": recall.json, "features": task_features.json}. Where `model` is one of the paper's,
-    its values stand in the same row; otherwise the paper's models follow as rows of their own.
+    `results[task]` = {"recall": recall.json, "features": task_features.json}. Established: whether the interval of the
+    effect on the confirmation samples lies above zero. Where `model` is one of the paper's, its values stand in the
+    same row; otherwise the paper's models follow as rows of their own.
     """
     rows, own = [], paper["table1"].get(model)
     for task, result in results.items():
@@ -47,11 +48,10 @@ def table1(
             "Recalled": number(recall["n_candidates"], 0),
             "Recalled (‱)": number(recall["basis_points"], 2),
             "Tested": number(recall["n_candidates"] - recall["n_cut"], 0),
-            "Top feature": "none"
-            if top is None
-            else top["name"] + ("" if found["positive"] else " (not positive)"),
+            "Top feature": "none" if top is None else top["name"],
             "δ (validation)": NOTHING,
             "δ (confirmation)": NOTHING,
+            "Established": NOTHING,
             "Δ log-likelihood": NOTHING,
         }
         if top is not None:
@@ -60,6 +60,7 @@ def table1(
                 top["delta"], top["delta_low"], top["delta_high"], signed=True
             )
             row["δ (confirmation)"] = show.show_interval(*confirmation, signed=True)
+            row["Established"] = "yes" if top["established"] else "no"
             row["Δ log-likelihood"] = number(top.get("delta_loglik"), 3, signed=True)
         if own:
             theirs = _paper_table1(own[task])
