@@ -25,15 +25,19 @@ from igds_utils.engine.lm import LM
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"
-# What `engine.lm` reads and steers, by `model_type`: decoder blocks in `layers`, grouped attention, rotary positions.
+# Architectures that tests read, steer and decode, by transformers' `model_type`. Others keep their blocks elsewhere.
 ARCHITECTURES = {
     "llama": "Llama",
     "mistral": "Mistral",
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
+    "gemma": "Gemma",
     "gemma2": "Gemma-2",
+    "gemma3_text": "Gemma-3 without vision",
     "cohere": "Cohere",
     "granite": "Granite",
+    "olmo2": "OLMo-2",
+    "smollm3": "SmolLM3",
 }
 CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
 ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is for SAEs, caches and activations
