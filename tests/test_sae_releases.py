@@ -194,6 +194,14 @@ def test_the_papers_own_variant_for_qwen_covers_layers_12_to_18(tmp_path):
     assert own.layers == public.layers == [12, 13, 14, 15, 16, 17, 18]
 
 
+def test_a_releases_own_l0_is_known():
+    found = [
+        Saes(config, n_layers, 64).stated_l0(1) for config, n_layers in ((GEMMA, 26), (LLAMA, 32), (QWEN, 36))
+    ]
+    assert found == [102, 50, 50]
+    assert Saes(SaeConfig(source="tiny", name="random"), 4, 32).stated_l0(1) is None
+
+
 # ---- Neuronpedia ----
 
 

@@ -248,6 +248,18 @@ def _still(sae):
     return sae.to(torch.float32).requires_grad_(False).eval()
 
 
+@torch.inference_mode()
+def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
+    """FVU = sum ||h - SAE(h)||^2 / sum ||h - mean(h)||^2 over residuals (tokens, width); NaN where all are alike."""
+    mean = (sum(part.double().sum(0) for part in acts.split(chunk)) / len(acts)).to(sae.device)
+    error = variance = 0.0
+    for part in acts.split(chunk):
+        h = part.float().to(sae.device)
+        error += (h - sae(h)).square().sum().item()
+        variance += (h - mean).square().sum().item()
+    return error / variance if variance else float("nan")
+
+
 class FeatureSet:
     """Some features of one SAE: enough to read and to amplify them without keeping the whole SAE."""
 
