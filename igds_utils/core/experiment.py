@@ -241,8 +241,8 @@ class Run:
     def data_version(self, task: str, name: str) -> str:
         """A hash of all samples of a set."""
         if (task, name) not in self._versions:
-            samples = [(e.id, e.fields, e.target, e.references) for e in self.examples(task, name)]
-            self._versions[task, name] = store.fingerprint(samples)
+            versions = [example.version for example in self.examples(task, name)]
+            self._versions[task, name] = store.fingerprint(versions)
         return self._versions[task, name]
 
     @cached_property

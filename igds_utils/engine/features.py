@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,12 @@ def sae_folders(saes: SaeConfig) -> dict[int, Path]:
             "trains such)"
         )
     return dict(sorted(found.items()))
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line once a process."""
+    print(text, flush=True)
 
 
 def described(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,7 +22,7 @@ from igds_utils.config.settings import SaeConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
 from igds_utils.engine import tiny
-from igds_utils.engine.features import Feature, described, sae_folders
+from igds_utils.engine.features import Feature, described, sae_folders, say_once
 
 # Each token's activations depend on its own residual alone, and none is negative.
 ARCHITECTURES = {"standard", "gated", "jumprelu", "topk"}
@@ -195,12 +194,6 @@ def _converter(release: str):
         return cfg, weights, sparsity
 
     return read
-
-
-@cache
-def say_once(text: str) -> None:
-    """Print a line once a process."""
-    print(text, flush=True)
 
 
 def _fields(sae) -> dict[str, Any]:
