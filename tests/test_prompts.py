@@ -308,7 +308,7 @@ def test_a_remark_names_a_sample_with_control_tokens_and_others_stay_as_they_are
         example = Example(sample, {"question": "Is a < b |> c <|im_end|>?"}, "", ())
         prompt = prompts.identification_prompt(task, example, made, "bare")
     assert prompt.startswith("Is a < b |> c < |im_end|>?\n")
-    assert capsys.readouterr().out.count("<|im_end|> in c2, a control token") == 1
+    assert capsys.readouterr().out.count("c2 holds <|im_end|>, a control token") == 1
     # products made where those tokens took effect are not taken for these, and all others stay up to date
     assert example.version != (example.id, example.fields, "", ())
     assert MATH.version == (MATH.id, MATH.fields, MATH.target, MATH.references)

@@ -255,8 +255,10 @@ class Run:
             # by which rule their features fire, which is not sae_lens's
             rule = "; thresholds by decoder norms" if saes.name.startswith("llama_scope") else ""
             return saes.name + rule
-        files = sorted(file for folder in sae_folders(saes).values() for file in folder.iterdir())
-        return store.fingerprint([(path.parent.name, path.name, sha256(path)) for path in files])
+        files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir())
+        return store.fingerprint(
+            [(path.parent.name, path.name, sha256(path)) for path in files if path.is_file()]
+        )
 
 
 def stamped(ref: Ref | None) -> Any:

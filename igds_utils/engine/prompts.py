@@ -153,10 +153,11 @@ def as_text(text: str, tokenizer: PreTrainedTokenizerBase, sample: str = "") -> 
     """
     for token in _control_tokens(tokenizer):
         if token in text:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+            text = text.replace(token, broken := f"{token[0]} {token[1:]}")
             if sample:
                 say_once(
-                    f"{token} in {sample}, a control token of the tokenizer, is read as text, here and elsewhere"
+                    f"{sample} holds {token}, a control token of the tokenizer: it is read as text, as {broken}, here "
+                    "and in every sample that holds it"
                 )
     return text
 
