@@ -123,14 +123,15 @@ def sft_pair(
         prompt = evaluation_prompt(
             task, example, tokenizer, task_config.rendering, task_config.shots, task_config.max_prompt_tokens
         )
-        return prompt, as_text(f" {example.target}", tokenizer)
+        return prompt, as_text(f" {example.target}", tokenizer, example.id)
     parts = (task.records_instruction, task.records_input)
 
     def render(cut: Example) -> str:
         return "".join(f"{text}\n" for part in parts if (text := part.format(**cut.fields)))
 
     prompt = fitted(example, tokenizer, render, task_config.max_prompt_tokens)
-    return prompt, as_text(task.records_output.format(**example.fields, target=example.target), tokenizer)
+    completion = task.records_output.format(**example.fields, target=example.target)
+    return prompt, as_text(completion, tokenizer, example.id)
 
 
 def bare_header(task: Task, tokenizer: PreTrainedTokenizerBase, task_config: TaskConfig) -> str:
