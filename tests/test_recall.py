@@ -63,7 +63,7 @@ def test_how_the_saes_fit_the_model_is_told_by_layer():
         float((0.1 * h).square().sum() / (h - h.mean(0)).square().sum()), rel=1e-5
     )
     assert departs == ""
-    for layer, wrong in ((8, table[table["layer"] == 3]), (3, table.assign(fvu=[1.5] * 2 + [0.1] * 3))):
+    for layer, wrong in ((8, table[table["layer"] == 3]), (3, table.assign(fvu=[2.5] * 2 + [0.1] * 3))):
         assert (
             f"the SAEs of layers {layer} do not fit" in recall.sae_fit(wrong, saes)[1]
         )  # a silent one; a bad one

@@ -19,7 +19,10 @@ from igds_utils.engine.sae import Saes, unexplained
 PROMPTS = 64  # of one part: what a killed recall loses at most
 ENCODED = 512  # prompts whose activations of all features of a layer are in memory at once
 DECODED = 64  # first prompts that are reconstructed as well, to tell whether an SAE fits the model
-FAR = 4.0  # times that L0 at p may be above or below what a release states of ordinary text
+# At p prompts hardly differ and fewer features fire than on ordinary text: good SAEs of SmolLM2-135M have an FVU of 0.3
+# to 1.2 there (0.1 on text) and an L0 of 5 to 13 (31). A wrong scale departs by far more.
+FAR = 10.0  # times that L0 at p may be above or below what a release states of ordinary text
+WORST = 2.0  # FVU at p
 
 
 def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
@@ -95,12 +98,12 @@ def sae_fit(recalled: pd.DataFrame, saes: Saes) -> tuple[pd.DataFrame, str]:
     fit = fit.reindex(saes.layers).fillna({"L0": 0.0})
     fit["L0 of the release"] = [saes.stated_l0(layer) or np.nan for layer in saes.layers]
     times = fit["L0"] / fit["L0 of the release"]
-    off = fit.index[(times > FAR) | (times < 1 / FAR) | (fit["FVU"] > 1) | (fit["L0"] == 0)].tolist()
+    off = fit.index[(times > FAR) | (times < 1 / FAR) | (fit["FVU"] > WORST) | (fit["L0"] == 0)].tolist()
     if not off:
         return fit, ""
     return fit, (
         f"the SAEs of layers {', '.join(map(str, off))} do not fit this model at p (no feature fires, L0 is more than "
-        f"{FAR:g} times off the release's, or FVU is above 1): their scale is wrong, or they are another model's"
+        f"{FAR:g} times off the release's, or FVU above {WORST:g}): their scale is wrong, or they are another model's"
     )
 
 
