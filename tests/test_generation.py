@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from igds_utils.engine import generation, tiny
-from igds_utils.engine.lm import LM, edited
+from igds_utils.engine.batching import pad
+from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed
+from igds_utils.engine.loading import ARCHITECTURES as SUPPORTED
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 
@@ -71,6 +74,45 @@ def test_merged_rows_equal_one_row_at_a_time(lm, saes, positions):
     unsteered = {s: tokens for (s, feature), tokens in zip(rows, merged, strict=True) if feature is None}
     changed = [tokens != unsteered[s] for (s, feature), tokens in zip(rows, merged, strict=True) if feature]
     assert any(changed), "no amplified row differs from its original, so the comparison proves nothing"
+
+
+# What else is supported: the fields of its configuration that change what a block or the head computes
+SIMILAR = {
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
+    "gemma": {},
+    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 8},
+    "cohere": {"logit_scale": 0.3},
+    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
+    "olmo2": {},
+    "smollm3": {},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(set(SUPPORTED) - set(ARCHITECTURES)))
+def test_every_supported_architecture_is_read_and_steered(kind):
+    skipped = {"model_type", "architectures", "head_dim" if kind == "cohere" else ""}
+    shared = {k: v for k, v in tiny.config("llama", 400).to_diff_dict().items() if k not in skipped}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shared | SIMILAR[kind]))
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(std=0.15)
+    lm = LM(model.float().eval(), tiny.tokenizer(), kind)
+    saes = {layer: tiny.sae(seed=layer) for layer in range(tiny.LAYERS)}
+    texts = prompts(lm, 2)
+    inputs = pad(texts, 1, "left", lm.device)
+    own = inputs["attention_mask"].bool()
+    with torch.inference_mode():
+        theirs = model(**inputs, output_hidden_states=True)
+        logits = unembed(lm, last_hidden(lm, **inputs))
+    torch.testing.assert_close(residuals(lm, [2], **inputs)[2][own], theirs.hidden_states[3][own])
+    torch.testing.assert_close(logits[own], theirs.logits[own], rtol=1e-4, atol=1e-4)
+    rows = [(1, feature) for feature in [None, *FEATURES[1:3]]]
+    merged = generation.decode(lm, texts, rows, NEW, Steering(saes, FEATURES, scale=3.0))
+    assert merged == [obvious_tokens(lm, saes, texts[s], feature, 3.0) for s, feature in rows]
+    assert all(hasattr(lm.blocks[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
 def test_scale_zero_is_the_original_token_for_token(lm, saes):

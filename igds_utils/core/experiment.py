@@ -19,7 +19,7 @@ from igds_utils.core import store
 from igds_utils.core.models import Models
 from igds_utils.data.hub import local_folder
 from igds_utils.data.huggingface import FILES, PICKLED
-from igds_utils.engine.features import Feature
+from igds_utils.engine.features import Feature, sae_folders
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
 from igds_utils.tasks.sourced import describe, shared_with_test
@@ -241,8 +241,8 @@ class Run:
     def data_version(self, task: str, name: str) -> str:
         """A hash of all samples of a set."""
         if (task, name) not in self._versions:
-            samples = [(e.id, e.fields, e.target, e.references) for e in self.examples(task, name)]
-            self._versions[task, name] = store.fingerprint(samples)
+            versions = [example.version for example in self.examples(task, name)]
+            self._versions[task, name] = store.fingerprint(versions)
         return self._versions[task, name]
 
     @cached_property
@@ -250,10 +250,15 @@ class Run:
         """A hash of the SAE files of a local folder; releases and tiny SAEs are fixed by their name."""
         from igds_utils.data.hub import sha256
 
-        if self.preset.chosen.saes.source != "folder":
-            return self.preset.chosen.saes.name
-        files = sorted((PROJECT / self.preset.chosen.saes.name).glob("layer_*/*"))
-        return store.fingerprint([(path.parent.name, path.name, sha256(path)) for path in files])
+        saes = self.preset.chosen.saes
+        if saes.source != "folder":
+            # by which rule their features fire, which is not sae_lens's
+            rule = "; thresholds by decoder norms" if saes.name.startswith("llama_scope") else ""
+            return saes.name + rule
+        files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir())
+        return store.fingerprint(
+            [(path.parent.name, path.name, sha256(path)) for path in files if path.is_file()]
+        )
 
 
 def stamped(ref: Ref | None) -> Any:

@@ -167,7 +167,7 @@ def _tokens(run: Run, task: str, example: Example, feature: Feature, most: int =
 
 def _own_tokens(run: Run, prompt: str, example: Example, n_tokens: int) -> list[int]:
     """Positions of the tokens that lie in the sample's own text; none where the rendering cut it."""
-    text = example.fields[own_field(example)]
+    text = prompts.as_text(example.fields[own_field(example)], run.tokenizer)
     if (start := prompt.find(text)) < 0:
         return []
     offsets = run.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

@@ -20,6 +20,9 @@ from igds_utils.config.settings import Sizes, TaskConfig
 SETS = ("test", "validation", "confirmation", "prior", "pool")
 HELD_OUT = ("test", "validation", "confirmation")
 
+# What chat templates end turns with; `prompts.as_text` asks the tokenizer itself
+CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]")
+
 Data = TypeVar("Data", bound=Strict)
 
 
@@ -37,6 +40,12 @@ class Example:
     def text(self) -> str:
         """All that the prompt says of this example and of no other."""
         return "\n".join(self.fields.values())
+
+    @property
+    def version(self) -> tuple:
+        """What a product made from this example depends on, the way in which control tokens are read among it."""
+        as_text = CONTROL.search(self.text + self.target) is not None
+        return (self.id, self.fields, self.target, self.references, *["control tokens are text"] * as_text)
 
 
 class Sets(dict[str, list[Example]]):
