@@ -61,13 +61,13 @@ bench: $(STAMP) ## the engine against its limits; on an idle machine, about 16 m
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
 
-# Maintenance: keep what readers look at of a finished run in results/reference/; its report where that is below 4 MB.
+# Maintenance: keep of a finished run what readers look at and its products, without weights and whatever is above 1 MB.
 reference:
 	@rm -rf results/reference/$(PRESET)
 	@mkdir -p results/reference/$(PRESET)
-	@cd '$(RESULTS)/$(PRESET)' && tar cf - tables figures timings.json $$(find . -path './notebooks' -prune -o -path './.*' -prune \
-	  -o \( -name 'manifest.json' -o -name 'checks.json' -o -name 'recall.json' -o -name 'summary.json' -o -name 'off_task.json' \
-	  -o -name 'task_features.json' \) -print) | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
+	@cd '$(RESULTS)/$(PRESET)' && find . \( -path ./notebooks -o -path './.*' -o -name weights -o -name llama_factory \
+	  -o -name pools \) -prune -o -type f -size -1000k ! -name run.json ! -name '.*' -print0 | tar cf - --null -T - \
+	  | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
 	@cd '$(RESULTS)/$(PRESET)' && find . -maxdepth 1 -name report.html -size -4096k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)' \;
 
 # Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.
