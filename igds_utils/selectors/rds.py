@@ -25,7 +25,9 @@ class RDS(Procedure):
 
 def round_robin(similarity: np.ndarray, id_order: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     """`size` distinct samples in the order taken, and the rounds begun. similarity: (N, examples)."""
-    named = np.array([np.lexsort((id_order, -column)) for column in similarity.T]).T  # (N, examples): round by round
+    named = np.array(
+        [np.lexsort((id_order, -column)) for column in similarity.T]
+    ).T  # (N, examples): round by round
     turn = np.unique(named.ravel(), return_index=True)[1]  # (N,): the turn in which a sample is first named
     order = turn.argsort()[:size]
     return order, int(turn[order[-1]]) // named.shape[1] + 1
