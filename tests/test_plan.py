@@ -73,6 +73,13 @@ def test_tokens_of_every_stage(preset):
     assert tokens(frame, "evaluation") == (5 * 6 * 50, completions * (12 + 4 * 8), 0)
 
 
+def test_the_paper_recalls_math_on_all_of_gsm8k_but_the_validation_sets():
+    preset = load_preset("paper", tasks=["math"])
+    sizes = preset.tasks["math"].sizes
+    assert sizes.prior + sizes.validation + sizes.confirmation == 7473  # GSM8K's training rows
+    assert tokens(stages(preset), "recall") == (sizes.prior * preset.tasks["math"].prompt_tokens, 0, 0)
+
+
 def test_minutes_follow_the_speeds(preset):
     frame = stages(preset()).set_index("stage")
     assert frame.minutes["recall"] == pytest.approx(1000 / 100 / 60)

@@ -56,7 +56,8 @@ def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
         return "".join(LATEX.get(character, character) for character in str(value))
 
     longest = {column: frame[column].astype(str).str.len().max() for column in frame}
-    form = "".join(r"p{0.6\linewidth}" if length > 60 else "l" for length in longest.values())
+    long = {column for column, length in longest.items() if length > 60}
+    form = "".join(rf"p{{{0.6 / len(long):g}\linewidth}}" if column in long else "l" for column in frame)
     lines = [" & ".join(map(escape, row)) + r" \\" for row in frame.itertuples(index=False)]
     return "\n".join([
         r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{tab:{name}}}",
