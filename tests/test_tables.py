@@ -225,7 +225,9 @@ def test_markdown_and_latex_keep_line_breaks_inside_a_cell():
     assert "{q}<br>long" in to_markdown(frame, "c")
     latex = to_latex(frame, "t", "c")
     assert r"\{q\}\newline long" in latex and r"p{0.6\linewidth}" in latex
-    assert latex.count(r"p{0.6") == 1 and to_latex(frame.assign(Other=frame), "t", "c").count(r"p{0.3\lin") == 2
+    assert (
+        latex.count(r"p{0.6") == 1 and to_latex(frame.assign(Other=frame), "t", "c").count(r"p{0.3\lin") == 2
+    )
 
 
 def test_latex_is_plain_ascii_for_every_table(found):
