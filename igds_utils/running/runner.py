@@ -26,7 +26,7 @@ from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
 from igds_utils.display import duration
 from igds_utils.running.cluster import profile_folder, resources
-from igds_utils.running.job import NAMES, RUNNER, load_papermill
+from igds_utils.running.job import NAMES, RUNNER, literal, load_papermill
 from igds_utils.running.lock import hold
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -144,7 +144,7 @@ def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """papermill only warns about a parameter that a notebook does not have: refuse it here."""
     if not notebook.is_file():
         raise ConfigError(f"no notebook {_short(notebook)}")
-    known = load_papermill().inspect_notebook(str(notebook))
+    known = load_papermill().inspect_notebook(literal(notebook))
     if unknown := [name for name in parameters if name not in known]:
         raise ConfigError(
             f"{notebook.name}: no parameter {', '.join(map(repr, unknown))} in the cell tagged `parameters`; "
