@@ -16,7 +16,9 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
 
-WHAT = --preset '$(PRESET)' --tasks '$(TASKS)' --model '$(MODEL)' $(foreach change,$(SET),--set '$(change)')
+# As they were given, whatever quotes and spaces they hold; igds tells the changes in SET apart.
+export PRESET TASKS MODEL SET RESULTS
+WHAT = --preset "$$PRESET" --tasks "$$TASKS" --model "$$MODEL" --set "$$SET"
 
 KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
@@ -30,7 +32,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 reproduce: $(STAMP) ## run the whole pipeline of a preset; ends with results/PRESET/report.html
-	@$(BIN)/igds run $(WHAT) --results '$(RESULTS)'
+	@$(BIN)/igds run $(WHAT) --results "$$RESULTS"
 
 test: $(STAMP) ## lint and test (minutes)
 	@$(BIN)/ruff check .
@@ -44,13 +46,13 @@ plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs 
 	@$(BIN)/igds plan $(WHAT)
 
 report: $(STAMP) ## make tables, figures and report again from stored results
-	@$(BIN)/igds report $(WHAT) --results '$(RESULTS)'
+	@$(BIN)/igds report $(WHAT) --results "$$RESULTS"
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
 saes: $(STAMP) ## train the SAEs of the default model again
-	@$(BIN)/igds saes $(WHAT) --results '$(RESULTS)'
+	@$(BIN)/igds saes $(WHAT) --results "$$RESULTS"
 
 clean: ## remove what runs produced (keeps results/reference, .venv and the download cache)
 	@git clean -fdXq -- results notebooks igds_utils tests

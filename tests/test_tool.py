@@ -283,7 +283,7 @@ BAD_CALLS = {
     "unknown selector": (["--selector", "los"], r"no selector 'los' \(did you mean 'loss'\?\); known: .*igds.*random"),
     "unknown task": (["--task", "chess"], "no task 'chess'; known: math"),
     "unknown preset": (["--preset", "huge"], "no preset 'huge': known are"),
-    "no features stored": ([], "no task features of math are stored in .*or name features"),
+    "no features stored": ([], "no task features of math are stored in .*or name features as l<layer>_p<index>$"),
     "no feature name": (["--features", "p3"], "'p3' is no feature: write l<layer>_p<index>"),
     "no such layer": (["--features", "l9_p3"], "feature l9_p3: layer 9 has no SAE; there are 0, 1, 2, 3"),
     "no such index": (["--features", "l1_p64"], "feature l1_p64: the SAE has 64 features, numbered from 0"),

@@ -34,7 +34,7 @@ def open_run(
 ) -> Run:
     """Open a preset; its products live under <results>/<preset>/<model>/ (results: "" is the project's own folder)."""
     chosen = load_preset(preset, model, tasks, overrides)
-    return Run(chosen, (Path(results) if results else PROJECT / "results") / chosen.name)
+    return Run(chosen, (Path(str(results)) if results else PROJECT / "results") / chosen.name)
 
 
 class Run:
