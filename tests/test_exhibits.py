@@ -21,7 +21,7 @@ SAVED = {  # how notebooks save: by the helpers of the package, or that of 11_re
 
 
 def saved(stage: str) -> dict[str, set[str]]:
-    """Names of the tables and figures that a notebook's cells save, with {task} and {arm} left in them."""
+    """Names of the tables and figures that a notebook's cells save, with {task} left in them."""
     cells = nbformat.read(PROJECT / "notebooks" / f"{stage}.ipynb", as_version=4).cells
     found: dict[str, set[str]] = {kind: set() for kind in SAVED}
     for cell in (cell for cell in cells if cell.cell_type == "code"):
@@ -102,12 +102,6 @@ def test_a_figure_comes_with_its_numbers_task_by_task_and_explains_itself_once(t
     assert "<figure" in two and "known quality, translation." in two and explained not in two
     assert "<table" in short and "The numbers, math." in short and "<details" not in short
     assert long.startswith("<details><summary>The numbers, translation (24 rows)") and "<table" in long
-
-
-def test_a_training_that_was_watched_is_found_by_its_arm(tmp_path):
-    save_figure(concept_loop(), tmp_path / "figures", "monitoring_math_igds@0.5-s1")
-    (shown,) = show_exhibit(tmp_path, "monitoring_{task}_{arm}", ["math", "translation"])
-    assert "Monitoring one training, math, IGDS 50 %, seed 1." in shown.data
 
 
 def test_a_table_by_itself_says_what_it_shows_and_what_its_brackets_are(tmp_path):

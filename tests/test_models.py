@@ -79,14 +79,13 @@ def test_each_model_gives_what_it_gives_by_itself(opened):
     np.testing.assert_allclose(found[1], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_that_is_trained_takes_the_place_of_the_one_that_is_read_and_back(opened, loads):
-    run = opened()
+def test_a_model_that_is_changed_is_loaded_anew_and_alone(opened, loads):
+    run = opened(**{"models.tiny-llama.train": READ.model_dump()})
     before = run.lm.model.lm_head.weight[0].clone()
     with torch.no_grad():
-        run.trainable_lm().model.lm_head.weight.zero_()
-    assert torch.equal(run.lm.model.lm_head.weight[0], before)
-    assert run.trainable_lm().model.lm_head.weight.any()
-    assert loads == [(READ, 0), (TRAINED, 0), (READ, 0), (TRAINED, 0)]
+        run.load(run.preset.chosen.train).model.lm_head.weight.zero_()
+    assert torch.equal(run.train_lm.model.lm_head.weight[0], before)
+    assert loads == [(READ, 0)] * 3
 
 
 def test_one_model_that_is_read_and_trained_is_loaded_once_for_a_pool(opened, loads):

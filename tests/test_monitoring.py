@@ -1,4 +1,4 @@
-"""Monitoring: the alert rule on hand-made series, and how stored arms and trainings become one."""
+"""Monitoring: the alert rule on hand-made series, and how stored arms become one."""
 
 import numpy as np
 import pandas as pd
@@ -96,7 +96,7 @@ def test_the_figure_marks_alerts():
     assert "accuracy" in figure.axes[0].get_ylabel() and "l1_p2" in figure.axes[1].get_ylabel()
 
 
-def test_stored_arms_and_a_stored_training_become_series(tmp_path):
+def test_stored_arms_become_a_series(tmp_path):
     run = open_run("smoke", tasks=["math"], overrides=FEW_ARMS, results=str(tmp_path))
     run.store.write("math/task_features.json", {"selected": ["l1_p2"]})
     scored = []
@@ -118,11 +118,3 @@ def test_stored_arms_and_a_stored_training_become_series(tmp_path):
         "IGDS 50 %",
     ]
     assert found.groupby(["point", "measure"]).size().eq(2).all()
-    rows = [(share, measure, sample, value) for share in (1.0, 0.5)
-            for measure, sample, value in (("score", "t0", 1.0), ("l1_p2", "p1", share))]  # fmt: skip
-    stored = pd.DataFrame(rows, columns=["share", "measure", "sample_id", "value"]).assign(step=1)
-    run.store.write("math/arms/igds@0.5/series.parquet", stored)
-    training = monitoring.of_training(run, "math", "igds@0.5")
-    assert list(dict.fromkeys(training["point"])) == ["0 %", "50 %", "100 %"]
-    assert set(training["sample_id"]) == {"t0", "p1"}
-    assert monitoring.watch(training, "l1_p2", resamples=20)["score"].tolist() == [0.0, 1.0, 1.0]

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from igds_utils.config.stages import SftConfig
 from igds_utils.engine import losses, tiny
 from igds_utils.engine.lm import LM
-from igds_utils.training import checkpoints, sft
+from igds_utils.training import sft
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 
@@ -175,54 +175,53 @@ def test_training_lowers_the_loss_and_leaves_a_usable_model(tmp_path):
     assert all(p.grad is None for p in lm.model.parameters())
     made = lm.model.generate(torch.tensor([pairs[0][0]]), max_new_tokens=3, do_sample=False)
     assert made.shape[1] > len(pairs[0][0])
-    assert not any(tmp_path.glob("checkpoint-*"))
+    assert not any(tmp_path.glob("*/checkpoint-*"))
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+def test_a_killed_training_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
     from trl import SFTTrainer
 
-    pairs, chosen = make_pairs(64), config(checkpoint_steps=1)
+    pairs, chosen, step = make_pairs(64), config(checkpoint_steps=1), SFTTrainer.training_step
     undisturbed = make_lm()
-    whole = sft.train(undisturbed, pairs, config(), 0, tmp_path / "a")
+    whole = sft.train(undisturbed, pairs, config(), 0, tmp_path / "whole")
+    steps, ends = [], [2]
 
-    steps = []
-    with monkeypatch.context() as patch:
-        original = SFTTrainer.training_step
+    def dies(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        if steps[-1] in ends:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
 
-        def die_at_third(self, *args, **kwargs):
-            steps.append(self.state.global_step)
-            if self.state.global_step == 2:
-                raise KeyboardInterrupt
-            return original(self, *args, **kwargs)
-
-        patch.setattr(SFTTrainer, "training_step", die_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            sft.train(make_lm(), pairs, chosen, 0, tmp_path / "b")
-        assert steps == [0, 1, 2]
-        steps.clear()
-        patch.setattr(
-            SFTTrainer,
-            "training_step",
-            lambda self, *a, **k: (steps.append(self.state.global_step), original(self, *a, **k))[1],
-        )
-        resumed = make_lm()
-        log = sft.train(resumed, pairs, chosen, 0, tmp_path / "b")
-    assert steps == [2, 3]
-    assert torch.equal(weights(resumed), weights(undisturbed))
-    assert log["loss"].tolist() == whole["loss"].tolist()
-    assert log["step"].tolist() == [1, 2, 3, 4]
-    assert not any((tmp_path / "b").glob("checkpoint-*"))
-
-
-def test_checkpoints_of_another_training_are_not_continued(tmp_path):
-    folder = tmp_path / "checkpoint-3"
-    folder.mkdir()
-    (tmp_path / checkpoints.STATE).write_text("another")
+    monkeypatch.setattr(SFTTrainer, "training_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "a"})
+    ends.clear()
     lm = make_lm()
-    sft.train(lm, make_pairs(16), config(checkpoint_steps=1), 0, tmp_path)
-    fresh = make_lm()
-    sft.train(fresh, make_pairs(16), config(), 0, tmp_path / "fresh")
-    assert torch.equal(weights(lm), weights(fresh))
+    log = sft.train(lm, pairs, chosen, 0, tmp_path, origin={"revision": "a"})
+    assert steps == [0, 1, 2, 2, 3]
+    assert torch.equal(weights(lm), weights(undisturbed))
+    assert log["loss"].tolist() == whole["loss"].tolist() and log["step"].tolist() == [1, 2, 3, 4]
+    assert not any(tmp_path.glob("*/checkpoint-*"))
+    ends.append(2)
+    with pytest.raises(KeyboardInterrupt):
+        sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "a"})
+    ends.clear()
+    steps.clear()
+    sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "b"})
+    assert steps == [0, 1, 2, 3] and not any(tmp_path.glob("*/checkpoint-*"))
+
+
+def test_only_whole_checkpoints_of_the_same_training_are_continued(tmp_path):
+    assert sft.last_checkpoint(tmp_path / "own") is None
+    for name, state in (
+        ("own/checkpoint-8", "{}"), ("own/checkpoint-10", "{}"), ("own/checkpoint-12", '{"epoch": 1'),
+        ("own/checkpoint-14", None), ("other/checkpoint-16", "{}"),
+    ):  # fmt: skip
+        (tmp_path / name).mkdir(parents=True)
+        if state:
+            (tmp_path / name / "trainer_state.json").write_text(state)
+    assert sft.last_checkpoint(tmp_path / "own") == str(tmp_path / "own/checkpoint-10")
+    assert {path.name for path in tmp_path.glob("*/*")} == {"checkpoint-8", "checkpoint-10"}
 
 
 def test_long_targets_are_cut_and_long_prompts_refused(tmp_path):
@@ -313,52 +312,3 @@ def test_training_takes_place_on_the_gpu_wherever_the_weights_lie(tmp_path, monk
     assert asked.n_gpu <= 1  # one model in a process: TRL refuses copies on all GPUs
     assert asked.train_batch_size == config().device_batch
     assert asked.ddp_timeout == 24 * 3600 > SFTConfig.ddp_timeout
-
-
-def test_what_is_measured_between_steps_does_not_disturb_them(tmp_path):
-    pairs, plain, watched = make_pairs(64), make_lm(), make_lm()
-    log = sft.train(plain, pairs, config(), 0, tmp_path)
-    seen = []
-
-    def measure(step, steps):
-        seen.append((step, steps, watched.model.training))
-        torch.rand(3)
-        losses.target_losses(watched, pairs[:2])
-
-    again = sft.train(watched, pairs, config(), 0, tmp_path, after_step=measure)
-    assert seen == [(1, 4, False), (2, 4, False), (3, 4, False), (4, 4, False)]
-    assert again["loss"].tolist() == log["loss"].tolist()
-    assert torch.equal(weights(watched), weights(plain))
-
-
-def test_a_checkpoint_of_another_model_is_not_continued(tmp_path, monkeypatch):
-    from trl import SFTTrainer
-
-    pairs, chosen, original = make_pairs(64), config(checkpoint_steps=1), SFTTrainer.training_step
-
-    def die_at_third(self, *args, **kwargs):
-        if self.state.global_step == 2:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SFTTrainer, "training_step", die_at_third)
-        with pytest.raises(KeyboardInterrupt):
-            sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "a"})
-    lm, plain = make_lm("qwen3"), make_lm("qwen3")
-    sft.train(lm, pairs, chosen, 0, tmp_path, origin={"revision": "b"})
-    sft.train(plain, pairs, config(), 0, tmp_path / "plain")
-    assert torch.equal(weights(lm), weights(plain))
-
-
-def test_a_checkpoint_that_was_not_finished_is_not_continued(tmp_path):
-    inputs = ["samples", 3]
-    assert checkpoints.last(tmp_path, inputs) is None
-    for step, whole in ((8, True), (10, True), (12, False)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "trainer_state.json").write_text("{}" if whole else '{"epoch": 1')
-    assert checkpoints.last(tmp_path, inputs) == str(tmp_path / "checkpoint-10")
-    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
-    assert checkpoints.last(tmp_path, ["other samples", 3]) is None
-    assert not list(tmp_path.glob("checkpoint-*"))

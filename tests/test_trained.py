@@ -1,4 +1,4 @@
-"""Arms: trained only when needed, on one model for all, with weights kept only on request."""
+"""Arms: trained only when needed, each from a new load, with weights kept only on request."""
 
 import shutil
 from functools import partial
@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils.config.stages import SeriesConfig
 from igds_utils.core import arms
 from igds_utils.core.experiment import open_run
-from igds_utils.training import series, sft, trained
+from igds_utils.training import sft, trained
 from igds_utils.training.trained import TrainedArm
 
 
@@ -48,7 +47,10 @@ def test_an_arm_whose_products_are_there_is_not_trained(results, monkeypatch):
 def test_an_arm_trained_again_after_another_gives_the_same_products(results):
     first = arm_of(open_run("smoke", tasks=["math"], results=results), "random@0.5").make_all()
     run = open_run("smoke", tasks=["math"], results=results)
-    _ = arm_of(run, "full").lm
+    original, other = arm_of(run, "original"), arm_of(run, "full")
+    untrained = {name: tensor.clone() for name, tensor in original.lm.model.state_dict().items()}
+    assert any((other.lm.model.state_dict()[name] != tensor).any() for name, tensor in untrained.items())
+    assert all((original.lm.model.state_dict()[name] == tensor).all() for name, tensor in untrained.items())
     arm = arm_of(run, "random@0.5")
     shutil.rmtree(run.store.root / arm.folder)
     for product, table in arm.make_all().items():
@@ -56,21 +58,8 @@ def test_an_arm_trained_again_after_another_gives_the_same_products(results):
         pd.testing.assert_frame_equal(table[columns], first[product][columns], check_exact=True)
 
 
-def test_a_model_that_was_handed_on_is_not_taken_for_the_arms_own(results):
-    run = open_run("smoke", tasks=["math"], results=results)
-    original, other = arm_of(run, "original"), arm_of(run, "igds@0.5")
-    before = {name: tensor.clone() for name, tensor in original.lm.model.state_dict().items()}
-    after = other.lm.model.state_dict()
-    assert any((after[name] != tensor).any() for name, tensor in before.items())
-    with pytest.raises(RuntimeError, match="math/arms/original: its model was handed to another arm"):
-        _ = original.lm
-    again = arm_of(run, "original").lm.model.state_dict()
-    assert all((again[name] == tensor).all() for name, tensor in before.items())
-
-
 def test_kept_weights_are_read_instead_of_trained_again(results, monkeypatch):
-    overrides = {"sft.keep_weights": True, "tasks.math.series": None}
-    run = open_run("smoke", tasks=["math"], overrides=overrides, results=results)
+    run = open_run("smoke", tasks=["math"], overrides={"sft.keep_weights": True}, results=results)
     arm = arm_of(run, "igds@0.5")
     arm.make("log")
     weights = arm.lm.model.state_dict()
@@ -83,7 +72,7 @@ def test_kept_weights_are_read_instead_of_trained_again(results, monkeypatch):
 
 def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypatch):
     """As `original` does, whether it was trained just now or read from its kept weights."""
-    asked = {"sft.keep_weights": True, "tasks.math.series": None}
+    asked = {"sft.keep_weights": True}
     half = asked | {"models.tiny-llama.dtype": "bfloat16"}
     run, whole = (
         open_run("smoke", tasks=["math"], overrides=changes, results=results) for changes in (half, asked)
@@ -102,32 +91,9 @@ def test_only_the_prompts_that_are_read_are_rendered(results, monkeypatch):
     run, rendered = open_run("smoke", tasks=["math"], results=results), []
     prompt = run.prompt
     monkeypatch.setattr(run, "prompt", lambda task, one: rendered.append(one.id) or prompt(task, one))
-    found = series.feature_activations(run, "math", run.trainable_lm(), run.task_features("math"), 3)
+    monkeypatch.setattr(trained, "FIXED_PROMPTS", 3)
+    found = arm_of(run, "original").make("activations")
     assert found["sample_id"].tolist() == rendered and len(rendered) == 3
-
-
-def test_a_series_changes_nothing_and_ends_in_the_trained_model(results):
-    without = open_run("smoke", tasks=["math"], overrides={"tasks.math.series": None}, results=results)
-    undisturbed = arm_of(without, "igds@0.5").make_all()
-    asked = {"arms": ["igds@0.5"], "shares": [0.5, 1.0], "prompts": 5, "test": 4}
-    run = open_run("smoke", tasks=["math"], overrides={"tasks.math.series": asked}, results=results)
-    arm = arm_of(run, "igds@0.5")
-    found = arm.make("series")
-    assert arm._loaded.log["loss"].tolist() == undisturbed["log"]["loss"].tolist()
-    assert sorted(found["share"].unique()) == [0.5, 1.0]
-    feature = run.task_features("math")[0].name
-    last = found[found["share"] == 1.0]
-    assert last["measure"].value_counts().to_dict() == {feature: 5, series.SCORE: 4}
-    stored = undisturbed["activations"]["activation"].head(5)
-    assert last.loc[last["measure"] == feature, "value"].tolist() == pytest.approx(stored.tolist(), rel=1e-4)
-    first = found[(found["share"] == 0.5) & (found["measure"] == feature)]
-    assert first["value"].tolist() != pytest.approx(stored.tolist(), rel=1e-2)
-    points = run.store.root / arm.folder / "series.parts"
-    assert not points.exists()
-    # trained once more for its answers alone, it is not measured again
-    (run.store.root / arm.folder / "outputs.parquet").unlink()
-    arm_of(run, "igds@0.5").make("outputs")
-    assert not points.exists()
 
 
 def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(results):
@@ -140,11 +106,6 @@ def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(resul
     assert "capabilities" in arm_of(every, "igds@0.5").products
     one, other = (arm_of(run, "full")._inputs_of("capabilities") for run in (few, every))
     assert one == other
-
-
-def test_shares_become_steps():
-    asked = SeriesConfig(arms=["full"], shares=[1.0, 0.01, 0.5])
-    assert series.steps_of(asked, 8) == {1: 0.01, 4: 0.5, 8: 1.0}
 
 
 def test_answers_of_a_killed_arm_are_continued(results, monkeypatch):

@@ -2,9 +2,9 @@
 
 A series is one table with a row per model, quantity and sample: point, measure, sample_id, value, and seed where a
 model was trained with several. `point` names a model or checkpoint, in order; `measure` is "score" or the name of a
-task feature. `series.measure` makes the rows of one model, `of_arms` and `of_training` those that a run has stored.
+task feature. `of_arms` makes the rows of the finished arms of a run.
 
-    watched = monitoring.watch(monitoring.of_training(run, "math", "igds@0.5"), feature="l12_p4126")
+    watched = monitoring.watch(monitoring.of_arms(run, "math"), feature="l12_p4126")
     print(monitoring.report(watched, metric))
 """
 
@@ -17,8 +17,8 @@ from igds_utils.analysis.distributions import arm_activations
 from igds_utils.core.experiment import Run
 from igds_utils.data.stats import interval, paired_difference
 from igds_utils.display import Metric, arm_title, number
-from igds_utils.training.series import SCORE
 
+SCORE = "score"
 BAND = 0.9  # share of a model's activations that the band holds
 
 
@@ -34,17 +34,6 @@ def of_arms(run: Run, task: str) -> pd.DataFrame:
     order = {arm: number for number, arm in enumerate(dict.fromkeys(both["arm"]))}
     both = both.sort_values("arm", key=lambda arms: arms.map(order), kind="stable", ignore_index=True)
     return both.assign(point=both["arm"].map(arm_title)).drop(columns="arm")
-
-
-def of_training(run: Run, task: str, arm: str) -> pd.DataFrame:
-    """An arm while it was trained (arms/<arm>/series.parquet), after the untrained model on the same samples."""
-    series = run.read(f"{task}/arms/{arm}/series.parquet")
-    start = of_arms(run, task).query("point == 'Original'")
-    start = start[start["sample_id"].isin(series["sample_id"]) & start["measure"].isin(series["measure"])]
-    shares = series["share"].map(lambda share: f"{100 * share:g} %")
-    later = series.sort_values("share", kind="stable").assign(point=shares)
-    later["seed"] = start["seed"].iloc[0]
-    return pd.concat([start.assign(point="0 %"), later[start.columns]], ignore_index=True)
 
 
 def watch(

@@ -13,7 +13,6 @@ from igds_utils.config.stages import (
     RecallConfig,
     ScoringConfig,
     SelectionConfig,
-    SeriesConfig,
     SftConfig,
 )
 from igds_utils.config.taskspec import Metric, TaskSpec
@@ -165,7 +164,6 @@ class TaskConfig(Strict):
     quality: QualityConfig | None = Field(None, description="the pool of known quality; none: it is not made")
     stability: StabilityConfig | None = Field(None, description="not measured where it is left out")
     capabilities: CapabilitiesConfig | None = Field(None, description="not measured where it is left out")
-    series: SeriesConfig | None = Field(None, description="not measured where it is left out")
     only_arms: list[str] | None = Field(
         None, description="of all arms only these; jobs of a cluster train one arm each"
     )
@@ -225,15 +223,6 @@ class Preset(Strict):
     bootstrap: int = Field(2000, description="resamples of every interval")
     confidence: float = 0.95
     speeds: Speeds | None = Field(None, description="without them the plan states no time")
-
-    @model_validator(mode="after")
-    def _series_see_the_whole_model(self):
-        if self.launch.training and (named := [name for name, task in self.tasks.items() if task.series]):
-            raise ValueError(
-                f"tasks.{named[0]}.series measures a whole model, launch.training {self.launch.training} shards it: "
-                "leave one of them out"
-            )
-        return self
 
     @property
     def chosen(self) -> ModelConfig:

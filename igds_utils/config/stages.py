@@ -94,12 +94,3 @@ class SftConfig(Strict):
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, about a third slower"
     )
-
-
-class SeriesConfig(Strict):
-    """Arms that are also measured while they are trained, for monitoring."""
-
-    arms: list[str] = Field(description="by name (igds@0.5), or by selector for that of the task's ratio")
-    shares: list[float] = Field([0.25, 0.5, 0.75, 1.0], description="shares of the training, in (0, 1]")
-    prompts: int = Field(32, ge=1, description="pool prompts on which the task features are read")
-    test: int = Field(16, ge=1, description="test items that are answered")

@@ -73,12 +73,6 @@ def main_arms(task: TaskConfig) -> list[Arm]:
     return [a for a in arms(task) if a.selector in whole or (a.ratio == task.ratio and not a.is_check)]
 
 
-def in_series(task: TaskConfig) -> list[Arm]:
-    """Arms of a task that are measured while they are trained (`series`)."""
-    everyone = arms(task.model_copy(update={"only_arms": None}))
-    return [arm_of(name, everyone) for name in (task.series.arms if task.series else [])]
-
-
 def asked_in_general(task: TaskConfig) -> list[Arm]:
     """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all of
     `main_arms`. Raises `ConfigError` for a name that no arm of the task has."""

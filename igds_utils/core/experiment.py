@@ -6,6 +6,7 @@ table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), ta
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,6 @@ from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
-from igds_utils.core.models import Models
 from igds_utils.data.hub import local_folder
 from igds_utils.data.huggingface import FILES, PICKLED
 from igds_utils.engine.features import Feature, sae_folders
@@ -47,7 +47,7 @@ class Run:
         self._tasks: dict[str, Task] = {}
         self._sets: dict[str, Sets] = {}
         self._versions: dict[tuple[str, str], str] = {}
-        self.models, self.loans = Models(preset.chosen.dtype), 0
+        self._models: dict[Ref, Any] = {}  # at most one
 
     # ---- tasks and their data ----
 
@@ -149,13 +149,38 @@ class Run:
 
     @property
     def lm(self):
-        """The model whose features are read and steered; it takes the place of any other one in memory (`Models`)."""
-        return self.models.read(self.preset.chosen.identify)
+        """The model whose features are read and steered."""
+        return self._model(self.preset.chosen.identify)
 
     @property
     def train_lm(self):
-        """The model that is fine-tuned, as it was published, to be read only: `lm` itself where that is trained."""
-        return self.models.read(self.preset.chosen.train)
+        """The model that is fine-tuned, before its training; to be read only."""
+        return self._model(self.preset.chosen.train)
+
+    def _model(self, ref: Ref):
+        if ref not in self._models:
+            self._models[ref] = self.load(ref)
+        return self._models[ref]
+
+    def load(self, ref: Ref):
+        """Load a model for the caller to keep and to change.
+
+        The model that this run holds is unloaded first: a GPU with room for one is enough.
+        """
+        from igds_utils.engine.loading import load_lm
+
+        self.unload()
+        return load_lm(ref, self.preset.chosen.dtype)
+
+    def unload(self) -> None:
+        """Drop the model and the SAE in memory, and free what nobody else holds."""
+        import torch
+
+        self._models.clear()
+        if "saes" in vars(self):
+            self.saes.drop()
+        gc.collect()  # adapters and trainers leave models in reference cycles
+        torch.cuda.empty_cache()  # what is free decides where the next model is put
 
     @cached_property
     def lm_config(self):
@@ -179,14 +204,6 @@ class Run:
         same = self.preset.chosen.identify == self.preset.chosen.train
         return self.tokenizer if same else load_tokenizer(self.preset.chosen.train)
 
-    def trainable_lm(self):
-        """The model that is fine-tuned, as it was published, to be trained.
-
-        What an earlier call returned is the same object, restored (`loans` counts the calls).
-        """
-        self.loans += 1
-        return self.models.lend(self.preset.chosen.train)
-
     @cached_property
     def saes(self):
         from igds_utils.engine.loading import first_device
@@ -194,12 +211,6 @@ class Run:
 
         config = self.lm_config
         return Saes(self.preset.chosen.saes, config.num_hidden_layers, config.hidden_size, first_device())
-
-    def let_go(self) -> None:
-        """Let go of the model and the SAE in memory; what is asked for next is loaded anew."""
-        if "saes" in vars(self):
-            self.saes.drop()
-        self.models.let_go()
 
     def task_features(self, task: str) -> list[Feature]:
         """F_task: the features that the causal filter chose."""

@@ -47,7 +47,7 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
     products that were finished until then stay.
     """
     check_gpus(run.preset)
-    run.let_go()
+    run.unload()
     launch = run.preset.launch
     request = {
         "preset": run.preset.model_dump(mode="json"),

@@ -15,7 +15,7 @@ from IPython.display import HTML
 
 from igds_utils.config.refs import Strict
 from igds_utils.core.experiment import Run
-from igds_utils.display import NOT_RUN, arm_title, task_title
+from igds_utils.display import NOT_RUN, task_title
 from igds_utils.reporting.report import fold, show_figure, show_note, show_table
 from igds_utils.tables import load_table, save_table
 
@@ -23,7 +23,7 @@ FOLD = 8  # a table of more rows than these is folded away where its figure alre
 
 
 class Exhibit(Strict):
-    """One entry of exhibits.yaml; {task} in a name stands for one file per task, {arm} for one per arm."""
+    """One entry of exhibits.yaml; {task} in a name stands for one file per task."""
 
     name: str
     title: str
@@ -85,15 +85,5 @@ def _about(task: str) -> str:
 
 def _files(folder: Path, name: str, suffix: str, tasks: list[str]) -> list[tuple[str, str]]:
     """(name without suffix, what it is about in words) of the files that `name` stands for and that are there."""
-    found = []
-    for task in tasks if "{task}" in name else [""]:
-        stem = name.format(task=task, arm="{arm}")
-        about = _about(task)
-        if "{arm}" in stem:
-            before = stem.partition("{arm}")[0]
-            for path in sorted(folder.glob(f"{before}*{suffix}")):
-                arm = path.name.removeprefix(before).removesuffix(suffix)
-                found.append((path.name.removesuffix(suffix), f"{about}, {arm_title(arm)}"))
-        elif (folder / f"{stem}{suffix}").is_file():
-            found.append((stem, about))
-    return found
+    found = {name.format(task=task): _about(task) for task in (tasks if "{task}" in name else [""])}
+    return [(stem, about) for stem, about in found.items() if (folder / f"{stem}{suffix}").is_file()]

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
-from igds_utils.core.arms import arms, asked_in_general, in_series
+from igds_utils.core.arms import arms, asked_in_general
 from igds_utils.core.launch import check_gpus
 from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
@@ -113,7 +113,7 @@ def _request(
     tasks, overrides = task_names(tasks), changes(overrides)
     chosen = load_preset(preset, model, tasks, overrides)
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
-        in_series(task), asked_in_general(task)
+        asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
         check_gpus(chosen)
     results = Path(results).resolve()

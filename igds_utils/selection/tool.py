@@ -53,7 +53,7 @@ class PoolRun(Run):
 
     def __init__(self, run: Run, features: list[Feature] | None):
         super().__init__(run.preset, run.root)
-        self.models = run.models
+        self._models = run._models
         self.store.log = lambda text: None
         self._features = features
 

@@ -10,10 +10,12 @@ warm-up of the preset, loss on the target and its EOS alone, no packing.
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,11 @@ from torch import nn
 from tqdm import tqdm
 
 from igds_utils.config.stages import SftConfig
+from igds_utils.core.store import fingerprint
 from igds_utils.engine import shards
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
-from igds_utils.training import checkpoints
 
 LOG_COLUMNS = ["step", "loss", "lr", "grad_norm", "tokens", "target_tokens", "seconds"]
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -44,7 +46,6 @@ def train(
     seed: int,
     workdir: Path,
     weights: Path | None = None,
-    after_step: Callable[[int, int], None] | None = None,
     origin: Any = None,
 ) -> pd.DataFrame:
     """Fine-tune `lm.model` in place and return its log, one row an optimizer step.
@@ -56,8 +57,7 @@ def train(
     kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
     for them; a training that was killed goes on from its last one, and a finished one removes them. origin: what names
     the model as it is given (plain values); checkpoints of another one are not gone on from. weights: a folder for the
-    final weights (safetensors, gathered from all processes) and the tokenizer. after_step: called with the number of
-    steps made and of all steps; the model is in evaluation mode, and the training does not notice.
+    final weights (safetensors, gathered from all processes) and the tokenizer.
 
     Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
     tokens (prompt and target), target_tokens, seconds.
@@ -66,17 +66,16 @@ def train(
     """
     samples = _fitting(pairs, config.max_length)
     batches = global_batches([len(ids) for ids, _ in samples], config, seed)
-    arguments, precision = _arguments(config, len(batches), seed, workdir), lm.model.dtype
+    inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
+    own = workdir / fingerprint(inputs)  # checkpoints of this very training
+    arguments, precision = _arguments(config, len(batches), seed, own), lm.model.dtype
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
-        trainer = _make_trainer(
-            lm, [[samples[i] for i in batch] for batch in batches], arguments, bar, after_step
-        )
-        inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
-        trainer.train(resume_from_checkpoint=shards.from_first(lambda: checkpoints.last(workdir, inputs)))
+        trainer = _make_trainer(lm, [[samples[i] for i in batch] for batch in batches], arguments, bar)
+        trainer.train(resume_from_checkpoint=shards.from_first(lambda: last_checkpoint(own)))
         if weights is not None:
-            checkpoints.save_weights(trainer, weights)
-    shards.from_first(lambda: checkpoints.remove(workdir))
+            _save(trainer, weights)
+    shards.from_first(lambda: shutil.rmtree(own, ignore_errors=True))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     trainer.accelerator.free_memory()  # the optimizer's state would live on in reference cycles
     for parameter in lm.model.parameters():  # not the buffers: rotary frequencies stay in fp32
@@ -98,6 +97,29 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
     return [
         sorted(batch, key=lambda i: (-lengths[i], i)) for batch in even_chunks(order, config.global_batch)
     ]
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of one training in a folder; older trainings beside it lose theirs.
+
+    A checkpoint is whole where the trainer's state is, which is the last of its files: `get_last_checkpoint` alone
+    would take one that was being written when the training was killed.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for checkpoint in folder.parent.glob("*/checkpoint-*"):
+        if checkpoint.parent != folder or not _is_whole(checkpoint):
+            shutil.rmtree(checkpoint)
+    return get_last_checkpoint(folder)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def accumulation_steps(config: SftConfig, processes: int) -> int:
@@ -165,7 +187,7 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
     return arguments
 
 
-def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm, after_step):
+def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
     """TRL's trainer, fed with `batches` in their order, reporting to `bar`."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -207,11 +229,6 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm, after
 
         def on_step_end(self, args, state, control, **kwargs):
             bar.update()
-            if after_step is not None:
-                with torch.random.fork_rng():
-                    lm.model.eval()
-                    after_step(state.global_step, state.max_steps)
-                    lm.model.train()
 
         def on_log(self, args, state, control, logs, **kwargs):
             if "loss" in logs:
@@ -246,6 +263,20 @@ def _filled(batch: list[Pair], at_once: int) -> list[Pair]:
     """
     missing = -len(batch) % at_once if shards.processes() > 1 else 0
     return [*batch, *[(batch[-1][0][:1], 1)] * missing]
+
+
+def _save(trainer, weights: Path) -> None:
+    """Gather a trainer's weights and write them with the tokenizer, whole or not at all."""
+    new = weights.with_name(f".{weights.name}.new")
+    trainer.save_model(str(new))
+    trainer.accelerator.wait_for_everyone()
+
+    def replace() -> None:
+        (new / "training_args.bin").unlink(missing_ok=True)  # pickled, and of no use to a reader of the weights
+        shutil.rmtree(weights, ignore_errors=True)
+        new.rename(weights)
+
+    shards.from_first(replace)
 
 
 @contextmanager

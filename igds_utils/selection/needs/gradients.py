@@ -232,7 +232,7 @@ def _checkpoints(pool: Pool) -> list[Checkpoint]:
 
 def _with_lora(pool: Pool) -> tuple[LM, list[nn.Parameter]]:
     """A copy of the model to be trained, with LoRA weights as the warm-up begins."""
-    lm = pool.run.models.load(pool.run.preset.chosen.train)
+    lm = pool.run.load(pool.run.preset.chosen.train)
     return lm, add_lora(lm, pool.run.preset.selection.less.rank, pool.run.preset.seed)
 
 

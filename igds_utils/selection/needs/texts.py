@@ -42,7 +42,7 @@ def tags(pool: Pool) -> Measured:
     """Which tag each sample's instruction has: CSR (N, tags) of 0 and 1. Without a tagger: its word n-grams."""
     samples, ref = pool.samples, pool.run.preset.selection.tagger
     dtype = pool.run.preset.chosen.dtype
-    lm = cache(lambda: pool.run.models.load(ref))
+    lm = cache(lambda: pool.run.load(ref))
 
     def build(part: Sequence[int]) -> pd.DataFrame:
         texts = [example.text for example in samples.at(part).examples]
