@@ -16,7 +16,8 @@ class AccuracyMetric(Strict):
     name: Literal["accuracy"] = "accuracy"
     answer: Literal["box_else_number", "box"] = Field(
         "box_else_number",
-        description="the last \\boxed{}, or where there is none the last number; or the box alone",
+        description="the last \\boxed{}, or where there is none what math-verify or else the last number gives; or the "
+        "box alone",
     )
     timeout: int | None = Field(5, ge=1, description="seconds for parsing and for comparing one answer")
 
@@ -45,7 +46,7 @@ class CometMetric(Strict):
 
 
 class ExactMetric(Strict):
-    """Whether the output is the reference, apart from case, punctuation and spaces."""
+    """Whether the output is the reference, apart from case, spaces, kind of quotes and a full stop at the end."""
 
     name: Literal["exact_match"] = "exact_match"
 

@@ -33,12 +33,12 @@ class Scorer:
 
 
 def _accuracy(metric: AccuracyMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
-    """accuracy 0 or 1, and boxed 0 or 1: whether the answer stood in a box or was the last number."""
+    """accuracy 0 or 1, and boxed 0 or 1: whether the answer stood in a box."""
     found = []
     for output, example in zip(outputs, examples, strict=True):
-        answer, boxed = metrics.math_answer(output, number=metric.answer == "box_else_number")
-        right = any(
-            metrics.math_correct(answer, reference, metric.timeout) for reference in example.references
+        boxed = metrics.boxed_answer(output) is not None
+        right = (boxed or metric.answer == "box_else_number") and any(
+            metrics.math_correct(output, reference, metric.timeout) for reference in example.references
         )
         found.append({"accuracy": float(right), "boxed": float(boxed)})
     return found
