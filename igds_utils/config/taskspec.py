@@ -79,7 +79,12 @@ class TaskSpec(Strict):
     def _ends_in_a_cue(self):
         if not re.search(r"\n[^\n]+:$", self.prompt):
             raise ValueError(
-                f"prompt must end in a line of its own with a colon, the critical position (\\nAnswer:), "
-                f"not in {self.prompt[-20:]!r}"
+                f"prompt must end in a line of its own with the colon ':' (U+003A), the critical position "
+                f"(\\nAnswer:), not in {self.prompt[-20:]!r}{_last_character(self.prompt)}"
             )
         return self
+
+
+def _last_character(text: str) -> str:
+    """The code point of a text's end, where it may be taken for an ASCII character."""
+    return f" (U+{ord(text[-1]):04X})" if text and not text[-1].isascii() else ""
