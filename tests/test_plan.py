@@ -137,10 +137,12 @@ def test_decoding_steps_are_those_of_the_batches_that_run(preset):
 
     row = 4 * (LONGEST * 50 + 2 * 12) * 2 * 2 * 5  # fp32 keys and values of two blocks, with room to go on
     assert 1e6 // row == 112  # all 20 amplified rows decode together, early and late departures apart
-    # 6 items x 2 samples are one batch of at most 64 rows; answers of 8 tokens reach 12, where they are cut
+    # 6 items x 2 samples are one batch; answers of 8 tokens reach 12, where they are cut
     assert steps() == ((1 + 2) * 12 + (1 + 2) * 12, 1 * (12 + 4 * 12))
     assert steps(**{"intervention.cache_gb": 8 * row / 1e9})[0] == (1 + 2 * 3) * 12 + (1 + 2) * 12
-    assert steps(**{"tasks.math.sizes.test": 33})[1] == 2 * (12 + 4 * 12)  # 32 items fill a batch
+    answer = 4 * (LONGEST * 50 + 12) * 2 * 2 * 5
+    few = {"intervention.cache_gb": 8.1 * answer / 1e9}  # 4 items fill a batch
+    assert steps(**few)[1] == 2 * (12 + 4 * 12)
 
 
 def test_processes_are_started_for_every_arm_twice(preset):

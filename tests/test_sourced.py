@@ -220,6 +220,37 @@ def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
     assert run.read("math/data.json") == facts
 
 
+def test_a_run_says_which_test_references_are_longer_than_its_answers_may_be(mirror, tmp_path, capsys):
+    rows = [{"dialogue": f"talk {i}", "summary": "x" * (i + 1)} for i in range(8)]
+    data = {"sources": {"test": {"hub": mirror("some/test", rows), "columns": SUMMARY}}}
+    sizes = {"prior": 0, "validation": 0, "confirmation": 0, "pool": 0, "test": 8}
+
+    def facts(limit):
+        asked = {
+            "data": data,
+            "sizes": sizes,
+            "max_new_tokens": limit,
+            "prompt_tokens": 1,
+            "target_tokens": 1,
+        }
+        overrides = {f"tasks.summarization.{name}": value for name, value in asked.items()}
+        run = open_run(
+            "smoke", tasks=["summarization"], overrides=overrides, results=str(tmp_path / "results")
+        )
+        lengths = [len(run.train_tokenizer(" " + row["summary"])["input_ids"]) for row in rows]
+        return run.data_facts("summarization")["test_references"], sorted(lengths)
+
+    found, lengths = facts(7)
+    assert found == {"limit": 7, "longer": sum(n > 7 for n in lengths) / 8} | {
+        "median": lengths[4], "most": lengths[7], "longest": lengths[7]
+    }  # fmt: skip
+    assert 0 < found["longer"] < 1
+    said = capsys.readouterr().out
+    assert f"{found['longer']:.0%} of the test references are longer than max_new_tokens, 7" in said
+    assert facts(9)[0]["longer"] == 0  # another limit: looked at again
+    assert "test references" not in capsys.readouterr().out
+
+
 def test_a_report_may_say_where_a_set_comes_from(three):
     assert origins(config(three)) == {
         "test": "some/test train",

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from igds_utils import tasks
+from igds_utils import display, tasks
 from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.config.taskspec import ExactMetric
@@ -316,9 +316,10 @@ def test_a_folder_without_catalogs_is_refused(tmp_path):
 
 def test_translation_is_labelled_by_the_metric_that_it_is():
     task = tasks.get("translation")
-    assert (task.metric, task.metric_label) == ("chrf", "chrF")
+    assert (task.metric, task.metric_label) == ("chrf", "chrF, mean of sentences")
     chinese = Example("", {"source_text": "", "target_language": "Chinese"}, "", ("要忽略的诊断代码",))
     assert task.score("要忽略的诊断代码", chinese) == pytest.approx({"chrf": 100, "bleu": 100})
+    assert display.metric_of(task).unit == "chrF"
 
 
 # ---- summarization ---------------------------------------------------------------------------------------

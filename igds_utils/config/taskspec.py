@@ -23,14 +23,14 @@ class AccuracyMetric(Strict):
 
 
 class RougeMetric(Strict):
-    """ROUGE-1 F1, with ROUGE-2 and ROUGE-L beside it (rouge-score)."""
+    """ROUGE-1 F1, the mean over an example's references, with ROUGE-2 and ROUGE-L beside it (rouge-score)."""
 
     name: Literal["rouge1"] = "rouge1"
     stemming: bool = Field(False, description="Porter stemming, rouge-score's use_stemmer")
 
 
 class ChrfMetric(Strict):
-    """chrF2, with BLEU beside it (sacrebleu)."""
+    """Sentence chrF2, with sentence BLEU beside it (sacrebleu); the scores of the corpus are in corpus.json."""
 
     name: Literal["chrf"] = "chrf"
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 from math import comb
 from pathlib import Path
 from pickle import UnpicklingError
@@ -139,6 +140,23 @@ def bleu(hypothesis: str, reference: str, chinese: bool = False) -> float:
     from sacrebleu import sentence_bleu
 
     return float(sentence_bleu(hypothesis, [reference], tokenize="zh" if chinese else "13a").score)
+
+
+def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """chrF2 of all hypotheses as one corpus, 0 to 100 (sacrebleu); each has one reference or more."""
+    from sacrebleu import corpus_chrf
+
+    return float(corpus_chrf(hypotheses, list(zip_longest(*references))).score)
+
+
+def corpus_bleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], chinese: bool = False
+) -> float:
+    """BLEU of all hypotheses as one corpus, 0 to 100 (sacrebleu); each has one reference or more."""
+    from sacrebleu import corpus_bleu
+
+    streams = list(zip_longest(*references))
+    return float(corpus_bleu(hypotheses, streams, tokenize="zh" if chinese else "13a").score)
 
 
 def comet(

@@ -9,7 +9,6 @@ from igds_utils.config.refs import HubRef
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core.arms import arms
 from igds_utils.core.costs import pass_bytes, row_bytes, sae_bytes, training_bytes
-from igds_utils.training.evaluation import ROWS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LONGEST = 1.75  # a batch is as wide as its longest sample: this many times the mean, about
@@ -48,10 +47,7 @@ def on_gpu(preset: Preset) -> dict[str, list[Part]]:
         "identify": [("weights", weights), sae, *max((_steering(preset, task) for task in tasks), key=held)],
         "score": [("weights", weights), sae, one_pass],
         "train": max((_training(preset, task) for task in tasks), key=held),
-        "evaluate": [
-            ("weights", weights),
-            (f"caches of {ROWS} answers", ROWS * max(_answer_bytes(preset, task) for task in tasks)),
-        ],
+        "evaluate": [("weights", weights), ("caches", preset.intervention.cache_gb * 1e9)],
     }
 
 
@@ -89,10 +85,11 @@ def _training(preset: Preset, task: TaskConfig) -> list[Part]:
     return training_bytes(preset.chosen.shape, tokens, width, shards, copies, task.sft.gradient_checkpointing)
 
 
-def _answer_bytes(preset: Preset, task: TaskConfig) -> float:
-    """The cache of one test answer."""
+def answers_together(preset: Preset, task: TaskConfig) -> int:
+    """How many test answers decode at once (`evaluation.rows_that_fit`)."""
     prompt = LONGEST * task.prompt_tokens + task.shots * SHOT_TOKENS
-    return row_bytes(preset.chosen.shape, prompt + task.max_new_tokens, BYTES[preset.chosen.dtype])
+    row = row_bytes(preset.chosen.shape, prompt + task.max_new_tokens, BYTES[preset.chosen.dtype])
+    return max(1, int(preset.intervention.cache_gb * 1e9 / row))
 
 
 def disk(preset: Preset) -> list[Part]:

@@ -11,9 +11,8 @@ from igds_utils.config.settings import CapabilitiesConfig, Preset, TaskConfig
 from igds_utils.core.arms import arms, asked_in_general
 from igds_utils.core.costs import need_tokens, row_bytes
 from igds_utils.running.runner import STAGES
-from igds_utils.running.space import BYTES, LONGEST, SHOT_TOKENS
+from igds_utils.running.space import BYTES, LONGEST, SHOT_TOKENS, answers_together
 from igds_utils.selectors import get, names
-from igds_utils.training.evaluation import ROWS
 
 UNCUT_CANDIDATES = (
     400  # candidates where a preset does not cut them: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)
@@ -141,7 +140,8 @@ def _steps(preset: Preset, task: TaskConfig) -> dict[str, int]:
         return {}
     sizes, new, k = task.sizes, task.max_new_tokens, preset.intervention.k
     trained = sum(arm.trained for arm in arms(task))
-    batches = math.ceil(sizes.test / max(1, ROWS // task.samples))
+    items = max(1, answers_together(preset, task) // task.samples)
+    batches = math.ceil(sizes.test / items)
     answer = min(new, round(LONGEST * task.target_tokens))
     found = {
         "causal filter": _filter_steps(preset, task, uncut(task.max_candidates), sizes.validation, new)
