@@ -131,20 +131,21 @@ def test_prompts_of_a_single_token(lm):
     assert together == [obvious_tokens(lm, {}, prompt, None) for prompt in ids]
 
 
-def test_draws_follow_their_seeds_and_not_the_batch(lm):
-    texts = ["12 + 7 =", "how many apples", "how many", "She has 3 apples", "x", "Text:", "19 * 2 = 38."]
+def test_draws_follow_their_seeds_and_not_the_batch():
+    lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
+    texts = ["12 + 7 =", "how many apples", "how many", "She has 3 apples"]
 
-    def draw(order, rows, seed="0", samples=3):
+    def draw(order, rows, seed="0", samples=2):
         sampling = generation.Sampling(1.0, 0.95, [f"{seed}/{i}" for i in order])
-        found = generation.generate(lm, [texts[i] for i in order], NEW, (), rows, sampling, samples)
+        found = generation.generate(lm, [texts[i] for i in order], 5, (), rows, sampling, samples)
         return dict(zip(order, found, strict=True))
 
-    whole = draw(range(7), 64)
-    assert len({text for drawn in whole.values() for text in drawn}) > 15
+    whole = draw(range(4), 64)
+    assert len({text for drawn in whole.values() for text in drawn}) > 5
     for rows in (1, 3, 8):
-        assert draw([4, 0, 6, 2, 5, 1, 3], rows) == whole
-    assert draw([3], 1) == {3: whole[3]} and draw([3], 1, samples=2)[3] == whole[3][:2]
-    assert draw(range(7), 64, seed="1") != whole
+        assert draw([2, 0, 3, 1], rows) == whole
+    assert draw([3], 1, samples=1) == {3: whole[3][:1]}
+    assert draw(range(4), 64, seed="1") != whole
 
 
 def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():

@@ -108,13 +108,13 @@ def test_math_correct(output, reference, right):
 
 
 def test_math_correct_works_off_the_main_thread_and_without_a_time_limit():
-    found = []
+    found, answers = [], [("\\boxed{\\frac{2}{4}}", "\\frac{1}{2}"), ("是12", "12"), ("", "1")]
     thread = threading.Thread(
-        target=lambda: found.append(metrics.math_correct("\\boxed{\\frac{2}{4}}", "\\frac{1}{2}"))
+        target=lambda: found.extend(metrics.math_correct(*answer) for answer in answers)
     )
     thread.start()
     thread.join()
-    assert found == [True]
+    assert found == [True, True, False]
     assert metrics.math_correct("4", "4", timeout=None)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import zip_longest
 from math import comb
 from pathlib import Path
@@ -75,19 +75,19 @@ def math_correct(output: str, reference: str, timeout: int | None = 5) -> bool:
     if threading.current_thread() is not threading.main_thread():
         timeout = None
     _quiet_math_verify()
+    read = partial(parse, parsing_timeout=timeout)
     output, reference = output.translate(PLAIN), reference.translate(PLAIN)
     if (answer := boxed_answer(output)) is not None:
-        given = parse(f"\\boxed{{{answer.rstrip('. ')}}}", parsing_timeout=timeout)
+        given = read(f"\\boxed{{{answer.rstrip('. ')}}}")
     else:
         *before, answer = BOX.split(output)
         answer = answer if WORD.search(answer) else " ".join(before)
         # math-verify reads 1.5e3 as 1.5
         powers = regex.sub(r"(\d)[eE]([+-]?\d)", r"\1*10^\2", answer.lstrip("} "))
-        given = parse(powers, parsing_timeout=timeout) or parse(last_number(answer) or "")
+        given = read(powers) or read(last_number(answer) or "")
     if (base := BASED.fullmatch(reference.strip("$} "))) and base.groups() not in BASED.findall(answer)[-1:]:
         return False
-    gold = parse(f"\\boxed{{{reference}}}", parsing_timeout=timeout)
-    return bool(verify(gold, given, timeout_seconds=timeout))
+    return bool(verify(read(f"\\boxed{{{reference}}}"), given, timeout_seconds=timeout))
 
 
 @cache
