@@ -44,8 +44,8 @@ def intervals(axis):
 def points(axis, label=None):
     """(x, y) of every dot, or of those with a legend entry."""
     drawn = [dots for dots in axis.collections if not isinstance(dots, LineCollection)]
-    kept = [dots.get_offsets() for dots in drawn if label is None or dots.get_label().startswith(label)]
-    return [tuple(map(float, place)) for places in kept for place in places]
+    named = [dots for dots in drawn if label is None or dots.get_label().startswith(label)]
+    return [tuple(map(float, place)) for dots in named for place in np.ma.filled(dots.get_offsets(), np.nan)]
 
 
 def legend(figure):

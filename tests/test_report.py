@@ -10,12 +10,13 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from igds_utils import plots, tasks
+from igds_utils import tasks
 from igds_utils.config.config import load_preset
 from igds_utils.config.refs import HubRef, WheelRef
 from igds_utils.config.settings import ModelConfig, Preset, SaeConfig, Sizes, Speeds, TaskConfig
 from igds_utils.config.stages import SftConfig
 from igds_utils.display import NOT_RUN, Metric, paper_values
+from igds_utils.plots.style import PAGE, empty_figure, new_figure
 from igds_utils.reporting import report
 from igds_utils.reporting.findings import caution, departures, headline, overview
 from igds_utils.reporting.report import ReportError, export_html, fold, show_figure, show_table, to_mathml
@@ -51,7 +52,7 @@ def page(tmp_path_factory):
         tmp_path_factory.mktemp("report"),
         new_markdown_cell("# Does it <work>?\n\nCosts $5 and $6; `$x_1$` is code; $a_i * b_i * c_i$ is not."),
         new_markdown_cell("## One\n\n$$S(x) = \\sum_{i \\in F} a_i(x, p)$$"),
-        shown(show_figure(plots.concept_loop(), "Figure 1. The loop.", "a loop of four steps"), *noise),
+        shown(show_figure(empty_figure("a loop"), "Figure 1. The loop.", "a loop of four steps"), *noise),
         new_markdown_cell("## Two\n\n| a | b |\n|---|---|\n| $h'$ | 2 |"),
         shown(show_table(frame, "Table 2. Scores.", strong="IGDS")),
         new_markdown_cell("## Three"),
@@ -146,7 +147,7 @@ def test_a_missing_notebook_is_named(tmp_path):
 
 def test_figures_need_an_alt_text():
     with pytest.raises(ValueError, match="alt text"):
-        show_figure(plots.concept_loop(), "Figure 1.", " ")
+        show_figure(empty_figure("a loop"), "Figure 1.", " ")
 
 
 @pytest.mark.parametrize("latex", [
@@ -371,8 +372,9 @@ def test_what_is_folded_has_a_title_and_columns_of_numbers_or_dashes_stand_right
 
 
 def test_figure_width_follows_its_inches():
-    wide = show_figure(plots.pipeline(), "c", "alt").data
+    figure, _ = new_figure(PAGE, 2)
+    wide = show_figure(figure, "c", "alt").data
     pixels = int(re.search(r"--natural:(\d+)px", wide)[1])
     assert 'class="wide"' in wide and np.isclose(
-        pixels, plots.pipeline().get_figwidth() * report.PIXELS_PER_INCH, atol=2
+        pixels, PAGE * report.PIXELS_PER_INCH, atol=2
     )

@@ -184,7 +184,7 @@ def feature_topology(best: dict[str, pd.DataFrame], layers: list[int], paper: li
     if paper:
         theirs = pd.DataFrame({"name": paper, "delta": 0.0, "selected": False})
         columns["Math (paper)"] = theirs.set_index(theirs["name"].str.extract(r"l(\d+)_", expand=False).astype(int))
-    order = sorted(layers, reverse=True)
+    order = sorted({*layers, *(layer for table in columns.values() for layer in table.index)}, reverse=True)
     effects = {title: table["delta"] / (table["delta"].abs().max() or 1) for title, table in columns.items()}
     names = {title: table["name"] + np.where(table["selected"], " ★", "") for title, table in columns.items()}
     figure, axes = style.new_figure(style.PAGE, 0.9 + max(0.9, 0.17 * len(order)))
