@@ -40,7 +40,7 @@ test-all: $(STAMP) ## the same with the slow tests
 	@$(BIN)/ruff check .
 	@$(BIN)/python -m pytest -q --run-slow
 
-plan: $(STAMP) ## what a preset would cost: tokens, minutes, memory, disk; runs nothing
+plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs nothing
 	@$(BIN)/igds plan $(WHAT)
 
 report: $(STAMP) ## make tables, figures and report again from stored results

@@ -173,7 +173,7 @@ def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: st
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from igds_utils.running.plan import render
+    from igds_utils.plan import render
 
     print(render(load_preset(options.preset, options.model, options.tasks, dict(options.changes))))
     return 0

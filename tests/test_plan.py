@@ -1,189 +1,201 @@
-"""The plan's arithmetic against numbers worked out by hand."""
+"""The plan's arithmetic, and that of notebook 08's estimate, against numbers worked out by hand."""
 
 import json
 
+import nbformat
+import numpy as np
+import pandas as pd
 import pytest
-import yaml
 
+from igds_utils import plan, selectors
 from igds_utils.config.config import PROJECT, load_preset
-from igds_utils.core.costs import KEPT_VALUES
-from igds_utils.running.plan import render
 from igds_utils.running.runner import STAGES
-from igds_utils.running.space import LONGEST, disk, held, peak_memory
-from igds_utils.running.workload import ABOVE, UNCUT_CANDIDATES, stages
+from igds_utils.tables import benefit_table
 
-SHAPE = {"parameters": 1_000_000, "layers": 2, "width": 10, "kv_width": 5, "vocabulary": 100}
-PRESET = {
-    "name": "sums",
-    "description": "numbers that are easy to add",
-    "model": "tiny",
-    "models": {
-        "tiny": {
-            "identify": {"tiny": "llama"},
-            "train": {"tiny": "llama"},
-            "saes": {"source": "tiny", "name": "tiny"},
-            "shape": SHAPE,
-        }
-    },
-    "speeds": {"forward": 100, "decode": 10, "train": 5, "notebook": 30},
-    "intervention": {"k": 2, "cache_gb": 1e-3},
-    "tasks": {
-        "math": {
-            "sizes": {"prior": 20, "validation": 4, "confirmation": 3, "pool": 40, "test": 6},
-            "prompt_tokens": 50,
-            "target_tokens": 8,
-            "max_new_tokens": 12,
-            "max_candidates": 5,
-            "selectors": ["random", "loss", "igds"],
-            "samples": 2,
-            "sft": {"epochs": 2, "device_batch": 4},
-        }
-    },
-}
+PRESET = """
+name: sums
+description: numbers that are easy to add
+model: tiny
+models:
+  tiny:
+    {identify: {tiny: llama}, train: {tiny: llama}, saes: {source: tiny, name: tiny},
+     shape: {parameters: 1000000, layers: 2, width: 10, kv_width: 5, vocabulary: 100, d_sae: 70}}
+speeds: {forward: 100, decode: 10, train: 5, notebook: 30}
+intervention: {k: 2, cache_gb: 1}
+batch_tokens: 1000
+tasks:
+  math:
+    {prompt_tokens: 50, target_tokens: 8, max_new_tokens: 12, max_candidates: 5, selectors: [random, loss, igds],
+     samples: 2, sft: {epochs: 2, device_batch: 4},
+     sizes: {prior: 20, validation: 4, confirmation: 3, pool: 40, test: 6}}
+"""
 
 
 @pytest.fixture
 def preset(tmp_path):
     def make(**overrides):
-        file = tmp_path / "sums.yaml"
-        file.write_text(yaml.safe_dump(PRESET))
-        return load_preset(str(file), overrides=overrides)
+        (tmp_path / "sums.yaml").write_text(PRESET)
+        return load_preset(str(tmp_path / "sums.yaml"), overrides=overrides)
 
     return make
 
 
-def tokens(frame, stage):
-    row = frame[frame.stage == stage].iloc[0]
-    return row.read, row.generate, row.train
+def tokens(preset, stage):
+    """Tokens that a stage reads, generates and trains on."""
+    row = plan.stages(preset).set_index("stage").loc[stage]
+    return row["read"], row["generate"], row["train"]
 
 
-def test_tokens_of_every_stage(preset):
-    frame = stages(preset())
-    assert tokens(frame, "recall") == (20 * 50, 0, 0)
-    rows = 5 * 4 + 2 * 3  # candidates on validation, k on confirmation; prompts and targets are read once
-    read = (4 + 3) * (50 + 8) + rows * ABOVE * 8
-    assert tokens(frame, "causal filter") == (round(read), (4 + 3 + rows) * 12, 0)
-    assert tokens(frame, "scoring") == (
-        40 * (50 + 8) + 40 * 50,
-        0,
-        0,
-    )  # Loss reads targets, IGDS prompts, Random none
-    assert tokens(frame, "training") == (0, 0, (40 + 3 * 20) * 2 * (50 + 8))
-    completions = 6 * 2
-    assert tokens(frame, "evaluation") == (5 * 6 * 50, completions * (12 + 4 * 8), 0)
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("recall", (20 * 50, 0, 0)),
+        # prompts and targets once, targets under each candidate in 0.4 of the blocks; originals are answered too
+        ("causal filter", (4 * 58 + 5 * 4 * 0.4 * 8, (4 + 5 * 4) * 12, 0)),
+        ("confirmation", (round(3 * 58 + 2 * 3 * 0.4 * 8), (3 + 2 * 3) * 12, 0)),
+        ("scoring", (40 * 58 + 40 * 50, 0, 0)),  # Loss reads targets, IGDS prompts, Random none
+        ("training", (0, 0, (40 + 3 * 20) * 2 * 58)),
+        ("evaluation", (5 * 6 * 50, 6 * 2 * (12 + 4 * 8), 0)),  # the untrained model does not stop
+    ],
+)
+def test_tokens_of_every_stage(preset, stage, expected):
+    assert tokens(preset(), stage) == expected
 
 
-def test_minutes_follow_the_speeds(preset):
-    frame = stages(preset()).set_index("stage")
-    assert frame.minutes["recall"] == pytest.approx(1000 / 100 / 60)
-    assert frame.minutes["training"] == pytest.approx(frame.train["training"] / 5 / 60)
-    assert frame.minutes["notebooks"] == pytest.approx(len(STAGES) * 30 / 60)
+@pytest.mark.parametrize(
+    ("change", "stage", "expected"),
+    [
+        ({"max_candidates": None}, "causal filter", (4 * 58 + 400 * 4 * 0.4 * 8, (4 + 400 * 4) * 12, 0)),
+        ({"max_new_tokens": 3}, "evaluation", (1500, 6 * 2 * (3 + 4 * 3), 0)),
+        # with and without its prompt, IGDS, and its controls together; lengths need no model
+        ({"selectors": ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]},
+         "scoring", (40 * (58 + 8 + 2 * 50), 0, 0)),
+        ({"quality": {"size": 10, "selectors": ["loss"]}}, "scoring", (40 * 108 + 10 * 58, 0, 0)),
+        # the original, full and three selectors; two questions of each of 57 subjects, all of TruthfulQA
+        ({"capabilities": {"limit": {"mmlu": 2}}}, "capabilities", (5 * (114 * 725 + 817 * 1710), 0, 0)),
+        ({"stability": {"sources": {"a": {}, "b": {}}, "prior": 7, "validation": 2, "max_candidates": 3,
+                        "max_new_tokens": 5}}, "stability", (round(2 * (350 + 116 + 19.2)), 2 * 8 * 5, 0)),
+    ],
+)  # fmt: skip
+def test_tokens_follow_what_a_task_asks_for(preset, change, stage, expected):
+    changed = preset(**{f"tasks.math.{name}": value for name, value in change.items()})
+    assert tokens(changed, stage) == expected
 
 
-def test_answers_are_cut_at_max_new_tokens_and_uncut_candidates_are_assumed(preset):
-    overrides = {"tasks.math.max_new_tokens": 3, "tasks.math.max_candidates": None}
-    rows = UNCUT_CANDIDATES * 4 + 2 * 3
-    read = 7 * (50 + 8) + rows * ABOVE * 8
-    assert tokens(stages(preset(**overrides)), "causal filter") == (round(read), (7 + rows) * 3, 0)
+def test_minutes_are_tokens_over_speed_and_processes(preset):
+    alone = plan.stages(preset()).set_index("stage")["minutes"]
+    assert alone["recall"] == pytest.approx(1000 / 100 / 60)
+    assert alone["training"] == pytest.approx(100 * 2 * 58 / 5 / 60)
+    assert alone["evaluation"] == pytest.approx((1500 / 100 + 528 / 10) / 60)
+    assert alone["starts"] == pytest.approx(len(STAGES) * 30 / 60)
+    two = plan.stages(preset(**{"launch.processes": 2})).set_index("stage")["minutes"]
+    assert two.drop("starts").to_numpy() == pytest.approx(alone.drop("starts").to_numpy() / 2)
+    assert two["starts"] == pytest.approx((len(STAGES) + 4 + 1 + 2 * 4) * 30 / 60)  # every trained arm twice
 
 
-def test_what_selectors_share_is_read_once(preset):
-    names = ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]
-    frame = stages(preset(**{"tasks.math.selectors": names}))
-    assert tokens(frame, "scoring") == (
-        40 * (58 + 8 + 2 * 50),
-        0,
-        0,
-    )  # with and without its prompt; IGDS, its controls
+def test_every_need_of_a_selector_is_known():
+    free = {"examples", "tags", "embeddings", "target_cut"}
+    for need in {need for name in selectors.names() for need in selectors.get(name).needs}:
+        assert (plan.need_tokens(need, 1, 1) > 0) != (need in free or need.startswith("example_")), need
 
 
-def test_memory_is_the_larger_of_training_and_steering(preset):
-    batch = 4 * LONGEST * (50 + 8)
-    training = 16 * 1_000_000 + KEPT_VALUES * batch * 2 * 10 * 4 + 3 * batch * 100 * 4
-    assert peak_memory(preset()) == pytest.approx(
-        4e6 + training + 1e9
-    )  # what the next arm starts from stays beside it
-    assert peak_memory(preset(**{"intervention.cache_gb": 3.0})) == pytest.approx(4e6 + 3e9 + 1e9)
+def test_operations_follow_the_blocks_that_run(preset):
+    for need, each in (("target_loss", 2), ("task_feature_activations", 1), ("gradients", 6)):
+        assert plan.need_operations(need, 7, preset().chosen.shape, blocks=1) == each * 7e6
 
 
-def test_one_sae_is_held_while_steering(preset):
-    shape = {**SHAPE, "d_sae": 7_000_000}
-    one = 2 * 4 * 10 * 7_000_000
-    found = preset(**{"models.tiny.shape": shape, "intervention.cache_gb": 1.0})
-    assert peak_memory(found) == pytest.approx(4e6 + 1e9 + one + 1e9)
-    assert "one SAE at a time, of 0.56 GB" in render(found)
-    assert "without the SAEs" in render(preset())
+def held(preset):
+    return {step: sum(size for _, size in parts) for step, parts in plan.memory(preset).items()}
 
 
-def test_questions_of_general_benchmarks_are_read_by_every_arm_of_a_selector(preset):
-    asked = {"benchmarks": ["mmlu", "truthfulqa"], "limit": {"mmlu": 2}}
-    frame = stages(preset(**{"tasks.math.capabilities": asked, "tasks.math.defect_check": True}))
-    questions = 2 * 57 * 725 + 817 * 7.6 * 225
-    assert tokens(frame, "capabilities") == (round(5 * questions), 0, 0)  # original, full and three selectors
-    assert "capabilities" not in set(stages(preset()).stage)
+def test_memory_of_every_step(preset):
+    batch, model = 4 * 1.75 * 58, 4e6 + 2 * 4 * 10 * 70 + 1e9  # weights, SAE, libraries
+    caches = 5 * 4 * (1.75 * 50 + 2 * 12) * 2 * 2 * 5 * 4  # keys and values of two blocks in fp32
+    one_pass = 1000 * 10 * (2 + 24) * 4 + 1.5e9
+    training = 1e9 + 16e6 + batch * 10 * 24 * 2 * 4 + 3 * batch * 100 * 4
+    found = {"causal filter": model + caches, "scoring": model + one_pass, "training": training}
+    assert held(preset()) == pytest.approx(found)
+    less = batch * 10 * 4 * (24 * 2 - (2 + 24))
+    for changes, step, expected in (
+        ({"intervention.cache_gb": 1e-5}, "causal filter", model + 1e4),
+        ({"sft.gradient_checkpointing": True}, "training", training - less),
+        ({"launch.processes": 2}, "training", training + 4e6),  # gradients are exchanged
+        ({"launch.processes": 2, "launch.training": "fsdp"}, "training", training - 16e6 / 2),
+    ):
+        assert held(preset(**changes))[step] == pytest.approx(expected)
+    half = dict(plan.memory(preset(**{"models.tiny.dtype": "bfloat16"}))["training"])
+    assert half["weights, gradients, moments"] == 18e6
 
 
 def test_the_plan_of_quick_comes_near_the_reference_run():
-    """Peak memory of training, the largest: what the run of 135M parameters took."""
     runs = json.loads((PROJECT / "results/reference/quick/timings.json").read_text())
     largest = max(entry["peak_bytes"] for of_notebook in runs.values() for entry in of_notebook)
-    assert peak_memory(load_preset("quick")) == pytest.approx(largest, rel=0.15)
+    assert max(held(load_preset("quick")).values()) == pytest.approx(largest, rel=0.15)
 
 
-def test_decoding_steps_are_those_of_the_batches_that_run(preset):
-    def steps(**overrides):
-        frame = stages(preset(**overrides)).set_index("stage")
-        return int(frame.steps["causal filter"]), int(frame.steps["evaluation"])
-
-    row = 4 * (LONGEST * 50 + 2 * 12) * 2 * 2 * 5  # fp32 keys and values of two blocks, with room to go on
-    assert 1e6 // row == 112  # all 20 amplified rows decode together, early and late departures apart
-    # 6 items x 2 samples are one batch of at most 64 rows; answers of 8 tokens reach 12, where they are cut
-    assert steps() == ((1 + 2) * 12 + (1 + 2) * 12, 1 * (12 + 4 * 12))
-    assert steps(**{"intervention.cache_gb": 8 * row / 1e9})[0] == (1 + 2 * 3) * 12 + (1 + 2) * 12
-    assert steps(**{"tasks.math.sizes.test": 33})[1] == 2 * (12 + 4 * 12)  # 32 items fill a batch
+def test_disk_counts_what_a_run_keeps_and_what_it_holds_for_a_while(preset):
+    assert plan.disk(preset()) == [("models", 4e6), ("weights of 4 arms", 16e6)]
+    asked = {"sft.keep_weights": False, "sft.checkpoint_steps": 5, "launch.processes": 2}
+    saes = {"models.tiny.saes": {"source": "release", "name": "some"}}
+    sizes = [size for _, size in plan.disk(preset(**asked, **saes))]
+    assert sizes == [4e6, 2 * 2 * 4 * 10 * 70, 2 * 12e6, 4e6]  # SAEs; two checkpoints; weights on their way
 
 
-def test_processes_are_started_for_every_arm_twice(preset):
-    several = stages(preset(**{"launch.processes": 2})).set_index("stage")
-    assert several.starts["notebooks"] == len(STAGES) + 4 + 1 + 2 * 4
-    assert stages(preset()).set_index("stage").starts["notebooks"] == len(STAGES)
-
-
-def test_disk_counts_the_model_once_and_kept_weights(preset):
-    assert disk(preset()) == [("models", 4_000_000), ("weights of 4 arms", 16_000_000)]
-    assert held(disk(preset(**{"sft.keep_weights": False}))) == 4_000_000
-
-
-def test_disk_counts_what_a_run_holds_for_a_while_and_what_it_fetches(preset):
-    shape = {**SHAPE, "d_sae": 7}
-    saes = {"source": "release", "name": "some"}
-    asked = {"sft.keep_weights": False, "models.tiny.shape": shape, "models.tiny.saes": saes}
-    parts = dict(disk(preset(**asked, **{"sft.checkpoint_steps": 5, "launch.processes": 2})))
-    assert parts["SAEs of 2 layers"] == 2 * 2 * 4 * 10 * 7
-    (checkpoints,) = (size for what, size in parts.items() if "checkpoints" in what)
-    assert checkpoints == 2 * 12 * 1_000_000  # fp32 weights and two moments, while one replaces the other
-    (handed,) = (size for what, size in parts.items() if "handed" in what)
-    assert handed == 4_000_000
-    comet = dict(disk(preset(**{"tasks.math.metric": {"name": "comet"}})))
-    assert comet["COMET"] == 2.3e9
-    assert "Disk   about 0.0 GB beside the data: 0.0 models" in render(preset(**asked))
-
-
-def test_the_text_names_what_is_run_and_the_totals(preset):
-    text = render(preset())
-    frame = stages(preset())
-    assert "Preset sums: numbers that are easy to add" in text
-    assert "original, full, random@0.5, loss@0.5, igds@0.5" in text
-    total = next(line for line in text.splitlines() if line.startswith("total"))
-    assert total.split()[1:4] == [f"{frame[column].sum():,}" for column in ("read", "generate", "train")]
-    assert "GB at the peak" in text
+def test_the_text_has_the_totals_and_names_what_does_not_fit(preset):
+    text, frame = plan.render(preset()), plan.stages(preset())
+    assert "original, full, random@0.5, loss@0.5, igds@0.5" in text and "does not fit" not in text
+    total = next(line for line in text.splitlines() if line.startswith("total")).split()
+    assert total[1:4] == [f"{frame[column].sum():,}" for column in ("read", "generate", "train")]
+    small = plan.render(preset(**{"speeds.memory_gb": 2.5}))
+    assert "Scoring does not fit" in small and "Training does not fit" not in small
 
 
 def test_a_preset_without_speeds_and_shape_still_counts_its_tokens(preset):
-    text = render(preset(**{"models.tiny.shape": None, "speeds": None}))
-    assert "Time is not known" in text and "minutes" not in text
+    text = plan.render(preset(**{"models.tiny.shape": None, "speeds": None}))
+    assert "Time is not known" in text and "Memory and disk are not known" in text and "minutes" not in text
     assert next(line for line in text.splitlines() if line.startswith("total")).split()[1] != "0"
 
 
-def test_without_a_shape_the_text_says_that_memory_is_not_known(preset):
-    assert "Memory and disk are not known" in render(preset(**{"models.tiny.shape": None}))
+@pytest.mark.parametrize("model", load_preset("paper").models)
+def test_speeds_at_paper_scale_follow_from_the_shape(model):
+    preset = load_preset("paper", model)
+    reached, shape, speeds = 0.4 * 989e12, preset.chosen.shape, preset.speeds
+    assert speeds.forward == pytest.approx(reached / (2 * shape.parameters), rel=0.01)
+    assert speeds.train == pytest.approx(reached / (8 * shape.parameters), rel=0.01)
+    assert speeds.decode == pytest.approx(64 / (0.0008 * shape.layers), rel=0.01)
+    assert "does not fit" not in plan.render(preset)
+
+
+def estimate(**changes):
+    """What the parameters and the estimate of notebook 08 compute."""
+    cells = {cell.id: cell for cell in nbformat.read(PROJECT / "notebooks/08_robustness.ipynb", 4).cells}
+    names = {"np": np, "pd": pd}
+    exec(cells["08-01"].source, names)
+    names |= changes
+    exec(cells["08-14"].source, names)
+    return names["estimate"]
+
+
+SCALE = {"parameters": 1e9, "layers": 20, "feature_layer": 9, "operations": 1e15, "decoded": 1000, "pool_size": 90_000,
+         "prompt_tokens": 100, "target_tokens": 300, "prior": 500, "validation": 64, "candidates": 97,
+         "new_tokens": 50}  # fmt: skip
+
+
+def test_the_estimate_of_costs_and_savings():
+    found = estimate(**SCALE)
+    assert found["scoring"].to_dict() == pytest.approx(
+        {"random": 0, "loss": 0.02, "ifd": 0.035, "rds": 0.02, "less": 0.24, "igds": 0.0025}
+    )
+    assert found["saved"].unique() == pytest.approx([0.03])  # half of three forward passes
+    answers = 100 * 64
+    seconds = 2e9 * (628 * 100 + answers * 300) / 1e15 + answers * 50 / 1000
+    assert found["identification"].to_dict()["igds"] == pytest.approx(seconds / 3600)
+    assert found["identification"].astype(bool).sum() == 1
+    assert found.loc["less", "net"] < 0 and np.isnan(found.loc["less", "break_even"])
+    assert found.loc["random", "break_even"] == 0
+    even = estimate(**SCALE | {"pool_size": found.loc["igds", "break_even"]})
+    assert even.loc["igds", "net"] == pytest.approx(0, abs=1e-9)
+    table = benefit_table(found, 2.0, "€").set_index("Selector")
+    assert list(table["Pays from a pool of"])[:2] == ["any", "any"] and "Net (€)" in table
+    assert table.loc["LESS-style", "Pays from a pool of"] == "never"
+    assert table.loc["IGDS", "Pays from a pool of"].endswith(" samples")

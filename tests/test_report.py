@@ -3,8 +3,8 @@
 import base64
 import re
 
+import matplotlib.pyplot as plt
 import nbformat
-import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -16,8 +16,6 @@ from igds_utils.config.refs import HubRef, WheelRef
 from igds_utils.config.settings import ModelConfig, Preset, SaeConfig, Sizes, Speeds, TaskConfig
 from igds_utils.config.stages import SftConfig
 from igds_utils.display import NOT_RUN, Metric, paper_values
-from igds_utils.plots.style import PAGE, empty_figure, new_figure
-from igds_utils.reporting import report
 from igds_utils.reporting.findings import caution, departures, headline, overview
 from igds_utils.reporting.report import ReportError, export_html, fold, show_figure, show_table, to_mathml
 
@@ -39,7 +37,16 @@ def page_of(tmp_path, *cells):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def png(tmp_path_factory):
+    figure, _ = plt.subplots(figsize=(2, 1))
+    path = tmp_path_factory.mktemp("figure") / "loop.png"
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, png):
     frame = pd.DataFrame(
         {"Task": ["Math", "Math"], "Arm": ["Loss", "IGDS"], "Score": [NOT_RUN, "60.0 [50.0, 70.0]"]}
     )
@@ -50,9 +57,9 @@ def page(tmp_path_factory):
     ]
     return page_of(
         tmp_path_factory.mktemp("report"),
-        new_markdown_cell("# Does it <work>?\n\nCosts $5 and $6; `$x_1$` is code; $a_i * b_i * c_i$ is not."),
+        new_markdown_cell("# Does it &lt;work>?\n\nCosts \\$5 and \\$6; `$x_1$` is code; $a_i * b_i * c_i$ is not."),
         new_markdown_cell("## One\n\n$$S(x) = \\sum_{i \\in F} a_i(x, p)$$"),
-        shown(show_figure(empty_figure("a loop"), "Figure 1. The loop.", "a loop of four steps"), *noise),
+        shown(show_figure(png, "Figure 1. The loop.", "a loop of four steps"), *noise),
         new_markdown_cell("## Two\n\n| a | b |\n|---|---|\n| $h'$ | 2 |"),
         shown(show_table(frame, "Table 2. Scores.", strong="IGDS")),
         new_markdown_cell("## Three"),
@@ -76,9 +83,8 @@ def test_equations_are_mathml_and_untouched_by_markdown(page):
     assert len(page.find_all("math")) == 3
     inline = page.find("math")
     assert inline.get_text() == "ai*bi*ci" and not inline.find_all("em")
-    assert page.find("span", class_="equation").math["display"] == "block"
+    assert page.find("math", attrs={"display": "block"})
     assert "Costs $5 and $6" in page.get_text() and page.find("code", string="$x_1$")
-    assert "igdsmath" not in str(page)
 
 
 def test_the_page_has_title_contents_and_captions(page):
@@ -100,17 +106,17 @@ def test_every_table_scrolls_in_its_own_container(page):
     assert len(tables) == 2 and all(table.find_parent(class_="scroll") for table in tables)
 
 
-def test_table_cells_are_grouped_marked_and_escaped():
+def test_table_cells_are_marked_and_escaped():
     frame = pd.DataFrame({
         "Task": ["Math", "Math", "Gemma (paper)"], "Arm": ["<b>", "IGDS", "IGDS"],
         "Score": [NOT_RUN, "60.0 [50.0, 70.0]", "−1.5"], "Paper: Gemma": ["1", "2", "3"],
     })  # fmt: skip
     table = BeautifulSoup(show_table(frame, "T. x", strong="IGDS").data, "html.parser").table
     rows = [row.find_all("td") for row in table.tbody.find_all("tr")]
-    assert [row[0].get_text() for row in rows] == ["Math", "", "Gemma (paper)"]
-    assert rows[0][1].get_text() == "<b>" and rows[0][2]["class"] == ["number", "absent"]
-    assert rows[1][2].span.get_text() == "[50.0, 70.0]"
-    assert rows[1][0].find_parent("tr")["class"] == ["strong"] and "paper" in rows[0][3]["class"]
+    assert rows[0][1].get_text() == "<b>"
+    assert ["number" in cell["class"] for cell in rows[0]] == [False, False, True, True]
+    assert ["strong" in cell["class"] for row in rows for cell in row[:1]] == [False, True, True]
+    assert ["paper" in cell["class"] for cell in rows[0]] == [False, False, False, True]
     assert all("paper" in cell["class"] for cell in rows[2])
 
 
@@ -129,7 +135,6 @@ def test_a_failed_cell_stops_the_export_and_keeps_the_old_page(tmp_path):
     ("![plot](https://example.org/x.png)", "would load 'https://example.org/x.png'"),
     ("<style>@import 'x.css';</style>", "would load"),
     ("$\\foo + 1$", "no MathML for \\\\foo"),
-    ("$$\\begin{aligned} a &= b \\end{aligned}$$", "no MathML for &"),
 ])  # fmt: skip
 def test_what_would_not_open_offline_or_be_read_is_refused(tmp_path, markdown, message):
     with pytest.raises(ReportError, match=message):
@@ -145,9 +150,9 @@ def test_a_missing_notebook_is_named(tmp_path):
         export_html(tmp_path / "none.ipynb", tmp_path / "x.html")
 
 
-def test_figures_need_an_alt_text():
+def test_figures_need_an_alt_text(png):
     with pytest.raises(ValueError, match="alt text"):
-        show_figure(empty_figure("a loop"), "Figure 1.", " ")
+        show_figure(png, "Figure 1.", " ")
 
 
 @pytest.mark.parametrize("latex", [
@@ -159,10 +164,6 @@ def test_figures_need_an_alt_text():
 def test_the_methods_equations_become_mathml(latex):
     math = BeautifulSoup(to_mathml(latex), "html.parser").math
     assert math is not None and "\\" not in math.get_text()
-
-
-def test_a_prime_can_be_seen_without_a_mathematical_font():
-    assert BeautifulSoup(to_mathml("h'"), "html.parser").find("mtext", class_="prime")
 
 
 # ---- sentences -------------------------------------------------------------------------------------------------
@@ -369,12 +370,3 @@ def test_what_is_folded_has_a_title_and_columns_of_numbers_or_dashes_stand_right
     page = BeautifulSoup(fold(show_table(frame, "T. x"), "Rows < 3").data, "html.parser")
     assert page.details.summary.get_text() == "Rows < 3" and page.details.table
     assert all("number" in cell["class"] for cell in page.find_all("td")[1:])
-
-
-def test_figure_width_follows_its_inches():
-    figure, _ = new_figure(PAGE, 2)
-    wide = show_figure(figure, "c", "alt").data
-    pixels = int(re.search(r"--natural:(\d+)px", wide)[1])
-    assert 'class="wide"' in wide and np.isclose(
-        pixels, PAGE * report.PIXELS_PER_INCH, atol=2
-    )

@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from igds_utils import selectors
-from igds_utils.core import costs
+from igds_utils import plan, selectors
 from igds_utils.core.experiment import Run
 from igds_utils.display import ABLATIONS, Metric, task_title
 
@@ -15,17 +14,17 @@ from igds_utils.display import ABLATIONS, Metric, task_title
 def selection_costs(run: Run, task: str) -> pd.DataFrame:
     """What it took each selector to score and rank the pool, one row each (Table 4).
 
-    Columns: selector; seconds, from the records of the stored products; tokens that the model read and operations
-    (`costs.selection_cost`; operations are nan where the preset states no shape of the model). A selector is charged
-    in full for every measurement that it needs, also where it shares it with another one. Identification of the task
-    features is not part of it, as in the paper.
+    Columns: selector; seconds, from the records of the stored products; tokens that the model read
+    (`plan.need_tokens`); operations (`plan.need_operations`), nan where the preset states no shape of the model. A
+    selector is charged in full for every measurement that it needs, also where it shares it with another one.
+    Identification of the task features is not part of it, as in the paper.
     """
     from igds_utils.selection import pool
 
-    config, facts, rows = run.config(task), run.read(f"{task}/recall.json"), []
+    config, shape, rows = run.config(task), run.preset.chosen.shape, []
     blocks = max(feature.layer for feature in run.task_features(task)) + 1
-    d_sae = facts["n_features_total"] // len(facts["layers"])
-    shape = run.preset.chosen.shape
+    size, prompt, target = config.sizes.pool, config.prompt_tokens, config.target_tokens
+    epochs = run.preset.selection.less.epochs
     members = pool.open_pool(run, task, config.seeds[0])
     for name in config.selectors:
         kind = selectors.get(name)
@@ -33,11 +32,10 @@ def selection_costs(run: Run, task: str) -> pd.DataFrame:
         ranking = f"{name}-s{config.seeds[0]}" if kind.seeded else name
         products.add(f"{task}/scores/{ranking}.parquet")
         row = {"selector": name, "seconds": sum(run.store.seconds(product) for product in products)}
+        read = {need: size * plan.need_tokens(need, prompt, target, epochs) for need in kind.needs}
+        row["tokens"] = sum(read.values())
         if shape is not None:
-            size, prompt, target = config.sizes.pool, config.prompt_tokens, config.target_tokens
-            epochs = run.preset.selection.less.epochs
-            cost = costs.selection_cost(shape, kind.needs, size, prompt, target, blocks, d_sae, epochs)
-            row |= {"tokens": cost.tokens, "operations": cost.flops}
+            row["operations"] = sum(plan.need_operations(need, n, shape, blocks) for need, n in read.items())
         rows.append(row)
     return pd.DataFrame(rows, columns=["selector", "seconds", "tokens", "operations"])
 

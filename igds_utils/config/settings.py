@@ -43,7 +43,6 @@ class Shape(Strict):
     kv_width: int = Field(description="key heads times head size")
     vocabulary: int
     d_sae: int = Field(0, description="features of one layer's SAE; 0 leaves SAEs out of the plan")
-    tied: bool = Field(True, description="whether the LM head is the embedding matrix")
 
 
 class ModelConfig(Strict):
@@ -190,12 +189,13 @@ class TaskConfig(Strict):
 
 
 class Speeds(Strict):
-    """What the plan multiplies tokens with, as measured once on the machine that the preset is for."""
+    """What the plan divides tokens by: the speeds of one process on the machine that the preset is for."""
 
-    forward: float = Field(description="tokens a second, forward pass")
-    decode: float = Field(description="tokens a second, batched decoding")
-    train: float = Field(description="tokens a second, training")
-    notebook: float = Field(description="seconds a notebook needs beside the model's work")
+    forward: float = Field(gt=0, description="tokens a second, forward pass")
+    decode: float = Field(gt=0, description="tokens a second, batched decoding")
+    train: float = Field(gt=0, description="tokens a second, training")
+    notebook: float = Field(ge=0, description="seconds a notebook needs beside the model's work")
+    memory_gb: float | None = Field(None, gt=0, description="of one GPU; none: nothing is compared with it")
 
 
 class Preset(Strict):
@@ -217,9 +217,7 @@ class Preset(Strict):
     batch_tokens: int = Field(2048, description="tokens of one forward pass")
     bootstrap: int = Field(2000, description="resamples of every interval")
     confidence: float = 0.95
-    speeds: Speeds | None = Field(
-        None, description="without them the plan forecasts hours on the machines of core/hardware.yaml"
-    )
+    speeds: Speeds | None = Field(None, description="without them the plan states no time")
 
     @model_validator(mode="after")
     def _series_see_the_whole_model(self):

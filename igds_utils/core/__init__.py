@@ -1,1 +1,1 @@
-"""A preset opened as a run: its products, processes and costs."""
+"""A preset opened as a run: its products and processes."""

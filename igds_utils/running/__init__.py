@@ -1,1 +1,1 @@
-"""Order of the notebooks, and what a run will cost."""
+"""The notebooks in their order, here or as jobs of a cluster."""

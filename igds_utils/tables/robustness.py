@@ -82,21 +82,25 @@ def _against(value: float | None, reference: float | None) -> str:
     return number(100 * (value / reference - 1), 0, signed=True)
 
 
-def benefit_table(found: pd.DataFrame, currency: str = "$") -> pd.DataFrame:
-    """Cost and benefit of selecting, for reading (`benefit.estimate`)."""
-    digits = 2 if found["saved_price"].max() < 1000 else 0
+def benefit_table(estimate: pd.DataFrame, price: float, currency: str = "$") -> pd.DataFrame:
+    """Cost and benefit of selecting, for reading.
+
+    `estimate` is made in notebook 08: of every selector, which is the index, the GPU hours of identification and
+    scoring, those that training saves, the net, and the pool size from which it pays. price: of a GPU hour.
+    """
+    digits = 2 if price * estimate["saved"].max() < 1000 else 0
     return pd.DataFrame(
         [
             {
-                "Selector": selector_title(row["selector"]),
+                "Selector": selector_title(selector),
                 "Identification (GPU h)": number(row["identification"], 1),
                 "Scoring (GPU h)": number(row["scoring"], 1),
-                f"Spent ({currency})": number(row["spent_price"], digits),
-                f"Saved in training ({currency})": number(row["saved_price"], digits),
-                f"Net ({currency})": number(row["net_price"], digits, signed=True),
+                f"Spent ({currency})": number(price * (row["identification"] + row["scoring"]), digits),
+                f"Saved in training ({currency})": number(price * row["saved"], digits),
+                f"Net ({currency})": number(price * row["net"], digits, signed=True),
                 "Pays from a pool of": _pool_size(row["break_even"]),
             }
-            for row in found.to_dict("records")
+            for selector, row in estimate.to_dict("index").items()
         ]
     )
 

@@ -11,16 +11,15 @@ from igds_utils.core.store import write_whole
 
 
 def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
-    """Write `name`.csv, .md and .tex (booktabs) into `folder`, each whole or not at all; returns their paths.
+    """Write `name`.csv, .md and .tex into `folder`, each whole or not at all; returns their paths.
 
     The first sentence of `caption` is the title.
     """
-    folder = Path(folder)
     plain = frame.map(lambda cell: str(cell).replace("−", "-"))
     return [
-        write_whole(folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n")),
-        write_whole(folder / f"{name}.md", to_markdown(frame, caption)),
-        write_whole(folder / f"{name}.tex", to_latex(frame, name, caption)),
+        write_whole(Path(folder) / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n")),
+        write_whole(Path(folder) / f"{name}.md", to_markdown(frame, caption)),
+        write_whole(Path(folder) / f"{name}.tex", to_latex(frame, name, caption)),
     ]
 
 
@@ -31,35 +30,23 @@ def load_table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def to_markdown(frame: pd.DataFrame, caption: str) -> str:
-    def cell(value) -> str:
-        return str(value).replace("|", "\\|").replace("\n", "<br>")
-
-    lines = [frame.columns, ["---"] * frame.shape[1], *frame.itertuples(index=False)]
-    body = "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+    cells = frame.map(lambda cell: str(cell).replace("|", "\\|").replace("\n", "<br>"))
     title, dot, rest = caption.partition(". ")
-    return f"**{title}{dot.strip()}** {rest}".strip() + f"\n\n{body}\n"
+    table = cells.to_markdown(index=False, disable_numparse=True)
+    return f"**{title}{dot.strip()}** {rest}".strip() + f"\n\n{table}\n"
 
 
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+SIGNS = str.maketrans({  # of display text -> LaTeX, which `Styler.to_latex` leaves as they are
     "−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "δ": r"$\delta$", "Δ": r"$\Delta$", "τ": r"$\tau$",
     "‱": r"\textpertenthousand{}", "⟨": r"$\langle$", "⟩": r"$\rangle$", "…": r"\dots{}", "→": r"$\rightarrow$",
-    "\n": r"\newline ",
-}  # fmt: skip
+    "↵": r"\newline ",
+})  # fmt: skip
 
 
 def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
     """A booktabs table; needs the packages booktabs and textcomp. Columns of long text become paragraphs."""
-
-    def escape(value) -> str:
-        return "".join(LATEX.get(character, character) for character in str(value))
-
-    longest = {column: frame[column].astype(str).str.len().max() for column in frame}
-    form = "".join(r"p{0.6\linewidth}" if length > 60 else "l" for length in longest.values())
-    lines = [" & ".join(map(escape, row)) + r" \\" for row in frame.itertuples(index=False)]
-    return "\n".join([
-        r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{tab:{name}}}",
-        rf"\begin{{tabular}}{{{form}}}", r"\toprule", " & ".join(map(escape, frame.columns)) + r" \\", r"\midrule",
-        *lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
-    ])  # fmt: skip
+    cells = frame.astype(str).replace("\n", "↵", regex=True)
+    form = "".join(r"p{0.6\linewidth}" if cells[column].str.len().max() > 60 else "l" for column in cells)
+    style = cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    title = re.sub(r"([%&#_$])", r"\\\1", caption)
+    return style.to_latex(hrules=True, caption=title, label=f"tab:{name}", column_format=form).translate(SIGNS)

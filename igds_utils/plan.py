@@ -1,0 +1,254 @@
+"""What a preset would take: tokens and minutes of each stage, memory of each step, disk. Nothing is fetched or run.
+
+    print(render(load_preset("quick")))
+
+A stage takes tokens / (speed x processes) seconds. The speeds of one process, which has a GPU or all cores of a CPU,
+stand in the preset (`speeds`); memory and disk follow from the `shape` of the model. All of it is an estimate: expect
+to be off by a factor of two in time and by a third in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from igds_utils import selectors
+from igds_utils.config.refs import describe
+from igds_utils.config.settings import CapabilitiesConfig, Preset, Shape, TaskConfig
+from igds_utils.core.arms import arms, asked_in_general
+
+NOTEBOOKS = 11  # of a run; each starts once
+UNCUT_CANDIDATES = 400  # where a preset amplifies all: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)
+ABOVE = 0.4  # share of the blocks above a candidate's, about: all that an amplified target is read through
+SHOT_TOKENS = 160  # of one Minerva example
+# Benchmark -> subjects, questions, tokens that are read for a question, with its worked examples and its choices
+QUESTIONS = {"mmlu": (57, 14042, 725), "truthfulqa": (1, 817, 1710), "mmlu_dev": (57, 281, 100)}
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+LONGEST = 1.75  # a batch is as wide as its longest sample: this many times the mean, about
+BLOCK_VALUES = 24  # of one block, a token and unit of width: norms, attention, gated MLP and residuals
+USABLE = 0.9  # of a GPU's memory; the rest is left to the allocator
+
+Part = tuple[str, float]  # what, bytes
+
+
+# ---- tokens and minutes ----------------------------------------------------------------------------------
+
+
+def stages(preset: Preset) -> pd.DataFrame:
+    """Tokens and minutes of a run, one row a task and stage.
+
+    Columns: task, stage, what; tokens to read (forward passes), generate (decoding) and train (forward and backward
+    passes), of all processes together; minutes, nan where the preset states no speeds.
+    """
+    rows = [(name, *row) for name, task in preset.tasks.items() for row in _stages(preset, task)]
+    starts, processes = NOTEBOOKS, preset.launch.processes
+    if processes > 1:  # for recall, filter, confirmation and scoring, and to train an arm and to ask it
+        starts += sum(4 + sum(1 + arm.trained for arm in arms(task)) for task in preset.tasks.values())
+    rows.append(("all", "starts", f"{starts} of notebooks and processes", 0, 0, 0))
+    frame = pd.DataFrame(rows, columns=["task", "stage", "what", "read", "generate", "train"])
+    frame = frame.round().astype(dict.fromkeys(["read", "generate", "train"], int))
+    if (speeds := preset.speeds) is None:
+        return frame.assign(minutes=math.nan)
+    seconds = frame.read / speeds.forward + frame.generate / speeds.decode + frame.train / speeds.train
+    frame["minutes"] = seconds / processes / 60
+    frame.loc[frame["stage"] == "starts", "minutes"] = starts * speeds.notebook / 60
+    return frame
+
+
+def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, float, float]]:
+    """The stages of a task: name, what, tokens to read, generate and train."""
+    sizes, prompt, target, new = task.sizes, task.prompt_tokens, task.target_tokens, task.max_new_tokens
+    candidates, everyone = task.max_candidates or UNCUT_CANDIDATES, arms(task)
+    read, written = _amplified(task, candidates, sizes.validation, new)
+    confirmed = _amplified(task, preset.intervention.k, sizes.confirmation, new)
+    pools = [(sizes.pool, task.selectors)]
+    if task.quality:
+        some = selectors.names() if task.quality.selectors == "all" else task.quality.selectors
+        pools.append((min(task.quality.size, sizes.pool), some))
+    needs, epochs = [(need, n) for n, some in pools for need in _measured(some)], preset.selection.less.epochs
+    scored = sum(n * need_tokens(need, prompt, target, epochs) for need, n in needs)
+    trained = [arm for arm in everyone if arm.trained]
+    shown = task.sft.epochs * sum(arm.size(sizes.pool) for arm in trained)
+    asked = len(everyone) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
+    # a trained model stops where targets do, about; the untrained one does not stop
+    answered = sizes.test * task.samples * (new + len(trained) * min(target, new))
+    ranked = " + ".join(f"{len(some)} selectors x {n}" for n, some in pools)
+    found = [
+        ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
+        ("causal filter", f"{candidates} candidates x {sizes.validation}", read, written, 0),
+        ("confirmation", f"{preset.intervention.k} x {sizes.confirmation}", *confirmed, 0),
+        ("scoring", ranked, scored, 0, 0),
+        ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
+        ("evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", asked, answered, 0),
+    ]
+    if task.capabilities:
+        answering, (questions, read) = len(asked_in_general(task)), _asked(task.capabilities)
+        found.append(("capabilities", f"{answering} arms x {questions}", answering * read, 0, 0))
+    if own := task.stability:
+        n, candidates = len(own.sources), own.max_candidates or UNCUT_CANDIDATES
+        read, written = _amplified(task, candidates, own.validation, own.max_new_tokens)
+        what = f"{n} sources, {candidates} candidates x {own.validation}"
+        found.append(("stability", what, n * (own.prior * prompt + read), n * written, 0))
+    return found
+
+
+def _amplified(task: TaskConfig, features: int, samples: int, new: int) -> tuple[float, float]:
+    """Tokens that are read and generated to amplify so many features on so many samples.
+
+    Prompts and targets are read once, and the target again for every feature, from its block up. The original answer
+    and the amplified ones are `new` tokens long: the model has not learnt to stop.
+    """
+    rows = features * samples
+    read = samples * (task.prompt_tokens + task.target_tokens) + rows * ABOVE * task.target_tokens
+    return read, (samples + rows) * new
+
+
+def _asked(config: CapabilitiesConfig) -> tuple[int, int]:
+    """Questions of general benchmarks that one arm is asked, and the tokens that it reads for them."""
+    questions, read = 0, 0
+    for benchmark in config.benchmarks:
+        subjects, known, length = QUESTIONS[benchmark]
+        most = config.limit.get(benchmark) if isinstance(config.limit, dict) else config.limit
+        n = known if most is None else min(known, subjects * most)
+        questions, read = questions + n, read + n * length
+    return questions, read
+
+
+# ---- selectors -------------------------------------------------------------------------------------------
+
+
+def need_tokens(need: str, prompt: float, target: float, less_epochs: int = 4) -> float:
+    """Tokens of one pool sample that the model reads to measure what a selector needs.
+
+    Nothing for needs that are measured without the model (tags, embeddings, texts) and for those on the few examples
+    of the target task. less_epochs: checkpoints under which LESS reads every sample.
+    """
+    whole = prompt + target
+    known = dict.fromkeys(["target_loss", "hidden_states", "sae_mean", "sae_max", "neuron_mean"], whole)
+    known |= {"bare_target_loss": target, "gradients": less_epochs * whole}
+    return known.get(need, prompt if need.endswith(("_activations", "_reads")) else 0)
+
+
+def need_operations(need: str, tokens: float, shape: Shape, blocks: int) -> float:
+    """Floating-point operations of reading so many tokens for a need: 2 a parameter and token, 6 with a backward pass.
+
+    blocks: how many are run where activations inside of the model are read (the highest layer read + 1).
+    """
+    whole = need in {"target_loss", "bare_target_loss", "hidden_states"}
+    passes = 3 if need == "gradients" else 1 if whole else blocks / shape.layers
+    return 2 * shape.parameters * tokens * passes
+
+
+def _measured(names: Sequence[str]) -> set[str]:
+    """What is measured on a pool for these selectors: each need once, and all controls of IGDS in one pass."""
+    needs = {need for name in names for need in selectors.get(name).needs}
+    own = "task_feature_activations"
+    controls = {need for need in needs if need.endswith(("_activations", "_reads")) and need != own}
+    return needs - controls | {"critical_reads"} if controls else needs
+
+
+# ---- memory and disk -------------------------------------------------------------------------------------
+
+
+def memory(preset: Preset) -> dict[str, list[Part]]:
+    """What one process holds at the peak of each step, of a GPU's memory or of main memory.
+
+    Of several tasks the one that holds most counts; answers of arms hold no more than the causal filter. A training
+    that is sharded (`launch.training`) holds its share of the state. Nothing where the preset states no shape of its
+    model.
+    """
+    shape, launch = preset.chosen.shape, preset.launch
+    if shape is None:
+        return {}
+    width, cached, batch = BYTES[preset.chosen.dtype], 0.0, 0.0
+    for task in preset.tasks.values():
+        prompt, target, sft = LONGEST * task.prompt_tokens, LONGEST * task.target_tokens, task.sft
+        rows = (task.max_candidates or UNCUT_CANDIDATES) * task.sizes.validation
+        cached = max(cached, rows * (prompt + 2 * task.max_new_tokens))  # tokens
+        batch = max(batch, min(sft.device_batch, sft.global_batch) * min(prompt + target, sft.max_length))
+    libraries = ("Python and libraries", 1e9)
+    sae = 8 * shape.width * shape.d_sae  # encoder and decoder in fp32
+    model = [("weights", width * shape.parameters), ("an SAE", sae), libraries]
+    # keys and values of all amplified answers, or as many as the preset allows
+    caches = min(cached * 2 * shape.layers * shape.kv_width * width, 1e9 * preset.intervention.cache_gb)
+    # the residual stream after every block, what one block computes, and logits in parts of 0.5 GB with two copies
+    one_pass = preset.batch_tokens * shape.width * (shape.layers + BLOCK_VALUES) * width + 1.5e9
+    again = any(task.sft.gradient_checkpointing for task in preset.tasks.values())
+    values = shape.layers + BLOCK_VALUES if again else shape.layers * BLOCK_VALUES
+    # of a parameter: fp32 weight, gradient and AdamW's two moments; and the weight in 16 bit where products are
+    state = shape.parameters * (16 if width == 4 else 18) / (launch.processes if launch.training else 1)
+    training = [
+        ("weights, gradients, moments", state),
+        ("activations", batch * shape.width * values * width),
+        ("logits", 3 * batch * shape.vocabulary * 4),  # fp32, with their softmax and gradient
+        libraries,
+    ]
+    if launch.processes > 1 and not launch.training:
+        training.append(("exchanged gradients", 4 * shape.parameters))
+    scoring = [*model, (f"a pass of {preset.batch_tokens:,} tokens", one_pass)]
+    return {"causal filter": [*model, ("caches", caches)], "scoring": scoring, "training": training}
+
+
+def disk(preset: Preset) -> list[Part]:
+    """What a run keeps on disk beside data sets and tables; nothing where the preset states no shape of its model."""
+    model, shape, tasks = preset.chosen, preset.chosen.shape, preset.tasks.values()
+    if shape is None:
+        return []
+    models, weights = len({str(model.identify), str(model.train)}), 4 * shape.parameters  # of an arm: fp32
+    parts = [("models", models * BYTES[model.dtype] * shape.parameters)]
+    if model.saes.source == "release":
+        layers = shape.layers if model.saes.layers == "all" else len(model.saes.layers)
+        parts.append((f"SAEs of {layers} layers", layers * 8 * shape.width * shape.d_sae))
+    if any(task.sft.checkpoint_steps for task in tasks):  # weights and two moments; the last one and the next
+        parts.append(("two checkpoints of the arm in training", 2 * 3 * weights))
+    if kept := sum(arm.trained for task in tasks if task.sft.keep_weights for arm in arms(task)):
+        parts.append((f"weights of {kept} arms", kept * weights))
+    elif preset.launch.processes > 1:
+        parts.append(("weights of the last arm, handed from training to answering", weights))
+    return parts
+
+
+# ---- text ------------------------------------------------------------------------------------------------
+
+
+def render(preset: Preset) -> str:
+    """The plan as text. A step that does not fit into the memory that the preset states is named in a sentence."""
+    model, frame, speeds, processes = preset.chosen, stages(preset), preset.speeds, preset.launch.processes
+    names, tasks = dict.fromkeys([describe(model.identify), describe(model.train)]), preset.tasks.items()
+    lines = [
+        f"Preset {preset.name}: {preset.description.strip()}",
+        f"Model  {preset.model}: {', training '.join(names)}; {model.dtype}; SAEs {model.saes.name}",
+        *(f"Task   {name}: {', '.join(arm.name for arm in arms(task))}" for name, task in tasks),
+    ]
+    minutes = frame["minutes"].sum()
+    frame.loc[len(frame)] = ["total", "", "", *frame[["read", "generate", "train"]].sum(), minutes]
+    shown = (frame if speeds else frame.drop(columns="minutes")).set_index(["task", "stage", "what"])
+    formats = dict.fromkeys(["read", "generate", "train"], "{:,}".format) | {"minutes": "{:,.1f}".format}
+    lines += ["", shown.to_string(sparsify=False, formatters=formats), ""]
+    total = f"{max(minutes, 1):.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} hours"
+    time = f"Time: about {total} at the preset's speeds, processes: {processes}"
+    lines.append(time if speeds else "Time is not known: the preset states no speeds")
+    if model.shape is None:
+        lines.append(f"Memory and disk are not known: the preset states no shape of {preset.model}")
+        return "\n".join(lines)
+    lines += [f"Memory of {step}: about {_listed(parts)}" for step, parts in memory(preset).items()]
+    lines.append(f"Disk beside the data: about {_listed(disk(preset))}")
+    whole = speeds.memory_gb if speeds and speeds.memory_gb else math.inf
+    for step, parts in memory(preset).items():
+        if _gigabytes(parts) > USABLE * whole:
+            need = f"it needs {_gigabytes(parts):.1f} GB, and {USABLE:.0%} of {whole:g} GB can be used"
+            lines.append(f"{step.capitalize()} does not fit into the memory of a GPU: {need}")
+    return "\n".join(lines)
+
+
+def _gigabytes(parts: list[Part]) -> float:
+    return sum(size for _, size in parts) / 1e9
+
+
+def _listed(parts: list[Part]) -> str:
+    """All parts in GB, the largest first."""
+    ordered = sorted(parts, key=lambda part: -part[1])
+    return f"{_gigabytes(parts):.1f} GB ({' + '.join(f'{size / 1e9:.1f} {what}' for what, size in ordered)})"
