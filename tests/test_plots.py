@@ -83,6 +83,10 @@ SUMMARY = {
     "math": [record("original", 0.15, None), record("full", 0.6, None), record("random", 0.55), record("igds", 0.6)],
     "translation": [record("full", 0.3, None), record("igds", 0.31), record("igds", 0.2, ratio=0.2)],
 }
+CURVE = pd.DataFrame({
+    "selector": ["loss"] * 3 + ["igds"] * 3 + ["zip"] * 3, "pool": [1e3, 1e5, 1e7] * 3,
+    "net_share": [0.2, 0.2, 0.2, -9, -0.4, 0.4, -3, -3, -3],
+})  # fmt: skip
 LOGS = {
     arm: pd.DataFrame({"step": np.arange(1, 5), "loss": [2.0, 1.5, 1.2, 1.0 + 0.01 * i]})
     for i, arm in enumerate(["full", "random@0.5", "loss@0.5", "ifd@0.5", "zip@0.5", "igds@0.5", "igds@0.5-s1"])
@@ -97,6 +101,7 @@ DRAWN = {
     "no agreement": lambda: plots.effect_agreement(features(1), ["l14_p0"], POINTS, resamples=200),
     "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
     "loss": lambda: plots.training_loss(LOGS),
+    "break even": lambda: plots.break_even(CURVE),
 }
 
 
@@ -166,6 +171,13 @@ def test_seeds_of_an_arm_are_lines_of_one_look():
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
     assert len(lines) == len(LOGS)
     assert sum(same_color(line.get_color(), style.ACCENT) for line in lines) == 2
+
+
+def test_net_savings_are_drawn_as_far_as_they_lie_within_the_cost_of_training_on_all():
+    figure = DRAWN["break even"]()
+    assert legend(figure) == ["Loss", "IGDS"]
+    lines = [list(line.get_ydata()) for line in figure.axes[0].lines]
+    assert [0.2, 0.2, 0.2] in lines and [-0.4, 0.4] in lines
 
 
 def test_selectors_differ_in_colour_or_marker():
