@@ -45,10 +45,12 @@ def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], met
     `features` are those of task_features.json, in rank order. Selected ones are highlighted; a diamond is the effect
     measured again on the confirmation set. Above 40 candidates names give way to ranks.
     """
-    frame = pd.DataFrame(features).reset_index(drop=True)
+    frame = pd.DataFrame(features)
     if frame.empty:
         return style.empty_figure(NO_CANDIDATE)
-    n, named, chosen = len(frame), len(frame) <= 40, frame["name"].isin(selected)
+    n, named = len(frame), len(frame) <= 40
+    frame.index = np.arange(n) + (0 if named else 1)
+    chosen = frame["name"].isin(selected)
     figure, axes = style.new_figure(style.PAGE * 0.75, 1.1 + 0.17 * n if named else 5.0)
     axis, names = axes[0, 0], ("delta", "delta_low", "delta_high")
     axis.axvline(0, color=style.MUTED, linewidth=0.8)
@@ -64,7 +66,7 @@ def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], met
     if named:
         style.name_rows(axis, frame["name"], chosen)
     else:
-        axis.set(ylabel="rank of the candidate, from 0", ylim=(1.04 * n, -0.04 * n))
+        axis.set(ylabel="rank of the candidate", ylim=(1.04 * n, -0.04 * n))
     axis.set(xlabel=f"causal effect δ on the validation set ({metric.unit})")
     axis.grid(axis="x")
     return style.with_legend(figure)
@@ -79,10 +81,10 @@ def effect_agreement(
         return style.empty_figure(NO_CANDIDATE)
     figure, axes = style.new_figure(style.COLUMN, 2.8)
     axis, chosen = axes[0, 0], frame["name"].isin(selected)
-    places = pd.DataFrame({"x": frame["delta_loglik"], "y": frame["delta"] * metric.factor})
-    axis.scatter("x", "y", data=places[~chosen], s=16, color=style.MUTED, linewidth=0, label="candidate")
-    label = f"chosen: {', '.join(frame['name'][chosen])}"
-    axis.scatter("x", "y", data=places[chosen], s=36, linewidth=0, label=label)
+    draw = partial(style.dots, axis, names=("delta",), factor=metric.factor, upright=True)
+    rest, best = frame[~chosen], frame[chosen]
+    draw(rest, rest["delta_loglik"], colour=style.MUTED, s=16, label="candidate")
+    draw(best, best["delta_loglik"], s=36, label=f"chosen: {', '.join(best['name'])}")
     axis.axhline(0, color=style.GRID, linewidth=0.8, zorder=0)
     axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
     rho = spearman(frame["delta_loglik"], frame["delta"], resamples=resamples, seed=seed)
