@@ -121,6 +121,8 @@ def test_rank_figure_is_tidy_and_has_what_all_share_on_top():
     figure = plots.rank_agreement(best, {"x": ["l1_p9"], "y": ["l1_p8"]})
     assert_tidy(figure)
     assert rows(figure.axes[0]) == ["l1_p0", "l1_p2", "l1_p1", "l1_p3"]
+    bold = [label.get_fontweight() == "bold" for label in figure.axes[0].get_yticklabels()]
+    assert bold == [True, True, False, False]
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2", "1", "3", "1", "3", "2", "2"]
 
 

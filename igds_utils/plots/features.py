@@ -64,7 +64,7 @@ def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], met
         below = 0.35 if named else 0.02 * n
         draw(again, again.index + below, names, style.AGAIN, marker="D", label="the same, confirmation set")
     if named:
-        style.name_rows(axis, frame["name"], chosen)
+        style.name_rows(axis, frame["name"], selected)
     else:
         axis.set(ylabel="rank of the candidate", ylim=(1.04 * n, -0.04 * n))
     axis.set(xlabel=f"causal effect δ on the validation set ({metric.unit})")
@@ -94,7 +94,7 @@ def effect_agreement(
 
 
 def rank_agreement(best: dict[str, list[str]], paper: dict[str, list[str]] | None = None) -> Figure:
-    """Rank of every feature that is among the best on a source, empty where it is not; those of most sources on top.
+    """Rank of every feature that is among the best on a source, empty where it is not; those of all sources in bold.
 
     `best[source]` = feature names, best first; `paper` the same from Table 5, drawn as a second panel.
     """
@@ -111,6 +111,7 @@ def rank_agreement(best: dict[str, list[str]], paper: dict[str, list[str]] | Non
         sns.heatmap(table, annot=True, cmap=colours, vmin=0, vmax=table.max(axis=None) + 1, cbar=False, ax=axis)
         axis.set_title(title)
         axis.tick_params(length=0, rotation=0)
+        style.embolden(axis, table.dropna().index)
     return figure
 
 
@@ -130,7 +131,8 @@ def sae_coverage(found: dict[str, pd.DataFrame], metrics: dict[str, Metric]) -> 
         draw(effect, style.MUTED, label="samples that chose the feature", **ring)
         draw(("held_out",), label="held-out samples", zorder=4)
         draw(("confirmation_delta",), style.AGAIN, label="confirmation set", marker="D", zorder=5)
-        style.name_rows(axis, [layer_names(window) for window in table["layers"]], rows == rows[-1])
+        names = [layer_names(window) for window in table["layers"]]
+        style.name_rows(axis, names, names[-1:])
         axis.set(xlabel=f"effect δ ({metric.unit})")
     axes[0].set_ylabel("layers that have an SAE")
     return style.with_legend(figure)

@@ -29,7 +29,7 @@ def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> F
         style.dots(axis, table, table["selector"].map(arms.index), colour=colours, factor=metric.factor, s=26)
         if "full" in records:
             axis.axvline(records["full"]["score"] * metric.factor, label="score of Full", **style.dashed())
-        style.name_rows(axis, [display.selector_title(s) for s in arms], [s == "igds" for s in arms])
+        style.name_rows(axis, [display.selector_title(s) for s in arms], [display.selector_title("igds")])
         axis.set_xlabel(metric.label)
         axis.grid(axis="x")
     return style.with_legend(figure)

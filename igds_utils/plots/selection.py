@@ -54,7 +54,7 @@ def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
         found = rows[rows["side"] == side].set_index("selector").loc[order]
         axis.axvline(found["chance"].iloc[0], label="chance", **style.dashed())
         style.dots(axis, found, range(len(order)), ("precision", "low", "high"), colours, s=np.where(ours, 26, 14))
-        style.name_rows(axis, [selector_title(selector) for selector in order], ours)
+        style.name_rows(axis, [selector_title(selector) for selector in order], SELECTORS.values())
         axis.set(title=title, xlabel="clean share of the selection")
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.grid(axis="x")
@@ -103,6 +103,7 @@ def overlap_heatmap(overlap: pd.DataFrame, ratio: float) -> Figure:
     axes[0, 0].set(xlabel="", ylabel="")
     axes[0, 0].tick_params(length=0)
     axes[0, 0].tick_params(axis="y", rotation=0)
+    style.embolden(axes[0, 0], SELECTORS.values())
     return figure
 
 
@@ -141,6 +142,5 @@ def defects_heatmap(defects: pd.DataFrame) -> Figure:
     axis.set(xlabel="kept: samples of each kind (how many are in the pool), or % of ten or more", ylabel="")
     axis.tick_params(length=0)
     axis.set_xticks(axis.get_xticks(), axis.get_xticklabels(), rotation=35, ha="right")
-    for label, name in zip(axis.get_yticklabels(), order, strict=False):
-        label.set_fontweight("bold" if name in SELECTORS else "normal")
+    style.embolden(axis, SELECTORS.values())
     return figure

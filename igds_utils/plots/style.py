@@ -5,7 +5,7 @@ Only this package imports a plotting library. A selector has one colour everywhe
 
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import matplotlib.style
@@ -101,12 +101,17 @@ def dots(
     axis.scatter(*places, **{"s": 20, "facecolor": list(colours), "zorder": 3, "linewidth": 0} | options)
 
 
-def name_rows(axis: Axes, names: Sequence[str], strong: Sequence[bool] = ()) -> None:
-    """Name the rows 0, 1, ... from top to bottom; strong ones in bold."""
+def name_rows(axis: Axes, names: Sequence[str], strong: Collection[str] = ()) -> None:
+    """Name the rows 0, 1, ... from top to bottom; those among `strong` in bold."""
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    for label, bold in zip(axis.get_yticklabels(), strong, strict=False):
-        label.set_fontweight("bold" if bold else "normal")
+    embolden(axis, strong)
+
+
+def embolden(axis: Axes, names: Collection[str]) -> None:
+    """The names of rows that are among `names` in bold."""
+    for label in axis.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in set(names) else "normal")
 
 
 def with_legend(figure: Figure) -> Figure:
