@@ -31,6 +31,7 @@ MORE_SELECTORS = {  # those that Table 2 of the paper does not have
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
 NOT_RUN = "not run at this scale"
+NOT_JUDGED = "not judged"  # because an arm was trained once
 NOTHING = "–"
 ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
     "igds": ("IGDS", "k1"),

@@ -21,6 +21,7 @@ from igds_utils.core.arms import arms, asked_in_general
 
 NOTEBOOKS = 11  # of a run; each starts once
 UNCUT_CANDIDATES = 400  # where a preset amplifies all: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)
+FIRES = 0.22  # share of random (feature, sample) pairs that fire along the original answer; of quick's math
 ABOVE = 0.4  # share of the blocks above a candidate's, about: all that an amplified target is read through
 SHOT_TOKENS = 160  # of one Minerva example
 # Benchmark -> subjects, questions, tokens that are read for a question, with its worked examples and its choices
@@ -62,11 +63,14 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     """The stages of a task: name, what, tokens to read, generate and train."""
     sizes, prompt, target, new = task.sizes, task.prompt_tokens, task.target_tokens, task.max_new_tokens
     candidates, everyone = task.max_candidates or UNCUT_CANDIDATES, arms(task)
-    read, written = _amplified(task, candidates, sizes.validation, new)
+    some = task.quality.selectors if task.quality else []
+    some = selectors.names() if some == "all" else some
+    ablated = "igds_unrecalled"  # filters as many random features, once a seed
+    drawn = len(task.seeds) if ablated in task.selectors else int(ablated in some)
+    read, written = _amplified(task, candidates * (1 + FIRES * drawn), sizes.validation, new)
     confirmed = _amplified(task, preset.intervention.k, sizes.confirmation, new)
     pools = [(sizes.pool, task.selectors)]
     if task.quality:
-        some = selectors.names() if task.quality.selectors == "all" else task.quality.selectors
         pools.append((min(task.quality.size, sizes.pool), some))
     needs, epochs = [(need, n) for n, some in pools for need in _measured(some)], preset.selection.less.epochs
     scored = sum(n * need_tokens(need, prompt, target, epochs) for need, n in needs)
@@ -88,14 +92,14 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
         answering, (questions, read) = len(asked_in_general(task)), _asked(task.capabilities)
         found.append(("capabilities", f"{answering} arms x {questions}", answering * read, 0, 0))
     if own := task.stability:
-        n, candidates = len(own.sources), own.max_candidates or UNCUT_CANDIDATES
+        n, candidates = len(own.searched), own.max_candidates or UNCUT_CANDIDATES
         read, written = _amplified(task, candidates, own.validation, own.max_new_tokens)
         what = f"{n} sources, {candidates} candidates x {own.validation}"
         found.append(("stability", what, n * (own.prior * prompt + read), n * written, 0))
     return found
 
 
-def _amplified(task: TaskConfig, features: int, samples: int, new: int) -> tuple[float, float]:
+def _amplified(task: TaskConfig, features: float, samples: int, new: int) -> tuple[float, float]:
     """Tokens that are read and generated to amplify so many features on so many samples.
 
     Prompts and targets are read once, and the target again for every feature, from its block up. The original answer
@@ -145,8 +149,8 @@ def need_operations(need: str, tokens: float, shape: Shape, blocks: int) -> floa
 def _measured(names: Sequence[str]) -> set[str]:
     """What is measured on a pool for these selectors: each need once, and all controls of IGDS in one pass."""
     needs = {need for name in names for need in selectors.get(name).needs}
-    own = "task_feature_activations"
-    controls = {need for need in needs if need.endswith(("_activations", "_reads")) and need != own}
+    alone = {"task_feature_activations", "unrecalled_activations"}
+    controls = {need for need in needs if need.endswith(("_activations", "_reads"))} - alone
     return needs - controls | {"critical_reads"} if controls else needs
 
 

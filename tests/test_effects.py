@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import generation, tiny
+from igds_utils.engine import forced, generation, tiny
 from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.sae import Feature
-from igds_utils.identification import effects, intervention
+from igds_utils.identification import effects, intervention, recall
 
 FEATURES = [Feature(0, 3), Feature(1, 7), Feature(2, 11), Feature(3, 5)]
 
@@ -90,6 +90,29 @@ def test_less_memory_uses_the_parts_that_are_there(open_smoke, monkeypatch):
     assert not set(read) & {sample.id for _, own in rest for sample in own}
     assert sum(len(some) * len(own) for some, own in rest) == 8
     assert effects.measure(open_smoke(), "math", "validation", FEATURES).equals(found)
+
+
+@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
+@pytest.mark.parametrize("kind", ["jumprelu", "topk"])
+def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
+    open_smoke, monkeypatch, kind, positions
+):
+    monkeypatch.setattr(tiny, "sae", partial(tiny.sae, kind))
+    run, decoded, decode = open_smoke(**{"intervention.positions": positions}), [], generation.decode
+    monkeypatch.setattr(
+        generation, "decode", lambda *args, **more: decoded.append(len(args[2])) or decode(*args, **more)
+    )
+    random = recall.random_features({"layers": [0, 1, 2, 3], "n_features_total": 4 * tiny.D_SAE}, 24, 0)
+    run.store.write("math/recall.parquet", recall.measure(run, "math").head(3))  # most are in no table
+    fast, ranked = effects.causal_filter(run, "math", random, label="_random-s0")
+    assert set(ranked["name"]) == {feature.name for feature in random}
+    assert sum(decoded) < 4 + len(random) * 4
+    decoded.clear()
+    everything = [set(random)] * 4
+    monkeypatch.setattr(forced, "firing", lambda *args: everything)
+    slow = effects.measure(run, "math", "validation", random, label="_slow")
+    assert sum(decoded) == len(random) * 4  # the originals are there already
+    assert fast.equals(slow)
 
 
 def test_stored_effects_are_read_without_a_model(open_smoke):

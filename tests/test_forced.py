@@ -6,7 +6,7 @@ from test_generation import ARCHITECTURES, FEATURES, NEW, obvious_hidden, obviou
 
 from igds_utils.engine import drafting, forced, generation, tiny
 from igds_utils.engine.caching import read_prefix
-from igds_utils.engine.lm import LM
+from igds_utils.engine.lm import LM, residuals
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import intervention
@@ -154,6 +154,26 @@ def test_amplified_scores_are_the_same_with_given_originals(lm, saes):
         for given in (None, originals)
     ]
     assert tables[0].equals(tables[1])
+
+
+@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
+def test_firing_features_are_those_above_zero_at_a_steered_position(lm, saes, positions):
+    before = prompts(lm)
+    whole = texts_of(before)
+    features = [*FEATURES, SILENT, *(Feature(1, index) for index in range(8))]
+    found = forced.firing(
+        lm, read_prefix(lm, before), [ids[len(p) - 1 :] for ids, p in zip(whole, before, strict=True)],
+        Steering(saes, features, 1.0, positions), 12,
+    )  # fmt: skip
+    for fires, ids, prompt in zip(found, whole, before, strict=True):
+        first, end = len(prompt) - 1, len(ids) - 1  # the last token is not read
+        steered = slice(first, end if positions == "critical_and_decode" else first + 1)
+        expected = set()
+        for layer in {feature.layer for feature in features}:
+            h = residuals(lm, [layer], input_ids=torch.tensor([ids]))[layer]
+            on = (saes[layer].encode(h[0, steered]) > 0).any(0)
+            expected |= {f for f in features if f.layer == layer and on[f.index]}
+        assert fires == expected
 
 
 def test_both_ways_to_answer_give_the_same_tokens(lm, saes):

@@ -1,5 +1,6 @@
 """Causal effects by hand; the steered outputs themselves are tested in test_generation."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -62,14 +63,45 @@ def test_a_candidate_that_left_the_race_stands_behind_those_that_stayed():
     assert ranked["name"].tolist() == ["l5_p9", "l3_p1"] and ranked["delta"].tolist() == [-1 / 3, 1.0]
 
 
-def test_no_positive_effect_is_reported():
-    deltas = intervention.causal_effects(TWO[TWO["feature"] == 9], 0.95, 200, 0)
+GAINS, NOISE, LOSSES = [0.2, 0.3, 0.1, 0.4], [0.6, -0.3, 0.5, -0.2], [-0.1, -0.2, -0.1, -0.3]
+
+
+@pytest.mark.parametrize(
+    ("score", "loglik", "by_score", "by_loglik"),
+    [
+        (GAINS, LOSSES, True, False),
+        (LOSSES, GAINS, False, True),
+        (NOISE, NOISE, False, False),  # above zero on average, as the best of many is
+        ([0.0] * 4, [1e-17] * 4, False, False),
+        ([0.5], [0.5], False, False),  # one sample: no interval
+    ],
+)
+def test_a_feature_is_established_where_its_confirmation_interval_lies_above_zero(
+    score, loglik, by_score, by_loglik
+):
+    changes = enumerate(zip(score, loglik, strict=True))
+    fresh = effects([(5, 9, f"s{i}", 0.25, 0.25 + a, -2.0, -2.0 + b) for i, (a, b) in changes])
+    again = intervention.causal_effects(fresh, 0.95, 500, 0)
+    table = again[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
+    ranked = intervention.rank_features(again, table)
+    for quantity, expected in (("score", by_score), ("loglik", by_loglik)):
+        found = intervention.task_features(ranked, again, k=1, quantity=quantity)
+        assert found["established"] == found["features"][0]["established"] == expected
+    assert found["features"][0]["confirmation_delta"] == pytest.approx(sum(score) / len(score))
+
+
+def test_all_chosen_features_must_be_established():
+    sure = effects([(3, 1, f"s{i}", 0.25, 0.25 + change, -2.0, -2.0) for i, change in enumerate(GAINS)])
+    unsure = sure.assign(layer=5, score_amplified=0.25 + np.array([0.1, -0.1, 0.0, 0.1]))
+    deltas = intervention.causal_effects(pd.concat([sure, unsure]), 0.95, 500, 0)
     ranked = intervention.rank_features(
         deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
     )
-    found = intervention.task_features(ranked, deltas, k=1)
-    assert found["selected"] == ["l5_p9"] and found["positive"] is False
-    assert found["features"][0]["confirmation_delta"] == pytest.approx(-1 / 3)
+    for k, expected in ((1, True), (2, False)):
+        chosen = deltas[deltas["layer"].isin(ranked["layer"].head(k))]
+        found = intervention.task_features(ranked, chosen, k)
+        assert found["established"] == expected
+    assert [row["established"] for row in found["features"]] == [True, False]
 
 
 def test_amplified_scores_pair_each_row_with_its_original():

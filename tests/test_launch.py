@@ -150,7 +150,7 @@ def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_
     names = [feature.name for feature in features]
     assert called == [
         ("igds_utils.identification.recall:measure", "math", ""),
-        ("igds_utils.identification.effects:measure_named", "math", "validation", names, "", 8),
+        ("igds_utils.identification.effects:measure_named", "math", "validation", names, "", 8, ""),
     ]
     recall.measure(run, "math")
     effects.measure(run, "math", "validation", features)
@@ -175,6 +175,17 @@ def test_no_process_is_started_for_a_pool_whose_measurements_are_stored(tmp_path
     assert called[1:] == ["igds_utils.selection.tool:measure"]
 
 
+def test_a_filter_that_a_pool_needs_starts_no_processes_of_its_own_where_one_asks(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(launch, "call", lambda run, function, *more: called.append(function))
+    changes = {"launch.processes": 2, "tasks.math.selectors": ["igds_unrecalled"], "tasks.math.curve": None}
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    facts = {"layers": [0, 1], "n_features_total": 128, "n_candidates": 2, "n_cut": 0}
+    run.store.write("math/recall.json", facts)
+    pool.measure_ahead(run, "math")
+    assert called == ["igds_utils.selection.pool:measure"]
+
+
 @pytest.mark.slow
 def test_two_processes_identify_as_one(tmp_path, steps):
     """Recall, causal filter and a source of the stability notebook, all in several parts."""
@@ -190,7 +201,7 @@ def test_two_processes_identify_as_one(tmp_path, steps):
         found.append({path.relative_to(run.root): path for path in run.root.rglob("*") if path.is_file()})
     assert [*found[0]] and sorted(found[0]) == sorted(found[1])
     tables = [path for path in found[0] if path.suffix == ".parquet"]
-    assert len(tables) == 9
+    assert len(tables) == 8
     for path in tables:
         one, two = (pd.read_parquet(files[path]) for files in found)
         pd.testing.assert_frame_equal(one, two, check_exact=True)

@@ -11,9 +11,10 @@ import torch
 from igds_utils import selectors
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts, tiny
+from igds_utils.engine.features import features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature, FeatureSet
-from igds_utils.identification import recall
+from igds_utils.identification import effects, intervention, recall
 from igds_utils.selection import pool
 from igds_utils.selection.needs import MEASUREMENTS, critical
 from igds_utils.selection.needs.hidden import weighted_hidden_states
@@ -31,6 +32,8 @@ def found_features(run, task="math"):
     best = recall.candidates(table)[:4]
     rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
     run.store.write(f"{task}/task_features.json", {"features": rows, "selected": [best[0].name]})
+    facts = recall.recall_summary(table, run.saes.d_sae * len(run.saes.layers), 8, run.preset.recall.tau, 4)
+    run.store.write(f"{task}/recall.json", facts | {"layers": run.saes.layers})
     return run
 
 
@@ -222,7 +225,8 @@ def columns(need, run, seed=0):
 
 def test_controls_read_the_features_that_they_name(run):
     prompt_residuals = activations.critical_residuals(run.lm, run.prompts("math", "pool"), run.saes.layers)
-    for need in sorted(critical.CONTROLS - {"direction_reads"}) + ["task_feature_activations"]:
+    alone = ["task_feature_activations", "unrecalled_activations"]
+    for need in sorted(critical.CONTROLS - {"direction_reads"}) + alone:
         measured = columns(need, run)
         features = [Feature.parse(name) for name in measured.about["features"]]
         expected = activations.feature_activations(prompt_residuals, run.saes, features).numpy()
@@ -244,15 +248,26 @@ def test_matched_features_fire_as_often_and_are_others(run):
     assert len(drawn) > 1
 
 
-def test_unrecalled_features_fire_below_tau_and_are_as_many_as_the_recalled_ones(run):
-    table = run.read("math/recall.parquet")
-    fires = {Feature(row.layer, row.feature).name for row in table.itertuples()}
-    recalled = set(columns("recalled_activations", run).about["features"])
-    drawn = [columns("unrecalled_activations", run, seed).about["features"] for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    for names in drawn:
-        assert set(names) <= fires - recalled
-        assert len(set(names)) == min(len(recalled), len(fires - recalled))
+@pytest.mark.parametrize("k", [1, 2])
+def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
+    other = open_run(
+        "smoke", tasks=["math"], overrides=SMALL | {"intervention.k": k}, results=str(run.root.parent)
+    )
+    facts, best = run.read("math/recall.json"), []
+    for seed in (0, 1):
+        drawn = recall.random_features(facts, 4, seed)
+        rows = effects.measure(run, "math", "validation", drawn, label=f"_random-s{seed}")
+        assert set(features_of(rows)) == set(drawn)
+        ranked = intervention.causal_effects(rows, 0.95, 50, 0).sort_values(
+            ["delta", "delta_loglik"], ascending=False
+        )
+        names = columns("unrecalled_activations", other, seed).about["features"]
+        assert len(names) == k
+        for name, row in zip(names, ranked.itertuples(), strict=False):
+            of_name = ranked[[f.name == name for f in features_of(ranked)]].iloc[0]
+            assert (of_name["delta"], of_name["delta_loglik"]) == (row.delta, row.delta_loglik)
+        best.append(names)
+    assert best[0] != best[1]
 
 
 def test_random_directions_are_as_long_as_the_features_encoder_row(run):
@@ -281,7 +296,8 @@ def test_igds_reads_its_own_layers_and_all_controls_share_one_pass(run, monkeypa
     names = ["igds", *(name for name in selectors.names() if name.startswith("igds_"))]
     rankings = {name: selectors.rank_pool(name, context) for name in names}
     (feature,) = fresh.task_features("math")
-    assert len(passes) == 2 and passes[0] == [feature.layer] and len(passes[1]) > 1
+    own, of_all, without_recall = passes
+    assert own == [feature.layer] and len(of_all) > 1 and len(without_recall) == 1
     alone = selectors.rank_pool("igds", pool.context(run, "math"))
     assert alone["sample_id"].tolist() == rankings["igds"]["sample_id"].tolist()
     assert rankings["igds_bottom"]["sample_id"].tolist() == alone["sample_id"].tolist()[::-1]

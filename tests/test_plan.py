@@ -71,10 +71,15 @@ def test_tokens_of_every_stage(preset, stage, expected):
         ({"selectors": ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]},
          "scoring", (40 * (58 + 8 + 2 * 50), 0, 0)),
         ({"quality": {"size": 10, "selectors": ["loss"]}}, "scoring", (40 * 108 + 10 * 58, 0, 0)),
+        # without recall as many random features pass through the filter, once a seed, and are read by themselves
+        ({"selectors": ["igds", "igds_unrecalled"], "seeds": [0, 1]},
+         "causal filter", (round(232 + 7.2 * 4 * 0.4 * 8), round((4 + 7.2 * 4) * 12), 0)),
+        ({"selectors": ["igds", "igds_unrecalled"]}, "scoring", (40 * 2 * 50, 0, 0)),
         # the original, full and three selectors; two questions of each of 57 subjects, all of TruthfulQA
         ({"capabilities": {"limit": {"mmlu": 2}}}, "capabilities", (5 * (114 * 725 + 817 * 1710), 0, 0)),
-        ({"stability": {"sources": {"a": {}, "b": {}}, "prior": 7, "validation": 2, "max_candidates": 3,
-                        "max_new_tokens": 5}}, "stability", (round(2 * (350 + 116 + 19.2)), 2 * 8 * 5, 0)),
+        ({"stability": {"sources": {"a": {"x": 1}, "b": {"x": 2}, "own": {}}, "prior": 7, "validation": 2,
+                        "max_candidates": 3, "max_new_tokens": 5}},
+         "stability", (round(2 * (350 + 116 + 19.2)), 2 * 8 * 5, 0)),
     ],
 )  # fmt: skip
 def test_tokens_follow_what_a_task_asks_for(preset, change, stage, expected):

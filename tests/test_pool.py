@@ -65,7 +65,7 @@ def test_a_strict_preset_has_no_igds_arm_without_an_effect(smoke_run, tmp_path):
     open_smoke = partial(open_run, "smoke", tasks=["math"], results=str(tmp_path))
     loose, strict = open_smoke(), open_smoke(overrides={"intervention.strict": True})
     found = loose.read("math/task_features.json")
-    loose.store.write("math/task_features.json", found | {"positive": False})
+    loose.store.write("math/task_features.json", found | {"established": False})
     pool.open_pool(loose, "math")
     with pytest.raises(
         ConfigError, match=r"no IGDS arm then: leave it out .*tasks.math.selectors=\[random,loss,ifd,zip"
@@ -73,7 +73,7 @@ def test_a_strict_preset_has_no_igds_arm_without_an_effect(smoke_run, tmp_path):
         pool.open_pool(strict, "math")
     others = {"tasks.math.selectors": ["loss"], "tasks.math.curve": None}
     pool.open_pool(open_smoke(overrides={"intervention.strict": True, **others}), "math")
-    loose.store.write("math/task_features.json", found | {"positive": True})
+    loose.store.write("math/task_features.json", found | {"established": True})
     pool.open_pool(strict, "math")
 
 

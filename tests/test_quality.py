@@ -192,8 +192,17 @@ def run(tmp_path_factory):
     table = pd.DataFrame(fires, columns=["layer", "feature", "frequency"])
     table["candidate"], table["mean_activation"] = table["frequency"] > 0.9, 1.0
     made.store.write("math/recall.parquet", table)
+    facts = {
+        "n_candidates": 5,
+        "n_cut": 1,
+        "n_features_total": made.saes.d_sae * 4,
+        "layers": made.saes.layers,
+    }
+    made.store.write("math/recall.json", facts)
     found = [{"layer": 1, "feature": i, "name": f"l1_p{i}"} for i in range(5)]
-    made.store.write("math/task_features.json", {"selected": ["l1_p0"], "positive": True, "features": found})
+    made.store.write(
+        "math/task_features.json", {"selected": ["l1_p0"], "established": True, "features": found}
+    )
     return made
 
 

@@ -109,3 +109,12 @@ def test_summary_counts_in_basis_points():
     table = recall.frequency_recall(RESIDUAL, SAES, tau=0.75)
     facts = recall.recall_summary(table, n_features=1000, n_prior=4, tau=0.75, entered=2)
     assert (facts["n_candidates"], facts["n_cut"], facts["basis_points"]) == (3, 1, 30.0)
+
+
+def test_random_features_are_distinct_and_drawn_from_every_layer():
+    facts = {"layers": [3, 9], "n_features_total": 40}
+    assert {f.name for f in recall.random_features(facts, 50, 0)} == {
+        f"l{layer}_p{index}" for layer in (3, 9) for index in range(20)
+    }
+    some, again, other = (recall.random_features(facts, 8, seed) for seed in (0, 0, 1))
+    assert some == again != other and len(set(some)) == 8

@@ -15,7 +15,8 @@ PAPER, METRICS = paper_values(), {"math": POINTS, "translation": POINTS}
 
 
 def record(selector, score, ratio=0.5, versus=None):
-    gap = dict(zip(("vs_full", "vs_full_low", "vs_full_high"), versus or (None,) * 3, strict=True))
+    names = ("vs_full", "vs_full_low", "vs_full_high", "vs_full_judged")
+    gap = dict(zip(names, versus or (None,) * 4, strict=True))
     return {
         "selector": selector,
         "ratio": ratio,
@@ -30,7 +31,7 @@ def record(selector, score, ratio=0.5, versus=None):
 SUMMARY = {
     "math": [
         record("full", 0.6, None), record("random", 0.4, 0.2), record("random", 0.5),
-        record("igds", 0.65, 0.2, (0.05, 0.01, 0.09)), record("igds", 0.55, 0.5, (-0.05, -0.1, 0.1)),
+        record("igds", 0.65, 0.2, (0.05, 0.01, 0.09, True)), record("igds", 0.55, 0.5, (-0.05, -0.1, 0.1, True)),
         record("igds_k3", 0.5), record("loss", 0.45),
     ],
     "translation": [record("igds", 0.3)],
@@ -99,7 +100,12 @@ def test_table4_is_relative_to_loss_and_recomputes_the_papers_percentages():
 
 def test_igds_is_held_against_full_at_every_ratio():
     told = robustness.ratio_story(SUMMARY, METRICS)
-    assert "above Full at 20 % (+5.0 [+1.0, +9.0] points); not distinguishable from Full at 50 %" in told
+    assert (
+        "+5.0 [+1.0, +9.0] points at 20 % (above); −5.0 [−10.0, +10.0] points at 50 % (not distinguishable)"
+        in told
+    )
+    once = robustness.ratio_story({"math": [record("igds", 0.6, 0.2, (0.05, 0.01, 0.09, False))]}, METRICS)
+    assert "at 20 % (not judged)" in once and "above" not in once
     assert (
         robustness.ratio_story({"translation": [record("igds", 0.3)]}, METRICS)
         == "No task has both IGDS and Full."

@@ -61,9 +61,9 @@ def test_held_out_effects_are_not_inflated_by_choosing_among_many_candidates():
 
 def test_table_figure_and_sentence():
     effects, recalled, ranked = stored({(1, 0): [0.1, 0.2] * 4, (2, 0): [0.3] * 8})
-    chosen = pd.DataFrame(
-        {"layer": [2], "feature": [0], "delta": [-0.1], "delta_low": [-0.2], "delta_high": [0.05]}
-    )
+    change = {"delta": [-0.1], "delta_low": [-0.2], "delta_high": [0.05]}
+    loglik = {name.replace("delta", "delta_loglik"): [0.0] for name in change}
+    chosen = pd.DataFrame({"layer": [2], "feature": [0], **change, **loglik})
     ranked = task_features(ranked, chosen, k=1)[
         "features"
     ]  # as stored, with the confirmation of the chosen one

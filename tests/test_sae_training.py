@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,8 +123,16 @@ def test_attention_sinks_are_left_out(captured, tmp_path):
     from safetensors.torch import save_file
 
     save_file(first, tmp_path / "shard" / "acts.safetensors")
-    acts, document, critical = sae_corpus.Captured(captured.texts, [tmp_path / "shard"], 0).load(1)
+    without = sae_corpus.Captured(captured.texts, [tmp_path / "shard"], 0)
+    acts, document, critical = without.load(1)
     assert len(acts) == len(document) == len(critical) == len(first["document"]) - 1
+    assert len(replace(without, sink_factor=1e9).load(1)[0]) == len(first["document"])
+
+
+def test_an_sae_that_saw_the_sinks_is_another_one(captured, trained, lm, monkeypatch):
+    monkeypatch.setattr(sae_training, "_train", lambda *_: None)
+    assert train(captured, 1, RECIPE, lm.name, trained.parent) == trained
+    assert train(replace(captured, sink_factor=1e9), 1, RECIPE, lm.name, trained.parent) != trained
 
 
 def test_a_killed_capture_redoes_nothing_finished(lm, texts, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Stability: sources are independent, agreement is counted right, and the bootstrap can tell sure from unsure."""
 
-from itertools import combinations
+from collections import Counter
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from igds_utils.analysis import stability
 from igds_utils.analysis.stability import Source
 from igds_utils.core.experiment import open_run
 from igds_utils.display import paper_values
+from igds_utils.identification import effects as effects_of_run
+from igds_utils.identification import recall
 from igds_utils.identification.intervention import causal_effects, rank_features
 from igds_utils.tables import agreement_table, table5, top1_table
 
@@ -57,6 +60,24 @@ def test_the_jaccard_index_expected_by_chance_equals_the_mean_over_all_draws():
     assert stability.chance_jaccard(set("ab"), set("cd"), 5) == 0
 
 
+def test_what_blind_draws_share_equals_the_count_over_all_draws():
+    tested, top = [set("abcde"), set("cdefg"), set("acdf")], 2
+    draws = product(*(list(combinations(sorted(names), top)) for names in tested))
+    shared = Counter(len(set.intersection(*map(set, draw))) for draw in draws)
+    counted = np.array([shared[k] for k in range(3)]) / shared.total()  # c and d are in all three
+    assert stability.chance_shared(tested, top) == pytest.approx(counted)
+    eight = stability.chance_shared([range(8)] * 3, 5)
+    assert eight @ np.arange(9) == pytest.approx(8 * (5 / 8) ** 3)
+    assert stability.chance_shared([range(8)] * 3, 1)[1] == pytest.approx(1 / 64)
+
+
+@pytest.mark.parametrize("tested, beyond", [(8, set()), (80, {"a0", "a1"})])
+def test_what_chance_gives_is_not_beyond_chance(tested, beyond):
+    names = [f"a{i}" for i in range(tested)]
+    other = sorted(names, key=lambda name: name in ("a2", "a3", "a4"))  # shares the first two of five
+    assert stability.beyond_chance([names, other, other], 5) == beyond
+
+
 def test_agreement_of_pairs_and_of_all():
     falling, rising = [0.5, 0.4, 0.3, 0.1], [0.1, 0.3, 0.4, 0.5]
     records = stability.agreement({"a": source(falling), "b": source(falling), "c": source(rising)}, top=2)
@@ -65,6 +86,9 @@ def test_agreement_of_pairs_and_of_all():
     assert (ac["top_jaccard"], ac["same_top1"], ac["top_shared"]) == (0.0, False, [])
     assert bc["sources"] == ["b", "c"] and bc["candidates_jaccard"] == 1.0 and bc["tested_shared"] == 4
     assert everything["sources"] == ["a", "b", "c"] and everything["top_by_chance"] is None
+    assert everything["shared_by_chance"] == pytest.approx(4 / 2**3)  # 2 of 4, three times
+    assert everything["same_top1_by_chance"] == pytest.approx(4 / 4**3)
+    assert everything["shared_p"] == 1 and ab["shared_p"] == pytest.approx(1 / 6)
     assert len(stability.agreement({"a": source(falling), "b": source(rising)}, 2)) == 1
 
 
@@ -92,14 +116,16 @@ def test_ties_are_broken_as_in_the_ranking():
 
 
 def test_table5_stars_what_all_sources_share_and_keeps_the_papers_lists_apart():
-    rankings = {"a": source([0.5, 0.4, 0.1]).ranked, "b": source([0.4, 0.5, 0.1]).ranked}
+    rest = [0.0] * 20
+    rankings = {"a": source([0.5, 0.4, *rest]).ranked, "b": source([0.4, 0.5, *rest]).ranked}
     table = table5(rankings, POINTS, paper_values(), top=2)
     assert list(table["a (δ, points)"]) == ["l1_p0 * (+50.0)", "l1_p1 * (+40.0)"]
     assert list(table["b (δ, points)"]) == ["l1_p1 * (+50.0)", "l1_p0 * (+40.0)"]
     assert list(table["Paper: GSM8K"]) == ["l14_p11575 *", "l18_p4651"]
     assert [column for column in table if column.startswith("Paper: ")][-1] == "Paper: OpenR1"
-    short = table5(rankings, POINTS, paper_values(), top=5)
-    assert list(short["a (δ, points)"])[3:] == ["–", "–"]
+    few = {"a": source([0.5, 0.4, 0.1]).ranked, "b": source([0.4, 0.5, 0.1]).ranked}
+    short = table5(few, POINTS, paper_values(), top=5)
+    assert list(short["a (δ, points)"]) == ["l1_p0 (+50.0)", "l1_p1 (+40.0)", "l1_p2 (+10.0)", "–", "–"]
 
 
 def test_readable_tables_and_sentences_say_the_same_as_the_numbers():
@@ -109,21 +135,48 @@ def test_readable_tables_and_sentences_say_the_same_as_the_numbers():
     assert (
         table.loc["a and b", "Same top feature"] == "no" and table.loc["a and c", "Same top feature"] == "yes"
     )
-    assert table.loc["all", "By chance"] == "–"
+    assert table.loc["all", "Jaccard by chance"] == "–" and table.loc["all", "Shared by chance"] == "0.89"
     assert list(top1_table(tops)["Top again (%)"]) == ["100", "100", "100"]
     text = stability.story(agreed, tops, 2)
-    assert "the top feature is not the same, with l1_p0 among the 2 best of all" in text
+    assert (
+        "the top feature is not the same (by chance in 11 % of blind draws), with l1_p0 among the 2" in text
+    )
+    assert "blind draws share 0.89 on average" in text
     assert "in 100 % of the draws, and all 3 agree in 0 %" in text
 
 
 def test_rank_figure_is_tidy_and_has_what_all_share_on_top():
     best = {"a": ["l1_p0", "l1_p1", "l1_p2"], "b": ["l1_p2", "l1_p0"], "c": ["l1_p0", "l1_p3", "l1_p2"]}
-    figure = plots.rank_agreement(best, {"x": ["l1_p9"], "y": ["l1_p8"]})
+    figure = plots.rank_agreement(best, {"l1_p0", "l1_p2"}, {"x": ["l1_p9"], "y": ["l1_p8"]})
     assert_tidy(figure)
     assert rows(figure.axes[0]) == ["l1_p0", "l1_p2", "l1_p1", "l1_p3"]
     bold = [label.get_fontweight() == "bold" for label in figure.axes[0].get_yticklabels()]
     assert bold == [True, True, False, False]
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2", "1", "3", "1", "3", "2", "2"]
+
+
+def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monkeypatch):
+    sources = {
+        "tasks.math.stability.sources": {"own": {}, "money": {"families": ["shopping", "savings", "ages"]}}
+    }
+    run = open_run("smoke", tasks=["math"], overrides=sources, results=str(tmp_path))
+    recalled, config = recall.measure(run, "math"), run.config("math")
+    rows, ranked = effects_of_run.causal_filter(
+        run, "math", recall.candidates(recalled, config.max_candidates)
+    )
+    lines = []
+    monkeypatch.setattr(run, "models", None)  # nothing is read or generated again
+    monkeypatch.setattr(run.store, "log", lines.append)
+    found = stability.identify(run, "math", "own")
+    assert lines and all(line.endswith("up to date") for line in lines)
+    pd.testing.assert_frame_equal(found.effects, rows)
+    pd.testing.assert_frame_equal(found.ranked, ranked)
+    pd.testing.assert_frame_equal(found.recalled, recalled)
+    assert len(found.ranked) == config.max_candidates and not run.store.has(
+        "math/stability/own/recall.parquet"
+    )
+    assert stability.source_run(run, "math", "own") is run
+    assert stability.source_run(run, "math", "money") is not run
 
 
 def test_identification_runs_on_each_source_with_its_own_samples(tmp_path):

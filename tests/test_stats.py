@@ -6,11 +6,11 @@ import pytest
 from scipy import stats as scipy_stats
 
 from igds_utils.data.stats import (
-    _two_level_draws,
     holm,
     interval,
     paired_difference,
     spearman,
+    standard_error,
 )
 
 
@@ -92,28 +92,79 @@ def test_no_changed_answer_is_not_certainty():
     assert all_better.mean == 1 and 0 < all_better.low < 1 and all_better.high == 1
 
 
-def test_a_difference_of_arms_with_several_seeds_covers_the_seeds():
-    items = [f"t{i}" for i in range(40)]
-    lucky = pd.DataFrame({0: 0.9, 1: 0.5}, index=items)  # no sample varies: all doubt comes from the seeds
-    found = paired_difference(lucky, pd.Series(0.6, index=items))
-    assert (found.mean, found.low, found.high) == pytest.approx((0.1, -0.1, 0.3))
-    assert found.p_value == pytest.approx(1.0, abs=0.1)
-    pooled = paired_difference(lucky.mean(axis=1), pd.Series(0.6, index=items))
-    assert pooled.low == pooled.high == pytest.approx(0.1)
-    assert paired_difference(lucky, pd.Series(0.4, index=items)).p_value == pytest.approx(2 / 2001)
+def test_without_variation_of_samples_or_of_trainings_the_difference_has_a_known_t_test():
+    """Trainings that differ alike on every sample: the two-sample test; trainings that do not differ: the paired."""
+    rng = np.random.default_rng(0)
+    luck, more = rng.normal(0.5, 0.1, 3), rng.normal(0.4, 0.1, 5)
+    found = paired_difference(*(pd.DataFrame(np.tile(seeds, (12, 1))) for seeds in (luck, more)))
+    known = scipy_stats.ttest_ind(luck, more)
+    assert found.mean == pytest.approx(luck.mean() - more.mean()) and found.trainings == (3, 5)
+    assert found.p_value == pytest.approx(known.pvalue)
+    assert (found.low, found.high) == pytest.approx(known.confidence_interval())
+    a, b = rng.random(12), rng.random(12)
+    found = paired_difference(pd.DataFrame({0: a, 1: a, 2: a}), pd.DataFrame({0: b, 1: b}))
+    known = scipy_stats.ttest_rel(a, b)
+    assert found.p_value == pytest.approx(known.pvalue)
+    assert (found.low, found.high) == pytest.approx(known.confidence_interval())
 
 
-def test_the_spread_of_seeds_is_counted_in_full_however_few_they_are():
-    for seeds in ([0.0, 1.0], [0.0, 0.2, 0.7, 1.0]):
-        side = np.tile(seeds, (5, 1))  # (n, s)
-        draws = _two_level_draws(side, np.zeros((5, 1)), 20000, seed=0)
-        assert draws.var() == pytest.approx(np.var(seeds, ddof=1) / len(seeds), rel=0.05)
+def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_untrained_one_has_none():
+    lucky = pd.DataFrame({0: 0.9, 1: 0.5}, index=range(40))  # the variance of a training is 0.08
+    for other, error, judged in ((pd.Series(0.6, range(40)), 0.04, True),
+                                 (pd.DataFrame({0: 0.6}, range(40)), 0.04 + 0.08, False)):  # fmt: skip
+        found = paired_difference(lucky, other)
+        assert found.mean == pytest.approx(0.1) and found.judged is judged
+        assert found.high - found.mean == pytest.approx(scipy_stats.t.ppf(0.975, 1) * np.sqrt(error))
+        assert found.p_value == pytest.approx(2 * scipy_stats.t.sf(0.1 / np.sqrt(error), 1))
 
 
-def test_the_same_samples_are_drawn_for_both_sides():
-    difficulty = np.random.default_rng(0).random((30, 1))
-    draws = _two_level_draws(difficulty + [0.3, 0.3], difficulty, 200, seed=0)
-    assert draws == pytest.approx(0.3)
+def test_arms_trained_once_get_an_interval_over_samples_and_are_not_judged():
+    rng = np.random.default_rng(0)
+    a, b = pd.DataFrame({0: rng.random(30)}), pd.DataFrame({0: rng.random(30)})
+    found, given = paired_difference(a, b), paired_difference(a[0], b[0])
+    assert found[:5] == given[:5] and found.trainings == (1, 1) and not found.judged and given.judged
+
+
+@pytest.mark.parametrize("trainings", [(3, 3), (5, 5), (10, 10), (2, 5), (1, 5), (3, 0), (5, 0)])
+@pytest.mark.parametrize("luck", [0, 1, 2], ids=lambda luck: f"luck {luck}")
+def test_the_interval_of_a_difference_covers_what_it_claims(trainings, luck):
+    """luck: the standard deviation of a training, in standard errors of the difference over samples and answers."""
+    rng, draws, n = np.random.default_rng(1), 6000, 24
+    unit = np.sqrt((1 + sum(1 / max(s, 1) for s in trainings)) / n)
+
+    def side(s):
+        return (
+            rng.normal(0, np.sqrt(0.5), (draws, n, 1))  # of a sample and an arm
+            + rng.normal(0, luck * unit if s else 0, (draws, 1, max(s, 1)))
+            + rng.normal(0, 1, (draws, n, max(s, 1)))  # of a single answer
+        )
+
+    a, b = map(side, trainings)
+    error, freedom = standard_error(a, b, trainings)
+    reach = scipy_stats.t.ppf(0.975, freedom) * error
+    assert 0.93 <= (np.abs(a.mean((1, 2)) - b.mean((1, 2))) <= reach).mean() <= 0.97
+
+
+@pytest.mark.parametrize("n", [9, 40])  # exact, and drawn
+def test_rounding_moves_no_p_value(n):
+    rng = np.random.default_rng(n)
+    a, b = rng.integers(0, 11, (2, n)) / 10
+    b[-1] += a.sum() - b.sum()  # a difference of zero, up to rounding
+    for shift in (0.0, 0.2):
+        found = paired_difference(pd.Series(a + shift), pd.Series(b))
+        for side in rng.choice([-1e-16, 1e-16], (20, n)):
+            again = paired_difference(pd.Series(a + shift + side), pd.Series(b))
+            assert again.p_value == found.p_value and (again.low > 0) == (found.low > 0)
+        assert (found.p_value == 1) == (shift == 0)
+
+
+@pytest.mark.parametrize("n", [6, 30])
+def test_rounding_moves_no_rank_correlation(n):
+    rng = np.random.default_rng(n)
+    x, y = rng.integers(0, 4, (2, n)) / 10
+    found = spearman(x, y)
+    for noise in rng.choice([-1e-16, 0, 1e-16], (20, 2, n)):
+        assert spearman(x + noise[0], y + noise[1]) == pytest.approx(found, nan_ok=True)
 
 
 def test_unmatched_samples_are_named():

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from igds_utils.config.refs import TinyRef
-from igds_utils.core import store
+from igds_utils.core import code, store
 from igds_utils.core.store import Store
 
 TEXT = "é 中文 \u2028 line separator \x85 next line \x0b tab \r\n 'quotes' \"double\" \\boxed{3}"
@@ -49,6 +49,67 @@ def test_what_is_returned_is_the_same_when_built_and_when_read(products):
     assert built == products.make("a.json", never, x=1) == {"pair": [1, 2], "3": 0.5, "n": 7}
     frame = products.make("a.parquet", lambda: table(3, 4).set_index(pd.Index([8, 9])), x=1)
     assert list(frame.index) == [0, 1]
+
+
+PACKAGE = {
+    "stage/build.py": "from igds_utils.stage import formula\nfrom igds_utils.core import opened\n"
+    "def product():\n    return formula.double(2)\n",
+    "stage/formula.py": "from igds_utils.far import away\ndef double(x):\n    return away.same(2 * x)\n",
+    "far/away.py": "def same(x):\n    return x\n",
+    "core/opened.py": "import igds_utils.beyond\n",
+    "beyond.py": "ONE = 1\n",
+    "other.py": "TWO = 2\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("stage/build.py", PACKAGE["stage/build.py"].replace("double(2)", "double(3)"), True),
+        ("far/away.py", "def same(x):\n    return -x\n", True),  # two imports away
+        ("beyond.py", "ONE = 2\n", True),
+        ("far/away.py", '"""Docs."""\ndef same(x):\n    """As it is."""\n    return x  # why\n', False),
+        ("core/opened.py", "import igds_utils.beyond\nX = 1\n", False),
+        ("other.py", "TWO = 3\n", False),
+    ],
+)
+def test_a_change_of_the_stages_code_is_told_and_the_product_kept_until_it_is_removed(
+    products, log, tmp_path, monkeypatch, file, text, told
+):
+    for name, source in PACKAGE.items():
+        store.write_whole(tmp_path / "package" / name, source)
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "package")
+
+    def build():
+        return {"x": 1}
+
+    def make():
+        for known in (code._parsed, code._version):
+            known.cache_clear()
+        return products.make("math/a.json", build)
+
+    build.__module__ = "igds_utils.stage.build"
+    make()
+    store.write_whole(tmp_path / "package" / file, text)
+    make()
+    (said,) = log[1:]
+    removed = tmp_path / "results/math/a.json"
+    assert said.startswith("math/a.json: up to date") and (f"`rm {removed}`" in said) == told
+    removed.unlink()
+    make()
+    make()
+    assert log[2:] == ["math/a.json: making it", "math/a.json: up to date"]
+
+
+def test_the_stage_of_a_notebooks_function_is_what_it_uses_of_the_package():
+    def helper():
+        return store.fingerprint([])
+
+    notebook = {"helper": helper, "np": np, "__name__": "__main__"}
+    exec("build = lambda: helper()\nalone = lambda: np.ones(2)", notebook)
+    helper.__module__ = "__main__"
+    assert code._used(notebook["build"], set()) == {"igds_utils.core.store"}
+    assert code.code_version(notebook["alone"]) is None and code.code_version(pd.DataFrame) is None
 
 
 @pytest.mark.parametrize(
@@ -244,6 +305,9 @@ def test_whether_all_is_stored_is_told_without_making_anything(products, log):
     said = list(log)
     assert products.holds(both) and log == said
     assert products.make("c.json", lambda: 2) == 2
+    prepared = []
+    assert not products.holds(lambda: products.fresh("a.json", x=2) or prepared.append("a model"))
+    assert not prepared
 
 
 def test_an_iterator_has_the_fingerprint_of_its_list():

@@ -22,6 +22,8 @@ def test_checks_are_named_and_failures_stand_out():
     assert "spoilt on purpose" in second and "**failed: this test does not tell them apart**" in second
     wrong = {"math": [check("clean - defective", False) | {"high": -0.02}]}
     assert "**failed: the other one did better**" in story.checks_text(wrong, METRICS)
+    once = story.checks_text({"math": [check("full - original", None)]}, METRICS)
+    assert "not judged" in once and "passed" not in once and "failed" not in once
 
 
 def test_a_difference_of_half_an_interval_is_seen_half_of_the_time():
@@ -32,10 +34,12 @@ def test_a_difference_of_half_an_interval_is_seen_half_of_the_time():
         "n": 96,
         "vs_random_low": -0.01,
         "vs_random_high": 0.17,
+        "vs_random_judged": True,
     }
     said = story.sight({"math": [record]}, METRICS)
     assert "half of the time where it is 9.0 points (Math, 96 items); to be seen four times in five" in said
     assert story.sight({"math": [record | {"vs_random_low": None}]}, METRICS) == ""
+    assert story.sight({"math": [record | {"vs_random_judged": False}]}, METRICS) == ""
 
 
 def test_cost_is_that_of_the_longest_complete_run_of_each_notebook():
@@ -49,13 +53,21 @@ def test_cost_is_that_of_the_longest_complete_run_of_each_notebook():
 
 def test_what_to_run_next_depends_on_what_was_left_open():
     preset = load_preset("quick", tasks=["translation"])
-    record = {"selector": "igds", "main": True, "vs_random_low": -0.1, "vs_random_high": 0.2}
+    record = {
+        "selector": "igds",
+        "main": True,
+        "vs_random_low": -0.1,
+        "vs_random_high": 0.2,
+        "vs_random_judged": True,
+    }
     steps = story.next_steps(preset, {"translation": [record]})
     size = 4 * preset.tasks["translation"].sizes.test
     assert (
         "could not be told apart on Translation" in steps and f"tasks.translation.sizes.test={size}" in steps
     )
     assert "tasks.math" not in steps and "make plan PRESET=laptop" in steps
+    once = story.next_steps(preset, {"translation": [record | {"vs_random_judged": False}]})
+    assert "told apart" not in once and 'SET="tasks.translation.seeds=[0,1,2]"' in once
     settled = record | {"vs_random_low": 0.05}
     assert "could not be told apart" not in story.next_steps(preset, {"translation": [settled]})
     of_curve = record | {"main": False}

@@ -10,6 +10,7 @@ from igds_utils import tasks
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.config.stages import SftConfig
 from igds_utils.display import (
+    NOT_JUDGED,
     NOT_RUN,
     NOTHING,
     SELECTORS,
@@ -31,11 +32,12 @@ def record(selector, score, ratio=0.5, **more):
     blank = {
         f"vs_{name}{part}": None
         for name in ("random", "full", "original")
-        for part in ("", "_low", "_high", "_p")
+        for part in ("", "_low", "_high", "_p", "_judged")
     }
     given = {"selector": selector, "ratio": ratio, "main": ratio in (None, 0.5), "score": score}
     given |= {"low": score - 0.1, "high": score + 0.1}
-    return blank | given | {"n_train": 64, "n": 64, "gain_over_full": 5.0, "by_seed": [score]} | more
+    given |= {"n_train": 64, "target_tokens": 1200.5, "steps": 4.0, "n": 64, "gain_over_full": 5.0}
+    return blank | given | {"by_seed": [score]} | more
 
 
 @pytest.fixture
@@ -43,11 +45,10 @@ def found():
     top = {
         "name": "l14_p7", "delta": 0.0625, "delta_low": -0.03, "delta_high": 0.15, "delta_loglik": 0.0123,
         "confirmation_delta": -0.015625, "confirmation_low": -0.1, "confirmation_high": 0.07,
+        "established": False,
     }  # fmt: skip
     recall = {"n_candidates": 37, "n_cut": 21, "basis_points": 20.073}
-    return {
-        "math": {"recall": recall, "features": {"features": [top], "selected": ["l14_p7"], "positive": True}}
-    }
+    return {"math": {"recall": recall, "features": {"features": [top], "selected": ["l14_p7"]}}}
 
 
 def test_numbers_have_a_true_minus_and_no_negative_zero():
@@ -74,9 +75,10 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert ours["Top feature"] == "l14_p7"
     assert (ours["Recalled"], ours["Recalled (‱)"], ours["Tested"]) == ("37", "20.07", "16")
     assert ours["δ (validation)"] == "+6.2 [−3.0, +15.0]"
-    assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]"
+    assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]" and ours["Established"] == "no"
     assert ours["Δ log-likelihood"] == "+0.012"
     assert theirs["Model"] == "Gemma-2-2B (paper)" and theirs["Top feature"] == "l14_p11575"
+    assert theirs["Task, unit of δ"] == "Math, ACC" and ours["Task, unit of δ"] == "Math, points"
     assert theirs["δ (validation)"] == "+12" and theirs["δ (confirmation)"] == NOTHING
     assert not [column for column in table if column.startswith("Paper")]
 
@@ -84,25 +86,27 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
 def test_table1_puts_the_paper_beside_its_own_model(found):
     table = table1(found, {"math": POINTS}, "llama-3.1-8b", PAPER)
     assert len(table) == 1 and table["Model"][0] == "Llama-3.1-8B"
+    assert table["Paper: δ (validation)"][0] == "+1.5 ACC"
     assert table["Paper: Top feature"][0] == "l19_p16897" and table["Top feature"][0] == "l14_p7"
 
 
-def test_table1_says_when_no_effect_is_positive_or_nothing_was_found(found):
-    found["math"]["features"]["positive"] = False
-    assert table1(found, {"math": POINTS}, "x", PAPER)["Top feature"][0] == "l14_p7 (not positive)"
+def test_table1_says_what_is_established_and_when_nothing_was_found(found):
+    found["math"]["features"]["features"][0]["established"] = True
+    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "yes"
     found["math"]["features"] |= {"features": [], "selected": []}
     empty = table1(found, {"math": POINTS}, "x", PAPER)
     assert empty["Top feature"][0] == "none" and empty["δ (validation)"][0] == NOTHING
 
 
 def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
+    versus = {"vs_random": 0.13, "vs_random_low": -0.01, "vs_random_high": 0.27}
     records = [
-        record("original", 0.1, None, n_train=0),
+        record("original", 0.1, None, n_train=0, target_tokens=None, steps=None),
         record("full", 0.6, None),
         record("random", 0.5),
-        record("igds", 0.63, vs_random=0.13, vs_random_low=-0.01, vs_random_high=0.27, vs_random_p=0.0823),
+        record("igds", 0.63, **versus, vs_random_p=0.0823, vs_random_judged=True),
         record("igds", 0.2, ratio=0.2),
-        record("mona", 0.4),
+        record("mona", 0.4, **versus, vs_random_judged=False),
     ]
     table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
     theirs = "Paper: Gemma-2-2B (vs Full, %)"
@@ -111,11 +115,14 @@ def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
     assert table.loc["IGDS", "Score"] == "63.0 [53.0, 73.0]"
     assert table.loc["IGDS", "vs Random"] == "+13.0 [−1.0, +27.0]"
     assert table.loc["IGDS", "vs Full (%)"] == "+5.0"
-    assert table.loc["IGDS", "p (Holm)"] == "0.082" and table.loc["MONA", "p (Holm)"] == NOTHING
+    assert table.loc["IGDS", "p (Holm)"] == "0.082" and table.loc["MONA", "p (Holm)"] == NOT_JUDGED
+    assert table.loc["Random", "p (Holm)"] == NOTHING
     assert table.loc["IGDS", theirs] == "37.8 (+17.4)" and table.loc["Full", theirs] == "32.2"
     assert table.loc["IGDS", "Paper: Qwen3-8B (vs Full, %)"] == "61.1 (+0.5)"
     assert set(table["Paper: metric"]) == {"pass@8 accuracy (%)"}
-    assert table.loc["Original", "Trained on"] == NOTHING and table.loc["Full", "vs Full (%)"] == NOTHING
+    trained_on = ["Samples", "Target tokens", "Steps"]
+    assert list(table.loc["Full", trained_on]) == ["64", "1,200", "4"]
+    assert set(table.loc["Original", trained_on]) == {NOTHING} and table.loc["Full", "vs Full (%)"] == NOTHING
     assert table.loc["MONA", theirs] == NOTHING
     assert at_main_ratio(records)["igds"]["score"] == 0.63
 

@@ -56,8 +56,8 @@ def compare(
 
     activations: as `arm_activations` gives them; summary: records of `summaries.summarise`. Columns: arm, selector,
     ratio, main, score, low, high (as there), medians (one per training seed), median (their mean), moved, moved_low,
-    moved_high (mean paired difference to the untrained model on the same prompts, its interval over prompts and seeds;
-    nan for that model itself), above (whether the whole interval lies above 0).
+    moved_high (mean paired difference to the untrained model on the same prompts, its interval over prompts and, where
+    there are several, trainings; nan for that model itself), judged (whether there are several).
     """
     by_arm = {
         arm: table.pivot(index="sample_id", columns="seed", values="activation")
@@ -69,9 +69,9 @@ def compare(
         row = {key: record[key] for key in ("arm", "selector", "ratio", "main", "score", "low", "high")}
         row |= {"medians": values.median().tolist(), "median": float(values.median().mean())}
         if record["arm"] != "original":
-            moved = paired_difference(values, by_arm["original"], confidence, resamples, seed)
+            moved = paired_difference(values, by_arm["original"].iloc[:, 0], confidence, resamples, seed)
             row |= {"moved": moved.mean, "moved_low": moved.low, "moved_high": moved.high}
-            row["above"] = bool(moved.low > 0)
+            row["judged"] = moved.judged
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -100,10 +100,16 @@ def story(table: pd.DataFrame, rho: dict[str, dict[str, Any]], metric: Metric, f
     base = table.loc[table["selector"] == "original", "median"]
     highest = trained.loc[trained["median"].idxmax()]
     best = table.loc[table["score"].idxmax()]
-    above, below = int(trained["above"].sum()), int((trained["moved_high"] < 0).sum())
+    judged = trained[trained["judged"].astype(bool)]
+    above, below = int((judged["moved_low"] > 0).sum()), int((judged["moved_high"] < 0).sum())
+    moved = " to ".join(number(trained["moved"].agg(end), 2, signed=True) for end in ("min", "max"))
+    counted = (
+        f"; of {len(judged)} that were trained more than once, {above} lie above it and {below} below it "
+        "(intervals that leave out 0)"
+    )
     sentences = [
-        f"{feature} fires at {number(base.iloc[0], 2)} in the median of the untrained model; of {len(trained)} trained "
-        f"arms {above} lie above it and {below} below it on the same prompts (intervals that leave out 0)",
+        f"{feature} fires at {number(base.iloc[0], 2)} in the median of the untrained model; on the same prompts the "
+        f"{len(trained)} trained arms move by {moved} in the mean{counted if len(judged) else ''}",
         f"Among them {_title(highest)} has the highest median ({number(highest['median'], 2)}), and "
         f"{_title(best)} has the best score of all ({metric.show(best['score'])})",
         _luck(trained),

@@ -75,19 +75,20 @@ def watch(
         if missing := {SCORE, feature} - set(values):
             raise ValueError(f"series: {point} has no {missing.pop()}; it holds {', '.join(values)}")
         score, activation = values[SCORE], values[feature]  # (samples, seeds)
+        model = score if score.shape[1] > 1 else score.iloc[:, 0]  # one model is watched as it stands
         if place == start:
             band = tuple(activation.stack().quantile([(1 - BAND) / 2, (1 + BAND) / 2]))
         mean, low, high = interval(score.mean(axis=1), confidence, resamples, seed)
         row = {"point": point, "score": mean, "low": low, "high": high, "n": len(score)}
         if best is not None:
-            lost = paired_difference(score, best, confidence, resamples, seed)
+            lost = paired_difference(model, best, confidence, resamples, seed)
             row |= {"lost": lost.mean, "lost_low": lost.low, "lost_high": lost.high}
         middle = float(activation.median().mean())
         row |= {"activation": middle, "band_low": band[0], "band_high": band[1]}
         row["score_alert"] = bool(row.get("lost_high", 0.0) < 0)
         row["activation_alert"] = middle < band[0] or middle > band[1]
         rows.append(row)
-        best = score if best is None or mean > best.mean(axis=None) else best
+        best = model if best is None or mean > best.to_numpy().mean() else best
     return pd.DataFrame(rows)
 
 

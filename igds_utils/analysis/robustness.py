@@ -8,7 +8,7 @@ import pandas as pd
 
 from igds_utils import plan, selectors
 from igds_utils.core.experiment import Run
-from igds_utils.display import ABLATIONS, Metric, task_title
+from igds_utils.display import ABLATIONS, NOT_JUDGED, Metric, task_title
 
 
 def selection_costs(run: Run, task: str) -> pd.DataFrame:
@@ -67,7 +67,10 @@ def untrained_ablations(run: Run, task: str) -> pd.DataFrame:
 
 
 def ratio_story(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
-    """One sentence per task: IGDS against Full at every ratio that was run, by its paired interval (Figure 4)."""
+    """One sentence per task: IGDS against Full at every ratio that was run, by its paired interval (Figure 4).
+
+    Arms that were trained once are shown and not judged.
+    """
     sentences = []
     for task, records in summary.items():
         show, parts = metrics[task], []
@@ -76,8 +79,9 @@ def ratio_story(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> s
             if igds["vs_full"] is None:
                 continue
             low, high = igds["vs_full_low"], igds["vs_full_high"]
-            verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
+            verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable"
+            verdict = verdict if igds["vs_full_judged"] else NOT_JUDGED
             gap = show.show_interval(igds["vs_full"], low, high, signed=True)
-            parts.append(f"{verdict} Full at {100 * igds['ratio']:g} % ({gap} {show.unit})")
-        sentences.append(f"{task_title(task)}: IGDS is {'; '.join(parts)}." if parts else "")
+            parts.append(f"{gap} {show.unit} at {100 * igds['ratio']:g} % ({verdict})")
+        sentences.append(f"{task_title(task)}: IGDS minus Full is {'; '.join(parts)}." if parts else "")
     return " ".join(filter(None, sentences)) or "No task has both IGDS and Full."

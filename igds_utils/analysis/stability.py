@@ -1,20 +1,21 @@
 """Stability: are the same features found when a task is looked at through other data (Table 5)?
 
-Each source is a run of its own through recall and causal filter: own prior set, own candidates, own validation set.
-What is compared afterwards comes from the stored effects alone.
+Each source is a run of its own through recall and causal filter: own prior set, own candidates, own validation set. A
+source that changes nothing in the task's data is the task's own identification, which is not repeated. What is compared
+afterwards comes from the stored effects alone.
 
     found = {source: stability.identify(run, "math", source) for source in run.config("math").stability.sources}
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
-from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import hypergeom
 
 from igds_utils.config.settings import Sizes
 from igds_utils.core.experiment import Run
@@ -57,26 +58,32 @@ class Source(NamedTuple):
     ranked: pd.DataFrame  # `intervention.rank_features`, best first
 
 
-def identify(run: Run, task: str, source: str) -> Source:
-    """Recall and causal filter on one source, stored under <task>/stability/<source>/."""
-    from igds_utils.identification import intervention, recall
-    from igds_utils.identification.effects import measure
+def source_run(run: Run, task: str, source: str) -> Run:
+    """The run that a source's samples come from: `run` itself where the source changes nothing."""
+    searched = source in run.config(task).stability.searched
+    return SourceRun(run, task, source) if searched else run
 
-    own, folder = SourceRun(run, task, source), f"{task}/stability/{source}"
-    chosen, tau = run.config(task).stability, run.preset.recall.tau
+
+def identify(run: Run, task: str, source: str) -> Source:
+    """Recall and causal filter on one source, stored under <task>/stability/<source>/.
+
+    Those of the task's own identification are stored with the task, in its own sizes; nothing is made where notebooks
+    01 and 02 made them.
+    """
+    from igds_utils.identification import recall
+    from igds_utils.identification.effects import causal_filter
+
+    own, tau = source_run(run, task, source), run.preset.recall.tau
+    folder, chosen = (
+        ("", run.config(task)) if own is run else (f"{task}/stability/{source}", run.config(task).stability)
+    )
     recalled = recall.measure(own, task, folder)
     features = recall.candidates(recalled, chosen.max_candidates)
     if not features:
         raise ValueError(
             f"{task}, source {source}: no feature fires on {tau:.0%} of the prompts; lower recall.tau"
         )
-
-    effects = measure(own, task, "validation", features, folder, chosen.max_new_tokens)
-    preset = run.preset
-    deltas = intervention.causal_effects(effects, preset.confidence, preset.bootstrap, preset.seed)
-    ranked = intervention.rank_features(deltas, recalled)
-    run.store.write(f"{folder}/ranked.parquet", ranked)
-    return Source(recalled, effects, ranked)
+    return Source(recalled, *causal_filter(own, task, features, folder, chosen.max_new_tokens))
 
 
 # ---- how far sources agree -------------------------------------------------------------------------------
@@ -86,8 +93,9 @@ def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
     """One record per pair of sources, and one of all: what their candidates and their `top` best have in common.
 
     A record holds sources (names), candidates_jaccard (all that were recalled), tested_shared (candidates that
-    were amplified on every one of them), top_shared (names), top_jaccard, top_by_chance (Jaccard index expected of
-    a pair that draws its best blindly from what it tested; None for all) and same_top1.
+    were amplified on every one of them), top_shared (names), top_jaccard, same_top1, and what would be expected if each
+    drew its best blindly from what it tested: shared_by_chance (how many of the `top` all have), shared_p (how often at
+    least as many as here), same_top1_by_chance (how often) and top_by_chance (Jaccard index of a pair; None for all).
     """
     names = list(sources)
     groups = list(combinations(names, 2)) + ([tuple(names)] if len(names) > 2 else [])
@@ -99,6 +107,7 @@ def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
         tested = [list(sources[name].ranked["name"]) for name in group]
         best = [names_of[:top] for names_of in tested]
         shared = set.intersection(*map(set, best))
+        chance = chance_shared(tested, top)
         records.append(
             {
                 "sources": list(group),
@@ -108,6 +117,9 @@ def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
                 "top_jaccard": jaccard(*best),
                 "top_by_chance": chance_jaccard(*map(set, tested), top) if len(group) == 2 else None,
                 "same_top1": len({ranking[0] for ranking in best}) == 1,
+                "shared_by_chance": float(chance @ np.arange(chance.size)),
+                "shared_p": float(chance[len(shared) :].sum()),
+                "same_top1_by_chance": float(chance_shared(tested, 1)[1:].sum()),
             }
         )
     return records
@@ -119,16 +131,29 @@ def jaccard(*sets: Sequence[str]) -> float:
     return len(set.intersection(*map(set, sets))) / len(union) if union else 1.0
 
 
+def chance_shared(tested: Sequence[Collection[str]], top: int) -> np.ndarray:
+    """Probability that 0, 1, ..., n names are in every draw, where `top` are drawn blindly from each set: (n + 1,).
+
+    tested: the sets, which have n names in common.
+    """
+    sizes = np.arange(len(set.intersection(*map(set, tested))) + 1)
+    found = (sizes == sizes[-1]).astype(float)
+    for names in tested:  # of k names, how many are drawn again
+        found = found @ hypergeom.pmf(sizes, len(names), sizes[:, None], min(top, len(names)))
+    return found
+
+
 def chance_jaccard(a: set[str], b: set[str], top: int) -> float:
     """Expected Jaccard index where `top` names are drawn blindly from a and, independently, from b."""
-    first, second, shared = min(top, len(a)), min(top, len(b)), len(a & b)
-    total = 0.0
-    for x in range(first + 1):  # how many of the first draw lie in what the two share: hypergeometric
-        p_x = comb(shared, x) * comb(len(a) - shared, first - x) / comb(len(a), first)
-        for both in range(min(x, second) + 1):
-            p = comb(x, both) * comb(len(b) - x, second - both) / comb(len(b), second)
-            total += p_x * p * both / (first + second - both)
-    return total
+    chance = chance_shared([a, b], top)
+    both = np.arange(chance.size)
+    return float(chance @ (both / np.maximum(min(top, len(a)) + min(top, len(b)) - both, 1)))
+
+
+def beyond_chance(rankings: Sequence[Sequence[str]], top: int, level: float = 0.05) -> set[str]:
+    """Names among the `top` best of every ranking; none where blind draws would share as many at least that often."""
+    shared = set.intersection(*(set(names[:top]) for names in rankings))
+    return shared if chance_shared(rankings, top)[len(shared) :].sum() < level else set()
 
 
 def bootstrap_tops(
@@ -220,7 +245,7 @@ def story(agreed: list[dict[str, Any]], tops: list[dict[str, Any]], top: int) ->
     """What Table 5 shows, made from `agreement` and `top1_agreement`."""
     everything, pairs = agreed[-1], [record for record in agreed if record["top_by_chance"] is not None]
     mean, chance = (np.mean([pair[key] for pair in pairs]) for key in ("top_jaccard", "top_by_chance"))
-    shared = everything["top_shared"]
+    shared, expected = everything["top_shared"], everything["shared_by_chance"]
     n = len(everything["sources"])
     first = "the same feature is on top" if everything["same_top1"] else "the top feature is not the same"
     common = (
@@ -228,7 +253,9 @@ def story(agreed: list[dict[str, Any]], tops: list[dict[str, Any]], top: int) ->
     )
     kept = [record for record in tops if record["source"] != "all"]
     return (
-        f"On {n} sources {first}, with {common}. Two lists of {top} share {mean:.2f} of their names (Jaccard) where "
+        f"On {n} sources {first} (by chance in {100 * everything['same_top1_by_chance']:.0f} % of blind draws), with "
+        f"{common}: {len(shared)}, where blind draws share {expected:.2f} on average and as many with "
+        f"p = {everything['shared_p']:.3f}. Two lists of {top} share {mean:.2f} of their names (Jaccard) where "
         f"a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are drawn anew, "
         f"a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and all "
         f"{n} agree in {100 * tops[-1]['agree']:.0f} %."

@@ -89,13 +89,20 @@ class StabilityConfig(Strict):
     """Independent identification of a task's features on several sources (Table 5)."""
 
     sources: dict[str, dict[str, Any]] = Field(
-        min_length=2, description="name of each source, and what it changes in the task's `data` section"
+        min_length=2,
+        description="name of each source, and what it changes in the task's `data` section; {}, nothing, is the task's "
+        "own identification, which is read and not repeated",
     )
     prior: int = Field(ge=1, description="prior prompts of each source")
     validation: int = Field(ge=2, description="samples of each source on which its candidates are amplified")
     max_candidates: int | None = Field(None, description="how many of a source's candidates are amplified")
     max_new_tokens: int
     top: int = Field(5, ge=1, description="how many of the best features are compared")
+
+    @property
+    def searched(self) -> list[str]:
+        """The sources that take an identification of their own."""
+        return [name for name, changes in self.sources.items() if changes]
 
 
 Benchmark = Literal["mmlu", "truthfulqa", "mmlu_dev"]

@@ -18,7 +18,7 @@ class InterventionConfig(Strict):
     scale: float = Field(1.0, description="1.0 adds a_i d_i once, that is, doubles the feature")
     k: int = Field(1, ge=1, description="how many task features are kept")
     strict: bool = Field(
-        False, description="stop before scoring where a chosen feature's effect is not positive: no IGDS arm"
+        False, description="stop before scoring where a chosen feature is not established: no IGDS arm"
     )
     cache_gb: float = Field(
         4.0, gt=0, description="memory for the caches of rows (sample, feature) that decode together"

@@ -1,7 +1,9 @@
 """Products of a run on disk: whole or not at all, made again only when what they depend on changed.
 
 Beside every product lies `<product>.made.json` with the inputs that it was made from. A product is fresh if it is there
-and its inputs are the same; otherwise it is made again and the log says which input changed.
+and its inputs are the same; otherwise it is made again and the log says which input changed. The record also holds a
+hash of the code that made it (`code.code_version`). Where only that differs the product is kept, or every commit would
+make all finished runs stale; the log says so, with the command that removes it, and a removed product is made again.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +25,8 @@ import pandas as pd
 from pydantic import BaseModel
 
 from igds_utils import __version__
+from igds_utils.config.config import PROJECT
+from igds_utils.core.code import code_version
 from igds_utils.engine import shards
 
 
@@ -45,27 +50,45 @@ class Store:
         inputs: everything that the product depends on: parameters, and `store.version(upstream)` of other products.
         Where several processes work together, all of them call `build` and the first one writes what it gives.
         """
-        return self._made(path, lambda: _timed(build), inputs)
+        return self._made(path, lambda: _timed(build), inputs, build)
 
-    def _made(self, path: str, build: Callable[[], tuple[Any, float]], inputs: dict[str, Any]) -> Any:
-        """`make` of a product that comes with the seconds that it took."""
+    def _made(
+        self,
+        path: str,
+        build: Callable[[], tuple[Any, float]],
+        inputs: dict[str, Any],
+        stage: Callable[..., Any],
+    ) -> Any:
+        """`make` of a product that comes with the seconds that it took; stage: the function whose code makes it."""
         made_from = _plain(inputs | {"igds_utils": __version__})
         reason = shards.from_first(lambda: self._stale(path, made_from))
         if reason is not None and self._only_reads:
             raise _NotStored(path)
         if shards.is_first() and not self._only_reads:
-            self.log(f"{path}: {reason or 'up to date'}")
+            self.log(f"{path}: {reason or 'up to date' + self._by_other_code(path, stage)}")
         if reason is None:
             return self.read(path)
         # nothing here holds the product while it is read: it would be in memory twice
-        shards.from_first(partial(self._keep, path, made_from, *build()))
+        shards.from_first(partial(self._keep, path, made_from, stage, *build()))
         return self.read(path)
 
-    def _keep(self, path: str, made_from: dict, product: Any, seconds: float) -> None:
+    def _keep(
+        self, path: str, made_from: dict, stage: Callable[..., Any], product: Any, seconds: float
+    ) -> None:
         self._record(path).unlink(missing_ok=True)
         self.write(path, product)
         record = {"inputs": made_from, "seconds": round(seconds, 2), "sha256": _sha256(self.root / path)}
+        record["code"] = code_version(stage)
         write_whole(self._record(path), json.dumps(record, indent=1).encode())
+
+    def _by_other_code(self, path: str, stage: Callable[..., Any]) -> str:
+        """What to say of a fresh product whose code has changed since; nothing where it has not, or is not known."""
+        before = json.loads(self._record(path).read_text(encoding="utf8")).get("code")
+        if before is None or code_version(stage) in (before, None):
+            return ""
+        file = (self.root / path).resolve()
+        shown = file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file
+        return f", but its code has changed since; `rm {shlex.quote(str(shown))}` and it is made again"
 
     def make_in_parts(
         self,
@@ -108,7 +131,7 @@ class Store:
             product, seconds = _timed(lambda: finish(table))
             return product, seconds + sum(self.read(f"{name}.json") for name in names)
 
-        product = self._made(path, build_all, inputs)
+        product = self._made(path, build_all, inputs, build)
         shards.from_first(lambda: self._remove_parts(path))
         return product
 
@@ -148,7 +171,10 @@ class Store:
 
     def fresh(self, path: str, **inputs: Any) -> bool:
         """Whether `make` with these inputs would read the product rather than build it."""
-        return self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+        fresh = self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
+        if self._only_reads and not fresh:  # what would be done now prepares making it
+            raise _NotStored(path)
+        return fresh
 
     def holds(self, ask: Callable[[], Any]) -> bool:
         """Whether all products that `ask` makes are fresh; it is called, and ends where one would have to be made."""

@@ -1,8 +1,7 @@
 """Intervals, paired comparisons and corrections: every "is it different?" of the project is answered here.
 
-What is resampled is the test samples: an interval says how far a score would move on other samples of the same kind.
-The luck of a training run shows only in more seeds: a difference of arms of which one was trained several times
-resamples its seeds, too.
+An interval of one score covers the choice of test samples: how far the score would move on other samples of the same
+kind. A difference of arms covers the luck of training as well where one of them was trained several times.
 
     mean, low, high = interval(scores, confidence=0.95, resamples=2000, seed=0)
 """
@@ -18,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 FEW = 10  # pairs of a rank correlation
+TOLERANCE = 1e-12  # relative; what differs by less differs by rounding, in which processors differ
 
 
 class Interval(NamedTuple):
@@ -29,13 +29,22 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean of a - b over common samples, its interval, its two-sided p value, and how many samples there were."""
+    """Mean of a - b over common samples, its interval, its two-sided p value, and how many samples there were.
+
+    trainings: those of either side, 0 for a model that is given as it stands.
+    """
 
     mean: float
     low: float
     high: float
     p_value: float
     n: int
+    trainings: tuple[int, int] = (0, 0)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the interval allows a verdict: a side that was trained once may have been lucky."""
+        return 1 not in self.trainings
 
 
 class Correlation(NamedTuple):
@@ -66,16 +75,18 @@ def interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int 
 
 
 def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Difference:
-    """Mean of a - b, matched by sample id, with percentile bootstrap and p value.
+    """Mean of a - b, matched by sample id, with its interval and p value.
 
-    `a` and `b` are Series (or dicts) indexed by sample id, or frames with one column per training seed. Several rows of
-    one id (completions) are averaged first, so that a sample counts once. Where a side has several seeds, interval and
-    p value cover samples and seeds (`_two_level_draws`); otherwise samples alone, and p is that of a sign-flip test.
-    Where both are 0/1 scores and all samples changed alike (or not at all), the bootstrap would claim certainty; the
-    interval then reaches as far as the Wilson limit on the share of samples that could behave otherwise. A single
-    sample that is no 0/1 score has no interval (nan, nan). Raises ValueError where one side has samples that the other
-    has not.
+    `a` and `b` are Series (or dicts) indexed by sample id, or frames with one column per training; a Series is a model
+    as it stands (the untrained one), which has no luck of training. Several rows of one id (completions) are averaged
+    first, so that a sample counts once. Where a side was trained several times, interval and p value cover samples and
+    training (`standard_error`, Student's t). Otherwise they cover the samples alone: the percentile bootstrap, and a
+    sign-flip test. Where both are 0/1 scores and all samples changed alike (or not at all), the bootstrap would claim
+    certainty; the interval then reaches as far as the Wilson limit on the share of samples that could behave otherwise.
+    A single sample that is no 0/1 score has no interval (nan, nan). Raises ValueError where one side has samples that
+    the other has not.
     """
+    trainings = tuple(side.shape[1] if isinstance(side, pd.DataFrame) else 0 for side in (a, b))
     a, b = _by_sample(a), _by_sample(b)
     if unmatched := sorted(map(str, a.index.symmetric_difference(b.index))):
         shown = ", ".join(unmatched[:5])
@@ -84,22 +95,51 @@ def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, see
             "evaluate both on one test set"
         )
     # sorted, because the order of rows must not reach the resampling
-    a, b = (side.sort_index().to_numpy(float) for side in (a, b))  # (n, seeds)
+    a, b = (side.sort_index().to_numpy(float) for side in (a, b))  # (n, trainings)
     mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
     d = _finite(mean_a - mean_b, "paired difference")
-    mean = float(d.mean())
+    nothing = TOLERANCE * max(np.abs(a).max(), np.abs(b).max())
+    d[np.abs(d) <= nothing] = 0.0
+    mean, p_value = float(d.mean()), None
     if np.ptp(d) == 0 and np.isin([mean_a, mean_b], (0.0, 1.0)).all():
         reach = (1 + abs(mean)) * _wilson(0, d.size, confidence)[1]
         low, high = max(-1.0, mean - reach), min(1.0, mean + reach)
-        return Difference(mean, low, high, _sign_flip(d, resamples, seed), d.size)
-    if a.shape[1] == b.shape[1] == 1:
+    elif max(trainings) > 1 and d.size > 1 and (found := standard_error(a, b, trainings))[0] > nothing:
+        error, freedom = map(float, found)
+        reach = stats.t.ppf((1 + confidence) / 2, freedom) * error
+        low, high, p_value = mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, freedom))
+    else:
         low, high = _bootstrap_mean(d, confidence, resamples, seed)
-        return Difference(mean, low, high, _sign_flip(d, resamples, seed), d.size)
-    draws = _two_level_draws(a, b, resamples, seed)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    p_value = min(1.0, 2 * (1 + beyond) / (1 + resamples))
-    return Difference(mean, float(low), float(high), float(p_value), d.size)
+    mean, low, high = (0.0 if abs(value) <= nothing else float(value) for value in (mean, low, high))
+    p_value = _sign_flip(d, resamples, seed) if p_value is None else p_value
+    return Difference(mean, low, high, p_value, d.size, trainings)
+
+
+def standard_error(a: np.ndarray, b: np.ndarray, trainings: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Standard error of mean(a) - mean(b) over samples and trainings, and the degrees of freedom of its t.
+
+    a: (..., n, s_a) and b: (..., n, s_b), scores of the same n samples by s independent trainings each; results (...).
+    trainings: (s_a, s_b), with 0 in place of the 1 of a model as it stands. Three mean squares (Satterthwaite, 1946):
+    of the samples' mean differences, which hold the luck of single answers, too; of the trainings' mean scores; and of
+    what is left in an answer (interaction), which is taken off the second, down to zero at the least. Training varies
+    alike on both sides: a side that was trained once takes its variance from the other.
+    """
+    n, freedom = a.shape[-2], sum(s - 1 for s in trainings if s)
+    weight = sum(1 / s for s in trainings if s)
+    items = (a.mean(-1) - b.mean(-1)).var(-1, ddof=1) / n
+    between, rest = 0.0, 0.0
+    for side in (a, b):
+        moved = side.mean(-2, keepdims=True) - side.mean((-2, -1), keepdims=True)  # (..., 1, s)
+        left = side - side.mean(-1, keepdims=True) - moved  # (..., n, s)
+        between = between + (moved**2).sum((-2, -1)) / freedom
+        rest = rest + (left**2).sum((-2, -1)) / (freedom * (n - 1) * n)
+    luck = np.maximum(between - rest, 0.0)
+    doubt = items**2 / (n - 1)
+    doubt = doubt + np.where(
+        luck > TOLERANCE * rest, weight**2 * (between**2 + rest**2 / (n - 1)) / freedom, 0.0
+    )
+    variance = items + weight * luck
+    return np.sqrt(variance), np.maximum(variance**2 / np.maximum(doubt, np.finfo(float).tiny), freedom)
 
 
 def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Correlation:
@@ -108,7 +148,7 @@ def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 
     Fewer than `FEW` pairs get a p value over all n! pairings instead: their bootstrap would claim certainty. With fewer
     than three, or where one side does not vary, there is no correlation. What does not exist is nan.
     """
-    x, y = _finite(x, "spearman"), _finite(y, "spearman")
+    x, y = _levels(_finite(x, "spearman")), _levels(_finite(y, "spearman"))
     if x.size != y.size:
         raise ValueError(f"spearman: {x.size} and {y.size} values cannot be paired")
     if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -179,33 +219,29 @@ def _bootstrap_mean(x: np.ndarray, confidence: float, resamples: int, seed: int)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _two_level_draws(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Bootstrap of mean(a) - mean(b) over samples and training seeds: (n, seeds of each side) -> (resamples,).
-
-    Every draw takes n samples, the same for both sides, and for each side s - 1 of its s seeds, all with replacement.
-    With s of s the variance between seeds would come out too small by (s - 1) / s, which is half for two seeds. What
-    is luck of a single answer counts on both levels, so the draws err on the wide side.
-    """
-    rng, n = np.random.default_rng(seed), len(a)
-    samples = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n  # (B, n)
-
-    def drawn(side: np.ndarray) -> np.ndarray:
-        s = side.shape[1]
-        seeds = rng.multinomial(max(1, s - 1), np.full(s, 1 / s), size=resamples) / max(1, s - 1)  # (B, s)
-        return ((samples @ side) * seeds).sum(axis=1)
-
-    return drawn(a) - drawn(b)
-
-
 def _sign_flip(d: np.ndarray, resamples: int, seed: int) -> float:
-    """Two-sided p value of the mean of d (n,) under exchangeable signs, exact where 2^n <= resamples."""
+    """Two-sided p value of the mean of d (n,) under exchangeable signs, exact where 2^n <= resamples.
+
+    Draws that equal the observed mean up to rounding count as at least as far from zero.
+    """
     if d.size == 1 or not d.any():
         return 1.0
-    result = stats.permutation_test(
-        (d,), np.mean, permutation_type="samples", vectorized=True, n_resamples=resamples, batch=256,
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(result.pvalue)
+    exact, rng = 2**d.size <= resamples, np.random.default_rng(seed)
+    if exact:
+        sums = (1.0 - 2.0 * (np.arange(2**d.size)[:, None] >> np.arange(d.size) & 1)) @ d
+    else:  # in parts, because a benchmark has thousands of questions
+        parts = [min(256, resamples - start) for start in range(0, resamples, 256)]
+        sums = np.concatenate([rng.choice((-1.0, 1.0), (part, d.size)) @ d for part in parts])
+    beyond = (np.abs(sums) >= abs(d.sum()) - TOLERANCE * np.abs(d).sum()).sum()
+    return float(beyond / sums.size if exact else (1 + beyond) / (1 + sums.size))
+
+
+def _levels(x: np.ndarray) -> np.ndarray:
+    """x (n,) as whole numbers in the same order; values that differ by rounding alone become equal."""
+    order = np.argsort(x, kind="stable")
+    levels = np.zeros(x.size)
+    levels[order[1:]] = np.cumsum(np.diff(x[order]) > TOLERANCE * np.abs(x).max())
+    return levels
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -74,6 +74,24 @@ def read_rows(
     return [known[row] for row in rows]
 
 
+@torch.inference_mode()
+def firing(
+    lm: LM, prefix: Prefix, given: Sequence[Sequence[int]], steering: Steering, batch_tokens: int = 2048
+) -> list[set[Feature]]:
+    """The features of `steering` that fire at a steered position of each given text, all tokens but its last one read.
+
+    given: as for `read_rows`. Where a row's feature does not fire, amplifying it changes nothing.
+    """
+    found: list[set[Feature]] = [set() for _ in given]
+    for batch in token_batches([len(text) for text in given], batch_tokens):
+        residual, _ = _unsteered(lm, prefix, given, batch, steering.layers)
+        lengths = [len(given[text]) - 1 for text in batch]
+        for layer, h in residual.items():
+            for text, features in zip(batch, steering.firing(layer, h, lengths), strict=True):
+                found[text] |= features
+    return found
+
+
 def _inputs(
     lm: LM, prefix: Prefix, given: Sequence[Sequence[int]], texts: list[int], above: int = -1
 ) -> dict:

@@ -65,6 +65,22 @@ class Steering:
         column = torch.tensor([self._column[feature] for feature in features], device=known.indices.device)
         return self._amplify(h, known, column)
 
+    @property
+    def layers(self) -> list[int]:
+        """Layers of the features, ascending."""
+        return list(self._sets)
+
+    def firing(self, layer: int, h: Tensor, lengths: Sequence[int]) -> list[set[Feature]]:
+        """The features of a layer that fire at a steered position of each row's residual states h (rows, positions, d).
+
+        lengths: positions of each row; what follows is padding.
+        """
+        known, steered = self._sets[layer], slice(None) if self.decode_too else slice(0, 1)
+        a = known.encode(h[:, steered].to(known.indices.device))  # (rows, steered, features)
+        own = torch.arange(a.shape[1]) < torch.tensor(lengths)[:, None]
+        on = ((a > 0).cpu() & own[..., None]).any(1)  # (rows, features)
+        return [{Feature(layer, index) for index in known.indices.cpu()[row].tolist()} for row in on]
+
     def _amplify(self, h: Tensor, known: FeatureSet, column: Tensor) -> tuple[Tensor, Tensor]:
         steered = slice(None) if self.decode_too else slice(0, 1)
         a = known.encode_rows(h[:, steered].to(known.indices.device), column)  # (rows, steered)

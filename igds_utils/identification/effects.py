@@ -36,24 +36,29 @@ def measure(
     features: Sequence[Feature],
     folder: str = "",
     max_new_tokens: int | None = None,
+    label: str = "",
 ) -> pd.DataFrame:
-    """`intervention.amplified_scores` of features on one of a task's sets, stored as `effects_<name>.parquet`.
+    """`intervention.amplified_scores` of features on one of a task's sets, stored as `effects_<name><label>.parquet`.
 
-    folder: where, the task's own by default. max_new_tokens: the task's own by default. On the validation set the
-    preset may let candidates race (`intervention.racing`): those that leave early have fewer rows. The processes that
-    the preset asks for share the parts. Raises `ValueError` without a feature.
+    folder: where, the task's own by default. max_new_tokens: the task's own by default. label: of features other than
+    the candidates; the original answers are shared. On the validation set the preset may let candidates race
+    (`intervention.racing`): those that leave early have fewer rows. The processes that the preset asks for share the
+    parts. Raises `ValueError` without a feature.
     """
     if not features:
         raise ValueError(
             f"{task}: there is no candidate to amplify; lower recall.tau, so that features are recalled"
         )
-    path, new = f"{folder or task}/effects_{name}.parquet", max_new_tokens or run.config(task).max_new_tokens
+    path = f"{folder or task}/effects_{name}{label}.parquet"
+    new = max_new_tokens or run.config(task).max_new_tokens
     ids = [example.id for example in run.examples(task, name)]
     shares = run.preset.intervention.racing if name == "validation" else []
     inputs = _inputs(run, task, name, ids, features, new) | ({"racing": shares} if shares else {})
     if not run.store.fresh(path, **inputs):
         names = [feature.name for feature in features]
-        launch.share(run, "igds_utils.identification.effects:measure_named", task, name, names, folder, new)
+        launch.share(
+            run, "igds_utils.identification.effects:measure_named", task, name, names, folder, new, label
+        )
     originals = _originals(run, task, name, f"{folder or task}/originals_{name}.jsonl", new)
     if not shares:
         return _stage(run, task, name, path, ids, features, originals, new)
@@ -69,10 +74,27 @@ def measure(
 
 
 def measure_named(
-    run: Run, task: str, name: str, features: Sequence[str], folder: str, max_new_tokens: int
+    run: Run, task: str, name: str, features: Sequence[str], folder: str, max_new_tokens: int, label: str
 ) -> None:
     """`measure` of features by name, for `launch.share`."""
-    measure(run, task, name, [Feature.parse(one) for one in features], folder, max_new_tokens)
+    measure(run, task, name, [Feature.parse(one) for one in features], folder, max_new_tokens, label)
+
+
+def causal_filter(
+    run: Run,
+    task: str,
+    features: Sequence[Feature],
+    folder: str = "",
+    max_new_tokens: int | None = None,
+    label: str = "",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The causal filter over any features: `measure` of the validation set, and the features ranked by it, best first.
+
+    Their frequencies are those of `recall.parquet` in the same folder (`intervention.rank_features`).
+    """
+    rows, preset = measure(run, task, "validation", features, folder, max_new_tokens, label), run.preset
+    deltas = intervention.causal_effects(rows, preset.confidence, preset.bootstrap, preset.seed)
+    return rows, intervention.rank_features(deltas, run.read(f"{folder or task}/recall.parquet"))
 
 
 def _inputs(
@@ -122,7 +144,7 @@ def _stage(
     samples = {sample.id: sample for sample in run.samples(task, list(ids))}
     inputs = _inputs(run, task, name, ids, features, max_new_tokens)
     if run.store.fresh(path, **inputs):  # without an SAE, which tells how the work is parted
-        return run.make(path, pd.DataFrame, **inputs)  # nothing is made: it says so, and reads
+        return run.make(path, lambda: pd.DataFrame(), **inputs)  # nothing is made: it says so, and reads
     one_column = run.saes.one_column
     rows = rows_that_fit(run, list(samples.values()), max_new_tokens)
 

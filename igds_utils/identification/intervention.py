@@ -25,6 +25,12 @@ from igds_utils.engine.sae import Saes
 from igds_utils.engine.steering import Steering
 from igds_utils.tasks.examples import Example
 
+QUANTITIES = {
+    "score": "delta",
+    "loglik": "delta_loglik",
+}  # what may change, and the column of its mean change
+ROUNDING = 1e-12  # a mean change of this size is zero
+
 
 def original_answers(
     lm: LM, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str] = (), together: int = 256
@@ -55,7 +61,8 @@ def amplified_scores(
     """Score and target log-likelihood of each sample, unsteered and with each feature amplified.
 
     score is the task's metric, of outputs and their examples (`Run.score`). originals: `original_answers` of the
-    samples, generated here if they are not given.
+    samples, generated here if they are not given. A feature that is silent at the critical position and along the whole
+    original answer changes nothing: that answer is its own, and is not generated again.
     Returns one row a (feature, sample): layer, feature, sample_id, score_original, score_amplified,
     output_original, output_amplified, tokens_original, tokens_amplified, loglik_original, loglik_amplified.
     """
@@ -80,7 +87,10 @@ def amplified_scores(
             "loglik": loglik,
         }
     )
-    table["score"] = score(table["output"].tolist(), [samples[s].example for s, _ in rows])
+    distinct = list(dict.fromkeys(zip([s for s, _ in rows], table["output"], strict=True)))
+    scores = score([output for _, output in distinct], [samples[s].example for s, _ in distinct])
+    of_output = dict(zip(distinct, scores, strict=True))
+    table["score"] = [of_output[s, output] for (s, _), output in zip(rows, table["output"], strict=True)]
     original = table[table["layer"] < 0].drop(columns=["layer", "feature"])
     return table[table["layer"] >= 0].merge(original, on="sample_id", suffixes=("_amplified", "_original"))
 
@@ -97,13 +107,22 @@ def _answers(
     batch_tokens: int,
 ) -> list[list[int]]:
     """The tokens that every row generates, the same on either way."""
-    if lm.device.type == "cpu":
+    # one more token at the end, which is not read
+    given = [[prompt[-1], *tokens, prompt[-1]] for prompt, tokens in zip(prompts, originals, strict=True)]
+    fires = forced.firing(lm, prefix, given, steering, batch_tokens)
+    active = [(s, feature) for s, feature in rows if feature in fires[s]]
+    if not active:
+        made = []
+    elif lm.device.type == "cpu":
         # a batch generates half as fast as it reads, so that drafts cost what they save: 33 s instead of 26 s where 80
         # of 128 rows depart; a GPU generates tens of times slower than it reads
-        return generation.decode(lm, prompts, rows, max_new_tokens, steering, stop, prefix=prefix)
-    return decode_from(
-        lm, prompts, originals, rows, max_new_tokens, steering, stop, prefix, batch_tokens, len(rows)
-    )
+        made = generation.decode(lm, prompts, active, max_new_tokens, steering, stop, prefix=prefix)
+    else:
+        made = decode_from(
+            lm, prompts, originals, active, max_new_tokens, steering, stop, prefix, batch_tokens, len(active)
+        )
+    known = dict(zip(active, made, strict=True))
+    return [known.get(row, originals[row[0]]) for row in rows]
 
 
 def target_loglik(
@@ -124,25 +143,24 @@ def target_loglik(
 
 
 def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, seed: int) -> pd.DataFrame:
-    """delta_i with its interval for every feature of one sample set, and the mean change of log-likelihood.
+    """delta_i and the mean change of log-likelihood, each with its interval, for every feature of one sample set.
 
     effects: rows of `amplified_scores`. Columns: layer, feature, delta, delta_low, delta_high, delta_loglik,
-    score_original, changed (share of samples whose output changed), n.
+    delta_loglik_low, delta_loglik_high, score_original, changed (share of samples whose output changed), n.
     """
     rows = []
     for (layer, feature), group in effects.groupby(["layer", "feature"], sort=True):
         by_sample = group.set_index("sample_id")
-        delta, low, high, *_ = paired_difference(
-            by_sample["score_amplified"], by_sample["score_original"], confidence, resamples, seed
-        )
+        changes = {}
+        for quantity, column in QUANTITIES.items():
+            sides = (by_sample[f"{quantity}_{side}"] for side in ("amplified", "original"))
+            mean, low, high, *_ = paired_difference(*sides, confidence, resamples, seed)
+            changes |= {column: mean, f"{column}_low": low, f"{column}_high": high}
         rows.append(
             {
                 "layer": layer,
                 "feature": feature,
-                "delta": delta,
-                "delta_low": low,
-                "delta_high": high,
-                "delta_loglik": float((group["loglik_amplified"] - group["loglik_original"]).mean()),
+                **changes,
                 "score_original": float(group["score_original"].mean()),
                 "changed": float((group["output_amplified"] != group["output_original"]).mean()),
                 "n": len(group),
@@ -152,13 +170,14 @@ def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, see
 
 
 def rank_features(effects: pd.DataFrame, recalled: pd.DataFrame) -> pd.DataFrame:
-    """Candidates best first: by delta, then change of log-likelihood, then frequency, then (layer, index).
+    """Features best first: by delta, then change of log-likelihood, then frequency, then (layer, index).
 
-    Where candidates raced, those that saw more of D_val stand before those that left earlier.
+    A feature that `recalled` does not list never fired on D_prior. Where candidates raced, those that saw more of D_val
+    stand before those that left earlier.
     """
     ranked = effects.merge(
-        recalled[["layer", "feature", "frequency", "mean_activation"]], on=["layer", "feature"]
-    )
+        recalled[["layer", "feature", "frequency", "mean_activation"]], on=["layer", "feature"], how="left"
+    ).fillna({"frequency": 0.0, "mean_activation": 0.0})
     ranked = ranked.sort_values(
         ["n", "delta", "delta_loglik", "frequency", "layer", "feature"],
         ascending=[False, False, False, False, True, True],
@@ -172,18 +191,31 @@ def selected_features(ranked: pd.DataFrame, k: int) -> list[Feature]:
     return features_of(ranked.head(k))
 
 
-def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int) -> dict:
+def established(confirmation: pd.DataFrame, quantity: str = "score") -> pd.Series:
+    """Whether each feature's interval on the confirmation set lies above zero: bool, same index.
+
+    confirmation: `causal_effects`. quantity: "score" or "loglik", the one by which the features were ranked.
+    """
+    return confirmation[f"{QUANTITIES[quantity]}_low"] > ROUNDING  # false where there is no interval (nan)
+
+
+def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int, quantity: str = "score") -> dict:
     """Everything known of the candidates, best first, as stored in task_features.json.
 
-    confirmation: `causal_effects` of the selected features on samples that had no part in choosing them. `positive`
-    tells whether every selected feature's delta is above zero.
+    confirmation: `causal_effects` of the selected features on samples that had no part in choosing them. quantity: by
+    which the candidates were ranked. `established` stands beside each selected feature, and for the whole where every
+    selected feature is.
     """
     names = {
         "delta": "confirmation_delta",
         "delta_low": "confirmation_low",
         "delta_high": "confirmation_high",
+        "delta_loglik": "confirmation_loglik",
+        "delta_loglik_low": "confirmation_loglik_low",
+        "delta_loglik_high": "confirmation_loglik_high",
     }
     again = confirmation[["layer", "feature", *names]].rename(columns=names)
+    again["established"] = established(confirmation, quantity)
     table = ranked.merge(again, on=["layer", "feature"], how="left")
     records = [
         {key: None if pd.isna(value) else value for key, value in row.items()}
@@ -193,6 +225,7 @@ def task_features(ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int) -> d
         "features": records,
         "k": k,
         "selected": [row["name"] for row in records[:k]],
-        "positive": all(row["delta"] > 0 for row in records[:k]),
+        "ranked_by": quantity,
+        "established": all(row["established"] for row in records[:k]),
         "original_score": records[0]["score_original"],
     }

@@ -93,6 +93,17 @@ def candidates(recalled: pd.DataFrame, most: int | None = None) -> list[Feature]
     return features_of(kept.head(most or len(kept)))
 
 
+def random_features(facts: dict, n: int, seed: int) -> list[Feature]:
+    """`n` distinct features drawn from all layers' whole dictionaries, whether they ever fire or not.
+
+    facts: `recall_summary` with the layers that have an SAE.
+    """
+    layers, total = facts["layers"], facts["n_features_total"]
+    drawn = np.random.default_rng([seed, 2]).choice(total, min(n, total), replace=False)
+    places = (divmod(int(place), total // len(layers)) for place in drawn)
+    return [Feature(layers[layer], index) for layer, index in places]
+
+
 def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float, entered: int) -> dict:
     """Counts for Table 1: candidates, and their share of all features in basis points."""
     n_candidates = int(recalled["candidate"].sum())

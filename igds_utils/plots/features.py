@@ -93,10 +93,13 @@ def effect_agreement(
     return style.with_legend(figure)
 
 
-def rank_agreement(best: dict[str, list[str]], paper: dict[str, list[str]] | None = None) -> Figure:
-    """Rank of every feature that is among the best on a source, empty where it is not; those of all sources in bold.
+def rank_agreement(
+    best: dict[str, list[str]], shared: set[str], paper: dict[str, list[str]] | None = None
+) -> Figure:
+    """Rank of every feature that is among the best on a source, empty where it is not; those all share in bold.
 
-    `best[source]` = feature names, best first; `paper` the same from Table 5, drawn as a second panel.
+    `best[source]` = feature names, best first; `shared` = `stability.beyond_chance`; `paper` is the same as `best` from
+    Table 5, drawn as a second panel.
     """
     panels = {"This run: ranks by causal effect": best} | ({"Paper, Gemma-2-2B": paper} if paper else {})
     tables = []
@@ -107,11 +110,11 @@ def rank_agreement(best: dict[str, list[str]], paper: dict[str, list[str]] | Non
     height = 0.6 + 0.2 * max(map(len, tables))
     figure, axes = style.new_figure(style.PAGE if paper else style.COLUMN, height, columns=len(panels))
     colours = sns.light_palette(style.ACCENT, reverse=True, as_cmap=True)
-    for axis, title, table in zip(axes[0], panels, tables, strict=True):
+    for axis, (title, sources), table in zip(axes[0], panels.items(), tables, strict=True):
         sns.heatmap(table, annot=True, cmap=colours, vmin=0, vmax=table.max(axis=None) + 1, cbar=False, ax=axis)
         axis.set_title(title)
         axis.tick_params(length=0, rotation=0)
-        style.embolden(axis, table.dropna().index)
+        style.embolden(axis, table.dropna().index if sources is paper else shared)
     return figure
 
 

@@ -8,56 +8,62 @@ from string import Formatter
 import pandas as pd
 
 from igds_utils.config.settings import Preset, TaskConfig
-from igds_utils.display import NOT_RUN, NOTHING, Metric, at_main_ratio, number, task_title
+from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, Metric, at_main_ratio, number, task_title
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 from igds_utils.tasks.sourced import origins
 
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "open": "not to be told apart, because the interval covers zero",
+    "once": "not judged, because an arm was trained once",
+}
+
 
 def headline(summary: dict[str, list[dict]], metrics: dict[str, Metric], confidence: float = 0.95) -> str:
-    """Does IGDS differ from Random at the same size? One honest sentence with the interval of every task (Table 2).
+    """Does IGDS differ from Random at the same size? The difference, its interval and a verdict for every task.
 
-    `summary[task]` = records of `summaries.summarise`. A difference counts only where its interval leaves out zero.
+    `summary[task]` = records of `summaries.summarise`. A difference counts only where its interval leaves out zero, and
+    nothing is judged where an arm was trained once.
     """
-    verdicts, shown = [], []
+    said, trainings = [], []
     for task, records in summary.items():
         igds = at_main_ratio(records).get("igds")
         if igds is not None and igds["vs_random"] is not None:
-            verdicts.append(_verdict(igds, "random"))
-            shown.append(f"{task_title(task)} {_difference(igds, 'random', metrics[task])}")
-    intervals = f"{100 * confidence:g} % interval{'s' if len(shown) > 1 else ''}"
-    if not verdicts:
+            verdict = VERDICTS[_verdict(igds, "random")]
+            said.append(f"{task_title(task)} {_difference(igds, 'random', metrics[task])}, {verdict}")
+            trainings += [len(igds["seeds"])] if igds["vs_random_judged"] else []
+    if not said:
         return (
             "This run has no pair of IGDS and Random arms, so it cannot say whether IGDS selects better data."
         )
-    if len(verdicts) == 1:
-        says = {
-            "better": "IGDS did better than Random with the same amount of data",
-            "worse": "IGDS did worse than Random with the same amount of data",
-            "open": "the interval covers zero, so this run cannot distinguish IGDS from Random",
-        }[verdicts[0]]
-        return f"{shown[0]} ({intervals} over test items{_seeds_note(summary)}): {says}."
-    better, worse, unclear = (verdicts.count(kind) for kind in ("better", "worse", "open"))
+    covered = " and, where it is judged, training" if trainings else " alone, without the luck of training"
+    rough = "; from two trainings a rough indication" if 2 in trainings else ""
     return (
-        f"With the same amount of data, IGDS did better than Random on {better} of {len(verdicts)} tasks, "
-        f"worse on {worse}, and was not distinguishable from it on {unclear}: {'; '.join(shown)} "
-        f"({intervals} over test items; one that covers zero decides nothing{_seeds_note(summary)})."
+        f"IGDS minus Random, both trained on the same amount of data: {'; '.join(said)} "
+        f"({100 * confidence:g} % intervals, over test items{covered}{rough})."
     )
 
 
-def _seeds_note(summary: dict[str, list[dict]]) -> str:
-    """Which intervals cover the luck of training: those of tasks whose arms were trained with several seeds."""
-    igds = {task: at_main_ratio(records).get("igds") for task, records in summary.items()}
-    seeds = {task: len(record["seeds"]) for task, record in igds.items() if record is not None}
-    notes = []
-    for task, n in seeds.items():
-        if n > 1:
-            rough = ", which is a rough indication" if n == 2 else ""
-            notes.append(f"{task_title(task)}'s also over {n} training seeds{rough}")
-    if once := [task_title(task) for task, n in seeds.items() if n == 1]:
-        verb = "were" if len(once) > 1 else "was"
-        notes.append(f"{_and(once)} {verb} trained once, so the luck of training is in no interval there")
-    return "".join(f"; {note}" for note in notes)
+def unestablished(features: dict[str, dict]) -> str:
+    """Which tasks have no established feature, and what IGDS uses there; empty where all have one.
+
+    `features[task]` = task_features.json.
+    """
+    without = {task: found["selected"] for task, found in features.items() if not found["established"]}
+    if not without:
+        return ""
+    first = (
+        "No causal effect is established in this run"
+        if len(without) == len(features)
+        else f"On {_and(list(map(task_title, without)))} no causal effect is established"
+    )
+    used = "; ".join(f"{', '.join(names)} ({task_title(task)})" for task, names in without.items())
+    return (
+        f"{first}: on samples that had no part in choosing the feature, the interval of its effect does not lie above "
+        f"zero. IGDS uses the best there is: {used}."
+    )
 
 
 def _and(names: list[str]) -> str:
@@ -82,11 +88,12 @@ def overview(
         igds, show = at_main_ratio(records).get("igds"), metrics[task]
         row = {"Task": f"{task_title(task)}, {show.label}"}
         if igds is None:
-            row |= {"Test items": NOTHING, "Pool kept": NOTHING, "IGDS": NOT_RUN}
+            row |= {"Test items": NOTHING, "Pool kept": NOTHING, "Trainings": NOTHING, "IGDS": NOT_RUN}
         else:
             row |= {
                 "Test items": number(igds["n"], 0),
                 "Pool kept": f"{100 * igds['ratio']:g} %",
+                "Trainings": number(len(igds["seeds"]), 0),
                 "IGDS": show.show_interval(igds["score"], igds["low"], igds["high"]),
             }
         for reference in ("random", "full", "original"):
@@ -96,31 +103,34 @@ def overview(
                 else [igds[f"vs_{reference}{part}"] for part in ("", "_low", "_high")]
             )
             row[f"− {reference.capitalize()}"] = show.show_interval(*values, signed=True)
-        failed = [FAILED[check["name"]] for check in checks.get(task, []) if not check["passed"]]
-        row["Do data matter here?"] = (
-            f"no: {', '.join(failed)}" if failed else "yes" if task in checks else NOTHING
-        )
+        failed = [FAILED[check["name"]] for check in checks.get(task, []) if check["passed"] is False]
+        once = any(check["passed"] is None for check in checks.get(task, []))
+        passed = NOT_JUDGED if once else "yes" if task in checks else NOTHING
+        row["Do data matter here?"] = f"no: {', '.join(failed)}" if failed else passed
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def caution(checks: dict[str, list[dict]]) -> str:
     """How far the headline can be trusted: on which tasks the data matter enough for a selection to show."""
-    passed = [
-        task_title(task) for task, made in checks.items() if made and all(check["passed"] for check in made)
-    ]
-    failed = [task_title(task) for task, made in checks.items() if not all(check["passed"] for check in made)]
-    if not failed:
-        return f"Every task passed its checks ({', '.join(passed)}): data good and bad lead to different models here."
-    rest = f" {', '.join(passed)} passed." if passed else ""
-    return (
-        f"How sure is that? Not very on {_and(failed)}: a check of the task itself failed there (below), so "
-        f"what looks like an effect of selection may be luck of training.{rest}"
-    )
+    tasks: dict[str, list[str]] = {"failed": [], "once": [], "passed": []}
+    for task, made in checks.items():
+        found = {check["passed"] for check in made}
+        kind = "failed" if False in found else "once" if None in found else "passed"
+        tasks[kind] += [task_title(task)] if made else []
+    sentences = {
+        "failed": "How sure is that? Not very on {}: a check of the task itself failed there (below), so what looks "
+        "like an effect of selection may be luck of training.",
+        "once": "Whether data matter at all is not judged on {}, because an arm of its checks was trained once.",
+        "passed": "Data good and bad lead to different models on {} (checks below).",
+    }
+    return " ".join(text.format(_and(tasks[kind])) for kind, text in sentences.items() if tasks[kind])
 
 
 def _verdict(record: dict, reference: str) -> str:
     low, high = record[f"vs_{reference}_low"], record[f"vs_{reference}_high"]
+    if not record[f"vs_{reference}_judged"]:
+        return "once"
     if low is None or low <= 0 <= high:
         return "open"
     return "better" if low > 0 else "worse"
@@ -214,10 +224,7 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
         "frequent ones those with the largest mean activation, which favours late layers": lambda c: (
             c.max_candidates is not None
         ),
-        "the ablation without frequency recall sums random features without the paper's causal filter": lambda c: (
-            "igds_unrecalled" in c.selectors
-        ),
-        "one training seed, so intervals cover the choice of test items and not the luck of training": lambda c: (
+        "one training seed, so intervals cover the choice of test items alone and no arm is judged": lambda c: (
             len(c.seeds) == 1
         ),
     }

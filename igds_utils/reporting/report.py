@@ -21,7 +21,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from igds_utils.core.store import write_whole
-from igds_utils.display import NOT_RUN, NOTHING
+from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING
 
 SHOWN = {"text/html", "text/markdown", "image/png", "image/svg+xml"}
 NUMBER = re.compile(r"[<+−]?[\d,]+(\.\d+)?(e-?\d+)?( ?%|×)?(, [\d.]+)*( [\[(].*[\])])?")
@@ -42,7 +42,7 @@ def show_table(frame: pd.DataFrame, caption: str, strong: str = "") -> HTML:
     bold. The first sentence of `caption`, which is plain text, is bold.
     """
     cells = frame.astype(str)
-    numeric = cells.isin([NOTHING, NOT_RUN]) | cells.map(lambda cell: bool(NUMBER.fullmatch(cell)))
+    numeric = cells.isin([NOTHING, NOT_RUN, NOT_JUDGED]) | cells.map(lambda cell: bool(NUMBER.fullmatch(cell)))
     paper = [str(column).startswith("Paper") or str(column).endswith("(paper)") for column in frame]
 
     def row(values: list[str], tag: str) -> str:

@@ -43,13 +43,14 @@ def _count(n: int, thing: str) -> str:
 def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
     """How large a difference of IGDS and Random would have to be to be seen in this run (Markdown; may be empty).
 
-    A true difference of half the width of its interval leaves zero out of the interval half of the time, one of
-    (1.96 + 0.84) / 1.96 times as much, at 95 %, four times in five.
+    Tasks on which an arm was trained once are left out: their intervals do not cover all that varies. A true difference
+    of half the width of its interval leaves zero out of the interval half of the time, one of (1.96 + 0.84) / 1.96
+    times as much, at 95 %, four times in five.
     """
     seen = []
     for task, records in summary.items():
         igds = at_main_ratio(records).get("igds")
-        if igds is not None and igds["vs_random_low"] is not None:
+        if igds is not None and igds["vs_random_judged"] and igds["vs_random_low"] is not None:
             reach = (igds["vs_random_high"] - igds["vs_random_low"]) / 2
             seen.append(
                 f"{metrics[task].show(reach)} {metrics[task].unit} ({task_title(task)}, {igds['n']} items)"
@@ -68,6 +69,9 @@ CHECKED = {
 }
 
 
+ONCE = "not judged, because an arm was trained once (the interval covers test items alone)"
+
+
 def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
     """Whether each task can say anything about selection, as a Markdown list."""
     lines = []
@@ -75,7 +79,7 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
         for check in made:
             gain = metrics[task].show_interval(check["gain"], check["low"], check["high"], signed=True)
             failed = "the other one did better" if check["high"] < 0 else "this test does not tell them apart"
-            verdict = "passed" if check["passed"] else f"**failed: {failed}**"
+            verdict = {True: "passed", False: f"**failed: {failed}**", None: ONCE}[check["passed"]]
             lines.append(
                 f"- {task_title(task)}, {CHECKED[check['name']]}: {gain} {metrics[task].unit}; {verdict}"
             )
@@ -169,15 +173,22 @@ def cost_text(facts: dict[str, Any]) -> str:
 def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
     """What a reader of this report would run next (Markdown list), derived from what this run left open."""
     found = {task: at_main_ratio(records).get("igds") for task, records in summary.items()}
+    compared = {
+        task: igds for task, igds in found.items() if igds is not None and igds["vs_random_low"] is not None
+    }
+    once = [task for task, igds in compared.items() if not igds["vs_random_judged"]]
     open_tasks = [
         task
-        for task, igds in found.items()
-        if igds is not None
-        and igds["vs_random_low"] is not None
-        and igds["vs_random_low"] <= 0 <= igds["vs_random_high"]
+        for task, igds in compared.items()
+        if task not in once and igds["vs_random_low"] <= 0 <= igds["vs_random_high"]
     ]
     command = f"make reproduce PRESET={preset.name} MODEL={preset.model}"
     steps = []
+    if once:
+        steps.append(
+            "More trainings of every arm, because with one nothing is judged: "
+            f'`{command} SET="{" ".join(f"tasks.{task}.seeds=[0,1,2]" for task in once)}"`.'
+        )
     if open_tasks:
         task, names = open_tasks[0], ", ".join(map(task_title, open_tasks))
         steps.append(

@@ -127,11 +127,12 @@ class Captured:
     texts: Sequence[Document]
     shards: Sequence[Path]
     distinct: int  # captured positions of which no two have the same tokens up to them
+    sink_factor: float = SINK_FACTOR
 
     def load(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Residuals of one layer (tokens, width) in fp16, the index of each one's text, and whether it is critical.
 
-        Attention sinks, more than 5 times the median in norm, are left out.
+        Attention sinks, more than `sink_factor` times the median in norm, are left out.
         """
         name = LAYER_FOLDER.format(layer)
         parts: dict[str, list[Tensor]] = {name: [], "document": [], "critical": []}
@@ -140,7 +141,7 @@ class Captured:
                 for key, tensors in parts.items():
                     tensors.append(file.get_tensor(key))
         norms = torch.cat([torch.linalg.vector_norm(h.float(), dim=1) for h in parts[name]])
-        keep = norms <= SINK_FACTOR * norms.median()
+        keep = norms <= self.sink_factor * norms.median()
         acts, document, critical = (torch.cat(tensors)[keep] for tensors in parts.values())
         return acts, document, critical
 
@@ -154,11 +155,13 @@ def capture(
     batch_tokens: int = 2048,
     shard_tokens: int = 65536,
     seed: int = 0,
+    sink_factor: float = SINK_FACTOR,
 ) -> Captured:
     """Write the residuals of all layers at the used positions of the texts as shards under `root`, in fp16.
 
     A shard holds `layer_NN` (tokens, width), `document` (tokens,), the index into `texts`, and `critical` (tokens,),
-    whether it is that document's critical position. A shard that is there complete is not made again.
+    whether it is that document's critical position. A shard that is there complete is not made again. sink_factor: of
+    `Captured.load`; the shards hold all positions.
     """
     positions, distinct = used_positions(texts, repeats)
     key = hashlib.sha256(json.dumps([[text.ids for text in texts], positions]).encode())
@@ -177,7 +180,7 @@ def capture(
 
     for folder, group in tqdm(list(zip(folders, groups, strict=True)), desc="capture", unit="shard"):
         hub.whole(folder, lambda new, group=group: fill(new, group))
-    return Captured(texts, folders, distinct)
+    return Captured(texts, folders, distinct, sink_factor)
 
 
 def _residuals_at(lm: LM, texts, positions, layers, batch: list[int]) -> dict[str, Tensor]:

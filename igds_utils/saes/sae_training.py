@@ -52,7 +52,8 @@ def train(captured: Captured, layer: int, recipe: Recipe, model_name: str, root:
     finished before is not trained again.
     """
     source = captured.shards[0].parent.name  # a hash of the texts, the model and the layers
-    key = hashlib.sha256(json.dumps([source, layer, recipe.model_dump_json()]).encode()).hexdigest()[:16]
+    made_from = [source, captured.sink_factor, layer, recipe.model_dump_json()]
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
     return hub.whole(root / key, lambda new: _train(captured.load(layer)[0], layer, recipe, model_name, new))
 
 

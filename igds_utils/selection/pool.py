@@ -43,29 +43,29 @@ class Shown(Sequence[selectors.PoolSample]):
 def open_pool(run: Run, task: str, seed: int = 0, pool: Name = "pool") -> Pool:
     """The pool that a task trains on, or its pool of known quality; measurements are stored apart.
 
-    Raises `ConfigError` where the preset is strict (`intervention.strict`) and IGDS has no feature to score with.
+    Raises `ConfigError` where the preset is strict (`intervention.strict`) and the task feature is not established.
     """
     config = run.config(task)
     if pool == "pool":
         if run.preset.intervention.strict and any(name.startswith("igds") for name in config.selectors):
-            _refuse_without_effect(run, task)
+            _refuse_unestablished(run, task)
         return Pool(run, task, run.examples(task, "pool"), f"{task}/needs", seed, tuple(config.selectors))
     asked = config.quality.selectors if config.quality else "all"
     every = selectors.names() if asked == "all" else asked
     return Pool(run, task, run.examples(task, pool), f"{task}/{pool}/needs", seed, tuple(every))
 
 
-def _refuse_without_effect(run: Run, task: str) -> None:
+def _refuse_unestablished(run: Run, task: str) -> None:
     found = run.read(f"{task}/task_features.json")
-    if not found["positive"]:
+    if not found["established"]:
         config = run.config(task)
         others = [name for name in config.selectors if not name.startswith("igds")]
         change = f"tasks.{task}.selectors=[{','.join(others)}]" + f" tasks.{task}.curve=null" * bool(
             config.curve
         )
         raise ConfigError(
-            f"{task}: the effect of {', '.join(found['selected'])} is not positive, and intervention.strict asks for "
-            f'no IGDS arm then: leave it out (SET="{change}"), or set strict to false'
+            f"{task}: the effect of {', '.join(found['selected'])} is not established on the confirmation set, and "
+            f'intervention.strict asks for no IGDS arm then: leave it out (SET="{change}"), or set strict to false'
         )
 
 

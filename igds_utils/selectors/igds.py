@@ -22,8 +22,8 @@ class IGDS(Selector):
 
     `igds` sums the task features that the causal filter kept, `igds_k3` and `igds_k5` the best three and five (fewer
     where fewer candidates were amplified), `igds_recalled` every recalled feature (no causal filter), `igds_unrecalled`
-    as many random features that fire below tau (no recall; the paper runs its filter over them, this does not).
-    `igds_matched` takes random features that fire as often, `igds_directions` random directions of the same length.
+    those that the same filter kept of random features of the whole dictionary (no recall). `igds_matched` takes random
+    features that fire as often, `igds_directions` random directions of the same length.
     """
 
     needs = ("task_feature_activations",)

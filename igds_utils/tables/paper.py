@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from igds_utils.display import (
+    NOT_JUDGED,
     NOT_RUN,
     NOTHING,
     PAPER_DIGITS,
@@ -33,8 +34,9 @@ def table1(
 ) -> pd.DataFrame:
     """Table 1: how many features were recalled, the top one, and its causal effect, per task.
 
-    `results[task]` = {"recall": recall.json, "features": task_features.json}. Where `model` is one of the paper's,
-    its values stand in the same row; otherwise the paper's models follow as rows of their own.
+    `results[task]` = {"recall": recall.json, "features": task_features.json}. Established: whether the interval of the
+    effect on the confirmation samples lies above zero. Where `model` is one of the paper's, its values stand in the
+    same row; otherwise the paper's models follow as rows of their own.
     """
     rows, own = [], paper["table1"].get(model)
     for task, result in results.items():
@@ -46,11 +48,10 @@ def table1(
             "Recalled": number(recall["n_candidates"], 0),
             "Recalled (‱)": number(recall["basis_points"], 2),
             "Tested": number(recall["n_candidates"] - recall["n_cut"], 0),
-            "Top feature": "none"
-            if top is None
-            else top["name"] + ("" if found["positive"] else " (not positive)"),
+            "Top feature": "none" if top is None else top["name"],
             "δ (validation)": NOTHING,
             "δ (confirmation)": NOTHING,
+            "Established": NOTHING,
             "Δ log-likelihood": NOTHING,
         }
         if top is not None:
@@ -59,17 +60,24 @@ def table1(
                 top["delta"], top["delta_low"], top["delta_high"], signed=True
             )
             row["δ (confirmation)"] = show.show_interval(*confirmation, signed=True)
+            row["Established"] = "yes" if top["established"] else "no"
             row["Δ log-likelihood"] = number(top.get("delta_loglik"), 3, signed=True)
         if own:
-            row |= {f"Paper: {key}": value for key, value in _paper_table1(own[task]).items()}
+            theirs = _paper_table1(own[task])
+            theirs["δ (validation)"] += f" {_paper_unit(task, paper)}"
+            row |= {f"Paper: {key}": value for key, value in theirs.items()}
         rows.append(row)
     for theirs, title in ({} if own else paper["models"]).items():
         for task in results:
             if task in paper["table1"][theirs]:
-                unit = paper["tasks"][task]["metric"].replace(" accuracy (%)", " points")
-                first = {"Model": f"{title} (paper)", "Task, unit of δ": f"{task_title(task)}, {unit}"}
+                unit = f"{task_title(task)}, {_paper_unit(task, paper)}"
+                first = {"Model": f"{title} (paper)", "Task, unit of δ": unit}
                 rows.append(first | _paper_table1(paper["table1"][theirs][task]))
     return pd.DataFrame(rows, columns=list(rows[0])).fillna(NOTHING)
+
+
+def _paper_unit(task: str, paper: dict) -> str:
+    return paper["table1_units"].get(task, paper["tasks"][task]["metric"])
 
 
 def _paper_table1(values: dict) -> dict:
@@ -81,11 +89,12 @@ def _paper_table1(values: dict) -> dict:
 
 
 def table2(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict) -> pd.DataFrame:
-    """Table 2: score of every arm per task, its gain over Full in percent, its paired difference to Random.
+    """Table 2: what every arm was trained on, its score, its gain over Full in percent, its difference to Random.
 
     `summary[task]` = records of `summaries.summarise`; those of the curve are left out. Selectors of the paper that
-    were not run say so. The paper's scores follow with their own gain over Full; its metric and test set differ by
-    task (`paper["tasks"]`), so its scores are to be compared by pattern, not by value.
+    were not run say so; a difference of arms of which one was trained once is not judged and has no p value. The
+    paper's scores follow with their own gain over Full; its metric and test set differ by task (`paper["tasks"]`), so
+    its scores are to be compared by pattern, not by value.
     """
     rows = []
     for task, records in summary.items():
@@ -102,19 +111,28 @@ def table2(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: di
 
 
 def _score_cells(record: dict | None, show: Metric) -> dict[str, str]:
-    columns = ("Trained on", "Score", "By seed", "vs Full (%)", "vs Random", "p (Holm)")
+    columns = (
+        "Samples",
+        "Target tokens",
+        "Steps",
+        "Score",
+        "By seed",
+        "vs Full (%)",
+        "vs Random",
+        "p (Holm)",
+    )
     if record is None:
         return dict.fromkeys(columns, NOTHING) | {"Score": NOT_RUN}
     versus = (record[f"vs_random{part}"] for part in ("", "_low", "_high"))
     seeds = [show.show(score) for score in record["by_seed"]]
     gain = None if record["ratio"] is None else record["gain_over_full"]
     cells = (
-        number(record["n_train"], 0) if record["n_train"] else NOTHING,
+        *(number(record[of] or None, 0) for of in ("n_train", "target_tokens", "steps")),
         show.show_interval(record["score"], record["low"], record["high"]),
         ", ".join(seeds) if len(seeds) > 1 else NOTHING,
         number(gain, 1, signed=True),
         show.show_interval(*versus, signed=True),
-        p_value(record["vs_random_p"]),
+        NOT_JUDGED if record["vs_random_judged"] is False else p_value(record["vs_random_p"]),
     )
     return dict(zip(columns, cells, strict=True))
 

@@ -20,6 +20,7 @@ MEASUREMENTS = {
     "hidden_states": hidden.hidden_states,
     "example_hidden_states": hidden.example_hidden_states,
     "task_feature_activations": critical.task_feature_activations,
+    "unrecalled_activations": critical.unrecalled_activations,
     "critical_reads": critical.critical_reads,
     **{name: getattr(critical, name) for name in sorted(critical.CONTROLS)},
     "sae_mean": tokens.sae_mean,
@@ -32,7 +33,10 @@ MEASUREMENTS = {
 # What a model reads of a pool sample for a measurement, an attribute of `Samples`; for the others no model of the run
 # reads it.
 READS = {
-    **dict.fromkeys(["critical_reads", "task_feature_activations", *critical.CONTROLS], "prompts"),
+    **dict.fromkeys(
+        ["critical_reads", "task_feature_activations", "unrecalled_activations", *critical.CONTROLS],
+        "prompts",
+    ),
     **dict.fromkeys(["sae_mean", "sae_max", "neuron_mean"], "pairs"),
     **dict.fromkeys(
         ["target_loss", "target_cut", "bare_target_loss", "hidden_states", "gradients"], "training_pairs"

@@ -1,8 +1,9 @@
 """Activations at the critical position, for IGDS and its controls.
 
-IGDS reads its own few layers in a pass by itself, so that its cost is known; one more pass serves all controls. These
-answer what IGDS would be worth without one of its parts: other features that fire as often, random directions in place
-of features, all recalled features (no causal filter), random candidates (no recall), more features.
+IGDS reads its own few layers in a pass by itself, so that its cost is known, and so does IGDS without recall; one more
+pass serves all other controls. These answer what IGDS would be worth without one of its parts: other features that fire
+as often, random directions in place of features, all recalled features (no causal filter), random candidates (no
+recall), more features.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from igds_utils.engine import activations
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.sae import FeatureSet, Saes
-from igds_utils.identification import recall
+from igds_utils.identification import effects, intervention, recall
 from igds_utils.selection.needs.samples import Measured, Pool
 
 PROMPTS = 2048  # of one part: they are short
@@ -28,14 +29,32 @@ CONTROLS = {
     "ranked_activations",
     "recalled_activations",
     "matched_activations",
-    "unrecalled_activations",
     "direction_reads",
 }
 
 
 def task_feature_activations(pool: Pool) -> Measured:
     """a_i(x, p) of the task features, (N, k), read up to the highest of their layers."""
-    features, samples = pool.run.task_features(pool.task), pool.samples
+    return _read_alone(pool, "task_feature_activations", pool.run.task_features(pool.task))
+
+
+def unrecalled_activations(pool: Pool) -> Measured:
+    """a_i(x, p) of the features that the causal filter keeps of random ones, drawn without regard to recall: (N, k).
+
+    As many are drawn as candidates entered the filter, which is the same and runs here where it has not. A feature that
+    is kept may be silent at p: then it gives every sample the score 0.
+    """
+    run, task, k = pool.run, pool.task, pool.run.preset.intervention.k
+    facts = run.read(f"{task}/recall.json")
+    drawn = recall.random_features(facts, facts["n_candidates"] - facts["n_cut"], pool.seed)
+    _, ranked = effects.causal_filter(run, task, drawn, label=f"_random-s{pool.seed}")
+    features = intervention.selected_features(ranked, k)
+    return _read_alone(pool, f"unrecalled_activations-s{pool.seed}", features)
+
+
+def _read_alone(pool: Pool, name: str, features: list[Feature]) -> Measured:
+    """Activations of a few features, read in a pass of their own up to the highest of their layers."""
+    samples = pool.samples
     reader = cache(lambda: activations.FeatureReader(pool.run.saes, features))
 
     def build(part: Sequence[int]) -> pd.DataFrame:
@@ -43,10 +62,8 @@ def task_feature_activations(pool: Pool) -> Measured:
         return pd.DataFrame(found.numpy(), columns=[feature.name for feature in features])
 
     names = [feature.name for feature in features]
-    table = samples.in_parts(
-        "task_feature_activations", build, PROMPTS, features=names, **samples.identified_from()
-    )
-    return _measured(pool, table, features, samples.path("task_feature_activations"))
+    table = samples.in_parts(name, build, PROMPTS, features=names, **samples.identified_from())
+    return _measured(pool, table, features, samples.path(name))
 
 
 def ranked_activations(pool: Pool) -> Measured:
@@ -62,11 +79,6 @@ def recalled_activations(pool: Pool) -> Measured:
 def matched_activations(pool: Pool) -> Measured:
     """a_i(x, p) of random features of the same layers that fire as often on D_prior as the task features: (N, k)."""
     return _read(pool, _matched(pool, pool.seed))
-
-
-def unrecalled_activations(pool: Pool) -> Measured:
-    """a_i(x, p) of as many random features as were recalled, drawn from those that fire below tau: (N, |F_cand|)."""
-    return _read(pool, _unrecalled(pool, pool.seed))
 
 
 def direction_reads(pool: Pool) -> Measured:
@@ -102,21 +114,6 @@ def _matched(pool: Pool, seed: int) -> list[Feature]:
         nearest = apart[free][apart[free] <= apart[free].min()].index
         found.append(Feature(feature.layer, int(draw.choice(np.sort(nearest)))))
     return found
-
-
-def _unrecalled(pool: Pool, seed: int) -> list[Feature]:
-    """As many features as were recalled (fewer where there are not so many), drawn from those that fire but too rarely.
-
-    One that never fires would add nothing to any score.
-    """
-    table = pool.run.read(f"{pool.task}/recall.parquet")
-    rare = features_of(table[~table["candidate"]])
-    if not rare:
-        raise ValueError(
-            f"every feature that fires on {pool.task} prompts was recalled: none is left to draw from"
-        )
-    places = np.random.default_rng([seed, 2]).permutation(len(rare))
-    return [rare[place] for place in places[: len(_recalled(pool))]]
 
 
 class Direction(NamedTuple):
@@ -160,7 +157,7 @@ def critical_reads(pool: Pool) -> Measured:
     """What the controls read at p, one column each, for all seeds of the task: a table of N rows."""
     run, samples = pool.run, pool.samples
     seeds = sorted({*run.config(pool.task).seeds, pool.seed})
-    drawn = [one for seed in seeds for one in _matched(pool, seed) + _unrecalled(pool, seed)]
+    drawn = [one for seed in seeds for one in _matched(pool, seed)]
     features = sorted({*run.task_features(pool.task), *_ranked(pool), *_recalled(pool), *drawn})
     directions = [one for seed in seeds for one in _directions(pool, seed)]
     reader = cache(lambda: activations.FeatureReader(run.saes, features))
