@@ -146,6 +146,15 @@ def test_inputs_do_not_change_with_anything_else(results, overrides):
     assert inputs(smoke(results, overrides)) == inputs(smoke(results))
 
 
+def test_inputs_change_with_the_files_of_a_folder_of_saes(results, tmp_path):
+    versions = []
+    for seed in (0, 1):
+        tiny.sae(seed=seed).save_model(tmp_path / "blocks.2.hook_resid_post")
+        saes = {"source": "folder", "name": str(tmp_path)}
+        versions.append(smoke(results, {"models.tiny-llama.saes": saes}).sae_version)
+    assert len(set(versions)) == 2
+
+
 def test_training_inputs_follow_the_trained_model_and_its_rendering(results):
     before = smoke(results).training_inputs("math")
     for overrides in (

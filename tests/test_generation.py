@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from igds_utils.engine import generation, tiny
-from igds_utils.engine.lm import LM, edited
+from igds_utils.engine.batching import pad
+from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed
+from igds_utils.engine.loading import ARCHITECTURES as SUPPORTED
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 
@@ -73,6 +76,45 @@ def test_merged_rows_equal_one_row_at_a_time(lm, saes, positions):
     assert any(changed), "no amplified row differs from its original, so the comparison proves nothing"
 
 
+# What else is supported: the fields of its configuration that change what a block or the head computes
+SIMILAR = {
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
+    "gemma": {},
+    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 8},
+    "cohere": {"logit_scale": 0.3},
+    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
+    "olmo2": {},
+    "smollm3": {},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(set(SUPPORTED) - set(ARCHITECTURES)))
+def test_every_supported_architecture_is_read_and_steered(kind):
+    skipped = {"model_type", "architectures", "head_dim" if kind == "cohere" else ""}
+    shared = {k: v for k, v in tiny.config("llama", 400).to_diff_dict().items() if k not in skipped}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shared | SIMILAR[kind]))
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(std=0.15)
+    lm = LM(model.float().eval(), tiny.tokenizer(), kind)
+    saes = {layer: tiny.sae(seed=layer) for layer in range(tiny.LAYERS)}
+    texts = prompts(lm, 2)
+    inputs = pad(texts, 1, "left", lm.device)
+    own = inputs["attention_mask"].bool()
+    with torch.inference_mode():
+        theirs = model(**inputs, output_hidden_states=True)
+        logits = unembed(lm, last_hidden(lm, **inputs))
+    torch.testing.assert_close(residuals(lm, [2], **inputs)[2][own], theirs.hidden_states[3][own])
+    torch.testing.assert_close(logits[own], theirs.logits[own], rtol=1e-4, atol=1e-4)
+    rows = [(1, feature) for feature in [None, *FEATURES[1:3]]]
+    merged = generation.decode(lm, texts, rows, NEW, Steering(saes, FEATURES, scale=3.0))
+    assert merged == [obvious_tokens(lm, saes, texts[s], feature, 3.0) for s, feature in rows]
+    assert all(hasattr(lm.blocks[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
+
+
 def test_scale_zero_is_the_original_token_for_token(lm, saes):
     texts = prompts(lm)
     rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
@@ -131,13 +173,30 @@ def test_prompts_of_a_single_token(lm):
     assert together == [obvious_tokens(lm, {}, prompt, None) for prompt in ids]
 
 
-def test_sampling_is_fixed_by_its_seed_and_differs_between_seeds(lm):
-    texts = ["12 + 7 =", "how many apples"]
-    draw = lambda seed: generation.generate(  # noqa: E731
-        lm, texts, NEW, sampling=generation.Sampling(temperature=1.0, top_p=0.95, seed=seed), samples=3
-    )
-    assert draw(0) == draw(0) != draw(100)
-    assert [len(outputs) for outputs in draw(0)] == [3, 3]
+def test_draws_follow_their_seeds_and_not_the_batch():
+    lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
+    texts = ["12 + 7 =", "how many apples", "how many", "She has 3 apples"]
+
+    def draw(order, rows, seed="0", samples=2):
+        sampling = generation.Sampling(1.0, 0.95, [f"{seed}/{i}" for i in order])
+        found = generation.generate(lm, [texts[i] for i in order], 5, (), rows, sampling, samples)
+        return dict(zip(order, found, strict=True))
+
+    whole = draw(range(4), 64)
+    assert len({text for drawn in whole.values() for text in drawn}) > 5
+    for rows in (1, 3, 8):
+        assert draw([2, 0, 3, 1], rows) == whole
+    assert draw([3], 1, samples=1) == {3: whole[3][:1]}
+    assert draw(range(4), 64, seed="1") != whole
+
+
+def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    seeds = [str(i) for i in range(4000)]
+    choose = generation._chooser(generation.Sampling(1.0, 0.9, seeds), 1)
+    drawn = choose(logits.expand(4000, 4), list(range(4000)), 0).bincount(minlength=4)
+    assert (drawn / 4000).tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], abs=0.03)
+    assert drawn[3] == 0
 
 
 def test_a_stop_string_ends_a_row_and_is_cut_off():

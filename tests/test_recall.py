@@ -10,8 +10,13 @@ from igds_utils.identification import recall
 class Identity:
     """An SAE whose code is its input."""
 
+    device = "cpu"
+
     def encode(self, h):
         return h
+
+    def __call__(self, h):
+        return h * 0.9
 
 
 class Saes(dict):
@@ -45,6 +50,25 @@ def test_frequencies_and_activations_by_hand():
         (8, 1): True,
         (8, 2): False,
     }
+
+
+def test_how_the_saes_fit_the_model_is_told_by_layer():
+    saes, stated = Saes(SAES), {3: None, 8: 3.0}
+    saes.stated_l0 = stated.get
+    table = recall.frequency_recall(RESIDUAL, saes, tau=0.75)
+    fit, departs = recall.sae_fit(table, saes)
+    assert fit["L0"].to_dict() == {3: 1.25, 8: 2.25} and fit["L0 of the release"].to_dict()[8] == 3.0
+    h = RESIDUAL[8]
+    assert fit["FVU"][8] == pytest.approx(
+        float((0.1 * h).square().sum() / (h - h.mean(0)).square().sum()), rel=1e-5
+    )
+    assert departs == ""
+    for layer, wrong in ((8, table[table["layer"] == 3]), (3, table.assign(fvu=[2.5] * 2 + [0.1] * 3))):
+        assert (
+            f"the SAEs of layers {layer} do not fit" in recall.sae_fit(wrong, saes)[1]
+        )  # a silent one; a bad one
+    stated[8] = 50.0
+    assert "the SAEs of layers 8 do not fit" in recall.sae_fit(table, saes)[1]
 
 
 def test_many_prompts_are_encoded_part_by_part(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 
 import pytest
@@ -15,7 +16,8 @@ from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module
 from igds_utils.engine import tiny
-from igds_utils.engine.sae import LAYER_FOLDER, Feature, FeatureSet, Saes, directions
+from igds_utils.engine.features import LAYER_FOLDER, neuronpedia_url
+from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
 
 WIDTH, D_SAE = tiny.WIDTH, tiny.D_SAE
 INDICES = [5, 0, 63, 17, 40]  # in no order, first and last among them
@@ -208,16 +210,118 @@ def test_a_layer_without_an_sae_is_refused(folder):
         from_folder(folder)[0]
 
 
-def test_a_folder_without_saes_says_how_to_make_them(tmp_path):
-    with pytest.raises(SourceError, match="no SAEs under .*: train them with `make saes`"):
+def saved(folder, old=False, **fields):
+    """An SAE of layer 3 with some fields of its cfg.json changed; old: as sae_lens before version 6 wrote it."""
+    sae = tiny.sae(seed=3)
+    sae.cfg.metadata.hook_name = "blocks.3.hook_resid_post"
+    sae.save_model(folder)
+    written = json.loads((folder / "cfg.json").read_text())
+    metadata = {**written.pop("metadata"), **{k: fields.pop(k) for k in ("hook_name",) if k in fields}}
+    if old:
+        del metadata["sae_lens_version"], metadata["sae_lens_training_version"]
+    written |= (metadata if old else {"metadata": metadata}) | fields
+    (folder / "cfg.json").write_text(json.dumps(written))
+
+
+@pytest.mark.parametrize(
+    "name", ["layer_3", "layer_03", "layer_03_width_64", "blocks.3.hook_resid_post", "~/layer_03"]
+)
+@pytest.mark.parametrize("old", [False, True])
+def test_folders_named_as_people_name_them_are_read(tmp_path, monkeypatch, h, name, old):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(tmp_path / name.removeprefix("~/"), old, neuronpedia_id="page" if old else None)
+    config = SaeConfig(source="folder", name="~" if "~" in name else str(tmp_path))
+    saes = Saes(config, tiny.LAYERS, WIDTH)
+    assert (saes.layers, saes.d_sae) == ([3], D_SAE)
+    close(saes[3].encode(h), tiny.sae(seed=3).encode(h))
+    page = "https://www.neuronpedia.org/page/9" if old else None
+    assert neuronpedia_url(config, Feature(3, 9)) == page
+
+
+def test_a_folder_without_saes_names_the_layouts_that_are_read(tmp_path):
+    (tmp_path / "layer_00").mkdir()
+    with pytest.raises(
+        SourceError, match="no SAEs under .* layer_3, .* blocks.3.hook_resid_post, .*`make saes`"
+    ):
         from_folder(tmp_path)
+
+
+def test_two_saes_of_a_layer_are_refused(tmp_path):
+    for name in ("layer_03_width_64", "layer_03_width_128"):
+        saved(tmp_path / name)
+    with pytest.raises(SourceError, match="two SAEs of layer 3, layer_03_width_128 and layer_03_width_64"):
+        from_folder(tmp_path)
+
+
+REFUSED = [
+    (
+        {"hook_name": "blocks.2.hook_resid_post"},
+        "after layer 3 its features would be numbers without meaning",
+    ),
+    ({"hook_name": "model.layers.4"}, "after layer 3 its features would be numbers without meaning"),
+    ({"hook_name": "blocks.3.hook_mlp_out"}, "reads blocks.3.hook_mlp_out: only SAEs of the residual stream"),
+    ({"hook_name": "blocks.3.hook_resid_pre"}, "reads blocks.3.hook_resid_pre: only"),
+    (
+        {"hook_name": "blocks.3.attn.hook_z", "reshape_activations": "hook_z"},
+        "reads blocks.3.attn.hook_z: only",
+    ),
+    ({"hook_name": None, "reshape_activations": "hook_z"}, "reads attention heads: only"),
+    ({"d_in": 576}, "reads vectors of width 576, the model's are 32 wide"),
+    ({"architecture": "batchtopk"}, "has the architecture batchtopk: .* save_inference_model"),
+    ({"architecture": "temporal"}, "has the architecture temporal: gated, jumprelu, standard, topk are read"),
+    ({"normalize_activations": "layer_norm"}, r"expects normalized activations \(layer_norm\)"),
+    ({"normalize_activations": "constant_norm_rescale"}, r"expects normalized activations \(constant_"),
+    ({"normalize_activations": "expected_average_only_in"}, r"expects normalized activations \(expected_"),
+    ({"finetuning_scaling_factor": True}, "has a finetuning scale: multiply the rows of W_dec"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED)
+@pytest.mark.parametrize("old", [False, True])
+def test_what_does_not_read_this_models_residual_is_refused_when_it_is_opened(tmp_path, fields, reason, old):
+    saved(tmp_path / "layer_03", old, **fields)
+    with pytest.raises(SourceError, match=f"^the SAE layer_03 of .* {reason}"):
+        from_folder(tmp_path)
+    if not {"d_in", "hook_name"} & set(fields):
+        with pytest.raises(SourceError, match=f"^the SAE layer_03 {reason}"):
+            module.load_folder(tmp_path / "layer_03")
+
+
+def test_the_sae_of_another_layer_in_a_release_is_refused(monkeypatch):
+    sae = tiny.sae()
+    sae.cfg.metadata.hook_name = "blocks.2.hook_resid_post"
+    monkeypatch.setattr(module, "load_release", lambda *_: sae)
+    saes = Saes(SaeConfig(source="release", name="llama_scope_lxr_8x"), 4, WIDTH)
+    assert saes[2] is sae
+    with pytest.raises(
+        SourceError, match="l3r_8x of llama_scope_lxr_8x reads blocks.2.hook_resid_post: after layer 3"
+    ):
+        saes[3]
+
+
+def test_a_folder_that_cannot_be_read_is_one_clear_error(tmp_path):
+    saved(tmp_path / "layer_03")
+    weights, cfg = tmp_path / "layer_03/sae_weights.safetensors", tmp_path / "layer_03/cfg.json"
+    whole = weights.read_bytes()
+    for break_it in (
+        lambda: weights.write_bytes(whole[:100]),
+        lambda: save_file({"W_enc": torch.zeros(2, 2)}, weights),
+        lambda: weights.unlink(),
+        lambda: cfg.write_text("{}"),
+        lambda: cfg.write_text('{"d_in": '),
+        lambda: cfg.unlink(),
+    ):
+        break_it()
+        with pytest.raises(SourceError, match="layer_03") as error:
+            module.load_folder(tmp_path / "layer_03")
+        assert "\n" not in str(error.value)
 
 
 def test_saes_of_another_model_are_refused(folder):
     with pytest.raises(
-        SourceError, match="layer 1 of .* reads vectors of width 32, the model's are 576 wide"
+        SourceError, match="layer_01 of .* reads vectors of width 32, the model's are 576 wide"
     ):
-        from_folder(folder, width=576)[1]
+        from_folder(folder, width=576)
 
 
 def test_at_most_one_sae_is_in_memory_even_while_the_next_is_read(folder, monkeypatch):
@@ -236,14 +340,6 @@ def test_at_most_one_sae_is_in_memory_even_while_the_next_is_read(folder, monkey
     for layer in (1, 1, 3, 3, 1):
         saes[layer].encode(torch.zeros(1, WIDTH))
     assert most == [0, 0, 0]
-
-
-@pytest.mark.parametrize("normalization", ["layer_norm", "constant_norm_rescale", "expected_average_only_in"])
-def test_saes_of_normalized_activations_are_refused(tmp_path, normalization):
-    config = JumpReLUSAEConfig(d_in=WIDTH, d_sae=D_SAE, normalize_activations=normalization)
-    JumpReLUSAE(config).save_model(tmp_path / "layer_00")
-    with pytest.raises(SourceError, match=rf"expects normalized activations \({normalization}\)"):
-        from_folder(tmp_path)[0]
 
 
 def test_tiny_saes_cover_every_layer_and_differ():

@@ -112,23 +112,54 @@ def test_gemma_scope_is_read_as_its_file_says(hub_box):
     assert (expected > 0).any(0).sum() > 10
 
 
-def test_llama_scopes_input_normalization_is_folded(hub_box):
-    sae = Saes(LLAMA, 3, 64)[2]
-    folder = hub_box.folder("models", "fnlp/Llama3_1-8B-Base-LXR-8x") / "Llama3_1-8B-Base-L2R-8x"
-    scale = (
-        64**0.5
-        / json.loads((folder / "hyperparams.json").read_text())["dataset_average_activation_norm"]["in"]
-    )
-    assert scale > 5
-    stored = {n: w.float() for n, w in load_file(folder / "checkpoints/final.safetensors").items()}
-    h = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-    pre = (h * scale) @ stored["encoder.weight"].T + stored["encoder.bias"]
+def openmoss(folder, h):
+    """What OpenMOSS's own loader makes of a layer's files: activations and reconstruction of h, decoder norms, scale.
+
+    It brings the biases to the units of the raw residual, moves the decoder's norms into the encoder, and compares with
+    the threshold then.
+    """
+    hyperparams = json.loads((folder / "hyperparams.json").read_text())
+    scale = h.shape[-1] ** 0.5 / hyperparams["dataset_average_activation_norm"]["in"]
+    w = {n: w.float() for n, w in load_file(folder / "checkpoints/final.safetensors").items()}
+    norms = w["decoder.weight"].norm(dim=0)
+    pre = h @ (w["encoder.weight"] * norms[:, None]).T + w["encoder.bias"] / scale * norms
+    z = pre.where(pre > hyperparams["jump_relu_threshold"], 0)
+    return z, z @ (w["decoder.weight"] / norms).T + w["decoder.bias"] / scale, norms, scale
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_llama_scope_fires_where_openmoss_says_it_does(hub_box, capsys, layer):
+    module.say_once.cache_clear()
+    sae = Saes(LLAMA, 3, 64)[layer]
+    assert "thresholds are divided by decoder norms" in capsys.readouterr().out
+    folder = hub_box.folder("models", "fnlp/Llama3_1-8B-Base-LXR-8x") / f"Llama3_1-8B-Base-L{layer}R-8x"
+    h = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)) * 0.02
+    expected, decoded, norms, scale = openmoss(folder, h)
     z = sae.encode(h)
-    assert sae.cfg.normalize_activations == "none" and (z > 0).any()
-    torch.testing.assert_close(z[z > 0], pre[z > 0], rtol=1e-3, atol=1e-3)
-    # what is decoded is back in the residual stream's own units
-    decoded = (z @ stored["decoder.weight"].T + stored["decoder.bias"]) / scale
-    torch.testing.assert_close(sae.decode(z), decoded, rtol=1e-3, atol=1e-3)
+    assert scale > 5 and norms.min() < 0.81 and norms.max() > 1.19
+    # a difference in the last bits may fall across the threshold
+    assert ((z > 0) != (expected > 0)).sum() <= 2 and 0.1 < (expected > 0).float().mean() < 0.5
+    fires = (z > 0) & (expected > 0)
+    # sae_lens counts a feature in units of its stored decoder row, of which one is ||d_i|| / s long
+    torch.testing.assert_close((z * norms / scale)[fires], expected[fires], rtol=1e-3, atol=1e-5)
+    # what is decoded is in the residual stream's own units
+    torch.testing.assert_close(sae.decode(z), decoded, rtol=1e-3, atol=0.01)
+    some = [0, 100, 511]
+    torch.testing.assert_close(FeatureSet(sae, some).encode(h), z[:, some], rtol=1e-3, atol=1e-3)
+    # one threshold for all, as sae_lens has it, is another rule
+    sae.threshold.data *= norms
+    assert ((sae.encode(h) > 0) != (expected > 0)).sum() > 500
+
+
+def test_thresholds_stay_where_decoder_norms_did_not_enter_the_sparsity(hub_box, empty_cache):
+    folder = hub_box.folder("models", "fnlp/Llama3_1-8B-Base-LXR-8x") / "Llama3_1-8B-Base-L1R-8x"
+    file = folder / "hyperparams.json"
+    written = file.read_text()
+    try:
+        file.write_text(json.dumps({**json.loads(written), "sparsity_include_decoder_norm": False}))
+        assert len(Saes(LLAMA, 3, 64)[1].threshold.unique()) == 1
+    finally:
+        file.write_text(written)
 
 
 def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
@@ -156,18 +187,19 @@ def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
 
 def test_the_papers_own_variant_for_qwen_covers_layers_12_to_18(tmp_path):
     for layer in range(12, 19):
-        (tmp_path / module.LAYER_FOLDER.format(layer)).mkdir()
+        (tmp_path / f"layer_{layer}").mkdir()
+        (tmp_path / f"layer_{layer}/cfg.json").write_text('{"d_in": 4096}')
     own = Saes(SaeConfig(source="folder", name=str(tmp_path)), 36, 4096)
     public = Saes(QWEN.model_copy(update={"layers": list(range(12, 19))}), 36, 4096)
     assert own.layers == public.layers == [12, 13, 14, 15, 16, 17, 18]
 
 
-def test_another_part_of_the_model_is_refused(tmp_path):
-    sae = tiny.sae()
-    sae.cfg.metadata.hook_name = "blocks.0.hook_mlp_out"
-    sae.save_model(tmp_path / "layer_00")
-    with pytest.raises(SourceError, match="reads blocks.0.hook_mlp_out: only SAEs of the residual stream"):
-        Saes(SaeConfig(source="folder", name=str(tmp_path)), 4, tiny.WIDTH)[0]
+def test_a_releases_own_l0_is_known():
+    found = [
+        Saes(config, n_layers, 64).stated_l0(1) for config, n_layers in ((GEMMA, 26), (LLAMA, 32), (QWEN, 36))
+    ]
+    assert found == [102, 50, 50]
+    assert Saes(SaeConfig(source="tiny", name="random"), 4, 32).stated_l0(1) is None
 
 
 # ---- Neuronpedia ----

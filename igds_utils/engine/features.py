@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from igds_utils.config.config import PROJECT
+from igds_utils.data.hub import SourceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from igds_utils.config.settings import SaeConfig
 
 LAYER_FOLDER = "layer_{:02d}"  # of one layer's SAE, in a folder of SAEs
+OF_LAYER = re.compile(r"(?:layer_|blocks\.)(\d+)(?:\D.*)?")  # layer_03_width_16k, blocks.3.hook_resid_post
 
 
 @dataclass(frozen=True, order=True)
@@ -41,10 +46,42 @@ def features_of(table: pd.DataFrame) -> list[Feature]:
     ]
 
 
-def described(saes: SaeConfig, layer: int) -> dict[str, Any]:
-    """What a folder of SAEs says of the one of a layer, beside its weights."""
-    file = PROJECT / saes.name / LAYER_FOLDER.format(layer) / "cfg.json"
-    return json.loads(file.read_text(encoding="utf8"))
+def sae_folders(saes: SaeConfig) -> dict[int, Path]:
+    """Layer -> folder of its SAE, of a folder of SAEs. Raises `SourceError` where there is none, or two of a layer."""
+    root, found = PROJECT / Path(saes.name).expanduser(), {}
+    for folder in sorted(file.parent for file in root.glob("*/cfg.json")):
+        if (named := OF_LAYER.fullmatch(folder.name)) is None:
+            continue
+        if (layer := int(named[1])) in found:
+            raise SourceError(
+                f"{root} has two SAEs of layer {layer}, {found[layer].name} and {folder.name}: keep one of them there"
+            )
+        found[layer] = folder
+    if not found:
+        raise SourceError(
+            f"no SAEs under {root}: one folder a layer is read, named layer_3, layer_03_width_16k or "
+            "blocks.3.hook_resid_post, with sae_lens's cfg.json and sae_weights.safetensors in it (`make saes` "
+            "trains such)"
+        )
+    return dict(sorted(found.items()))
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line once a process."""
+    print(text, flush=True)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """The fields of an SAE's cfg.json, those of its metadata among them, which sae_lens before version 6 had so too."""
+    file = folder / "cfg.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"{file} cannot be read ({error}): save the SAE there with sae_lens again"
+        ) from error
+    return {**fields, **fields.get("metadata", {})}
 
 
 def neuronpedia_url(saes: SaeConfig, feature: Feature) -> str | None:
@@ -55,7 +92,7 @@ def neuronpedia_url(saes: SaeConfig, feature: Feature) -> str | None:
 
             page = neuronpedia_id(saes, feature)
         case "folder":
-            page = described(saes, feature.layer)["metadata"].get("neuronpedia_id")
+            page = described(sae_folders(saes)[feature.layer]).get("neuronpedia_id")
         case "tiny":
             page = None
     return f"https://www.neuronpedia.org/{page}/{feature.index}" if page else None

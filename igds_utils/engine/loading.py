@@ -25,6 +25,20 @@ from igds_utils.engine.lm import LM
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"
+# Architectures that tests read, steer and decode, by transformers' `model_type`. Others keep their blocks elsewhere.
+ARCHITECTURES = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gemma": "Gemma",
+    "gemma2": "Gemma-2",
+    "gemma3_text": "Gemma-3 without vision",
+    "cohere": "Cohere",
+    "granite": "Granite",
+    "olmo2": "OLMo-2",
+    "smollm3": "SmolLM3",
+}
 CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
 ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is for SAEs, caches and activations
 
@@ -49,8 +63,9 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     """Load a model and its tokenizer in evaluation mode.
 
     dtype: "float32", "bfloat16" or "float16". Where it is put: `device_map`. Raises `SourceError` where the reference
-    cannot be resolved or read.
+    cannot be resolved or read, or names another architecture than those of `ARCHITECTURES`.
     """
+    load_config(ref)  # refuses an architecture before its weights are fetched
     folder = model_folder(ref)
     if not torch.cuda.is_available():
         fast_matmul()
@@ -68,10 +83,16 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
 
 
 def load_config(ref: Ref) -> PretrainedConfig:
-    """The configuration of a language model, without its weights."""
+    """The configuration of a language model, without its weights; `SourceError` as of `load_lm`."""
     folder = _folder_without_weights(ref)
     with _readable(ref, folder):
-        return AutoConfig.from_pretrained(folder).get_text_config()
+        config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES.values())
+        raise hub.SourceError(
+            f"{describe(ref)} is a {config.model_type} model, an architecture that is not supported: {known} are"
+        )
+    return config
 
 
 def _folder_without_weights(ref: Ref) -> Path:

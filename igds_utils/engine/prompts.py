@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from igds_utils.config.settings import TaskConfig
+from igds_utils.engine.features import say_once
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 
@@ -85,8 +87,10 @@ def fitted(
     """`render(example)`, the longest field of the example cut at its end until the prompt has at most `max_tokens`.
 
     What stands around that text, the instruction and the cue with its critical colon, stays whole. Raises `ValueError`
-    where it alone is too long.
+    where it alone is too long. Control tokens in the fields stay text (`as_text`).
     """
+    fields = {field: as_text(text, tokenizer, example.id) for field, text in example.fields.items()}
+    example = replace(example, fields=fields) if fields != example.fields else example
     text = render(example)
     name = max(example.fields, key=lambda field: len(example.fields[field]))
     while max_tokens is not None and (excess := len(encode(tokenizer, text)) - max_tokens) > 0:
@@ -119,14 +123,15 @@ def sft_pair(
         prompt = evaluation_prompt(
             task, example, tokenizer, task_config.rendering, task_config.shots, task_config.max_prompt_tokens
         )
-        return prompt, f" {example.target}"
+        return prompt, as_text(f" {example.target}", tokenizer, example.id)
     parts = (task.records_instruction, task.records_input)
 
     def render(cut: Example) -> str:
         return "".join(f"{text}\n" for part in parts if (text := part.format(**cut.fields)))
 
     prompt = fitted(example, tokenizer, render, task_config.max_prompt_tokens)
-    return prompt, task.records_output.format(**example.fields, target=example.target)
+    completion = task.records_output.format(**example.fields, target=example.target)
+    return prompt, as_text(completion, tokenizer, example.id)
 
 
 def bare_header(task: Task, tokenizer: PreTrainedTokenizerBase, task_config: TaskConfig) -> str:
@@ -139,6 +144,29 @@ def bare_header(task: Task, tokenizer: PreTrainedTokenizerBase, task_config: Tas
     template = task.few_shot_template if task_config.shots else task.identification_template
     cue = template.rsplit("\n", 1)[1]
     return cue if task_config.rendering == "bare" else _render(f"\n{cue}", tokenizer, "chat")
+
+
+def as_text(text: str, tokenizer: PreTrainedTokenizerBase, sample: str = "") -> str:
+    """`text` in which no control token of the tokenizer is one: of each, a space follows its first character.
+
+    A turn that a sample's text seems to end (`<|im_end|>`) stays text of that turn, as `< |im_end|>`; a text without
+    control tokens comes back as it is. sample: its id, for the remark that is printed once.
+    """
+    for token in _control_tokens(tokenizer):
+        if token in text:
+            text = text.replace(token, broken := f"{token[0]} {token[1:]}")
+            if sample:
+                say_once(
+                    f"{sample} holds {token}, a control token of the tokenizer: it is read as text, as {broken}, here "
+                    "and in every sample that holds it"
+                )
+    return text
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    known = tokenizer.added_tokens_decoder.values() if tokenizer is not None else ()
+    return [token.content for token in known if token.special and len(token.content) > 1]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -156,10 +184,11 @@ def encode_pair(
 ) -> tuple[list[int], int]:
     """Token ids of prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
 
-    Raises `ValueError` if the prompt's own tokens are not a prefix of them: activations read on the prompt alone
-    would then not be those of the training sample.
+    Control tokens in the completion stay text (`as_text`); the prompt's are those of its rendering. Raises `ValueError`
+    if the prompt's own tokens are not a prefix of them: activations read on the prompt alone would then not be those of
+    the training sample.
     """
-    ids = encode(tokenizer, prompt + completion)
+    ids = encode(tokenizer, prompt + as_text(completion, tokenizer))
     n_prompt = len(alone := encode(tokenizer, prompt))
     if ids[:n_prompt] != alone:
         raise ValueError(
@@ -182,7 +211,7 @@ def critical_position(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str
     """
     if not prompt.endswith(":"):
         raise ValueError(
-            f"the prompt must end in a colon, the critical position; it ends in {prompt[-20:]!r}"
+            f"the prompt must end in the colon ':' (U+003A), the critical position; it ends in {prompt[-20:]!r}"
         )
     if not text.startswith(prompt):
         raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")

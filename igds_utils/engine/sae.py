@@ -7,63 +7,56 @@ one unit of it adds to the residual stream.
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from igds_utils.config.config import PROJECT
 from igds_utils.config.settings import SaeConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
 from igds_utils.engine import tiny
-from igds_utils.engine.features import LAYER_FOLDER, Feature, described
+from igds_utils.engine.features import Feature, described, sae_folders, say_once
 
+# Each token's activations depend on its own residual alone, and none is negative.
+ARCHITECTURES = {"standard", "gated", "jumprelu", "topk"}
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
+# After block 3, in the words of TransformerLens and of transformers: blocks.3.hook_resid_post, model.layers.3
+AFTER_BLOCK = re.compile(r"blocks\.(\d+)\.hook_resid_post|(?:\w+\.)*layers\.(\d+)")
+# sae_lens's names of OpenMOSS's formats -> the file of a layer that holds its settings
+OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
 
 
 class Saes:
     """The SAEs of one model, loaded when asked for; at most one is in memory at a time."""
 
     def __init__(self, config: SaeConfig, n_layers: int, width: int, device: torch.device | str = "cpu"):
-        """n_layers, width: of the model, against which the SAEs are checked."""
+        """n_layers, width: of the model, against which the SAEs are checked; those of a folder at once."""
         self.config, self.width, self.device = config, width, device
         self._ids = release_ids(config, n_layers) if config.source == "release" else {}
-        covered = self._covered(n_layers)
+        self._folders = sae_folders(config) if config.source == "folder" else {}
+        of_source = {"tiny": range(n_layers), "folder": self._folders, "release": self._ids}
+        covered = [layer for layer in of_source[config.source] if layer < n_layers]
         self.layers = covered if config.layers == "all" else sorted(config.layers)
         if missing := sorted(set(self.layers) - set(covered)):
             raise SourceError(f"no SAE of {config.name} for layers {missing}; there are {covered}")
+        for layer, folder in self._folders.items():
+            if layer in self.layers:
+                check(described(folder), f"{folder.name} of {config.name}", layer, width)
         self._loaded: tuple[int, object] | None = None
-
-    def _covered(self, n_layers: int) -> list[int]:
-        match self.config.source:
-            case "tiny":
-                return list(range(n_layers))
-            case "folder":
-                folder = PROJECT / self.config.name
-                found = sorted(int(path.name.removeprefix("layer_")) for path in folder.glob("layer_*/"))
-                if not found:
-                    raise SourceError(f"no SAEs under {folder}: train them with `make saes`")
-                return [layer for layer in found if layer < n_layers]
-            case "release":
-                return list(self._ids)
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
         if self._loaded is None or self._loaded[0] != layer:
             self._loaded = None  # let go of the last one before the next is read: they are large
-            sae = self._load(layer)
-            if sae.cfg.d_in != self.width:
-                raise SourceError(
-                    f"the SAE of layer {layer} of {self.config.name} reads vectors of width {sae.cfg.d_in}, "
-                    f"the model's are {self.width} wide: give this model's own SAEs in `saes`"
-                )
-            self._loaded = (layer, sae)
+            self._loaded = (layer, self._load(layer))
         return self._loaded[1]
 
     def _load(self, layer: int):
@@ -73,9 +66,20 @@ class Saes:
             case "tiny":
                 return tiny.sae(seed=layer, width=self.width).requires_grad_(False).to(self.device)
             case "folder":
-                return load_folder(PROJECT / self.config.name / LAYER_FOLDER.format(layer), self.device)
+                return load_folder(self._folders[layer], self.device)
             case "release":
-                return load_release(self.config.name, self._ids[layer], self.device)
+                sae_id = self._ids[layer]
+                sae = load_release(self.config.name, sae_id, self.device)
+                check(_fields(sae), f"{sae_id} of {self.config.name}", layer, self.width)
+                return sae
+
+    def stated_l0(self, layer: int) -> float | None:
+        """Features that fire on a token of ordinary text, as the SAE's release states it; None where none does."""
+        if self.config.source != "release":
+            return None
+        release, sae_id = _release(self.config.name), self._ids[layer]
+        in_path = re.search(r"l0_(\d+)", release.saes_map[sae_id])
+        return release.expected_l0[sae_id] or (float(in_path[1]) if in_path else None)
 
     def drop(self) -> None:
         """Let go of the SAE in memory; the next one asked for is read again."""
@@ -90,7 +94,7 @@ class Saes:
     def d_sae(self) -> int:
         """Features of one SAE; a folder says it beside the weights, which need not be read for it."""
         if self.config.source == "folder":
-            return described(self.config, self.layers[0])["d_sae"]
+            return described(self._folders[self.layers[0]])["d_sae"]
         return self[self.layers[0]].cfg.d_sae
 
 
@@ -130,13 +134,20 @@ def _release(name: str):
 
 
 def load_folder(folder: Path, device: torch.device | str = "cpu"):
-    """Read an SAE that sae_lens saved, in fp32 whatever its stored precision."""
+    """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
     from sae_lens import SAE
 
-    if not folder.is_dir():
-        raise SourceError(f"no SAE in {folder}")
-    sae = SAE.load_from_disk(folder, device=str(device), dtype="float32")
-    return _checked(sae, folder.name)
+    try:
+        check(described(folder), folder.name)
+        sae = SAE.load_from_disk(folder, device=str(device), dtype="float32")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, SourceError | torch.OutOfMemoryError):
+            raise
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise SourceError(
+            f"{folder} holds no SAE in the inference form that sae_lens saves ({reason})"
+        ) from error
+    return _still(sae)
 
 
 def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
@@ -146,7 +157,8 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     place, name = repository(release), f"{sae_id} of {release}"
     try:
         # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
-        sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, device="cpu"))
+        options = {"device": "cpu", "converter": _converter(release)}
+        sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options))
     except (SafetensorError, BadZipFile, EOFError, RuntimeError) as error:
         if isinstance(error, SourceError | torch.OutOfMemoryError):
             raise
@@ -154,22 +166,91 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
             f"the file of SAE {name} cannot be read ({str(error).splitlines()[0]}): remove {place} from the "
             "hub's cache (`hf cache delete`), and it is fetched anew"
         ) from error
-    return _checked(sae, name).to(device)
+    return _still(sae).to(device)
 
 
-def _checked(sae, name: str):
-    """Refuse formats that do not read the raw residual, or whose directions depend on the token they are read at."""
-    if sae.cfg.normalize_activations != "none":
-        raise SourceError(
-            f"SAE {name} expects normalized activations ({sae.cfg.normalize_activations}): only SAEs of the raw "
-            "residual are supported; sae_lens folds a constant scale (fold_activation_norm_scaling_factor)"
+def _converter(release: str):
+    """sae_lens's reader of OpenMOSS's releases with the thresholds of OpenMOSS's own; None for those of others.
+
+    Feature i of Llama Scope fires where (s W_i h + b_i) ||d_i|| > s t: t is `jump_relu_threshold`, ||d_i|| the norm of
+    its stored decoder row, and s = sqrt(d) / the dataset's mean ||h||, which sae_lens folds into W, d and t. It leaves
+    ||d_i|| out, with which OpenMOSS compares where `sparsity_include_decoder_norm` is set; so t becomes t / ||d_i||.
+    """
+    from huggingface_hub import hf_hub_download
+    from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
+
+    kind = _release(release).conversion_func
+    if kind not in OPENMOSS:
+        return None
+
+    def read(repo_id: str, folder_name: str, **options: Any):
+        cfg, weights, sparsity = NAMED_PRETRAINED_SAE_LOADERS[kind](repo_id, folder_name, **options)
+        settings = Path(hf_hub_download(repo_id, f"{folder_name}/{OPENMOSS[kind]}"))
+        if json.loads(settings.read_text(encoding="utf8")).get("sparsity_include_decoder_norm", True):
+            weights["threshold"] = weights["threshold"] / weights["W_dec"].norm(dim=1)
+            say_once(
+                f"{release}: thresholds are divided by decoder norms, as by OpenMOSS and not by sae_lens"
+            )
+        return cfg, weights, sparsity
+
+    return read
+
+
+def _fields(sae) -> dict[str, Any]:
+    fields = sae.cfg.to_dict()
+    return {**fields, **fields["metadata"]}
+
+
+def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width: int | None = None) -> None:
+    """Raise `SourceError` unless an SAE reads the raw residual stream after a block, every token by itself.
+
+    fields: of its configuration in any version of sae_lens (`features.described`). layer, width: the block after which
+    it is to be read, and the model's width; not checked where they are not given.
+    """
+    architecture, normalized = fields.get("architecture", "standard"), fields.get("normalize_activations")
+    hook = fields.get("hook_name") or fields.get("hook_point") or ""
+    place = AFTER_BLOCK.fullmatch(hook)
+    if (hook and not place) or fields.get("reshape_activations", "none") != "none":
+        hook = hook or "attention heads"
+        reason = f"reads {hook}: only SAEs of the residual stream after a block are supported"
+    elif place and layer not in (None, int(place[1] or place[2])):
+        reason = f"reads {hook}: after layer {layer} its features would be numbers without meaning"
+    elif width is not None and fields.get("d_in") != width:
+        reason = (
+            f"reads vectors of width {fields.get('d_in')}, the model's are {width} wide: give this model's own SAEs in "
+            "`saes`"
         )
-    hook = sae.cfg.metadata.hook_name or ""
-    if "hook_" in hook and not hook.endswith("hook_resid_post"):
-        raise SourceError(
-            f"SAE {name} reads {hook}: only SAEs of the residual stream after a block are supported"
+    elif architecture not in ARCHITECTURES:
+        reason = (
+            f"has the architecture {architecture}: {', '.join(sorted(ARCHITECTURES))} are read; sae_lens saves the "
+            "inference form of a BatchTopK or Matryoshka training, a jumprelu, with save_inference_model"
         )
+    elif normalized not in (None, False, "none"):
+        reason = (
+            f"expects normalized activations ({normalized}): only SAEs of the raw residual are supported; sae_lens "
+            "folds a constant scale (fold_activation_norm_scaling_factor)"
+        )
+    elif fields.get("finetuning_scaling_factor"):
+        reason = "has a finetuning scale: multiply the rows of W_dec by it, and leave it out of weights and cfg.json"
+    else:
+        return
+    raise SourceError(f"the SAE {name} {reason}")
+
+
+def _still(sae):
     return sae.to(torch.float32).requires_grad_(False).eval()
+
+
+@torch.inference_mode()
+def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
+    """FVU = sum ||h - SAE(h)||^2 / sum ||h - mean(h)||^2 over residuals (tokens, width); NaN where all are alike."""
+    mean = (sum(part.double().sum(0) for part in acts.split(chunk)) / len(acts)).to(sae.device)
+    error = variance = 0.0
+    for part in acts.split(chunk):
+        h = part.float().to(sae.device)
+        error += (h - sae(h)).square().sum().item()
+        variance += (h - mean).square().sum().item()
+    return error / variance if variance else float("nan")
 
 
 class FeatureSet:

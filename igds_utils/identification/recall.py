@@ -14,10 +14,15 @@ from igds_utils.core.experiment import Run
 from igds_utils.engine import activations, shards
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature, features_of
-from igds_utils.engine.sae import Saes
+from igds_utils.engine.sae import Saes, unexplained
 
 PROMPTS = 64  # of one part: what a killed recall loses at most
 ENCODED = 512  # prompts whose activations of all features of a layer are in memory at once
+DECODED = 64  # first prompts that are reconstructed as well, to tell whether an SAE fits the model
+# At p prompts hardly differ and fewer features fire than on ordinary text: good SAEs of SmolLM2-135M have an FVU of 0.3
+# to 1.2 there (0.1 on text) and an L0 of 5 to 13 (31). A wrong scale departs by far more.
+FAR = 10.0  # times that L0 at p may be above or below what a release states of ordinary text
+WORST = 2.0  # FVU at p
 
 
 def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
@@ -26,7 +31,7 @@ def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
     Where the preset asks for several processes, they share the prompts, and then the layers.
     """
     path, tau = f"{folder or task}/recall.parquet", run.preset.recall.tau
-    inputs = {"tau": tau, **run.inputs(task, "prior")}
+    inputs = {"tau": tau, "decoded": DECODED, **run.inputs(task, "prior")}
     if not run.store.fresh(path, **inputs):
         launch.share(run, "igds_utils.identification.recall:measure", task, folder)
 
@@ -48,7 +53,8 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
         F_cand = { i : (1 / |D_prior|) * sum_x 1[a_i(x, p) > 0] >= tau }
 
     residual: {layer: (N, d)} at the critical positions of D_prior (`activations.critical_residuals`).
-    Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate.
+    Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate, and fvu, the
+    layer's (`engine.sae.unexplained`) over the first DECODED prompts.
     Where several processes work together, all of them call it, and each reads the SAEs of its share of the layers.
     """
 
@@ -62,6 +68,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
                 fires, total = fires + (a > 0).sum(0), total + a.sum(0)
                 peak = a.max(0).values if peak is None else torch.maximum(peak, a.max(0).values)
             frequency, mean = fires.float() / n, total / n
+            fvu = unexplained(saes[layer], residual[layer][:DECODED])
         alive = frequency.nonzero().squeeze(-1)
         return pd.DataFrame(
             {
@@ -70,6 +77,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
                 "frequency": frequency[alive].double().cpu().numpy(),
                 "mean_activation": mean[alive].double().cpu().numpy(),
                 "max_activation": peak[alive].double().cpu().numpy(),
+                "fvu": fvu,
             }
         )
 
@@ -78,6 +86,25 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
     found = pd.concat(rows, ignore_index=True)
     found["candidate"] = fires_often(found["frequency"], n, tau)
     return found
+
+
+def sae_fit(recalled: pd.DataFrame, saes: Saes) -> tuple[pd.DataFrame, str]:
+    """How each layer's SAE fits the model at p: a table by layer, and one line about layers where it does not, or "".
+
+    Columns: L0, the mean number of features that fire at p; FVU; and the L0 that the SAE's release states.
+    """
+    layers = recalled.groupby("layer")
+    fit = pd.DataFrame({"L0": layers["frequency"].sum(), "FVU": layers["fvu"].first()})
+    fit = fit.reindex(saes.layers).fillna({"L0": 0.0})
+    fit["L0 of the release"] = [saes.stated_l0(layer) or np.nan for layer in saes.layers]
+    times = fit["L0"] / fit["L0 of the release"]
+    off = fit.index[(times > FAR) | (times < 1 / FAR) | (fit["FVU"] > WORST) | (fit["L0"] == 0)].tolist()
+    if not off:
+        return fit, ""
+    return fit, (
+        f"the SAEs of layers {', '.join(map(str, off))} do not fit this model at p (no feature fires, L0 is more than "
+        f"{FAR:g} times off the release's, or FVU above {WORST:g}): their scale is wrong, or they are another model's"
+    )
 
 
 def fires_often(frequency: pd.Series, n_prior: int, tau: float) -> pd.Series:

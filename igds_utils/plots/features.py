@@ -165,14 +165,15 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
     """Figure 6: the words whose rate rises most when a task's top feature is amplified, one panel a task.
 
     `shifts[task]` = `semantics.lexical_shift`; bars are differences of smoothed log-odds in standard errors; beside a
-    word stand its counts in the original and the amplified outputs. Words that rise no more than chance are pale.
+    word stand its counts in the original and the amplified outputs. Words that rise beyond chance stand first; the
+    others are pale.
     """
     shown = {task: table[table["z"] > 0].head(most) for task, table in shifts.items()}
     if not any(len(table) for table in shown.values()):
         return style.empty_figure("no word becomes more frequent under amplification")
     figure, axes = style.task_panels(shown, 0.9 + 0.2 * most, sharex=True)
     for axis, (task, table) in zip(axes, shown.items(), strict=True):
-        beyond = table["p"] < 0.05
+        beyond = table["rises"]
         axis.barh(np.flatnonzero(beyond), table["z"][beyond], height=0.7, label="beyond chance")
         look = {"color": style.PALE, "height": 0.7, "label": "no more than chance allows"}
         axis.barh(np.flatnonzero(~beyond), table["z"][~beyond], **look)

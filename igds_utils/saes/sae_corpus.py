@@ -27,9 +27,9 @@ from igds_utils.config.refs import Strict
 from igds_utils.config.settings import TaskConfig
 from igds_utils.data import hub
 from igds_utils.engine.batching import even_chunks, pad, token_batches
+from igds_utils.engine.features import LAYER_FOLDER
 from igds_utils.engine.lm import LM, residuals
 from igds_utils.engine.prompts import encode, encode_pair, identification_prompt
-from igds_utils.engine.sae import LAYER_FOLDER
 from igds_utils.tasks.examples import normalize
 
 SINK_FACTOR = 5.0  # tokens whose norm exceeds this multiple of the median are attention sinks

@@ -13,24 +13,12 @@ from torch import Tensor
 
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import LM, edited
-from igds_utils.engine.sae import load_folder
+from igds_utils.engine.sae import load_folder, unexplained
 from igds_utils.saes.sae_corpus import Captured, Document
 
 AIMS = {"fvu": 0.18, "dead": 0.05, "l0": 40.0, "ce_recovered": 0.9}
 AT_LEAST = {"ce_recovered"}  # the other aims are upper bounds
 TITLES = {"fvu": "FVU", "dead": "dead features", "l0": "L0", "ce_recovered": "CE recovered"}
-
-
-@torch.inference_mode()
-def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
-    """FVU = sum ||h - SAE(h)||^2 / sum ||h - mean(h)||^2 over residuals (tokens, width)."""
-    mean = (sum(part.double().sum(0) for part in acts.split(chunk)) / len(acts)).to(sae.device)
-    error = variance = 0.0
-    for part in acts.split(chunk):
-        h = part.float().to(sae.device)
-        error += (h - sae(h)).square().sum().item()
-        variance += (h - mean).square().sum().item()
-    return error / variance
 
 
 @torch.inference_mode()

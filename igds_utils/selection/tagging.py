@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from igds_utils.engine.generation import generate
 from igds_utils.engine.lm import LM
+from igds_utils.engine.prompts import as_text
 from igds_utils.selectors.words import words
 
 MAX_NEW_TOKENS = 256  # about a dozen tags with their explanations
@@ -24,7 +25,7 @@ INSTRUCTION = (
 
 def model_tags(lm: LM, texts: Sequence[str], rows: int = 16) -> list[list[str]]:
     """Tags of each text as a tagging model writes them, greedily decoded, `rows` texts together."""
-    prompts = [_render(lm, INSTRUCTION.format(text=text)) for text in texts]
+    prompts = [_render(lm, INSTRUCTION.format(text=as_text(text, lm.tokenizer))) for text in texts]
     return [parse_tags(outputs[0]) for outputs in generate(lm, prompts, MAX_NEW_TOKENS, rows=rows)]
 
 

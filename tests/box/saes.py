@@ -44,7 +44,11 @@ def gemma_scope(folder: Path) -> None:
 
 
 def llama_scope(folder: Path) -> None:
-    """fnlp/Llama3_1-8B-Base-LXR-8x: hyperparams.json and checkpoints/final.safetensors, inputs scaled to sqrt(d)."""
+    """fnlp/Llama3_1-8B-Base-LXR-8x: hyperparams.json and checkpoints/final.safetensors, inputs scaled to sqrt(d).
+
+    As in the true files the decoder's norms differ, and the threshold is one for all features, in units of the raw
+    residual.
+    """
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     release = get_pretrained_saes_directory()["llama_scope_lxr_8x"]
@@ -74,7 +78,8 @@ def llama_scope(folder: Path) -> None:
         weights = {
             "encoder.weight": draw(8 * width, width) / width**0.5,
             "encoder.bias": draw(8 * width) * 0.1,
-            "decoder.weight": torch.nn.functional.normalize(draw(width, 8 * width), dim=0),
+            "decoder.weight": torch.nn.functional.normalize(draw(width, 8 * width), dim=0)
+            * torch.linspace(0.8, 1.2, 8 * width),
             "decoder.bias": draw(width) * 0.1,
         }
         save_file(

@@ -95,7 +95,7 @@ class Samples:
 
     @cached_property
     def data_version(self) -> str:
-        return store.fingerprint((e.id, e.fields, e.target, e.references) for e in self.examples)
+        return store.fingerprint(example.version for example in self.examples)
 
     def identified_from(self, **more: Any) -> dict[str, Any]:
         """What a measurement by the identification model depends on."""
