@@ -272,7 +272,7 @@ def _save(trainer, weights: Path) -> None:
     trainer.accelerator.wait_for_everyone()
 
     def replace() -> None:
-        (new / "training_args.bin").unlink(missing_ok=True)  # pickled, and of no use to a reader of the weights
+        (new / "training_args.bin").unlink(missing_ok=True)  # pickled, and of no use to a reader
         shutil.rmtree(weights, ignore_errors=True)
         new.rename(weights)
 
