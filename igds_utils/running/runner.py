@@ -21,6 +21,7 @@ import psutil
 
 from igds_utils.config.config import PROJECT, ConfigError, load_preset
 from igds_utils.core.arms import arms, asked_in_general, in_series
+from igds_utils.core.experiment import claim
 from igds_utils.core.launch import check_gpus
 from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
@@ -111,6 +112,7 @@ def _request(
 ) -> dict[str, Any]:
     """split: whether every arm is a job of its own."""
     chosen = load_preset(preset, model, list(tasks), overrides)
+    claim(Path(results).resolve() / chosen.name, preset)
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
         in_series(task), asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine

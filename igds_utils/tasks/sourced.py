@@ -14,8 +14,9 @@ order of `SETS`, so the test set stays whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
@@ -23,8 +24,10 @@ from pydantic import model_validator
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import DataSource, Strict
 from igds_utils.config.settings import Sizes, TaskConfig
-from igds_utils.data.sources import Reader, mirror_folder
+from igds_utils.data.hub import SourceError
+from igds_utils.data.rows import mirror_folder, reservoir, source_rows, title
 from igds_utils.tasks.examples import SETS, Example, Sets, data_parameters, normalize, number, random_stream
+from igds_utils.tasks.records import Records, refusal
 
 if TYPE_CHECKING:
     from igds_utils.tasks.base import Task
@@ -62,11 +65,9 @@ def origins(config: TaskConfig) -> dict[str, str]:
     named = Sourced(sources=config.data.get("sources", {}))
     found = {}
     for name, source in named.sources.items():
-        if source.mirror and mirror_folder():
-            parts = [source.mirror.path]
-        else:
-            parts = [source.file] if source.file else [source.hub, source.config, source.split]
-        found |= dict.fromkeys(named.sets_of(name), " ".join(filter(None, parts)))
+        mirrored = source.mirror and mirror_folder()
+        place = source.mirror.path if mirrored else source.file and str(source.file) or title(source)
+        found |= dict.fromkeys(named.sets_of(name), place)
     return found
 
 
@@ -74,44 +75,79 @@ def sourced_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     """The sets of a preset whose data section has `sources`, and what was left out to make them.
 
     A set may come out smaller than its size by the examples that were dropped: another set has them, they repeat (pool
-    and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`.
-    facts: `sources` -> name -> rows, filtered, unusable, joined; `sets` -> name -> size, asked, repeats, overlaps (set
-    -> examples that this set did without because that one has them).
+    and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`, and
+    so is an empty set. facts: `sources` -> name -> rows, used, and of the others how many for which reason; `sets` ->
+    name -> size, asked, repeats, overlaps (set -> examples that this set did without because that one has them).
     """
     sources = {"sources": config.data["sources"]}
     sourced = data_parameters(Sourced, config.model_copy(update={"data": sources}), task.name)
-    streams = _own(task, config, seed, {one for name in sourced.sources for one in sourced.sets_of(name)})
-    facts: dict[str, dict[str, int]] = {}
+    filled = {one: name for name in sourced.sources for one in sourced.sets_of(name)}
+    streams = _own(task, config, seed, set(filled))
     for name, source in sourced.sources.items():
-        wanted = [one for one in sourced.sets_of(name) if getattr(config.sizes, one)]
-        if not wanted:
-            continue
-        reader = Reader(source, task.row_fields, f"tasks.{task.name}.data.sources.{name}")
-        examples = [task.example(record) for record in reader.records(seed)]
-        facts[name] = dict(reader.counts)
-        if source.join_repeats:
-            joined = join_repeats(examples)
-            facts[name]["joined"], examples = len(examples) - len(joined), joined
-        random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
-        dropped = facts[name].get("unusable", 0) + facts[name].get("joined", 0)
-        stream = _Stream(name, examples, dropped)
-        streams |= dict.fromkeys(wanted, stream)
+        wanted = [one for one in sourced.sets_of(name) if getattr(config.sizes, one) != 0]
+        if wanted:
+            examples, facts = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
+            random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
+            streams |= dict.fromkeys(wanted, _Stream(name, examples, facts))
     sets, counts = deal(streams, config.sizes, task.name)
+    facts = {stream.name: stream.facts for one, stream in streams.items() if one in filled}
+    for one, name in filled.items():
+        if one in streams:
+            facts[name]["used"] = facts[name].get("used", 0) + len(sets[one])
+            if left := sum(1 for _ in streams[one].left):
+                asked = [f"sizes.{other}" for other, source in filled.items() if source == name]
+                facts[name]["left out"][f"beyond {', '.join(asked)} (sizes.pool=null takes all)"] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
     return Sets(numbered, {"sources": facts, "sets": counts})
+
+
+def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Example], dict[str, Any]]:
+    """The examples of one source, without id, and how many of its rows were left out for which reason.
+
+    Rows that lack a text are; other rows that cannot be read are a `SourceError` that lists them.
+    """
+    if source.mirror and mirror_folder():
+        source = source.model_copy(update={"columns": source.mirror.columns})
+    named = {part.split(".")[0] for c in source.columns.values() for part in c.names} | set(source.where)
+    known = named if set(task.row_fields) <= set(source.columns) else None
+    records = Records(source_rows(source, known and sorted(known), name), task, source)
+    counts, out, problems = Counter(), Counter(), []
+
+    def usable() -> Iterator[Example]:
+        for place, _, made in records.read():
+            counts["rows"] += 1
+            if isinstance(made, Example):
+                yield made
+            elif made.why == "wrong":
+                problems.append(f"{place}: {made}")
+            else:
+                out[str(made)] += 1
+
+    examples = list(usable()) if source.rows is None else reservoir(usable(), source.rows, Random(seed))
+    records.check_columns()
+    if problems:
+        raise SourceError(refusal(problems, counts["rows"], f"mend or remove them, or correct {name}"))
+    out["not drawn (rows)"] = counts["rows"] - out.total() - len(examples)
+    if source.join_repeats:
+        joined = join_repeats(examples)
+        out["joined"], examples = len(examples) - len(joined), joined
+    facts = {"rows": counts["rows"], "left out": {reason: n for reason, n in out.items() if n}}
+    return examples, facts | ({"read as": records.how} if records.how else {})
 
 
 class _Stream:
     """The examples of one source, each of which is dealt once, and how many were dropped on the way."""
 
-    def __init__(self, name: str, examples: Sequence[Example], dropped: int = 0):
-        self.name, self.total, self.dropped = name, len(examples), dropped
+    def __init__(self, name: str, examples: Sequence[Example], facts: dict[str, Any] | None = None):
+        self.name, self.total, self.facts = name, len(examples), facts or {}
+        out = self.facts.get("left out", {}).items()
+        self.dropped = sum(n for reason, n in out if not reason.startswith(("filtered", "not drawn")))
         self.left = iter(examples)
 
 
 def _own(task: Task, config: TaskConfig, seed: int, covered: set[str]) -> dict[str, _Stream]:
     """The task's own data for the sets that no source fills."""
-    wanted = [name for name in SETS if name not in covered and getattr(config.sizes, name)]
+    wanted = [name for name in SETS if name not in covered and getattr(config.sizes, name) != 0]
     if not wanted:
         return {}
     data = {key: value for key, value in config.data.items() if key != "sources"}
@@ -137,7 +173,7 @@ def deal(
         members: list[Example] = []
         own: set[str] = set()
         repeats, overlaps = 0, Counter()
-        while len(members) < size and (example := next(stream.left, None)) is not None:
+        while (size is None or len(members) < size) and (example := next(stream.left, None)) is not None:
             text = normalize(example.text)
             if (other := owner.setdefault(text, name)) != name:
                 overlaps[other] += 1
@@ -149,13 +185,20 @@ def deal(
                 continue
             own.add(text)
             members.append(example)
-        if size - len(members) > (stream.dropped if size else 0):
+        if size != 0 and not members:
+            why = ", ".join([_left_out(stream.facts), *(f"{n} in {other}" for other, n in overlaps.items())])
+            raise ConfigError(
+                f"task {task}: no {name} example is left of {stream.name} ({why.strip(', ') or 'it is dealt'}): correct "
+                f"tasks.{task}.data.sources, or lower the sizes of the other sets"
+            )
+        if size and size - len(members) > stream.dropped:
             raise ConfigError(
                 f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
                 f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
             )
         sets[name] = members
-        counts[name] = {"size": len(members), "asked": size, "repeats": repeats, "overlaps": dict(overlaps)}
+        asked = len(members) if size is None else size
+        counts[name] = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
     return sets, counts
 
 
@@ -196,6 +239,13 @@ def describe(facts: dict[str, Any]) -> str:
         if counts["repeats"]:
             said.append(f"{counts['repeats']} repeats {'kept' if name in REPEATING else 'dropped'}")
         if said or counts["size"] < counts["asked"]:
-            said = said or ["rows joined or without text"]
-            parts.append(f"{name} {counts['size']} of {counts['asked']} ({', '.join(said)})")
+            parts.append(f"{name} {counts['size']} of {counts['asked']}" + f" ({', '.join(said)})" * bool(said))
+    for name, source in facts.get("sources", {}).items():
+        parts += [f"{name}: {source['read as']}"] if "read as" in source else []
+        if out := _left_out(source):
+            parts.append(f"{name}: {source['used']} of {source['rows']} rows are used, because {out}")
     return "; ".join(parts)
+
+
+def _left_out(source: dict[str, Any]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in source.get("left out", {}).items())

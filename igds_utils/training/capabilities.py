@@ -22,7 +22,7 @@ import pandas as pd
 from igds_utils.config.settings import Benchmark
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
-from igds_utils.data.sources import MIRROR, mirror_folder
+from igds_utils.data.rows import MIRROR, mirror_folder
 
 if TYPE_CHECKING:
     from igds_utils.engine.lm import LM
