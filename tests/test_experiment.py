@@ -269,7 +269,7 @@ def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path
     open_run("smoke", results=results)
     open_run("smoke", overrides={"recall.tau": 0.7}, results=results)
     for again in (lambda: open_run(str(mine), results=results), lambda: prepare(preset=str(mine), results=results)):
-        with pytest.raises(ConfigError, match="holds the results of another preset of this name, smoke: change `name` in"):
+        with pytest.raises(ConfigError, match="the results of another preset of this name, smoke: change `name` in"):
             again()
     mine.write_text(text)  # a copy that says the same
     open_run(str(mine), results=results)

@@ -142,7 +142,7 @@ def test_ids_come_from_a_column_from_two_or_from_the_line(read):
     with pytest.raises(ConfigError, match=r"pool.jsonl, all records: no field 'uuid' for 'id'"):
         ids(id="uuid")
     wrong = read([{"id": 3.0, "question": "q", "target": "t"}])[1][0]
-    assert str(wrong).startswith("field 'id' holds the number 3.0: an id is text or a whole number (write 3, which")
+    assert str(wrong).startswith("field 'id' holds 3.0: an id is text or a whole number (write 3, which")
 
 
 # ---- what is refused or left out -------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_ids_come_from_a_column_from_two_or_from_the_line(read):
     [
         ({"question": "problem"}, r"no field 'problem' for 'question' \(task math needs question, target; .*--column"),
         ({"question": "{question}{more}"}, "no field 'more' for 'question'"),
-        ({"colour": "x"}, "task math has no field 'colour'; it has question, target, solution, answer, and id"),
+        ({"colour": "x"}, "task math has no field 'colour'; it has question, target, solution, answer, id"),
     ],
 )
 def test_a_column_that_no_record_has_is_refused(read, columns, words):

@@ -148,7 +148,7 @@ def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirr
     assert counts["pool"]["repeats"] == 2  # kept
     assert sum(text == "pool 0" for text in texts(sets["pool"])) == 2
     assert len(set(texts(sets["prior"]))) == len(sets["prior"])
-    assert sets.facts["sources"]["pool"] == {"rows": 12, "left out": {}, "used": 8}
+    assert sets.facts["sources"]["pool"] == {"rows": 12, "left out": {}, "read as": "", "used": 8}
     said = describe(sets.facts)
     assert "pool 8 of 10 (" in said and "2 in test, 2 repeats kept)" in said
 
@@ -164,7 +164,7 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
     assert all(
         len(example.references) == 3 and example.target == example.references[0] for example in sets["test"]
     )
-    assert sets.facts["sources"]["test"] == {"rows": 12, "left out": {"joined": 8}, "used": 4}
+    assert sets.facts["sources"]["test"] == {"rows": 12, "left out": {"joined": 8}, "read as": "", "used": 4}
 
 
 def test_joined_examples_keep_the_order_and_every_reference():
@@ -221,7 +221,7 @@ def own_pool(file, **change):
     [
         ({}, 50, "because 1 field 's' is empty"),
         ({"tasks.math.sizes.test": 2}, 50, "1 field 's' is empty"),
-        ({"tasks.math.sizes.pool": 12}, 12, "12 of 51 rows are used, because 1 .*, 38 beyond sizes.pool .*null takes all"),
+        ({"tasks.math.sizes.pool": 12}, 12, "12 of 51 .*, because 1 .*, 38 beyond sizes.pool .null takes all"),
         ({"tasks.math.sizes.pool": None}, 50, "pool: 50 of 51 rows are used"),
     ],
 )

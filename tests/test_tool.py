@@ -310,7 +310,7 @@ BAD_FILES = {
     "half a character": (GOOD + b'{"question": "a \\ud83d b", "target": "c"}\n', r"line 7: .*half a character"),
     "duplicate id": (lines(changed(5, id="s1")), "line 6: id 's1' is that of pool.jsonl line 2 too.*--column id=NAME"),
     "id of no use": (lines(changed(id=[1])), "line 3: field 'id' holds a list: an id is text or a whole number"),
-    "empty id": (lines(changed(id="")), "line 3: field 'id' holds empty text: an id is"),
+    "empty id": (lines(changed(id="")), "line 3: field 'id' holds '': an id is"),
     "broken line": (GOOD + b'{"question": "a", \n', "line 7: not valid JSON"),
     "not UTF-8": (GOOD + b'{"question": "\xe9"}\n', "line 7: is not UTF-8 .byte 0xe9 at column 15.: save"),
     "empty file": (b"", "pool.jsonl holds no samples"),

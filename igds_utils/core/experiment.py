@@ -57,8 +57,8 @@ def claim(root: Path, preset: str) -> None:
         kept = None
     if kept and all(kept[key] != own[key] for key in own):
         raise ConfigError(
-            f"{root} holds the results of another preset of this name, {kept['file']}: change `name` in {file.name}, or "
-            "give another folder of results"
+            f"{root} holds the results of another preset of this name, {kept['file']}: change `name` in {file.name}, "
+            "or give another folder of results"
         )
     if kept != own:
         with suppress(OSError):  # results that may only be read

@@ -38,6 +38,7 @@ ROWS = 1024  # of a Parquet file or of the hub that are in memory at once
 TABLES = (".parquet", ".arrow")
 KNOWN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *TABLES)
 PACKED = {".gz": "gzip", ".zst": "zstd"}
+FILES = (*KNOWN, *PACKED, ".txt", ".zip", ".xlsx", ".yaml")  # what ends so is no dataset of the hub
 HUB_ID = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<split>[\w.-]+))?(@(?P<config>[\w.-]+))?")
 
 Row = tuple[str, dict[str, Any] | str]  # where it stands ("pool.jsonl line 17"); its record, or what is wrong with it
@@ -80,7 +81,7 @@ def find_rows(names: str | Sequence[str], root: Path = Path(), columns: Iterable
             files += _shards(path)
         elif path.is_file():
             files.append(path)
-        elif len(names) == 1 and (found := HUB_ID.fullmatch(name)) and not _like_a_file(path):
+        elif len(names) == 1 and (found := HUB_ID.fullmatch(name)) and path.suffix.lower() not in FILES:
             return source_rows(DataSource(**{k: v for k, v in found.groupdict().items() if v}), columns, name)
         else:
             raise SourceError(
@@ -93,9 +94,16 @@ def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) ->
     """Rows of a source of a preset; name: what messages call it. columns: those that are fetched, by default all."""
     if source.file is not None:
         return find_rows(source.file, PROJECT, columns)
-    if mirror := mirror_folder():
-        return Rows(name, [_mirrored(source, mirror, name)])
-    return Rows(name, [_cached(source, columns, name)], called=title(source))
+    mirror = mirror_folder()
+    try:
+        file = _mirrored(source, mirror) if mirror else _cached(source, columns)
+    except SourceError as error:
+        own = f", or, where the task has data of its own, read that: SET={name.rpartition('.')[0]}={{}}"
+        raise SourceError(
+            f"{name}: {error}. Without a hub, set {MIRROR} to a folder that holds the data"
+            + own * name.startswith("tasks.")
+        ) from error
+    return Rows(name, [file], called="" if mirror else title(source))
 
 
 def title(source: DataSource) -> str:
@@ -112,10 +120,6 @@ def _kind(file: Path) -> tuple[str, str | None]:
     return (Path(file.stem) if packed else file).suffix.lower(), packed
 
 
-def _like_a_file(path: Path) -> bool:
-    return bool(path.suffix.lower() in (*KNOWN, *PACKED, ".txt", ".zip", ".xlsx", ".yaml"))
-
-
 def _shards(folder: Path) -> list[Path]:
     """The files of a folder of shards, in order."""
     if (folder / "dataset_dict.json").is_file():
@@ -125,8 +129,8 @@ def _shards(folder: Path) -> list[Path]:
     found = [file for file in folder.iterdir() if _kind(file)[0] in KNOWN and file.is_file()]
     kinds = sorted({re.sub(r"\d+", "", file.name) for file in found})
     if len(kinds) != 1:
-        several = f"several kinds of files ({', '.join(kinds[:4])})"
-        raise SourceError(f"{folder} holds {several if kinds else 'no data file'}: name those that are meant")
+        held = f"several kinds of files ({', '.join(kinds[:4])})" if kinds else "no data file"
+        raise SourceError(f"{folder} holds {held}: name those that are meant")
     return sorted(found, key=lambda file: [int(number) for number in re.findall(r"\d+", file.name)])
 
 
@@ -145,10 +149,8 @@ def _read(file: Path, called: str, columns: Iterable[str] | None) -> Iterator[Ro
             read = _read_csv if kind in (".csv", ".tsv") else _read_json
             yield from read(stream, called, "\t" if kind == ".tsv" else ",")
     except (OSError, csv.Error, ValueError) as error:  # pyarrow's are among them
-        if isinstance(error, OSError) and error.errno:
-            raise SourceError(f"{called}: {error.strerror}") from None
         what = f"{kind}{file.suffix if packed else ''}"
-        raise SourceError(f"{called} is no whole {what} file ({error}): write it again") from None
+        raise SourceError(f"{called} cannot be read as a whole {what} file ({error}): write it again") from None
 
 
 def _batches(file: Path, kind: str, columns: Iterable[str] | None) -> Iterator[Any]:
@@ -201,11 +203,9 @@ def _read_csv(stream: BinaryIO, called: str, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     rows = csv.DictReader(text, delimiter=delimiter, strict=True)
-    width = len(rows.fieldnames or ())
-    line = rows.line_num + 1
+    wrong, line = f"has not the {len(rows.fieldnames or ())} columns of the header", rows.line_num + 1
     for row in rows:
-        whole = None not in row and None not in row.values()
-        yield f"{called} line {line}", row if whole else f"has not the {width} columns of the header"
+        yield f"{called} line {line}", wrong if None in row or None in row.values() else row
         line = rows.line_num + 1
 
 
@@ -253,22 +253,15 @@ def mirror_folder() -> Path | None:
     return folder
 
 
-def _mirrored(source: DataSource, mirror: Path, name: str) -> Path:
-    if source.mirror:
-        tried = [mirror / source.mirror.path]
-    else:
-        folders = [mirror / source.hub / (source.config or ""), mirror / source.hub]
-        tried = [folder / f"{source.split}.jsonl" for folder in dict.fromkeys(folders)]
-    if found := next((file for file in tried if file.is_file()), None):
+def _mirrored(source: DataSource, mirror: Path) -> Path:
+    places = [f"{source.hub}/{source.config}", source.hub] if source.config else [source.hub]
+    tried = [source.mirror.path] if source.mirror else [f"{place}/{source.split}.jsonl" for place in places]
+    if found := next((mirror / path for path in tried if (mirror / path).is_file()), None):
         return found
-    places = " or ".join(str(file.relative_to(mirror)) for file in tried)
-    raise SourceError(
-        f"{name}: the data mirror {mirror} holds no {places}: put it there, or unset {MIRROR} to use the hub"
-        f"{_instead(name)}"
-    )
+    raise SourceError(f"the data mirror {mirror} holds no {' or '.join(tried)}: put it there")
 
 
-def _cached(source: DataSource, columns: Iterable[str] | None, name: str) -> Path:
+def _cached(source: DataSource, columns: Iterable[str] | None) -> Path:
     """The rows of a hub dataset with these columns, as one JSONL file in the cache."""
     key = json.dumps([source.hub, source.config, source.split, source.revision, columns and sorted(columns)])
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -279,19 +272,7 @@ def _cached(source: DataSource, columns: Iterable[str] | None, name: str) -> Pat
             for row in tqdm(stream_hub(source, columns), desc=f"fetch {source.hub}", unit="row", delay=2):
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    try:
-        return hub.whole(cached, lambda new: fetched(source.hub, lambda: fill(new))) / "rows.jsonl"
-    except SourceError as error:
-        raise SourceError(
-            f"{error}. Without a hub, set {MIRROR} to a folder that holds the data{_instead(name)}"
-        ) from error
-
-
-def _instead(name: str) -> str:
-    """What a task of a preset can read without hub and mirror: data of its own, where it has some."""
-    if not name.startswith("tasks."):
-        return ""
-    return f", or, where the task has data of its own, read that: SET={name.rpartition('.')[0]}={{}}"
+    return hub.whole(cached, lambda new: fetched(source.hub, lambda: fill(new))) / "rows.jsonl"
 
 
 def stream_hub(source: DataSource, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -41,9 +41,8 @@ def check_readable(
                 continue
             if tokens > most:
                 setting = "max_prompt_tokens" if what == "prompts" else "sft.max_length"
-                said = (
-                    f"{tokens:,} tokens of it are read, the model reads at most {most:,}: shorten it, or lower {setting}"
-                )
+                read = f"{tokens:,} tokens of it are read, the model reads at most {most:,}"
+                said = f"{read}: shorten it, or lower {setting}"
         if said:
             problems[number] = said
         else:

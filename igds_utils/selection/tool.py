@@ -84,8 +84,8 @@ def select(
 ) -> Selection:
     """Rank a pool of the user's own and write its best `ratio` into a folder; nothing is written if anything is wrong.
 
-    source, columns: as for `user_pool.read_pool`. skip_bad: leave out records that cannot be used. features: names joined by commas, or a task_features.json;
-    by default those that the causal filter chose.
+    source, columns: as for `user_pool.read_pool`. skip_bad: leave out records that cannot be used. features: names
+    joined by commas, or a task_features.json; by default those that the causal filter chose.
 
     Texts are read, scored and written part by part, so that they may be larger than memory. What is measured is held
     for the whole pool: a number a sample for IGDS, Loss and IFD, a vector for RDS+, LESS and embeddings, the features
@@ -128,7 +128,7 @@ def select(
 
 
 def measure(
-    run: Run, task: str, source: str | list[str], selector: str, features: str, columns: dict | None, left_out: list[int]
+    run: Run, task: str, source: Any, selector: str, features: str, columns: dict | None, left_out: list[int]
 ) -> None:
     """All that a selector needs of a user's pool, for `launch.share`."""
     own = PoolRun(run, read_features(features) if features else None)

@@ -165,8 +165,8 @@ def read_pool(
     """The pool in some files, a folder of shards, or of a dataset on the hub (`rows.find_rows`).
 
     columns: field of the task -> the column that holds it, where they differ, or `{"value": text}` for all records, as
-    in a preset's sources; `id` is one of them, and an empty name numbers the records. left_out: numbers of rows that are
-    passed over. Raises `PoolError`, `ConfigError` or `SourceError`.
+    in a preset's sources; `id` is one of them, and an empty name numbers the records. left_out: numbers of rows that
+    are passed over. Raises `PoolError`, `ConfigError` or `SourceError`.
     """
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
     rows = find_rows(source)

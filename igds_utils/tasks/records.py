@@ -28,6 +28,7 @@ MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
 FINAL = re.compile(r"\n?####\s*(.+?)\s*$")
 SHOWN = 20  # problems that a message lists
 MISSING = object()
+KINDS = {bool: "true or false", list: "a list", dict: "an object"}
 
 
 class BadRecord(ValueError):
@@ -56,37 +57,31 @@ class Records:
     def __init__(self, rows: Rows, task: Task, source: DataSource, scored: bool = True):
         self.rows, self.task, self.source, self.counts = rows, task, source, Counter()
         self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
-        first = self._first = next((record for _, record in rows if isinstance(record, dict)), {})
-        columns = dict(source.columns)
-        known = ({*self.prompt, *parts, "target", "id"}) if not scored else {*columns}
-        if unknown := sorted({*columns} - known):
-            fields = ", ".join(dict.fromkeys([*self.prompt, "target", *parts]))
-            raise ConfigError(f"task {task.name} has no field {unknown[0]!r}; it has {fields}, and id")
-
-        def there(field: str) -> bool:
-            return field in columns or field in first
-
-        asks, answers = next((f for f in FORMATS if all(_in(first, c) for c in f)), (None, None))
-        self.targets = ["target"] if not scored and (there("target") or not all(map(there, parts))) else parts
-        self.format = {}
-        half = asks == ALPACA and len(self.prompt) == 1  # where a prompt of `instruction` alone would lose `input`
-        free = [f for f in self.prompt if not there(f) or half and columns.get(f) == Column(column="instruction")]
-        if asks and len(free) == 1:
-            self.format[free[0]] = Column(column=asks)
-        if answers and task.target_template == f"{{{parts[0]}}}" and not there(parts[0]) and not there("target"):
-            self.targets = parts
-        if answers and len(self.targets) == 1 and not there(self.targets[0]):
+        self._first = next((record for _, record in rows if isinstance(record, dict)), {})
+        known, columns = dict.fromkeys([*self.prompt, "target", *parts, "id"]), source.columns
+        if unknown := [] if scored else sorted({*columns} - {*known}):
+            raise ConfigError(f"task {task.name} has no field {unknown[0]!r}; it has {', '.join(known)}")
+        asks, answers = next((f for f in FORMATS if all(_in(self._first, part) for part in f)), (None, None))
+        free = [field for field in known if field not in columns and field not in self._first]
+        if asks == ALPACA and len(self.prompt) == 1:  # the instruction alone would lose the input
+            free += [field for field in self.prompt if columns.get(field) == Column(column="instruction")]
+        bare = task.target_template == f"{{{parts[0]}}}" and "target" in free  # what fills its field is the target
+        self.targets = parts if scored or "target" in free and (bare or not {*parts} & {*free}) else ["target"]
+        self.format = {}  # fields that a known format fills
+        if asks and len(asked := [field for field in self.prompt if field in free]) == 1:
+            self.format[asked[0]] = Column(column=asks)
+        if answers and len(self.targets) == 1 and self.targets[0] in free and (bare or not scored):
             self.format[self.targets[0]] = Column(column=answers)
         self.fields = list(dict.fromkeys([*self.prompt, *self.targets, *[task.reference] * scored]))
-        self._columns = {field: Column(column=field) for field in self.fields} | columns | self.format
+        self._columns = {field: Column(column=field) for field in [*self.fields, "id"]} | columns | self.format
         self._names = {field: column.names for field, column in self._columns.items()}
-        checked = {*self.fields, *({"id"} & {*columns})} - {*self.format}
+        checked = [f for f in [*self.fields, *({"id"} & {*columns})] if f not in self.format]
         self._unseen = {name: field for field in checked for name in self._names[field]}
-        self._id = None if scored else self._columns.get("id", Column(column="id"))
+        self._id = None if scored else self._columns["id"]
         if wrong := sorted({*source.max_words} - {*self.fields}):
             raise ConfigError(f"max_words of {wrong[0]!r}, which is no field of task {task.name}")
         varied = [[f for f in some if self._columns[f].value is None] for some in (self.prompt, self.targets)]
-        self._needed = [*varied, *([f] for f in self.fields if f not in task.optional)]
+        self._needed = [*filter(None, varied), *([f] for f in self.fields if f not in task.optional)]
         self._needed += [[task.reference]] * scored
 
     def read(self) -> Iterator[tuple[str, dict[str, Any], Example | BadRecord]]:
@@ -100,8 +95,9 @@ class Records:
 
     def check_columns(self) -> None:
         """After a pass: raise `ConfigError` for a column that is named and that no record has."""
-        for name, field in self._unseen.items() if self._first else ():
-            raise ConfigError(f"{self.rows.name}, all records: {self._missing(name, field, self._first)}")
+        for name, field in self._unseen.items():
+            if self._first and find(self._first, name) is MISSING:
+                raise ConfigError(f"{self.rows.name}, all records: {self._missing(name, field, self._first)}")
 
     @property
     def how(self) -> str:
@@ -109,8 +105,7 @@ class Records:
         said = [", ".join(f"{field} is {column.column!r}" for field, column in self.format.items())]
         if self.counts["chats"]:
             said.append("of a chat the first user's turn and the answer to it are read")
-            said += [f"{self.counts[kind]} have {kind}, not read" for kind in ("a system turn", "further turns")
-                     if self.counts[kind]]  # fmt: skip
+            said += [f"{n} have {kind}, not read" for kind, n in self.counts.items() if n and kind != "chats"]
         return "; ".join(filter(None, said))
 
     def _example(self, place: str, record: dict[str, Any] | str) -> Example:
@@ -121,7 +116,7 @@ class Records:
                 raise BadRecord("filtered by where", "filtered")
         texts = {field: self._text(record, field) for field in self.fields}
         for needed in self._needed:
-            if not any(texts[field] for field in needed) and needed:
+            if not any(texts[field] for field in needed):
                 names = " and ".join(repr(self._columns[field].column) for field in needed)
                 raise BadRecord(f"field {names} is empty", "empty")
         if any(len(texts[field].split()) > most for field, most in self.source.max_words.items()):
@@ -141,9 +136,10 @@ class Records:
             file, kind, number = place.rsplit(" ", 2)
             return f"{file}-" * (len(self.rows.files) > 1) + f"{kind}-{number.zfill(6)}"
         if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+            held = KINDS.get(type(value), repr(value))
             more = f" (write {value:.0f}, which an export made a decimal)" if isinstance(value, float) else ""
             raise BadRecord(
-                f"field {self._id.column!r} holds {_kind(value)}: an id is text or a whole number{more}; --column id=NAME "
+                f"field {self._id.column!r} holds {held}: an id is text or a whole number{more}; --column id=NAME "
                 "reads another column, --column id= numbers the records"
             )
         return str(value)
@@ -167,7 +163,7 @@ class Records:
         if isinstance(value, list) and (turns := _turns(value)):
             value = self._turn(turns, name, field)
         if isinstance(value, bool | list | dict):
-            raise BadRecord(f"field {name!r} holds {_kind(value)}, not text: write it as text, or remove the record")
+            raise BadRecord(f"field {name!r} holds {KINDS[type(value)]}, not text: write it as text")
         return "" if value is None else str(value)
 
     def _value(self, record: dict[str, Any], name: str, field: str, optional: bool = False) -> Any:
@@ -183,8 +179,8 @@ class Records:
         called = f"no field {name!r}" + f" for {field!r}" * (field != name)
         return (
             f"{called} (task {self.task.name} needs {', '.join(self.fields)}; the record has "
-            f"{', '.join(map(str, record)) or 'none'}): rename it, or name its column: --column {field}=NAME, or `columns` "
-            "in a preset"
+            f"{', '.join(map(str, record)) or 'none'}): rename it, or name its column: --column {field}=NAME, or "
+            "`columns` in a preset"
         )
 
     def _turn(self, turns: list[tuple[Any, Any]], name: str, field: str) -> Any:
@@ -194,7 +190,8 @@ class Records:
         at = asked[0 if self._columns[self.targets[0]].column == name else -1] if asked else -1
         found = [i for i in answers if i > at] if field in self.targets else [at] * bool(asked)
         if not found:
-            raise BadRecord(f"chat {name!r} has no turn of the {'assistant' if field in self.targets else 'user'}", "empty")
+            who = "assistant" if field in self.targets else "user"
+            raise BadRecord(f"chat {name!r} has no turn of the {who}", "empty")
         if field in self.prompt:
             self.counts["chats"] += 1
             self.counts["a system turn"] += len(roles) < len(turns)
@@ -238,17 +235,3 @@ def _turns(value: list) -> list[tuple[Any, Any]]:
     """(role, text) of a chat's turns; none for another list."""
     chat = all(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in value)
     return [(t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in value] if chat else []
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case bool():
-            return "true or false"
-        case int() | float():
-            return f"the number {value}"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            return "empty text"

@@ -75,28 +75,27 @@ def sourced_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     """The sets of a preset whose data section has `sources`, and what was left out to make them.
 
     A set may come out smaller than its size by the examples that were dropped: another set has them, they repeat (pool
-    and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`, and
-    so is an empty set. facts: `sources` -> name -> rows, used, and of the others how many for which reason; `sets` ->
-    name -> size, asked, repeats, overlaps (set -> examples that this set did without because that one has them).
+    and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`,
+    and so is an empty set. facts: `sources` -> name -> rows, used, left out (reason -> rows); `sets` -> name -> size,
+    asked, repeats, overlaps (set -> examples that this set did without because that one has them).
     """
     sources = {"sources": config.data["sources"]}
     sourced = data_parameters(Sourced, config.model_copy(update={"data": sources}), task.name)
     filled = {one: name for name in sourced.sources for one in sourced.sets_of(name)}
     streams = _own(task, config, seed, set(filled))
+    facts: dict[str, dict[str, Any]] = {}
     for name, source in sourced.sources.items():
-        wanted = [one for one in sourced.sets_of(name) if getattr(config.sizes, one) != 0]
-        if wanted:
-            examples, facts = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
+        if wanted := [one for one in sourced.sets_of(name) if getattr(config.sizes, one) != 0]:
+            examples, facts[name] = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
             random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
-            streams |= dict.fromkeys(wanted, _Stream(name, examples, facts))
+            streams |= dict.fromkeys(wanted, _Stream(name, examples, facts[name]["left out"]))
     sets, counts = deal(streams, config.sizes, task.name)
-    facts = {stream.name: stream.facts for one, stream in streams.items() if one in filled}
-    for one, name in filled.items():
-        if one in streams:
-            facts[name]["used"] = facts[name].get("used", 0) + len(sets[one])
-            if left := sum(1 for _ in streams[one].left):
-                asked = [f"sizes.{other}" for other, source in filled.items() if source == name]
-                facts[name]["left out"][f"beyond {', '.join(asked)} (sizes.pool=null takes all)"] = left
+    for name, found in facts.items():
+        asked = [one for one in sourced.sets_of(name) if one in streams]
+        found["used"] = sum(len(sets[one]) for one in asked)
+        if left := sum(1 for _ in streams[asked[0]].left):
+            beyond = ", ".join(f"sizes.{one}" for one in asked)
+            found["left out"][f"beyond {beyond}" + " (null takes all)" * ("pool" in asked)] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
     return Sets(numbered, {"sources": facts, "sets": counts})
 
@@ -131,18 +130,17 @@ def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Ex
     if source.join_repeats:
         joined = join_repeats(examples)
         out["joined"], examples = len(examples) - len(joined), joined
-    facts = {"rows": counts["rows"], "left out": {reason: n for reason, n in out.items() if n}}
-    return examples, facts | ({"read as": records.how} if records.how else {})
+    left_out = {reason: n for reason, n in out.items() if n}
+    return examples, {"rows": counts["rows"], "left out": left_out, "read as": records.how}
 
 
 class _Stream:
-    """The examples of one source, each of which is dealt once, and how many were dropped on the way."""
+    """The examples of one source, each of which is dealt once, and how many of its rows were left out before."""
 
-    def __init__(self, name: str, examples: Sequence[Example], facts: dict[str, Any] | None = None):
-        self.name, self.total, self.facts = name, len(examples), facts or {}
-        out = self.facts.get("left out", {}).items()
-        self.dropped = sum(n for reason, n in out if not reason.startswith(("filtered", "not drawn")))
-        self.left = iter(examples)
+    def __init__(self, name: str, examples: Sequence[Example], out: dict[str, int] | None = None):
+        self.name, self.total, self.left, self.out = name, len(examples), iter(examples), out or {}
+        lost = (n for reason, n in self.out.items() if not reason.startswith(("filtered", "not drawn")))
+        self.dropped = sum(lost)
 
 
 def _own(task: Task, config: TaskConfig, seed: int, covered: set[str]) -> dict[str, _Stream]:
@@ -186,10 +184,10 @@ def deal(
             own.add(text)
             members.append(example)
         if size != 0 and not members:
-            why = ", ".join([_left_out(stream.facts), *(f"{n} in {other}" for other, n in overlaps.items())])
+            why = _counted(stream.out | {f"in {other}": n for other, n in overlaps.items()}) or "all are dealt"
             raise ConfigError(
-                f"task {task}: no {name} example is left of {stream.name} ({why.strip(', ') or 'it is dealt'}): correct "
-                f"tasks.{task}.data.sources, or lower the sizes of the other sets"
+                f"task {task}: no {name} example is left of {stream.name} ({why}): correct tasks.{task}.data.sources, "
+                "or lower the sizes of the other sets"
             )
         if size and size - len(members) > stream.dropped:
             raise ConfigError(
@@ -241,11 +239,11 @@ def describe(facts: dict[str, Any]) -> str:
         if said or counts["size"] < counts["asked"]:
             parts.append(f"{name} {counts['size']} of {counts['asked']}" + f" ({', '.join(said)})" * bool(said))
     for name, source in facts.get("sources", {}).items():
-        parts += [f"{name}: {source['read as']}"] if "read as" in source else []
-        if out := _left_out(source):
+        parts += [f"{name}: {source['read as']}"] if source["read as"] else []
+        if out := _counted(source["left out"]):
             parts.append(f"{name}: {source['used']} of {source['rows']} rows are used, because {out}")
     return "; ".join(parts)
 
 
-def _left_out(source: dict[str, Any]) -> str:
-    return ", ".join(f"{n:,} {reason}" for reason, n in source.get("left out", {}).items())
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in reasons.items())
