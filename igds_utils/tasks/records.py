@@ -55,7 +55,8 @@ class Records:
     """
 
     def __init__(self, rows: Rows, task: Task, source: DataSource, scored: bool = True):
-        self.rows, self.task, self.source, self.counts = rows, task, source, Counter()
+        self.rows, self.task, self.counts = rows, task, Counter()
+        self._where, self._max_words = source.where.items(), source.max_words.items()
         self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
         self._first = next((record for _, record in rows if isinstance(record, dict)), {})
         known, columns = dict.fromkeys([*self.prompt, "target", *parts, "id"]), source.columns
@@ -111,15 +112,15 @@ class Records:
     def _example(self, place: str, record: dict[str, Any] | str) -> Example:
         if isinstance(record, str):
             raise BadRecord(record)
-        for name, values in self.source.where.items():
+        for name, values in self._where:
             if self._value(record, name, name) not in values:
                 raise BadRecord("filtered by where", "filtered")
         texts = {field: self._text(record, field) for field in self.fields}
-        for needed in self._needed:
+        for needed in self._needed if not all(texts.values()) else ():
             if not any(texts[field] for field in needed):
                 names = " and ".join(repr(self._columns[field].column) for field in needed)
                 raise BadRecord(f"field {names} is empty", "empty")
-        if any(len(texts[field].split()) > most for field, most in self.source.max_words.items()):
+        if any(len(texts[field].split()) > most for field, most in self._max_words):
             raise BadRecord("filtered by max_words", "filtered")
         return self.task.example(texts, self._name(place, record))
 
@@ -127,7 +128,7 @@ class Records:
         """The record's id as text; one without is called by where it stands."""
         if self._id is None:
             return ""
-        if len(self._id.names) > 1:
+        if len(self._names["id"]) > 1:
             return self._text(record, "id")
         value = find(record, self._id.column) if self._id.column else None
         if value is not MISSING:
@@ -148,15 +149,17 @@ class Records:
         column = self._columns[field]
         if column.value is not None:
             return column.value
-        text, names = column.column, self._names[field]
-        pieces = {name: self._piece(record, name, field, len(names) > 1) for name in names}
-        text = pieces[text] if text in pieces else PIECE.sub(lambda name: pieces[name[1]], text)
+        text = None if self._unseen else record.get(column.column)
+        if type(text) is not str:  # the slow way to every other value
+            text, names = column.column, self._names[field]
+            pieces = {name: self._piece(record, name, field, len(names) > 1) for name in names}
+            text = pieces[text] if text in pieces else PIECE.sub(lambda name: pieces[name[1]], text)
         try:
-            text.encode("utf8")
+            text.isascii() or text.encode("utf8")
         except UnicodeEncodeError as error:
             half = f"\\u{ord(text[error.start]):04x}"
             raise BadRecord(f"field {column.column!r} holds half a character ({half}): write it out in full") from None
-        return take(column, text).strip()  # templates put the space around a text
+        return (text if column.take == "text" else take(column, text)).strip()  # templates put the space around it
 
     def _piece(self, record: dict[str, Any], name: str, field: str, optional: bool) -> str:
         value = self._value(record, name, field, optional or field in self.task.optional)
