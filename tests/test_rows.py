@@ -130,7 +130,7 @@ def test_values_come_out_as_json_knows_them(tmp_path):
         ("a.jsonl.gz", gzip.compress(TEXT.encode())[:40], "a.jsonl.gz cannot be read as a whole .jsonl.gz file"),
         ("a.json", b'[{"q": 1}, ', "a.json cannot be read as a whole .json file"),
         ("a.csv", b"q\n\xe9\n", "a.csv cannot be read as a whole .csv file .*utf-8"),
-        ("gone.jsonl", None, "there is no file .*gone.jsonl: correct the path"),
+        ("gone.jsonl", None, "there is no file .*gone.jsonl: correct it"),
         ("some/gone.jsonl.gz", None, "there is no file .*gone.jsonl.gz"),
     ],
 )
@@ -141,6 +141,8 @@ def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=words):
         records(name)
+    with pytest.raises(SourceError, match="there is no file .*some/set"):  # what a preset calls a file is one
+        rows.source_rows(DataSource(file="some/set"), None, "x")
 
 
 @pytest.mark.parametrize(

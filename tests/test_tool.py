@@ -431,7 +431,7 @@ def test_a_bad_request_is_one_message_with_the_mend(case, run, file, finished, c
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("gone.jsonl", r"there is no file .*gone.jsonl: correct the path, or give a dataset of the hub"),
+        ("gone.jsonl", r"there is no file .*gone.jsonl: correct it, or give a dataset of the hub"),
         ("pool.txt", r"pool.txt is of no known kind: write it as .jsonl"),
     ],
 )

@@ -68,32 +68,33 @@ class Rows:
             yield from _read(file, self._called or file.name, self._columns)
 
 
-def find_rows(names: str | Sequence[str], root: Path = Path(), columns: Iterable[str] | None = None) -> Rows:
+def find_rows(names: str | Sequence[str]) -> Rows:
     """Rows of files, of a folder of shards (also one of `datasets.save_to_disk`), or of a dataset of the hub.
 
-    names: one or several; a dataset of the hub as owner/name, owner/name:split or owner/name:split@configuration. root:
-    what relative paths are seen from. A name that ends like a file is never looked up on the hub. Raises `SourceError`.
+    names: one or several; a dataset of the hub as owner/name, owner/name:split or owner/name:split@configuration. What
+    ends like a file is never looked up there. Raises `SourceError`.
     """
+    name = names if isinstance(names, str) else names[0] if len(names) == 1 else ""
+    path, found = Path(name).expanduser(), HUB_ID.fullmatch(name)
+    if found and path.suffix.lower() not in FILES and not path.exists():
+        return source_rows(DataSource(**{k: v for k, v in found.groupdict().items() if v}), None, name)
+    return file_rows(names)
+
+
+def file_rows(names: str | Sequence[str], root: Path = Path(), columns: Iterable[str] | None = None) -> Rows:
+    """Rows of files and folders of shards; root: what relative paths are seen from."""
     names, files = [names] if isinstance(names, str) else names, []
-    for name in names:
-        path = root / Path(name).expanduser()
-        if path.is_dir():
-            files += _shards(path)
-        elif path.is_file():
-            files.append(path)
-        elif len(names) == 1 and (found := HUB_ID.fullmatch(name)) and path.suffix.lower() not in FILES:
-            return source_rows(DataSource(**{k: v for k, v in found.groupdict().items() if v}), columns, name)
-        else:
-            raise SourceError(
-                f"there is no file {path}: correct the path, or give a dataset of the hub as owner/name"
-            )
+    for path in (root / Path(name).expanduser() for name in names):
+        if not path.exists():
+            raise SourceError(f"there is no file {path}: correct it, or give a dataset of the hub as owner/name")
+        files += _shards(path) if path.is_dir() else [path]
     return Rows(" and ".join(Path(name).name or name for name in names), files, columns=columns)
 
 
 def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) -> Rows:
     """Rows of a source of a preset; name: what messages call it. columns: those that are fetched, by default all."""
     if source.file is not None:
-        return find_rows(source.file, PROJECT, columns)
+        return file_rows(source.file, PROJECT, columns)
     mirror = mirror_folder()
     try:
         file = _mirrored(source, mirror) if mirror else _cached(source, columns)
