@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from igds_utils import tasks
-from igds_utils.config.config import PROJECT, ConfigError, load_preset, preset_file
+from igds_utils.config.config import PRESETS, PROJECT, ConfigError, load_preset, preset_file
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
@@ -50,7 +50,8 @@ def claim(root: Path, preset: str) -> None:
     A file may change, and it may be moved: another one differs in both place and content.
     """
     file, record = preset_file(preset), root / "preset.json"
-    own = {"file": str(file.resolve()) if file == Path(preset) else preset, "sha256": sha256(file)}
+    shipped = file.resolve().parent == PRESETS
+    own = {"file": file.stem if shipped else str(file.resolve()), "sha256": sha256(file)}
     try:
         kept = json.loads(record.read_text(encoding="utf8"))
     except (OSError, ValueError):

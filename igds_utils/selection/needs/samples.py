@@ -96,7 +96,8 @@ class Samples:
         training = what == "training_pairs"
         texts = [record["prompt"] for record in self.training_records] if training else self.prompts
         whole = what == "prompts" or getattr(self, what) == getattr(self, f"uncut_{what}")
-        shown = all(max(e.fields.values(), key=len) in text for e, text in zip(self.examples, texts, strict=True))
+        both = zip(self.examples, texts, strict=True) if self.run.config(self.task).max_prompt_tokens else ()
+        shown = all(max(example.fields.values(), key=len) in text for example, text in both)
         return {kind for kind, read in (("prompts", shown), ("targets", whole)) if not read}
 
     def _cut(self, pairs: Iterable[Pair]) -> list[Pair]:
