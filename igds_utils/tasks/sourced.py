@@ -95,7 +95,7 @@ def sourced_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
         found["used"] = sum(len(sets[one]) for one in asked)
         if left := sum(1 for _ in streams[asked[0]].left):
             beyond = ", ".join(f"sizes.{one}" for one in asked)
-            found["left out"][f"beyond {beyond}" + " (null takes all)" * ("pool" in asked)] = left
+            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in asked)] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
     return Sets(numbered, {"sources": facts, "sets": counts})
 
@@ -246,4 +246,4 @@ def describe(facts: dict[str, Any]) -> str:
 
 
 def _counted(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{n:,} {reason}" for reason, n in reasons.items())
+    return ", ".join(f"{reason} ({n:,})" for reason, n in reasons.items())
