@@ -239,7 +239,7 @@ def test_a_pool_of_ones_own_is_used_whole_unless_its_size_is_given(change, pool,
 
 def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror, tmp_path):
     mirror("some/pool", [*problems("test", 5), {"question": "x", "solution": "", "answer": "1"}])
-    words = r"no pool example is left of pool \(field 'solution' is empty \(1\), in test \(5\)\): correct tasks.math.data"
+    words = r"no pool example is left of pool \(field 'solution' is empty \(1\), in test \(5\)\): correct"
     with pytest.raises(ConfigError, match=words):
         tasks.get("math").sets(config(three), 0)
     with pytest.raises(ConfigError, match="generated problems have no end: give tasks.math.sizes.pool a number"):

@@ -112,7 +112,6 @@ def _request(
 ) -> dict[str, Any]:
     """split: whether every arm is a job of its own."""
     chosen = load_preset(preset, model, list(tasks), overrides)
-    claim(Path(results).resolve() / chosen.name, preset)
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
         in_series(task), asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
@@ -154,6 +153,7 @@ def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def _write(request: dict[str, Any]) -> Path:
+    claim(Path(request["root"]), request["parameters"]["preset"])
     Store(Path(request["root"])).write("run.json", request)
     return Path(request["root"], "run.json")
 
