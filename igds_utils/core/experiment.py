@@ -68,15 +68,11 @@ def claim(root: Path, preset: str) -> None:
 
 def counted(run: Run) -> Run:
     """A run whose preset knows the size of every pool: one that is to be used whole is read and counted."""
-    counts = {
-        name: len(run.sets(name)["pool"]) for name in run.tasks if run.config(name).sizes.pool is None
-    }
-    if counts:
-        tasks = {
-            name: config.model_copy(update={"sizes": config.sizes.model_copy(update={"pool": counts[name]})})
-            for name, config in run.preset.tasks.items() if name in counts
-        }  # fmt: skip
-        run.preset = run.preset.model_copy(update={"tasks": {**run.preset.tasks, **tasks}})
+    for name, config in run.preset.tasks.items():
+        if config.sizes.pool is None:
+            sizes = config.sizes.model_copy(update={"pool": len(run.sets(name)["pool"])})
+            tasks = run.preset.tasks | {name: config.model_copy(update={"sizes": sizes})}
+            run.preset = run.preset.model_copy(update={"tasks": tasks})
     return run
 
 
