@@ -165,7 +165,7 @@ def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monk
         run, "math", recall.candidates(recalled, config.max_candidates)
     )
     lines = []
-    monkeypatch.setattr(run, "models", None)  # nothing is read or generated again
+    monkeypatch.setattr(run, "_models", None)  # nothing is read or generated again
     monkeypatch.setattr(run.store, "log", lines.append)
     found = stability.identify(run, "math", "own")
     assert lines and all(line.endswith("up to date") for line in lines)

@@ -35,7 +35,7 @@ class SourceRun(Run):
         changed = config.model_copy(update={"data": config.data | chosen.sources[source], "sizes": sizes})
         tasks = parent.preset.tasks | {task: changed}
         super().__init__(parent.preset.model_copy(update={"tasks": tasks}), parent.root)
-        self.parent, self.models = parent, parent.models
+        self.parent, self._models = parent, parent._models
 
     @property
     def tokenizer(self):
