@@ -108,7 +108,7 @@ def test_every_need_has_a_row_a_sample_and_is_stored_once(run, monkeypatch):
     for need in MEASUREMENTS:
         context.need(need)  # checks the number of rows itself
     calls = []
-    monkeypatch.setattr(run, "models", None)  # a second context reads what is stored, without models and SAEs
+    monkeypatch.setattr(run, "_models", None)  # a second context reads what is stored, without models and SAEs
     monkeypatch.setattr(run, "saes", None)
     monkeypatch.setattr(run.store, "log", calls.append)
     again = pool.context(run, "math")
