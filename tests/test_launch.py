@@ -190,7 +190,7 @@ def test_a_filter_that_a_pool_needs_starts_no_processes_of_its_own_where_one_ask
 def test_two_processes_identify_as_one(tmp_path, steps):
     """Recall, causal filter and a source of the stability notebook, all in several parts."""
     found = []
-    many = {"tasks.math.sizes.prior": 130, "tasks.math.sizes.validation": 130, "intervention.racing": [0.5]}
+    many = {"tasks.math.sizes.prior": 130, "tasks.math.sizes.validation": 130}
     for processes in (1, 2):
         changes = {"launch.processes": processes} | many
         run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
