@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Cache
 
 from igds_utils.engine.batching import even_chunks, positions
 from igds_utils.engine.caching import Prefix, read_prefix
@@ -34,25 +33,6 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
-
-
-@torch.inference_mode()
-def forward_rows(
-    lm: LM, ids: Tensor, cache: Cache, mask: Tensor, steering: Steering | None, first: bool
-) -> Tensor:
-    """Final hidden states (rows, positions, width) of tokens that follow a cached prefix.
-
-    ids: (rows, positions); mask: (rows, prefix + positions).
-    """
-    with steering.applied(lm, first) if steering else nullcontext():
-        return last_hidden(
-            lm,
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions(mask)[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-        )
 
 
 @torch.inference_mode()
@@ -85,8 +65,10 @@ def decode(
         steering.assign([feature for _, feature in rows])
     for step in range(max_new_tokens):
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        hidden = forward_rows(lm, ids, cache, mask, steering, first=step == 0)[:, -1]
-        chosen = choose(unembed(lm, hidden).float())
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)[:, -1:]}
+        with steering.applied(lm, first=step == 0) if steering else nullcontext():
+            hidden = last_hidden(lm, **inputs, past_key_values=cache, use_cache=True)  # (rows, 1, width)
+        chosen = choose(unembed(lm, hidden[:, -1]).float())
         for row, token in zip(alive, chosen.tolist(), strict=True):
             if row in ended:
                 continue

@@ -66,15 +66,16 @@ def measure(
         run, task, name, f"{folder or task}/originals_{name}.jsonl", list(samples.values()), new, rows
     )
 
-    def amplified(some: list[Feature], own: list[str]) -> pd.DataFrame:
-        return intervention.amplified_scores(
-            run.lm, run.saes, some, [samples[i] for i in own], run.score(task), new, settings.scale,
-            settings.positions, run.task(task).stops, [originals[i] for i in own], run.preset.batch_tokens,
-        )  # fmt: skip
-
     def build(some: Sequence[Part]) -> list[pd.DataFrame]:
         together, own = some[0][0], [sample_id for _, sample_id in some]
-        made = pd.concat([amplified(fitting, own) for fitting in even_chunks(together, rows)])
+        tables = [
+            intervention.amplified_scores(
+                run.lm, run.saes, fitting, [samples[i] for i in own], run.score(task), new, settings.scale,
+                settings.positions, run.task(task).stops, [originals[i] for i in own], run.preset.batch_tokens,
+            )
+            for fitting in even_chunks(together, rows)
+        ]  # fmt: skip
+        made = pd.concat(tables)
         return [made[made["sample_id"] == sample_id] for sample_id in own]
 
     return run.make_in_parts(

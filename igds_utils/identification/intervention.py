@@ -16,7 +16,7 @@ import pandas as pd
 from igds_utils.data.stats import paired_difference
 from igds_utils.engine import forced, generation
 from igds_utils.engine.batching import even_chunks
-from igds_utils.engine.caching import Prefix, read_prefix
+from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample
@@ -79,7 +79,8 @@ def amplified_scores(
     answer = dict(zip(active, made, strict=True))
     answers = [answer.get((s, feature), originals[s]) for s, feature in amplified]
     rows = [*((s, None) for s in range(len(samples))), *amplified]
-    loglik = target_loglik(lm, prefix, samples, rows, steering, batch_tokens)
+    targets = [sample.tokens[len(sample.prompt) - 1 :] for sample in samples]
+    loglik = forced.log_likelihoods(lm, prefix, targets, rows, steering, batch_tokens)
     table = pd.DataFrame(
         {
             "sample_id": [samples[s].id for s, _ in rows],
@@ -87,7 +88,7 @@ def amplified_scores(
             "feature": [feature.index if feature else -1 for _, feature in rows],
             "output": [generation.to_text(lm, tokens, stop) for tokens in [*originals, *answers]],
             "tokens": [len(tokens) for tokens in [*originals, *answers]],
-            "loglik": loglik,
+            "loglik": [fmean(row) for row in loglik],  # of a target token
         }
     )
     distinct = list(dict.fromkeys(zip([s for s, _ in rows], table["output"], strict=True)))
@@ -96,23 +97,6 @@ def amplified_scores(
     table["score"] = [of_output[s, output] for (s, _), output in zip(rows, table["output"], strict=True)]
     original = table[table["layer"] < 0].drop(columns=["layer", "feature"])
     return table[table["layer"] >= 0].merge(original, on="sample_id", suffixes=("_amplified", "_original"))
-
-
-def target_loglik(
-    lm: LM,
-    prefix: Prefix,
-    samples: Sequence[Sample],
-    rows: Sequence[tuple[int, Feature | None]],
-    steering: Steering,
-    batch_tokens: int = 2048,
-) -> list[float]:
-    """Mean log-likelihood a target token of each row, teacher-forced under the row's amplification.
-
-    prefix: of the samples' prompts. rows: (index of a sample, feature to amplify or None).
-    """
-    given = [sample.tokens[len(sample.prompt) - 1 :] for sample in samples]
-    values = forced.log_likelihoods(lm, prefix, given, rows, steering, batch_tokens)
-    return [fmean(row) for row in values]
 
 
 def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, seed: int) -> pd.DataFrame:
