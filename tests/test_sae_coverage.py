@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy
+from test_plots import POINTS, assert_tidy, intervals, points, rows
 
 from igds_utils import plots
 from igds_utils.analysis import sae_coverage
@@ -79,9 +79,11 @@ def test_table_figure_and_sentence():
         {"math": table, "translation": table}, {"math": POINTS, "translation": POINTS}
     )
     assert_tidy(figure)
-    assert "none tested" in [text.get_text() for text in figure.axes[0].texts]
+    effects = points(figure.axes[0], "samples that chose")
+    assert len(rows(figure.axes[0])) == 6 and np.isnan(effects[2]).all()  # none tested on layer 3
+    assert len(intervals(figure.axes[0])) == 5
     told = sae_coverage.story(table, POINTS)
     assert "With all layers the best feature is l2_p0, +30.0 points on held-out samples" in told
     assert "−10.0 [−20.0, +5.0] on the confirmation samples; 3 of 5 smaller windows find the same one" in told
-    diamonds = [mark for mark in figure.axes[0].collections if len(mark.get_paths()[0].vertices) == 5]
-    assert [mark.get_offsets()[0].tolist() for mark in diamonds] == [[-10.0, row] for row in (1, 3, 4, 5)]
+    again = [place for place in points(figure.axes[0], "confirmation") if not np.isnan(place[0])]
+    assert again == [(-10.0, row) for row in (1, 3, 4, 5)]

@@ -49,6 +49,35 @@ def test_a_new_word_rises_beyond_chance_beside_words_that_vary_without_aim():
     assert unaimed["p"].min() > 0.05
 
 
+def test_outputs_that_only_get_shorter_or_longer_lift_no_word():
+    random = np.random.default_rng(0)
+    zipf = 1 / np.arange(1, 27)
+    draw = lambda n: list(random.choice(list("abcdefghijklmnopqrstuvwxyz"), n, p=zipf / zipf.sum()))  # noqa: E731
+    texts = [["to", "solve", "this", *draw(random.integers(30, 60)), "final", "answer"] for _ in range(48)]
+    original = [" ".join(text) for text in texts]
+    for share in (0.2, 0.5, 0.9):
+        short = [" ".join(text[: int(share * len(text))]) for text in texts]
+        assert not semantics.lexical_shift(original, short)["rises"].any()
+        planted = [text + " step" * (i % 2) for i, text in enumerate(short)]
+        found = semantics.lexical_shift(original, planted)
+        assert found.loc[found["rises"], "word"].tolist() == ["step"] and found["rises"][0]
+    longer = semantics.lexical_shift(*([" ".join(draw(n)) for _ in range(48)] for n in (30, 90)))
+    assert not longer["rises"].any()
+
+
+def test_the_sentence_names_the_words_in_colour():
+    """A word that rises beyond chance stands first, however many grey words have a higher z."""
+    table = pd.DataFrame(
+        {"word": list("abcdefghijkl"), "original": 1, "amplified": 2, "z": [1.0, *range(12, 1, -1)],
+         "p": [0.01] + [0.5] * 11, "rises": [True] + [False] * 11}
+    )  # fmt: skip
+    axis = rising_words({"math": table}, {"math": "l6_p9"}).axes[0]
+    colours = [patch.get_facecolor()[:3] for patch in axis.patches]
+    assert colours[0] != colours[1] and len(set(colours[1:])) == 1
+    assert axis.get_yticklabels()[0].get_text().split() == ["a", "1", "→", "2"]
+    assert semantics.story(table) == "of 12 words 1 rise beyond chance: a."
+
+
 def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word_as_high():
     same = ["the sum of apples is now four"] * 30
     steady = semantics.lexical_shift(same, [text + " step" for text in same])
@@ -58,9 +87,9 @@ def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word
     once = semantics.lexical_shift(same, [*same[1:], same[0] + " step" * 30])
     assert once["z"][0] == pytest.approx(steady["z"][0]) and once["p"][0] > 0.4
     assert semantics.story(once) == "no word of 8 rises beyond chance."
-    blue, grey = (rising_words({"math": table}, {"math": "l6_p9"}) for table in (steady, once))
-    colours = [figure.axes[0].patches[0].get_facecolor()[:3] for figure in (blue, grey)]
-    assert colours[0] != colours[1] and len(set(colours[1])) == 1
+    some, none = (rising_words({"math": table}, {"math": "l6_p9"}).axes[0].containers for table in (steady, once))
+    assert [bars.get_label() for bars in some] == ["beyond chance", "no more than chance allows"]
+    assert [len(bars) for bars in some][0] == 1 and len(none[0]) == 0 and len(none[1]) > 0
 
 
 def test_equal_outputs_rise_nowhere_and_no_output_gives_an_empty_table():
@@ -113,6 +142,5 @@ def test_figures_5_6_and_7_name_what_they_were_given():
     assert "l2_p1" in shown and "l5_p77" in shown and "l6_p4" not in shown
     shift = semantics.lexical_shift(["a b"], ["step step b"])
     assert "step" in texts(rising_words({"math": shift}, {"math": "l6_p9"}))
-    assert "no word" in texts(
-        rising_words({"math": semantics.lexical_shift(["a"], ["a"])}, {"math": "l6_p9"})
-    )
+    empty = rising_words({"math": semantics.lexical_shift(["a"], ["a"])}, {"math": "l6_p9"})
+    assert "no word" in empty.get_suptitle()

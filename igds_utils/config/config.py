@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +26,58 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 class ConfigError(ValueError):
     """A preset or an override that cannot be used; the message names the file, the field and the mend."""
+
+
+# ---- what a caller gives ---------------------------------------------------------------------------------
+
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 5e-5 for text
+NEXT_CHANGE = re.compile(r"(\s+)(?=[A-Za-z_][\w.@-]*=)")  # where another FIELD=VALUE may begin
+
+
+def task_names(tasks: Any) -> list[str]:
+    """Names of tasks from a list, or from text as `--tasks` and papermill's -p give it: "math,translation"."""
+    if isinstance(tasks, str):
+        return [name.strip() for name in tasks.split(",") if name.strip()]
+    if not isinstance(tasks or [], (list, tuple)) or not all(isinstance(name, str) for name in tasks or []):
+        raise ConfigError(f"tasks must be a list of names, with papermill -y 'tasks: [math]', not {tasks!r}")
+    return list(tasks or [])
+
+
+def changes(overrides: Any) -> dict[str, Any]:
+    """Dotted fields of a preset and their values, from a dictionary, or from text: "recall.tau=0.5 sft.lr=5e-5".
+
+    A value is read as YAML: 0.5 and 5e-5 are numbers, [a, b] is a list, {"a": "b c"} an object, chat is text. It ends
+    where it is whole and the next FIELD= begins.
+    """
+    if not isinstance(overrides or "", str):
+        if not isinstance(overrides, dict) or not all(isinstance(field, str) for field in overrides):
+            raise ConfigError(
+                f"overrides must name fields, with papermill -y 'overrides: {{recall.tau: 0.5}}', not {overrides!r}"
+            )
+        return dict(overrides)
+    found, parts = {}, NEXT_CHANGE.split((overrides or "").strip())
+    while parts and parts != [""]:
+        field, equals, value = parts.pop(0).partition("=")
+        if not equals or not field:
+            raise ConfigError(f"{field!r} is not FIELD=VALUE, as in recall.tau=0.5")
+        while (read := _value(value)) is _UNREADABLE:
+            if not parts:
+                raise ConfigError(f"{field}: {value!r} is no YAML: close its brackets and quotes")
+            value += parts.pop(0) + parts.pop(0)
+        found[field] = read
+        del parts[:1]  # the space before the next one
+    return found
+
+
+_UNREADABLE = object()
+
+
+def _value(text: str) -> Any:
+    try:
+        read = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return _UNREADABLE
+    return float(read) if isinstance(read, str) and NUMBER.fullmatch(read) else read
 
 
 # ---- reading ---------------------------------------------------------------------------------------------
@@ -47,18 +100,25 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def preset_file(name: str) -> Path:
+    """The file of a preset that is named, or named by its path."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+
+
 def load_preset(
     name: str,
     model: str = "",
-    tasks: list[str] | None = None,
-    overrides: dict[str, Any] | None = None,
+    tasks: list[str] | str | None = None,
+    overrides: dict[str, Any] | str | None = None,
 ) -> Preset:
     """Read a preset by name or path, keep one model and the named tasks, and apply dotted overrides.
 
-    The chosen model's own `overrides` come first, so that the caller's win.
-    Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
+    The chosen model's own `overrides` come first, so that the caller's win. Text is read as by `task_names` and
+    `changes`. A source that the caller names for the pool is used whole (`sizes.pool` none) unless the caller gives
+    that size as well. Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    name, tasks, overrides = str(name), task_names(tasks), changes(overrides)
+    path = preset_file(name)
     if not path.is_file():
         raise ConfigError(
             f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file"
@@ -71,14 +131,15 @@ def load_preset(
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
     # what the caller makes of it says which model is chosen, and what that one changes
     asked = copy.deepcopy(raw)
-    _change(asked, overrides or {}, "override")
+    _change(asked, overrides, "override")
     chosen = model or asked.get("model")
     _change(raw, _of_model(asked, chosen), f"{path.name}: models.{chosen}.overrides:")
-    _change(raw, overrides or {}, "override")
-    for task in raw.get(
-        "tasks", {}
-    ).values():  # a task states only what it changes of the shared training settings
+    _change(raw, overrides, "override")
+    for name, task in raw.get("tasks", {}).items():
+        # a task states only what it changes of the shared training settings
         task["sft"] = {**raw.get("sft", {}), **task.get("sft", {})}
+        if _own_pool(f"tasks.{name}", overrides) and "sizes" in task:
+            task["sizes"] = {**task["sizes"], "pool": None}
     raw.pop("sft", None)
     if model:
         raw["model"] = _known(model, raw.get("models", {}), "model", path.name)
@@ -92,6 +153,17 @@ def load_preset(
     return preset
 
 
+def _own_pool(task: str, overrides: dict[str, Any]) -> bool:
+    """Whether overrides name a source that fills a task's pool, and no size of it."""
+    changed: dict[str, Any] = {}
+    _change(changed, {key: value for key, value in overrides.items() if f"{key}.".startswith(f"{task}.")}, "")
+    made = _at(changed, *task.split("."))
+    for name, source in _at(made, "data", "sources").items():
+        if {"file", "hub"} & {*_at(source)} and "pool" in (source.get("sets") or [name]):
+            return "pool" not in _at(made, "sizes")
+    return False
+
+
 def _known(name: str, known: Any, what: str, file: str) -> str:
     if name not in known:
         raise ConfigError(f"{file}: no {what} {name!r}; known: {', '.join(known)}")
@@ -100,10 +172,14 @@ def _known(name: str, known: Any, what: str, file: str) -> str:
 
 def _of_model(raw: dict, model: Any) -> dict[str, Any]:
     """The overrides of a model; none where the preset does not have the form of one, which validation will say."""
-    found = raw
-    for key in ("models", str(model), "overrides"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return {str(field): value for field, value in found.items()} if isinstance(found, dict) else {}
+    return {str(field): value for field, value in _at(raw, "models", str(model), "overrides").items()}
+
+
+def _at(raw: Any, *keys: str) -> dict[str, Any]:
+    """The fields at a place of a preset; none where it does not have that form."""
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw if isinstance(raw, dict) else {}
 
 
 def _change(raw: dict, overrides: dict[str, Any], whose: str) -> None:

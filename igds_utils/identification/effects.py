@@ -18,8 +18,8 @@ import pandas as pd
 
 from igds_utils.core import launch
 from igds_utils.core.experiment import Run
+from igds_utils.engine import caching
 from igds_utils.engine.batching import even_chunks
-from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.prompts import Sample
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import intervention
@@ -61,7 +61,8 @@ def measure(
     if run.store.fresh(path, **inputs):  # without the model and an SAE, which tell how the work is parted
         return run.make(path, lambda: pd.DataFrame(), **inputs)  # nothing is made: it says so, and reads
     samples = {sample.id: sample for sample in run.samples(task, ids)}
-    rows = rows_that_fit(run, list(samples.values()), new)
+    longest = max(len(sample.prompt) for sample in samples.values()) + new
+    rows = caching.rows_that_fit(run.lm, longest, settings.cache_gb)
     originals = _originals(
         run, task, name, f"{folder or task}/originals_{name}.jsonl", list(samples.values()), new, rows
     )
@@ -148,9 +149,3 @@ def batches_of(parts: Sequence[Part], rows: int) -> Iterator[list[Part]]:
     """Neighbours with the same features that decode together: at most `rows` rows (feature, sample), or one part."""
     for features, same in groupby(parts, key=itemgetter(0)):
         yield from even_chunks(list(same), max(1, rows // len(features)))
-
-
-def rows_that_fit(run: Run, samples: Sequence[Sample], max_new_tokens: int) -> int:
-    """How many rows may decode together within the preset's memory for their caches (`intervention.cache_gb`)."""
-    longest = max(len(sample.prompt) for sample in samples) + max_new_tokens
-    return max(1, int(run.preset.intervention.cache_gb * 1e9 / cache_bytes(run.lm, longest)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from random import Random
 from string import Formatter
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ HELD_OUT = ("test", "validation", "confirmation")
 
 # What chat templates end turns with; `prompts.as_text` asks the tokenizer itself
 CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]")
+QUOTES = str.maketrans("‘’“”", "''\"\"")
 
 Data = TypeVar("Data", bound=Strict)
 
@@ -56,14 +59,19 @@ class Sets(dict[str, list[Example]]):
         self.facts = facts or {}
 
 
+@cache
 def placeholders(template: str) -> list[str]:
     """The names in braces of a `str.format` template, each once, in order."""
     return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
 
 
 def normalize(text: str) -> str:
-    """Lower-case words and numbers, one space apart: two texts that say the same come out equal."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    """A text in NFC and lower case, with straight quotes, single spaces and no full stop at its end.
+
+    Two texts that say the same come out equal. Nothing else is dropped: 5 and -5, C and C++, 3/4 and 3 4 differ.
+    """
+    lower = unicodedata.normalize("NFC", text).lower().translate(QUOTES)
+    return " ".join(lower.split()).rstrip(".。।")
 
 
 def data_parameters(schema: type[Data], config: TaskConfig, task: str) -> Data:
@@ -96,6 +104,9 @@ def split(examples: list[Example], sizes: Sizes, task: str) -> dict[str, list[Ex
 
     Raises `ConfigError` if there are too few, `ValueError` if two say the same.
     """
+    if sizes.pool is None:
+        others = sum(getattr(sizes, name) for name in SETS if name != "pool")
+        sizes = sizes.model_copy(update={"pool": max(2, len(examples) - others)})
     needed = sum(getattr(sizes, name) for name in SETS)
     if len(examples) < needed:
         asked = ", ".join(f"{name} {getattr(sizes, name)}" for name in SETS)

@@ -22,7 +22,7 @@ import pandas as pd
 from igds_utils.config.settings import Benchmark
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
-from igds_utils.data.sources import MIRROR, mirror_folder
+from igds_utils.data.rows import MIRROR, Rows, mirror_folder
 
 if TYPE_CHECKING:
     from igds_utils.engine.lm import LM
@@ -183,8 +183,7 @@ def _rows(file: Path) -> list[dict]:
         raise SourceError(
             f"{file} is not there: put it into the data mirror, or unset {MIRROR} to use the hub"
         )
-    with file.open(encoding="utf8") as lines:
-        return [json.loads(line) for line in lines]
+    return [record for _, record in Rows(file.name, [file])]
 
 
 def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
@@ -197,10 +196,16 @@ def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
 
 
 def _truthfulqa_mirror() -> dict[str, list[dict]]:
-    """The `generation` rows as MC2 asks them: all true answers, then all false ones."""
+    """The `generation` rows as MC2 asks them: all true answers, then all false ones, each ending in a full stop.
+
+    The official multiple-choice items end in one, the `generation` rows do not.
+    """
     rows = []
     for row in _rows(mirror_folder() / "truthfulqa/truthful_qa/generation/validation.jsonl"):
-        true, false = row["correct_answers"], row["incorrect_answers"]
+        true, false = (
+            [answer.removesuffix(".") + "." for answer in row[name]]
+            for name in ("correct_answers", "incorrect_answers")
+        )
         targets = {"choices": true + false, "labels": [1] * len(true) + [0] * len(false)}
         rows.append({"question": row["question"], "mc1_targets": targets, "mc2_targets": targets})
     return {"validation": rows}

@@ -99,8 +99,9 @@ def llama_factory_records(
 def llama_factory_training(run: Run, task: str, arm: Arm, samples: int) -> dict[str, Any]:
     """The recipe of `sft` in LLaMA-Factory's words, on as many devices as the preset has processes.
 
-    Two things stay its own: the order of the samples, and how one of more than `cutoff_len` tokens is cut. Like `sft`
-    it cuts the target of a short prompt; of a long prompt with a short target it cuts the prompt.
+    Two things stay its own: the order of the samples, and how one of more than `cutoff_len` tokens is cut. `sft` cuts
+    the target alone. LLaMA-Factory (`infer_seqlen`) cuts the prompt where the target has less than half of cutoff_len,
+    else the target where the prompt has less than half, else both in proportion to their lengths.
     """
     config, model = run.config(task).sft, run.preset.chosen.train
     on_hub = isinstance(model, HubRef)
