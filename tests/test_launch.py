@@ -201,7 +201,7 @@ def test_two_processes_identify_as_one(tmp_path, steps):
         found.append({path.relative_to(run.root): path for path in run.root.rglob("*") if path.is_file()})
     assert [*found[0]] and sorted(found[0]) == sorted(found[1])
     tables = [path for path in found[0] if path.suffix == ".parquet"]
-    assert len(tables) == 8
+    assert len(tables) == 4
     for path in tables:
         one, two = (pd.read_parquet(files[path]) for files in found)
         pd.testing.assert_frame_equal(one, two, check_exact=True)
