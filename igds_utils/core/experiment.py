@@ -116,7 +116,7 @@ class Run:
         """What was left out to make the sets, which pool samples share 13 words in a row with a test item, and whether
         the test references fit into `max_new_tokens`, which is printed where they do not.
         """
-        from igds_utils.training.evaluation import answer_room
+        from igds_utils.engine.prompts import answer_room
 
         sets, limit = self.sets(task), self.config(task).max_new_tokens
 

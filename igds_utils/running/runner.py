@@ -224,7 +224,7 @@ def _end(process: subprocess.Popen, patience: float) -> None:
 
 def _export_report(root: Path) -> Path:
     """The executed report as one HTML file that opens without a network."""
-    from igds_utils.reporting.report import ReportError, export_html
+    from igds_utils.reporting.page import ReportError, export_html
 
     try:
         return export_html(root / "notebooks" / f"{REPORT_STAGES[-1]}.ipynb", root / "report.html")
