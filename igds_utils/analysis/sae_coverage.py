@@ -78,7 +78,7 @@ def _halves(n: int, splits: int, seed: int) -> np.ndarray:
 def _held_out(matrix: EffectMatrix, window: list[int], halves: np.ndarray) -> float:
     """Mean effect, on the samples that had no part in choosing it, of the best of a window's features."""
     rows = np.isin(matrix.layers, window)
-    if rows.sum() < 2:  # one, or all of them left a race early
+    if rows.sum() < 2:  # no other could have been chosen
         return np.nan
     delta, loglik, size = matrix.delta[rows], matrix.loglik[rows], halves[0].sum()
     best = winners(halves @ delta.T / size, halves @ loglik.T / size)  # (splits,)
