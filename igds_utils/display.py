@@ -142,11 +142,6 @@ def arm_title(arm: str) -> str:
     return f"{selector_title(selector)}{share}{f', seed {seed}' if seed else ''}"
 
 
-def layer_names(layers: list[int]) -> str:
-    """`6` or `6 to 18`: neighbours among the layers that have an SAE."""
-    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
-
-
 def task_title(task: str) -> str:
     return task.replace("_", " ").capitalize()
 

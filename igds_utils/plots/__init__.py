@@ -20,7 +20,7 @@ from igds_utils.plots.selection import (
     precision_dots,
     score_distributions,
 )
-from igds_utils.plots.stability import rank_agreement, sae_coverage
+from igds_utils.plots.stability import rank_agreement
 from igds_utils.plots.style import SELECTOR_COLOURS, save_figure, selector_colour, use_style
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "rank_agreement",
     "recall_frequency",
     "rising_words",
-    "sae_coverage",
     "save_figure",
     "score_against_ratio",
     "score_distributions",

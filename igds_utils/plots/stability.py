@@ -1,24 +1,11 @@
-"""Table 5 as a picture, and how identification depends on the layers that have an SAE."""
+"""Table 5 as a picture."""
 
 from __future__ import annotations
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from igds_utils.display import Metric, layer_names, task_title
-from igds_utils.plots.style import (
-    ACCENT,
-    AGAIN,
-    COLUMN,
-    GRID,
-    INK,
-    MUTED,
-    PAGE,
-    beside_line,
-    interval_line,
-    new_figure,
-)
+from igds_utils.plots.style import ACCENT, COLUMN, INK, MUTED, PAGE, new_figure
 
 
 def rank_agreement(
@@ -64,39 +51,3 @@ def _ranks(axis: Axes, columns: dict[str, list[str]], shared: set[str]) -> None:
     axis.tick_params(length=0)
     for side in axis.spines.values():
         side.set_visible(False)
-
-
-def sae_coverage(found: dict[str, pd.DataFrame], metrics: dict[str, Metric]) -> Figure:
-    """Effect of the best feature if only a window of layers had SAEs: one row a window, one panel a task.
-
-    `found[task]` = `sae_coverage.identify_on_layers`. Ring and line: the effect and its interval on the samples that
-    chose the feature; dot: on samples that did not; diamond: on the confirmation set, where it was measured there.
-    """
-    figure, axes = new_figure(PAGE if len(found) > 1 else COLUMN + 0.6, 2.7, columns=len(found), sharey=True)
-    for axis, (task, table) in zip(axes[0], found.items(), strict=True):
-        metric, last = metrics[task], len(table) - 1
-        axis.axvline(0, color=GRID, linewidth=0.8)
-        for row, window in enumerate(table.to_dict("records")):
-            if not window["tested"]:
-                beside_line(
-                    axis, 0.5, row, "none tested", "x", ha="center", va="center", color=MUTED, fontsize=7
-                )
-                continue
-            colour = ACCENT if row == last else MUTED
-            interval_line(axis, window["delta_low"], window["delta_high"], row, metric, colour, 0.9)
-            ring = {"facecolor": "white", "edgecolor": colour, "zorder": 3}
-            axis.scatter(window["delta"] * metric.factor, row, s=22, **ring)
-            axis.scatter(window["held_out"] * metric.factor, row, s=20, color=colour, zorder=4)
-            if pd.notna(again := window["confirmation_delta"]):
-                axis.scatter(again * metric.factor, row, s=18, marker="D", color=AGAIN, zorder=5)
-        axis.set_yticks(range(len(table)), [layer_names(window) for window in table["layers"]])
-        axis.set(title=task_title(task), xlabel=f"effect δ ({metric.unit})", ylim=(last + 0.6, -0.6))
-        axis.tick_params(axis="y", length=0)
-        axis.margins(x=0.08)
-    axes[0, 0].get_yticklabels()[-1].set(color=ACCENT, fontweight="bold")
-    axes[0, 0].set_ylabel("layers that have an SAE")
-    note = (
-        "ring: on the samples that chose the feature, with interval; dot: held out; diamond: confirmation set"
-    )
-    figure.supxlabel(note, fontsize=7, color=MUTED)
-    return figure
