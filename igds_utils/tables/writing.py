@@ -49,6 +49,4 @@ def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
     form = "".join(r"p{0.6\linewidth}" if cells[column].str.len().max() > 60 else "l" for column in cells)
     style = cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     title = re.sub(r"([%&#_$])", r"\\\1", caption)
-    return style.to_latex(hrules=True, caption=title, label=f"tab:{name}", column_format=form).translate(
-        SIGNS
-    )
+    return style.to_latex(hrules=True, caption=title, label=f"tab:{name}", column_format=form).translate(SIGNS)
