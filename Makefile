@@ -16,7 +16,9 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
 
-WHAT = --preset '$(PRESET)' --tasks '$(TASKS)' --model '$(MODEL)' $(foreach change,$(SET),--set '$(change)')
+# As they were given, whatever quotes and spaces they hold; igds tells the changes in SET apart.
+export PRESET TASKS MODEL SET RESULTS
+WHAT = --preset "$$PRESET" --tasks "$$TASKS" --model "$$MODEL" --set "$$SET"
 
 KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
@@ -30,7 +32,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 reproduce: $(STAMP) ## run the whole pipeline of a preset; ends with results/PRESET/report.html
-	@$(BIN)/igds run $(WHAT) --results '$(RESULTS)'
+	@$(BIN)/igds run $(WHAT) --results "$$RESULTS"
 
 test: $(STAMP) ## lint and test (minutes)
 	@$(BIN)/ruff check .
@@ -44,13 +46,13 @@ plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs 
 	@$(BIN)/igds plan $(WHAT)
 
 report: $(STAMP) ## make tables, figures and report again from stored results
-	@$(BIN)/igds report $(WHAT) --results '$(RESULTS)'
+	@$(BIN)/igds report $(WHAT) --results "$$RESULTS"
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks
 
 saes: $(STAMP) ## train the SAEs of the default model again
-	@$(BIN)/igds saes $(WHAT) --results '$(RESULTS)'
+	@$(BIN)/igds saes $(WHAT) --results "$$RESULTS"
 
 clean: ## remove what runs produced (keeps results/reference, .venv and the download cache)
 	@git clean -fdXq -- results notebooks igds_utils tests
@@ -61,13 +63,13 @@ bench: $(STAMP) ## the engine against its limits; on an idle machine, about 16 m
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
 
-# Maintenance: keep what readers look at of a finished run in results/reference/; its report where that is below 4 MB.
+# Maintenance: keep of a finished run what readers look at and its products, without weights and whatever is above 1 MB.
 reference:
 	@rm -rf results/reference/$(PRESET)
 	@mkdir -p results/reference/$(PRESET)
-	@cd '$(RESULTS)/$(PRESET)' && tar cf - tables figures timings.json $$(find . -path './notebooks' -prune -o -path './.*' -prune \
-	  -o \( -name 'manifest.json' -o -name 'checks.json' -o -name 'recall.json' -o -name 'summary.json' -o -name 'off_task.json' \
-	  -o -name 'task_features.json' \) -print) | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
+	@cd '$(RESULTS)/$(PRESET)' && find . \( -path ./notebooks -o -path './.*' -o -name weights -o -name llama_factory \
+	  -o -name pools \) -prune -o -type f -size -1000k ! -name run.json ! -name '.*' -print0 | tar cf - --null -T - \
+	  | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
 	@cd '$(RESULTS)/$(PRESET)' && find . -maxdepth 1 -name report.html -size -4096k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)' \;
 
 # Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.

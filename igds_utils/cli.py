@@ -7,23 +7,18 @@ igds select pool.jsonl --task math --ratio 0.5 --out selection
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from igds_utils.config.config import ConfigError, load_preset, preset_names
+from igds_utils.config.config import ConfigError, changes, load_preset, preset_names, task_names
 from igds_utils.data.hub import SourceError
-
-NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 5e-5 for text
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 when done, 1 when a notebook failed, 2 when what was asked for was refused, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
+        options.changes = {field: value for text in options.changes for field, value in changes(text).items()}
         return options.call(options)
     except (ConfigError, SourceError) as error:
         return _say(error, 2)
@@ -50,14 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         "--set",
         dest="changes",
         action="append",
-        type=_change,
         default=[],
         metavar="FIELD=VALUE",
-        help="change one field of the preset, for example tasks.math.sft.lr=5e-5; can be repeated",
+        help="change fields of the preset, for example tasks.math.sft.lr=5e-5; can be repeated",
     )
     tasks = argparse.ArgumentParser(add_help=False, parents=[what])
     tasks.add_argument(
-        "--tasks", type=_names, default=[], help="tasks of the preset, comma-separated (default: all)"
+        "--tasks", type=task_names, default=[], help="tasks of the preset, comma-separated (default: all)"
     )
     folder = argparse.ArgumentParser(add_help=False)
     folder.add_argument("--results", default="results", help="folder of all results (default: results)")
@@ -113,21 +107,6 @@ def _add_selection(commands, parents: list[argparse.ArgumentParser]) -> None:
     explain.set_defaults(call=_explain)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _change(text: str) -> tuple[str, Any]:
-    """`field=value`, the value read as YAML: 5e-5 and 0.5 are numbers, [0.2, 0.5] is a list, chat is text."""
-    field, equals, value = text.partition("=")
-    if not equals or not field:
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
-    value = yaml.safe_load(value)
-    if isinstance(value, str) and NUMBER.fullmatch(value):
-        value = float(value)
-    return field, value
-
-
 def _column(text: str) -> tuple[str, str]:
     field, equals, name = text.partition("=")
     if not (field and equals and name):
@@ -160,10 +139,15 @@ def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: st
     from igds_utils.running import runner
     from igds_utils.running.lock import Refused
 
-    changes = dict(options.changes)
     try:
         runner.run(
-            options.preset, options.model, options.tasks, changes, options.results, stages, profile=profile
+            options.preset,
+            options.model,
+            options.tasks,
+            options.changes,
+            options.results,
+            stages,
+            profile=profile,
         )
     except Refused as error:
         return _say(error, 2)
@@ -175,7 +159,7 @@ def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: st
 def _plan(options: argparse.Namespace) -> int:
     from igds_utils.plan import render
 
-    print(render(load_preset(options.preset, options.model, options.tasks, dict(options.changes))))
+    print(render(load_preset(options.preset, options.model, options.tasks, options.changes)))
     return 0
 
 
@@ -204,7 +188,7 @@ def _explain(options: argparse.Namespace) -> int:
 def _opened(options: argparse.Namespace, tasks: list[str]):
     from igds_utils.core.experiment import open_run
 
-    return open_run(options.preset, options.model, tasks, dict(options.changes), options.results)
+    return open_run(options.preset, options.model, tasks, options.changes, options.results)
 
 
 if __name__ == "__main__":

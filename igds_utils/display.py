@@ -74,7 +74,7 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
         else task.metric_label
     )
     digits = {"chrf": 1, "comet": 2}.get(task.metric, 1 if percent else 3)
-    return Metric(label, "points" if percent else task.metric_label, task.scale, digits)
+    return Metric(label, "points" if percent else label.split(",")[0], task.scale, digits)
 
 
 def at_main_ratio(records: list[dict]) -> dict[str, dict]:

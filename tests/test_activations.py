@@ -92,7 +92,7 @@ def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
 
 
 def test_a_prompt_that_does_not_end_in_a_colon_is_refused(lm):
-    with pytest.raises(ValueError, match="must end in a colon"):
+    with pytest.raises(ValueError, match="must end in the colon"):
         activations.critical_residuals(lm, ["no cue"], [0])
 
 

@@ -102,8 +102,13 @@ def mc2(lm, row):
 
 
 def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm, tmp_path, monkeypatch):
-    row = {"question": "Which?", "correct_answers": ["7"], "incorrect_answers": ["8", "9"]}
-    write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [row])
+    row = {"question": "Which?", "correct_answers": ["7."], "incorrect_answers": ["8.", "9."]}
+    given = {
+        **row,
+        "correct_answers": ["7"],
+        "incorrect_answers": ["8", "9."],
+    }  # official items end in a full stop
+    write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [given])
     monkeypatch.setenv(MIRROR, str(tmp_path))
     table = capabilities.score(lm, ["truthfulqa"])
     assert table.loc[0, "score"] == pytest.approx(mc2(lm, row), rel=1e-4)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from igds_utils.config.config import ConfigError, load_preset, preset_names
+from igds_utils.config.config import ConfigError, changes, load_preset, preset_names
 from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef
 
 TASK = {
@@ -200,6 +200,51 @@ def test_what_is_asked_for_must_exist(load, arguments, words):
     with pytest.raises(ConfigError) as caught:
         load(**arguments)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("recall.tau=0.5", {"recall.tau": 0.5}),
+        ("  sft.lr=5e-5\n a.b=[0.2, 0.5]  c=chat d= ", {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": None}),
+        ('a={"file": "my x=1.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x=1.jsonl", "q": {"r": "p"}}, "b": 2}),
+        ("a=[random, igds] b='x  y=3'", {"a": ["random", "igds"], "b": "x  y=3"}),
+        ("description=two words models.a-b.1.name=x", {"description": "two words", "models.a-b.1.name": "x"}),
+        ("", {}),
+        (None, {}),
+        ({"a.b": 1}, {"a.b": 1}),
+    ],
+)  # fmt: skip
+def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
+    assert changes(text) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"overrides": "recall.tau"}, "'recall.tau' is not FIELD=VALUE"),
+        ({"overrides": "recall.tau=0.5, sft"}, "recall.tau"),
+        ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2 b=3' is no YAML: close its brackets and quotes"),
+        ({"overrides": "a={b: 1, b: 2}"}, "is no YAML"),
+        ({"overrides": ["recall.tau=0.5"]}, "overrides must name fields"),
+        ({"overrides": {1: 2}}, "overrides must name fields"),
+        ({"tasks": {"math": 1}}, "tasks must be a list of names"),
+        ({"tasks": [1]}, "tasks must be a list of names"),
+        ({"tasks": 3}, "tasks must be a list of names"),
+        ({"tasks": "maths"}, "no task 'maths'"),
+        ({"model": 3}, "no model 3"),
+    ],
+)
+def test_a_value_of_another_type_is_one_sentence(load, given, words):
+    with pytest.raises(ConfigError) as caught:
+        load(**given)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_text_from_papermills_p_is_taken(load):
+    preset = load(tasks="math, translation", overrides="recall.tau=0.5 seed=3")
+    assert list(preset.tasks) == ["math", "translation"] and (preset.recall.tau, preset.seed) == (0.5, 3)
+    assert list(load(tasks="math").tasks) == ["math"] and len(load(tasks=None, overrides=None).tasks) == 2
 
 
 def test_a_key_given_twice_is_refused_and_a_merged_one_may_be_changed(tmp_path):

@@ -176,16 +176,16 @@ def test_make_reference_keeps_a_report_that_is_small(checkout, size, kept):
     assert (there / "model/math/summary.json").is_file() and (there / "report.html").is_file() == kept
 
 
-def test_make_narrows_a_run(checkout):
-    (checkout / ".venv").mkdir()
-    (checkout / ".venv" / ".installed").touch()
-    shown = make(
-        checkout, "-n", "reproduce", "PRESET=laptop", "TASKS=math", "MODEL=m", "SET=a=1 b.c=[1,2]"
-    ).stdout
-    assert (
-        "--preset 'laptop' --tasks 'math' --model 'm' --set 'a=1' --set 'b.c=[1,2]' --results 'results'"
-        in shown
-    )
+def test_make_hands_on_what_it_was_given_whatever_quotes_and_spaces_it_holds(checkout):
+    igds = checkout / ".venv" / "bin" / "igds"
+    igds.parent.mkdir(parents=True)
+    igds.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    igds.chmod(0o755)
+    given = ["laptop", "math", "m", """a={"b": "it's"} c=[1, 2]""", "o'neil {x}/my results"]
+    names = ("PRESET", "TASKS", "MODEL", "SET", "RESULTS")
+    asked = [f"{name}={value}" for name, value in zip(names, given, strict=True)]
+    shown = make(checkout, "-s", "-o", ".venv/.installed", "reproduce", *asked).stdout.splitlines()
+    assert shown[0] == "run" and shown[2::2] == given
 
 
 def test_ci_calls_the_test_command_of_the_readme_and_nothing_else():

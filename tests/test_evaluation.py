@@ -3,9 +3,12 @@
 import pandas as pd
 import pytest
 
+from igds_utils import tasks
 from igds_utils.config.settings import TaskConfig
 from igds_utils.engine import tiny
+from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.lm import LM
+from igds_utils.engine.prompts import encode
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 from igds_utils.training import evaluation
@@ -60,7 +63,9 @@ def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
     assert list(outputs.columns) == ["sample_id", "k", "output"]
     assert outputs["sample_id"].tolist() == ["e0", "e1", "e2"]
     assert outputs["k"].tolist() == [0, 0, 0]
-    again = evaluation.generate_outputs(lm, Echo(), EXAMPLES, task_config(), seed=5, arm="full", rows=1)
+    again = evaluation.generate_outputs(
+        lm, Echo(), EXAMPLES, task_config(), seed=5, arm="full", cache_gb=1e-9
+    )
     assert outputs["output"].tolist() == again["output"].tolist()
     prompt = lm.tokenizer("<|im_start|>one\nSolution:", return_tensors="pt", add_special_tokens=False)[
         "input_ids"
@@ -83,6 +88,19 @@ def test_sampled_outputs_follow_seed_and_arm(lm):
     assert draw(0, "igds@0.5") != first["output"].tolist()
 
 
+def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
+    config = task_config(samples=4, temperature=1.0, top_p=0.9)
+    whole = evaluation.generate_outputs(lm, Echo(), EXAMPLES, config, seed=0)
+    asked = evaluation.questions(lm.tokenizer, Echo(), EXAMPLES, config)
+    longest = len(encode(lm.tokenizer, asked[0][1])) + config.max_new_tokens
+    for rows in (1, 3, 8):
+        memory = rows * cache_bytes(lm, longest) * 1.01 / 1e9
+        assert evaluation.rows_that_fit(lm, asked, config, memory) == rows
+        assert evaluation.generate_outputs(lm, Echo(), EXAMPLES, config, 0, cache_gb=memory).equals(whole)
+    fewer = evaluation.generate_outputs(lm, Echo(), EXAMPLES[:0:-1], config, seed=0)
+    assert fewer.equals(whole.set_index("sample_id").loc[["e2", "e1"]].reset_index())
+
+
 def test_scores_of_single_outputs():
     scored = evaluation.score_outputs(Echo(), EXAMPLES, table("one", "no", "three apples"))
     assert list(scored.columns) == ["sample_id", "output", "accuracy", "length", "score"]
@@ -98,6 +116,20 @@ def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
     assert scored["score"].tolist() == [1.0, 0.0, 1.0]
     assert scored["output"].tolist() == ["one", "x", "three apples"]
     assert evaluation.score_outputs(Graded(), EXAMPLES, outputs)["score"].tolist() == [2.0, 1.0, 12.0]
+
+
+def test_corpus_scores_of_arms_follow_the_examples():
+    task, words = tasks.get("translation"), ["une pomme rouge et verte", "deux poires", "trois"]
+    fields = {"source_text": "", "target_language": "French"}
+    examples = [Example(f"e{i}", fields, word, (word,)) for i, word in enumerate(words)]
+    full = pd.DataFrame(
+        {"sample_id": ["e2", "e0", "e1"], "output": [words[2], words[0], words[1]], "arm": "full"}
+    )
+    igds = full.assign(output=["x", "une pomme", "deux"], arm="igds")
+    found = evaluation.corpus_scores(task, examples, pd.concat([full, igds]))
+    assert list(found) == ["full", "igds"] and found["full"] == {"chrf": 100, "bleu": pytest.approx(100)}
+    assert found["igds"] == task.score_corpus(["une pomme", "deux", "x"], examples)
+    assert evaluation.corpus_scores(tasks.get("math"), examples, full) == {}
 
 
 def test_missing_uneven_and_foreign_outputs_are_named():

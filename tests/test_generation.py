@@ -173,13 +173,30 @@ def test_prompts_of_a_single_token(lm):
     assert together == [obvious_tokens(lm, {}, prompt, None) for prompt in ids]
 
 
-def test_sampling_is_fixed_by_its_seed_and_differs_between_seeds(lm):
-    texts = ["12 + 7 =", "how many apples"]
-    draw = lambda seed: generation.generate(  # noqa: E731
-        lm, texts, NEW, sampling=generation.Sampling(temperature=1.0, top_p=0.95, seed=seed), samples=3
-    )
-    assert draw(0) == draw(0) != draw(100)
-    assert [len(outputs) for outputs in draw(0)] == [3, 3]
+def test_draws_follow_their_seeds_and_not_the_batch():
+    lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
+    texts = ["12 + 7 =", "how many apples", "how many", "She has 3 apples"]
+
+    def draw(order, rows, seed="0", samples=2):
+        sampling = generation.Sampling(1.0, 0.95, [f"{seed}/{i}" for i in order])
+        found = generation.generate(lm, [texts[i] for i in order], 5, (), rows, sampling, samples)
+        return dict(zip(order, found, strict=True))
+
+    whole = draw(range(4), 64)
+    assert len({text for drawn in whole.values() for text in drawn}) > 5
+    for rows in (1, 3, 8):
+        assert draw([2, 0, 3, 1], rows) == whole
+    assert draw([3], 1, samples=1) == {3: whole[3][:1]}
+    assert draw(range(4), 64, seed="1") != whole
+
+
+def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    seeds = [str(i) for i in range(4000)]
+    choose = generation._chooser(generation.Sampling(1.0, 0.9, seeds), 1)
+    drawn = choose(logits.expand(4000, 4), list(range(4000)), 0).bincount(minlength=4)
+    assert (drawn / 4000).tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], abs=0.03)
+    assert drawn[3] == 0
 
 
 def test_a_stop_string_ends_a_row_and_is_cut_off():

@@ -114,16 +114,19 @@ def test_only_wheels_are_asked_for_without_their_dependencies(cache, wheel, pip)
     assert {"download", "--no-deps", "--only-binary", "toy==1.0"} <= set(pip[0])
 
 
-def test_the_environment_variable_moves_the_cache(tmp_path, wheel, pip, monkeypatch):
+def test_environment_variables_move_the_cache(tmp_path, wheel, pip, monkeypatch):
     for name in ("here", "there"):
         monkeypatch.setenv("IGDS_CACHE", str(tmp_path / name))
         assert hub.wheel_file(ref(wheel)).is_relative_to(tmp_path / name)
     assert len(pip) == 2
     monkeypatch.delenv("IGDS_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert hub.cache_root() == Path.home() / ".cache" / "igds"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where clusters move caches
-    assert hub.cache_root() == tmp_path / "igds"
+    for value, folder in (
+        ("", Path.home() / ".cache"),
+        (str(tmp_path), tmp_path),
+        ("~/xdg", Path.home() / "xdg"),
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert hub.cache_root() == folder / "igds"
     monkeypatch.setenv("IGDS_CACHE", "~/elsewhere")
     assert hub.cache_root() == Path.home() / "elsewhere"
 

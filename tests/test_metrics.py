@@ -1,11 +1,14 @@
 """Metrics against hand-computed values."""
 
 import itertools
+import string
 import threading
 from fractions import Fraction
 from math import comb
+from random import Random
 
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 
 from igds_utils.data import metrics
 
@@ -17,11 +20,14 @@ from igds_utils.data import metrics
         ("\\boxed{1} and then \\boxed{ 2 }", "2"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("\\boxed{5} but \\boxed{\\frac{1", "5"),
+        ("\\boxed{10}\\boxed{}", "10"),
+        ("\\fbox{7} of 9", "7"),
+        ("put it into \\boxed{ }", None),
         ("\\boxed{cut", None),
         ("no box 5", None),
     ],
 )
-def test_last_complete_box(text, answer):
+def test_last_complete_box_that_is_not_empty(text, answer):
     assert metrics.boxed_answer(text) == answer
 
 
@@ -31,8 +37,13 @@ def test_last_complete_box(text, answer):
         ("12 + 7 = 19.", "19"),
         ("costs $1,234.50 in all", "1234.50"),
         ("it is -4", "-4"),
+        ("−1,234", "-1234"),
         ("10-5", "5"),
         ("3, 4, and so on", "4"),
+        ("1,2,3", "3"),
+        ("of .5", ".5"),
+        ("是−3/4。", "-3/4"),
+        ("答案是１２", "12"),
         ("none", None),
     ],
 )
@@ -40,38 +51,70 @@ def test_last_number(text, number):
     assert metrics.last_number(text) == number
 
 
-def test_a_box_goes_before_a_later_number():
-    assert metrics.math_answer("\\boxed{3} of 7") == ("3", True)
-    assert metrics.math_answer("3 of 7") == ("7", False)
-    assert metrics.math_answer("") == (None, False)
+BOXED = [  # (what the box holds, reference, whether they are equal)
+    ("38", "38", True),
+    ("38.0", "38", True),
+    ("38.", "38", True),
+    ("−5", "-5", True),
+    ("\\frac{1}{2}", "0.5", True),
+    ("x^2 + 2x + 1", "(x+1)^2", True),
+    ("50\\%", "0.5", True),
+    ("1{,}000", "1000", True),
+    ("18\\text{ cm}", "18", True),
+    ("\\text{(B)}", "B", True),
+    ("(1,2)", "1,2", True),
+    ("(1,2)", "(2,1)", False),
+    ("[0,1)", "[0,1]", False),
+    ("\\pm 3", "3", False),
+    ("37", "38", False),
+    ("0.333", "\\frac{1}{3}", False),
+    ("4343_{7}", "4343_7", True),
+    ("4343_6", "4343_7", False),
+    ("4343", "4343_{7}", False),
+    ("2A_{16}", "2A_{11}", False),
+    ("a_1", "a_1", True),
+]
+UNBOXED = [  # (output, reference, whether its answer is equal)
+    ("38", "38", True),
+    ("3 of 7", "7", True),
+    ("12 + 7 = 19. 19 * 2 = 38.", "38", True),
+    ("The answer is −5.", "-5", True),
+    ("The answer is −5.", "5", False),
+    ("The answer is 3/4.", "3/4", True),
+    ("The answer is 3/4.", "4", False),
+    ("so \\frac{2}{3}", "\\frac{2}{3}", True),
+    ("so \\frac{2}{3}", "3", False),
+    ("it is .5", "0.5", True),
+    ("it is .5", "5", False),
+    ("The answer is 1.5e3", "1500", True),
+    ("Answer: 2^3", "8", True),
+    ("It costs 1,234.50 in all.", "1234.5", True),
+    ("答案是１２", "12", True),
+    ("in base 7: $4343_7$", "4343_7", True),
+    ("it is 4343_6", "4343_7", False),
+    ("Put it within \\boxed{}. 12 + 7 = 19", "19", True),
+    ("2 apples, that is 5 \\boxed{}.", "5", True),
+    ("so \\boxed{12", "12", True),
+    ("thirty-eight", "38", False),
+    ("", "38", False),
+]
 
 
 @pytest.mark.parametrize(
-    "answer, reference, right",
-    [
-        ("38", "38", True),
-        ("38.0", "38", True),
-        ("38.", "38", True),
-        ("\\frac{1}{2}", "0.5", True),
-        ("x^2 + 2x + 1", "(x+1)^2", True),
-        ("37", "38", False),
-        ("thirty-eight", "38", False),
-        ("", "38", False),
-        (None, "38", False),
-    ],
+    "output, reference, right", [(f"7 or \\boxed{{{a}}} of 9", r, right) for a, r, right in BOXED] + UNBOXED
 )
-def test_math_correct(answer, reference, right):
-    assert metrics.math_correct(answer, reference) is right
+def test_math_correct(output, reference, right):
+    assert metrics.math_correct(output, reference) is right
 
 
 def test_math_correct_works_off_the_main_thread_and_without_a_time_limit():
-    found = []
+    found, answers = [], [("\\boxed{\\frac{2}{4}}", "\\frac{1}{2}"), ("是12", "12"), ("", "1")]
     thread = threading.Thread(
-        target=lambda: found.append(metrics.math_correct("\\frac{2}{4}", "\\frac{1}{2}"))
+        target=lambda: found.extend(metrics.math_correct(*answer) for answer in answers)
     )
     thread.start()
     thread.join()
-    assert found == [True]
+    assert found == [True, True, False]
     assert metrics.math_correct("4", "4", timeout=None)
 
 
@@ -108,6 +151,40 @@ def test_rouge_by_hand():
 def test_rouge_stems_only_if_asked():
     assert metrics.rouge("cats", "cat")["rouge1"] == 0
     assert metrics.rouge("cats", "cat", stemming=True)["rouge1"] == 1
+
+
+@pytest.mark.parametrize("stemming", [False, True])
+def test_rouge_of_ascii_texts_is_rouge_scores_own(stemming):
+    theirs = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=stemming)
+    random = Random(0)
+    draw = lambda: "".join(random.choices(string.printable + "aeiou sting" * 20, k=80))  # noqa: E731
+    for one, other in [(draw(), draw()) for _ in range(50)] + [
+        ("cats running, flies", "cat_runs FLYING 3.5")
+    ]:
+        expected = {kind: score.fmeasure for kind, score in theirs.score(other, one).items()}
+        assert metrics.rouge(one, other, stemming) == expected
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("第8天到货3箱梨。", ["第", "8", "天", "到", "货", "3", "箱", "梨"]),
+        ("दिन का", ["दिन", "का"]),
+        ("Café, naïve!", ["café", "naïve"]),
+        ("ดีครับ", ["ดี", "ค", "รั", "บ"]),
+        ("한국어 문장", ["한국어", "문장"]),
+        ("ラーメン", ["ラ", "ー", "メ", "ン"]),
+        ("🍎🍐 كم", ["🍎", "🍐", "كم"]),
+    ],
+)
+def test_words_of_every_script_and_rouge_of_a_text_with_itself(text, found):
+    assert metrics.words(text) == found
+    assert set(metrics.rouge(text, text).values()) == {1.0}
+
+
+def test_rouge_counts_chinese_characters():
+    assert metrics.rouge("8 人没有 3 本书", "第8天到货3箱梨")["rouge1"] == pytest.approx(2 * 2 / (7 + 8))
+    assert metrics.rouge("दान", "दिन")["rouge1"] == 0
 
 
 def test_chrf_by_hand():

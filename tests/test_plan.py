@@ -87,6 +87,13 @@ def test_tokens_follow_what_a_task_asks_for(preset, change, stage, expected):
     assert tokens(changed, stage) == expected
 
 
+def test_the_paper_recalls_math_on_all_of_gsm8k_but_the_validation_sets():
+    paper = load_preset("paper", tasks=["math"])
+    sizes = paper.tasks["math"].sizes
+    assert sizes.prior + sizes.validation + sizes.confirmation == 7473  # GSM8K's training rows
+    assert tokens(paper, "recall") == (sizes.prior * paper.tasks["math"].prompt_tokens, 0, 0)
+
+
 def test_minutes_are_tokens_over_speed_and_processes(preset):
     alone = plan.stages(preset()).set_index("stage")["minutes"]
     assert alone["recall"] == pytest.approx(1000 / 100 / 60)

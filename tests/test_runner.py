@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -112,7 +113,9 @@ def wait_for(condition, seconds: float) -> None:
 
 @pytest.fixture
 def toy(tmp_path):
-    made = Toy(tmp_path)
+    folder = tmp_path / "OneDrive - University" / "o'neil {x}"  # names that shells and templates read
+    folder.mkdir(parents=True)
+    made = Toy(folder)
     yield made
     for process in made.started:  # where a test failed half-way; its jobs follow by themselves
         process.kill()
@@ -250,18 +253,12 @@ def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_
     jobs = [block for block in shown.split("\n[") if "rule arm:" in block]
     assert len(jobs) == len(names)
     for task, arm in names:
-        (job,) = [
-            block
-            for block in jobs
-            if f"output: {tmp_path}/smoke/notebooks/04_sft.{task}.{arm}.ipynb" in block
-        ]
+        (job,) = [block for block in jobs if f"output: notebooks/04_sft.{task}.{arm}.ipynb" in block]
         assert "notebooks/03_data_scoring.ipynb" in job and "threads: 16" in job
         assert "mem_mb=100000" in job and "runtime=120" in job and "gpu=8" in job
         assert "tasks_per_gpu=0" in job  # or SLURM's executor asks for 8 tasks of 16 processors each
-    collecting = next(
-        block for block in shown.split("\n[") if f"output: {tmp_path}/smoke/notebooks/04_sft.ipynb" in block
-    )
-    assert collecting.count("notebooks/04_sft.") == len(names) + 2  # the arms, itself and the notebook
+    collecting = next(block for block in shown.split("\n[") if "output: notebooks/04_sft.ipynb" in block)
+    assert collecting.count("notebooks/04_sft.") == len(names) + 1  # the arms, and itself
     assert "runtime=7," in collecting
 
 
@@ -310,7 +307,7 @@ def test_a_report_waits_only_for_what_it_reads(tmp_path):
     shown = dry_run(tmp_path, "--cores", "2", "--config", f"run={run}")
     waits = {}
     for block in (block for block in shown.split("\n[") if "rule notebook:" in block):
-        *inputs, output = re.findall(r"smoke/notebooks/(\w+)\.ipynb", block.partition("jobid:")[0])
+        *inputs, output = re.findall(r" notebooks/(\w+)\.ipynb", block.partition("jobid:")[0])
         waits[output] = set(inputs)
     before, first, *others, last = sorted(runner.REPORT_STAGES)
     assert waits[before] == waits[first] == set()
@@ -332,9 +329,12 @@ sys.exit(str(heavy) if heavy or "lark" in sys.modules else 0)"""
     assert done.returncode == 0, done.stderr
 
 
-def test_on_one_machine_all_arms_are_one_job(tmp_path):
-    run = runner.prepare(preset="smoke", results=tmp_path)
-    shown = dry_run(tmp_path, "--cores", "3", "--config", f"run={run}")
+def test_on_one_machine_all_arms_are_one_job_wherever_the_results_lie(tmp_path):
+    folder = tmp_path / "OneDrive - University" / "o'neil {x} {{stage}}"
+    run = runner.prepare(preset="smoke", results=folder)
+    shown = dry_run(folder, "--printshellcmds", "--cores", "3", "--config", f"run={run}")
+    commands = [shlex.split(line) for line in shown.splitlines() if "igds_utils.running.job" in line]
+    assert [command[-2:] for command in commands] == [[str(run), stage] for stage in runner.STAGES]
     assert "rule arm:" not in shown
     assert shown.count("threads: 3") == len(runner.STAGES)
 
@@ -394,9 +394,10 @@ def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
     message = capsys.readouterr().err
     assert message.startswith("igds: toy.yaml: tasks.math.sft.lrr: unknown key (did you mean 'lr'?)")
     assert "Traceback" not in message
-    with pytest.raises(SystemExit):
-        cli.main(["plan", "--set", "sft.lr"])
-    assert "'sft.lr' is not FIELD=VALUE" in capsys.readouterr().err
+    for change, words in (("sft.lr", "'sft.lr' is not FIELD=VALUE"), ("x=[1, 2", "x: '[1, 2' is no YAML")):
+        assert cli.main(["plan", "--set", change]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"igds: {words}") and message.count("\n") == 1
 
 
 def test_a_report_needs_a_run(toy, capsys):

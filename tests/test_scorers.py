@@ -62,10 +62,27 @@ def test_several_references_count_by_their_mean():
     ) == (0, 1)
 
 
-def test_exact_matches_ignore_case_and_punctuation():
+def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
+    import sacrebleu
+
+    task, references = tasks.get("translation"), [("une pomme", "la pomme"), ("deux grandes poires vertes",)]
+    examples = [example(*r, source_text="", target_language="French") for r in references]
+    outputs = ["la pomme rouge", "deux poires"]
+    streams = [["une pomme", "deux grandes poires vertes"], ["la pomme", None]]
+    found = task.score_corpus(outputs, examples)
+    assert found == {
+        "chrf": sacrebleu.corpus_chrf(outputs, streams).score,
+        "bleu": sacrebleu.corpus_bleu(outputs, streams).score,
+    }
+    sentences = task.score_all(outputs, examples)
+    assert abs(found["chrf"] - sum(one["chrf"] for one in sentences) / 2) > 1
+    assert tasks.get("summarization").score_corpus(outputs, examples) == {}
+
+
+def test_exact_matches_ignore_case_spaces_and_the_full_stop():
     task = tasks.get("math").scored_by(ExactMetric())
     assert (task.metric, task.metric_label, task.scale) == ("exact_match", "exact match (%)", 100)
-    assert task.score_all(["Paris!", "paris, France"], [example("paris"), example("paris")]) == [
+    assert task.score_all([" Paris.", "paris, France"], [example("paris"), example("paris")]) == [
         {"exact_match": 1.0},
         {"exact_match": 0.0},
     ]

@@ -49,6 +49,35 @@ def test_a_new_word_rises_beyond_chance_beside_words_that_vary_without_aim():
     assert unaimed["p"].min() > 0.05
 
 
+def test_outputs_that_only_get_shorter_or_longer_lift_no_word():
+    random = np.random.default_rng(0)
+    zipf = 1 / np.arange(1, 27)
+    draw = lambda n: list(random.choice(list("abcdefghijklmnopqrstuvwxyz"), n, p=zipf / zipf.sum()))  # noqa: E731
+    texts = [["to", "solve", "this", *draw(random.integers(30, 60)), "final", "answer"] for _ in range(48)]
+    original = [" ".join(text) for text in texts]
+    for share in (0.2, 0.5, 0.9):
+        short = [" ".join(text[: int(share * len(text))]) for text in texts]
+        assert not semantics.lexical_shift(original, short)["rises"].any()
+        planted = [text + " step" * (i % 2) for i, text in enumerate(short)]
+        found = semantics.lexical_shift(original, planted)
+        assert found.loc[found["rises"], "word"].tolist() == ["step"] and found["rises"][0]
+    longer = semantics.lexical_shift(*([" ".join(draw(n)) for _ in range(48)] for n in (30, 90)))
+    assert not longer["rises"].any()
+
+
+def test_the_sentence_names_the_words_in_colour():
+    """A word that rises beyond chance stands first, however many grey words have a higher z."""
+    table = pd.DataFrame(
+        {"word": list("abcdefghijkl"), "original": 1, "amplified": 2, "z": [1.0, *range(12, 1, -1)],
+         "p": [0.01] + [0.5] * 11, "rises": [True] + [False] * 11}
+    )  # fmt: skip
+    axis = rising_words({"math": table}, {"math": "l6_p9"}).axes[0]
+    colours = [patch.get_facecolor()[:3] for patch in axis.patches]
+    assert colours[0] != colours[1] and len(set(colours[1:])) == 1
+    assert axis.get_yticklabels()[0].get_text() == "a"
+    assert semantics.story(table) == "of 12 words 1 rise beyond chance: a."
+
+
 def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word_as_high():
     same = ["the sum of apples is now four"] * 30
     steady = semantics.lexical_shift(same, [text + " step" for text in same])

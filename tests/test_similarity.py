@@ -54,12 +54,24 @@ def test_mona_compares_with_the_mean_of_the_examples():
 # ---- RDS+ ----
 
 
-def test_examples_take_their_best_remaining_sample_in_turn():
-    similarity = np.array([[0.9, 0.8], [0.8, 0.7], [0.1, 0.6], [0.2, 0.2], [0.2, 0.2]])
+def test_an_example_whose_best_is_taken_loses_that_turn():
+    similarity = np.array([[0.9, 0.8], [0.3, 0.1], [0.1, 0.6], [0.2, 0.2], [0.2, 0.2]])
     order, rounds = round_robin(similarity, np.array([0, 1, 2, 4, 3]), 5)
-    assert order.tolist() == [0, 1, 4, 2, 3]  # s4 before s3: equal, and its id is smaller
-    assert rounds == 3
+    # rounds: 0 and (0); 1 and 2; 4 (before 3: equal, and its id is smaller) and (4); 3
+    assert order.tolist() == [0, 1, 2, 4, 3] and rounds == 4
     assert round_robin(similarity, np.arange(5), 1)[0].tolist() == [0]
+
+
+def test_round_robin_equals_the_authors_loop():
+    similarity = np.random.default_rng(1).random((30, 4)).round(1)
+    queues = [sorted(range(30), key=lambda i: (-column[i], i)) for column in similarity.T]
+    saved, rounds = [], 0
+    while len(saved) < 20:
+        rounds += 1
+        for queue in queues:
+            saved = list(dict.fromkeys([*saved, queue.pop(0)]))
+    order, found = round_robin(similarity, np.arange(30), 20)
+    assert order.tolist() == saved[:20] and found == rounds
 
 
 def test_rds_ranks_the_whole_pool():

@@ -144,7 +144,7 @@ def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirr
     assert counts["pool"]["overlaps"]["test"] == 2 and dropped >= 5
     assert counts["pool"]["size"] == len(sets["pool"]) == 8 and counts["pool"]["asked"] == 10
     assert counts["pool"]["repeats"] == 2  # kept
-    assert sum(text == "pool 0" for text in texts(sets["pool"])) == 2
+    assert sum(text == "pool 0?" for text in texts(sets["pool"])) == 2
     assert len(set(texts(sets["prior"]))) == len(sets["prior"])
     assert sets.facts["sources"]["pool"] == {"rows": 12}
     said = describe(sets.facts)
@@ -166,7 +166,7 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
 
 
 def test_joined_examples_keep_the_order_and_every_reference():
-    made = [Example("", {"t": t}, r, (r,)) for t, r in [("A b", "1"), ("c", "2"), ("a B!", "3"), ("c", "2")]]
+    made = [Example("", {"t": t}, r, (r,)) for t, r in [("A b", "1"), ("c", "2"), ("a  B.", "3"), ("c", "2")]]
     joined = join_repeats(made)
     assert [(e.text, e.references) for e in joined] == [("A b", ("1", "3")), ("c", ("2", "2"))]
 
@@ -189,6 +189,17 @@ def test_thirteen_words_in_a_row_give_a_pool_sample_away():
     assert shared_with_test(pool, []) == []
 
 
+def test_words_of_other_scripts_are_told_apart():
+    def example(text):
+        return Example(text, {"question": text}, "t", ("t",))
+
+    vowels = "का की कु के को कं कः कि कै कौ कँ क कृ"
+    assert shared_with_test([example("क " * 13)], [example(vowels)]) == []
+    assert shared_with_test([example(vowels)], [example(f"और {vowels}।")]) == [vowels]
+    chinese = "小明有五个苹果又买了六个苹果"
+    assert shared_with_test([example(f"请看{chinese}")], [example(f"{chinese}吗")]) == [f"请看{chinese}"]
+
+
 def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
     shared = " ".join(f"w{i}" for i in range(13))
     mirror("some/test", [*problems("test", 4), {"question": shared, "solution": "s", "answer": "1"}])
@@ -207,6 +218,37 @@ def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
     assert facts["sets"]["pool"]["overlaps"] == {"test": 1}
     assert facts["pool_shares_13_words_with_test"]["samples"] == 1
     assert run.read("math/data.json") == facts
+
+
+def test_a_run_says_which_test_references_are_longer_than_its_answers_may_be(mirror, tmp_path, capsys):
+    rows = [{"dialogue": f"talk {i}", "summary": "x" * (i + 1)} for i in range(8)]
+    data = {"sources": {"test": {"hub": mirror("some/test", rows), "columns": SUMMARY}}}
+    sizes = {"prior": 0, "validation": 0, "confirmation": 0, "pool": 0, "test": 8}
+
+    def facts(limit):
+        asked = {
+            "data": data,
+            "sizes": sizes,
+            "max_new_tokens": limit,
+            "prompt_tokens": 1,
+            "target_tokens": 1,
+        }
+        overrides = {f"tasks.summarization.{name}": value for name, value in asked.items()}
+        run = open_run(
+            "smoke", tasks=["summarization"], overrides=overrides, results=str(tmp_path / "results")
+        )
+        lengths = [len(run.train_tokenizer(" " + row["summary"])["input_ids"]) for row in rows]
+        return run.data_facts("summarization")["test_references"], sorted(lengths)
+
+    found, lengths = facts(7)
+    assert found == {"limit": 7, "longer": sum(n > 7 for n in lengths) / 8} | {
+        "median": lengths[4], "most": lengths[7], "longest": lengths[7]
+    }  # fmt: skip
+    assert 0 < found["longer"] < 1
+    said = capsys.readouterr().out
+    assert f"{found['longer']:.0%} of the test references are longer than max_new_tokens, 7" in said
+    assert facts(9)[0]["longer"] == 0  # another limit: looked at again
+    assert "test references" not in capsys.readouterr().out
 
 
 def test_a_report_may_say_where_a_set_comes_from(three):

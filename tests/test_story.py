@@ -93,7 +93,7 @@ def test_exhibits_are_told_from_what_is_stored(tmp_path):
     assert "table9" not in story.told(Run(bare, tmp_path), METRICS)
     run.store.write("benefit.json", {"story": "It pays."})
     assert story.told(run, METRICS)["cost_benefit"] == "It pays."
-    run.store.write("math/words.parquet", pd.DataFrame({"word": ["step", "the"], "p": [0.4, 1.0]}))
+    run.store.write("math/words.parquet", pd.DataFrame({"word": ["step", "the"], "rises": [False, False]}))
     assert story.told(run, METRICS)["figure6"] == "Math: no word of 2 rises beyond chance."
 
 

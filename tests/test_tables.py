@@ -21,8 +21,10 @@ from igds_utils.display import (
     p_value,
     paper_values,
 )
+from igds_utils.engine.prompts import sft_pair
 from igds_utils.reporting.findings import prompt_templates
 from igds_utils.tables import MARK, save_table, table1, table2, table6, table9, to_latex, to_markdown
+from igds_utils.tasks.examples import Example
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -182,26 +184,35 @@ def config(**changes):
     return TaskConfig(**base | changes)
 
 
-def test_table9_shows_the_prompts_that_the_run_uses_with_the_critical_position():
-    objects = {name: tasks.get(name) for name in ("math", "translation")}
-    configs = {"math": config(shots=4), "translation": config(sft=SftConfig(rendering="evaluation"))}
-    table = table9(prompt_templates(objects, configs)).set_index(["Stage", "Task"])["Prompt"]
-    found = table["Task feature identification"]
-    assert f"Solution:{MARK} " in found["Math"] and f"Translation:{MARK} " in found["Translation"]
-    assert table.str.count(re.escape(MARK)).sum() == 2
-    assert "\\boxed{}" in found["Math"] and "{{" not in "".join(table)
-    assert "{4 shots}" in table["Evaluation"]["Math"] and table["Evaluation"]["Math"].endswith(
-        "### Solution:"
-    )
-    trained = table["Supervised fine-tuning"]
-    assert (
-        trained["Math"].endswith("Solution: {target}") and "Translation: {target}" in trained["Translation"]
-    )
+def test_table9_shows_the_runs_templates_beside_the_papers():
+    objects = {name: tasks.get(name) for name in ("math", "summarization", "translation")}
+    configs = {name: config(shots=4 if name == "math" else 0) for name in objects}  # as at paper scale
+    table = table9(prompt_templates(objects, configs), PAPER).set_index(["Stage", "Task", "Part"])
+    plain = table.apply(lambda column: column.str.lower().str.replace(r"[ \W_]+", " ", regex=True))
+    printed = plain["Paper"].replace({"dialogue": "text", "golden answer": "answer"}, regex=True)
+    assert (plain["This run"] == printed).all()  # the same words, fields and lines
+    lines = lambda column: table[column].str.count("\n").tolist()  # noqa: E731
+    assert lines("This run") == lines("Paper")
+    trained = table.loc["Supervised fine-tuning"].loc["Math"]
+    assert trained.index.tolist() == ["Instruction", "Input", "Output"]
+    assert trained.loc["Input"].tolist() == ["(empty)", "(empty)"]
+    for column in table:
+        assert table[column].str.count(re.escape(MARK)).tolist() == [1] * 3 + [0] * 12
+        assert table.loc["Task feature identification"][column].str.contains(f":{MARK} {{").all()
 
 
-def test_table9_refuses_a_prompt_without_its_colon():
-    with pytest.raises(ValueError, match="identification prompt of math does not end in a colon"):
-        table9({"math": {"identification": ("Solve it", " {target}")}})
+def test_table9_shows_what_the_run_renders():
+    """The parts of a record make up the training sample; where that has the test's prompt, it is the instruction."""
+    for name, rendering in (("summarization", "records"), ("translation", "evaluation")):
+        task, settings = tasks.get(name), config(sft=SftConfig(rendering=rendering))
+        found = prompt_templates({name: task}, {name: settings})[name]
+        fields = {field: f"{{{field}}}" for field in task.row_fields}
+        example = Example("x", fields, task.target_template.format(**fields), ())
+        prompt, completion = sft_pair(task, example, None, rendering, settings)
+        instruction, given, output = found["sft"].values()
+        assert prompt.strip() == f"{instruction}\n{given}".strip() and completion.strip() == output
+        if rendering == "evaluation":
+            assert instruction == found["evaluation"]["Prompt"]
 
 
 def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
@@ -221,6 +232,9 @@ def test_markdown_and_latex_keep_line_breaks_inside_a_cell():
     assert "{q}<br>long" in to_markdown(frame, "c")
     latex = to_latex(frame, "t", "c")
     assert r"\{q\}\newline long" in latex and r"p{0.6\linewidth}" in latex
+    assert (
+        latex.count(r"p{0.6") == 1 and to_latex(frame.assign(Other=frame), "t", "c").count(r"p{0.3\lin") == 2
+    )
 
 
 def test_latex_is_plain_ascii_for_every_table(found):

@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
-from igds_utils import tasks
+from igds_utils import display, tasks
 from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.config.taskspec import ExactMetric
 from igds_utils.data import hub
 from igds_utils.tasks import examples, summarization, translation
 from igds_utils.tasks.examples import Example
@@ -166,20 +167,37 @@ def example(text):
     return Example(id="", fields={"question": text}, target="t", references=())
 
 
-def test_normalize_keeps_numbers_and_letters_of_any_script():
-    assert (
-        examples.normalize("  How many, “Ben”?\n 12 + 7 ")
-        == examples.normalize("how MANY ben 12 7")
-        == "how many ben 12 7"
-    )
-    assert examples.normalize("Ben has 12") != examples.normalize("Ben has 13")
-    assert examples.normalize("要忽略的 É!") == "要忽略的 é"
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("  How many, “Ben”?\n 12 + 7 ", 'how MANY, "ben"? 12 + 7'),
+        ("It’s done.", "it's done"),
+        ("cafe\u0301", "CAF\u00c9"),
+        ("苹果。", "苹果"),
+    ],
+)
+def test_texts_that_say_the_same_normalize_alike(one, other):
+    assert examples.normalize(one) == examples.normalize(other)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("5", "-5"), ("1 5", "1.5"), ("10", "1.0"), ("3 4", "3/4"), ("C", "C++"), ("x > 3", "x < 3"), ("x²", "x2"),
+        ("12 + 7", "12 - 7"), ("की", "का"), ("दिन", "दान"), ("🍎", "🍐"), ("1,000", "1.000"), ("か", "が"),
+    ],
+)  # fmt: skip
+def test_signs_operators_marks_and_emoji_make_another_text(one, other):
+    assert examples.normalize(one) != examples.normalize(other)
+    task = tasks.get("math").scored_by(ExactMetric())
+    found = task.score_all([one, other], [Example("e", {}, "t", (other,))] * 2)
+    assert found == [{"exact_match": 0.0}, {"exact_match": 1.0}]
 
 
 def test_assert_disjoint_names_both_places():
     examples.assert_disjoint({"test": [example("one")], "pool": [example("two")]})
-    with pytest.raises(ValueError, match="pool example 1 says the same as test example 0: 'One!'"):
-        examples.assert_disjoint({"test": [example("one")], "pool": [example("two"), example("One!")]})
+    with pytest.raises(ValueError, match="pool example 1 says the same as test example 0: 'One.'"):
+        examples.assert_disjoint({"test": [example("one")], "pool": [example("two"), example("One.")]})
     with pytest.raises(ValueError, match="pool example 1"):
         examples.assert_disjoint({"pool": [example("one"), example("one")]})
 
@@ -298,9 +316,10 @@ def test_a_folder_without_catalogs_is_refused(tmp_path):
 
 def test_translation_is_labelled_by_the_metric_that_it_is():
     task = tasks.get("translation")
-    assert (task.metric, task.metric_label) == ("chrf", "chrF")
+    assert (task.metric, task.metric_label) == ("chrf", "chrF, mean of sentences")
     chinese = Example("", {"source_text": "", "target_language": "Chinese"}, "", ("要忽略的诊断代码",))
     assert task.score("要忽略的诊断代码", chinese) == pytest.approx({"chrf": 100, "bleu": 100})
+    assert display.metric_of(task).unit == "chrF"
 
 
 # ---- summarization ---------------------------------------------------------------------------------------

@@ -89,8 +89,15 @@ def _config():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prompt": "Country: {country}\nCapital"}, "prompt must end in a line of its own with a colon"),
-        ({"prompt": "Capital of {country}:"}, "prompt must end in a line of its own with a colon"),
+        (
+            {"prompt": "Country: {country}\nCapital"},
+            "prompt must end in a line of its own with the colon ':' .U.003A.",
+        ),
+        ({"prompt": "国家：{country}\n首都："}, r"with the colon ':' \(U\+003A\).*首都：' \(U\+FF1A\)"),
+        (
+            {"prompt": "Capital of {country}:"},
+            "prompt must end in a line of its own with the colon ':' .U.003A.",
+        ),
         ({"metric": {"name": "bleurt"}}, "metric"),
         ({"titel": "x"}, "titel: .*\nknown keys: title, prompt, target"),
         ({"target": None}, "target"),

@@ -176,13 +176,13 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
     assert row["feature"] == fires[0] and row["activation"] == pytest.approx(found.place["score"])
     assert row["percentile"] == pytest.approx(100 * 5 / 6)
     critical, *others = found.tokens.to_dict("records")
-    assert critical["where"] == "p" and critical["token"].endswith(":'")
+    assert critical["where"] == "p" and critical["token"] == '":"'
     assert critical["activation"] == pytest.approx(row["activation"], rel=1e-3)
     assert others and all(token["where"] == "text" and token["activation"] > 0 for token in others)
-    assert all(token["token"].strip("'") in QUESTIONS[int(best[1:])] for token in others)
+    assert all(json.loads(token["token"]) in QUESTIONS[int(best[1:])] for token in others)
     question = QUESTIONS[int(best[1:])]
     for change in found.changes.to_dict("records"):
-        shorter = " ".join(part for part in explain._parts(question) if part != change["without"])
+        shorter = question.replace(change["without"], "").replace("  ", " ").strip()
         by_hand = score_by_hand(run, shorter, fires[0])
         assert change["score"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)
         assert change["change"] == pytest.approx(by_hand - row["activation"], rel=1e-3, abs=1e-4)
@@ -190,6 +190,39 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
         assert change["rank"] >= 1 + (others > change["score"] + 1e-6).sum()
     text = str(found)
     assert f"{best} (pool.jsonl line" in text and "rank 1 of 6" in text and "the target is not read" in text
+
+
+def test_an_explanation_of_chinese_shows_whole_characters_and_leaves_out_whole_sentences(run, tmp_path):
+    texts = [f"小明有{i}个苹果🍎。他又买了👨‍👩‍👧{i + 1}个！现在共有几个？" for i in range(2, 6)]
+    records = [{"id": f"z{i}", "question": text, "target": "5个"} for i, text in enumerate(texts)]
+    tool.select(run, "math", write(tmp_path / "pool.jsonl", records), tmp_path / "out", features="l2_p2")
+    found = explain.explain(run, tmp_path / "out", "z1")
+    assert "\ufffd" not in str(found) and len(found.tokens) > 1
+    for token in found.tokens.query("where == 'text'").to_dict("records"):
+        assert json.loads(token["token"]) in texts[1]
+        assert f"{json.loads(token['after'])}{json.loads(token['token'])}" in run.prompt(
+            "math", user_pool.Example("z1", {"question": texts[1]}, "", ())
+        )
+    sentences = ["小明有3个苹果🍎。", "他又买了👨‍👩‍👧4个！", "现在共有几个？"]
+    assert sorted(found.changes["without"]) == sorted(sentences)
+    for change in found.changes.to_dict("records"):
+        by_hand = score_by_hand(run, texts[1].replace(change["without"], ""), "l2_p2")
+        assert change["score"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("Ann has 3.5 kg. Bob left!\n\nOK", ["Ann has 3.5 kg. ", "Bob left!\n\n", "OK"]),
+        ("Is x > 3 or -5?", ["Is ", "x ", "> ", "3 ", "or ", "-5?"]),
+        ("他说：“好。”然后走了。", ["他说：“好。”", "然后走了。"]),
+        ("दिन है। कब?", ["दिन है। ", "कब?"]),
+        ("有5个🍎，又", ["有", "5", "个", "🍎，", "又"]),
+        ("", [""]),
+    ],
+)
+def test_parts_of_a_text_are_its_sentences_or_its_words(text, parts):
+    assert explain._parts(text) == parts and "".join(parts) == text
 
 
 def test_other_selectors_are_explained_by_their_place(run, file, tmp_path):
@@ -283,7 +316,7 @@ BAD_CALLS = {
     "unknown selector": (["--selector", "los"], r"no selector 'los' \(did you mean 'loss'\?\); known: .*igds.*random"),
     "unknown task": (["--task", "chess"], "no task 'chess'; known: math"),
     "unknown preset": (["--preset", "huge"], "no preset 'huge': known are"),
-    "no features stored": ([], "no task features of math are stored in .*or name features"),
+    "no features stored": ([], "no task features of math are stored in .*or name features as l<layer>_p<index>$"),
     "no feature name": (["--features", "p3"], "'p3' is no feature: write l<layer>_p<index>"),
     "no such layer": (["--features", "l9_p3"], "feature l9_p3: layer 9 has no SAE; there are 0, 1, 2, 3"),
     "no such index": (["--features", "l1_p64"], "feature l1_p64: the SAE has 64 features, numbered from 0"),

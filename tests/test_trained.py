@@ -147,23 +147,26 @@ def test_shares_become_steps():
     assert series.steps_of(asked, 8) == {1: 0.01, 4: 0.5, 8: 1.0}
 
 
-def test_answers_of_a_killed_arm_are_continued(results, monkeypatch):
-    """With sampling: a batch draws from a stream of its own, so it does not matter when it is answered."""
-    changes = {"tasks.math.samples": 32, "tasks.math.temperature": 1.0}
+def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monkeypatch):
+    """With sampling: every draw has a stream of its own, so when and with which others it is made does not matter."""
+    changes = {"tasks.math.samples": 4, "tasks.math.temperature": 1.0}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=results)
     whole = arm_of(run, "original").make("outputs")
     shutil.rmtree(run.store.root / "math/arms/original")
     answered, answer = [], trained.evaluation.answer
 
-    def dies_at_second(lm, task, batch, *rest):
-        answered.append(batch.number)
-        if answered == [0, 1]:
+    def dies_at_second(lm, task, asked, *rest):
+        answered.append([example.id for example, _ in asked])
+        if len(answered) == 2:
             raise KeyboardInterrupt
-        return answer(lm, task, batch, *rest)
+        return answer(lm, task, asked, *rest)
 
     monkeypatch.setattr(trained.evaluation, "answer", dies_at_second)
+    monkeypatch.setattr(trained.evaluation, "rows_that_fit", lambda *_: 12)
     with pytest.raises(KeyboardInterrupt):
         arm_of(run, "original").make("outputs")
+    monkeypatch.setattr(trained.evaluation, "rows_that_fit", lambda *_: 5)
     again = arm_of(run, "original").make("outputs")
-    assert answered[2] == 1 and 0 not in answered[2:]
+    assert len(answered[0]) == 3 and len(answered[2]) == 1
+    assert not set(answered[0]) & {one for some in answered[2:] for one in some}
     pd.testing.assert_frame_equal(again, whole)

@@ -25,16 +25,23 @@ def words(text: str) -> list[str]:
 
 
 def lexical_shift(
-    original: Sequence[str], amplified: Sequence[str], prior: float = 10.0, swaps: int = 1000, seed: int = 0
+    original: Sequence[str],
+    amplified: Sequence[str],
+    prior: float = 10.0,
+    swaps: int = 1000,
+    level: float = 0.05,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Words by how much their rate rises from the original to the amplified outputs (Figure 6), most first.
+    """Words by how much their rate rises from the original to the amplified outputs (Figure 6).
 
     The score z is the difference of smoothed log-odds in standard errors (Monroe et al., 2008): each count gets
     `prior` pseudo-words in all, shared out as in both groups together, so that a word seen once proves nothing. It
     takes words for independent draws, but the outputs answer the same prompts, pair by pair. So `p` comes from `swaps`
-    random exchanges within pairs: the share of them in which any word rises as far as this one. How far is counted
-    beyond what the length of the outputs explains, in units of a word's spread over the exchanges. Columns: word,
-    original, amplified (counts), log_odds, z, p; ties in alphabetical order.
+    random exchanges within pairs: the share of them in which any word rises as far as this one, in units of the word's
+    spread over the exchanges. A rate also rises where the rest of an output is missing, and a count where outputs get
+    longer, so p is the larger of two: of the rate within each output, and of the count. A word `rises` beyond chance
+    if p < `level` and z > 0. Columns: word, original, amplified (counts), log_odds, z, p, rises; those that rise come
+    first, then the highest z, then alphabetical order.
     """
     counted = [[Counter(words(text)) for text in texts] for texts in (original, amplified)]
     known = sorted(set().union(*counted[0], *counted[1]))
@@ -45,12 +52,18 @@ def lexical_shift(
     alpha = prior * share
     table["log_odds"] = _log_odds(y1.sum(0), alpha) - _log_odds(y0.sum(0), alpha)
     table["z"] = table["log_odds"] / np.sqrt(1 / (y1.sum(0) + alpha) + 1 / (y0.sum(0) + alpha))
-    rise = y1 - y0 - share * (y1 - y0).sum(axis=1, keepdims=True)
-    rise /= np.sqrt((rise**2).sum(0)).clip(1e-9)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(swaps, len(rise)))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(swaps, len(y0)))
+    rates = [y / y.sum(axis=1, keepdims=True).clip(1) for y in (y0, y1)]
+    table["p"] = np.maximum(_p_of_rise(rates[1] - rates[0], signs), _p_of_rise(y1 - y0, signs))
+    table["rises"] = (table["p"] < level) & (table["z"] > 0)
+    return table.sort_values(["rises", "z", "word"], ascending=[False, False, True], ignore_index=True)
+
+
+def _p_of_rise(rise: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """(words,): share of the exchanges in which the highest rise of any word is as high; rise: (pairs, words)."""
+    rise = rise / np.sqrt((rise**2).sum(0)).clip(1e-9)
     highest = (signs @ rise).max(axis=1, initial=0.0)
-    table["p"] = (1 + (highest >= rise.sum(0)[:, None] - 1e-9).sum(axis=1)) / (1 + swaps)
-    return table.sort_values(["z", "word"], ascending=[False, True], ignore_index=True)
+    return (1 + (highest >= rise.sum(0)[:, None] - 1e-9).sum(axis=1)) / (1 + len(signs))
 
 
 def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -59,9 +72,9 @@ def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.log(smoothed) - np.log(rest)
 
 
-def story(shift: pd.DataFrame, level: float = 0.05) -> str:
+def story(shift: pd.DataFrame) -> str:
     """Which words rise beyond chance (`lexical_shift`), in one sentence."""
-    beyond = shift.loc[shift["p"] < level, "word"].tolist()
+    beyond = shift.loc[shift["rises"], "word"].tolist()
     if not beyond:
         return f"no word of {len(shift)} rises beyond chance."
     more = f" and {len(beyond) - 8} more" if len(beyond) > 8 else ""

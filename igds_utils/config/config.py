@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +26,58 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 class ConfigError(ValueError):
     """A preset or an override that cannot be used; the message names the file, the field and the mend."""
+
+
+# ---- what a caller gives ---------------------------------------------------------------------------------
+
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 5e-5 for text
+NEXT_CHANGE = re.compile(r"(\s+)(?=[A-Za-z_][\w.@-]*=)")  # where another FIELD=VALUE may begin
+
+
+def task_names(tasks: Any) -> list[str]:
+    """Names of tasks from a list, or from text as `--tasks` and papermill's -p give it: "math,translation"."""
+    if isinstance(tasks, str):
+        return [name.strip() for name in tasks.split(",") if name.strip()]
+    if not isinstance(tasks or [], (list, tuple)) or not all(isinstance(name, str) for name in tasks or []):
+        raise ConfigError(f"tasks must be a list of names, with papermill -y 'tasks: [math]', not {tasks!r}")
+    return list(tasks or [])
+
+
+def changes(overrides: Any) -> dict[str, Any]:
+    """Dotted fields of a preset and their values, from a dictionary, or from text: "recall.tau=0.5 sft.lr=5e-5".
+
+    A value is read as YAML: 0.5 and 5e-5 are numbers, [a, b] is a list, {"a": "b c"} an object, chat is text. It ends
+    where it is whole and the next FIELD= begins.
+    """
+    if not isinstance(overrides or "", str):
+        if not isinstance(overrides, dict) or not all(isinstance(field, str) for field in overrides):
+            raise ConfigError(
+                f"overrides must name fields, with papermill -y 'overrides: {{recall.tau: 0.5}}', not {overrides!r}"
+            )
+        return dict(overrides)
+    found, parts = {}, NEXT_CHANGE.split((overrides or "").strip())
+    while parts and parts != [""]:
+        field, equals, value = parts.pop(0).partition("=")
+        if not equals or not field:
+            raise ConfigError(f"{field!r} is not FIELD=VALUE, as in recall.tau=0.5")
+        while (read := _value(value)) is _UNREADABLE:
+            if not parts:
+                raise ConfigError(f"{field}: {value!r} is no YAML: close its brackets and quotes")
+            value += parts.pop(0) + parts.pop(0)
+        found[field] = read
+        del parts[:1]  # the space before the next one
+    return found
+
+
+_UNREADABLE = object()
+
+
+def _value(text: str) -> Any:
+    try:
+        read = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return _UNREADABLE
+    return float(read) if isinstance(read, str) and NUMBER.fullmatch(read) else read
 
 
 # ---- reading ---------------------------------------------------------------------------------------------
@@ -50,14 +103,15 @@ def preset_names() -> list[str]:
 def load_preset(
     name: str,
     model: str = "",
-    tasks: list[str] | None = None,
-    overrides: dict[str, Any] | None = None,
+    tasks: list[str] | str | None = None,
+    overrides: dict[str, Any] | str | None = None,
 ) -> Preset:
     """Read a preset by name or path, keep one model and the named tasks, and apply dotted overrides.
 
-    The chosen model's own `overrides` come first, so that the caller's win.
-    Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
+    The chosen model's own `overrides` come first, so that the caller's win. Text is read as by `task_names` and
+    `changes`. Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
     """
+    name, tasks, overrides = str(name), task_names(tasks), changes(overrides)
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(
@@ -71,10 +125,10 @@ def load_preset(
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
     # what the caller makes of it says which model is chosen, and what that one changes
     asked = copy.deepcopy(raw)
-    _change(asked, overrides or {}, "override")
+    _change(asked, overrides, "override")
     chosen = model or asked.get("model")
     _change(raw, _of_model(asked, chosen), f"{path.name}: models.{chosen}.overrides:")
-    _change(raw, overrides or {}, "override")
+    _change(raw, overrides, "override")
     for task in raw.get(
         "tasks", {}
     ).values():  # a task states only what it changes of the shared training settings

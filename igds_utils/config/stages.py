@@ -21,7 +21,7 @@ class InterventionConfig(Strict):
         False, description="stop before scoring where a chosen feature is not established: no IGDS arm"
     )
     cache_gb: float = Field(
-        4.0, gt=0, description="memory for the caches of rows (sample, feature) that decode together"
+        4.0, gt=0, description="memory for the caches of rows that decode together, in evaluation too"
     )
     racing: list[float] = Field(
         default_factory=list,

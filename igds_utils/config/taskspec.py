@@ -16,20 +16,21 @@ class AccuracyMetric(Strict):
     name: Literal["accuracy"] = "accuracy"
     answer: Literal["box_else_number", "box"] = Field(
         "box_else_number",
-        description="the last \\boxed{}, or where there is none the last number; or the box alone",
+        description="the last \\boxed{}, or where there is none what math-verify or else the last number gives; or the "
+        "box alone",
     )
     timeout: int | None = Field(5, ge=1, description="seconds for parsing and for comparing one answer")
 
 
 class RougeMetric(Strict):
-    """ROUGE-1 F1, with ROUGE-2 and ROUGE-L beside it (rouge-score)."""
+    """ROUGE-1 F1, the mean over an example's references, with ROUGE-2 and ROUGE-L beside it (rouge-score)."""
 
     name: Literal["rouge1"] = "rouge1"
     stemming: bool = Field(False, description="Porter stemming, rouge-score's use_stemmer")
 
 
 class ChrfMetric(Strict):
-    """chrF2, with BLEU beside it (sacrebleu)."""
+    """Sentence chrF2, with sentence BLEU beside it (sacrebleu); the scores of the corpus are in corpus.json."""
 
     name: Literal["chrf"] = "chrf"
 
@@ -45,7 +46,7 @@ class CometMetric(Strict):
 
 
 class ExactMetric(Strict):
-    """Whether the output is the reference, apart from case, punctuation and spaces."""
+    """Whether the output is the reference, apart from case, spaces, kind of quotes and a full stop at the end."""
 
     name: Literal["exact_match"] = "exact_match"
 
@@ -78,7 +79,12 @@ class TaskSpec(Strict):
     def _ends_in_a_cue(self):
         if not re.search(r"\n[^\n]+:$", self.prompt):
             raise ValueError(
-                f"prompt must end in a line of its own with a colon, the critical position (\\nAnswer:), "
-                f"not in {self.prompt[-20:]!r}"
+                f"prompt must end in a line of its own with the colon ':' (U+003A), the critical position "
+                f"(\\nAnswer:), not in {self.prompt[-20:]!r}{_last_character(self.prompt)}"
             )
         return self
+
+
+def _last_character(text: str) -> str:
+    """The code point of a text's end, where it may be taken for an ASCII character."""
+    return f" (U+{ord(text[-1]):04X})" if text and not text[-1].isascii() else ""

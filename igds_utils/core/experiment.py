@@ -34,7 +34,7 @@ def open_run(
 ) -> Run:
     """Open a preset; its products live under <results>/<preset>/<model>/ (results: "" is the project's own folder)."""
     chosen = load_preset(preset, model, tasks, overrides)
-    return Run(chosen, (Path(results) if results else PROJECT / "results") / chosen.name)
+    return Run(chosen, (Path(str(results)) if results else PROJECT / "results") / chosen.name)
 
 
 class Run:
@@ -74,18 +74,35 @@ class Run:
         return self._sets[task]
 
     def data_facts(self, task: str) -> dict[str, Any]:
-        """What was left out to make the sets, and which pool samples share 13 words in a row with a test item."""
-        sets = self.sets(task)
+        """What was left out to make the sets, which pool samples share 13 words in a row with a test item, and whether
+        the test references fit into `max_new_tokens`, which is printed where they do not.
+        """
+        from igds_utils.training.evaluation import answer_room
+
+        sets, limit = self.sets(task), self.config(task).max_new_tokens
 
         def build() -> dict[str, Any]:
             shared = shared_with_test(sets["pool"], sets["test"])
             return {
                 **sets.facts,
                 "pool_shares_13_words_with_test": {"samples": len(shared), "ids": shared[:100]},
+                "test_references": answer_room(self.train_tokenizer, sets["test"], limit)
+                if sets["test"]
+                else {"longer": 0},
             }
 
         versions = {name: self.data_version(task, name) for name in ("pool", "test")}
-        return self.make(f"{task}/data.json", build, facts=sets.facts, **versions)
+        model = stamped(self.preset.chosen.train)
+        made = self.make(
+            f"{task}/data.json", build, facts=sets.facts, max_new_tokens=limit, model=model, **versions
+        )
+        if (found := made["test_references"])["longer"]:
+            print(
+                f"{task}: {found['longer']:.0%} of the test references are longer than max_new_tokens, {limit}: median "
+                f"{found['median']}, 90 % at most {found['most']}, longest {found['longest']} tokens; raise "
+                f"tasks.{task}.max_new_tokens"
+            )
+        return made
 
     def examples(self, task: str, name: str) -> list[Example]:
         """A set of `sets`, or "quality": the pool of known quality, where the task has one."""

@@ -4,66 +4,90 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
+from itertools import zip_longest
 from math import comb
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
+from unicodedata import normalize
+
+import regex
 
 from igds_utils.config.refs import FolderRef, HubRef
 from igds_utils.data import hub
 from igds_utils.data.huggingface import fetched, snapshot
 
-NUMBER = re.compile(r"(?<!\d)-?\d[\d,]*(?:\.\d+)?")
-BOX = "\\boxed{"
-COMMIT = re.compile("[0-9a-f]{40}")
+# Scripts that put no spaces between words: a letter with its marks counts as a word.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+WORD = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED}]]+|\p{{So}}")
+BOX = regex.compile(r"\\(?:boxed|fbox)\s*\{")
+NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+LAST_NUMBER = regex.compile(rf"(?<!\d)-?{NUMBER}(?:/{NUMBER})?")
+BASED = regex.compile(r"(?<!\w)(\d[\dA-Z]*)\s*_\s*\{?\s*(\d+)")  # 4343_7, 4343_{7}
+PLAIN = str.maketrans("−－＋／．０１２３４５６７８９", "--+/.0123456789")  # U+2212 and full-width characters
+COMMIT = regex.compile("[0-9a-f]{40}")
 UNPICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch's own: read what is more than tensors too
 
 
+def words(text: str) -> list[str]:
+    """Words and numbers of a text in lower case and NFC, without punctuation, signs and operators.
+
+    Of ASCII text they are rouge_score's. Other scripts keep their letters and vowel signs; where a script puts no
+    spaces between words, as Chinese and Thai do, each character is a word, and so is an emoji everywhere.
+    """
+    return WORD.findall(normalize("NFC", text).lower())
+
+
 def boxed_answer(text: str) -> str | None:
-    r"""What the last complete \boxed{...} of a text holds, braces inside it included; None without one."""
-    start = text.rfind(BOX)
-    while start >= 0:
+    r"""What the last complete \boxed{...} or \fbox{...} that is not empty holds; None without one."""
+    for box in reversed(list(BOX.finditer(text))):
         depth = 1
-        for end in range(start + len(BOX), len(text)):
+        for end in range(box.end(), len(text)):
             depth += {"{": 1, "}": -1}.get(text[end], 0)
             if depth == 0:
-                return text[start + len(BOX) : end].strip()
-        start = text.rfind(BOX, 0, start)  # the last box was cut off: the one before it
+                break
+        if depth == 0 and (found := text[box.end() : end].strip()):
+            return found
     return None
 
 
 def last_number(text: str) -> str | None:
-    """The last number written in digits, without thousands separators; None without one."""
-    found = NUMBER.findall(text)
+    """The last number in digits, with its sign, decimals and denominator, without thousands separators, or None."""
+    found = LAST_NUMBER.findall(text.translate(PLAIN))
     return found[-1].replace(",", "") if found else None
 
 
-def math_answer(output: str, number: bool = True) -> tuple[str | None, bool]:
-    r"""The answer of an output, and whether it was boxed: the last \boxed{}, else the last number (if `number`)."""
-    boxed = boxed_answer(output)
-    return (boxed, True) if boxed is not None else (last_number(output) if number else None, False)
+def math_correct(output: str, reference: str, timeout: int | None = 5) -> bool:
+    r"""Whether the answer of an output is mathematically equal to the reference (math-verify).
 
-
-def math_correct(answer: str | None, reference: str, timeout: int | None = 5) -> bool:
-    """Whether an answer, apart from a full stop at its end, is mathematically equal to the reference (math-verify).
+    The answer is the last box that is not empty (`boxed_answer`), apart from a full stop at its end; without one, what
+    math-verify finds in the text, from the last empty box on where there is one; else the last number. A base in the
+    reference (4343_7) must stand in the answer too, which math-verify passes over. As there, (1,2) equals 1,2.
 
     `timeout`: seconds for parsing and for comparing, None for no limit. math-verify limits time by SIGALRM, which
     only the main thread can use; on other threads there is no limit.
     """
     from math_verify import parse, verify
 
-    if not answer:
-        return False
     if threading.current_thread() is not threading.main_thread():
         timeout = None
     _quiet_math_verify()
-    gold, given = (
-        parse(f"\\boxed{{{text}}}", parsing_timeout=timeout) for text in (reference, answer.rstrip(". "))
-    )
-    return bool(verify(gold, given, timeout_seconds=timeout))
+    read = partial(parse, parsing_timeout=timeout)
+    output, reference = output.translate(PLAIN), reference.translate(PLAIN)
+    if (answer := boxed_answer(output)) is not None:
+        given = read(f"\\boxed{{{answer.rstrip('. ')}}}")
+    else:
+        *before, answer = BOX.split(output)
+        answer = answer if WORD.search(answer) else " ".join(before)
+        # math-verify reads 1.5e3 as 1.5
+        powers = regex.sub(r"(\d)[eE]([+-]?\d)", r"\1*10^\2", answer.lstrip("} "))
+        given = read(powers) or read(last_number(answer) or "")
+    if (base := BASED.fullmatch(reference.strip("$} "))) and base.groups() not in BASED.findall(answer)[-1:]:
+        return False
+    return bool(verify(read(f"\\boxed{{{reference}}}"), given, timeout_seconds=timeout))
 
 
 @cache
@@ -83,20 +107,25 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def rouge(hypothesis: str, reference: str, stemming: bool = False) -> dict[str, float]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L F1, each 0 to 1 (rouge_score; without Porter stemming by default).
+    """ROUGE-1, ROUGE-2 and ROUGE-L F1 over `words`, each 0 to 1: of ASCII texts those of rouge_score.
 
-    rouge_score keeps only Latin letters and digits: not for Chinese.
+    stemming: by Porter's algorithm, as rouge_score's use_stemmer does.
     """
-    kinds = ("rouge1", "rouge2", "rougeL")
-    scores = _rouge_scorer(kinds, stemming).score(reference, hypothesis)
-    return {kind: float(scores[kind].fmeasure) for kind in kinds}
+    scores = _rouge_scorer(stemming).score(reference, hypothesis)
+    return {kind: float(score.fmeasure) for kind, score in scores.items()}
 
 
 @cache
-def _rouge_scorer(kinds: tuple[str, ...], stemming: bool):
+def _rouge_scorer(stemming: bool):
+    from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(list(kinds), use_stemmer=stemming)
+    stem = PorterStemmer().stem
+
+    def tokenize(text: str) -> list[str]:
+        return [stem(word) if stemming and len(word) > 3 else word for word in words(text)]
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=SimpleNamespace(tokenize=tokenize))
 
 
 def chrf(hypothesis: str, reference: str) -> float:
@@ -111,6 +140,23 @@ def bleu(hypothesis: str, reference: str, chinese: bool = False) -> float:
     from sacrebleu import sentence_bleu
 
     return float(sentence_bleu(hypothesis, [reference], tokenize="zh" if chinese else "13a").score)
+
+
+def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """chrF2 of all hypotheses as one corpus, 0 to 100 (sacrebleu); each has one reference or more."""
+    from sacrebleu import corpus_chrf
+
+    return float(corpus_chrf(hypotheses, list(zip_longest(*references))).score)
+
+
+def corpus_bleu(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], chinese: bool = False
+) -> float:
+    """BLEU of all hypotheses as one corpus, 0 to 100 (sacrebleu); each has one reference or more."""
+    from sacrebleu import corpus_bleu
+
+    streams = list(zip_longest(*references))
+    return float(corpus_bleu(hypotheses, streams, tokenize="zh" if chinese else "13a").score)
 
 
 def comet(

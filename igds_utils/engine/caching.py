@@ -101,3 +101,8 @@ def cache_bytes(lm: LM, tokens: int) -> int:
     config = lm.model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize
+
+
+def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
+    """How many rows of at most `tokens` positions may decode together: their keys and values fill `cache_gb`."""
+    return max(1, int(cache_gb * 1e9 / cache_bytes(lm, tokens)))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
+from random import Random
 
 import torch
 from torch import Tensor
@@ -30,11 +32,13 @@ BEGUN_TOKENS = 1024  # of rows' known beginnings, read in one forward pass
 
 @dataclass(frozen=True)
 class Sampling:
-    """Decoding by sampling; greedy decoding is its absence. One seed fixes a batch."""
+    """Decoding by sampling; greedy decoding is its absence."""
 
     temperature: float
     top_p: float
-    seed: int
+    seeds: Sequence[
+        str
+    ]  # one a row (`decode`) or a text (`generate`): each has a stream of random numbers of its own
 
 
 @torch.inference_mode()
@@ -79,10 +83,10 @@ def decode(
     produced = [list(tokens) for tokens in begun or [[]] * len(rows)]
     prefix = prefix or read_prefix(lm, prompts)
     alive = list(range(len(rows)))
-    choose, ended = _chooser(sampling, lm.device), set()
+    choose, ended = _chooser(sampling, max_new_tokens), set()
     hidden, cache, mask = _read_begun(lm, prompts, rows, produced, prefix, max_new_tokens, steering)
-    while True:
-        chosen = choose(unembed(lm, hidden).float())
+    for step in count():
+        chosen = choose(unembed(lm, hidden).float(), alive, step)
         for row, token in zip(alive, chosen.tolist(), strict=True):
             if row not in ended:
                 goes_on = append(lm, produced[row], token, stop) and len(produced[row]) < max_new_tokens
@@ -169,18 +173,23 @@ def _end_ids(lm: LM) -> set[int]:
     return {lm.tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
 
 
-def _chooser(sampling: Sampling | None, device: torch.device):
-    """The function that picks the next token ids (rows,) from logits (rows, vocabulary)."""
+def _chooser(sampling: Sampling | None, steps: int):
+    """The function that picks the next token ids (rows,) from logits (rows, vocabulary), for these rows at this step.
+
+    Sampling inverts the cumulative probabilities at a random number that depends on the row's seed and the step alone.
+    """
     if sampling is None:
-        return lambda logits: logits.argmax(-1)
+        return lambda logits, rows, step: logits.argmax(-1)
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-    generator = torch.Generator(device).manual_seed(sampling.seed)
     warm, nucleus = TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)
+    streams = map(Random, sampling.seeds)
+    numbers = torch.tensor([[own.random() for _ in range(steps)] for own in streams], dtype=torch.float64)
 
-    def draw(logits: Tensor) -> Tensor:
-        probabilities = nucleus(None, warm(None, logits)).softmax(-1)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    def draw(logits: Tensor, rows: list[int], step: int) -> Tensor:
+        reached = nucleus(None, warm(None, logits)).softmax(-1).cumsum(-1, dtype=torch.float64)
+        aims = numbers[rows, step].to(logits.device)[:, None] * reached[:, -1:]
+        return torch.searchsorted(reached, aims, right=True).squeeze(-1)
 
     return draw
 
@@ -202,21 +211,23 @@ def generate(
 ) -> list[list[str]]:
     """Unsteered completions of rendered prompts: `samples` texts for each, in the prompts' order.
 
-    Batches hold at most `rows` rows, are fixed by the prompts alone, and each draws from its own seed.
+    At most `rows` of them decode together; which ones changes no draw.
     """
     from igds_utils.engine.prompts import encode
 
     sequences = [encode(lm.tokenizer, text) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: (-len(sequences[i]), i))
     outputs: list[list[str]] = [[] for _ in texts]
-    with tqdm(total=len(texts), desc="generate", unit="prompt", leave=False, delay=2) as bar:
-        for number, batch in enumerate(even_chunks(order, max(1, rows // samples))):
-            seeded = sampling and Sampling(sampling.temperature, sampling.top_p, sampling.seed + number)
-            repeated = [(place, None) for place in range(len(batch)) for _ in range(samples)]
+    drawn = [(i, k) for i in order for k in range(samples)]
+    with tqdm(total=len(drawn), desc="generate", unit="text", leave=False, delay=2) as bar:
+        for batch in even_chunks(drawn, rows):
+            places = {i: place for place, i in enumerate(dict.fromkeys(i for i, _ in batch))}
+            own = sampling and replace(sampling, seeds=[f"{sampling.seeds[i]}/{k}" for i, k in batch])
+            repeated = [(places[i], None) for i, _ in batch]
             new = decode(
-                lm, [sequences[i] for i in batch], repeated, max_new_tokens, stop=stop, sampling=seeded
+                lm, [sequences[i] for i in places], repeated, max_new_tokens, stop=stop, sampling=own
             )
-            for (place, _), tokens in zip(repeated, new, strict=True):
-                outputs[batch[place]].append(to_text(lm, tokens, stop))
+            for (i, _), tokens in zip(batch, new, strict=True):
+                outputs[i].append(to_text(lm, tokens, stop))
             bar.update(len(batch))
     return outputs

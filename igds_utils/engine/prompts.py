@@ -211,7 +211,7 @@ def critical_position(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str
     """
     if not prompt.endswith(":"):
         raise ValueError(
-            f"the prompt must end in a colon, the critical position; it ends in {prompt[-20:]!r}"
+            f"the prompt must end in the colon ':' (U+003A), the critical position; it ends in {prompt[-20:]!r}"
         )
     if not text.startswith(prompt):
         raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")

@@ -19,8 +19,8 @@ import pandas as pd
 
 from igds_utils.core import launch
 from igds_utils.core.experiment import Run
+from igds_utils.engine import caching
 from igds_utils.engine.batching import even_chunks
-from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.prompts import Sample
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import intervention, racing
@@ -195,4 +195,4 @@ def rows_that_fit(run: Run, samples: Sequence[Sample], max_new_tokens: int) -> i
     A row that departs from its original late has read up to `max_new_tokens` of it and has room for as many more.
     """
     longest = max(len(sample.prompt) for sample in samples) + 2 * max_new_tokens
-    return max(1, int(run.preset.intervention.cache_gb * 1e9 / cache_bytes(run.lm, longest)))
+    return caching.rows_that_fit(run.lm, longest, run.preset.intervention.cache_gb)

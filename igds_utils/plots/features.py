@@ -58,7 +58,7 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
     """Figure 6: the words whose rate rises most when a task's top feature is amplified, one panel a task.
 
     `shifts[task]` = `semantics.lexical_shift`; bars are differences of smoothed log-odds in standard errors, with the
-    counts in the original and in the amplified outputs. Words that rise no more than chance allows are pale.
+    counts in the original and in the amplified outputs. Words that rise beyond chance stand first; the others are pale.
     """
     shown = {task: table[table["z"] > 0].head(most) for task, table in shifts.items()}
     if not any(len(table) for table in shown.values()):
@@ -66,7 +66,7 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
     figure, axes = new_figure(PAGE, 0.8 + 0.2 * most, columns=len(shown), sharex=True)
     for axis, (task, table) in zip(axes[0], shown.items(), strict=True):
         colour, _ = TASK_MARKS.get(task, OTHER_MARK)
-        colours = np.where(table["p"] < 0.05, colour, PALE)
+        colours = np.where(table["rises"], colour, PALE)
         bars = axis.barh(range(len(table)), table["z"], color=colours, height=0.7)
         axis.bar_label(
             bars,

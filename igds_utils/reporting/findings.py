@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from string import Formatter
 
 import pandas as pd
 
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, Metric, at_main_ratio, number, task_title
+from igds_utils.tables.paper import MARK
 from igds_utils.tasks.base import Task
-from igds_utils.tasks.examples import Example
+from igds_utils.tasks.examples import Example, placeholders
 from igds_utils.tasks.sourced import origins
 
 VERDICTS = {
@@ -254,36 +254,37 @@ def _shared(configs: dict[str, TaskConfig], condition: Callable, text: str) -> l
 
 def prompt_templates(
     tasks: dict[str, Task], configs: dict[str, TaskConfig]
-) -> dict[str, dict[str, tuple[str, str]]]:
-    """What Table 9 shows, made by the very functions that render the run's prompts, with fields left in braces.
+) -> dict[str, dict[str, dict[str, str]]]:
+    """What Table 9 shows of this run: prompts[task][stage][part], with fields left in braces (`tables.table9`).
 
-    `prompts[task][stage]` = (prompt, target); the chat template, where one is used, is left out; shots are abridged.
+    A mark follows the identification prompt's colon; the chat template, where one is used, is left out; shots are
+    abridged.
     """
-    from igds_utils.engine.prompts import evaluation_prompt, identification_prompt, sft_pair
+    from igds_utils.engine.prompts import evaluation_prompt, identification_prompt
 
     prompts = {}
     for name, config in configs.items():
         task = tasks[name]
         templates = (
-            task.identification_template,
-            task.records_instruction,
-            task.records_input,
-            task.few_shot_template,
-        )
-        fields = {field for text in templates for _, field, _, _ in Formatter().parse(text) if field}
-        example = Example(name, {field: f"{{{field}}}" for field in sorted(fields)}, "{target}", ())
+            task.identification_template, task.records_instruction, task.records_input, task.few_shot_template,
+            task.target_template,
+        )  # fmt: skip
+        fields = {f: f"{{{f}}}" for template in templates for f in placeholders(template)}
+        target = task.target_template.format(**fields)
+        example = Example(name, fields, target, ())
         if config.shots:
-            test = task.few_shot_template.format(**example.fields | {"shots": f" {{{config.shots} shots}}"})
+            test = task.few_shot_template.format(**fields | {"shots": f" {{{config.shots} shots}}"})
         else:
             test = evaluation_prompt(task, example, None, "bare")
-        if config.sft.rendering == "evaluation":
-            trained = (test, " {target}")
-        else:
-            whole = config.model_copy(update={"max_prompt_tokens": None})  # a template has no tokens to count
-            trained = sft_pair(task, example, None, "records", whole)
+        trained = {"Instruction": test, "Input": "", "Output": target}
+        if config.sft.rendering == "records":
+            parts = (task.records_instruction, task.records_input, task.records_output)
+            filled = [part.format(**fields, target=target) for part in parts]
+            trained = dict(zip(trained, filled, strict=True))
+        identification = f"{identification_prompt(task, example, None, 'bare')}{MARK} {target}"
         prompts[name] = {
-            "identification": (identification_prompt(task, example, None, "bare"), " {target}"),
+            "identification": {"Prompt": identification},
             "sft": trained,
-            "evaluation": (test, ""),
+            "evaluation": {"Prompt": test},
         }
     return prompts

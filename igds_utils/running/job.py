@@ -81,6 +81,11 @@ def load_papermill() -> ModuleType:
     return papermill
 
 
+def literal(path: Path) -> str:
+    """A path for papermill, which fills in parameters where braces stand."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def _papermill(notebook: Path, output: Path, parameters: dict[str, Any]) -> str:
     """Run all cells, showing their output as it comes; the text of the error, or "" when there was none."""
     papermill = load_papermill()
@@ -88,8 +93,8 @@ def _papermill(notebook: Path, output: Path, parameters: dict[str, Any]) -> str:
 
     try:
         papermill.execute_notebook(
-            notebook,
-            output,
+            literal(notebook),
+            literal(output),
             parameters=parameters,
             kernel_name="python3",
             cwd=notebook.parent,

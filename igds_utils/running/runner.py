@@ -19,14 +19,14 @@ from typing import Any
 
 import psutil
 
-from igds_utils.config.config import PROJECT, ConfigError, load_preset
+from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
 from igds_utils.core.arms import arms, asked_in_general, in_series
 from igds_utils.core.launch import check_gpus
 from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
 from igds_utils.display import duration
 from igds_utils.running.cluster import profile_folder, resources
-from igds_utils.running.job import NAMES, RUNNER, load_papermill
+from igds_utils.running.job import NAMES, RUNNER, literal, load_papermill
 from igds_utils.running.lock import hold
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -110,7 +110,8 @@ def _request(
     split=False,
 ) -> dict[str, Any]:
     """split: whether every arm is a job of its own."""
-    chosen = load_preset(preset, model, list(tasks), overrides)
+    tasks, overrides = task_names(tasks), changes(overrides)
+    chosen = load_preset(preset, model, tasks, overrides)
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
         in_series(task), asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
@@ -121,8 +122,8 @@ def _request(
             # notebooks run in their own folder, so a preset's path must not depend on where the runner was called
             "preset": str(Path(preset).resolve()) if preset.endswith((".yaml", ".yml")) else preset,
             "model": model,
-            "tasks": list(tasks),
-            "overrides": dict(overrides or {}),
+            "tasks": tasks,
+            "overrides": overrides,
             "results": "" if results == PROJECT / "results" else str(results),
         },
         "stages": list(stages),
@@ -143,7 +144,7 @@ def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """papermill only warns about a parameter that a notebook does not have: refuse it here."""
     if not notebook.is_file():
         raise ConfigError(f"no notebook {_short(notebook)}")
-    known = load_papermill().inspect_notebook(str(notebook))
+    known = load_papermill().inspect_notebook(literal(notebook))
     if unknown := [name for name in parameters if name not in known]:
         raise ConfigError(
             f"{notebook.name}: no parameter {', '.join(map(repr, unknown))} in the cell tagged `parameters`; "

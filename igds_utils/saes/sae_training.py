@@ -23,6 +23,8 @@ from igds_utils.config.refs import Strict
 from igds_utils.data import hub
 from igds_utils.saes.sae_corpus import Captured
 
+L0_LOSS = "quadratic"  # of jumprelu, as Gemma Scope 2: the weight of L0 itself ("step") does nothing above about 0.1
+
 
 class Recipe(Strict):
     """How one SAE is trained (sae_lens: architecture, loss, trainer)."""
@@ -36,9 +38,11 @@ class Recipe(Strict):
     dead_after: int = Field(
         200, description="steps without firing after which a feature counts as dead in training"
     )
-    k: float = Field(32, description="batchtopk: active features a token, on average")
-    l0_coefficient: float | dict[int, float] = Field(
-        1.0, description="jumprelu: weight of L0, for all or by layer"
+    k: float = Field(
+        32, gt=0, description="active features a token, on average (jumprelu: the aim of the loss)"
+    )
+    l0_coefficient: float = Field(
+        1.0, gt=0, description="jumprelu: weight of 2 (L0 - k)^2 / k; a larger one holds L0 nearer to k"
     )
     l0_warmup_steps: int = Field(0, description="jumprelu: steps over which that weight grows from zero")
     seed: int = 0
@@ -53,6 +57,8 @@ def train(captured: Captured, layer: int, recipe: Recipe, model_name: str, root:
     """
     source = captured.shards[0].parent.name  # a hash of the texts, the model and the layers
     made_from = [source, captured.sink_factor, layer, recipe.model_dump_json()]
+    if recipe.architecture == "jumprelu":  # one of the same recipe under another loss is another SAE
+        made_from.append(L0_LOSS)
     key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
     return hub.whole(root / key, lambda new: _train(captured.load(layer)[0], layer, recipe, model_name, new))
 
@@ -64,7 +70,7 @@ def _train(acts: Tensor, layer: int, recipe: Recipe, model_name: str, folder: Pa
     torch.manual_seed(recipe.seed + layer)
     width, steps = acts.shape[1], int(recipe.passes * len(acts)) // recipe.batch
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sae = _new_sae(recipe, layer, width, device)
+    sae = _new_sae(recipe, width, device)
     settings = SAETrainerConfig(
         total_training_samples=steps * recipe.batch,
         train_batch_size_samples=recipe.batch,
@@ -101,7 +107,7 @@ def _train(acts: Tensor, layer: int, recipe: Recipe, model_name: str, folder: Pa
     (folder / "curve.json").write_text(json.dumps(curve), encoding="utf8")
 
 
-def _new_sae(recipe: Recipe, layer: int, width: int, device: str):
+def _new_sae(recipe: Recipe, width: int, device: str):
     from sae_lens import (
         BatchTopKTrainingSAE,
         BatchTopKTrainingSAEConfig,
@@ -117,15 +123,12 @@ def _new_sae(recipe: Recipe, layer: int, width: int, device: str):
     }
     if recipe.architecture == "batchtopk":
         return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**shared, k=recipe.k))
-    weight = recipe.l0_coefficient
-    if isinstance(weight, dict) and layer not in weight:
-        raise ValueError(
-            f"l0_coefficient has no value for layer {layer}; it has {', '.join(map(str, weight))}"
-        )
     return JumpReLUTrainingSAE(
         JumpReLUTrainingSAEConfig(
             **shared,
-            l0_coefficient=weight[layer] if isinstance(weight, dict) else weight,
+            jumprelu_sparsity_loss_mode=L0_LOSS,
+            target_l0=recipe.k,
+            l0_coefficient=recipe.l0_coefficient,
             l0_warm_up_steps=recipe.l0_warmup_steps,
         )
     )

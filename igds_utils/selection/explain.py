@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import regex
 import torch
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import Run
+from igds_utils.data.metrics import UNSPACED
 from igds_utils.engine import activations, prompts
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import residuals
@@ -140,39 +143,50 @@ def _features(members: Pool, pool: UserPool, found: list[Feature], sample_id: st
 
 
 def _tokens(run: Run, task: str, example: Example, feature: Feature, most: int = 5) -> pd.DataFrame:
-    """The critical token, and those of the sample's own text on which a feature fires at all, most first."""
+    """The critical token, and those of the sample's own text on which a feature fires at all, most first.
+
+    Tokens that share a character, as those of emoji and Chinese do, are one piece of the text, with their highest
+    activation.
+    """
     prompt = run.prompt(task, example)
     ids = prompts.encode(run.tokenizer, prompt)
     inputs = pad([ids], run.tokenizer.pad_token_id, "right", run.lm.device)
     with torch.inference_mode():
         h = residuals(run.lm, [feature.layer], **inputs)[feature.layer][0]
         acts = FeatureSet(run.saes[feature.layer], [feature.index]).encode(h)[:, 0].cpu().numpy()  # (T,)
-    critical = prompts.critical_position(run.tokenizer, prompt, prompt)
-    own = [t for t in _own_tokens(run, prompt, example, len(ids)) if acts[t] > 0]
-    top = sorted(own, key=lambda t: -acts[t])[:most]
-    decode = run.tokenizer.decode
-    return pd.DataFrame(
-        [
-            (
-                "p" if t == critical else "text",
-                repr(decode(ids[t])),
-                acts[t] + 0.0,
-                repr(decode(ids[max(0, t - 6) : t])),
-            )
-            for t in [critical, *top]
-        ],
-        columns=["where", "token", "activation", "after"],
-    )
-
-
-def _own_tokens(run: Run, prompt: str, example: Example, n_tokens: int) -> list[int]:
-    """Positions of the tokens that lie in the sample's own text; none where the rendering cut it."""
-    text = prompts.as_text(example.fields[own_field(example)], run.tokenizer)
-    if (start := prompt.find(text)) < 0:
-        return []
     offsets = run.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    shift = n_tokens - len(offsets)  # the BOS that `encode` adds
-    return [i + shift for i, (a, b) in enumerate(offsets) if start <= a < b <= start + len(text)]
+    acts = acts[len(ids) - len(offsets) :]  # without the BOS that `encode` adds
+    pieces = _pieces(prompt, offsets)
+    text = prompts.as_text(example.fields[own_field(example)], run.tokenizer)
+    start = prompt.find(text) if text in prompt else len(prompt)  # the rendering may have cut it
+    rows = []
+    for number, (a, b, tokens) in enumerate(pieces):
+        before = prompt[pieces[max(0, number - 6)][0] : a]
+        where = "p" if b == len(prompt) else "text" if start <= a < b <= start + len(text) else ""
+        rows.append((where, _quoted(prompt[a:b]), float(acts[tokens].max()), _quoted(before)))
+    table = pd.DataFrame(rows, columns=["where", "token", "activation", "after"])
+    own = table[(table["where"] == "text") & (table["activation"] > 0)]
+    top = own.sort_values("activation", ascending=False, kind="stable").head(most)
+    return pd.concat([table[table["where"] == "p"], top], ignore_index=True)
+
+
+def _pieces(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[int]]]:
+    """Tokens by pieces of whole characters as a reader sees them: (start, end) in the text, and the tokens' numbers."""
+    ends = [0, *(match.end() for match in regex.finditer(r"\X", text))]
+    pieces: list[tuple[int, int, list[int]]] = []
+    for token, (a, b) in enumerate(offsets):
+        start = ends[bisect_right(ends, a) - 1]
+        end = ends[bisect_left(ends, max(b, a + 1))]
+        if pieces and start < pieces[-1][1]:
+            start, last, tokens = pieces.pop()
+            pieces.append((start, max(end, last), [*tokens, token]))
+        else:
+            pieces.append((start, end, [token]))
+    return pieces
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _changes(
@@ -184,7 +198,7 @@ def _changes(
     if len(parts) < 2:
         return pd.DataFrame()
     shortened = [
-        replace(example, fields={**example.fields, field: " ".join(parts[:i] + parts[i + 1 :])})
+        replace(example, fields={**example.fields, field: "".join(parts[:i] + parts[i + 1 :]).strip()})
         for i in range(len(parts))
     ]
     texts = [run.prompt(task, one) for one in shortened]
@@ -199,7 +213,8 @@ def _changes(
     beaten = [sign * (score - others["score"].to_numpy()) for score in made]
     ranks = [1 + int(((by < 0) | ((by == 0) & first)).sum()) for by in beaten]
     now = scores.loc[scores["sample_id"] == example.id, "score"].item()
-    table = pd.DataFrame({"without": parts, "score": made, "change": made - now, "rank": ranks})
+    without = [part.strip() for part in parts]
+    table = pd.DataFrame({"without": without, "score": made, "change": made - now, "rank": ranks})
     table["selected"] = np.where(table["rank"] <= facts["selected"], "yes", "no")
     return table.iloc[np.argsort(-np.abs(table["change"].to_numpy()), kind="stable")].reset_index(drop=True)
 
@@ -209,9 +224,12 @@ def _highest(facts: dict[str, Any]) -> bool:
 
 
 def _parts(text: str) -> list[str]:
-    """Sentences of a text; of a single one, up to `PIECES` runs of words."""
-    sentences = [part for part in re.split(r"(?<=[.!?。！？])\s+|\n+", text) if part.strip()]
+    """Sentences of a text with the space after them; of a single one, up to `PIECES` runs of words.
+
+    Joined they are the text. Where a script puts no spaces between words, a character counts as one.
+    """
+    sentences = regex.findall(r"(?s).+?(?:[.!?؟।]+(?=\s)|[。！？]+[”’」』）]*|\n|$)\s*", text)
     if len(sentences) > 1:
         return sentences
-    words = text.split()
-    return [" ".join(piece) for piece in np.array_split(words, min(PIECES, len(words)))]
+    words = regex.findall(rf"\s*(?:[{UNSPACED}]\p{{M}}*\p{{P}}*|[^\s{UNSPACED}]+)\s*", text)
+    return ["".join(piece) for piece in np.array_split(words, min(PIECES, len(words)) or 1)]

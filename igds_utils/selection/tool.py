@@ -63,7 +63,7 @@ class PoolRun(Run):
         if not self.store.has(f"{task}/task_features.json"):
             raise ConfigError(
                 f"no task features of {task} are stored in {self.store.root}: run notebooks 1 and 2 (make reproduce "
-                f"TASKS={task} PRESET={self.preset.name}), or name features, for instance l14_p11575"
+                f"TASKS={task} PRESET={self.preset.name}), or name features as l<layer>_p<index>"
             )
         return super().task_features(task)
 
@@ -144,18 +144,16 @@ def read_features(text: str) -> list[Feature]:
             raise ConfigError(f"there is no file {text}: correct the path of the task features") from None
         except (ValueError, KeyError, TypeError):
             raise ConfigError(
-                f"{text} is no task_features.json: it must hold a list `selected` of names such as l14_p11575"
+                f"{text} is no task_features.json: it must hold a list `selected` of names l<layer>_p<index>"
             ) from None
     found = []
     for name in names:
         try:
             found.append(Feature.parse(name))
         except ValueError:
-            raise ConfigError(
-                f"{name!r} is no feature: write l<layer>_p<index>, for instance l14_p11575"
-            ) from None
+            raise ConfigError(f"{name!r} is no feature: write l<layer>_p<index>") from None
     if not found:
-        raise ConfigError(f"{text} selects no feature: name some, for instance l14_p11575")
+        raise ConfigError(f"{text} selects no feature: name some as l<layer>_p<index>")
     return found
 
 

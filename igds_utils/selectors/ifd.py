@@ -24,8 +24,10 @@ class IFD(Procedure):
     others are taken by ratio, highest first. `ifd_perplexity` is the ratio of perplexities of Superfiltering
     (arXiv 2402.00530). The header in front of the bare target, and with it the template, is stored with the scores.
 
-    Ours: the authors take a share of the survivors; here every selector takes a share of the pool. Where too few
-    survive, the next ratios above 1 follow, ascending, then what else was dropped; the facts count them.
+    Ours: a cut target is dropped; the authors cut texts before they look for what is too long, so that their check
+    finds nothing and cut targets are scored. The authors take a share of the survivors; here every selector takes a
+    share of the pool. Where too few survive, the next ratios above 1 follow, ascending, then what else was dropped;
+    the facts count them.
     """
 
     needs = ("target_loss", "bare_target_loss", "target_cut")

@@ -1,4 +1,4 @@
-"""RDS+: samples whose hidden states resemble those of the target examples, each example taking in turn."""
+"""RDS+: samples whose hidden states resemble those of the target examples, the examples choosing in turn."""
 
 import numpy as np
 
@@ -7,10 +7,11 @@ from igds_utils.selectors.base import Choice, Context, Procedure, register
 
 @register("rds")
 class RDS(Procedure):
-    """Round robin: each target example in turn takes the most similar sample that is left, until the budget is full.
+    """Round robin over target examples (Ivison et al. 2025, arXiv 2503.01807; their get_top_influences.py).
 
-    Similarity is the cosine of position-weighted means of the last hidden state (`needs.hidden`). The score shown is a
-    sample's largest similarity to any example.
+    In round r each example names the r-th most similar sample; a sample that was named before is not taken again, and
+    the example loses that turn. Similarity is the cosine of position-weighted means of the last hidden state
+    (`needs.hidden`). The score shown is a sample's largest similarity to any example.
     """
 
     needs = ("hidden_states", "example_hidden_states")
@@ -24,15 +25,9 @@ class RDS(Procedure):
 
 def round_robin(similarity: np.ndarray, id_order: np.ndarray, size: int) -> tuple[np.ndarray, int]:
     """`size` distinct samples in the order taken, and the rounds begun. similarity: (N, examples)."""
-    queues = [np.lexsort((id_order, -column)) for column in similarity.T]
-    heads, taken, order, rounds = [0] * len(queues), np.zeros(len(similarity), dtype=bool), [], 0
-    while len(order) < size:
-        rounds += 1
-        for number, queue in enumerate(queues):
-            if len(order) == size:
-                break
-            while taken[queue[heads[number]]]:
-                heads[number] += 1
-            taken[queue[heads[number]]] = True
-            order.append(queue[heads[number]])
-    return np.array(order), rounds
+    named = np.array(
+        [np.lexsort((id_order, -column)) for column in similarity.T]
+    ).T  # (N, examples): round by round
+    turn = np.unique(named.ravel(), return_index=True)[1]  # (N,): the turn in which a sample is first named
+    order = turn.argsort()[:size]
+    return order, int(turn[order[-1]]) // named.shape[1] + 1

@@ -63,8 +63,9 @@ class Zip(Procedure):
     are distinct; these are cut at the budget or filled up to it. The program stops with an error on a pool smaller
     than K1; here K1, K2 and K3 are lowered to what there is, in both modes.
 
-    Ours: a sample is its instruction and its target (`PoolSample.document`), not the printed form of a chat record;
-    ties fall to the smaller id. In a pool below K2 the first two steps leave all samples in: the third decides.
+    Ours: a sample is its instruction and its target (`PoolSample.document`), not the printed form of a chat record.
+    Ties fall to the smaller id; in the third step of `official` to the first of the K2, as in the program. In a pool
+    below K2 the first two steps leave all samples in: the third decides.
     """
 
     direction = "lowest"
@@ -84,8 +85,8 @@ class Zip(Procedure):
                 used[first] = False
                 second = _lowest(state, first, k2, context.id_order)
                 wanted = min(k3, len(second), len(texts) if official else size - len(taken))
-                # in the order of ids, so that ties fall to the smaller one
-                second = second[np.argsort(context.id_order[second])]
+                if not official:  # in the order of ids, so that ties fall to the smaller one
+                    second = second[np.argsort(context.id_order[second])]
                 found = second[least_redundant([texts[i] for i in second], wanted)]
                 used[second if official else found] = True
                 for i in found:

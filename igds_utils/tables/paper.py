@@ -24,6 +24,7 @@ STAGES = {
     "evaluation": "Evaluation",
 }
 MARK = "⟨p⟩"
+EMPTY = "(empty)"
 
 
 def table1(
@@ -176,23 +177,22 @@ def _model_column(facts: dict) -> dict[str, str]:
     }
 
 
-def table9(prompts: dict[str, dict[str, tuple[str, str]]]) -> pd.DataFrame:
-    """Table 9: the prompt of every stage and task, with the critical position marked.
+def table9(prompts: dict[str, dict[str, dict[str, str]]], paper: dict) -> pd.DataFrame:
+    """Table 9: the templates of every stage and task, this run's beside the paper's.
 
-    `prompts[task][stage]` = (prompt, target), placeholders in braces, stage one of identification, sft, evaluation.
-    The mark follows the identification prompt's last colon. Raises ValueError where that prompt ends otherwise.
+    `prompts[task][stage][part]` = text with placeholders in braces; stage: identification, sft or evaluation; part:
+    Prompt, or Instruction, Input and Output of a training sample. The paper's have the same form.
     """
     rows = []
     for stage, stage_title in STAGES.items():
         for task, stages in prompts.items():
-            if stage not in stages:
-                continue
-            prompt, target = stages[stage]
-            if stage == "identification":
-                if not prompt.endswith(":"):
-                    raise ValueError(
-                        f"table 9: the identification prompt of {task} does not end in a colon: {prompt!r}"
-                    )
-                prompt += MARK
-            rows.append({"Stage": stage_title, "Task": task_title(task), "Prompt": prompt + target})
+            printed = paper["table9"].get(task, {}).get(stage, {})
+            for part, text in stages[stage].items():
+                row = {
+                    "Stage": stage_title,
+                    "Task": task_title(task),
+                    "Part": part,
+                    "This run": text or EMPTY,
+                }
+                rows.append(row | {"Paper": (printed[part] or EMPTY) if part in printed else NOTHING})
     return pd.DataFrame(rows)

@@ -46,7 +46,8 @@ SIGNS = str.maketrans({  # of display text -> LaTeX, which `Styler.to_latex` lea
 def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
     """A booktabs table; needs the packages booktabs and textcomp. Columns of long text become paragraphs."""
     cells = frame.astype(str).replace("\n", "↵", regex=True)
-    form = "".join(r"p{0.6\linewidth}" if cells[column].str.len().max() > 60 else "l" for column in cells)
+    long = [bool(cells[column].str.len().max() > 60) for column in cells]
+    form = "".join(rf"p{{{0.6 / sum(long):g}\linewidth}}" if one else "l" for one in long)
     style = cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     title = re.sub(r"([%&#_$])", r"\\\1", caption)
     return style.to_latex(hrules=True, caption=title, label=f"tab:{name}", column_format=form).translate(SIGNS)

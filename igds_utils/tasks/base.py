@@ -156,6 +156,12 @@ class Task(ABC):
             self.scoring, [self.cut(output) for output in outputs], examples
         )
 
+    def score_corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+        """Metrics of all outputs as one corpus, where the field reports them so (chrF and BLEU); else none."""
+        from igds_utils.tasks.scorers import SCORERS
+
+        return SCORERS[self.scoring.name].corpus([self.cut(output) for output in outputs], examples)
+
     def cut(self, output: str) -> str:
         """The part of an output before the first of `stops`, without surrounding space."""
         for stop in self.stops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -22,6 +23,7 @@ HELD_OUT = ("test", "validation", "confirmation")
 
 # What chat templates end turns with; `prompts.as_text` asks the tokenizer itself
 CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]")
+QUOTES = str.maketrans("‘’“”", "''\"\"")
 
 Data = TypeVar("Data", bound=Strict)
 
@@ -62,8 +64,12 @@ def placeholders(template: str) -> list[str]:
 
 
 def normalize(text: str) -> str:
-    """Lower-case words and numbers, one space apart: two texts that say the same come out equal."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    """A text in NFC and lower case, with straight quotes, single spaces and no full stop at its end.
+
+    Two texts that say the same come out equal. Nothing else is dropped: 5 and -5, C and C++, 3/4 and 3 4 differ.
+    """
+    lower = unicodedata.normalize("NFC", text).lower().translate(QUOTES)
+    return " ".join(lower.split()).rstrip(".。।")
 
 
 def data_parameters(schema: type[Data], config: TaskConfig, task: str) -> Data:

@@ -30,15 +30,16 @@ class Scorer:
     label: str  # as axes and tables name it, with its unit
     scale: float  # turns a score into that unit
     score: Callable[[Metric, Sequence[str], Sequence[Example]], list[Scores]]
+    corpus: Callable[[Sequence[str], Sequence[Example]], Scores] = lambda outputs, examples: {}
 
 
 def _accuracy(metric: AccuracyMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
-    """accuracy 0 or 1, and boxed 0 or 1: whether the answer stood in a box or was the last number."""
+    """accuracy 0 or 1, and boxed 0 or 1: whether the answer stood in a box."""
     found = []
     for output, example in zip(outputs, examples, strict=True):
-        answer, boxed = metrics.math_answer(output, number=metric.answer == "box_else_number")
-        right = any(
-            metrics.math_correct(answer, reference, metric.timeout) for reference in example.references
+        boxed = metrics.boxed_answer(output) is not None
+        right = (boxed or metric.answer == "box_else_number") and any(
+            metrics.math_correct(output, reference, metric.timeout) for reference in example.references
         )
         found.append({"accuracy": float(right), "boxed": float(boxed)})
     return found
@@ -51,13 +52,24 @@ def _rouge(metric: RougeMetric, outputs: Sequence[str], examples: Sequence[Examp
 def _chrf(
     metric: ChrfMetric | CometMetric, outputs: Sequence[str], examples: Sequence[Example]
 ) -> list[Scores]:
-    """chrf and bleu, both 0 to 100; BLEU splits Chinese into characters."""
+    """Sentence chrf and bleu, both 0 to 100; BLEU splits Chinese into characters."""
 
     def score(output: str, reference: str, example: Example) -> Scores:
-        chinese = "Chinese" in example.fields.get("target_language", "")
-        return {"chrf": metrics.chrf(output, reference), "bleu": metrics.bleu(output, reference, chinese)}
+        bleu = metrics.bleu(output, reference, _is_chinese(example))
+        return {"chrf": metrics.chrf(output, reference), "bleu": bleu}
 
     return _over_references(score, outputs, examples)
+
+
+def _corpus(outputs: Sequence[str], examples: Sequence[Example]) -> Scores:
+    """chrf and bleu of all outputs as one corpus, both 0 to 100, which the means over sentences are not."""
+    references = [example.references for example in examples]
+    bleu = metrics.corpus_bleu(outputs, references, _is_chinese(examples[0]))
+    return {"chrf": metrics.corpus_chrf(outputs, references), "bleu": bleu}
+
+
+def _is_chinese(example: Example) -> bool:
+    return "Chinese" in example.fields.get("target_language", "")
 
 
 def _comet(metric: CometMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
@@ -82,8 +94,8 @@ def _exact_match(metric: ExactMetric, outputs: Sequence[str], examples: Sequence
 SCORERS = {
     "accuracy": Scorer("accuracy (%)", 100.0, _accuracy),
     "rouge1": Scorer("ROUGE-1", 1.0, _rouge),
-    "chrf": Scorer("chrF", 1.0, _chrf),
-    "comet": Scorer("COMET", 1.0, _comet),
+    "chrf": Scorer("chrF, mean of sentences", 1.0, _chrf, _corpus),
+    "comet": Scorer("COMET", 1.0, _comet, _corpus),
     "exact_match": Scorer("exact match (%)", 100.0, _exact_match),
 }
 

@@ -23,6 +23,7 @@ from pydantic import model_validator
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import DataSource, Strict
 from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.data.metrics import words
 from igds_utils.data.sources import Reader, mirror_folder
 from igds_utils.tasks.examples import SETS, Example, Sets, data_parameters, normalize, number, random_stream
 
@@ -174,9 +175,10 @@ def join_repeats(examples: Iterable[Example]) -> list[Example]:
 
 
 def shared_with_test(pool: Iterable[Example], test: Iterable[Example], n: int = 13) -> list[str]:
-    """Ids of the pool samples that have `n` consecutive words (normalized) in common with a test example.
+    """Ids of the pool samples that have `n` consecutive words (`metrics.words`) in common with a test example.
 
-    Prompt and target are searched on both sides, as in decontamination by 13-grams (Brown et al. 2020).
+    Prompt and target are searched on both sides, as in decontamination by 13-grams (Brown et al. 2020). Of Chinese,
+    whose words are characters here, 13 are a shorter text than of English.
     """
     known = {gram for example in test for gram in _ngrams(example, n)}
     return [example.id for example in pool if not known.isdisjoint(_ngrams(example, n))] if known else []
@@ -184,8 +186,8 @@ def shared_with_test(pool: Iterable[Example], test: Iterable[Example], n: int = 
 
 def _ngrams(example: Example, n: int) -> Iterable[tuple[str, ...]]:
     texts = dict.fromkeys([example.text, example.target, *example.references])
-    for words in (normalize(text).split() for text in texts):
-        yield from zip(*(words[start:] for start in range(n)), strict=False)
+    for found in map(words, texts):
+        yield from zip(*(found[start:] for start in range(n)), strict=False)
 
 
 def describe(facts: dict[str, Any]) -> str:

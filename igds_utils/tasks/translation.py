@@ -17,8 +17,9 @@ from igds_utils.config.refs import Strict, WheelRef
 from igds_utils.config.settings import TaskConfig
 from igds_utils.config.taskspec import ChrfMetric
 from igds_utils.data import hub
+from igds_utils.data.metrics import words
 from igds_utils.tasks.base import CorpusTask
-from igds_utils.tasks.examples import Example, data_parameters, normalize
+from igds_utils.tasks.examples import Example, data_parameters
 
 LANGUAGES = {"fr": "French", "zh": "Chinese"}
 PLACEHOLDER = re.compile(r"%\d|%s|\{\w*\}|<[^>]*>")
@@ -78,7 +79,7 @@ def read_catalogs(folder: Path, min_words: int, max_words: int) -> Iterator[tupl
 
     The catalogs map `context \\x04 message` to a list of plural forms (the first is taken). Left out: messages of
     several lines (settings with code in them), untranslated ones, those outside min_words..max_words, and those
-    whose English or translation already occurred.
+    whose English or translation already occurred word by word.
     """
     sources, targets = set(), set()
     catalogs = sorted(folder.glob("*.json"))
@@ -89,12 +90,12 @@ def read_catalogs(folder: Path, min_words: int, max_words: int) -> Iterator[tupl
             if not key:  # the catalog's header
                 continue
             source, target = key.rpartition("\x04")[2].strip(), forms[0].strip()
-            words = len(source.split())
-            if "\n" in source + target or not target or words > max_words:
+            length = len(source.split())
+            if "\n" in source + target or not target or length > max_words:
                 continue
             if len(PLACEHOLDER.sub(" ", source).split()) < min_words:
                 continue
-            plain_source, plain_target = normalize(source), normalize(target)
+            plain_source, plain_target = tuple(words(source)), tuple(words(target))
             if plain_source == plain_target or plain_source in sources or plain_target in targets:
                 continue
             sources.add(plain_source)

@@ -197,10 +197,16 @@ def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
 
 
 def _truthfulqa_mirror() -> dict[str, list[dict]]:
-    """The `generation` rows as MC2 asks them: all true answers, then all false ones."""
+    """The `generation` rows as MC2 asks them: all true answers, then all false ones, each ending in a full stop.
+
+    The official multiple-choice items end in one, the `generation` rows do not.
+    """
     rows = []
     for row in _rows(mirror_folder() / "truthfulqa/truthful_qa/generation/validation.jsonl"):
-        true, false = row["correct_answers"], row["incorrect_answers"]
+        true, false = (
+            [answer.removesuffix(".") + "." for answer in row[name]]
+            for name in ("correct_answers", "incorrect_answers")
+        )
         targets = {"choices": true + false, "labels": [1] * len(true) + [0] * len(false)}
         rows.append({"question": row["question"], "mc1_targets": targets, "mc2_targets": targets})
     return {"validation": rows}

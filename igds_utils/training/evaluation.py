@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from igds_utils.config.settings import TaskConfig
@@ -22,73 +22,61 @@ if TYPE_CHECKING:
 
     from igds_utils.engine.lm import LM
 
-ROWS = 64  # outputs decoded together
+Question = tuple[Example, str]  # a test example and its rendered prompt
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Test examples that are answered together."""
-
-    number: int
-    examples: tuple[Example, ...]
-    prompts: tuple[str, ...]
-
-
-def batches(
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    examples: Sequence[Example],
-    config: TaskConfig,
-    rows: int = ROWS,
-) -> list[Batch]:
-    """The test set in batches of at most `rows` outputs, fixed by the prompts alone; long prompts come first."""
-    from igds_utils.engine.batching import even_chunks
-
+def questions(
+    tokenizer: PreTrainedTokenizerBase, task: Task, examples: Sequence[Example], config: TaskConfig
+) -> list[Question]:
+    """The test examples with their prompts, the longest first."""
     texts = [
         evaluation_prompt(task, example, tokenizer, config.rendering, config.shots, config.max_prompt_tokens)
         for example in examples
     ]
     lengths = [len(encode(tokenizer, text)) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: (-lengths[i], i))
-    return [
-        Batch(number, tuple(examples[i] for i in chosen), tuple(texts[i] for i in chosen))
-        for number, chosen in enumerate(even_chunks(order, max(1, rows // config.samples)))
-    ]
+    return [(examples[i], texts[i]) for i in order]
 
 
-def answer(lm: LM, task: Task, batch: Batch, config: TaskConfig, seed: int, arm: str) -> pd.DataFrame:
-    """`config.samples` outputs for each example of a batch: (sample_id, k, output), k counting from 0.
+def rows_that_fit(lm: LM, asked: Sequence[Question], config: TaskConfig, cache_gb: float) -> int:
+    """How many answers to `questions` may decode together, as in the causal filter (`intervention.cache_gb`)."""
+    from igds_utils.engine import caching
 
-    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, from a random stream of
-    their own for every seed, arm and batch: a batch that is answered again gets the same answers.
+    return caching.rows_that_fit(lm, len(encode(lm.tokenizer, asked[0][1])) + config.max_new_tokens, cache_gb)
+
+
+def batches(asked: Sequence[Question], config: TaskConfig, rows: int) -> Iterator[Sequence[Question]]:
+    """Questions whose answers decode together, at least one batch for each process that shares the work."""
+    from igds_utils.engine.batching import even_chunks
+
+    share = math.ceil(len(asked) / shards.processes())
+    return even_chunks(asked, max(1, min(share, rows // config.samples)))
+
+
+def answer(
+    lm: LM, task: Task, asked: Sequence[Question], config: TaskConfig, rows: int, seed: int, arm: str
+) -> list[pd.DataFrame]:
+    """`config.samples` outputs for each question, in a table of its own: (sample_id, k, output), k from 0.
+
+    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, each from a random stream
+    of its own for (seed, arm, example, k): which answers decode together changes none of them.
     """
     from igds_utils.engine.generation import Sampling, generate
 
     sampling = None
     if config.samples > 1:
-        stream = zlib.crc32(f"{task.name}/{arm}/{seed}".encode()) + batch.number
-        sampling = Sampling(config.temperature, config.top_p, stream)
-    outputs = generate(
-        lm,
-        batch.prompts,
-        config.max_new_tokens,
-        stop=task.stops,
-        rows=len(batch.prompts) * config.samples,
-        sampling=sampling,
-        samples=config.samples,
-    )
-    return pd.DataFrame(
-        [
-            (example.id, k, text)
-            for example, drawn in zip(batch.examples, outputs, strict=True)
-            for k, text in enumerate(drawn)
-        ],
-        columns=["sample_id", "k", "output"],
-    )
+        seeds = [f"{task.name}/{arm}/{seed}/{example.id}" for example, _ in asked]
+        sampling = Sampling(config.temperature, config.top_p, seeds)
+    texts = [text for _, text in asked]
+    outputs = generate(lm, texts, config.max_new_tokens, task.stops, rows, sampling, config.samples)
+    return [
+        pd.DataFrame({"sample_id": example.id, "k": range(len(drawn)), "output": drawn})
+        for (example, _), drawn in zip(asked, outputs, strict=True)
+    ]
 
 
 def in_order(outputs: pd.DataFrame) -> pd.DataFrame:
-    """Outputs of all batches as they are stored: by sample id, then by k."""
+    """Outputs as they are stored: by sample id, then by k."""
     return outputs.sort_values(["sample_id", "k"], kind="stable", ignore_index=True)
 
 
@@ -99,15 +87,17 @@ def generate_outputs(
     config: TaskConfig,
     seed: int,
     arm: str = "original",
-    rows: int = ROWS,
+    cache_gb: float = 4.0,
 ) -> pd.DataFrame:
     """Outputs for all examples, in their order: (sample_id, k, output), as `answer` gives them.
 
     Where several processes work together, each answers its share of the batches; the table is the same.
     """
+    asked = questions(lm.tokenizer, task, examples, config)
+    rows = rows_that_fit(lm, asked, config, cache_gb)
     tables = shards.map_in_order(
-        lambda batch: answer(lm, task, batch, config, seed, arm),
-        batches(lm.tokenizer, task, examples, config, rows),
+        lambda some: pd.concat(answer(lm, task, some, config, rows, seed, arm)),
+        list(batches(asked, config, rows)),
         desc="answer",
         unit="batch",
         leave=False,
@@ -117,10 +107,25 @@ def generate_outputs(
     return by_sample.loc[[example.id for example in examples]].reset_index()
 
 
+def answer_room(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_new_tokens: int
+) -> dict[str, float]:
+    """Whether right answers fit into `max_new_tokens`: tokens of each example's longest reference or target.
+
+    longer: share of the examples whose tokens are more. median, most (of 90 % of the examples), longest: tokens.
+    """
+    texts = [f" {max((example.target, *example.references), key=len)}" for example in examples]
+    lengths = np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+    median, most, longest = np.quantile(lengths, (0.5, 0.9, 1), method="higher").tolist()
+    longer = float((lengths > max_new_tokens).mean())
+    return {"limit": max_new_tokens, "longer": longer, "median": median, "most": most, "longest": longest}
+
+
 def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
     """What stored outputs depend on beside the model and the test set."""
     names = ("rendering", "shots", "max_prompt_tokens", "max_new_tokens", "samples", "temperature", "top_p")
-    return {"wording": fingerprint(task.wording), **{name: getattr(config, name) for name in names}}
+    draws = {"draws": "one stream a sample and k"} if config.samples > 1 else {}
+    return {"wording": fingerprint(task.wording), **{name: getattr(config, name) for name in names}} | draws
 
 
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:
@@ -150,6 +155,21 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
         row = {"sample_id": example.id, "output": drawn[example.id][0], **metrics.mean()}
         rows.append(row | {"score": _main_score(task, metrics[task.metric])})
     return pd.DataFrame(rows)
+
+
+def corpus_scores(
+    task: Task, examples: Sequence[Example], scored: pd.DataFrame
+) -> dict[str, dict[str, float]]:
+    """Arm -> metrics of its first outputs as one corpus (chrF, BLEU); none where the task's metric has no such form.
+
+    scored: rows of `score_outputs` for all examples of several arms, with a column arm.
+    """
+    found = {}
+    for arm, rows in scored.groupby("arm", sort=False):
+        outputs = rows.set_index("sample_id")["output"].loc[[example.id for example in examples]]
+        if made := task.score_corpus(outputs.tolist(), examples):
+            found[arm] = made
+    return found
 
 
 def _main_score(task: Task, values: pd.Series) -> float:

@@ -30,7 +30,8 @@ def measure(run: Run, task: str, lm: LM, features: list[Feature], config: Series
     names = [feature.name for feature in features_of(found)]
     read = pd.DataFrame({"measure": names, "sample_id": found["sample_id"], "value": found["activation"]})
     examples, own = run.examples(task, "test")[: config.test], run.task(task)
-    outputs = evaluation.generate_outputs(lm, own, examples, run.config(task), run.preset.seed, "series")
+    seed, memory = run.preset.seed, run.preset.intervention.cache_gb
+    outputs = evaluation.generate_outputs(lm, own, examples, run.config(task), seed, "series", memory)
     scored = evaluation.score_outputs(own, examples, outputs)[["sample_id", "score"]]
     answered = scored.rename(columns={"score": "value"}).assign(measure=SCORE)
     return pd.concat([read, answered[read.columns]], ignore_index=True)

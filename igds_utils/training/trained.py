@@ -73,19 +73,7 @@ class TrainedArm:
         """One product, read from disk if it is fresh; else the model is trained, unless its weights were kept."""
         path, inputs = self._path(product), self._inputs_of(product)
         if product == "outputs":
-            task = self.run.task(self.task)
-            examples = self.run.examples(self.task, "test")
-            batches = evaluation.batches(self.run.train_tokenizer, task, examples, self.config)
-            return self.run.make_in_parts(
-                path,
-                batches,
-                lambda batch: evaluation.answer(
-                    self.lm, task, batch, self.config, self.arm.seed, self.arm.name
-                ),
-                label=f"{self.arm.name}: answer",
-                finish=evaluation.in_order,
-                **inputs,
-            )
+            return self._outputs(path, inputs)
         build = {
             "log": lambda: self._loaded.log,
             "series": self._series,
@@ -202,6 +190,24 @@ class TrainedArm:
 
     def _point(self, share: float) -> str:
         return f"{self.folder}/series.parts/{share:g}.parquet"
+
+    def _outputs(self, path: str, inputs: dict[str, Any]) -> pd.DataFrame:
+        run, task, config = self.run, self.run.task(self.task), self.config
+        examples = run.examples(self.task, "test")
+        asked = evaluation.questions(run.train_tokenizer, task, examples, config)
+
+        def rows() -> int:
+            return evaluation.rows_that_fit(self.lm, asked, config, run.preset.intervention.cache_gb)
+
+        return run.make_in_parts(
+            path,
+            asked,
+            lambda some: evaluation.answer(self.lm, task, some, config, rows(), self.arm.seed, self.arm.name),
+            label=f"{self.arm.name}: answer",
+            together=lambda missing: evaluation.batches(missing, config, rows()) if missing else (),
+            finish=evaluation.in_order,
+            **inputs,
+        )
 
     def _capabilities(self) -> pd.DataFrame:
         asked = self.config.capabilities
