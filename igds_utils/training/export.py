@@ -1,8 +1,9 @@
-"""Selections for other programs: a `datasets` folder, and records for LLaMA-Factory, the paper's own trainer.
+"""Selections for other programs: a `datasets` folder, and data sets for LLaMA-Factory, the paper's own trainer.
 
-export.write_selections(run, "math", arms)
-datasets.load_dataset("results/quick/<model>/math/selected", "igds@0.5")        # id, prompt, completion
-llamafactory-cli train mine.yaml   # dataset_dir: .../selected/llama_factory, dataset: igds@0.5, template: empty
+    export.write_selections(run, "math", arms)
+    datasets.load_dataset("results/quick/<model>/math/selected", "igds@0.5")        # id, prompt, completion
+
+LLaMA-Factory reads `dataset_dir: <...>/selected/llama_factory`, `dataset: igds@0.5`, `template: empty`.
 """
 
 from __future__ import annotations
