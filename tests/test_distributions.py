@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy
+from test_plots import POINTS, assert_tidy, intervals, legend, points, rows
 
 from igds_utils import plots
 from igds_utils.analysis import distributions
@@ -120,25 +120,30 @@ def test_figures_are_tidy_and_name_every_arm():
         {"math": activations(SHIFTS)}, {"math": table}, metrics, {"math": "l1_p2"}
     )
     assert_tidy(ridges)
-    names = [label.get_text() for label in ridges.axes[0].get_yticklabels()]
-    assert names == ["IGDS", "Full", "Loss", "Random", "Original"]  # best score first
+    assert rows(ridges.axes[0]) == ["IGDS  50.0", "Full  40.0", "Loss  30.0", "Random  20.0", "Original  10.0"]
     assert "l1_p2" in ridges.axes[0].get_xlabel()
-    points = plots.activation_against_score({"math": table}, rho, metrics)
-    assert_tidy(points)
-    assert {text.get_text() for text in points.axes[0].texts} == {
-        "IGDS", "Full", "Loss", "Random", "Original", "ρ = 0.90, n = 5, p = 0.083",
-    }  # fmt: skip
+    figure = plots.activation_against_score({"math": table}, rho, metrics)
+    assert_tidy(figure)
+    (axis,) = figure.axes
+    assert legend(figure) == ["Original", "Full", "Random", "Loss", "IGDS"]
+    places = zip(table["median"], 100 * table["score"], strict=True)
+    assert points(axis) == [pytest.approx(place) for place in places]
+    assert pytest.approx((40, 60)) in intervals(axis)  # of IGDS
+    assert "ρ = 0.90, n = 5, p = 0.083" in axis.get_xlabel()
 
 
-def test_every_seed_has_its_ridge_and_its_mark():
+def test_every_seed_has_its_density_and_its_mark():
     table = distributions.compare(two_seeds(), SUMMARY, resamples=50)
     figure = plots.activation_distributions(
         {"math": two_seeds()}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"}
     )
-    ridges = [body.get_paths()[0].get_extents() for body in figure.axes[0].collections]
-    assert len(ridges) == 6  # five arms, one of them twice
-    medians = table["medians"].iloc[4]  # of IGDS, whose two ridges come first, round a median each
-    assert all(ridge.x0 < median < ridge.x1 for ridge, median in zip(ridges[:2], medians, strict=True))
+    (axis,) = figure.axes
+    marked = [x for x, y in points(axis, "median") if round(y) == 0]  # IGDS is in the first row
+    assert sorted(marked) == pytest.approx(table["medians"].iloc[4])
+    bodies = [body.get_paths()[0].get_extents() for body in axis.collections if len(body.get_paths()[0]) > 50]
+    assert len(bodies) == 6  # five arms, one of them twice
+    ours = sorted((body for body in bodies if body.y0 < 0), key=lambda body: body.x0)
+    assert all(body.x0 < median < body.x1 for body, median in zip(ours, sorted(marked), strict=True))
 
 
 def test_an_arm_whose_activations_never_vary_is_drawn_as_its_median():
@@ -147,7 +152,7 @@ def test_an_arm_whose_activations_never_vary_is_drawn_as_its_median():
     figure = plots.activation_distributions(
         {"math": flat}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"}
     )
-    assert not figure.axes[0].collections and len(figure.axes[0].lines) == 6
+    assert set(points(figure.axes[0], "median")) == {(1, row) for row in range(5)}
 
 
 def test_stored_arms_are_read_without_the_checks(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.experiment import Run
 from igds_utils.display import NOT_RUN
-from igds_utils.plots import concept_loop, save_figure
+from igds_utils.plots.style import empty_figure, save_figure
 from igds_utils.reporting.exhibits import FOLD, exhibits, save_exhibit, show_exhibit
 from igds_utils.running.runner import REPORT_STAGES, STAGES
 from igds_utils.tables import load_table, save_table
@@ -28,6 +28,8 @@ def saved(stage: str) -> dict[str, set[str]]:
         for kind, pattern in SAVED.items():
             for argument in pattern.findall(cell.source):
                 found[kind] |= set(re.findall(r'"([\w{}]+)"', argument))
+        if "notebooks/figures" in cell.source:
+            found["figures"] |= {path.stem for path in (PROJECT / "notebooks/figures").glob("*.svg")}
     return found
 
 
@@ -91,7 +93,7 @@ def test_what_was_not_made_says_so_and_by_which_notebook(tmp_path, name):
 
 def test_a_figure_comes_with_its_numbers_task_by_task_and_explains_itself_once(tmp_path):
     for task in ("math", "translation"):
-        save_figure(concept_loop(), tmp_path / "figures", f"quality_{task}")
+        save_figure(empty_figure("x"), tmp_path / "figures", f"quality_{task}")
     save_table(FRAME, tmp_path / "tables", "quality_math", "caption")
     save_table(pd.concat([FRAME] * FOLD), tmp_path / "tables", "quality_translation", "caption")
     one, two, short, long = (
@@ -105,7 +107,7 @@ def test_a_figure_comes_with_its_numbers_task_by_task_and_explains_itself_once(t
 
 
 def test_a_training_that_was_watched_is_found_by_its_arm(tmp_path):
-    save_figure(concept_loop(), tmp_path / "figures", "monitoring_math_igds@0.5-s1")
+    save_figure(empty_figure("x"), tmp_path / "figures", "monitoring_math_igds@0.5-s1")
     (shown,) = show_exhibit(tmp_path, "monitoring_{task}_{arm}", ["math", "translation"])
     assert "Monitoring one training, math, IGDS 50 %, seed 1." in shown.data
 

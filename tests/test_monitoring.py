@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy
+from test_plots import POINTS, assert_tidy, intervals, legend, points
 
 from igds_utils import plots
 from igds_utils.analysis import monitoring
@@ -65,7 +65,7 @@ def test_the_band_can_be_that_of_a_later_point():
     assert watched["activation_alert"].tolist() == [False, False, False, True]
     assert pd.isna(watched["band_low"].iloc[0]) and 17 < watched["band_low"].iloc[1] < 18
     figure = plots.monitor(watched, POINTS, "l1_p2", "models in order")
-    assert "band of v1" in [text.get_text() for text in figure.axes[1].texts]
+    assert "band of v1" in legend(figure)
     assert figure.axes[1].collections[0].get_datalim(figure.axes[1].transData).x0 == 1
     assert_tidy(figure)
 
@@ -92,7 +92,8 @@ def test_the_figure_marks_alerts():
     watched = watch([("Original", 0.2, 0), ("IGDS 50 %", 0.8, 0), ("Random 50 %", 0.3, 2)])
     figure = plots.monitor(watched, POINTS, "l1_p2", "models in order")
     assert_tidy(figure)
-    assert "2 alerts" in figure.axes[0].get_title(loc="left")
+    assert [[x for x, _ in points(axis, "alert")] for axis in figure.axes] == [[2], [2]]
+    assert len(intervals(figure.axes[0])) == 3
     assert "accuracy" in figure.axes[0].get_ylabel() and "l1_p2" in figure.axes[1].get_ylabel()
 
 

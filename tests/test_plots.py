@@ -5,33 +5,26 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.collections import LineCollection
+from matplotlib.colors import same_color
 from PIL import Image
 
 from igds_utils import plots
-from igds_utils.display import SELECTORS, Metric, arm_title, selector_of
+from igds_utils.config.config import PROJECT
+from igds_utils.display import MORE_SELECTORS, SELECTORS, Metric, arm_title, selector_of
 from igds_utils.plots import style
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 
 
-def texts(figure):
-    """Every visible text of a figure with its box in pixels, tick labels aside."""
+def assert_tidy(figure):
+    """No two texts overlap and none leaves the page (tick labels aside)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    renderer = canvas.get_renderer()
-    found = []
-    for axis in figure.axes:
-        ticks = [*axis.get_xticklabels(), *axis.get_yticklabels()]
-        for text in axis.findobj(matplotlib.text.Text):
-            if text.get_visible() and text.get_text().strip() and text not in ticks:
-                found.append((text.get_text(), matplotlib.text.Text.get_window_extent(text, renderer)))
-    return found
-
-
-def assert_tidy(figure):
-    """No two texts overlap and none leaves the page."""
-    boxes = texts(figure)
+    texts = figure.findobj(matplotlib.text.Text)
+    ticks = [label for axis in figure.axes for label in [*axis.get_xticklabels(), *axis.get_yticklabels()]]
+    shown = [text for text in texts if text.get_visible() and text.get_text().strip() and text not in ticks]
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in dict.fromkeys(shown)]
     page = figure.bbox
     for i, (name, box) in enumerate(boxes):
         assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1, f"{name!r} leaves the page"
@@ -42,9 +35,29 @@ def assert_tidy(figure):
             assert width < 1.5 or height < 1.5, f"{name!r} overlaps {other!r}"
 
 
+def intervals(axis):
+    """(low, high) of every drawn interval, horizontal or upright, in the order of drawing."""
+    lines = [line for drawn in axis.collections if isinstance(drawn, LineCollection) for line in drawn.get_segments()]
+    return [tuple(line[:, int(line[0, 0] == line[1, 0])]) for line in lines]
+
+
+def points(axis, label=None):
+    """(x, y) of every dot, or of those with a legend entry."""
+    drawn = [dots for dots in axis.collections if not isinstance(dots, LineCollection)]
+    named = [dots for dots in drawn if label is None or dots.get_label().startswith(label)]
+    return [tuple(map(float, place)) for dots in named for place in np.ma.filled(dots.get_offsets(), np.nan)]
+
+
+def legend(figure):
+    return [text.get_text() for box in figure.legends for text in box.get_texts()]
+
+
+def rows(axis):
+    return [label.get_text() for label in axis.get_yticklabels()]
+
+
 def features(n, seed=0):
-    rng = np.random.default_rng(seed)
-    deltas = np.sort(rng.normal(0, 0.05, n))[::-1]
+    deltas = np.sort(np.random.default_rng(seed).normal(0, 0.05, n))[::-1]
     return [
         {"name": f"l14_p{i}", "delta": d, "delta_low": d - 0.06, "delta_high": d + 0.05, "delta_loglik": 2 * d,
          "confirmation_delta": 0.01 if i == 0 else None, "confirmation_low": -0.05, "confirmation_high": 0.07}
@@ -52,48 +65,35 @@ def features(n, seed=0):
     ]  # fmt: skip
 
 
-def recall_table():
+def recall_table(layers=(6, 12, 18)):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"layer": rng.choice([6, 18], 300), "frequency": rng.beta(0.4, 1, 300).clip(0.02)})
     table["candidate"] = table["frequency"] >= 0.8
-    n = int(table["candidate"].sum())
-    facts = {
-        "n_features_total": 9216,
-        "n_prior": 48,
-        "tau": 0.8,
-        "n_candidates": n,
-        "basis_points": 1e4 * n / 9216,
-    }
-    return table, facts | {"layers": [6, 12, 18]}
+    facts = {"n_features_total": 9216, "n_prior": 48, "tau": 0.8, "n_candidates": int(table["candidate"].sum()),
+             "basis_points": 12.3, "layers": list(layers)}  # fmt: skip
+    return table, facts
 
 
 def record(selector, score, ratio=0.5):
-    main = ratio in (None, 0.5)
-    return {
-        "selector": selector,
-        "ratio": ratio,
-        "main": main,
-        "score": score,
-        "low": score - 0.1,
-        "high": score + 0.1,
-    }
+    ends = {"low": score - 0.1, "high": score + 0.2}
+    return {"selector": selector, "ratio": ratio, "main": ratio in (None, 0.5), "score": score, **ends}
 
 
 SUMMARY = {
-    "math": [
-        record("original", 0.15, None),
-        record("full", 0.6, None),
-        record("random", 0.55),
-        record("igds", 0.6),
-    ],
+    "math": [record("original", 0.15, None), record("full", 0.6, None), record("random", 0.55), record("igds", 0.6)],
     "translation": [record("full", 0.3, None), record("igds", 0.31), record("igds", 0.2, ratio=0.2)],
 }
+CURVE = pd.DataFrame({
+    "selector": ["loss"] * 3 + ["igds"] * 3 + ["zip"] * 3, "pool": [1e3, 1e5, 1e7] * 3,
+    "net_share": [0.2, 0.2, 0.2, -9, -0.4, 0.4, -3, -3, -3],
+})  # fmt: skip
 LOGS = {
     arm: pd.DataFrame({"step": np.arange(1, 5), "loss": [2.0, 1.5, 1.2, 1.0 + 0.01 * i]})
-    for i, arm in enumerate(["full", "random@0.5", "loss@0.5", "ifd@0.5", "zip@0.5", "igds@0.5-s1"])
+    for i, arm in enumerate(["full", "random@0.5", "loss@0.5", "ifd@0.5", "zip@0.5", "igds@0.5", "igds@0.5-s1"])
 }
 DRAWN = {
     "recall": lambda: plots.recall_frequency(*recall_table()),
+    "recall of many layers": lambda: plots.recall_frequency(*recall_table(range(26))),
     "effects": lambda: plots.causal_effects(features(16), ["l14_p0"], POINTS),
     "many effects": lambda: plots.causal_effects(features(200), ["l14_p0"], POINTS),
     "no effects": lambda: plots.causal_effects([], [], POINTS),
@@ -101,8 +101,7 @@ DRAWN = {
     "no agreement": lambda: plots.effect_agreement(features(1), ["l14_p0"], POINTS, resamples=200),
     "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
     "loss": lambda: plots.training_loss(LOGS),
-    "figure 1": plots.concept_loop,
-    "figure 2": plots.pipeline,
+    "break even": lambda: plots.break_even(CURVE),
 }
 
 
@@ -115,59 +114,77 @@ def test_no_text_overlaps_or_leaves_the_page(name):
 
 
 def test_the_overlap_check_can_fail():
-    figure = plots.concept_loop()
-    figure.axes[0].text(2.5, 1.27, "in the way", ha="center", va="center")
-    with pytest.raises(AssertionError, match="overlaps"):
+    figure = DRAWN["effects"]()
+    figure.axes[0].set_xlabel("x" * 200)
+    with pytest.raises(AssertionError, match="leaves"):
         assert_tidy(figure)
 
 
-def test_names_stand_at_their_marks_as_far_as_they_fit_and_in_their_order():
-    figure, axes = style.new_figure(3, 2)
-    axes[0, 0].set(xlim=(1, 100), ylim=(0, 1), xscale="log")
-    heights = {"alone": 0.9, "upper": 0.502, "lower": 0.5, "lowest": 0.0}
-    style.name_marks(axes[0, 0], [style.Mark(10, y, name, "#000000") for name, y in heights.items()])
-    assert_tidy(figure)
-    placed = {text.get_text(): text.xyann[1] for text in axes[0, 0].texts}
-    assert list(placed) == ["lowest", "lower", "upper", "alone"]
-    assert placed["alone"] == pytest.approx(0.9) and 0 < placed["lowest"] < 0.1  # within the axes
-    assert (placed["upper"] + placed["lower"]) / 2 == pytest.approx(0.501)  # both give way
-    assert all(text.get_color() == style.INK for text in axes[0, 0].texts)
+def test_recall_counts_features_above_each_share_and_candidates_of_every_layer():
+    table, facts = recall_table()
+    left, right = plots.recall_frequency(table, facts).axes
+    x, y = left.lines[0].get_data()
+    above = y[np.searchsorted(x, 0.8, side="right") - 1]
+    assert above == (table["frequency"] > 0.8).sum()
+    counts = table[table["candidate"]]["layer"].value_counts()
+    assert [bar.get_height() for bar in right.patches] == [counts[6], 0, counts[18]]
 
 
-def test_axes_are_labelled_with_units():
-    effects = plots.causal_effects(features(4), ["l14_p0"], POINTS).axes[0]
-    assert "points" in effects.get_xlabel()
-    assert "nats" in plots.training_loss(LOGS).axes[0].get_ylabel()
+def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
+    given = features(5)
+    figure = plots.causal_effects(given, ["l14_p0"], POINTS)
+    axis = figure.axes[0]
+    order = [*given[1:], given[0]]  # the chosen one is drawn on top
+    assert points(axis)[:-1] == [pytest.approx((100 * f["delta"], given.index(f))) for f in order]
+    expected = [(100 * f["delta_low"], 100 * f["delta_high"]) for f in order] + [(-5, 7)]
+    assert intervals(axis) == [pytest.approx(ends) for ends in expected]
+    x, y = points(axis)[-1]
+    assert x == pytest.approx(1) and 0 < y < 0.5  # just below the first row
+    assert rows(axis) == [f["name"] for f in given]
+    assert [label.get_fontweight() for label in axis.get_yticklabels()].count("bold") == 1
 
 
-def test_the_selected_feature_stands_out_and_its_confirmation_is_drawn():
-    axis = plots.causal_effects(features(5), ["l14_p0"], POINTS).axes[0]
-    bold = [label.get_text() for label in axis.get_yticklabels() if label.get_fontweight() == "bold"]
-    assert bold == ["l14_p0"]
-    assert "confirmation" in axis.get_title(loc="right")
-
-
-def test_main_result_shows_scores_in_the_metrics_unit_and_says_what_was_not_run():
-    math, translation = plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)).axes
-    assert {"15.0", "60.0", "55.0"} <= {text.get_text() for text in math.texts}
-    shown = [text.get_text() for text in translation.texts]
-    assert shown.count("not run") == 2  # original and random
-    assert "20.0" not in shown  # another ratio
-    assert [label.get_text() for label in math.get_yticklabels()] == ["Original", "Full", "Random", "IGDS"]
-    assert " Full" in [text.get_text() for text in math.texts]  # the dashed line has a name
+def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a_gap_where_none_was_run():
+    math, translation = (figure := plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS))).axes
+    assert rows(math) == ["Original", "Full", "Random", "IGDS"] and legend(figure) == ["score of Full"]
+    assert points(math) == [pytest.approx(place) for place in [(15, 0), (60, 1), (55, 2), (60, 3)]]
+    assert intervals(math) == [pytest.approx(ends) for ends in [(5, 35), (50, 80), (45, 75), (50, 80)]]
+    assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]  # not the other ratio
 
 
 def test_main_result_shows_the_main_ratio_whichever_it_is():
     records = [record("igds", 0.31, 0.3) | {"main": True}, record("igds", 0.2) | {"main": False}]
     (axis,) = plots.main_result({"math": records}, {"math": POINTS}).axes
-    assert [text.get_text() for text in axis.texts] == ["31.0"]
+    assert points(axis) == [pytest.approx((31, 0))]
 
 
-def test_every_selector_has_one_distinct_colour():
+def test_an_unknown_interval_has_no_line():
+    _, axes = style.new_figure(3, 2)
+    table = pd.DataFrame({"score": [1.0, 2.0], "low": [0.5, None], "high": [1.5, 3.0]})
+    style.dots(axes[0, 0], table, [0, 1], upright=True, factor=2)
+    assert points(axes[0, 0]) == [(0, 2), (1, 4)] and intervals(axes[0, 0]) == [(1, 3)]
+
+
+def test_seeds_of_an_arm_are_lines_of_one_look():
+    figure = plots.training_loss(LOGS)
+    assert legend(figure) == ["Full", "Random 50 %", "Loss 50 %", "IFD 50 %", "ZIP 50 %", "IGDS 50 %"]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
+    assert len(lines) == len(LOGS)
+    assert sum(same_color(line.get_color(), style.ACCENT) for line in lines) == 2
+
+
+def test_net_savings_are_drawn_as_far_as_they_lie_within_the_cost_of_training_on_all():
+    figure = DRAWN["break even"]()
+    assert legend(figure) == ["Loss", "IGDS"]
+    lines = [list(line.get_ydata()) for line in figure.axes[0].lines]
+    assert [0.2, 0.2, 0.2] in lines and [-0.4, 0.4] in lines
+
+
+def test_selectors_differ_in_colour_or_marker():
     assert set(plots.SELECTOR_COLOURS) == set(SELECTORS)
-    assert len(set(plots.SELECTOR_COLOURS.values())) == len(SELECTORS)
-    assert plots.selector_colour("mona") == plots.selector_colour("mona")
-    assert plots.selector_colour("igds") == plots.SELECTOR_COLOURS["igds"]
+    looks = [(plots.selector_colour(s), style.selector_marker(s)) for s in [*SELECTORS, *MORE_SELECTORS]]
+    assert len(set(looks)) == len(looks)
+    assert plots.selector_colour("someone's") == plots.selector_colour("someone's")
 
 
 def test_an_arm_is_named_with_ratio_and_seed():
@@ -178,65 +195,18 @@ def test_an_arm_is_named_with_ratio_and_seed():
     assert selector_of("full-s2") == "full" and selector_of("igds@0.5-s1") == "igds"
 
 
-def test_benchmarks_that_meet_their_target_lie_right_of_it_whichever_way_they_count():
-    values = {"time": 0.5, "speed": 3.0, "just": 1.14, "slow": 2.0}
-    targets = {"time": (1.0, True), "speed": (2.0, False), "just": (1.15, True), "slow": (1.0, True)}
-    figure = plots.bench_ratios(values, targets, {name: name for name in values})
-    assert_tidy(figure)
-    axis = figure.axes[0]
-    assert [dot.get_offsets()[0][0] for dot in axis.collections] == pytest.approx([2, 1.5, 1.15 / 1.14, 0.5])
-    colours = [matplotlib.colors.to_hex(dot.get_facecolor()[0]).upper() for dot in axis.collections]
-    assert colours == [style.ACCENT, style.ACCENT, style.ACCENT, style.AGAIN]
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.5 ×", "0.75 ×", "1 ×", "1.5 ×", "2 ×"]
-
-
-def test_figure_two_fits_its_boxes():
-    counts = {
-        "prior": 7473, "features": 425984, "candidates": 441, "tested": 441, "validation": 64,
-        "task_feature": "l14_p11575", "pool": 93733, "selected": 46866, "test": 500,
-    }  # fmt: skip
-    figure = plots.pipeline(counts)
-    assert_tidy(figure)
-    boxes = [
-        patch.get_window_extent() for patch in figure.axes[0].patches if isinstance(patch, FancyBboxPatch)
-    ]
-    for name, box in texts(figure):
-        if name.startswith("Stage"):
-            continue
-        inside = [b for b in boxes if b.x0 <= box.x0 and box.x1 <= b.x1 and b.y0 <= box.y0 and box.y1 <= b.y1]
-        assert inside, f"{name!r} sticks out of its box"
-    shown = "\n".join(name for name, _ in texts(figure))
-    assert "441 of 425,984" in shown and "93,733 samples" in shown
-    assert "of 425,984" not in "\n".join(name for name, _ in texts(plots.pipeline({"candidates": 3})))
+@pytest.mark.parametrize("name", ["figure1", "figure2"])
+def test_a_drawn_figure_has_a_picture_for_the_page_and_a_pdf(name):
+    folder = PROJECT / "notebooks" / "figures"
+    assert (folder / f"{name}.svg").is_file() and (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    width = int((folder / f"{name}.svg").read_text().partition('width="')[2].partition('"')[0])
+    assert Image.open(folder / f"{name}.png").width == pytest.approx(width / 96 * 200, abs=1)
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):
     first = plots.save_figure(DRAWN["effects"](), tmp_path / "a", "effects")
     second = plots.save_figure(DRAWN["effects"](), tmp_path / "b", "effects")
-    assert [path.name for path in first] == ["effects.png", "effects.pdf"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["effects.pdf", "effects.png"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["effects.pdf", "effects.png"]
     assert Image.open(first[0]).info["dpi"][0] == pytest.approx(200, abs=1)
-
-
-def test_a_figure_that_is_there_already_is_left_alone(tmp_path):
-    png, pdf = plots.save_figure(DRAWN["effects"](), tmp_path, "figure")
-    pdf.write_bytes(b"as it was")
-    plots.save_figure(DRAWN["effects"](), tmp_path, "figure")
-    assert pdf.read_bytes() == b"as it was"
-    plots.save_figure(DRAWN["recall"](), tmp_path, "figure")  # another one
-    other = png.read_bytes(), pdf.read_bytes()
-    assert other[1].startswith(b"%PDF")
-    pdf.unlink()
-    plots.save_figure(DRAWN["recall"](), tmp_path, "figure")
-    assert (png.read_bytes(), pdf.read_bytes()) == other
-
-
-def test_a_figure_is_whole_after_a_kill_between_its_files(tmp_path, monkeypatch):
-    """The PDF is written first, so that an old PNG has both made again."""
-    plots.save_figure(DRAWN["recall"](), tmp_path, "figure")
-    written = []
-    monkeypatch.setattr(style, "write_whole", lambda path, content: written.append(path.suffix))
-    plots.save_figure(DRAWN["effects"](), tmp_path, "figure")
-    assert written == [".pdf", ".png"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import assert_tidy
+from test_plots import assert_tidy, intervals, points, rows
 
 from igds_utils import plots
 from igds_utils.display import MORE_SELECTORS, selector_title
@@ -60,21 +60,18 @@ def test_figures_are_tidy_with_few_and_many_selectors(draw, compared):
 
 
 def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
-    axis = plots.precision_dots(compared["precision"], 0.5).axes[1]
+    named, axis = plots.precision_dots(compared["precision"], 0.5).axes
     half = compared["precision"].query("ratio == 0.5")
     order = half[half["side"] == "both"].sort_values("precision", ascending=False, kind="stable")["selector"]
-    drawn = [dot.get_offsets()[0] for dot in axis.collections]
-    expected = half[half["side"] == "prompt"].set_index("selector").loc[order, "precision"]
-    assert [x for x, _ in drawn] == pytest.approx(expected.tolist())
-    assert [y for _, y in drawn] == list(range(len(order)))
-    drawn = plots.precision_dots(compared["precision"], 0.5)
-    labels = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
-    assert labels == [selector_title(selector) for selector in order]
+    expected = half[half["side"] == "prompt"].set_index("selector").loc[order]
+    assert [x for x, _ in points(axis)] == pytest.approx(expected["precision"].tolist())
+    assert [y for _, y in points(axis)] == list(range(len(order)))
+    assert intervals(axis) == list(zip(expected["low"], expected["high"], strict=True))
+    assert rows(named) == [selector_title(selector) for selector in order]
 
 
 def test_a_ratio_that_was_not_judged_says_so(compared):
-    (text,) = plots.precision_dots(compared["precision"], 0.3).axes[0].texts
-    assert text.get_text() == "no selection of 30 % was judged"
+    assert plots.precision_dots(compared["precision"], 0.3).get_suptitle() == "no selection of 30 % was judged"
 
 
 def test_the_overlap_figure_holds_every_pair_once(compared):

@@ -6,7 +6,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy
+from test_plots import POINTS, assert_tidy, rows
 
 from igds_utils import plots
 from igds_utils.analysis import stability
@@ -153,12 +153,14 @@ def test_readable_tables_and_sentences_say_the_same_as_the_numbers():
     assert "in 100 % of the draws, and all 3 agree in 0 %" in text
 
 
-def test_rank_figure_is_tidy_and_marks_what_all_share():
+def test_rank_figure_is_tidy_and_has_what_all_share_on_top():
     best = {"a": ["l1_p0", "l1_p1", "l1_p2"], "b": ["l1_p2", "l1_p0"], "c": ["l1_p0", "l1_p3", "l1_p2"]}
     figure = plots.rank_agreement(best, {"l1_p0", "l1_p2"}, {"x": ["l1_p9"], "y": ["l1_p8"]})
     assert_tidy(figure)
-    bold = {text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"}
-    assert bold == {"l1_p0", "l1_p2"}
+    assert rows(figure.axes[0]) == ["l1_p0", "l1_p2", "l1_p1", "l1_p3"]
+    bold = [label.get_fontweight() == "bold" for label in figure.axes[0].get_yticklabels()]
+    assert bold == [True, True, False, False]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2", "1", "3", "1", "3", "2", "2"]
 
 
 def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monkeypatch):

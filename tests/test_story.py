@@ -100,11 +100,12 @@ def test_exhibits_are_told_from_what_is_stored(tmp_path):
 def test_figure_2_counts_come_from_preset_and_recall():
     recall = {"n_features_total": 100, "n_candidates": 30, "n_cut": 14}
     counts = story.pipeline_counts(load_preset("quick"), recall, ["l1_p2"], "math")
-    assert counts["task_feature"] == "l1_p2"
-    assert (counts["features"], counts["candidates"], counts["tested"]) == (100, 30, 16)
-    assert counts["selected"] == counts["pool"] / 2
+    assert counts["Task features"] == "l1_p2"
+    shown = [counts[stage] for stage in ("SAE features", "Recall: candidates", "Amplification: features")]
+    assert shown == ["100", "30", "16"]
+    assert int(counts["Selection: samples"]) == int(counts["Pool: samples"]) / 2
     fewer = load_preset("quick", overrides={"tasks.math.sizes.pool": 100, "tasks.math.ratio": 0.3})
-    assert story.pipeline_counts(fewer, recall, ["l1_p2"], "math")["selected"] == 30
+    assert story.pipeline_counts(fewer, recall, ["l1_p2"], "math")["Selection: samples"] == "30"
 
 
 def test_what_was_run_tells_the_ratio_of_all_selectors_and_that_of_some():

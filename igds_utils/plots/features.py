@@ -1,18 +1,121 @@
-"""Where task features lie and what they bring out: Figures 5, 6 and 7."""
+"""What identification found: recall, causal effects, stability, and Figures 5 to 7."""
 
-from __future__ import annotations
+from functools import partial
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from igds_utils.display import task_title
-from igds_utils.plots.style import AGAIN, GRID, HALO, MUTED, PAGE, empty_figure, new_figure
+from igds_utils.data.stats import spearman
+from igds_utils.display import Metric, correlation, task_title
+from igds_utils.plots import style
 
-TASK_MARKS = {"math": ("#0072B2", "o"), "summarization": ("#D55E00", "s"), "translation": ("#009E73", "^")}
-OTHER_MARK = ("#7A5195", "D")
-PALE = "#c4c4c4"
+NO_CANDIDATE = "no candidate reached the causal filter"
+
+
+def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
+    """How many features fire on more than a share of the prior prompts, with tau; candidates per layer.
+
+    `recall` is recall.parquet (features of frequency > 0), `facts` is recall.json.
+    """
+    figure, axes = style.new_figure(style.PAGE, 2.4, columns=2, width_ratios=(3, 2))
+    left, right = axes[0]
+    sns.ecdfplot(recall, x="frequency", stat="count", complementary=True, ax=left)
+    left.axvline(facts["tau"], label=f"τ = {facts['tau']:g}", **style.dashed())
+    left.legend()
+    left.set(xlabel=f"fire on more than this share of the {facts['n_prior']} prompts", ylabel="features", yscale="log")
+    left.xaxis.set_major_formatter(PercentFormatter(1))
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    share = f"{facts['basis_points']:.2f} ‱"
+    left.set_title(f"{facts['n_candidates']:,} of {facts['n_features_total']:,} features recalled ({share})")
+    layers = list(facts["layers"])
+    counts = recall["layer"][recall["candidate"].astype(bool)].value_counts().reindex(layers, fill_value=0)
+    sns.barplot(x=layers, y=counts.to_numpy(), color=style.ACCENT, saturation=1, ax=right)
+    for dimension in (right.xaxis, right.yaxis):
+        dimension.set_major_locator(MaxNLocator(13, integer=True))
+    right.set(xlabel="layer (residual stream after the block)", ylabel="candidates", title="Candidates per layer")
+    return figure
+
+
+def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric) -> Figure:
+    """Causal effect delta of every candidate on D_val with its interval, best on top (the ranking behind Table 1).
+
+    `features` are those of task_features.json, in rank order. Selected ones are highlighted; a diamond is the effect
+    measured again on the confirmation set. Above 40 candidates names give way to ranks.
+    """
+    frame = pd.DataFrame(features)
+    if frame.empty:
+        return style.empty_figure(NO_CANDIDATE)
+    n, named = len(frame), len(frame) <= 40
+    frame.index = np.arange(n) + (0 if named else 1)
+    chosen = frame["name"].isin(selected)
+    figure, axes = style.new_figure(style.PAGE * 0.75, 1.1 + 0.17 * n if named else 5.0)
+    axis, names = axes[0, 0], ("delta", "delta_low", "delta_high")
+    axis.axvline(0, color=style.MUTED, linewidth=0.8)
+    lines, size = (style.MUTED, 14) if named else (style.PALE, 3)
+    rest, best, draw = frame[~chosen], frame[chosen], partial(style.dots, axis, factor=metric.factor)
+    draw(rest, rest.index, names, lines, s=size, facecolor=style.MUTED, label="candidate")
+    draw(best, best.index, names, s=30, label=f"chosen: {', '.join(best['name'])}")
+    if "confirmation_delta" in frame:
+        again = frame[frame["confirmation_delta"].notna()]
+        names = ("confirmation_delta", "confirmation_low", "confirmation_high")
+        below = 0.35 if named else 0.02 * n
+        draw(again, again.index + below, names, style.AGAIN, marker="D", label="the same, confirmation set")
+    if named:
+        style.name_rows(axis, frame["name"], selected)
+    else:
+        axis.set(ylabel="rank of the candidate", ylim=(1.04 * n, -0.04 * n))
+    axis.set(xlabel=f"causal effect δ on the validation set ({metric.unit})")
+    axis.grid(axis="x")
+    return style.with_legend(figure)
+
+
+def effect_agreement(
+    features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric, resamples: int = 2000, seed: int = 0
+) -> Figure:  # fmt: skip
+    """Do the two views of an effect agree? delta of the score against the change of the target's log-likelihood."""
+    frame = pd.DataFrame(features)
+    if frame.empty:
+        return style.empty_figure(NO_CANDIDATE)
+    figure, axes = style.new_figure(style.COLUMN, 2.8)
+    axis, chosen = axes[0, 0], frame["name"].isin(selected)
+    draw = partial(style.dots, axis, names=("delta",), factor=metric.factor, upright=True)
+    rest, best = frame[~chosen], frame[chosen]
+    draw(rest, rest["delta_loglik"], colour=style.MUTED, s=16, label="candidate")
+    draw(best, best["delta_loglik"], s=36, label=f"chosen: {', '.join(best['name'])}")
+    axis.axhline(0, color=style.GRID, linewidth=0.8, zorder=0)
+    axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
+    rho = spearman(frame["delta_loglik"], frame["delta"], resamples=resamples, seed=seed)
+    axis.set(title=correlation(rho._asdict()), ylabel=f"causal effect δ ({metric.unit})")
+    axis.set_xlabel("change of target log-likelihood (nats / token)")
+    return style.with_legend(figure)
+
+
+def rank_agreement(
+    best: dict[str, list[str]], shared: set[str], paper: dict[str, list[str]] | None = None
+) -> Figure:
+    """Rank of every feature that is among the best on a source, empty where it is not; those all share in bold.
+
+    `best[source]` = feature names, best first; `shared` = `stability.beyond_chance`; `paper` is the same as `best` from
+    Table 5, drawn as a second panel.
+    """
+    panels = {"This run: ranks by causal effect": best} | ({"Paper, Gemma-2-2B": paper} if paper else {})
+    tables = []
+    for sources in panels.values():
+        table = pd.DataFrame({s: pd.Series(range(1, len(names) + 1), names) for s, names in sources.items()})
+        place = pd.DataFrame({"missing": table.isna().sum(axis=1), "rank": table.mean(axis=1)})
+        tables.append(table.loc[place.sort_values(["missing", "rank"], kind="stable").index])
+    height = 0.6 + 0.2 * max(map(len, tables))
+    figure, axes = style.new_figure(style.PAGE if paper else style.COLUMN, height, columns=len(panels))
+    colours = sns.light_palette(style.ACCENT, reverse=True, as_cmap=True)
+    for axis, (title, sources), table in zip(axes[0], panels.items(), tables, strict=True):
+        sns.heatmap(table, annot=True, cmap=colours, vmin=0, vmax=table.max(axis=None) + 1, cbar=False, ax=axis)
+        axis.set_title(title)
+        axis.tick_params(length=0, rotation=0)
+        style.embolden(axis, table.dropna().index if sources is paper else shared)
+    return figure
 
 
 def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layers: list[int]) -> Figure:
@@ -20,101 +123,61 @@ def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layer
 
     `recalled[task]` = recall.parquet, `found[task]` = task_features.json; a ring marks the task features.
     """
-    figure, axes = new_figure(PAGE, 2.4, columns=len(recalled), sharex=True, sharey=True)
-    for axis, (task, table) in zip(axes[0], recalled.items(), strict=True):
-        colour, mark = TASK_MARKS.get(task, OTHER_MARK)
-        here = table[table["candidate"].astype(bool)]
-        axis.scatter(
-            here["feature"] + 1, here["layer"], s=9, color=colour, marker=mark, alpha=0.55, linewidth=0
-        )
-        for item in found[task]["features"]:
-            if item["name"] in found[task]["selected"]:
-                place = (item["feature"] + 1, item["layer"])
-                axis.scatter(*place, s=70, facecolor="none", edgecolor=colour, linewidth=1.4)
-                left, top = place[0] > 300, place[1] == max(layers)  # above the top layer stands the title
-                axis.annotate(
-                    item["name"], place, xytext=(-7 if left else 7, -7 if top else 7), textcoords="offset points",
-                    ha="right" if left else "left", va="top" if top else "bottom", color=colour, fontweight="bold",
-                    path_effects=HALO,
-                )  # fmt: skip
-        axis.set_title(f"{task_title(task)}: {len(here)} recalled")
-        axis.set(xscale="log", xlabel="feature index + 1 (log scale)")
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    figure, axes = style.task_panels(recalled, 2.7, sharex=True, sharey=True)
+    for axis, (task, table) in zip(axes, recalled.items(), strict=True):
+        here, features = table[table["candidate"].astype(bool)], pd.DataFrame(found[task]["features"])
+        chosen = features[features["name"].isin(found[task]["selected"])]
+        axis.scatter(here["feature"] + 1, here["layer"], s=10, alpha=0.5, linewidth=0, label="recalled")
+        ring = {"s": 70, "facecolor": "none", "edgecolor": style.AGAIN, "linewidth": 1.5, "label": "task feature"}
+        axis.scatter(chosen["feature"] + 1, chosen["layer"], **ring)
+        axis.set_title(f"{task_title(task)}: {len(here)} recalled\n{', '.join(chosen['name'])}")
+        axis.set(xscale="log", xlabel="feature index + 1 (log scale)", ylim=(min(layers) - 1, max(layers) + 1))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.grid(axis="y")
-    _layer_axis(axes[0, 0], layers)
-    return figure
-
-
-def _layer_axis(axis, layers: list[int]) -> None:
-    axis.set_ylabel("layer")
-    axis.set_ylim(min(layers) - 1.5, max(layers) + 1.5)
-    if len(layers) <= 12:
-        axis.set_yticks(layers)
-    else:
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set(ylabel="layer", yticks=layers[:: -(-len(layers) // 13)])
+    return style.with_legend(figure)
 
 
 def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most: int = 10) -> Figure:
     """Figure 6: the words whose rate rises most when a task's top feature is amplified, one panel a task.
 
-    `shifts[task]` = `semantics.lexical_shift`; bars are differences of smoothed log-odds in standard errors, with the
-    counts in the original and in the amplified outputs. Words that rise beyond chance stand first; the others are pale.
+    `shifts[task]` = `semantics.lexical_shift`; bars are differences of smoothed log-odds in standard errors; beside a
+    word stand its counts in the original and the amplified outputs. Words that rise beyond chance stand first; the
+    others are pale.
     """
     shown = {task: table[table["z"] > 0].head(most) for task, table in shifts.items()}
     if not any(len(table) for table in shown.values()):
-        return empty_figure("no word becomes more frequent under amplification")
-    figure, axes = new_figure(PAGE, 0.8 + 0.2 * most, columns=len(shown), sharex=True)
-    for axis, (task, table) in zip(axes[0], shown.items(), strict=True):
-        colour, _ = TASK_MARKS.get(task, OTHER_MARK)
-        colours = np.where(table["rises"], colour, PALE)
-        bars = axis.barh(range(len(table)), table["z"], color=colours, height=0.7)
-        axis.bar_label(
-            bars,
-            [f"{r.original} → {r.amplified}" for r in table.itertuples()],
-            padding=2,
-            fontsize=6.5,
-            color=MUTED,
-        )
-        axis.set_yticks(range(len(table)), table["word"])
-        axis.set_ylim(most - 0.4, -0.6)
-        axis.margins(x=0.4)
-        axis.set_title(f"{task_title(task)}\n{features[task]} amplified")
-    figure.supxlabel("rise in standard errors (grey: no more than chance allows)", fontsize=8)
-    return figure
+        return style.empty_figure("no word becomes more frequent under amplification")
+    figure, axes = style.task_panels(shown, 0.9 + 0.2 * most, sharex=True)
+    for axis, (task, table) in zip(axes, shown.items(), strict=True):
+        beyond = table["rises"]
+        axis.barh(np.flatnonzero(beyond), table["z"][beyond], height=0.7, label="beyond chance")
+        look = {"color": style.PALE, "height": 0.7, "label": "no more than chance allows"}
+        axis.barh(np.flatnonzero(~beyond), table["z"][~beyond], **look)
+        style.name_rows(axis, [f"{row.word}  {row.original} → {row.amplified}" for row in table.itertuples()])
+        axis.set(title=f"{task_title(task)}\n{features[task]}", xlabel="rise (std. errors)", ylim=(most - 0.5, -0.5))
+    return style.with_legend(figure)
 
 
-def feature_topology(
-    best: dict[str, pd.DataFrame], layers: list[int], paper: list[str] | None = None
-) -> Figure:
-    """Figure 7: the best candidate of every layer by name, one column a task; the chosen one in bold.
+def feature_topology(best: dict[str, pd.DataFrame], layers: list[int], paper: list[str] | None = None) -> Figure:
+    """Figure 7: the best candidate of every layer by name, one column a task; the chosen one with a star.
 
-    `best[task]` = `semantics.topology`. `paper`: names that the paper's figure shows for math, drawn beside ours
-    where the model is the paper's.
+    `best[task]` = `semantics.topology`; colours are effects, relative to the largest of the task. `paper`: names that
+    the paper's figure shows for math, drawn beside ours where the model is the paper's, without effects.
     """
-    columns = list(best) + (["paper"] if paper else [])
-    figure, axes = new_figure(PAGE, max(2.2, 0.9 + 0.17 * len(layers)))
-    axis = axes[0, 0]
-    for column, task in enumerate(columns):
-        colour = AGAIN if task == "paper" else TASK_MARKS.get(task, OTHER_MARK)[0]
-        axis.plot([column, column], [min(layers), max(layers)], color=GRID, linewidth=1.5, zorder=0)
-        for name, layer, strong in _named(best.get(task), paper):
-            axis.scatter(column, layer, s=34 if strong else 14, color=colour, zorder=3)
-            axis.annotate(
-                name, (column, layer), xytext=(6, 0), textcoords="offset points", va="center",
-                fontweight="bold" if strong else "normal", color=colour if strong else MUTED,
-            )  # fmt: skip
-    axis.set_xticks(range(len(columns)), [*map(task_title, best), *["Math (paper)"] * bool(paper)])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlim(-0.3, len(columns) - 0.3)
-    axis.tick_params(axis="x", length=0)
-    axis.spines["bottom"].set_visible(False)
-    _layer_axis(axis, layers)
+    columns = {task_title(task): table.set_index("layer") for task, table in best.items()}
+    if paper:
+        theirs = pd.DataFrame({"name": paper, "delta": 0.0, "selected": False})
+        columns["Math (paper)"] = theirs.set_index(theirs["name"].str.extract(r"l(\d+)_", expand=False).astype(int))
+    order = sorted({*layers, *(layer for table in columns.values() for layer in table.index)}, reverse=True)
+    effects = {title: table["delta"] / (table["delta"].abs().max() or 1) for title, table in columns.items()}
+    names = {title: table["name"] + np.where(table["selected"], " ★", "") for title, table in columns.items()}
+    figure, axes = style.new_figure(style.PAGE, 0.9 + max(0.9, 0.17 * len(order)))
+    sns.heatmap(
+        pd.DataFrame(effects, index=order), annot=pd.DataFrame(names, index=order).fillna(""), fmt="", vmin=-1, vmax=1,
+        cmap=style.DIVERGING, linewidths=0.4, annot_kws={"fontsize": 7}, ax=axes[0, 0],
+        cbar_kws={"label": "δ / largest δ of the task", "shrink": 0.8},
+    )  # fmt: skip
+    axes[0, 0].set(ylabel="layer")
+    axes[0, 0].tick_params(length=0, rotation=0)
     return figure
-
-
-def _named(best: pd.DataFrame | None, paper: list[str] | None) -> list[tuple[str, int, bool]]:
-    """(name, layer, whether it was chosen) of a column's features."""
-    if best is None:
-        return [(name, int(name[1:].split("_")[0]), False) for name in paper or []]
-    rows = zip(best["name"], best["layer"], best["selected"], strict=True)
-    return [(name, int(layer), bool(chosen)) for name, layer, chosen in rows]

@@ -1,218 +1,187 @@
-"""What each stage found: recall, causal effects, scores, training and the main result."""
-
-from __future__ import annotations
+"""What training on each selection gave: scores, losses, Figures 3 and 4, monitoring, costs."""
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from igds_utils.data.stats import spearman
-from igds_utils.display import (
-    SELECTORS,
-    Metric,
-    arm_title,
-    at_main_ratio,
-    correlation,
-    selector_of,
-    selector_title,
-    task_title,
-)
-from igds_utils.plots.style import (
-    ACCENT,
-    AGAIN,
-    COLUMN,
-    GRID,
-    HALO,
-    INK,
-    MUTED,
-    PAGE,
-    Mark,
-    beside_line,
-    dashed,
-    empty_figure,
-    interval_line,
-    name_marks,
-    new_figure,
-    selector_colour,
-)  # fmt: skip
+from igds_utils import display
+from igds_utils.analysis.distributions import winsorize
+from igds_utils.display import Metric
+from igds_utils.plots import style
 
-
-def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
-    """How often each feature fires at the critical position: sorted frequencies with tau, candidates per layer.
-
-    `recall` is recall.parquet (features of frequency > 0), `facts` is recall.json.
-    """
-    figure, axes = new_figure(PAGE, 2.5, columns=2, width_ratios=(3, 2))
-    left, right = axes[0]
-    frequency = np.sort(recall["frequency"].to_numpy(float))[::-1]
-    rank, n = np.arange(1, frequency.size + 1), facts["n_candidates"]
-    left.fill_between(rank[:n], frequency[:n], facts["tau"], color=ACCENT, alpha=0.25, linewidth=0)
-    left.plot(rank, frequency, color=ACCENT)
-    left.axhline(facts["tau"], **dashed())
-    beside_line(left, 0.99, facts["tau"] + 0.015, f"τ = {facts['tau']:g}", "x", ha="right", va="bottom")
-    left.set(xscale="log", xlabel="features by rank (log scale)", ylim=(0, 1.04))
-    left.set_ylabel(f"fires on, of {facts['n_prior']} prompts")
-    left.yaxis.set_major_formatter(PercentFormatter(1))
-    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    left.xaxis.set_minor_locator(NullLocator())
-    share = f"{facts['basis_points']:.2f} ‱"
-    left.set_title(f"{n:,} of {facts['n_features_total']:,} features recalled ({share})")
-    layers = list(facts["layers"])
-    candidates = recall[recall["candidate"].astype(bool)]
-    counts = candidates["layer"].value_counts().reindex(layers, fill_value=0)
-    positions = np.arange(len(layers))
-    bars = right.bar(positions, counts, color=ACCENT, width=0.7)
-    step = max(1, -(-len(layers) // 10))
-    right.set_xticks(positions[::step], [str(layer) for layer in layers[::step]])
-    if len(layers) <= 12:
-        right.bar_label(bars, padding=1, fontsize=7.5)
-    right.set(xlabel="layer (residual stream after the block)", ylabel="candidates")
-    right.yaxis.set_major_locator(MaxNLocator(integer=True))
-    right.margins(y=0.12)
-    right.set_title("Candidates per layer")
-    return figure
-
-
-def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric) -> Figure:
-    """Causal effect delta of every candidate on D_val with its interval, best on top (the ranking behind Table 1).
-
-    `features` are those of task_features.json, in rank order. Selected ones are highlighted; a diamond is the
-    effect measured again on the confirmation set. Above 40 candidates names give way to ranks.
-    """
-    frame = pd.DataFrame(features).reset_index(drop=True)
-    if frame.empty:
-        return empty_figure("no candidate reached the causal filter")
-    named = len(frame) <= 40
-    figure, axes = new_figure(PAGE * 0.75, max(1.6, 0.75 + 0.19 * len(frame)) if named else 5.0)
-    axis, rank = axes[0, 0], np.arange(1, len(frame) + 1)
-    chosen = frame["name"].isin(selected).to_numpy()
-    axis.axvline(0, color=MUTED, linewidth=0.8)
-    if not named:
-        low, high = frame["delta_low"] * metric.factor, frame["delta_high"] * metric.factor
-        axis.fill_betweenx(rank, low, high, color=GRID, linewidth=0)
-    for row, (_, item) in zip(rank, frame.iterrows(), strict=True):
-        if named or chosen[row - 1]:
-            colour, width = (ACCENT, 1.8) if chosen[row - 1] else (MUTED, 0.9)
-            interval_line(axis, item["delta_low"], item["delta_high"], row, metric, colour, width)
-    sizes, colours = np.where(chosen, 30, 12 if named else 2), np.where(chosen, ACCENT, MUTED)
-    axis.scatter(frame["delta"] * metric.factor, rank, s=sizes, c=colours, zorder=3)
-    below = 0.33 if named else 0.02 * len(frame)
-    again = frame[frame["confirmation_delta"].notna()] if "confirmation_delta" in frame else frame.iloc[:0]
-    for row, item in again.iterrows():
-        height = row + 1 + below
-        interval_line(axis, item["confirmation_low"], item["confirmation_high"], height, metric, AGAIN, 1.2)
-        effect = item["confirmation_delta"] * metric.factor
-        axis.scatter(effect, height, s=20, marker="D", color=AGAIN, zorder=3)
-    if len(again):
-        axis.set_title("◆ confirmation set", color=AGAIN, loc="right", fontweight="normal")
-    if named:
-        axis.set_yticks(rank, frame["name"])
-        for label, bold in zip(axis.get_yticklabels(), chosen, strict=True):
-            label.set(fontweight="bold" if bold else "normal", color=ACCENT if bold else INK)
-    else:
-        axis.set_ylabel("candidates by rank")
-        axis.set_title(", ".join(frame["name"][chosen]), color=ACCENT)
-    axis.set(xlabel=f"causal effect δ on the validation set ({metric.unit})")
-    axis.set_ylim(len(frame) + (0.6 if named else 0.02 * len(frame)), 0.4 if named else 1 - 0.03 * len(frame))
-    axis.grid(axis="x")
-    return figure
-
-
-def effect_agreement(
-    features: list[dict] | pd.DataFrame,
-    selected: list[str],
-    metric: Metric,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Figure:
-    """Do the two views of an effect agree? delta of the score against the change of the target's log-likelihood."""
-    frame = pd.DataFrame(features)
-    if frame.empty:
-        return empty_figure("no candidate reached the causal filter")
-    figure, axes = new_figure(COLUMN, 2.6)
-    axis, chosen = axes[0, 0], frame["name"].isin(selected).to_numpy()
-    axis.axhline(0, color=GRID, linewidth=0.8)
-    axis.axvline(0, color=GRID, linewidth=0.8)
-    sizes, colours = np.where(chosen, 34, 14), np.where(chosen, ACCENT, MUTED)
-    axis.scatter(
-        frame["delta_loglik"], frame["delta"] * metric.factor, s=sizes, c=colours, alpha=0.9, linewidth=0
-    )
-    axis.margins(0.12)
-    middle = np.mean(axis.get_xlim())
-    for _, item in frame[chosen].iterrows():  # the label grows towards the middle, so it stays inside
-        right = item["delta_loglik"] > middle
-        place = {"xytext": (-6 if right else 6, 0), "ha": "right" if right else "left", "va": "center"}
-        point = (item["delta_loglik"], item["delta"] * metric.factor)
-        axis.annotate(item["name"], point, textcoords="offset points", color=ACCENT, **place)
-    rho = spearman(frame["delta_loglik"], frame["delta"], resamples=resamples, seed=seed)
-    axis.set_title(correlation(rho._asdict()))
-    axis.set_xlabel("change of target log-likelihood (nats / token)")
-    axis.set_ylabel(f"causal effect δ ({metric.unit})")
-    return figure
+RATIOS = (0.2, 0.5, 0.8)  # the paper's
 
 
 def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
     """Score of every arm with its interval, one panel a task, Full as a line (the figure of Table 2).
 
-    `summary[task]` = records of `summaries.summarise`; those of the curve are left out.
+    `summary[task]` = records of `summaries.summarise`; those of the curve are left out. An arm that was not run on a
+    task has an empty row there.
     """
-    kept = {task: at_main_ratio(records) for task, records in summary.items()}
-    seen = {selector for records in kept.values() for selector in records}
-    arms = [s for s in SELECTORS if s in seen] + sorted(seen - set(SELECTORS))
-    width = PAGE if len(kept) > 1 else COLUMN + 0.6
-    figure, axes = new_figure(width, 0.85 + 0.27 * len(arms), columns=len(kept), sharey=True)
-    figure.get_layout_engine().set(w_pad=0.1)
-    for axis, (task, records) in zip(axes[0], kept.items(), strict=True):
-        show = metrics[task]
+    kept = {task: display.at_main_ratio(records) for task, records in summary.items()}
+    arms = style.in_order([selector for records in kept.values() for selector in records])
+    figure, axes = style.task_panels(kept, 0.95 + 0.22 * len(arms), sharey=True)
+    for axis, (task, records) in zip(axes, kept.items(), strict=True):
+        metric, table = metrics[task], pd.DataFrame(records.values())
+        colours = table["selector"].map(style.selector_colour)
+        style.dots(axis, table, table["selector"].map(arms.index), colour=colours, factor=metric.factor, s=26)
         if "full" in records:
-            full = records["full"]["score"] * show.factor
-            axis.axvline(full, **dashed(0.8))
-            beside_line(axis, full, 1.0, " Full", "y", va="top", fontsize=7)
-        for row, selector in enumerate(arms):
-            record = records.get(selector)
-            if record is None:
-                beside_line(axis, 0.02, row, "not run", "x", va="center", color=MUTED, fontsize=7)
-                continue
-            score, colour, ours = record["score"] * show.factor, selector_colour(selector), selector == "igds"
-            interval_line(axis, record["low"], record["high"], row, show, colour, 1.8)
-            axis.scatter(score, row, s=30 if ours else 20, color=colour, zorder=3)
-            place = {
-                "xytext": (0, 3.5),
-                "textcoords": "offset points",
-                "ha": "center",
-                "va": "bottom",
-                "fontsize": 7,
-            }
-            weight = "bold" if ours else "normal"
-            axis.annotate(
-                show.show(record["score"]), (score, row), path_effects=HALO, fontweight=weight, **place
-            )
-        axis.set_yticks(range(len(arms)), [selector_title(s) for s in arms])
-        axis.set(title=task_title(task), xlabel=show.label, ylim=(len(arms) - 0.5, -0.75))
+            axis.axvline(records["full"]["score"] * metric.factor, label="score of Full", **style.dashed())
+        style.name_rows(axis, [display.selector_title(s) for s in arms], [display.selector_title("igds")])
+        axis.set_xlabel(metric.label)
         axis.grid(axis="x")
-        axis.margins(x=0.08)
-        axis.tick_params(axis="y", length=0)
-    return figure
+    return style.with_legend(figure)
 
 
 def training_loss(logs: dict[str, pd.DataFrame]) -> Figure:
     """Training loss (nats per target token) against optimizer step, one line per arm; `logs[arm]` is its log.parquet.
 
-    Long logs are drawn as a running mean over a fiftieth of their steps above the faint raw curve.
+    Logs of 100 steps or more are drawn as a running mean over a fiftieth of them. Seeds of an arm share its look.
     """
-    figure, axes = new_figure(PAGE * 0.75, max(2.6, 0.6 + 0.13 * len(logs)))
-    axis, ends = axes[0, 0], []
+    figure, axes = style.new_figure(style.PAGE * 0.75, 3.0)
+    lines, looks = [], {}
     for arm, log in logs.items():
         log = log.dropna(subset=["loss"])
-        colour, loss = selector_colour(selector_of(arm)), log["loss"].to_numpy(float)
-        if len(log) > 50:
-            axis.plot(log["step"], loss, color=colour, alpha=0.2, linewidth=0.6)
-            loss = log["loss"].rolling(max(2, len(log) // 50), min_periods=1).mean().to_numpy()
-        axis.plot(log["step"], loss, color=colour, marker="o" if len(log) <= 12 else "", markersize=3)
-        ends.append(Mark(log["step"].iloc[-1], loss[-1], arm_title(arm), colour))
-    axis.set(xlabel="optimizer step", ylabel="training loss (nats / token)")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        mean = log["loss"].rolling(max(1, len(log) // 50), min_periods=1).mean()
+        looks[title := display.arm_title(display.without_seed(arm))] = style.selector_colour(display.selector_of(arm))
+        lines.append(pd.DataFrame({"step": log["step"], "loss": mean, "line": arm, "arm": title}))
+    by_arm = {"hue": "arm", "palette": looks, "style": "arm", "units": "line", "estimator": None}
+    sns.lineplot(pd.concat(lines), x="step", y="loss", ax=axes[0, 0], **by_arm)
+    long = ", running mean" * (max(map(len, lines)) >= 100)
+    axes[0, 0].set(xlabel="optimizer step", ylabel=f"training loss (nats / token{long})")
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 0].grid(axis="y")
+    return style.with_legend(figure)
+
+
+def activation_distributions(
+    activations: dict[str, pd.DataFrame], compared: dict[str, pd.DataFrame], metrics: dict[str, Metric],
+    features: dict[str, str],
+) -> Figure:  # fmt: skip
+    """Figure 3: density per arm and training seed with its median, best score on top; one panel per task.
+
+    `activations[task]` = `distributions.arm_activations`, `compared[task]` = `distributions.compare`, `features[task]`
+    names the feature. Values are winsorized at the 1st and 99th percentile of each density; the dashed line is the
+    median of the untrained model, the number beside an arm its score.
+    """
+    rows = max(len(table) for table in compared.values())
+    figure, axes = style.task_panels(compared, 1.1 + 0.3 * rows)
+    for axis, (task, table) in zip(axes, compared.items(), strict=True):
+        table = table.sort_values("score", ascending=False)
+        look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
+        colours = dict(zip(table["arm"], table["selector"].map(style.selector_colour), strict=True))
+        clipped = activations[task].copy()
+        clipped["activation"] = clipped.groupby(["arm", "seed"])["activation"].transform(winsorize)
+        shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0, "linewidth": 0.6, "saturation": 1}
+        for _, of_seed in clipped.groupby("seed"):
+            sns.violinplot(of_seed, hue="arm", palette=colours, alpha=0.45, legend=False, **look, **shape)
+        medians = activations[task].groupby(["arm", "seed"], as_index=False)["activation"].median()
+        mark = {"color": style.INK, "marker": "|", "size": 11, "linewidth": 1.4, "jitter": False, "zorder": 4}
+        sns.stripplot(medians, label="median of a training seed", **look, **mark)
+        base = table.loc[table["selector"] == "original", "median"].iloc[0]
+        axis.axvline(base, label="median of the untrained model", **style.dashed())
+        scores = table["score"].map(metrics[task].show)
+        titles = _short_titles(table)
+        style.name_rows(axis, [f"{title}  {score}" for title, score in zip(titles, scores, strict=True)])
+        axis.set(xlabel=f"activation of\n{features[task]} at p", ylabel="", ylim=(rows - 0.5, -0.5))
+    axes[0].set_ylabel("arm and its score")
+    return style.with_legend(figure)
+
+
+def _short_titles(table: pd.DataFrame) -> list[str]:
+    """The arms' names; their ratios only where arms of several ratios are drawn."""
+    several = table["ratio"].nunique() > 1
+    return [display.arm_title(arm if several else arm.partition("@")[0]) for arm in table["arm"]]
+
+
+def activation_against_score(
+    compared: dict[str, pd.DataFrame], rho: dict[str, dict], metrics: dict[str, Metric]
+) -> Figure:
+    """Median activation of the task feature against score: one point per arm, with the interval of its score.
+
+    A horizontal bar joins the medians of an arm's training seeds. `rho[task]` = `distributions.correlation`; its value
+    over all arms stands below the panel.
+    """
+    figure, axes = style.task_panels(compared, 3.0)
+    for axis, (task, table) in zip(axes, compared.items(), strict=True):
+        for title, (_, arm) in zip(_short_titles(table), table.iterrows(), strict=True):
+            row, colour, factor = arm.to_frame().T, style.selector_colour(arm["selector"]), metrics[task].factor
+            look = {"marker": style.selector_marker(arm["selector"]), "label": title}
+            style.dots(axis, row, [arm["median"]], colour=colour, factor=factor, upright=True, **look)
+            ends = min(arm["medians"]), max(arm["medians"])
+            axis.hlines(arm["score"] * factor, *ends, colors=colour, linewidth=0.9)
+        axis.set_xlabel(f"median activation at p\n{display.correlation(rho[task]['all'])}")
+        axis.set_ylabel(metrics[task].label)
+    return style.with_legend(figure)
+
+
+def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
+    """Figure 4: score of every selector at every ratio with its interval, Full as a line; one panel per task.
+
+    `summary[task]` = records of `summaries.summarise`. Ratios of the paper at which nothing was trained say so.
+    Ablations of IGDS (`igds_...`) belong to Table 3 and are left out.
+    """
+    tables = {task: pd.DataFrame(records) for task, records in summary.items()}
+    drawn = {task: t[t["ratio"].notna() & ~t["selector"].str.startswith("igds_")] for task, t in tables.items()}
+    if max(rows["selector"].nunique() for rows in drawn.values()) <= len(display.SELECTORS):
+        figure, axes = style.task_panels(drawn, 3.0)
+    else:  # too many for narrow panels
+        figure, axes = style.new_figure(style.PAGE, 1.3 + 2.2 * len(drawn), rows=len(drawn))
+    for axis, (task, table) in zip(axes.flat, drawn.items(), strict=True):
+        metric, seen = metrics[task], set(table["ratio"])
+        ratios, names = sorted({*RATIOS, *seen}), style.in_order(table["selector"])
+        step = min(0.12, 0.7 / max(1, len(names)))  # selectors stand side by side at every ratio
+        for place, name in enumerate(names):
+            line, colour = table[table["selector"] == name].sort_values("ratio"), style.selector_colour(name)
+            at = line["ratio"].map(ratios.index).to_numpy() + step * (place - (len(names) - 1) / 2)
+            look = {"colour": colour, "marker": style.selector_marker(name), "label": display.selector_title(name)}
+            style.dots(axis, line, at, factor=metric.factor, upright=True, **look)
+            axis.plot(at, line["score"] * metric.factor, color=colour, linewidth=0.9)
+        for full in tables[task].query("selector == 'full'")["score"] * metric.factor:
+            axis.axhline(full, label="Full", **style.dashed())
+        axis.set_xticks(range(len(ratios)), [f"{100 * r:g} %" + "\nnot run" * (r not in seen) for r in ratios])
+        axis.set(title=display.task_title(task), xlabel="share of the pool kept", ylabel=metric.label)
+        axis.set_xlim(-0.5, len(ratios) - 0.5)
+    return style.with_legend(figure)
+
+
+def break_even(curve: pd.DataFrame) -> Figure:
+    """Net saving, as a share of what training on the whole pool costs, against pool size: a line per selector.
+
+    `curve` = `benefit.curve` (selector, pool, net_share); what lies below -1 or above 1 is not drawn.
+    """
+    figure, axes = style.new_figure(style.COLUMN + 0.9, 2.7)
+    axis, shown = axes[0, 0], curve[curve["net_share"].between(-1, 1)]
+    looks = {display.selector_title(name): style.selector_colour(name) for name in style.in_order(shown["selector"])}
+    shown = shown.assign(title=shown["selector"].map(display.selector_title))
+    by_selector = {"hue": "title", "style": "title", "palette": looks, "hue_order": looks, "style_order": looks}
+    sns.lineplot(shown, x="pool", y="net_share", errorbar=None, ax=axis, **by_selector)
+    axis.axhline(0, color=style.MUTED, linewidth=0.8, zorder=0)
+    axis.set(xscale="log", xlabel="pool samples (log scale)", ylabel="net saving, of training on all")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(axis="y")
-    name_marks(axis, ends)
-    return figure
+    return style.with_legend(figure)
+
+
+def monitor(watched: pd.DataFrame, metric: Metric, feature: str, label: str) -> Figure:
+    """Score with its interval, and median activation of `feature` with the band it is held against, over a series.
+
+    `watched` = `monitoring.watch`; `label` names the horizontal axis. Points that raised an alert are crossed.
+    """
+    figure, axes = style.new_figure(style.PAGE * 0.75, 3.7, rows=2, sharex=True)
+    (upper, lower), x = axes[:, 0], np.arange(len(watched))
+    known = watched[watched["band_low"].notna()]  # from the point on whose activations make the band
+    band = x[-len(known) :], known["band_low"], known["band_high"]
+    lower.fill_between(*band, color=style.GRID, linewidth=0, label=f"band of {known['point'].iloc[0]}")
+    style.dots(upper, watched, x, factor=metric.factor, upright=True)
+    for axis, name, factor in ((upper, "score", metric.factor), (lower, "activation", 1)):
+        values, alert = watched[name] * factor, watched[f"{name}_alert"].to_numpy(bool)
+        axis.plot(x, values, color=style.ACCENT, marker="o", markersize=4)
+        cross = {"s": 70, "marker": "x", "color": style.AGAIN, "linewidth": 1.8, "zorder": 4, "label": "alert"}
+        axis.scatter(x[alert], values[alert], **cross)
+    upper.set_ylabel(metric.label)
+    lower.set(ylabel=f"median of {feature}", xlabel=label)
+    lower.set_xticks(x, watched["point"], rotation=30, ha="right")
+    return style.with_legend(figure)

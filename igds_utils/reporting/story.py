@@ -86,20 +86,20 @@ def checks_text(checks: dict[str, list[dict]], metrics: dict[str, Metric]) -> st
     return "\n".join(lines)
 
 
-def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str) -> dict[str, int | str]:
-    """The numbers that Figure 2 shows: sizes of the sets, and how many features of a task each stage left."""
+def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str) -> dict[str, str]:
+    """The numbers of Figure 2 by stage: sizes of the sets, and how many features of a task each stage left."""
     config = preset.tasks[task]
-    return {
-        "prior": config.sizes.prior,
-        "features": recall["n_features_total"],
-        "candidates": recall["n_candidates"],
-        "tested": recall["n_candidates"] - recall["n_cut"],
-        "validation": config.sizes.validation,
-        "task_feature": ", ".join(selected),
-        "pool": config.sizes.pool,
-        "selected": selection_size(config.ratio, config.sizes.pool),
-        "test": config.sizes.test,
+    counts = {
+        "Prior set: prompts": config.sizes.prior,
+        "SAE features": recall["n_features_total"],
+        "Recall: candidates": recall["n_candidates"],
+        "Amplification: features": recall["n_candidates"] - recall["n_cut"],
+        "Causal filter: prompts": config.sizes.validation,
+        "Pool: samples": config.sizes.pool,
+        "Selection: samples": selection_size(config.ratio, config.sizes.pool),
+        "Evaluation: items": config.sizes.test,
     }
+    return {stage: f"{n:,}" for stage, n in counts.items()} | {"Task features": ", ".join(selected)}
 
 
 def model_facts(preset: Preset, recall: dict[str, Any]) -> dict[str, Any]:
