@@ -10,4 +10,4 @@ import warnings
 # Libraries probe for Jupyter's bar widgets when imported in a notebook; our bars are plain text, so none are needed.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -76,7 +76,10 @@ def _add_selection(commands, parents: list[argparse.ArgumentParser]) -> None:
     text = "rank a pool of your own and keep the best share of it"
     select = commands.add_parser("select", parents=parents, help=text, description=text)
     select.add_argument(
-        "pool", help="JSONL or Parquet file, or a dataset of the hub as owner/name or owner/name:split"
+        "pool",
+        nargs="+",
+        help="JSON, CSV, Parquet or Arrow files, a folder of them, or a dataset of the hub as owner/name, "
+        "owner/name:split or owner/name:split@configuration",
     )
     select.add_argument("--task", required=True, help="the task of the preset that the samples belong to")
     select.add_argument("--selector", default="igds", help="by name (default: igds)")
@@ -96,7 +99,19 @@ def _add_selection(commands, parents: list[argparse.ArgumentParser]) -> None:
         type=_column,
         default=[],
         metavar="FIELD=NAME",
-        help="the column that holds a field of the task, where it has another name; can be repeated",
+        help="the column that holds a field of the task, where it has another name; dots lead into nested records, "
+        "braces make a template such as '{instruction}\\n{input}'; `id=` numbers the records; can be repeated",
+    )
+    select.add_argument(
+        "--value",
+        dest="columns",
+        action="append",
+        type=_value,
+        metavar="FIELD=TEXT",
+        help="the same text for a field of all records, for example target_language=French; can be repeated",
+    )
+    select.add_argument(
+        "--skip-bad", action="store_true", help="leave out records that cannot be used, and count them"
     )
     select.add_argument("--out", default="selection", help="folder of what is written (default: selection)")
     select.set_defaults(call=_select)
@@ -109,9 +124,14 @@ def _add_selection(commands, parents: list[argparse.ArgumentParser]) -> None:
 
 def _column(text: str) -> tuple[str, str]:
     field, equals, name = text.partition("=")
-    if not (field and equals and name):
+    if not (field and equals and (name or field == "id")):
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=NAME")
-    return field, name
+    return field, name.replace("\\n", "\n")
+
+
+def _value(text: str) -> tuple[str, dict[str, str]]:
+    field, value = _column(text)
+    return field, {"value": value}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -157,9 +177,11 @@ def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: st
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from igds_utils.core.experiment import Run, counted
     from igds_utils.plan import render
 
-    print(render(load_preset(options.preset, options.model, options.tasks, options.changes)))
+    preset = load_preset(options.preset, options.model, options.tasks, options.changes)
+    print(render(counted(Run(preset, Path())).preset))
     return 0
 
 
@@ -168,7 +190,7 @@ def _select(options: argparse.Namespace) -> int:
 
     made = tool.select(
         _opened(options, [options.task]), options.task, options.pool, options.out, options.selector,
-        options.ratio, options.features, dict(options.columns),
+        options.ratio, options.features, dict(options.columns), options.skip_bad,
     )  # fmt: skip
     for remark in made.facts["remarks"]:
         print(f"igds: note: {remark}", file=sys.stderr)

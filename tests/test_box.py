@@ -10,7 +10,8 @@ from igds_utils.config.config import load_preset
 from igds_utils.config.refs import DataSource, HubRef
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
-from igds_utils.data.sources import Reader, stream_hub
+from igds_utils.data.rows import source_rows, stream_hub
+from igds_utils.tasks.sourced import _read
 
 PAPER = load_preset("paper")
 SOURCES = {
@@ -36,8 +37,8 @@ def test_every_dataset_of_the_paper_is_read_by_its_id_and_columns(hub_box, tmp_p
     task, raw = SOURCES[name]
     source = DataSource.model_validate(raw)
     assert ("datasets", source.hub) in REPOSITORIES
-    records = list(Reader(source, tasks.get(task).row_fields).records(seed=0))
-    assert len(records) >= 39 and all(all(record.values()) for record in records)
+    examples, facts = _read(tasks.get(task), source, "x", seed=0)
+    assert facts["rows"] >= 39 and all(all([*e.fields.values(), e.target]) for e in examples)
     assert any(f"/{source.revision}" in request for request in hub_box.requests)
 
 
@@ -51,7 +52,7 @@ def test_an_unknown_dataset_configuration_or_column_is_not_there():
 
 def gsm8k():
     source = DataSource(hub="openai/gsm8k", config="main", columns={"question": "question"})
-    return Reader(source, ["question"])
+    return source_rows(source, ["question"], "x")
 
 
 @pytest.mark.parametrize("where", ["/api/datasets/openai/gsm8k", "/resolve/"])
@@ -59,7 +60,7 @@ def test_a_busy_hub_is_asked_again_for_data(hub_box, tmp_path, monkeypatch, wher
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface, "PAUSE", 0.0)
     with hub_box.fault("unavailable", where, times=1):
-        assert len(list(gsm8k().records(seed=0))) == 40
+        assert len(list(gsm8k())) == 40
     assert len(hub_box.requests) > len(set(hub_box.requests)), "nothing was asked for again"
 
 
@@ -67,7 +68,7 @@ def test_gated_data_says_how_to_get_access(hub_box, tmp_path, monkeypatch):
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
     gated = hub_box.fault("gated", "openai/gsm8k")
     with gated, pytest.raises(SourceError, match="openai/gsm8k .*hf auth login"):
-        list(gsm8k().records(seed=0))
+        list(gsm8k())
     assert not list(tmp_path.rglob("rows.jsonl"))
 
 

@@ -12,7 +12,7 @@ from lm_eval.utils import apply_template
 
 from igds_utils import display, tables
 from igds_utils.data.hub import SourceError
-from igds_utils.data.sources import MIRROR
+from igds_utils.data.rows import MIRROR
 from igds_utils.engine import tiny
 from igds_utils.engine.lm import LM
 from igds_utils.training import capabilities

@@ -10,8 +10,8 @@ import yaml
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
-from igds_utils.data import sources
 from igds_utils.data.hub import SourceError
+from igds_utils.data.rows import MIRROR
 from igds_utils.tasks.examples import assert_disjoint
 from igds_utils.tasks.sourced import origins
 from igds_utils.training import capabilities
@@ -68,7 +68,7 @@ def mirror(tmp_path, monkeypatch):
         file = tmp_path / "mirror" / f"{name}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
-    monkeypatch.setenv(sources.MIRROR, str(tmp_path / "mirror"))
+    monkeypatch.setenv(MIRROR, str(tmp_path / "mirror"))
     return tmp_path / "mirror"
 
 
@@ -104,17 +104,17 @@ def test_every_set_comes_from_the_file_of_its_dataset(mirror):
 
 
 def test_without_mirror_and_hub_it_stops_and_says_what_can_be_read_instead(hub_box, tmp_path, monkeypatch):
-    monkeypatch.delenv(sources.MIRROR, raising=False)
+    monkeypatch.delenv(MIRROR, raising=False)
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
     preset = load_preset("laptop", overrides=small())
     with hub_box.fault("missing", "knkarthick"), pytest.raises(SourceError) as caught:
         sets_of(preset, "summarization")
-    assert sources.MIRROR in str(caught.value)
+    assert MIRROR in str(caught.value)
     assert "SET=tasks.summarization.data.sources={}" in str(caught.value)
 
 
 def test_data_of_its_own_are_read_where_they_are_asked_for(monkeypatch):
-    monkeypatch.delenv(sources.MIRROR, raising=False)
+    monkeypatch.delenv(MIRROR, raising=False)
     preset = load_preset("laptop", overrides=small(**{f"tasks.{task}.data.sources": {} for task in TASKS}))
     quick = load_preset("quick")
     assert preset.tasks["summarization"].data["wheel"] == quick.tasks["summarization"].data["wheel"]

@@ -17,7 +17,8 @@ from igds_utils.config.settings import ModelConfig, Preset, SaeConfig, Sizes, Sp
 from igds_utils.config.stages import SftConfig
 from igds_utils.display import NOT_RUN, Metric, paper_values
 from igds_utils.reporting.findings import caution, departures, headline, overview, unestablished
-from igds_utils.reporting.report import ReportError, export_html, fold, show_figure, show_table, to_mathml
+from igds_utils.reporting.page import ReportError, export_html, to_mathml
+from igds_utils.reporting.report import fold, show_figure, show_table
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 CHRF = Metric("chrF", "chrF", 1, 1)

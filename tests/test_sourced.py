@@ -1,14 +1,16 @@
 """The sets of a task from rows of data: how they are dealt, kept apart, counted and refused."""
 
 import json
+import re
 
 import pytest
 
-from igds_utils import tasks
+from igds_utils import cli, tasks
 from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.config.settings import TaskConfig
 from igds_utils.core.experiment import open_run
-from igds_utils.data import sources
+from igds_utils.data.hub import SourceError
+from igds_utils.data.rows import MIRROR
 from igds_utils.tasks import examples
 from igds_utils.tasks.examples import SETS, Example
 from igds_utils.tasks.sourced import describe, join_repeats, origins, shared_with_test
@@ -39,7 +41,7 @@ def config(sources_section, **sizes):
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A mirror folder; `mirror(name, rows)` puts a dataset into it and gives its hub id."""
-    monkeypatch.setenv(sources.MIRROR, str(tmp_path))
+    monkeypatch.setenv(MIRROR, str(tmp_path))
 
     def put(name, rows, split="train"):
         file = tmp_path / f"{name}/{split}.jsonl"
@@ -146,7 +148,7 @@ def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirr
     assert counts["pool"]["repeats"] == 2  # kept
     assert sum(text == "pool 0?" for text in texts(sets["pool"])) == 2
     assert len(set(texts(sets["prior"]))) == len(sets["prior"])
-    assert sets.facts["sources"]["pool"] == {"rows": 12}
+    assert sets.facts["sources"]["pool"] == {"rows": 12, "left out": {}, "read as": "", "used": 8}
     said = describe(sets.facts)
     assert "pool 8 of 10 (" in said and "2 in test, 2 repeats kept)" in said
 
@@ -162,7 +164,7 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
     assert all(
         len(example.references) == 3 and example.target == example.references[0] for example in sets["test"]
     )
-    assert sets.facts["sources"]["test"] == {"rows": 12, "joined": 8}
+    assert sets.facts["sources"]["test"] == {"rows": 12, "left out": {"joined": 8}, "read as": "", "used": 4}
 
 
 def test_joined_examples_keep_the_order_and_every_reference():
@@ -251,6 +253,48 @@ def test_a_run_says_which_test_references_are_longer_than_its_answers_may_be(mir
     assert "test references" not in capsys.readouterr().out
 
 
+def own_pool(file, **change):
+    source = {"file": str(file), "columns": {"question": "q", "solution": "s", "answer": "a"}}
+    return {"tasks.math.data.sources.pool": source, **change}
+
+
+@pytest.mark.parametrize(
+    ("change", "pool", "said"),
+    [
+        ({}, 50, r"because field 's' is empty \(1\)"),
+        ({"tasks.math.sizes.test": 2}, 50, "field 's' is empty"),
+        ({"tasks.math.sizes.pool": 12}, 12, r"12 of 51 .*, beyond sizes.pool, null takes all \(38\)"),
+        ({"tasks.math.sizes.pool": None}, 50, "pool: 50 of 51 rows are used"),
+    ],
+)
+def test_a_pool_of_ones_own_is_used_whole_unless_its_size_is_given(change, pool, said, tmp_path, capsys):
+    rows = [{"q": f"mine {i}?", "s": "x" * (i > 0), "a": "1"} for i in range(51)]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = own_pool(tmp_path / "my.jsonl", **change)
+    run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
+    assert len(run.sets("math")["pool"]) == pool == run.config("math").sizes.pool
+    assert re.search(said, capsys.readouterr().out)
+    plan = ["plan", "--preset", "smoke", "--tasks", "math", "--set"]
+    field, source = next(iter(overrides.items()))
+    assert change or (cli.main([*plan, f"{field}={json.dumps(source)}"]) == 0 and "pool 50" in capsys.readouterr().out)
+
+
+def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror, tmp_path):
+    mirror("some/pool", [*problems("test", 5), {"question": "x", "solution": "", "answer": "1"}])
+    words = r"no pool example is left of pool \(field 'solution' is empty \(1\), in test \(5\)\): correct"
+    with pytest.raises(ConfigError, match=words):
+        tasks.get("math").sets(config(three), 0)
+    with pytest.raises(ConfigError, match="generated problems have no end: give tasks.math.sizes.pool a number"):
+        open_run("smoke", tasks=["math"], overrides={"tasks.math.sizes.pool": None}, results=str(tmp_path))
+
+
+def test_rows_of_no_use_are_listed_together(three, mirror):
+    mirror("some/pool", [*problems("pool", 12), {"question": ["x"], "solution": "", "answer": "1"}, {"question": "y"}])
+    words = r"(?s)line 13: .*a list, not text.*line 14: no field 'solution'.*2 of 14 records .* correct tasks.math.data"
+    with pytest.raises(SourceError, match=words):
+        tasks.get("math").sets(config(three), 0)
+
+
 def test_a_report_may_say_where_a_set_comes_from(three):
     assert origins(config(three)) == {
         "test": "some/test train",
@@ -269,12 +313,15 @@ def test_a_report_may_say_where_a_set_comes_from(three):
         (lambda s: s["pool"].update(sets=["pool", "test"]), "both fill test"),
         (lambda s: s.update(more={**s["pool"]}), "source 'more' is no set; say with `sets`"),
         (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool\.colums"),
-        (lambda s: s["pool"].update(columns={"question": "question"}), "no column for 'solution', 'answer'"),
+        (
+            lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}),
+            r"sources.pool, all records: no field 'a' for 'answer' \(task math needs question, sol",
+        ),
     ],
 )
 def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)
-    with pytest.raises((ConfigError, sources.SourceError), match=words):
+    with pytest.raises((ConfigError, SourceError), match=words):
         tasks.get("math").sets(config(three), 0)
 
 
@@ -300,7 +347,7 @@ def test_a_set_that_nobody_fills_is_named(three):
 
 @pytest.mark.parametrize("task", ["math", "summarization", "translation"])
 def test_the_papers_sets_are_read_from_the_hub(hub_box, tmp_path, monkeypatch, task):
-    monkeypatch.delenv(sources.MIRROR, raising=False)
+    monkeypatch.delenv(MIRROR, raising=False)
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
     made = load_preset("paper").tasks[task]
     small = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 20, "test": 30}

@@ -15,10 +15,11 @@ from igds_utils import cli, selectors
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
-from igds_utils.selection import explain, tool, user_pool
+from igds_utils.selection import explain, tool
 from igds_utils.selection.needs import Pool, Samples
-from igds_utils.selection.user_pool import read_pool
+from igds_utils.selection.user_pool import PoolError, read_pool
 from igds_utils.tasks import get
+from igds_utils.tasks.examples import Example
 
 QUESTIONS = [
     "Ann has 3 apples. Bob brings 4 more. How many apples are there?",
@@ -52,7 +53,7 @@ def file(tmp_path):
 @pytest.fixture(scope="module")
 def fires(run):
     """Names of a feature that fires on some of the samples, and of one that fires on none."""
-    examples = [user_pool.Example(r["id"], {"question": r["question"]}, r["target"], ()) for r in RECORDS]
+    examples = [Example(r["id"], {"question": r["question"]}, r["target"], ()) for r in RECORDS]
     texts = Pool(run, "math", examples, "x").samples.prompts
     h = activations.critical_residuals(run.lm, texts, [2])[2]
     count = (run.saes[2].encode(h) > 0).sum(0)
@@ -63,7 +64,7 @@ def fires(run):
 def score_by_hand(run, text, name):
     """Activation of one feature at the last token of the prompt, through the whole model."""
     layer, index = (int(part) for part in name.removeprefix("l").split("_p"))
-    example = user_pool.Example("x", {"question": text}, "t", ())
+    example = Example("x", {"question": text}, "t", ())
     prompt = prompts.identification_prompt(get("math"), example, run.tokenizer, "chat")
     ids = torch.tensor([prompts.encode(run.tokenizer, prompt)])
     with torch.inference_mode():
@@ -135,7 +136,8 @@ def test_a_dataset_of_the_hub_is_read_by_id(tmp_path, monkeypatch):
     write(tmp_path / "some/set/train.jsonl", RECORDS)
     read = read_pool("some/set", get("math"))
     assert [e.fields["question"] for e in read] == QUESTIONS
-    assert read.place(0) == "some/set row 1" and read[0].id == "row-000001"
+    assert read.place(0) == "train.jsonl line 1" and read[0].id == "s0"
+    assert list(read.records()) == RECORDS  # as they are, as from a file
 
 
 # ---- what silence and ties mean --------------------------------------------------------------------------
@@ -160,6 +162,51 @@ def test_a_few_silent_samples_are_counted(run, file, fires, tmp_path):
 
 def test_scores_that_all_differ_need_no_remark(run, file, tmp_path):
     assert tool.select(run, "math", file, tmp_path / "out", selector="loss").facts["remarks"] == []
+
+
+def test_bad_records_may_be_left_out_and_are_counted(run, fires, tmp_path, capsys):
+    """A selection without them is explained without them too."""
+    file = write(tmp_path / "pool.jsonl", [{"id": "x", "question": ""}, *RECORDS, {"id": "y", "target": "t"}])
+    assert cli.main(["select", *call(file, tmp_path / "out", run, "--features", fires[0], "--skip-bad")]) == 0
+    assert "6 of 8 records are used, because 2 cannot be (--skip-bad)" in capsys.readouterr().err
+    best = explain.read_selection(tmp_path / "out")[1]["sample_id"][0]
+    assert explain.explain(run, tmp_path / "out", best).place["samples"] == 6
+
+
+@pytest.mark.parametrize(
+    ("selector", "limits", "expected"),
+    [
+        ("loss", {"sft.max_length": 150}, ["1 of 6 targets are longer than what is read of them (sft.max_length 150)"]),
+        ("igds", {"tasks.math.max_prompt_tokens": 150}, ["1 of 6 prompts are longer than what is read of them (tasks."
+                                                         "math.max_prompt_tokens 150)"]),
+        ("longest", {"sft.max_length": 150}, []),
+        ("loss", {}, []),
+    ],
+)  # fmt: skip
+def test_what_is_cut_of_samples_is_said(selector, limits, expected, run, fires, tmp_path):
+    records = changed(question="Add. " * 60) if selector == "igds" else changed(target="Add. " * 60)
+    changed_run = open_run("smoke", tasks=["math"], overrides=limits, results=str(run.root.parent))
+    file = write(tmp_path / "pool.jsonl", records)
+    made = tool.select(changed_run, "math", file, tmp_path / "out", selector=selector, features=fires[0])
+    assert [remark for remark in made.facts["remarks"] if "longer" in remark] == expected
+
+
+def test_what_other_programs_cannot_read_is_written_as_they_can(run, tmp_path):
+    records = [r | {"more": "a \ud83d b", "time": i} for i, r in enumerate(RECORDS)]
+    (tmp_path / "pool.jsonl").write_bytes(lines(records).replace(b'"time": 1', b'"time": NaN'))
+    tool.select(run, "math", str(tmp_path / "pool.jsonl"), tmp_path / "out", selector="longest", ratio=1.0)
+    text = (tmp_path / "out/selection.jsonl").read_text(encoding="utf8")
+    assert "NaN" not in text and text.count("null") == 1 and text.count("\\ud83d") == 6
+
+
+def test_nothing_that_a_user_gave_is_written_over(run, file, tmp_path):
+    tool.select(run, "math", file, tmp_path / "out", selector="longest")
+    with pytest.raises(ConfigError, match="out/selection.jsonl would be overwritten by the selection: name another"):
+        tool.select(run, "math", str(tmp_path / "out/selection.jsonl"), tmp_path / "out", selector="longest")
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine/selection.jsonl", RECORDS)
+    with pytest.raises(ConfigError, match="mine/selection.jsonl would be overwritten"):
+        tool.select(run, "math", file, tmp_path / "mine", selector="longest")
 
 
 # ---- explain ---------------------------------------------------------------------------------------------
@@ -201,7 +248,7 @@ def test_an_explanation_of_chinese_shows_whole_characters_and_leaves_out_whole_s
     for token in found.tokens.query("where == 'text'").to_dict("records"):
         assert json.loads(token["token"]) in texts[1]
         assert f"{json.loads(token['after'])}{json.loads(token['token'])}" in run.prompt(
-            "math", user_pool.Example("z1", {"question": texts[1]}, "", ())
+            "math", Example("z1", {"question": texts[1]}, "", ())
         )
     sentences = ["小明有3个苹果🍎。", "他又买了👨‍👩‍👧4个！", "现在共有几个？"]
     assert sorted(found.changes["without"]) == sorted(sentences)
@@ -254,17 +301,17 @@ def test_an_explanation_reads_the_features_of_its_selection_and_checks_nothing_a
     assert explain.explain(run, tmp_path / "out", best).features["feature"].tolist() == [fires[0]]
 
 
-def test_a_selection_that_was_not_written_to_its_end_is_none(run, file, fires, tmp_path, monkeypatch):
+def test_an_earlier_selection_stays_until_the_new_one_is_whole(run, file, fires, tmp_path, monkeypatch):
     tool.select(run, "math", file, tmp_path / "out", features=fires[0])
 
     def killed(self, path, product):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tool.store.Store, "write", killed)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(KeyboardInterrupt):
         tool.select(run, "math", file, tmp_path / "out", features=fires[0], ratio=1.0)
-    with pytest.raises(ConfigError, match="holds no selection: make one"):
-        explain.explain(run, tmp_path / "out", "s0")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 # ---- bad input -------------------------------------------------------------------------------------------
@@ -283,31 +330,27 @@ def lines(records):
 
 
 GOOD = lines(RECORDS)
+LONG_PROMPT, LONG_TARGET = changed(question="word " * 600), changed(target="word " * 600)
+TWO = lines([RECORDS[0] | {"question": ""}, *RECORDS[1:5], RECORDS[5] | {"target": None}])
 BAD_FILES = {
     "missing field": (lines(without("question")), r"line 3: no field 'question' \(task math needs question, target; "
-                      r"the record has id, target, weight\): rename it, or say --column question=NAME"),
-    "missing target": (lines(without("target")), r"line 3: no field 'target' .*--column target=NAME"),
-    "number for text": (lines(changed(question=12)), "line 3: field 'question' holds the number 12, not text"),
+                      r"the record has id, target, weight\): rename it, or name its column: --column question=NAME"),
     "list for text": (lines(changed(target=["a"])), "line 3: field 'target' holds a list, not text"),
-    "object for text": (lines(changed(target={})), "line 3: field 'target' holds an object, not text"),
-    "null": (lines(changed(target=None)), "line 3: field 'target' holds null, not text"),
-    "truth value": (lines(changed(target=True)), "line 3: field 'target' holds true or false, not text"),
-    "empty prompt": (lines(changed(question="")), "line 3: field 'question' is empty: fill it, or remove"),
-    "empty target": (lines(changed(target=" \n\t")), "line 3: field 'target' is empty: fill it, or remove"),
+    "empty prompt": (lines(changed(question="")), "line 3: field 'question' is empty"),
+    "two at once": (TWO, "(?s)line 1: field 'question' is.*line 6: field 'target' is.*\n2 of 6 records cannot"),
+    "one is too long": (lines([*RECORDS[:2], LONG_PROMPT[2], RECORDS[3] | {"target": ""}]),
+                        "(?s)line 3: .*its prompt alone has .*line 4: .*empty.*\n2 of 4 .*them out with --skip-bad"),
     "half a character": (GOOD + b'{"question": "a \\ud83d b", "target": "c"}\n', r"line 7: .*half a character"),
-    "duplicate id": (lines(changed(5, id="s1")), "line 6: id 's1' is that of pool.jsonl line 2 too"),
+    "duplicate id": (lines(changed(5, id="s1")), "line 6: id 's1' is that of pool.jsonl line 2 too.*--column id=NAME"),
     "id of no use": (lines(changed(id=[1])), "line 3: field 'id' holds a list: an id is text or a whole number"),
-    "empty id": (lines(changed(id="")), "line 3: field 'id' holds empty text: an id is"),
+    "empty id": (lines(changed(id="")), "line 3: field 'id' holds '': an id is"),
     "broken line": (GOOD + b'{"question": "a", \n', "line 7: not valid JSON"),
-    "one JSON list": (json.dumps(RECORDS).encode(), "line 1: holds a list, not an object"),
-    "a bare text": (GOOD + b'"hello"\n', "line 7: holds a str, not an object"),
-    "not UTF-8": (GOOD + b'{"question": "\xe9"}\n', "line 7 is not UTF-8 .byte 0xe9 at column 15.: save"),
+    "not UTF-8": (GOOD + b'{"question": "\xe9"}\n', "line 7: is not UTF-8 .byte 0xe9 at column 15.: save"),
     "empty file": (b"", "pool.jsonl holds no samples"),
     "blank lines only": (b"\n  \n", "pool.jsonl holds no samples"),
     "a pool of one": (lines(RECORDS[:1]), "holds one sample: there is nothing to select from"),
-    "prompt beyond a sample": (lines(changed(question="word " * 600)), "line 3: .*its prompt alone has .*max_length"),
+    "all of no use": (lines([{"question": "", "target": ""}] * 3), "(?s)line 1: .*3 of 3 records cannot be used"),
 }  # fmt: skip
-LONG_PROMPT, LONG_TARGET = changed(question="word " * 600), changed(target="word " * 600)
 BAD_CALLS = {
     "ratio 0": (["--ratio", "0"], r"a ratio must lie in \(0, 1\], not 0.0"),
     "ratio above 1": (["--ratio", "1.5"], r"a ratio must lie in \(0, 1\], not 1.5"),
@@ -321,7 +364,7 @@ BAD_CALLS = {
     "no such layer": (["--features", "l9_p3"], "feature l9_p3: layer 9 has no SAE; there are 0, 1, 2, 3"),
     "no such index": (["--features", "l1_p64"], "feature l1_p64: the SAE has 64 features, numbered from 0"),
     "no features file": (["--features", "gone.json"], "there is no file gone.json"),
-    "unknown field": (["--column", "answer=a"], "task math has no field 'answer'; it has question, target, and id"),
+    "unknown field": (["--column", "colour=a"], "task math has no field 'colour'; it has question, target, solution"),
 }  # fmt: skip
 
 
@@ -351,8 +394,11 @@ def test_a_sample_is_refused_where_what_is_read_of_it_does_not_fit(
     if expected is None:
         assert len(ask().records) == 3
     else:
-        with pytest.raises(user_pool.PoolError, match=f"^pool.jsonl line 3: .*{expected}"):
+        with pytest.raises(PoolError, match=f"^pool.jsonl line 3: .*{expected}"):
             ask()
+        made = tool.select(changed_run, "math", file, tmp_path / "out", selector, features=fires[0], skip_bad=True)
+        assert made.facts["left_out"] == [2] and len(made.scores) == 5
+        assert made.facts["remarks"][0] == "5 of 6 records are used, because 1 cannot be (--skip-bad)"
 
 
 def test_a_target_may_begin_with_a_new_line_in_any_rendering(run, tmp_path):
@@ -374,14 +420,14 @@ def test_a_text_that_the_tokenizer_cannot_part_names_its_line(run, file, tmp_pat
         return pairs(self, records)
 
     monkeypatch.setattr(type(run), "training_pairs", merged)
-    with pytest.raises(user_pool.PoolError, match="^pool.jsonl line 4: the tokenizer merges"):
+    with pytest.raises(PoolError, match="^pool.jsonl line 4: the tokenizer merges"):
         tool.select(run, "math", file, tmp_path / "out", selector="loss")
 
 
 def refused(arguments, capsys):
     assert cli.main(["select", *arguments]) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("igds: ") and "Traceback" not in message
+    message = capsys.readouterr().err.strip().rpartition("igds: ")[2]
+    assert "Traceback" not in message
     return message
 
 
@@ -418,15 +464,12 @@ def test_a_bad_request_is_one_message_with_the_mend(case, run, file, finished, c
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("gone.jsonl", r"there is no file .*gone.jsonl: correct the path, or give a dataset of the hub"),
-        ("", r"is a folder: name the JSONL or Parquet file in it"),
-        ("pool.txt", r"pool.txt is neither .jsonl nor .parquet: write one record a line"),
-        ("broken.parquet", r"broken.parquet is no Parquet file"),
+        ("gone.jsonl", r"there is no file .*gone.jsonl: correct it, or give a dataset of the hub"),
+        ("pool.txt", r"pool.txt is of no known kind: write it as .jsonl"),
     ],
 )
 def test_what_is_no_pool_is_refused(name, expected, run, tmp_path, finished, capsys):
     (tmp_path / "pool.txt").write_bytes(GOOD)
-    (tmp_path / "broken.parquet").write_bytes(GOOD)
     assert re.search(expected, refused(call(tmp_path / name, finished, run, "--selector", "loss"), capsys))
 
 
@@ -461,6 +504,9 @@ def test_a_file_without_task_features_is_refused(content, tmp_path):
 
 
 def test_a_malformed_option_is_told_by_the_parser(capsys):
+    parse = lambda *more: dict(cli._parser().parse_args(["select", "a", "b", "--task", "math", *more]).columns)  # noqa: E731
+    given = parse("--column", r"question={a}\n{b}", "--value", "lang=French", "--column", "id=")
+    assert given == {"question": "{a}\n{b}", "lang": {"value": "French"}, "id": ""} and parse() == {}
     with pytest.raises(SystemExit) as caught:
         cli.main(["select", "pool.jsonl", "--task", "math", "--column", "question"])
     assert caught.value.code == 2 and "'question' is not FIELD=NAME" in capsys.readouterr().err

@@ -100,6 +100,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def preset_file(name: str) -> Path:
+    """The file of a preset that is named, or named by its path."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+
+
 def load_preset(
     name: str,
     model: str = "",
@@ -109,10 +114,11 @@ def load_preset(
     """Read a preset by name or path, keep one model and the named tasks, and apply dotted overrides.
 
     The chosen model's own `overrides` come first, so that the caller's win. Text is read as by `task_names` and
-    `changes`. Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
+    `changes`. A source that the caller names for the pool is used whole (`sizes.pool` none) unless the caller gives
+    that size as well. Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
     """
     name, tasks, overrides = str(name), task_names(tasks), changes(overrides)
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    path = preset_file(name)
     if not path.is_file():
         raise ConfigError(
             f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file"
@@ -129,10 +135,11 @@ def load_preset(
     chosen = model or asked.get("model")
     _change(raw, _of_model(asked, chosen), f"{path.name}: models.{chosen}.overrides:")
     _change(raw, overrides, "override")
-    for task in raw.get(
-        "tasks", {}
-    ).values():  # a task states only what it changes of the shared training settings
+    for name, task in raw.get("tasks", {}).items():
+        # a task states only what it changes of the shared training settings
         task["sft"] = {**raw.get("sft", {}), **task.get("sft", {})}
+        if _own_pool(f"tasks.{name}", overrides) and "sizes" in task:
+            task["sizes"] = {**task["sizes"], "pool": None}
     raw.pop("sft", None)
     if model:
         raw["model"] = _known(model, raw.get("models", {}), "model", path.name)
@@ -146,6 +153,17 @@ def load_preset(
     return preset
 
 
+def _own_pool(task: str, overrides: dict[str, Any]) -> bool:
+    """Whether overrides name a source that fills a task's pool, and no size of it."""
+    changed: dict[str, Any] = {}
+    _change(changed, {key: value for key, value in overrides.items() if f"{key}.".startswith(f"{task}.")}, "")
+    made = _at(changed, *task.split("."))
+    for name, source in _at(made, "data", "sources").items():
+        if {"file", "hub"} & {*_at(source)} and "pool" in (source.get("sets") or [name]):
+            return "pool" not in _at(made, "sizes")
+    return False
+
+
 def _known(name: str, known: Any, what: str, file: str) -> str:
     if name not in known:
         raise ConfigError(f"{file}: no {what} {name!r}; known: {', '.join(known)}")
@@ -154,10 +172,14 @@ def _known(name: str, known: Any, what: str, file: str) -> str:
 
 def _of_model(raw: dict, model: Any) -> dict[str, Any]:
     """The overrides of a model; none where the preset does not have the form of one, which validation will say."""
-    found = raw
-    for key in ("models", str(model), "overrides"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return {str(field): value for field, value in found.items()} if isinstance(found, dict) else {}
+    return {str(field): value for field, value in _at(raw, "models", str(model), "overrides").items()}
+
+
+def _at(raw: Any, *keys: str) -> dict[str, Any]:
+    """The fields at a place of a preset; none where it does not have that form."""
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw if isinstance(raw, dict) else {}
 
 
 def _change(raw: dict, overrides: dict[str, Any], whose: str) -> None:

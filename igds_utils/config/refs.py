@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,10 +80,17 @@ def describe(ref: Ref) -> str:
 # ---- rows of data ----------------------------------------------------------------------------------------
 
 
-class Column(Strict):
-    """What a field of a task is filled with: a column of the row, or a fixed text."""
+PIECE = re.compile(r"\{([^{}]+)\}")  # the name of a column in a template
 
-    column: str | None = Field(None, description="its name; dots lead into nested records (translation.en)")
+
+class Column(Strict):
+    """What a field of a task is filled with: a column of the row, several in a template, or a fixed text."""
+
+    column: str | None = Field(
+        None,
+        description="its name; dots lead into nested records and lists (translation.en, messages.0.content); names in "
+        "braces make a template ({instruction}\n{input})",
+    )
     take: Literal["text", "gsm8k_solution", "gsm8k_answer", "boxed"] = Field(
         "text",
         description="gsm8k_solution: without the last line `#### N` and the marks <<...>>; gsm8k_answer: that N; "
@@ -95,6 +103,11 @@ class Column(Strict):
         if (self.column is None) == (self.value is None):
             raise ValueError("give either `column` or `value`")
         return self
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of the row that it reads."""
+        return PIECE.findall(self.column or "") or [self.column] * (self.column is not None)
 
 
 def _named(columns: Any) -> Any:
@@ -116,15 +129,19 @@ class MirrorFile(Strict):
 
 
 class DataSource(Strict):
-    """Rows of a dataset on the hub or of a JSONL or Parquet file, and how fields are made of their columns."""
+    """Rows of a dataset on the hub or of files, and how fields are made of their columns."""
 
     hub: str | None = None
     config: str | None = None
     split: str = "train"
     revision: str = "main"
-    file: str | None = Field(None, description="*.jsonl or *.parquet; relative to the project's root")
+    file: str | list[str] | None = Field(
+        None, description="JSON, CSV, Parquet, Arrow, or a folder of such; relative to the project's root"
+    )
     mirror: MirrorFile | None = None
-    columns: Columns = Field(description="field -> column of the row")
+    columns: Columns = Field(
+        {}, description="field -> column of the row; by default of the same name, or as a known format has it"
+    )
     sets: list[SetName] | None = Field(
         None, description="which sets it fills; by default the one it is named after"
     )
@@ -146,8 +163,4 @@ class DataSource(Strict):
     def _one_place(self):
         if (self.hub is None) == (self.file is None):
             raise ValueError("a source is either on the `hub` or in a `file`")
-        if unknown := sorted(set(self.max_words) - set(self.columns)):
-            raise ValueError(
-                f"max_words of {unknown[0]!r}, which is no field of `columns`: {', '.join(self.columns)}"
-            )
         return self

@@ -64,7 +64,7 @@ class Sizes(Strict):
     prior: int
     validation: int
     confirmation: int
-    pool: int
+    pool: int | None = Field(None, description="none: all that its source holds (`core.experiment.counted`)")
     test: int
 
 

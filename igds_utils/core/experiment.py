@@ -6,18 +6,20 @@ table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), ta
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from igds_utils import tasks
-from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.config import PRESETS, PROJECT, ConfigError, load_preset, preset_file
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
 from igds_utils.core.models import Models
-from igds_utils.data.hub import local_folder
+from igds_utils.data.hub import local_folder, sha256
 from igds_utils.data.huggingface import FILES, PICKLED
 from igds_utils.engine.features import Feature, sae_folders
 from igds_utils.tasks.base import Task
@@ -32,9 +34,46 @@ def open_run(
     overrides: dict[str, Any] | None = None,
     results: str = "",
 ) -> Run:
-    """Open a preset; its products live under <results>/<preset>/<model>/ (results: "" is the project's own folder)."""
+    """Open a preset; its products live under <results>/<preset>/<model>/ (results: "" is the project's own folder).
+
+    Raises `ConfigError` where another preset file of the same name has its results there.
+    """
     chosen = load_preset(preset, model, tasks, overrides)
-    return Run(chosen, (Path(str(results)) if results else PROJECT / "results") / chosen.name)
+    root = (Path(str(results)) if results else PROJECT / "results") / chosen.name
+    claim(root, preset)
+    return counted(Run(chosen, root))
+
+
+def claim(root: Path, preset: str) -> None:
+    """Keep beside the results of a preset which file it is; `ConfigError` where that is another one.
+
+    A file may change, and it may be moved: another one differs in both place and content.
+    """
+    file, record = preset_file(preset), root / "preset.json"
+    shipped = file.resolve().parent == PRESETS
+    own = {"file": file.stem if shipped else str(file.resolve()), "sha256": sha256(file)}
+    try:
+        kept = json.loads(record.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        kept = None
+    if kept and all(kept[key] != own[key] for key in own):
+        raise ConfigError(
+            f"{root} holds the results of another preset of this name, {kept['file']}: change `name` in {file.name}, "
+            "or give another folder of results"
+        )
+    if kept != own:
+        with suppress(OSError):  # results that may only be read
+            store.write_whole(record, json.dumps(own))
+
+
+def counted(run: Run) -> Run:
+    """A run whose preset knows the size of every pool: one that is to be used whole is read and counted."""
+    for name, config in run.preset.tasks.items():
+        if config.sizes.pool is None:
+            sizes = config.sizes.model_copy(update={"pool": len(run.sets(name)["pool"])})
+            tasks = run.preset.tasks | {name: config.model_copy(update={"sizes": sizes})}
+            run.preset = run.preset.model_copy(update={"tasks": tasks})
+    return run
 
 
 class Run:
@@ -77,7 +116,7 @@ class Run:
         """What was left out to make the sets, which pool samples share 13 words in a row with a test item, and whether
         the test references fit into `max_new_tokens`, which is printed where they do not.
         """
-        from igds_utils.training.evaluation import answer_room
+        from igds_utils.engine.prompts import answer_room
 
         sets, limit = self.sets(task), self.config(task).max_new_tokens
 
@@ -265,8 +304,6 @@ class Run:
     @cached_property
     def sae_version(self) -> str:
         """A hash of the SAE files of a local folder; releases and tiny SAEs are fixed by their name."""
-        from igds_utils.data.hub import sha256
-
         saes = self.preset.chosen.saes
         if saes.source != "folder":
             # by which rule their features fire, which is not sae_lens's

@@ -104,7 +104,7 @@ def temporary_folder(final: Path) -> Iterator[Path]:
     """
     new = final.with_name(f".new-{final.name}")
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
+    new.mkdir(parents=True)
     try:
         yield new
     finally:

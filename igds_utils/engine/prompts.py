@@ -6,10 +6,12 @@ turn and opens the assistant's turn with the cue line (`Solution:`), so that the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from igds_utils.config.settings import TaskConfig
 from igds_utils.engine.features import say_once
@@ -241,3 +243,17 @@ def _render(prompt: str, tokenizer: PreTrainedTokenizerBase, rendering: Renderin
         turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     return opened + cue
+
+
+def answer_room(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_new_tokens: int
+) -> dict[str, float]:
+    """Whether right answers fit into `max_new_tokens`: tokens of each example's longest reference or target.
+
+    longer: share of the examples whose tokens are more. median, most (of 90 % of the examples), longest: tokens.
+    """
+    texts = [f" {max((example.target, *example.references), key=len)}" for example in examples]
+    lengths = np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+    median, most, longest = np.quantile(lengths, (0.5, 0.9, 1), method="higher").tolist()
+    longer = float((lengths > max_new_tokens).mean())
+    return {"limit": max_new_tokens, "longer": longer, "median": median, "most": most, "longest": longest}

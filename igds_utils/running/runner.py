@@ -21,6 +21,7 @@ import psutil
 
 from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
 from igds_utils.core.arms import arms, asked_in_general, in_series
+from igds_utils.core.experiment import claim
 from igds_utils.core.launch import check_gpus
 from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
@@ -153,6 +154,7 @@ def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def _write(request: dict[str, Any]) -> Path:
+    claim(Path(request["root"]), request["parameters"]["preset"])
     Store(Path(request["root"])).write("run.json", request)
     return Path(request["root"], "run.json")
 
@@ -222,7 +224,7 @@ def _end(process: subprocess.Popen, patience: float) -> None:
 
 def _export_report(root: Path) -> Path:
     """The executed report as one HTML file that opens without a network."""
-    from igds_utils.reporting.report import ReportError, export_html
+    from igds_utils.reporting.page import ReportError, export_html
 
     try:
         return export_html(root / "notebooks" / f"{REPORT_STAGES[-1]}.ipynb", root / "report.html")

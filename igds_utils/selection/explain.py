@@ -106,7 +106,7 @@ def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
     place["remarks"].append("the target is not read: no change of it moves this score")
     found = [Feature.parse(name) for name in facts["made_by"]["measured"][FIRES]["features"]]
     own = PoolRun(run, found)
-    pool = read_pool(facts["source"], own.task(facts["task"]), facts["columns"])
+    pool = read_pool(facts["source"], own.task(facts["task"]), facts["columns"], facts.get("left_out", ()))
     members = members_of(own, facts["task"], pool, facts["selector"])
     if members.samples.data_version != facts["data"]:
         raise ConfigError(f"{pool.name} has changed since {folder} was made from it: select again")

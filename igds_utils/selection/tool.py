@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,16 @@ from igds_utils.config.config import ConfigError
 from igds_utils.core import launch, store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.core.store import fingerprint, written_whole
+from igds_utils.core.store import fingerprint
+from igds_utils.data.hub import temporary_folder
 from igds_utils.engine.sae import Feature
 from igds_utils.selection import pool as pools
 from igds_utils.selection.needs import Pool
 from igds_utils.selection.readable import FIRES, check_readable
 from igds_utils.selection.user_pool import PoolError, UserPool, read_pool
 
-FACTS = "selection.json"  # written last
+FACTS = "selection.json"
+FILES = ("scores.parquet", "scores.csv", "selection.jsonl", FACTS)  # in the order in which they are written
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,18 @@ class PoolRun(Run):
 def select(
     run: Run,
     task: str,
-    source: str,
+    source: str | Sequence[str],
     folder: str | Path,
     selector: str = "igds",
     ratio: float = 0.5,
     features: str = "",
-    columns: dict[str, str] | None = None,
+    columns: dict[str, Any] | None = None,
+    skip_bad: bool = False,
 ) -> Selection:
     """Rank a pool of the user's own and write its best `ratio` into a folder; nothing is written if anything is wrong.
 
-    source: a JSONL or Parquet file, or a dataset of the hub (`user_pool.read_pool`). features: names joined by commas,
-    or a task_features.json; by default those that the causal filter chose. columns: field -> column, where they differ.
+    source, columns: as for `user_pool.read_pool`. skip_bad: leave out records that cannot be used. features: names
+    joined by commas, or a task_features.json; by default those that the causal filter chose.
 
     Texts are read, scored and written part by part, so that they may be larger than memory. What is measured is held
     for the whole pool: a number a sample for IGDS, Loss and IFD, a vector for RDS+, LESS and embeddings, the features
@@ -94,38 +98,42 @@ def select(
     _check_request(run, task, selector, ratio, folder)
     own = PoolRun(run, read_features(features) if features else None)
     pool = read_pool(source, own.task(task), columns)
+    _keep_what_is_given(folder, [*pool.files, Path(features)])
+    pool, cut = check_readable(own, task, pool, selector, skip_bad)
     members = members_of(own, task, pool, selector)
-    check_readable(members, pool, selector)
-    size = selection_size(ratio, len(pool))
+    size, left_out = selection_size(ratio, len(pool)), sorted(pool.left_out)
     try:
         if run.preset.launch.processes > 1 and not own.store.holds(members.measure_all):
-            launch.share(own, "igds_utils.selection.tool:measure", task, source, selector, features, columns)
+            asked = (task, source, selector, features, columns, left_out)
+            launch.share(own, "igds_utils.selection.tool:measure", *asked)
         ranking = selectors.rank_pool(selector, pools.context_of(members, pool.ids), size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
         raise ConfigError(f"selector {selector!r}: {error}") from None
     except selectors.UnusableScores as error:
         raise PoolError(f"{pool.place(pool.ids.index(error.ids[0]))}: {error}") from None
-    where = Path(source).expanduser()
+    names = [source] if isinstance(source, str) else source
+    where = [str(path.resolve()) if (path := Path(name).expanduser()).exists() else name for name in names]
     request = {
         "preset": run.preset.name, "model": run.preset.model, "task": task, "selector": selector, "ratio": ratio,
-        "source": str(where.resolve()) if where.is_file() else source, "features": features, "columns": columns or {},
-        "data": members.samples.data_version,
+        "source": where[0] if len(where) == 1 else where, "features": features, "columns": columns or {},
+        "data": members.samples.data_version, "left_out": left_out,
     }  # fmt: skip
     facts = request | {
         "samples": len(ranking),
         "selected": size,
         "made_by": ranking.attrs["selector"],
-        "remarks": remarks(ranking, size, members),
+        "remarks": [*pool.remarks, *cut, *remarks(ranking, size, members)],
     }
     return _write(folder, pool, ranking, size, facts)
 
 
 def measure(
-    run: Run, task: str, source: str, selector: str, features: str, columns: dict[str, str] | None
+    run: Run, task: str, source: Any, selector: str, features: str, columns: dict | None, left_out: list[int]
 ) -> None:
     """All that a selector needs of a user's pool, for `launch.share`."""
     own = PoolRun(run, read_features(features) if features else None)
-    members_of(own, task, read_pool(source, own.task(task), columns), selector).measure_all()
+    pool = read_pool(source, own.task(task), columns, left_out=left_out)
+    members_of(own, task, pool, selector).measure_all()
 
 
 def members_of(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
@@ -139,7 +147,7 @@ def read_features(text: str) -> list[Feature]:
     names = [name.strip() for name in text.split(",")]
     if text.endswith(".json"):
         try:
-            names = json.loads(Path(text).read_text(encoding="utf8"))["selected"]
+            names = json.loads(Path(text).read_text(encoding="utf-8-sig"))["selected"]
         except OSError:
             raise ConfigError(f"there is no file {text}: correct the path of the task features") from None
         except (ValueError, KeyError, TypeError):
@@ -195,6 +203,16 @@ def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Pat
         raise ConfigError(f"{folder} is a file: name a folder for the selection")
 
 
+def _keep_what_is_given(folder: Path, given: list[Path]) -> None:
+    """Refuse to write over a file that is read, or that no selection wrote."""
+    written = [folder / name for name in FILES]
+    taken = next((file for file in given if file.resolve() in [path.resolve() for path in written]), None)
+    if not written[0].exists() and written[-2].exists():
+        taken = written[-2]  # written after the scores: another program's
+    if taken:
+        raise ConfigError(f"{taken} would be overwritten by the selection: name another folder with --out")
+
+
 def _write(
     folder: Path, pool: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]
 ) -> Selection:
@@ -210,14 +228,16 @@ def _write(
         }
     )
     best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
-    out = store.Store(folder)
     try:
-        (folder / FACTS).unlink(missing_ok=True)  # no selection while its files are not those of one call
-        pool.write(folder / "selection.jsonl", best)
-        out.write("scores.parquet", scores)
-        with written_whole(folder / "scores.csv") as stream:
-            scores.to_csv(stream, index=False, lineterminator="\n")
-        out.write(FACTS, facts)
+        with temporary_folder(folder / "selection") as new:  # an earlier selection stays until this one is whole
+            out = store.Store(new)
+            out.write("scores.parquet", scores)
+            scores.to_csv(new / "scores.csv", index=False, lineterminator="\n")
+            pool.write(new / "selection.jsonl", best)
+            out.write(FACTS, facts)
+            (folder / FACTS).unlink(missing_ok=True)
+            for name in FILES:
+                (new / name).replace(folder / name)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another folder") from None
     return Selection(folder, scores, facts)

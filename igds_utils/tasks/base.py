@@ -43,6 +43,7 @@ class Task(ABC):
     records_output: str
     target_template: str  # over the fields of a row
     reference: str  # the field of a row that outputs are scored against
+    optional: tuple[str, ...] = ()  # fields that a row may leave empty, but not all of the prompt's or the target's
     few_shot_template: str = ""  # knows `shots` besides the fields
     shot_template: str = ""  # how one worked example is written, over its fields
     shots: tuple[dict[str, str], ...] = ()
@@ -97,13 +98,14 @@ class Task(ABC):
         ]
         return list(dict.fromkeys(names))
 
-    def example(self, record: dict[str, str]) -> Example:
-        """The example, without id, that the fields of a row make."""
+    def example(self, record: dict[str, str], sample_id: str = "") -> Example:
+        """The example that the fields of a row make; a `target` that is no field of the template is taken as it is."""
+        own = "target" in record and "target" not in placeholders(self.target_template)
         return Example(
-            id="",
+            id=sample_id,
             fields={name: record[name] for name in placeholders(self.identification_template)},
-            target=self.target_template.format(**record),
-            references=(record[self.reference],),
+            target=record["target"] if own else self.target_template.format(**record).strip(),
+            references=(record[self.reference],) if self.reference in record else (),
         )
 
     # ---- what a model is told, and its metric ----

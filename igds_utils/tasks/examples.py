@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from random import Random
 from string import Formatter
 from typing import Any, TypeVar
@@ -58,6 +59,7 @@ class Sets(dict[str, list[Example]]):
         self.facts = facts or {}
 
 
+@cache
 def placeholders(template: str) -> list[str]:
     """The names in braces of a `str.format` template, each once, in order."""
     return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
@@ -102,6 +104,9 @@ def split(examples: list[Example], sizes: Sizes, task: str) -> dict[str, list[Ex
 
     Raises `ConfigError` if there are too few, `ValueError` if two say the same.
     """
+    if sizes.pool is None:
+        others = sum(getattr(sizes, name) for name in SETS if name != "pool")
+        sizes = sizes.model_copy(update={"pool": max(2, len(examples) - others)})
     needed = sum(getattr(sizes, name) for name in SETS)
     if len(examples) < needed:
         asked = ", ".join(f"{name} {getattr(sizes, name)}" for name in SETS)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import Strict
 from igds_utils.config.settings import TaskConfig
 from igds_utils.config.taskspec import AccuracyMetric
@@ -126,6 +127,8 @@ class MathTask(Task):
 
     def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
         data, sizes = data_parameters(MathData, config, self.name), config.sizes
+        if sizes.pool is None:
+            raise ConfigError("generated problems have no end: give tasks.math.sizes.pool a number")
         random = random_stream(self.name, "sets", seed)
         off_task = round(data.off_task * sizes.pool)
         total = sum(getattr(sizes, name) for name in SETS)

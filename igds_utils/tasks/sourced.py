@@ -14,8 +14,9 @@ order of `SETS`, so the test set stays whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
@@ -23,9 +24,11 @@ from pydantic import model_validator
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import DataSource, Strict
 from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.data.hub import SourceError
 from igds_utils.data.metrics import words
-from igds_utils.data.sources import Reader, mirror_folder
+from igds_utils.data.rows import mirror_folder, reservoir, source_rows, title
 from igds_utils.tasks.examples import SETS, Example, Sets, data_parameters, normalize, number, random_stream
+from igds_utils.tasks.records import Records, refusal
 
 if TYPE_CHECKING:
     from igds_utils.tasks.base import Task
@@ -63,11 +66,9 @@ def origins(config: TaskConfig) -> dict[str, str]:
     named = Sourced(sources=config.data.get("sources", {}))
     found = {}
     for name, source in named.sources.items():
-        if source.mirror and mirror_folder():
-            parts = [source.mirror.path]
-        else:
-            parts = [source.file] if source.file else [source.hub, source.config, source.split]
-        found |= dict.fromkeys(named.sets_of(name), " ".join(filter(None, parts)))
+        mirrored = source.mirror and mirror_folder()
+        place = source.mirror.path if mirrored else source.file and str(source.file) or title(source)
+        found |= dict.fromkeys(named.sets_of(name), place)
     return found
 
 
@@ -75,44 +76,77 @@ def sourced_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     """The sets of a preset whose data section has `sources`, and what was left out to make them.
 
     A set may come out smaller than its size by the examples that were dropped: another set has them, they repeat (pool
-    and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`.
-    facts: `sources` -> name -> rows, filtered, unusable, joined; `sets` -> name -> size, asked, repeats, overlaps (set
-    -> examples that this set did without because that one has them).
+    and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`,
+    and so is an empty set. facts: `sources` -> name -> rows, used, left out (reason -> rows); `sets` -> name -> size,
+    asked, repeats, overlaps (set -> examples that this set did without because that one has them).
     """
     sources = {"sources": config.data["sources"]}
     sourced = data_parameters(Sourced, config.model_copy(update={"data": sources}), task.name)
-    streams = _own(task, config, seed, {one for name in sourced.sources for one in sourced.sets_of(name)})
-    facts: dict[str, dict[str, int]] = {}
+    filled = {one: name for name in sourced.sources for one in sourced.sets_of(name)}
+    streams = _own(task, config, seed, set(filled))
+    facts: dict[str, dict[str, Any]] = {}
     for name, source in sourced.sources.items():
-        wanted = [one for one in sourced.sets_of(name) if getattr(config.sizes, one)]
-        if not wanted:
-            continue
-        reader = Reader(source, task.row_fields, f"tasks.{task.name}.data.sources.{name}")
-        examples = [task.example(record) for record in reader.records(seed)]
-        facts[name] = dict(reader.counts)
-        if source.join_repeats:
-            joined = join_repeats(examples)
-            facts[name]["joined"], examples = len(examples) - len(joined), joined
-        random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
-        dropped = facts[name].get("unusable", 0) + facts[name].get("joined", 0)
-        stream = _Stream(name, examples, dropped)
-        streams |= dict.fromkeys(wanted, stream)
+        if wanted := [one for one in sourced.sets_of(name) if getattr(config.sizes, one) != 0]:
+            examples, facts[name] = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
+            random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
+            streams |= dict.fromkeys(wanted, _Stream(name, examples, facts[name]["left out"]))
     sets, counts = deal(streams, config.sizes, task.name)
+    for name, found in facts.items():
+        asked = [one for one in sourced.sets_of(name) if one in streams]
+        found["used"] = sum(len(sets[one]) for one in asked)
+        if left := sum(1 for _ in streams[asked[0]].left):
+            beyond = ", ".join(f"sizes.{one}" for one in asked)
+            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in asked)] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
     return Sets(numbered, {"sources": facts, "sets": counts})
 
 
-class _Stream:
-    """The examples of one source, each of which is dealt once, and how many were dropped on the way."""
+def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Example], dict[str, Any]]:
+    """The examples of one source, without id, and how many of its rows were left out for which reason.
 
-    def __init__(self, name: str, examples: Sequence[Example], dropped: int = 0):
-        self.name, self.total, self.dropped = name, len(examples), dropped
-        self.left = iter(examples)
+    Rows that lack a text are; other rows that cannot be read are a `SourceError` that lists them.
+    """
+    if source.mirror and mirror_folder():
+        source = source.model_copy(update={"columns": source.mirror.columns})
+    named = {part.split(".")[0] for c in source.columns.values() for part in c.names} | set(source.where)
+    known = named if set(task.row_fields) <= set(source.columns) else None
+    records = Records(source_rows(source, known and sorted(known), name), task, source)
+    counts, out, problems = Counter(), Counter(), []
+
+    def usable() -> Iterator[Example]:
+        for place, _, made in records.read():
+            counts["rows"] += 1
+            if isinstance(made, Example):
+                yield made
+            elif made.why == "wrong":
+                problems.append(f"{place}: {made}")
+            else:
+                out[str(made)] += 1
+
+    examples = list(usable()) if source.rows is None else reservoir(usable(), source.rows, Random(seed))
+    records.check_columns()
+    if problems:
+        raise SourceError(refusal(problems, counts["rows"], f"mend or remove them, or correct {name}"))
+    out["not drawn (rows)"] = counts["rows"] - out.total() - len(examples)
+    if source.join_repeats:
+        joined = join_repeats(examples)
+        out["joined"], examples = len(examples) - len(joined), joined
+    left_out = {reason: n for reason, n in out.items() if n}
+    return examples, {"rows": counts["rows"], "left out": left_out, "read as": records.how}
+
+
+class _Stream:
+    """The examples of one source, each of which is dealt once, and how many of its rows were left out before."""
+
+    def __init__(self, name: str, examples: Sequence[Example], out: dict[str, int] | None = None):
+        self.name, self.total, self.left, self.out = name, len(examples), iter(examples), out or {}
+        lost = (n for reason, n in self.out.items() if not reason.startswith(("filtered", "not drawn")))
+        self.dropped = sum(lost)
 
 
 def _own(task: Task, config: TaskConfig, seed: int, covered: set[str]) -> dict[str, _Stream]:
     """The task's own data for the sets that no source fills."""
-    wanted = [name for name in SETS if name not in covered and getattr(config.sizes, name)]
+    wanted = [name for name in SETS if name not in covered and getattr(config.sizes, name) != 0]
     if not wanted:
         return {}
     data = {key: value for key, value in config.data.items() if key != "sources"}
@@ -138,7 +172,7 @@ def deal(
         members: list[Example] = []
         own: set[str] = set()
         repeats, overlaps = 0, Counter()
-        while len(members) < size and (example := next(stream.left, None)) is not None:
+        while (size is None or len(members) < size) and (example := next(stream.left, None)) is not None:
             text = normalize(example.text)
             if (other := owner.setdefault(text, name)) != name:
                 overlaps[other] += 1
@@ -150,13 +184,20 @@ def deal(
                 continue
             own.add(text)
             members.append(example)
-        if size - len(members) > (stream.dropped if size else 0):
+        if size != 0 and not members:
+            why = _counted(stream.out | {f"in {other}": n for other, n in overlaps.items()}) or "all are dealt"
+            raise ConfigError(
+                f"task {task}: no {name} example is left of {stream.name} ({why}): correct tasks.{task}.data.sources, "
+                "or lower the sizes of the other sets"
+            )
+        if size and size - len(members) > stream.dropped:
             raise ConfigError(
                 f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
                 f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
             )
         sets[name] = members
-        counts[name] = {"size": len(members), "asked": size, "repeats": repeats, "overlaps": dict(overlaps)}
+        asked = len(members) if size is None else size
+        counts[name] = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
     return sets, counts
 
 
@@ -198,6 +239,13 @@ def describe(facts: dict[str, Any]) -> str:
         if counts["repeats"]:
             said.append(f"{counts['repeats']} repeats {'kept' if name in REPEATING else 'dropped'}")
         if said or counts["size"] < counts["asked"]:
-            said = said or ["rows joined or without text"]
-            parts.append(f"{name} {counts['size']} of {counts['asked']} ({', '.join(said)})")
+            parts.append(f"{name} {counts['size']} of {counts['asked']}" + f" ({', '.join(said)})" * bool(said))
+    for name, source in facts.get("sources", {}).items():
+        parts += [f"{name}: {source['read as']}"] if source["read as"] else []
+        if out := _counted(source["left out"]):
+            parts.append(f"{name}: {source['used']} of {source['rows']} rows are used, because {out}")
     return "; ".join(parts)
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason} ({n:,})" for reason, n in reasons.items())

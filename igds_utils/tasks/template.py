@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from igds_utils.config.taskspec import TaskSpec
 from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import placeholders
 
 
 class TemplateTask(Task):
@@ -18,6 +19,7 @@ class TemplateTask(Task):
         self.name, self.title, self.scoring = name, spec.title, spec.metric
         self.identification_template, self.target_template = spec.prompt, spec.target
         self.reference, self.stops = spec.reference, tuple(spec.stops)
+        self.optional = tuple(placeholders(spec.prompt + spec.target))
         self.records_instruction = body if spec.instruction is None else spec.instruction
         self.records_input = spec.input
         self.records_output = f"{cue} {{target}}" if spec.output is None else spec.output

@@ -22,7 +22,7 @@ import pandas as pd
 from igds_utils.config.settings import Benchmark
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
-from igds_utils.data.sources import MIRROR, mirror_folder
+from igds_utils.data.rows import MIRROR, Rows, mirror_folder
 
 if TYPE_CHECKING:
     from igds_utils.engine.lm import LM
@@ -183,8 +183,7 @@ def _rows(file: Path) -> list[dict]:
         raise SourceError(
             f"{file} is not there: put it into the data mirror, or unset {MIRROR} to use the hub"
         )
-    with file.open(encoding="utf8") as lines:
-        return [json.loads(line) for line in lines]
+    return [record for _, record in Rows(file.name, [file])]
 
 
 def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from igds_utils.config.settings import TaskConfig
@@ -105,20 +104,6 @@ def generate_outputs(
     )
     by_sample = pd.concat(tables).set_index("sample_id")
     return by_sample.loc[[example.id for example in examples]].reset_index()
-
-
-def answer_room(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_new_tokens: int
-) -> dict[str, float]:
-    """Whether right answers fit into `max_new_tokens`: tokens of each example's longest reference or target.
-
-    longer: share of the examples whose tokens are more. median, most (of 90 % of the examples), longest: tokens.
-    """
-    texts = [f" {max((example.target, *example.references), key=len)}" for example in examples]
-    lengths = np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
-    median, most, longest = np.quantile(lengths, (0.5, 0.9, 1), method="higher").tolist()
-    longer = float((lengths > max_new_tokens).mean())
-    return {"limit": max_new_tokens, "longer": longer, "median": median, "most": most, "longest": longest}
 
 
 def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:

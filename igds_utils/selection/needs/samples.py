@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,17 +56,26 @@ class Samples:
         return [self.run.prompt(self.task, example) for example in self.examples]
 
     @cached_property
-    def pairs(self) -> list[Pair]:
+    def uncut_pairs(self) -> list[Pair]:
         """Tokens of identification prompt and target, and how many of them are the prompt's."""
-        return self._cut(
-            prompts.encode_pair(self.run.tokenizer, prompt, f" {example.target}", eos=False)
-            for prompt, example in zip(self.prompts, self.examples, strict=True)
-        )
+        both = zip(self.prompts, self.examples, strict=True)
+        encode = partial(prompts.encode_pair, self.run.tokenizer, eos=False)
+        return [encode(prompt, f" {example.target}") for prompt, example in both]
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The same, cut as for training."""
+        return self._cut(self.uncut_pairs)
+
+    @cached_property
+    def training_records(self) -> list[dict[str, str]]:
+        """id, prompt and completion in the SFT rendering."""
+        return self.run.training_records(self.task, list(self.examples))
 
     @cached_property
     def uncut_training_pairs(self) -> list[Pair]:
         """Tokens of prompt, target and end in the SFT rendering, and how many of them are the prompt's."""
-        return self.run.training_pairs(self.run.training_records(self.task, list(self.examples)))
+        return self.run.training_pairs(self.training_records)
 
     @cached_property
     def training_pairs(self) -> list[Pair]:
@@ -81,6 +90,15 @@ class Samples:
         if what == "prompts":
             return [len(prompts.encode(self.run.tokenizer, prompt)) for prompt in self.prompts]
         return [len(ids) for ids, _ in getattr(self, what)]
+
+    def cut(self, what: str) -> set[str]:
+        """Which of `prompts` and `targets` are not read to their end, of any sample."""
+        training = what == "training_pairs"
+        texts = [record["prompt"] for record in self.training_records] if training else self.prompts
+        whole = what == "prompts" or getattr(self, what) == getattr(self, f"uncut_{what}")
+        both = zip(self.examples, texts, strict=True) if self.run.config(self.task).max_prompt_tokens else ()
+        shown = all(max(example.fields.values(), key=len) in text for example, text in both)
+        return {kind for kind, read in (("prompts", shown), ("targets", whole)) if not read}
 
     def _cut(self, pairs: Iterable[Pair]) -> list[Pair]:
         longest, made = self.run.config(self.task).sft.max_length, []

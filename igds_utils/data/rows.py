@@ -1,0 +1,317 @@
+"""Rows of data, one at a time and as often as they are asked for: from files, folders, the hub or a mirror of it.
+
+Where the environment variable IGDS_DATA_MIRROR names a folder, it takes the hub's place:
+`<mirror>/<hub id>/[<config>/]<split>.jsonl`. What comes from the hub is streamed once, into the cache
+(`igds_utils.data.hub.cache_root`), and read from there ever after.
+
+    for place, record in find_rows("pool.jsonl.gz"): ...
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import sys
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, time
+from pathlib import Path
+from random import Random
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from igds_utils.config.config import PROJECT
+from igds_utils.config.refs import DataSource
+from igds_utils.data import hub
+from igds_utils.data.hub import SourceError
+from igds_utils.data.huggingface import fetched
+
+MIRROR = "IGDS_DATA_MIRROR"
+ROWS = 1024  # of a Parquet file or of the hub that are in memory at once
+TABLES = (".parquet", ".arrow")
+KNOWN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *TABLES)
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+FILES = (*KNOWN, *PACKED, ".txt", ".zip", ".xlsx", ".yaml")  # what ends so is no dataset of the hub
+HUB_ID = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<split>[\w.-]+))?(@(?P<config>[\w.-]+))?")
+
+Row = tuple[str, dict[str, Any] | str]  # where it stands ("pool.jsonl line 17"); its record, or what is wrong with it
+
+
+class Rows:
+    """Rows of some files, in order; they are read anew, lazily, whenever they are iterated over.
+
+    Records hold plain JSON values: those of JSON as they stand there, NaN and infinity as null; of tables, dates and
+    times in ISO format, decimals as text, bytes as text where they are UTF-8 and in base64 elsewhere; of CSV, texts.
+
+    name: what messages call all of them. called: what they call one file, by default its name. columns: those that
+    tables are read for, by default all.
+    """
+
+    def __init__(self, name: str, files: Sequence[Path], called: str = "", columns: Iterable[str] | None = None):
+        self.name, self.files, self._called, self._columns = name, list(files), called, columns
+        for file in files:
+            if (kind := _kind(file))[0] not in KNOWN or (kind[0] in TABLES and kind[1]):
+                raise SourceError(
+                    f"{file.name} is of no known kind: write it as {', '.join(KNOWN)}; those of text may end in "
+                    f"{' or '.join(PACKED)} too"
+                )
+
+    def __iter__(self) -> Iterator[Row]:
+        for file in self.files:
+            yield from _read(file, self._called or file.name, self._columns)
+
+
+def find_rows(names: str | Sequence[str]) -> Rows:
+    """Rows of files, of a folder of shards (also one of `datasets.save_to_disk`), or of a dataset of the hub.
+
+    names: one or several; a dataset of the hub as owner/name, owner/name:split or owner/name:split@configuration. What
+    ends like a file is never looked up there. Raises `SourceError`.
+    """
+    name = names if isinstance(names, str) else names[0] if len(names) == 1 else ""
+    path, found = Path(name).expanduser(), HUB_ID.fullmatch(name)
+    if found and path.suffix.lower() not in FILES and not path.exists():
+        return source_rows(DataSource(**{k: v for k, v in found.groupdict().items() if v}), None, name)
+    return file_rows(names)
+
+
+def file_rows(names: str | Sequence[str], root: Path = Path(), columns: Iterable[str] | None = None) -> Rows:
+    """Rows of files and folders of shards; root: what relative paths are seen from."""
+    names, files = [names] if isinstance(names, str) else names, []
+    for path in (root / Path(name).expanduser() for name in names):
+        if not path.exists():
+            raise SourceError(f"there is no file {path}: correct it, or give a dataset of the hub as owner/name")
+        files += _shards(path) if path.is_dir() else [path]
+    return Rows(" and ".join(Path(name).name or name for name in names), files, columns=columns)
+
+
+def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) -> Rows:
+    """Rows of a source of a preset; name: what messages call it. columns: those that are fetched, by default all."""
+    if source.file is not None:
+        return file_rows(source.file, PROJECT, columns)
+    mirror = mirror_folder()
+    try:
+        file = _mirrored(source, mirror) if mirror else _cached(source, columns)
+    except SourceError as error:
+        own = f", or, where the task has data of its own, read that: SET={name.rpartition('.')[0]}={{}}"
+        raise SourceError(
+            f"{name}: {error}. Without a hub, set {MIRROR} to a folder that holds the data"
+            + own * name.startswith("tasks.")
+        ) from error
+    return Rows(name, [file], called="" if mirror else title(source))
+
+
+def title(source: DataSource) -> str:
+    """A source of the hub in a few words."""
+    return " ".join(filter(None, [source.hub, source.config, source.split]))
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+def _kind(file: Path) -> tuple[str, str | None]:
+    """The suffix that says what a file holds, in lower case, and how it is packed."""
+    packed = PACKED.get(file.suffix.lower())
+    return (Path(file.stem) if packed else file).suffix.lower(), packed
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files of a folder of shards, in order."""
+    if (folder / "dataset_dict.json").is_file():
+        raise SourceError(f"{folder} holds several splits: name one of its folders, such as {folder / 'train'}")
+    if (state := folder / "state.json").is_file():  # of `datasets.save_to_disk`
+        return [folder / one["filename"] for one in json.loads(state.read_bytes())["_data_files"]]
+    found = [file for file in folder.iterdir() if _kind(file)[0] in KNOWN and file.is_file()]
+    kinds = sorted({re.sub(r"\d+", "", file.name) for file in found})
+    if len(kinds) != 1:
+        held = f"several kinds of files ({', '.join(kinds[:4])})" if kinds else "no data file"
+        raise SourceError(f"{folder} holds {held}: name those that are meant")
+    return sorted(found, key=lambda file: [int(number) for number in re.findall(r"\d+", file.name)])
+
+
+def _read(file: Path, called: str, columns: Iterable[str] | None) -> Iterator[Row]:
+    kind, packed = _kind(file)
+    try:
+        if kind in TABLES:
+            rows = (row for batch in _batches(file, kind, columns) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{called} row {number}", plain(row)
+            return
+        from pyarrow import input_stream
+
+        raw = io.BufferedReader(input_stream(str(file), compression=packed)) if packed else file.open("rb")
+        with raw as stream:
+            read = _read_csv if kind in (".csv", ".tsv") else _read_json
+            yield from read(stream, called, "\t" if kind == ".tsv" else ",")
+    except (OSError, csv.Error, ValueError) as error:  # pyarrow's are among them
+        what = f"{kind}{file.suffix if packed else ''}"
+        raise SourceError(f"{called} cannot be read as a whole {what} file ({error}): write it again") from None
+
+
+def _batches(file: Path, kind: str, columns: Iterable[str] | None) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if kind == ".parquet":
+        table = pq.ParquetFile(file)
+        known = table.schema_arrow.names
+        wanted = None if columns is None else [name for name in known if name in columns]
+        yield from table.iter_batches(batch_size=ROWS, columns=wanted)
+        return
+    with pa.memory_map(str(file)) as source:
+        try:
+            yield from pa.ipc.open_stream(source)
+        except pa.ArrowInvalid:  # the other of Arrow's two formats
+            table = pa.ipc.open_file(source)
+            yield from map(table.get_batch, range(table.num_record_batches))
+
+
+def _read_json(stream: BinaryIO, called: str, _: str) -> Iterator[Row]:
+    """JSON lines, or one list of records, which is read whole."""
+    first = True
+    for number, line in enumerate(stream, start=1):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if not line.strip():
+            continue
+        if first and line.lstrip().startswith(b"["):
+            found = DECODER.decode((line + stream.read()).decode("utf8"))
+            for at, record in enumerate(found, start=1):
+                yield f"{called} record {at}", _object(record)
+            return
+        first = False
+        try:
+            record = _object(DECODER.decode(line.decode("utf8")))
+        except UnicodeDecodeError as error:
+            wrong = f"byte {line[error.start]:#04x} at column {error.start + 1}"
+            record = f"is not UTF-8 ({wrong}): save the file as UTF-8"
+        except ValueError as error:
+            record = f"not valid JSON ({error}): mend or remove the line"
+        yield f"{called} line {number}", record
+
+
+def _object(record: Any) -> dict[str, Any] | str:
+    return record if isinstance(record, dict) else f"holds a {type(record).__name__}, not an object with fields"
+
+
+def _read_csv(stream: BinaryIO, called: str, delimiter: str) -> Iterator[Row]:
+    """Texts as they stand there; of a record of several lines the first one is named."""
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+    wrong, line = f"has not the {len(rows.fieldnames or ())} columns of the header", rows.line_num + 1
+    for row in rows:
+        yield f"{called} line {line}", wrong if None in row or None in row.values() else row
+        line = rows.line_num + 1
+
+
+def _finite(number: str) -> float | None:
+    return value if math.isfinite(value := float(number)) else None
+
+
+DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+
+
+def plain(value: Any) -> Any:
+    """A value of a table as JSON knows it."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case None | str() | int():
+            return value
+        case dict():
+            return {str(key): plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [plain(inner) for inner in value]
+        case bytes():
+            try:
+                return value.decode("utf8")
+            except UnicodeDecodeError:
+                return b64encode(value).decode()
+        case date() | time():
+            return value.isoformat()
+        case _:  # decimals, durations
+            return str(value)
+
+
+# ---- the hub and its mirror ------------------------------------------------------------------------------
+
+
+def mirror_folder() -> Path | None:
+    """The folder that stands in for the hub, or None; raises `SourceError` if it is named but not there."""
+    if not (name := os.environ.get(MIRROR)):
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise SourceError(
+            f"{MIRROR} names {name}, which is no folder: correct it, or unset it to use the hub"
+        )
+    return folder
+
+
+def _mirrored(source: DataSource, mirror: Path) -> Path:
+    places = [f"{source.hub}/{source.config}", source.hub] if source.config else [source.hub]
+    tried = [source.mirror.path] if source.mirror else [f"{place}/{source.split}.jsonl" for place in places]
+    if found := next((mirror / path for path in tried if (mirror / path).is_file()), None):
+        return found
+    raise SourceError(f"the data mirror {mirror} holds no {' or '.join(tried)}: put it there")
+
+
+def _cached(source: DataSource, columns: Iterable[str] | None) -> Path:
+    """The rows of a hub dataset with these columns, as one JSONL file in the cache."""
+    key = json.dumps([source.hub, source.config, source.split, source.revision, columns and sorted(columns)])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    cached = hub.cache_root() / "rows" / f"{source.hub.replace('/', '--')}-{source.split}-{digest}"
+
+    def fill(new: Path) -> None:
+        with (new / "rows.jsonl").open("w", encoding="utf8") as lines:
+            for row in tqdm(stream_hub(source, columns), desc=f"fetch {source.hub}", unit="row", delay=2):
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    return hub.whole(cached, lambda new: fetched(source.hub, lambda: fill(new))) / "rows.jsonl"
+
+
+def stream_hub(source: DataSource, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset on the hub, these columns of it (by default all), as they arrive."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        rows = load_dataset(
+            source.hub, source.config, split=source.split, revision=source.revision, streaming=True
+        )
+    except DatasetNotFoundError as error:
+        raise SourceError(
+            f"{str(error).splitlines()[0]} Correct `hub` and `revision`; where access is restricted, accept the terms "
+            f"on https://huggingface.co/datasets/{source.hub} with your account, then `hf auth login`"
+        ) from error
+    except ValueError as error:  # an unknown configuration or split: the message lists the known ones
+        raise SourceError(
+            f"{title(source)}: {str(error).splitlines()[0]} Correct `config` or `split`"
+        ) from error
+    if columns is not None:
+        known = list(rows.features) if rows.features else list(next(iter(rows)))
+        if missing := [name for name in columns if name not in known]:
+            raise SourceError(
+                f"{title(source)}: no field {missing[0]!r}; it has {', '.join(known)}: correct `columns`"
+            )
+        rows = rows.select_columns(list(columns))
+    for table in rows.with_format("arrow").iter(batch_size=ROWS):  # images stay bytes, nothing is decoded
+        yield from map(plain, table.to_pylist())
+
+
+def reservoir(items: Iterable, n: int, random: Random) -> list:
+    """`n` of the items drawn uniformly in one pass, all if there are fewer, in an order that the generator decides."""
+    kept: list = []
+    for seen, item in enumerate(items):
+        if len(kept) < n:
+            kept.append(item)
+        elif (place := random.randrange(seen + 1)) < n:
+            kept[place] = item
+    random.shuffle(kept)
+    return kept

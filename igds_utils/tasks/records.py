@@ -1,0 +1,240 @@
+"""Examples of a task from rows of data: which column fills which field, and which records can be used.
+
+A field is filled by the column that is named for it, by one of its own name, or as a known format has it: Alpaca
+(instruction, input, output), chats (messages, conversations), prompt and completion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import PIECE, Column, DataSource
+from igds_utils.data.metrics import boxed_answer
+from igds_utils.data.rows import Rows
+from igds_utils.tasks.examples import Example, placeholders
+
+if TYPE_CHECKING:
+    from igds_utils.tasks.base import Task
+
+# what fills the only field of a prompt, and the target
+ALPACA = "{instruction}\n{input}"
+FORMATS = [("messages",) * 2, ("conversations",) * 2, ("prompt", "completion"), (ALPACA, "output")]
+USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model", "chatgpt", "bing")
+MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
+FINAL = re.compile(r"\n?####\s*(.+?)\s*$")
+SHOWN = 20  # problems that a message lists
+MISSING = object()
+KINDS = {bool: "true or false", list: "a list", dict: "an object"}
+
+
+class BadRecord(ValueError):
+    """A record of which no example is made; why: `filtered`, `empty` (a text is missing) or `wrong`."""
+
+    def __init__(self, text: str, why: str = "wrong"):
+        super().__init__(text)
+        self.why = why
+
+
+def refusal(problems: Sequence[str], of: int, mend: str) -> str:
+    """One message for all records that cannot be used, the first ones listed."""
+    more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    last = f"{len(problems)} of {of} records cannot be used: {mend}"
+    return "\n".join([*problems[:SHOWN], *more, last])
+
+
+class Records:
+    """The examples that rows make, read anew whenever they are asked for.
+
+    source: how fields are made of columns, and what is left out (`columns`, `where`, `max_words`); its place is not
+    read. scored: whether outputs are scored against the examples; if not, a record may hold the `target` itself, and
+    its `id`. counts: how many chats of the last pass had system turns or further turns.
+    """
+
+    def __init__(self, rows: Rows, task: Task, source: DataSource, scored: bool = True):
+        self.rows, self.task, self.counts = rows, task, Counter()
+        self._where, self._max_words = source.where.items(), source.max_words.items()
+        self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
+        self._first = next((record for _, record in rows if isinstance(record, dict)), {})
+        known, columns = dict.fromkeys([*self.prompt, "target", *parts, "id"]), source.columns
+        if unknown := [] if scored else sorted({*columns} - {*known}):
+            raise ConfigError(f"task {task.name} has no field {unknown[0]!r}; it has {', '.join(known)}")
+        asks, answers = next((f for f in FORMATS if all(_in(self._first, part) for part in f)), (None, None))
+        free = [field for field in known if field not in columns and field not in self._first]
+        if asks == ALPACA and len(self.prompt) == 1:  # the instruction alone would lose the input
+            free += [field for field in self.prompt if columns.get(field) == Column(column="instruction")]
+        bare = task.target_template == f"{{{parts[0]}}}" and "target" in free  # what fills its field is the target
+        self.targets = parts if scored or "target" in free and (bare or not {*parts} & {*free}) else ["target"]
+        self.format = {}  # fields that a known format fills
+        if asks and len(asked := [field for field in self.prompt if field in free]) == 1:
+            self.format[asked[0]] = Column(column=asks)
+        if answers and len(self.targets) == 1 and self.targets[0] in free and (bare or not scored):
+            self.format[self.targets[0]] = Column(column=answers)
+        self.fields = list(dict.fromkeys([*self.prompt, *self.targets, *[task.reference] * scored]))
+        self._columns = {field: Column(column=field) for field in [*self.fields, "id"]} | columns | self.format
+        self._names = {field: column.names for field, column in self._columns.items()}
+        checked = [f for f in [*self.fields, *({"id"} & {*columns})] if f not in self.format]
+        self._unseen = {name: field for field in checked for name in self._names[field]}
+        self._id = None if scored else self._columns["id"]
+        if wrong := sorted({*source.max_words} - {*self.fields}):
+            raise ConfigError(f"max_words of {wrong[0]!r}, which is no field of task {task.name}")
+        varied = [[f for f in some if self._columns[f].value is None] for some in (self.prompt, self.targets)]
+        self._needed = [*filter(None, varied), *([f] for f in self.fields if f not in task.optional)]
+        self._needed += [[task.reference]] * scored
+
+    def read(self) -> Iterator[tuple[str, dict[str, Any], Example | BadRecord]]:
+        """(where it stands, the record, its example or what is wrong with it) of every row, in order."""
+        self.counts.clear()
+        for place, record in self.rows:
+            try:
+                yield place, record, self._example(place, record)
+            except BadRecord as problem:
+                yield place, record, problem
+
+    def check_columns(self) -> None:
+        """After a pass: raise `ConfigError` for a column that is named and that no record has."""
+        for name, field in self._unseen.items():
+            if self._first and find(self._first, name) is MISSING:
+                raise ConfigError(f"{self.rows.name}, all records: {self._missing(name, field, self._first)}")
+
+    @property
+    def how(self) -> str:
+        """What stands for the fields where a known format was recognized, and what of it is not read."""
+        said = [", ".join(f"{field} is {column.column!r}" for field, column in self.format.items())]
+        if self.counts["chats"]:
+            said.append("of a chat the first user's turn and the answer to it are read")
+            said += [f"{n} have {kind}, not read" for kind, n in self.counts.items() if n and kind != "chats"]
+        return "; ".join(filter(None, said))
+
+    def _example(self, place: str, record: dict[str, Any] | str) -> Example:
+        if isinstance(record, str):
+            raise BadRecord(record)
+        for name, values in self._where:
+            if self._value(record, name, name) not in values:
+                raise BadRecord("filtered by where", "filtered")
+        texts = {field: self._text(record, field) for field in self.fields}
+        for needed in self._needed if not all(texts.values()) else ():
+            if not any(texts[field] for field in needed):
+                names = " and ".join(repr(self._columns[field].column) for field in needed)
+                raise BadRecord(f"field {names} is empty", "empty")
+        if any(len(texts[field].split()) > most for field, most in self._max_words):
+            raise BadRecord("filtered by max_words", "filtered")
+        return self.task.example(texts, self._name(place, record))
+
+    def _name(self, place: str, record: dict[str, Any]) -> str:
+        """The record's id as text; one without is called by where it stands."""
+        if self._id is None:
+            return ""
+        if len(self._names["id"]) > 1:
+            return self._text(record, "id")
+        value = find(record, self._id.column) if self._id.column else None
+        if value is not MISSING:
+            self._unseen.pop(self._id.column, None)
+        if value is MISSING or value is None:
+            file, kind, number = place.rsplit(" ", 2)
+            return f"{file}-" * (len(self.rows.files) > 1) + f"{kind}-{number.zfill(6)}"
+        if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+            held = KINDS.get(type(value), repr(value))
+            more = f" (write {value:.0f}, which an export made a decimal)" if isinstance(value, float) else ""
+            raise BadRecord(
+                f"field {self._id.column!r} holds {held}: an id is text or a whole number{more}; --column id=NAME "
+                "reads another column, --column id= numbers the records"
+            )
+        return str(value)
+
+    def _text(self, record: dict[str, Any], field: str) -> str:
+        column = self._columns[field]
+        if column.value is not None:
+            return column.value
+        text = None if self._unseen else record.get(column.column)
+        if type(text) is not str:  # the slow way to every other value
+            text, names = column.column, self._names[field]
+            pieces = {name: self._piece(record, name, field, len(names) > 1) for name in names}
+            text = pieces[text] if text in pieces else PIECE.sub(lambda name: pieces[name[1]], text)
+        try:
+            text.isascii() or text.encode("utf8")
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise BadRecord(f"field {column.column!r} holds half a character ({half}): write it out in full") from None
+        return (text if column.take == "text" else take(column, text)).strip()  # templates put the space around it
+
+    def _piece(self, record: dict[str, Any], name: str, field: str, optional: bool) -> str:
+        value = self._value(record, name, field, optional or field in self.task.optional)
+        if isinstance(value, list) and (turns := _turns(value)):
+            value = self._turn(turns, name, field)
+        if isinstance(value, bool | list | dict):
+            raise BadRecord(f"field {name!r} holds {KINDS[type(value)]}, not text: write it as text")
+        return "" if value is None else str(value)
+
+    def _value(self, record: dict[str, Any], name: str, field: str, optional: bool = False) -> Any:
+        value = find(record, name)
+        if value is not MISSING:
+            self._unseen.pop(name, None)
+            return value
+        if not optional:
+            raise BadRecord(self._missing(name, field, record))
+        return None
+
+    def _missing(self, name: str, field: str, record: dict[str, Any]) -> str:
+        called = f"no field {name!r}" + f" for {field!r}" * (field != name)
+        return (
+            f"{called} (task {self.task.name} needs {', '.join(self.fields)}; the record has "
+            f"{', '.join(map(str, record)) or 'none'}): rename it, or name its column: --column {field}=NAME, or "
+            "`columns` in a preset"
+        )
+
+    def _turn(self, turns: list[tuple[Any, Any]], name: str, field: str) -> Any:
+        """What the user says, or the answer to it; a prompt that stands alone ends in what is answered."""
+        roles = [role for role, _ in turns if role != "system"]
+        asked, answers = ([i for i, (role, _) in enumerate(turns) if role in names] for names in (USER, ASSISTANT))
+        at = asked[0 if self._columns[self.targets[0]].column == name else -1] if asked else -1
+        found = [i for i in answers if i > at] if field in self.targets else [at] * bool(asked)
+        if not found:
+            who = "assistant" if field in self.targets else "user"
+            raise BadRecord(f"chat {name!r} has no turn of the {who}", "empty")
+        if field in self.prompt:
+            self.counts["chats"] += 1
+            self.counts["a system turn"] += len(roles) < len(turns)
+            self.counts["further turns"] += len(roles) > 1 + bool(answers)
+        return turns[found[0]][1]
+
+
+def find(record: Any, name: str) -> Any:
+    """What stands under a name, whose dots lead into nested records and lists; `MISSING` where there is none."""
+    if name in record:
+        return record[name]
+    value = record
+    for part in name.split("."):
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            return MISSING
+    return value
+
+
+def take(column: Column, text: str) -> str:
+    """What a column asks for of its text; empty where the text does not hold it."""
+    match column.take:
+        case "gsm8k_solution":
+            return MARKS.sub("", FINAL.sub("", text))
+        case "gsm8k_answer":
+            return found[1].replace(",", "") if (found := FINAL.search(text)) else ""
+        case "boxed":
+            return boxed_answer(text) or ""
+        case _:
+            return text
+
+
+def _in(record: dict[str, Any], column: str) -> bool:
+    return Column(column=column).names[0] in record
+
+
+def _turns(value: list) -> list[tuple[Any, Any]]:
+    """(role, text) of a chat's turns; none for another list."""
+    chat = all(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in value)
+    return [(t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in value] if chat else []

@@ -1,0 +1,194 @@
+"""Which columns fill the fields of a task, which records make examples, and what is said of the others."""
+
+import json
+
+import pytest
+
+from igds_utils import tasks
+from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import Column, DataSource
+from igds_utils.config.taskspec import TaskSpec
+from igds_utils.data.rows import find_rows
+from igds_utils.tasks.records import Records, refusal, take
+
+PROMPT = "{instruction}\n{input}\nAnswer:"
+OWN = TaskSpec(title="x", prompt=PROMPT, target="{output}", reference="output", metric={"name": "rouge1"})
+ASK, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+SYSTEM, MORE = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "And?"}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(records, task="math", columns=None, scored=False, **source):
+        file = tmp_path / "pool.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        task = tasks.get("own", OWN) if task == "own" else tasks.get(task)
+        made = DataSource(file=str(file), columns=columns or {}, **source)
+        found = Records(find_rows(str(file)), task, made, scored)
+        examples = [made for _, _, made in found.read()]
+        found.check_columns()
+        return found, examples
+
+    return read
+
+
+def texts(examples):
+    return [(list(e.fields.values()), e.target) for e in examples]
+
+
+# ---- formats and columns ---------------------------------------------------------------------------------
+
+WHY = [(["Why?"], "So.")]
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"question": "Why?", "target": "So."}, {}),
+        ({"messages": [ASK, ANSWER]}, {}),
+        ({"messages": [SYSTEM, ASK, ANSWER, MORE, ANSWER]}, {}),
+        ({"messages": [ASK, ANSWER]}, {"question": "messages", "target": "messages"}),
+        ({"messages": [ASK, ANSWER]}, {"question": "messages.0.content", "target": "messages.1.content"}),
+        ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, {}),
+        ({"prompt": [SYSTEM, ASK], "completion": [ANSWER]}, {}),
+        ({"prompt": [MORE, ANSWER, ASK], "completion": [ANSWER]}, {}),
+        ({"prompt": "Why?", "completion": "So."}, {}),
+        ({"instruction": "Why?", "input": "", "output": "So."}, {}),
+        ({"instruction": "Why?", "output": "So."}, {}),
+        ({"a": {"b": ["Why?"]}, "c.d": "So."}, {"question": "a.b.0", "target": "c.d"}),
+        ({"a": "Why", "b": "?", "target": "So."}, {"question": "{a}{b}"}),
+        ({"a": "Why?"}, {"question": "a", "target": {"value": "So."}}),
+    ],
+)
+def test_known_formats_and_named_columns_give_prompt_and_target(read, record, columns):
+    assert texts(read([record], columns=columns)[1]) == WHY
+
+
+def test_instruction_and_input_are_joined_also_where_the_instruction_alone_is_named(read):
+    records = [{"instruction": "Add.", "input": i, "output": "5"} for i in ("2, 3", "", None)]
+    expected = [(["Add.\n2, 3"], "5"), (["Add."], "5"), (["Add."], "5")]
+    found, made = read(records)
+    assert texts(made) == expected and found.how == "question is '{instruction}\\n{input}', target is 'output'"
+    assert texts(read(records, columns={"question": "instruction", "target": "output"})[1]) == expected
+    assert texts(read(records, columns={"question": "{instruction}"})[1]) == [(["Add."], "5")] * 3
+
+
+def test_what_is_read_of_chats_is_said_once(read):
+    chats = [[SYSTEM, ASK, ANSWER], [ASK, ANSWER, MORE, ANSWER], [ASK, ANSWER]]
+    found, _ = read([{"messages": chat} for chat in chats])
+    assert found.how == (
+        "question is 'messages', target is 'messages'; of a chat the first user's turn and the answer to it are read; "
+        "1 have a system turn, not read; 1 have further turns, not read"
+    )
+    assert read([{"question": "a", "target": "b"}])[0].how == ""
+
+
+def test_a_task_of_ones_own_may_leave_a_part_of_its_prompt_empty_but_not_all(read):
+    records = [{"instruction": a, "input": b, "output": c} for a, b, c in ["xyz", "x z", " yz", "  z", "xy "]]
+    _, made = read(records, task="own")
+    assert texts(made[:3]) == [(["x", "y"], "z"), (["x", ""], "z"), (["", "y"], "z")]
+    assert str(made[3]) == "field 'instruction' and 'input' is empty" and str(made[4]) == "field 'output' is empty"
+
+
+def test_a_target_is_made_by_the_tasks_template_unless_a_record_holds_it(read):
+    parts = {"question": "q", "solution": "2 + 3 = 5.", "answer": 5}
+    made = "2 + 3 = 5.\nThe final answer is \\boxed{5}."
+    assert texts(read([parts])[1]) == [(["q"], made)]
+    assert texts(read([parts | {"target": "five"}])[1]) == [(["q"], "five")]
+    (example,) = read([parts], scored=True)[1]
+    assert (example.target, example.references, example.id) == (made, ("5",), "")
+
+
+def test_a_language_may_be_given_for_all_rows(read):
+    records = [{"translation": {"en": "a ship", "fr": "un bateau"}}]
+    columns = {"source_text": "translation.en", "target": "translation.fr", "target_language": {"value": "French"}}
+    (example,) = read(records, "translation", columns)[1]
+    assert example.fields == {"target_language": "French", "source_text": "a ship"} and example.target == "un bateau"
+    wrong = read([{"translation": {"en": " ", "fr": "x"}}], "translation", columns)[1]
+    assert str(wrong[0]) == "field 'translation.en' is empty"
+
+
+def test_gsm8k_answers_are_taken_apart(read):
+    rows = [{"question": "?", "answer": "2 + 3 = <<2+3=5>>5 eggs.\n#### 1,005"}]
+    columns = {part: {"column": "answer", "take": f"gsm8k_{part}"} for part in ("solution", "answer")}
+    (example,) = read(rows, columns=columns, scored=True)[1]
+    assert example.target == "2 + 3 = 5 eggs.\nThe final answer is \\boxed{1005}."
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "taken"),
+    [
+        ("boxed", "so \\boxed{1} or \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("boxed", "no box", ""),
+        ("gsm8k_answer", "no final answer", ""),
+        ("gsm8k_solution", "a\n\nb <<1*2=2>>2\n#### -3 ", "a\n\nb 2"),
+        ("text", " as it is ", " as it is "),
+    ],
+)
+def test_what_a_column_asks_for(how, text, taken):
+    assert take(Column(column="x", take=how), text) == taken
+
+
+# ---- ids -------------------------------------------------------------------------------------------------
+
+
+def test_ids_come_from_a_column_from_two_or_from_the_line(read):
+    rows = [{"id": i, "source": s, "question": "q", "target": "t"} for i, s in [("a", "x"), (7, "y"), (None, "z")]]
+    ids = lambda **columns: [example.id for example in read(rows, columns=columns)[1]]  # noqa: E731
+    assert ids() == ["a", "7", "line-000003"]
+    assert ids(id="source") == ["x", "y", "z"]
+    assert ids(id="{source}-{id}") == ["x-a", "y-7", "z-"]
+    assert ids(id={"value": ""}) == ["line-000001", "line-000002", "line-000003"]
+    with pytest.raises(ConfigError, match=r"pool.jsonl, all records: no field 'uuid' for 'id'"):
+        ids(id="uuid")
+    wrong = read([{"id": 3.0, "question": "q", "target": "t"}])[1][0]
+    assert str(wrong).startswith("field 'id' holds 3.0: an id is text or a whole number (write 3, which")
+
+
+# ---- what is refused or left out -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"question": "problem"}, r"no field 'problem' for 'question' \(task math needs question, target; .*--column"),
+        ({"question": "{question}{more}"}, "no field 'more' for 'question'"),
+        ({"colour": "x"}, "task math has no field 'colour'; it has question, target, solution, answer, id"),
+    ],
+)
+def test_a_column_that_no_record_has_is_refused(read, columns, words):
+    with pytest.raises(ConfigError, match=words):
+        read([{"question": "q", "target": "t"}] * 3, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("record", "why", "words"),
+    [
+        ({"question": "q"}, "wrong", "no field 'target'"),
+        ({"question": "q", "target": {}}, "wrong", "field 'target' holds an object, not text"),
+        ({"question": ["a"], "target": "t"}, "wrong", "field 'question' holds a list, not text"),
+        ({"question": True, "target": "t"}, "wrong", "holds true or false"),
+        ({"question": "\ud83d", "target": "t"}, "wrong", "half a character"),
+        ({"question": " ", "target": "t"}, "empty", "field 'question' is empty"),
+        ({"question": "q", "target": None}, "empty", "field 'target' is empty"),
+        ({"question": [ANSWER], "target": "t"}, "empty", "chat 'question' has no turn of the user"),
+        ({"question": "q", "target": [ASK]}, "empty", "chat 'target' has no turn of the assistant"),
+    ],
+)
+def test_a_record_of_no_use_is_told_with_its_reason(read, record, why, words):
+    _, (fine, bad, _) = read([{"question": "q", "target": "t"}, record, {"question": "q", "target": "t"}])
+    assert fine.target == "t" and bad.why == why and words in str(bad)
+
+
+def test_rows_are_filtered(read):
+    rows = [{"question": f"{'w ' * n}", "target": "t", "level": {"n": n}} for n in (1, 2, 3, 4)]
+    _, made = read(rows, where={"level.n": [1, 2, 3]}, max_words={"question": 2})
+    assert [getattr(m, "why", "used") for m in made] == ["used", "used", "filtered", "filtered"]
+    with pytest.raises(ConfigError, match="max_words of 'colour', which is no field of task math"):
+        read(rows, max_words={"colour": 2})
+
+
+def test_many_problems_are_one_message():
+    said = refusal([f"a.jsonl line {i}: empty" for i in range(30)], 300, "mend them").splitlines()
+    assert len(said) == 22 and said[20] == "... and 10 more"
+    assert said[-1] == "30 of 300 records cannot be used: mend them"

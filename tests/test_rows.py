@@ -1,0 +1,263 @@
+"""Rows from files of every container, folders of shards, the hub's stand-in and a data mirror, as plain JSON values."""
+
+import datetime
+import gzip
+import json
+import re
+from collections import Counter
+from decimal import Decimal
+from random import Random
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pytest
+from pydantic import ValidationError
+
+from igds_utils.config.refs import DataSource
+from igds_utils.data import hub, huggingface, rows
+from igds_utils.data.hub import SourceError
+from igds_utils.data.rows import find_rows
+
+RECORDS = [{"id": f"s{i}", "q": f"Wie viele, {i}?\u2028", "n": {"en": "one", "zh": "一"}} for i in range(5)]
+TEXT = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS)
+FLAT = [{"id": f"s{i}", "q": f'"{i}",\nnew line'} for i in range(5)]
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    monkeypatch.setenv(rows.MIRROR, str(tmp_path / "mirror"))
+    (tmp_path / "mirror/some/data/main").mkdir(parents=True)
+    (tmp_path / "mirror/some/data/main/train.jsonl").write_text(TEXT, encoding="utf8")
+    return tmp_path / "mirror"
+
+
+def records(*names):
+    return [record for _, record in find_rows(list(map(str, names)))]
+
+
+# ---- containers ------------------------------------------------------------------------------------------
+
+
+def zst(text):
+    return pa.compress(text.encode(), codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "pool.jsonl": TEXT.encode(),
+        "POOL.JSONL": TEXT.encode(),
+        "pool.ndjson": TEXT.encode(),
+        "lines.json": TEXT.encode(),
+        "list.json": json.dumps(RECORDS, indent=1).encode(),
+        "a list.jsonl": json.dumps(RECORDS).encode(),
+        "bom.jsonl": b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(),
+        "bom list.json": b"\xef\xbb\xbf" + json.dumps(RECORDS).encode(),
+        "pool.jsonl.gz": gzip.compress(TEXT[:50].encode()) + gzip.compress(TEXT[50:].encode()),
+        "pool.json.GZ": gzip.compress(TEXT.encode()),
+        "pool.jsonl.zst": zst(TEXT),
+    }.items(),
+)  # fmt: skip
+def test_json_is_read_from_every_container(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert records(tmp_path / name) == RECORDS
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.CSV.gz"])
+def test_csv_gives_the_texts_as_they_stand_there(tmp_path, name):
+    table = pd.DataFrame([*FLAT, {"id": "007", "q": ""}])
+    compression = "gzip" if name.endswith("gz") else None
+    table.to_csv(tmp_path / name, sep="\t" if "tsv" in name else ",", index=False, compression=compression)
+    found = list(find_rows(str(tmp_path / name)))
+    assert [record for _, record in found] == [*FLAT, {"id": "007", "q": ""}]
+    assert found[1][0] == f"{name} line 4"
+    (tmp_path / "ragged.csv").write_text("id,q\n1,2,3\n4,5\n6\n")
+    (_, wide), (_, fine), (_, narrow) = find_rows(str(tmp_path / "ragged.csv"))
+    assert wide == narrow == "has not the 2 columns of the header" and fine == {"id": "4", "q": "5"}
+
+
+def test_tables_are_read_from_files_shards_and_saved_datasets(tmp_path):
+    frame, made = pd.DataFrame(RECORDS), datasets.Dataset.from_list(RECORDS)
+    frame.to_parquet(tmp_path / "a.parquet")
+    pyarrow.feather.write_feather(frame, tmp_path / "a.arrow")
+    made.save_to_disk(tmp_path / "saved", num_shards=2)
+    (tmp_path / "shards").mkdir()
+    for number in range(12):
+        frame[number : number + 1].to_parquet(tmp_path / f"shards/train-{number}-of-12.parquet")
+    (tmp_path / "shards/README.md").write_text("what this is")
+    some = tmp_path / "saved/data-00000-of-00002.arrow"
+    for names in ("a.parquet", "a.arrow", "saved", "shards"):
+        assert records(tmp_path / names) == RECORDS
+    assert records(some) == RECORDS[:3] and records(some, tmp_path / "a.parquet") == RECORDS[:3] + RECORDS
+    assert [place for place, _ in find_rows(str(tmp_path / "shards"))][2] == "train-2-of-12.parquet row 1"
+    datasets.DatasetDict({"train": made}).save_to_disk(tmp_path / "splits")
+    with pytest.raises(SourceError, match="holds several splits: name one of its folders, such as .*splits/train"):
+        records(tmp_path / "splits")
+    with pytest.raises(SourceError, match="holds several kinds of files .*: name those that are meant"):
+        (tmp_path / "shards/test-0.parquet").write_bytes(b"")
+        records(tmp_path / "shards")
+
+
+def test_values_come_out_as_json_knows_them(tmp_path):
+    when, image = datetime.datetime(2024, 5, 17, 9, 30), b"\x89PNG\xff"
+    columns = {
+        "time": [when], "day": [when.date()], "price": [Decimal("1.50")], "image": [{"bytes": image}], "id": [b"q0"],
+        "nan": [float("nan")], "long": [2**62], "list": [[float("inf"), 0.1]], "took": [datetime.timedelta(seconds=2)],
+    }  # fmt: skip
+    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    text = '{"nan": NaN, "more": [Infinity, 1e999, 0.1], "day": "2024-05-17", "n": 12345678901234567890}'
+    (tmp_path / "a.jsonl").write_text(text)
+    assert records(tmp_path / "a.parquet") == [
+        {
+            "time": "2024-05-17T09:30:00", "day": "2024-05-17", "price": "1.50", "image": {"bytes": "iVBOR/8="},
+            "id": "q0", "nan": None, "long": 2**62, "list": [None, 0.1], "took": "0:00:02",
+        }
+    ]  # fmt: skip
+    assert records(tmp_path / "a.jsonl") == [
+        {"nan": None, "more": [None, None, 0.1], "day": "2024-05-17", "n": 12345678901234567890}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", b"", "a.txt is of no known kind: write it as .jsonl"),
+        ("a.parquet.gz", b"", "is of no known kind"),
+        ("a.parquet", b"{}", "a.parquet cannot be read as a whole .parquet file .*: write it again"),
+        ("a.arrow", b"{}", "a.arrow cannot be read as a whole .arrow file"),
+        ("a.jsonl.gz", gzip.compress(TEXT.encode())[:40], "a.jsonl.gz cannot be read as a whole .jsonl.gz file"),
+        ("a.json", b'[{"q": 1}, ', "a.json cannot be read as a whole .json file"),
+        ("a.csv", b"q\n\xe9\n", "a.csv cannot be read as a whole .csv file .*utf-8"),
+        ("gone.jsonl", None, "there is no file .*gone.jsonl: correct it"),
+        ("some/gone.jsonl.gz", None, "there is no file .*gone.jsonl.gz"),
+    ],
+)
+def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rows, "stream_hub", None)  # nothing of this is looked up there
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=words):
+        records(name)
+    with pytest.raises(SourceError, match="there is no file .*some/set"):  # what a preset calls a file is one
+        rows.source_rows(DataSource(file="some/set"), None, "x")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"q"', "not valid JSON"),
+        (b"1", "holds a int, not an object"),
+        (b'{"q": "\xe9"}', r"is not UTF-8 \(byte 0xe9 at column 8\): save the file as UTF-8"),
+    ],
+)
+def test_a_bad_line_stands_in_its_place(tmp_path, line, words):
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + TEXT.encode() + line + b"\n" + TEXT.encode())
+    found = list(find_rows(str(tmp_path / "a.jsonl")))
+    place, wrong = found[5]
+    assert place == "a.jsonl line 7" and re.search(words, wrong)
+    assert [record for _, record in found[:5]] == [record for _, record in found[6:]] == RECORDS
+
+
+def test_reading_is_lazy_and_begins_anew(mirror):
+    found = find_rows("some/data@main")
+    assert next(iter(found)) == next(iter(found)) == ("train.jsonl line 1", RECORDS[0])
+
+
+# ---- the hub and its mirror ------------------------------------------------------------------------------
+
+
+def read(**source):
+    made = DataSource(**{"hub": "some/data", "config": "main", **source})
+    return list(rows.source_rows(made, ["q"], "tasks.x.data.sources.pool"))
+
+
+def test_a_mirror_replaces_the_hub_with_and_without_the_configurations_folder(mirror):
+    assert [record for _, record in read()] == RECORDS == records("some/data:train@main")
+    (mirror / "other/data").mkdir(parents=True)
+    (mirror / "other/data/test.jsonl").write_text(TEXT)
+    assert len(read(hub="other/data", split="test")) == 5
+    with pytest.raises(SourceError, match="holds no some/data/main/test.jsonl or some/data/test.jsonl"):
+        read(split="test")
+    (mirror / "mine.jsonl").write_text('{"text": "from the mirror"}')
+    assert read(mirror={"path": "mine.jsonl", "columns": {}}) == [("mine.jsonl line 1", {"text": "from the mirror"})]
+
+
+def test_a_mirror_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv(rows.MIRROR, "/no/such/folder")
+    with pytest.raises(SourceError, match="IGDS_DATA_MIRROR names /no/such/folder, which is no folder"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "config", "split", "column", "n"),
+    [
+        ("openai/gsm8k", "main", "train", "answer", 40),
+        ("open-r1/OpenR1-Math-220k", "default", "train", "solution", 40),
+        ("HuggingFaceH4/MATH-500", None, "test", "problem", 40),
+        ("knkarthick/dialogsum", None, "test", "dialogue", 120),
+        ("haoranxu/ALMA-Human-Parallel", "zh-en", "train", "translation", 40),
+        ("google/wmt24pp", "en-zh_CN", "train", "target", 40),
+    ],
+)
+def test_the_papers_datasets_are_streamed_once(
+    hub_box, tmp_path, monkeypatch, hub_id, config, split, column, n
+):
+    monkeypatch.delenv(rows.MIRROR, raising=False)
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    source = DataSource(hub=hub_id, config=config, split=split)
+    found = rows.source_rows(source, [column], "x")
+    first = list(found)
+    assert len(first) == n and all(set(record) == {column} for _, record in first)
+    asked = len(hub_box.requests)
+    assert list(found) == first and len(hub_box.requests) == asked > 0
+    whole = next(iter(find_rows(f"{hub_id}:{split}" + (f"@{config}" if config else ""))))[1]
+    assert whole[column] == first[0][1][column]
+
+
+def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, tmp_path, monkeypatch):
+    monkeypatch.delenv(rows.MIRROR, raising=False)
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+    for source, words in (
+        ({}, "openai/gsm8k main train: no field 'q'; it has question, answer"),
+        ({"split": "dev"}, "Correct `config` or `split`"),
+        ({"hub": "openai/gsm9k"}, "'openai/gsm9k' doesn't exist .*Correct `hub`.*set IGDS_DATA_MIRROR.*SET=tasks.x"),
+    ):
+        with pytest.raises(SourceError, match=words):
+            read(**{"hub": "openai/gsm8k", **source})
+    assert not list(tmp_path.glob("rows/*/rows.jsonl"))
+
+
+def test_the_cache_is_asked_by_what_is_read(tmp_path, monkeypatch):
+    """Another split, revision or column is another copy; the same is fetched once."""
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    monkeypatch.delenv(rows.MIRROR, raising=False)
+    fetches = []
+    monkeypatch.setattr(rows, "stream_hub", lambda source, columns: fetches.append(source) or iter(RECORDS))
+    for change in ({}, {}, {"revision": "abc"}, {"split": "test"}):
+        assert len(read(**change)) == 5
+    find_rows("some/data:train@main")
+    assert len(fetches) == 4
+    assert hub.cache_root() == tmp_path
+
+
+def test_a_reservoir_is_uniform():
+    counts = Counter(item for seed in range(2000) for item in rows.reservoir(range(10), 3, Random(seed)))
+    assert all(500 < counts[item] < 700 for item in range(10))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"hub": None}, "either on the `hub` or in a `file`"),
+        ({"file": "x.jsonl"}, "either on the `hub` or in a `file`"),
+        ({"columns": {"question": {"column": "q", "value": "x"}}}, "either `column` or `value`"),
+        ({"sets": ["dev"]}, "sets"),
+    ],
+)
+def test_sources_that_contradict_themselves_are_refused(wrong, words):
+    with pytest.raises(ValidationError, match=words):
+        DataSource(**{"hub": "some/data", **wrong})
