@@ -171,7 +171,7 @@ def memory(preset: Preset) -> dict[str, list[Part]]:
     for task in preset.tasks.values():
         prompt, target, sft = LONGEST * task.prompt_tokens, LONGEST * task.target_tokens, task.sft
         rows = (task.max_candidates or UNCUT_CANDIDATES) * task.sizes.validation
-        cached = max(cached, rows * (prompt + 2 * task.max_new_tokens))  # tokens
+        cached = max(cached, rows * (prompt + task.max_new_tokens))  # tokens
         batch = max(batch, min(sft.device_batch, sft.global_batch) * min(prompt + target, sft.max_length))
     libraries = ("Python and libraries", 1e9)
     sae = 8 * shape.width * shape.d_sae  # encoder and decoder in fp32

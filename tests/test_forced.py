@@ -1,10 +1,10 @@
-"""Rows read over given tokens, and generation begun on the original, against the slow obvious way."""
+"""Rows read over given tokens, against the slow obvious way."""
 
 import pytest
 import torch
-from test_generation import ARCHITECTURES, FEATURES, NEW, obvious_hidden, obvious_tokens, prompts
+from test_generation import ARCHITECTURES, FEATURES, obvious_hidden, prompts
 
-from igds_utils.engine import drafting, forced, generation, tiny
+from igds_utils.engine import forced, tiny
 from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.lm import LM, residuals
 from igds_utils.engine.sae import Feature
@@ -42,7 +42,7 @@ def test_log_likelihoods_equal_a_full_forward_pass(lm, saes, positions):
         expected.append([float(log_p[t - 1, ids[t]]) for t in range(n, len(ids))])
     prefix = read_prefix(lm, before)
     for tokens in (1, 12, 4096):
-        found = forced.read_rows(lm, prefix, given, rows, steering, forced.log_likelihoods, tokens)
+        found = forced.log_likelihoods(lm, prefix, given, rows, steering, tokens)
         for values, slow in zip(found, expected, strict=True):
             assert values == pytest.approx(slow, rel=1e-5, abs=1e-5)
 
@@ -55,74 +55,19 @@ def test_rows_of_every_layer_fit_into_a_batch_whatever_the_layer_before_read(lm,
     steering, read = Steering(saes, [first, *second], 2.0), []
     amplify = steering.amplify
     steering.amplify = lambda h, features: read.append(h.shape[0] * h.shape[1]) or amplify(h, features)
-    forced.read_rows(lm, read_prefix(lm, before), given, rows, steering, forced.log_likelihoods, 24)
+    forced.log_likelihoods(lm, read_prefix(lm, before), given, rows, steering, 24)
     assert len(read) > 2 and max(read) <= 24
 
 
-@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
-def test_answers_begun_on_the_original_equal_one_row_at_a_time(lm, saes, positions):
-    texts, features = prompts(lm, 3), FEATURES[::3]  # first and last block
-    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
-    rows = [(s, feature) for s in range(len(texts)) for feature in features]
-    departures = {}
-    for scale in (0.02, 3.0):  # many answers that depart late or never, and many that depart at once
-        slow = [obvious_tokens(lm, saes, texts[s], feature, scale, positions) for s, feature in rows]
-        steering = Steering(saes, features, scale, positions)
-        for tokens, together in ((1, 100), (25, 3), (4096, 100)):
-            found = drafting.decode_from(
-                lm, texts, originals, rows, NEW, steering, batch_tokens=tokens, together=together
-            )
-            assert found == slow
-        departures[scale] = [tokens != originals[s] for (s, _), tokens in zip(rows, slow, strict=True)]
-    assert not all(departures[0.02]) and any(departures[3.0]), "the scales show one case alone"
-
-
-def test_ends_and_stop_strings_are_those_of_decoding(lm, saes, monkeypatch):
-    texts = prompts(lm)
-    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
-    steering = Steering(saes, FEATURES, 1.0)
-    free = generation.decode(lm, texts, rows, NEW, steering)
-    monkeypatch.setattr(generation, "_end_ids", lambda lm: {free[0][3], free[-1][1]})
-    stop = [lm.tokenizer.decode(free[len(free) // 2][2:4])]
-    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW, stop=stop)
-    expected = generation.decode(lm, texts, rows, NEW, steering, stop)
-    assert expected != free
-    assert drafting.decode_from(lm, texts, originals, rows, NEW, steering, stop) == expected
-
-
 def test_a_silent_feature_costs_nothing_and_changes_nothing(lm, saes, monkeypatch):
-    texts = prompts(lm)
-    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
+    before = prompts(lm)
+    given = [ids[len(p) - 1 :] for ids, p in zip(texts_of(before), before, strict=True)]
     quiet = {layer: tiny.sae("jumprelu", seed=layer) for layer in range(tiny.LAYERS)}
     quiet[SILENT.layer].b_enc.data[SILENT.index] = -1e6
     monkeypatch.setattr(forced, "_above", None)  # would raise if a row were read at all
-    rows = [(s, SILENT) for s in range(len(texts))]
-    assert drafting.decode_from(lm, texts, originals, rows, NEW, Steering(quiet, [SILENT])) == originals
-
-
-def test_a_feature_that_fires_late_departs_late(lm):
-    """The answers agree up to where the feature first fires; before that nothing can differ."""
-    texts = prompts(lm)
-    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
-    late, feature = {1: tiny.sae("jumprelu", seed=1)}, Feature(1, 7)
-    longest = max(range(len(texts)), key=lambda s: len(originals[s]))
-    ids = [*texts[longest], *originals[longest]]
-    seen = []
-    handle = lm.blocks[1].register_forward_hook(
-        lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out)
-    )
-    with torch.inference_mode():
-        lm.model(torch.tensor([ids]))
-    handle.remove()
-    h = seen[0].reshape(-1, lm.width)[len(texts[longest]) - 1 :]
-    pre = (h - late[1].b_dec * late[1].cfg.apply_b_dec_to_input) @ late[1].W_enc[:, feature.index]
-    start = 3
-    late[1].b_enc.data[feature.index] = -pre[:start].max() - 0.01  # silent on the first tokens of this sample
-    late[1].threshold.data[feature.index] = 0.0
-    steering = Steering(late, [feature], scale=50.0)
-    (found,) = drafting.decode_from(lm, texts, originals, [(longest, feature)], NEW, steering)
-    assert found == obvious_tokens(lm, late, texts[longest], feature, 50.0)
-    assert found[:start] == originals[longest][:start]
+    rows = [(s, feature) for feature in (None, SILENT) for s in range(len(before))]
+    found = forced.log_likelihoods(lm, read_prefix(lm, before), given, rows, Steering(quiet, [SILENT]))
+    assert found[len(before) :] == found[: len(before)]
 
 
 def test_the_model_is_whole_again_after_an_error(lm, saes):
@@ -174,13 +119,3 @@ def test_firing_features_are_those_above_zero_at_a_steered_position(lm, saes, po
             on = (saes[layer].encode(h[0, steered]) > 0).any(0)
             expected |= {f for f in features if f.layer == layer and on[f.index]}
         assert fires == expected
-
-
-def test_both_ways_to_answer_give_the_same_tokens(lm, saes):
-    """`amplified_scores` decodes all rows in one batch on a CPU and begins on the originals elsewhere."""
-    texts = prompts(lm)
-    originals = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
-    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
-    steering = Steering(saes, FEATURES, 1.0)
-    merged = generation.decode(lm, texts, rows, NEW, steering)
-    assert drafting.decode_from(lm, texts, originals, rows, NEW, steering) == merged

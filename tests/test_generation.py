@@ -147,26 +147,6 @@ def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
     assert len({len(tokens) for tokens in together}) > 1
 
 
-def test_rows_that_have_begun_go_on_as_if_they_had_not(lm, saes):
-    texts = prompts(lm)
-    rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
-    steering = Steering(saes, FEATURES, scale=3.0)
-    whole = generation.decode(lm, texts, rows, NEW, steering)
-    begun = [tokens[: min(r % 5, len(tokens) - 1)] for r, tokens in enumerate(whole)]
-    assert generation.decode(lm, texts, rows, NEW, steering, begun=begun) == whole
-
-
-@pytest.mark.parametrize("batch", [1, 2, 40])
-def test_known_beginnings_are_read_alike_in_any_batch(lm, saes, batch, monkeypatch):
-    texts = prompts(lm)
-    rows = [(s, feature) for s in range(len(texts)) for feature in FEATURES]
-    steering = Steering(saes, FEATURES, scale=3.0, positions="critical_only")
-    whole = generation.decode(lm, texts, rows, NEW, steering)
-    monkeypatch.setattr(generation, "BEGUN_TOKENS", batch)
-    begun = [tokens[: min(r % 3, len(tokens) - 1)] for r, tokens in enumerate(whole)]
-    assert generation.decode(lm, texts, rows, NEW, steering, begun=begun) == whole
-
-
 def test_prompts_of_a_single_token(lm):
     ids = [[7], [30]]
     together = generation.decode(lm, ids, [(0, None), (1, None)], NEW)

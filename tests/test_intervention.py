@@ -53,16 +53,6 @@ def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
     assert intervention.selected_features(ranked, 2) == [Feature(9, 9), Feature(1, 7)]
 
 
-def test_a_candidate_that_left_the_race_stands_behind_those_that_stayed():
-    deltas = intervention.causal_effects(
-        TWO.drop(index=[1, 2]), 0.95, 200, 0
-    )  # feature 1 saw one sample, and won it
-    ranked = intervention.rank_features(
-        deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
-    )
-    assert ranked["name"].tolist() == ["l5_p9", "l3_p1"] and ranked["delta"].tolist() == [-1 / 3, 1.0]
-
-
 GAINS, NOISE, LOSSES = [0.2, 0.3, 0.1, 0.4], [0.6, -0.3, 0.5, -0.2], [-0.1, -0.2, -0.1, -0.3]
 
 

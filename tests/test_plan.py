@@ -122,7 +122,7 @@ def held(preset):
 
 def test_memory_of_every_step(preset):
     batch, model = 4 * 1.75 * 58, 4e6 + 2 * 4 * 10 * 70 + 1e9  # weights, SAE, libraries
-    caches = 5 * 4 * (1.75 * 50 + 2 * 12) * 2 * 2 * 5 * 4  # keys and values of two blocks in fp32
+    caches = 5 * 4 * (1.75 * 50 + 12) * 2 * 2 * 5 * 4  # keys and values of two blocks in fp32
     one_pass = 1000 * 10 * (2 + 24) * 4 + 1.5e9
     training = 1e9 + 16e6 + batch * 10 * 24 * 2 * 4 + 3 * batch * 100 * 4
     found = {"causal filter": model + caches, "scoring": model + one_pass, "training": training}

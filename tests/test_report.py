@@ -310,7 +310,6 @@ def test_a_run_in_the_papers_setting_departs_in_nothing_but_its_data_and_seed(pr
 
 CHANGED = [
     ("recall.tau", 0.9, "a share of 0.9"), ("intervention.k", 3, "sums the best 3 features"),
-    ("intervention.racing", [0.5], "leave the causal filter early"),
     ("scoring.units", "residual", "direction's length"),
     ("tasks.math.ratio", 0.3, "selectors keep 30 % of the pool (paper: 50 %)"),
     ("tasks.math.samples", 4, "pass@4; the paper reports pass@8"), ("tasks.math.sft.lr", 1e-5, "learning rate 1e-05"),

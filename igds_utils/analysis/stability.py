@@ -220,13 +220,7 @@ class EffectMatrix(NamedTuple):
 
 
 def effect_matrix(effects: pd.DataFrame, recalled: pd.DataFrame) -> EffectMatrix:
-    """Stored effects with one row a feature: frequency falling, then (layer, index), as in `rank_features`.
-
-    Features that were not measured on every sample, because they left a race, cannot be compared and are left out.
-    """
-    effects = effects[
-        effects.groupby(["layer", "feature"])["sample_id"].transform("size") == effects["sample_id"].nunique()
-    ]
+    """Stored effects with one row a feature: frequency falling, then (layer, index), as in `rank_features`."""
     changes = effects.assign(
         delta=effects["score_amplified"] - effects["score_original"],
         change=effects["loglik_amplified"] - effects["loglik_original"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from igds_utils.config.refs import Ref, Strict, WheelRef
 
@@ -23,18 +23,6 @@ class InterventionConfig(Strict):
     cache_gb: float = Field(
         4.0, gt=0, description="memory for the caches of rows that decode together, in evaluation too"
     )
-    racing: list[float] = Field(
-        default_factory=list,
-        description="shares of D_val after each of which the worse half of the candidates leaves; none: all stay",
-    )
-
-    @model_validator(mode="after")
-    def _shares_grow(self):
-        if any(not 0 < share < 1 for share in self.racing) or self.racing != sorted(set(self.racing)):
-            raise ValueError(
-                f"racing takes growing shares between 0 and 1, such as [0.25, 0.5], not {self.racing}"
-            )
-        return self
 
 
 class ScoringConfig(Strict):

@@ -18,39 +18,28 @@ from igds_utils.engine.lm import LM
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one block with room for every position from the start.
-
-    A forward pass reads and writes the rows of `focus`; all rows have `used` positions.
-    """
+    """Keys and values of one block with room for every position from the start."""
 
     def __init__(self, keys: Tensor, values: Tensor, used: int):
         super().__init__()
         self.is_initialized, self._room = True, (keys, values)
-        self.focus(slice(None), used)
+        self._show(used)
 
-    def focus(self, rows: slice, used: int) -> None:
-        self._rows, self._used = rows, used
-        self.keys, self.values = (room[rows, :, :used] for room in self._room)
+    def _show(self, used: int) -> None:
+        self.keys, self.values = (room[:, :, :used] for room in self._room)
 
     def update(self, key_states, value_states, cache_kwargs=None):
-        new = slice(self._used, self._used + key_states.shape[-2])
+        used = self.keys.shape[-2]
+        new = slice(used, used + key_states.shape[-2])
         for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[self._rows, :, new] = states
-        self.focus(self._rows, new.stop)
+            room[:, :, new] = states
+        self._show(new.stop)
         return self.keys, self.values
 
     def keep(self, rows: Tensor) -> None:
         """Let go of all other rows."""
         self._room = tuple(room.index_select(0, rows.to(room.device)) for room in self._room)
-        self.focus(slice(None), self._used)
-
-    def shift(self, by: Tensor, used: int) -> None:
-        """Move every row's first `used` positions to the right by its own number of places, (rows,)."""
-        for room in self._room:
-            for row, n in enumerate(by.tolist()):
-                if n:
-                    room[row, :, n:used] = room[row, :, : used - n].clone()
-        self.focus(slice(None), used)
+        self._show(self.keys.shape[-2])
 
 
 @dataclass

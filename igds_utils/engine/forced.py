@@ -7,7 +7,7 @@ at every position is the unsteered one itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,31 +21,19 @@ from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 
 Row = tuple[int, Feature | None]  # (index of a given text, the feature that is amplified over it)
-Read = Callable[[Tensor, Tensor], Tensor]
 HEAD_POSITIONS = 512  # that meet the vocabulary at once: its logits are the largest tensor of a small model
 
 
-def predictions(logits: Tensor, _following: Tensor) -> Tensor:
-    """The likeliest next token at each position: logits (positions, vocabulary) -> (positions,)."""
-    return logits.argmax(-1)
-
-
-def log_likelihoods(logits: Tensor, following: Tensor) -> Tensor:
-    """Log-probability of the token that follows each position: (positions,) fp32."""
-    return -cross_entropy(logits.float(), following, reduction="none")
-
-
 @torch.inference_mode()
-def read_rows(
+def log_likelihoods(
     lm: LM,
     prefix: Prefix,
     given: Sequence[Sequence[int]],
     rows: Sequence[Row],
     steering: Steering,
-    read: Read,
     batch_tokens: int = 2048,
 ) -> list[list[float]]:
-    """`read(logits, following tokens)` at every position of each row's text but the last one.
+    """Log-probability, in nats, of every token of each row's text but its first, under the row's amplification.
 
     given: for each prompt of `prefix` a text: its critical token and what follows. The order is that of `rows`.
     """
@@ -57,7 +45,7 @@ def read_rows(
         place = {text: number for number, text in enumerate(batch)}
         residual, hidden = _unsteered(lm, prefix, given, batch, layers)
         together = max(1, batch_tokens // hidden.shape[1])
-        known |= _values(lm, hidden, given, [(text, None) for text in batch], read)
+        known |= _values(lm, hidden, given, [(text, None) for text in batch])
         for layer in layers:
             here = [row for row in rows if row[0] in place and row[1] and row[1].layer == layer]
             for part in even_chunks(here, together):
@@ -70,7 +58,7 @@ def read_rows(
                 }
                 if active := [row for row, on in zip(part, fires.tolist(), strict=True) if on]:
                     above = _above(lm, prefix, given, active, layer, changed[fires.to(changed.device)])
-                    known |= _values(lm, above, given, active, read)
+                    known |= _values(lm, above, given, active)
     return [known[row] for row in rows]
 
 
@@ -80,7 +68,7 @@ def firing(
 ) -> list[set[Feature]]:
     """The features of `steering` that fire at a steered position of each given text, all tokens but its last one read.
 
-    given: as for `read_rows`. Where a row's feature does not fire, amplifying it changes nothing.
+    given: as for `log_likelihoods`. Where a row's feature does not fire, amplifying it changes nothing.
     """
     found: list[set[Feature]] = [set() for _ in given]
     for batch in token_batches([len(text) for text in given], batch_tokens):
@@ -144,18 +132,14 @@ def _starting_above(lm: LM, layer: int, h: Tensor) -> Iterator[None]:
 
 
 def _values(
-    lm: LM,
-    hidden: Tensor,
-    given: Sequence[Sequence[int]],
-    rows: Sequence[Row],
-    read: Read,
+    lm: LM, hidden: Tensor, given: Sequence[Sequence[int]], rows: Sequence[Row]
 ) -> dict[Row, list[float]]:
-    """`read` of every row's own positions, from final hidden states (rows, positions, width)."""
+    """The log-probabilities of every row's own tokens, from final hidden states (rows, positions, width)."""
     lengths = [len(given[text]) - 1 for text, _ in rows]
     own = torch.cat([hidden[row, :n] for row, n in enumerate(lengths)])
     following = torch.tensor([token for text, _ in rows for token in given[text][1:]], device=own.device)
     found = [
-        read(unembed(lm, h), wanted)
+        -cross_entropy(unembed(lm, h).float(), wanted, reduction="none")
         for h, wanted in zip(own.split(HEAD_POSITIONS), following.split(HEAD_POSITIONS), strict=True)
     ]
     return dict(zip(rows, (values.tolist() for values in torch.cat(found).split(lengths)), strict=True))

@@ -7,18 +7,16 @@ The same loop serves the causal filter, its unsteered original and evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import count
 from random import Random
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Cache
 
-from igds_utils.engine.batching import even_chunks, pad, positions
+from igds_utils.engine.batching import even_chunks, positions
 from igds_utils.engine.caching import Prefix, read_prefix
 from igds_utils.engine.lm import LM, last_hidden, unembed
 from igds_utils.engine.sae import Feature
@@ -27,7 +25,6 @@ from igds_utils.engine.steering import Steering
 # Rows that ended leave the batch once they make up this share of it: copying the cache for fewer does not pay.
 LEAVE_AT = 0.25
 STOP_TAIL = 16  # tokens decoded to look for a stop string
-BEGUN_TOKENS = 1024  # of rows' known beginnings, read in one forward pass
 
 
 @dataclass(frozen=True)
@@ -42,25 +39,6 @@ class Sampling:
 
 
 @torch.inference_mode()
-def forward_rows(
-    lm: LM, ids: Tensor, cache: Cache, mask: Tensor, steering: Steering | None, first: bool
-) -> Tensor:
-    """Final hidden states (rows, positions, width) of tokens that follow a cached prefix.
-
-    ids: (rows, positions); mask: (rows, prefix + positions).
-    """
-    with steering.applied(lm, first) if steering else nullcontext():
-        return last_hidden(
-            lm,
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions(mask)[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-
-
-@torch.inference_mode()
 def decode(
     lm: LM,
     prompts: Sequence[Sequence[int]],
@@ -69,31 +47,44 @@ def decode(
     steering: Steering | None = None,
     stop: Sequence[str] = (),
     sampling: Sampling | None = None,
-    begun: Sequence[Sequence[int]] | None = None,
     prefix: Prefix | None = None,
 ) -> list[list[int]]:
     """New token ids of every row, without the end-of-sequence token.
 
     prompts: token lists that end at the critical token. rows: (index of a prompt, feature to amplify or None).
     A row ends at end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows leave the batch.
-    begun: tokens that each row is known to begin with, fewer than `max_new_tokens`; they are part of the answer, and
-    rows that have come about equally far should be neighbours.
     prefix: of the prompts, where it has been read already.
     """
-    produced = [list(tokens) for tokens in begun or [[]] * len(rows)]
+    if not rows:
+        return []
+    produced: list[list[int]] = [[] for _ in rows]
     prefix = prefix or read_prefix(lm, prompts)
-    alive = list(range(len(rows)))
-    choose, ended = _chooser(sampling, max_new_tokens), set()
-    hidden, cache, mask = _read_begun(lm, prompts, rows, produced, prefix, max_new_tokens, steering)
-    for step in count():
-        chosen = choose(unembed(lm, hidden).float(), alive, step)
+    own = torch.tensor([prompt for prompt, _ in rows], device=lm.device)
+    cache, mask = prefix.for_rows(own, max_new_tokens)  # the last new token is not read
+    ids = torch.tensor([prompts[prompt][-1:] for prompt, _ in rows], device=lm.device)  # (rows, 1)
+    choose, ends = _chooser(sampling, max_new_tokens), _end_ids(lm)
+    alive, ended = list(range(len(rows))), set()
+    if steering:
+        steering.assign([feature for _, feature in rows])
+    for step in range(max_new_tokens):
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)[:, -1:]}
+        with steering.applied(lm, first=step == 0) if steering else nullcontext():
+            hidden = last_hidden(lm, **inputs, past_key_values=cache, use_cache=True)  # (rows, 1, width)
+        chosen = choose(unembed(lm, hidden[:, -1]).float(), alive, step)
         for row, token in zip(alive, chosen.tolist(), strict=True):
-            if row not in ended:
-                goes_on = append(lm, produced[row], token, stop) and len(produced[row]) < max_new_tokens
-                goes_on or ended.add(row)
+            if row in ended:
+                continue
+            if token in ends:
+                ended.add(row)
+                continue
+            produced[row].append(token)
+            tail = lm.tokenizer.decode(produced[row][-STOP_TAIL:]) if stop else ""
+            if any(text in tail for text in stop):
+                ended.add(row)
         left = [place for place, row in enumerate(alive) if row not in ended]
         if not left:
-            return produced
+            break
         ids = chosen.unsqueeze(-1)
         if len(left) <= (1 - LEAVE_AT) * len(alive):
             keep = torch.tensor(left, device=lm.device)
@@ -101,71 +92,8 @@ def decode(
             for layer in cache.layers:
                 layer.keep(keep)
             if steering:
-                steering.assign([rows[r][1] for r in alive])
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        hidden = forward_rows(lm, ids, cache, mask, steering, first=False)[:, -1]
-
-
-def _read_begun(
-    lm: LM,
-    prompts: Sequence[Sequence[int]],
-    rows: Sequence[tuple[int, Feature | None]],
-    begun: Sequence[Sequence[int]],
-    prefix: Prefix,
-    max_new_tokens: int,
-    steering: Steering | None,
-) -> tuple[Tensor, Cache, Tensor]:
-    """Read each row's critical token and what it begins with: its last hidden state (rows, width), cache and mask.
-
-    The rows end at one position of the cache, so a sliding window sees as many tokens of each as it should.
-    """
-    sequences = [[prompts[prompt][-1], *tokens] for (prompt, _), tokens in zip(rows, begun, strict=True)]
-    lengths = torch.tensor([len(ids) for ids in sequences], device=lm.device)
-    longest, start = int(lengths.max()), prefix.mask.shape[1]
-    room = longest + max_new_tokens - min(map(len, begun))
-    cache, mask = prefix.for_rows(torch.tensor([p for p, _ in rows], device=lm.device), room)
-    hidden = torch.empty(len(rows), lm.width, dtype=lm.model.dtype, device=lm.device)
-    for part in _consecutive(lengths.tolist(), BEGUN_TOKENS):
-        for layer in cache.layers:
-            layer.focus(part, start)
-        batch = pad(sequences[part], lm.tokenizer.pad_token_id, "right", lm.device)
-        if steering:
-            steering.assign([feature for _, feature in rows[part]])
-        known = torch.cat([mask[part], batch["attention_mask"]], dim=1)
-        states = forward_rows(lm, batch["input_ids"], cache, known, steering, first=True)
-        hidden[part] = states[torch.arange(len(states)), lengths[part] - 1]
-    if steering:
-        steering.assign([feature for _, feature in rows])
-    by = longest - lengths
-    for layer in cache.layers:
-        layer.shift(by, start + longest) if by.any() else layer.focus(slice(None), start + longest)
-    places = torch.arange(start + longest, device=lm.device) - by[:, None]
-    whole = torch.cat([mask, mask.new_ones(len(rows), longest)], dim=1)
-    return hidden, cache, whole.gather(1, places.clamp(min=0)) * (places >= 0)
-
-
-def _consecutive(lengths: Sequence[int], most: int) -> Iterator[slice]:
-    """Runs of neighbours of which (longest) x (how many) <= most, or that are alone."""
-    start, longest = 0, 0
-    for place, length in enumerate(lengths):
-        if place > start and max(longest, length) * (place + 1 - start) > most:
-            yield slice(start, place)
-            start, longest = place, 0
-        longest = max(longest, length)
-    yield slice(start, len(lengths))
-
-
-def append(lm: LM, produced: list[int], token: int, stop: Sequence[str]) -> bool:
-    """Add a token to a row; False if the row ends here."""
-    if token in _end_ids(lm):
-        return False
-    produced.append(token)
-    return not stopped(lm, produced, stop)
-
-
-def stopped(lm: LM, produced: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether the last tokens hold a stop string."""
-    return bool(stop) and any(text in lm.tokenizer.decode(produced[-STOP_TAIL:]) for text in stop)
+                steering.assign([rows[row][1] for row in alive])
+    return produced
 
 
 def _end_ids(lm: LM) -> set[int]:

@@ -16,8 +16,7 @@ import pandas as pd
 from igds_utils.data.stats import paired_difference
 from igds_utils.engine import forced, generation
 from igds_utils.engine.batching import even_chunks
-from igds_utils.engine.caching import Prefix, read_prefix
-from igds_utils.engine.drafting import decode_from
+from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample
@@ -72,11 +71,16 @@ def amplified_scores(
     if originals is None:
         originals = original_answers(lm, samples, max_new_tokens, stop)
     amplified = [(s, feature) for s in range(len(samples)) for feature in features]
-    answers = _answers(
-        lm, prompts, originals, amplified, max_new_tokens, steering, stop, prefix, batch_tokens
-    )
+    # one more token at the end, which is not read
+    given = [[prompt[-1], *tokens, prompt[-1]] for prompt, tokens in zip(prompts, originals, strict=True)]
+    fires = forced.firing(lm, prefix, given, steering, batch_tokens)
+    active = [(s, feature) for s, feature in amplified if feature in fires[s]]
+    made = generation.decode(lm, prompts, active, max_new_tokens, steering, stop, prefix=prefix)
+    answer = dict(zip(active, made, strict=True))
+    answers = [answer.get((s, feature), originals[s]) for s, feature in amplified]
     rows = [*((s, None) for s in range(len(samples))), *amplified]
-    loglik = target_loglik(lm, prefix, samples, rows, steering, batch_tokens)
+    targets = [sample.tokens[len(sample.prompt) - 1 :] for sample in samples]
+    loglik = forced.log_likelihoods(lm, prefix, targets, rows, steering, batch_tokens)
     table = pd.DataFrame(
         {
             "sample_id": [samples[s].id for s, _ in rows],
@@ -84,7 +88,7 @@ def amplified_scores(
             "feature": [feature.index if feature else -1 for _, feature in rows],
             "output": [generation.to_text(lm, tokens, stop) for tokens in [*originals, *answers]],
             "tokens": [len(tokens) for tokens in [*originals, *answers]],
-            "loglik": loglik,
+            "loglik": [fmean(row) for row in loglik],  # of a target token
         }
     )
     distinct = list(dict.fromkeys(zip([s for s, _ in rows], table["output"], strict=True)))
@@ -93,53 +97,6 @@ def amplified_scores(
     table["score"] = [of_output[s, output] for (s, _), output in zip(rows, table["output"], strict=True)]
     original = table[table["layer"] < 0].drop(columns=["layer", "feature"])
     return table[table["layer"] >= 0].merge(original, on="sample_id", suffixes=("_amplified", "_original"))
-
-
-def _answers(
-    lm: LM,
-    prompts: Sequence[Sequence[int]],
-    originals: Sequence[Sequence[int]],
-    rows: Sequence[tuple[int, Feature]],
-    max_new_tokens: int,
-    steering: Steering,
-    stop: Sequence[str],
-    prefix: Prefix,
-    batch_tokens: int,
-) -> list[list[int]]:
-    """The tokens that every row generates, the same on either way."""
-    # one more token at the end, which is not read
-    given = [[prompt[-1], *tokens, prompt[-1]] for prompt, tokens in zip(prompts, originals, strict=True)]
-    fires = forced.firing(lm, prefix, given, steering, batch_tokens)
-    active = [(s, feature) for s, feature in rows if feature in fires[s]]
-    if not active:
-        made = []
-    elif lm.device.type == "cpu":
-        # a batch generates half as fast as it reads, so that drafts cost what they save: 33 s instead of 26 s where 80
-        # of 128 rows depart; a GPU generates tens of times slower than it reads
-        made = generation.decode(lm, prompts, active, max_new_tokens, steering, stop, prefix=prefix)
-    else:
-        made = decode_from(
-            lm, prompts, originals, active, max_new_tokens, steering, stop, prefix, batch_tokens, len(active)
-        )
-    known = dict(zip(active, made, strict=True))
-    return [known.get(row, originals[row[0]]) for row in rows]
-
-
-def target_loglik(
-    lm: LM,
-    prefix: Prefix,
-    samples: Sequence[Sample],
-    rows: Sequence[tuple[int, Feature | None]],
-    steering: Steering,
-    batch_tokens: int = 2048,
-) -> list[float]:
-    """Mean log-likelihood a target token of each row, teacher-forced under the row's amplification.
-
-    prefix: of the samples' prompts. rows: (index of a sample, feature to amplify or None).
-    """
-    given = [sample.tokens[len(sample.prompt) - 1 :] for sample in samples]
-    values = forced.read_rows(lm, prefix, given, rows, steering, forced.log_likelihoods, batch_tokens)
-    return [fmean(row) for row in values]
 
 
 def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, seed: int) -> pd.DataFrame:
@@ -172,15 +129,14 @@ def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, see
 def rank_features(effects: pd.DataFrame, recalled: pd.DataFrame) -> pd.DataFrame:
     """Features best first: by delta, then change of log-likelihood, then frequency, then (layer, index).
 
-    A feature that `recalled` does not list never fired on D_prior. Where candidates raced, those that saw more of D_val
-    stand before those that left earlier.
+    A feature that `recalled` does not list never fired on D_prior.
     """
     ranked = effects.merge(
         recalled[["layer", "feature", "frequency", "mean_activation"]], on=["layer", "feature"], how="left"
     ).fillna({"frequency": 0.0, "mean_activation": 0.0})
     ranked = ranked.sort_values(
-        ["n", "delta", "delta_loglik", "frequency", "layer", "feature"],
-        ascending=[False, False, False, False, True, True],
+        ["delta", "delta_loglik", "frequency", "layer", "feature"],
+        ascending=[False, False, False, True, True],
     ).reset_index(drop=True)
     ranked.insert(2, "name", [feature.name for feature in features_of(ranked)])
     return ranked

@@ -166,10 +166,6 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
         notes.append(
             f"IGDS sums the best {preset.intervention.k} features; the paper's main results use one."
         )
-    if preset.intervention.racing:
-        notes.append(
-            "The weaker candidates leave the causal filter early; the paper amplifies all on every sample."
-        )
     if preset.scoring.units != "activation":
         notes.append("Scores weigh each activation by its direction's length; the paper sums activations.")
     configs = {name: config for name, config in preset.tasks.items() if name in tasks}
