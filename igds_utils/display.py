@@ -25,8 +25,8 @@ MORE_SELECTORS = {  # those that Table 2 of the paper does not have
     "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA, least similar", "mona_neurons": "MONA, neurons",
     "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
     "igds_bottom": "IGDS, bottom", "igds_matched": "IGDS, matched features",
-    "igds_directions": "IGDS, random directions", "igds_recalled": "IGDS, all recalled",
-    "igds_unrecalled": "IGDS, random candidates", "igds_k3": "IGDS, k = 3", "igds_k5": "IGDS, k = 5",
+    "igds_recalled": "IGDS, all recalled", "igds_unrecalled": "IGDS, random candidates",
+    "igds_k3": "IGDS, k = 3", "igds_k5": "IGDS, k = 5",
 }  # fmt: skip
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
@@ -140,11 +140,6 @@ def arm_title(arm: str) -> str:
     selector, ratio, seed = ARM.fullmatch(arm).groups()
     share = f" {100 * float(ratio):g} %" if ratio else ""
     return f"{selector_title(selector)}{share}{f', seed {seed}' if seed else ''}"
-
-
-def layer_names(layers: list[int]) -> str:
-    """`6` or `6 to 18`: neighbours among the layers that have an SAE."""
-    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
 
 
 def task_title(task: str) -> str:

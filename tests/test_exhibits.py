@@ -114,6 +114,6 @@ def test_a_table_by_itself_says_what_it_shows_and_what_its_brackets_are(tmp_path
     assert written.startswith(
         f"**{exhibit.title}.** {exhibit.caption} {exhibit.setting} In square brackets: 90 %"
     )
-    save_exhibit(run, frame[["Arm"]], "sae_coverage", "math")
-    alone = (run.root / "tables/sae_coverage_math.md").read_text(encoding="utf8")
-    assert alone.startswith("**Dependence on SAE coverage, math.** ") and "square brackets" not in alone
+    save_exhibit(run, frame[["Arm"]], "stability_{task}", "math")
+    alone = (run.root / "tables/stability_math.md").read_text(encoding="utf8")
+    assert alone.startswith("**How far the sources agree, math.** ") and "square brackets" not in alone

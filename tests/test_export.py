@@ -2,14 +2,12 @@
 
 import json
 from functools import partial
-from pathlib import Path
 
 import pytest
-import yaml
 
 from igds_utils.core import arms
 from igds_utils.core.experiment import open_run
-from igds_utils.training import export, sft
+from igds_utils.training import export
 
 
 def open_exported(results, tasks, overrides):
@@ -70,8 +68,6 @@ def test_llama_factory_trains_on_the_tokens_of_sft(tmp_path, rendering, max_prom
         for arm, examples in selections[task].items():
             pairs = run.training_pairs(run.training_records(task, examples))
             assert llama_factory_samples(folder, arm, run.train_tokenizer) == pairs
-            training = yaml.safe_load((folder / f"{arm.name}.yaml").read_text())
-            assert training["template"] == "empty" and training["dataset"] == arm.name
 
 
 def test_a_prompt_has_no_bos_where_the_tokenizer_has_none(tmp_path):
@@ -80,42 +76,3 @@ def test_a_prompt_has_no_bos_where_the_tokenizer_has_none(tmp_path):
     run.train_tokenizer.bos_token = None
     (record,) = export.llama_factory_records(selected, run.train_tokenizer)
     assert record == {"system": "", "instruction": "2 + 2 =\n", "output": "4<|im_end|>"}
-
-
-def test_llama_factory_gets_the_recipe_of_sft(tmp_path):
-    changes = {"tasks.math.seeds": [0, 5], "sft.device_batch": 2, "sft.warmup_ratio": 0.3}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
-    config, arm = run.config("math").sft, arms.arm_of("igds@0.5-s5", arms.arms(run.config("math")))
-    training = export.llama_factory_training(run, "math", arm, 18)
-    assert training["seed"] == 5
-    assert training["finetuning_type"] == "full" and training["learning_rate"] == 1e-3
-    batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    assert batch == config.global_batch
-    # five steps: a ratio would be rounded up, to two steps of warm-up
-    assert len(sft.global_batches([1] * 18, config, 5)) == 5
-    assert training["warmup_steps"] == 1 and "warmup_ratio" not in training
-
-
-def test_a_model_of_this_machine_is_named_by_its_folder(tmp_path, monkeypatch):
-    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
-    arm = arms.arm_of("full", arms.arms(run.config("math")))
-    made = Path(export.llama_factory_training(run, "math", arm, 4)["model_name_or_path"])
-    assert made.is_absolute() and (made / "config.json").is_file()
-    # a relative folder is read from the project's root, LLaMA-Factory runs in that of its files
-    monkeypatch.setattr("igds_utils.data.hub.PROJECT", made.parent)
-    local = {"identify": {"folder": made.name}, "train": {"folder": made.name}}
-    run = open_run(
-        "smoke",
-        tasks=["math"],
-        overrides={f"models.tiny-llama.{k}": v for k, v in local.items()},
-        results=str(tmp_path),
-    )
-    assert export.llama_factory_training(run, "math", arm, 4)["model_name_or_path"] == str(made)
-
-
-def test_a_model_of_the_hub_keeps_its_revision(tmp_path):
-    run = open_run("paper", "qwen3-8b", ["translation"], results=str(tmp_path))
-    arm = arms.arm_of("igds@0.5", arms.arms(run.config("translation")))
-    training = export.llama_factory_training(run, "translation", arm, 5000)
-    assert training["model_name_or_path"] == "Qwen/Qwen3-8B-Base"
-    assert training["model_revision"] == run.preset.chosen.train.revision

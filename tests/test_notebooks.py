@@ -19,6 +19,7 @@ from igds_utils.core.arms import arms
 from igds_utils.running.runner import STAGES
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+APPENDICES = {"00_sae_training", "solutions"}  # no run executes them
 PARAMETERS = {"preset": str, "model": str, "tasks": list, "overrides": dict, "results": str}
 TASKS = load_preset("smoke").tasks
 
@@ -48,7 +49,7 @@ def test_the_parameters_cell_holds_literals_only(path):
     for line in ast.parse(cell.source).body:
         assert isinstance(line, ast.Assign)
         found[line.targets[0].id] = ast.literal_eval(line.value)
-    if path.stem in STAGES:
+    if path.stem != "00_sae_training":
         assert {name: type(found[name]) for name in PARAMETERS} == PARAMETERS
         assert len(found) == len(PARAMETERS) or path.stem == "08_robustness"  # its sizes and prices
 
@@ -65,7 +66,17 @@ def test_the_report_names_parameters_that_the_cost_estimate_has():
 
 
 def test_the_runner_knows_every_notebook():
-    assert {path.stem for path in NOTEBOOKS} == {*STAGES, "00_sae_training"}
+    assert {path.stem for path in NOTEBOOKS} == {*STAGES, *APPENDICES}
+
+
+def test_the_solutions_answer_every_exercise_from_the_products_of_a_run(smoke_run, capsys, monkeypatch):
+    monkeypatch.setattr("igds_utils.core.models.Models.read", lambda *_: pytest.fail("no model is needed"))
+    execute("solutions", {"preset": "smoke", "results": str(smoke_run.results)})
+    answers = dict(re.findall(r"^(\d\d\.\d): (.+)$", capsys.readouterr().out, re.MULTILINE))
+    text = "\n".join(cell.source for path in NOTEBOOKS for cell in notebook(path).cells)
+    assert list(answers) == re.findall(r"^\d\. `(\d\d\.\d)` ", text, re.MULTILINE)
+    # a model of random weights answers all alike
+    assert {number for number, value in answers.items() if "not in this run" in value} <= {"05.1"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -44,6 +44,14 @@ def source(deltas, names=None, **options):
     return Source(found, table, ranked)
 
 
+def test_fewer_layers_leave_the_candidates_that_lie_in_them():
+    ranked = pd.DataFrame({"name": ["l2_p0", "l1_p7", "l2_p3"], "layer": [2, 1, 2], "delta": [0.3, 0.2, 0.1]})
+    assert list(stability.on_layers(ranked, [1])["name"]) == ["l1_p7"]
+    upper = stability.on_layers(ranked, [2, 3])
+    assert list(upper["name"]) == ["l2_p0", "l2_p3"] and list(upper.index) == [0, 1]
+    assert stability.on_layers(ranked, [0, 3]).empty
+
+
 def test_jaccard_counts_what_all_sets_share():
     assert stability.jaccard(["a", "b"], ["b", "c"]) == pytest.approx(1 / 3)
     assert stability.jaccard(["a", "b"], ["b", "c"], ["b"]) == pytest.approx(1 / 3)

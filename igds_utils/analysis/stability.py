@@ -196,6 +196,18 @@ def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int 
     return records
 
 
+# ---- fewer layers ----------------------------------------------------------------------------------------
+
+
+def on_layers(ranked: pd.DataFrame, layers: Collection[int]) -> pd.DataFrame:
+    """Tested candidates that would be left if only `layers` had SAEs, best first; `ranked` is `Source.ranked`.
+
+    The paper suspects that SAEs on few layers cost IGDS part of its gain. The best of fewer candidates has a smaller
+    delta by luck alone, so compare effects on samples that did not choose it.
+    """
+    return ranked[ranked["layer"].isin(layers)].reset_index(drop=True)
+
+
 # ---- stored effects as matrices --------------------------------------------------------------------------
 
 
@@ -203,7 +215,6 @@ class EffectMatrix(NamedTuple):
     """Per-sample changes of C features on n samples, features in the order in which ties are broken last."""
 
     names: list[str]
-    layers: np.ndarray  # (C,)
     delta: np.ndarray  # change of the score, (C, n)
     loglik: np.ndarray  # change of the target's log-likelihood, (C, n)
 
@@ -221,7 +232,6 @@ def effect_matrix(effects: pd.DataFrame, recalled: pd.DataFrame) -> EffectMatrix
     wide = [changes.pivot(index=keys, columns="sample_id", values=v).loc[order] for v in ("delta", "change")]
     return EffectMatrix(
         [Feature(int(layer), int(index)).name for layer, index in order],
-        np.array([layer for layer, _ in order]),
         *(table.to_numpy(float) for table in wide),
     )
 

@@ -8,7 +8,6 @@ from igds_utils.plots.features import (
     rank_agreement,
     recall_frequency,
     rising_words,
-    sae_coverage,
 )  # fmt: skip
 from igds_utils.plots.results import (
     activation_against_score,
@@ -32,5 +31,5 @@ __all__ = [
     "SELECTOR_COLOURS", "activation_against_score", "activation_distributions", "break_even", "causal_effects",
     "defects_heatmap", "effect_agreement", "feature_map", "feature_topology", "main_result", "monitor",
     "overlap_heatmap", "precision_curve", "precision_dots", "rank_agreement", "recall_frequency", "rising_words",
-    "sae_coverage", "save_figure", "score_against_ratio", "score_distributions", "selector_colour", "training_loss",
+    "save_figure", "score_against_ratio", "score_distributions", "selector_colour", "training_loss",
 ]  # fmt: skip

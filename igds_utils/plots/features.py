@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from igds_utils.data.stats import spearman
-from igds_utils.display import Metric, correlation, layer_names, task_title
+from igds_utils.display import Metric, correlation, task_title
 from igds_utils.plots import style
 
 NO_CANDIDATE = "no candidate reached the causal filter"
@@ -116,29 +116,6 @@ def rank_agreement(
         axis.tick_params(length=0, rotation=0)
         style.embolden(axis, table.dropna().index if sources is paper else shared)
     return figure
-
-
-def sae_coverage(found: dict[str, pd.DataFrame], metrics: dict[str, Metric]) -> Figure:
-    """Effect of the best feature if only a window of layers had SAEs: one row a window, one panel a task.
-
-    `found[task]` = `sae_coverage.identify_on_layers`. Ring and line: the effect and its interval on the samples that
-    chose the feature; dot: on samples that did not; diamond: on the confirmation set, where it was measured there.
-    """
-    figure, axes = style.task_panels(found, 2.7, sharey=True)
-    for axis, (task, table) in zip(axes, found.items(), strict=True):
-        metric, rows = metrics[task], np.arange(len(table))
-        axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
-        draw = partial(style.dots, axis, table, rows, factor=metric.factor)
-        ring = {"facecolor": "white", "edgecolor": style.MUTED, "linewidth": 1}
-        effect = ("delta", "delta_low", "delta_high")
-        draw(effect, style.MUTED, label="samples that chose the feature", **ring)
-        draw(("held_out",), label="held-out samples", zorder=4)
-        draw(("confirmation_delta",), style.AGAIN, label="confirmation set", marker="D", zorder=5)
-        names = [layer_names(window) for window in table["layers"]]
-        style.name_rows(axis, names, names[-1:])
-        axis.set(xlabel=f"effect δ ({metric.unit})")
-    axes[0].set_ylabel("layers that have an SAE")
-    return style.with_legend(figure)
 
 
 def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layers: list[int]) -> Figure:

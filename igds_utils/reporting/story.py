@@ -121,7 +121,7 @@ def model_facts(preset: Preset, recall: dict[str, Any]) -> dict[str, Any]:
 
 def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
     """Exhibit -> what it shows in this run (Markdown), of the stored products that the sentences are made from."""
-    from igds_utils.analysis import distributions, monitoring, robustness, sae_coverage, semantics, stability
+    from igds_utils.analysis import distributions, monitoring, robustness, semantics, stability
 
     summary = {task: run.read(f"{task}/summary.json") for task in run.tasks}
     said = {"figure4": [robustness.ratio_story(summary, metrics)]}
@@ -138,9 +138,6 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
             found = run.read(f"{task}/stability/summary.json")
             text = stability.story(found["agreement"], found["top1"], run.config(task).stability.top)
             said.setdefault("table5", []).append(f"{name}: {text}")
-        if run.store.has(f"{task}/stability/coverage.parquet"):
-            windows = run.read(f"{task}/stability/coverage.parquet")
-            said.setdefault("sae_coverage", []).append(f"{name}: {sae_coverage.story(windows, metric)}")
         if run.store.has(f"{task}/correlation.json"):
             moved, feature = run.read(f"{task}/distributions.parquet"), run.task_features(task)[0].name
             rho = run.read(f"{task}/correlation.json")

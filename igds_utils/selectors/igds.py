@@ -12,7 +12,6 @@ from igds_utils.selectors.base import Context, Selector, register
 @register("igds")
 @register("igds_bottom", direction="lowest")
 @register("igds_matched", needs=("matched_activations",), seeded=True)
-@register("igds_directions", needs=("direction_reads",), seeded=True)
 @register("igds_recalled", needs=("recalled_activations",))
 @register("igds_unrecalled", needs=("unrecalled_activations",), seeded=True)
 @register("igds_k3", needs=("ranked_activations",), k=3)
@@ -23,7 +22,7 @@ class IGDS(Selector):
     `igds` sums the task features that the causal filter kept, `igds_k3` and `igds_k5` the best three and five (fewer
     where fewer candidates were amplified), `igds_recalled` every recalled feature (no causal filter), `igds_unrecalled`
     those that the same filter kept of random features of the whole dictionary (no recall). `igds_matched` takes random
-    features that fire as often, `igds_directions` random directions of the same length.
+    features that fire as often.
     """
 
     needs = ("task_feature_activations",)

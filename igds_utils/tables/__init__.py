@@ -9,7 +9,7 @@ from igds_utils.tables.outputs import table7, table8
 from igds_utils.tables.paper import MARK, table1, table2, table6, table9
 from igds_utils.tables.robustness import ablation_table, benefit_table, table3, table4
 from igds_utils.tables.selection import selection_table
-from igds_utils.tables.stability import PAPER_SOURCES, agreement_table, coverage_table, table5, top1_table
+from igds_utils.tables.stability import PAPER_SOURCES, agreement_table, table5, top1_table
 from igds_utils.tables.writing import load_table, save_table, to_latex, to_markdown
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "activation_table",
     "agreement_table",
     "benefit_table",
-    "coverage_table",
     "load_table",
     "save_table",
     "selection_table",

@@ -1,4 +1,4 @@
-"""Table 5 and what belongs to it: features by identification source, how far sources agree, coverage of layers."""
+"""Table 5 and what belongs to it: features by identification source, how far sources agree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from igds_utils.analysis.stability import beyond_chance
-from igds_utils.display import NOTHING, Metric, layer_names, number, p_value
+from igds_utils.display import NOTHING, Metric, number, p_value
 
 PAPER_SOURCES = {"gsm8k": "GSM8K", "math500": "MATH-500", "openr1": "OpenR1"}
 IN_ALL = " *"  # after a feature that is among the best of every source, beyond chance
@@ -71,26 +71,5 @@ def top1_table(records: list[dict[str, Any]]) -> pd.DataFrame:
             }
             for record in records
             if record["source"] != "all"
-        ]
-    )
-
-
-def coverage_table(found: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Identification on windows of layers, for reading (`sae_coverage.identify_on_layers`)."""
-    return pd.DataFrame(
-        [
-            {
-                "SAE layers": layer_names(row["layers"]),
-                "Recalled": number(row["recalled"], 0),
-                "Tested": number(row["tested"], 0),
-                "Top feature": row["feature"] if row["tested"] else NOTHING,
-                "δ": metric.show_interval(row["delta"], row["delta_low"], row["delta_high"], signed=True),
-                "δ, held out": metric.show(row["held_out"], signed=True),
-                "δ, confirmation": metric.show_interval(
-                    row["confirmation_delta"], row["confirmation_low"], row["confirmation_high"], signed=True
-                ),
-                "Top 5 kept (%)": number(100 * row["top_kept"], 0),
-            }
-            for row in found.to_dict("records")
         ]
     )

@@ -2,15 +2,13 @@
 
 IGDS reads its own few layers in a pass by itself, so that its cost is known, and so does IGDS without recall; one more
 pass serves all other controls. These answer what IGDS would be worth without one of its parts: other features that fire
-as often, random directions in place of features, all recalled features (no causal filter), random candidates (no
-recall), more features.
+as often, all recalled features (no causal filter), random candidates (no recall), more features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,19 +16,14 @@ import torch
 
 from igds_utils.engine import activations
 from igds_utils.engine.features import Feature, features_of
-from igds_utils.engine.sae import FeatureSet, Saes
+from igds_utils.engine.sae import FeatureSet
 from igds_utils.identification import effects, intervention, recall
 from igds_utils.selection.needs.samples import Measured, Pool
 
 PROMPTS = 2048  # of one part: they are short
 CONTROL_PROMPTS = 8192  # some SAEs are read anew for every part, and controls read those of all layers
 MOST = 5  # features of the longest IGDS variant
-CONTROLS = {
-    "ranked_activations",
-    "recalled_activations",
-    "matched_activations",
-    "direction_reads",
-}
+CONTROLS = {"ranked_activations", "recalled_activations", "matched_activations"}
 
 
 def task_feature_activations(pool: Pool) -> Measured:
@@ -81,12 +74,6 @@ def matched_activations(pool: Pool) -> Measured:
     return _read(pool, _matched(pool, pool.seed))
 
 
-def direction_reads(pool: Pool) -> Measured:
-    """r_i . h(p) along random directions r_i, each as long as its task feature's encoder row: (N, k)."""
-    reads, names = pool.measured("critical_reads"), [one.name for one in _directions(pool, pool.seed)]
-    return Measured(reads.values[names].to_numpy(), reads.product, {"seed": pool.seed})
-
-
 # ---- which features --------------------------------------------------------------------------------------
 
 
@@ -116,27 +103,6 @@ def _matched(pool: Pool, seed: int) -> list[Feature]:
     return found
 
 
-class Direction(NamedTuple):
-    """A random direction in place of a task feature, drawn with its own seed."""
-
-    name: str
-    feature: Feature
-    seed: int
-
-    def vector(self, saes: Saes) -> torch.Tensor:
-        """(d,), as long as the feature's encoder row."""
-        row = saes[self.feature.layer].W_enc[:, self.feature.index].detach()
-        drawn = torch.randn(len(row), generator=torch.Generator().manual_seed(self.seed))
-        return drawn / drawn.norm() * float(row.norm())
-
-
-def _directions(pool: Pool, seed: int) -> list[Direction]:
-    return [
-        Direction(f"direction_{feature.name}-s{seed}", feature, 1000 * seed + number)
-        for number, feature in enumerate(pool.run.task_features(pool.task))
-    ]
-
-
 # ---- reading them ----------------------------------------------------------------------------------------
 
 
@@ -159,19 +125,12 @@ def critical_reads(pool: Pool) -> Measured:
     seeds = sorted({*run.config(pool.task).seeds, pool.seed})
     drawn = [one for seed in seeds for one in _matched(pool, seed)]
     features = sorted({*run.task_features(pool.task), *_ranked(pool), *_recalled(pool), *drawn})
-    directions = [one for seed in seeds for one in _directions(pool, seed)]
+    names = [feature.name for feature in features]
     reader = cache(lambda: activations.FeatureReader(run.saes, features))
-    vectors = cache(lambda: [one.vector(run.saes) for one in directions])
 
     def build(part: Sequence[int]) -> pd.DataFrame:
-        residual = _residuals(pool, features, part)
-        columns = [
-            *reader().read(residual).unbind(-1),
-            *(residual[one.feature.layer] @ r for one, r in zip(directions, vectors(), strict=True)),
-        ]
-        return pd.DataFrame(torch.stack(columns, dim=-1).numpy(), columns=names)
+        return pd.DataFrame(reader().read(_residuals(pool, features, part)).numpy(), columns=names)
 
-    names = [one.name for one in (*features, *directions)]
     inputs = samples.identified_from(reads=names)
     table = samples.in_parts("critical_reads", build, CONTROL_PROMPTS, **inputs)
     return Measured(table, samples.path("critical_reads"), {})
