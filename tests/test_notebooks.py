@@ -70,7 +70,7 @@ def test_the_runner_knows_every_notebook():
 
 
 def test_the_solutions_answer_every_exercise_from_the_products_of_a_run(smoke_run, capsys, monkeypatch):
-    monkeypatch.setattr("igds_utils.core.models.Models.read", lambda *_: pytest.fail("no model is needed"))
+    monkeypatch.setattr("igds_utils.engine.loading.load_lm", lambda *_: pytest.fail("no model is needed"))
     execute("solutions", {"preset": "smoke", "results": str(smoke_run.results)})
     answers = dict(re.findall(r"^(\d\d\.\d): (.+)$", capsys.readouterr().out, re.MULTILINE))
     text = "\n".join(cell.source for path in NOTEBOOKS for cell in notebook(path).cells)
