@@ -281,8 +281,21 @@ def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path
         with pytest.raises(ConfigError, match="the results of another preset of this name, smoke: change `name` in"):
             again()
     mine.write_text(text)  # a copy that says the same
-    open_run(str(mine), results=results)
-    mine.write_text(text.replace("tau: 0.8", "tau: 0.5"))  # changed in its place
-    open_run(str(mine), results=results)
-    with pytest.raises(ConfigError, match=r"mine.yaml: change `name` in smoke.yaml"):
+    open_run(mine, results=results)
+    mine.write_text(text.replace("tau: 0.8", "tau: 0.5"))  # no copy any more
+    with pytest.raises(ConfigError, match="of this name, smoke: change `name` in mine.yaml"):
+        open_run(mine, results=results)
+    open_run("smoke", results=results)
+
+
+def test_a_preset_file_may_be_moved_and_changed_in_its_place(tmp_path):
+    results, text = str(tmp_path / "results"), (PRESETS / "smoke.yaml").read_text()
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(text)
+    open_run(first, results=results)
+    first.rename(second)
+    open_run(second, results=results)
+    second.write_text(text.replace("tau: 0.8", "tau: 0.5"))
+    open_run(second, results=results)
+    with pytest.raises(ConfigError, match="second.yaml: change `name` in smoke.yaml"):
         open_run("smoke", results=results)

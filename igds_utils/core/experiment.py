@@ -28,7 +28,7 @@ from igds_utils.tasks.sourced import describe, shared_with_test
 
 
 def open_run(
-    preset: str,
+    preset: str | Path,
     model: str = "",
     tasks: list[str] | None = None,
     overrides: dict[str, Any] | None = None,
@@ -40,14 +40,15 @@ def open_run(
     """
     chosen = load_preset(preset, model, tasks, overrides)
     root = (Path(str(results)) if results else PROJECT / "results") / chosen.name
-    claim(root, preset)
+    claim(root, str(preset))
     return counted(Run(chosen, root))
 
 
 def claim(root: Path, preset: str) -> None:
     """Keep beside the results of a preset which file it is; `ConfigError` where that is another one.
 
-    A file may change, and it may be moved: another one differs in both place and content.
+    The recorded file may change, and it may be moved. A copy of the same content may use the results while it is
+    one; the record stays with the first file for as long as that exists.
     """
     file, record = preset_file(preset), root / "preset.json"
     shipped = file.resolve().parent == PRESETS
@@ -56,12 +57,13 @@ def claim(root: Path, preset: str) -> None:
         kept = json.loads(record.read_text(encoding="utf8"))
     except (OSError, ValueError):
         kept = None
-    if kept and all(kept[key] != own[key] for key in own):
+    moved = kept and kept["file"] != own["file"]
+    if moved and kept["sha256"] != own["sha256"]:
         raise ConfigError(
             f"{root} holds the results of another preset of this name, {kept['file']}: change `name` in {file.name}, "
             "or give another folder of results"
         )
-    if kept != own:
+    if kept != own and not (moved and preset_file(kept["file"]).is_file()):
         with suppress(OSError):  # results that may only be read
             store.write_whole(record, json.dumps(own))
 
