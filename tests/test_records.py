@@ -138,6 +138,7 @@ def test_ids_come_from_a_column_from_two_or_from_the_line(read):
     assert ids() == ["a", "7", "line-000003"]
     assert ids(id="source") == ["x", "y", "z"]
     assert ids(id="{source}-{id}") == ["x-a", "y-7", "z-"]
+    assert ids(id="src-{source}") == ["src-x", "src-y", "src-z"]
     assert ids(id={"value": ""}) == ["line-000001", "line-000002", "line-000003"]
     with pytest.raises(ConfigError, match=r"pool.jsonl, all records: no field 'uuid' for 'id'"):
         ids(id="uuid")
@@ -169,6 +170,7 @@ def test_a_column_that_no_record_has_is_refused(read, columns, words):
         ({"question": ["a"], "target": "t"}, "wrong", "field 'question' holds a list, not text"),
         ({"question": True, "target": "t"}, "wrong", "holds true or false"),
         ({"question": "\ud83d", "target": "t"}, "wrong", "half a character"),
+        ({"id": "\ud800a", "question": "q", "target": "t"}, "wrong", "field 'id' holds half a character"),
         ({"question": " ", "target": "t"}, "empty", "field 'question' is empty"),
         ({"question": "q", "target": None}, "empty", "field 'target' is empty"),
         ({"question": [ANSWER], "target": "t"}, "empty", "chat 'question' has no turn of the user"),

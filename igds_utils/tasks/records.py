@@ -128,7 +128,7 @@ class Records:
         """The record's id as text; one without is called by where it stands."""
         if self._id is None:
             return ""
-        if len(self._names["id"]) > 1:
+        if self._id.column and self._names["id"] != [self._id.column]:  # a template
             return self._text(record, "id")
         value = find(record, self._id.column) if self._id.column else None
         if value is not MISSING:
@@ -143,7 +143,7 @@ class Records:
                 f"field {self._id.column!r} holds {held}: an id is text or a whole number{more}; --column id=NAME "
                 "reads another column, --column id= numbers the records"
             )
-        return str(value)
+        return _whole(str(value), self._id.column)
 
     def _text(self, record: dict[str, Any], field: str) -> str:
         column = self._columns[field]
@@ -154,11 +154,7 @@ class Records:
             text, names = column.column, self._names[field]
             pieces = {name: self._piece(record, name, field, len(names) > 1) for name in names}
             text = pieces[text] if text in pieces else PIECE.sub(lambda name: pieces[name[1]], text)
-        try:
-            text.isascii() or text.encode("utf8")
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(text[error.start]):04x}"
-            raise BadRecord(f"field {column.column!r} holds half a character ({half}): write it out in full") from None
+        _whole(text, column.column)
         return (text if column.take == "text" else take(column, text)).strip()  # templates put the space around it
 
     def _piece(self, record: dict[str, Any], name: str, field: str, optional: bool) -> str:
@@ -228,6 +224,16 @@ def take(column: Column, text: str) -> str:
             return boxed_answer(text) or ""
         case _:
             return text
+
+
+def _whole(text: str, name: str) -> str:
+    """`text` of a field, if it is whole characters."""
+    try:
+        text.isascii() or text.encode("utf8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise BadRecord(f"field {name!r} holds half a character ({half}): write it out in full") from None
+    return text
 
 
 def _in(record: dict[str, Any], column: str) -> bool:
