@@ -100,6 +100,25 @@ def test_tables_are_read_from_files_shards_and_saved_datasets(tmp_path):
         records(tmp_path / "shards")
 
 
+def test_shards_with_a_hash_each_are_one_dataset_whatever_describes_it(tmp_path):
+    for number, digest in enumerate(["a1b2c3", "9f", "0e44"]):
+        frame = pd.DataFrame(RECORDS[number : number + 1])
+        frame.to_parquet(tmp_path / f"train-0000{number}-of-00003-{digest}.parquet")
+    for name in ("dataset_infos.json", "dataset_info.json"):
+        (tmp_path / name).write_text("{}")
+    assert records(tmp_path) == RECORDS[:3]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    files = [tmp_path / name for name in ("x/a/p.jsonl", "x/b/p.jsonl", "x/q.jsonl")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text('{"q": 1}')
+    places = lambda *files: [place for place, _ in find_rows(list(map(str, files)))]  # noqa: E731
+    assert places(files[0], files[2]) == ["p.jsonl line 1", "q.jsonl line 1"]
+    assert places(*files[:2]) == ["a/p.jsonl line 1", "b/p.jsonl line 1"]
+
+
 def test_values_come_out_as_json_knows_them(tmp_path):
     when, image = datetime.datetime(2024, 5, 17, 9, 30), b"\x89PNG\xff"
     columns = {
@@ -131,7 +150,9 @@ def test_values_come_out_as_json_knows_them(tmp_path):
         ("a.json", b'[{"q": 1}, ', "a.json cannot be read as a whole .json file"),
         ("a.csv", b"q\n\xe9\n", "a.csv cannot be read as a whole .csv file .*utf-8"),
         ("gone.jsonl", None, "there is no file .*gone.jsonl: correct it"),
-        ("some/gone.jsonl.gz", None, "there is no file .*gone.jsonl.gz"),
+        ("deep.json", b"[" * 100_000, "deep.json cannot be read as a whole .json file"),
+        *((f"some/gone.{end}", None, f"there is no file .*gone.{end}") for end in
+          ("jsonl.gz", "jsonl.bz2", "csv.xz", "feather", "pq", "xls", "xlsx", "txt", "PQ")),
     ],
 )
 def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content, words):
@@ -149,6 +170,7 @@ def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content
     ("line", "words"),
     [
         (b'{"q"', "not valid JSON"),
+        (b'{"q": ' + b"[" * 100_000, "not valid JSON .*recursion"),
         (b"1", "holds a int, not an object"),
         (b'{"q": "\xe9"}', r"is not UTF-8 \(byte 0xe9 at column 8\): save the file as UTF-8"),
     ],

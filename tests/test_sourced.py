@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from igds_utils import cli, tasks
@@ -109,6 +110,19 @@ def test_one_source_may_fill_every_set(mirror):
     whole = {"all": {"hub": mirror("some/data", problems("x", 26)), "sets": list(SETS), "columns": MATH}}
     sets = tasks.get("math").sets(config(whole), seed=0)
     assert len({text for members in sets.values() for text in texts(members)}) == 26
+
+
+def test_nested_columns_and_dotted_names_are_read_of_tables_too(tmp_path):
+    rows = [
+        {"a.q": f"{i}?", "more": {"s": f"It is {i}.", "a": str(i)}, "meta": {"lang": lang}}
+        for i, lang in enumerate(["en", "fr", "en", "en"])
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "pool.parquet")
+    columns = {"question": "a.q", "solution": "more.s", "answer": "more.a"}
+    source = {"file": str(tmp_path / "pool.parquet"), "columns": columns, "where": {"meta.lang": ["en"]}}
+    only = dict.fromkeys(SIZES, 0) | {"pool": None}
+    sets = tasks.get("math").sets(config({"pool": source}, **only), seed=0)
+    assert sorted(texts(sets["pool"])) == ["0?", "2?", "3?"]
 
 
 def test_sets_without_a_source_come_from_the_tasks_own_data(three):

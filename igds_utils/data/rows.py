@@ -38,7 +38,11 @@ ROWS = 1024  # of a Parquet file or of the hub that are in memory at once
 TABLES = (".parquet", ".arrow")
 KNOWN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *TABLES)
 PACKED = {".gz": "gzip", ".zst": "zstd"}
-FILES = (*KNOWN, *PACKED, ".txt", ".zip", ".xlsx", ".yaml")  # what ends so is no dataset of the hub
+# what ends so is no dataset of the hub
+FILES = (
+    *KNOWN, *PACKED, ".txt", ".zip", ".bz2", ".xz", ".tar", ".feather", ".pq", ".orc", ".avro", ".xls", ".xlsx", ".xml",
+    ".yaml", ".yml",
+)  # fmt: skip
 HUB_ID = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<split>[\w.-]+))?(@(?P<config>[\w.-]+))?")
 
 Row = tuple[str, dict[str, Any] | str]  # where it stands ("pool.jsonl line 17"); its record, or what is wrong with it
@@ -50,12 +54,13 @@ class Rows:
     Records hold plain JSON values: those of JSON as they stand there, NaN and infinity as null; of tables, dates and
     times in ISO format, decimals as text, bytes as text where they are UTF-8 and in base64 elsewhere; of CSV, texts.
 
-    name: what messages call all of them. called: what they call one file, by default its name. columns: those that
-    tables are read for, by default all.
+    name: what messages call all of them. called: what they call one file, by default its name, with as many of its
+    folders as tell the files apart. columns: those that tables are read for, by default all.
     """
 
     def __init__(self, name: str, files: Sequence[Path], called: str = "", columns: Iterable[str] | None = None):
-        self.name, self.files, self._called, self._columns = name, list(files), called, columns
+        self.name, self.files, self._columns = name, list(files), columns
+        self._called = [called] * len(files) if called else _called(files)
         for file in files:
             if (kind := _kind(file))[0] not in KNOWN or (kind[0] in TABLES and kind[1]):
                 raise SourceError(
@@ -64,8 +69,8 @@ class Rows:
                 )
 
     def __iter__(self) -> Iterator[Row]:
-        for file in self.files:
-            yield from _read(file, self._called or file.name, self._columns)
+        for file, called in zip(self.files, self._called, strict=True):
+            yield from _read(file, called, self._columns)
 
 
 def find_rows(names: str | Sequence[str]) -> Rows:
@@ -121,6 +126,14 @@ def _kind(file: Path) -> tuple[str, str | None]:
     return (Path(file.stem) if packed else file).suffix.lower(), packed
 
 
+def _called(files: Sequence[Path]) -> list[str]:
+    """The name of each file, after as many of its folders as tell all of them apart."""
+    depth = 1
+    while len(names := {Path(*file.parts[-depth:]) for file in files}) < len({*files}):
+        depth += 1
+    return [Path(*file.parts[-depth:]).as_posix() for file in files] if names else []
+
+
 def _shards(folder: Path) -> list[Path]:
     """The files of a folder of shards, in order."""
     if (folder / "dataset_dict.json").is_file():
@@ -128,11 +141,13 @@ def _shards(folder: Path) -> list[Path]:
     if (state := folder / "state.json").is_file():  # of `datasets.save_to_disk`
         return [folder / one["filename"] for one in json.loads(state.read_bytes())["_data_files"]]
     found = [file for file in folder.iterdir() if _kind(file)[0] in KNOWN and file.is_file()]
-    kinds = sorted({re.sub(r"\d+", "", file.name) for file in found})
+    found = [file for file in found if not re.fullmatch(r"dataset_infos?\.json", file.name)]
+    # behind its number a shard may have a hash
+    kinds = sorted({re.sub(r"\d.*?(?=(\.[a-z]+)+$)", "*", file.name.lower()) for file in found})
     if len(kinds) != 1:
         held = f"several kinds of files ({', '.join(kinds[:4])})" if kinds else "no data file"
         raise SourceError(f"{folder} holds {held}: name those that are meant")
-    return sorted(found, key=lambda file: [int(number) for number in re.findall(r"\d+", file.name)])
+    return sorted(found, key=lambda file: ([int(n) for n in re.findall(r"\d+", file.name)], file.name))
 
 
 def _read(file: Path, called: str, columns: Iterable[str] | None) -> Iterator[Row]:
@@ -149,7 +164,7 @@ def _read(file: Path, called: str, columns: Iterable[str] | None) -> Iterator[Ro
         with raw as stream:
             read = _read_csv if kind in (".csv", ".tsv") else _read_json
             yield from read(stream, called, "\t" if kind == ".tsv" else ",")
-    except (OSError, csv.Error, ValueError) as error:  # pyarrow's are among them
+    except (OSError, csv.Error, ValueError, RecursionError) as error:  # pyarrow's are among them
         what = f"{kind}{file.suffix if packed else ''}"
         raise SourceError(f"{called} cannot be read as a whole {what} file ({error}): write it again") from None
 
@@ -161,7 +176,7 @@ def _batches(file: Path, kind: str, columns: Iterable[str] | None) -> Iterator[A
     if kind == ".parquet":
         table = pq.ParquetFile(file)
         known = table.schema_arrow.names
-        wanted = None if columns is None else [name for name in known if name in columns]
+        wanted = None if columns is None else [name for name in _held(columns, known) if name in known]
         yield from table.iter_batches(batch_size=ROWS, columns=wanted)
         return
     with pa.memory_map(str(file)) as source:
@@ -170,6 +185,11 @@ def _batches(file: Path, kind: str, columns: Iterable[str] | None) -> Iterator[A
         except pa.ArrowInvalid:  # the other of Arrow's two formats
             table = pa.ipc.open_file(source)
             yield from map(table.get_batch, range(table.num_record_batches))
+
+
+def _held(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The columns of a table that hold what is named: one of that name, or that in which the name's dots begin."""
+    return sorted({name if name in known else name.split(".")[0] for name in names})
 
 
 def _read_json(stream: BinaryIO, called: str, _: str) -> Iterator[Row]:
@@ -190,7 +210,7 @@ def _read_json(stream: BinaryIO, called: str, _: str) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             wrong = f"byte {line[error.start]:#04x} at column {error.start + 1}"
             record = f"is not UTF-8 ({wrong}): save the file as UTF-8"
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter where it is nested too deep
             record = f"not valid JSON ({error}): mend or remove the line"
         yield f"{called} line {number}", record
 
@@ -296,11 +316,12 @@ def stream_hub(source: DataSource, columns: Iterable[str] | None = None) -> Iter
         ) from error
     if columns is not None:
         known = list(rows.features) if rows.features else list(next(iter(rows)))
+        columns = _held(columns, known)
         if missing := [name for name in columns if name not in known]:
             raise SourceError(
                 f"{title(source)}: no field {missing[0]!r}; it has {', '.join(known)}: correct `columns`"
             )
-        rows = rows.select_columns(list(columns))
+        rows = rows.select_columns(columns)
     for table in rows.with_format("arrow").iter(batch_size=ROWS):  # images stay bytes, nothing is decoded
         yield from map(plain, table.to_pylist())
 

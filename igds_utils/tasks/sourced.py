@@ -108,7 +108,7 @@ def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Ex
     """
     if source.mirror and mirror_folder():
         source = source.model_copy(update={"columns": source.mirror.columns})
-    named = {part.split(".")[0] for c in source.columns.values() for part in c.names} | set(source.where)
+    named = {name for column in source.columns.values() for name in column.names} | set(source.where)
     known = named if set(task.row_fields) <= set(source.columns) else None
     records = Records(source_rows(source, known and sorted(known), name), task, source)
     counts, out, problems = Counter(), Counter(), []
