@@ -179,12 +179,16 @@ def test_bad_records_may_be_left_out_and_are_counted(run, fires, tmp_path, capsy
         ("loss", {"sft.max_length": 150}, ["1 of 6 targets are longer than what is read of them (sft.max_length 150)"]),
         ("igds", {"tasks.math.max_prompt_tokens": 150}, ["1 of 6 prompts are longer than what is read of them (tasks."
                                                          "math.max_prompt_tokens 150)"]),
+        ("control", {"tasks.math.max_prompt_tokens": 400}, []),
         ("longest", {"sft.max_length": 150}, []),
         ("loss", {}, []),
     ],
 )  # fmt: skip
 def test_what_is_cut_of_samples_is_said(selector, limits, expected, run, fires, tmp_path):
-    records = changed(question="Add. " * 60) if selector == "igds" else changed(target="Add. " * 60)
+    if selector == "control":  # of the tokenizer's tokens: read as text, which is all of it
+        selector, records = "igds", changed(question=f"Add {run.tokenizer.eos_token} 2.")
+    else:
+        records = changed(question="Add. " * 60) if selector == "igds" else changed(target="Add. " * 60)
     changed_run = open_run("smoke", tasks=["math"], overrides=limits, results=str(run.root.parent))
     file = write(tmp_path / "pool.jsonl", records)
     made = tool.select(changed_run, "math", file, tmp_path / "out", selector=selector, features=fires[0])
@@ -203,10 +207,13 @@ def test_nothing_that_a_user_gave_is_written_over(run, file, tmp_path):
     tool.select(run, "math", file, tmp_path / "out", selector="longest")
     with pytest.raises(ConfigError, match="out/selection.jsonl would be overwritten by the selection: name another"):
         tool.select(run, "math", str(tmp_path / "out/selection.jsonl"), tmp_path / "out", selector="longest")
-    (tmp_path / "mine").mkdir()
-    write(tmp_path / "mine/selection.jsonl", RECORDS)
-    with pytest.raises(ConfigError, match="mine/selection.jsonl would be overwritten"):
-        tool.select(run, "math", file, tmp_path / "mine", selector="longest")
+    for names in (["selection.jsonl"], ["scores.csv", "selection.json"], ["scores.parquet"]):
+        mine = tmp_path / names[0] / "mine"
+        mine.mkdir(parents=True)
+        for name in names:
+            (mine / name).write_text("mine")
+        with pytest.raises(ConfigError, match=f"mine/{names[0]} would be overwritten"):
+            tool.select(run, "math", file, mine, selector="longest")
 
 
 # ---- explain ---------------------------------------------------------------------------------------------

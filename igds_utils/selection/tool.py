@@ -207,8 +207,9 @@ def _keep_what_is_given(folder: Path, given: list[Path]) -> None:
     """Refuse to write over a file that is read, or that no selection wrote."""
     written = [folder / name for name in FILES]
     taken = next((file for file in given if file.resolve() in [path.resolve() for path in written]), None)
-    if not written[0].exists() and written[-2].exists():
-        taken = written[-2]  # written after the scores: another program's
+    there = [file for file in written if file.exists()]
+    if there and not {*written[:-1]} <= {*there}:  # no whole selection; its facts go first when it is replaced
+        taken = taken or there[0]
     if taken:
         raise ConfigError(f"{taken} would be overwritten by the selection: name another folder with --out")
 

@@ -97,7 +97,10 @@ class Samples:
         texts = [record["prompt"] for record in self.training_records] if training else self.prompts
         whole = what == "prompts" or getattr(self, what) == getattr(self, f"uncut_{what}")
         both = zip(self.examples, texts, strict=True) if self.run.config(self.task).max_prompt_tokens else ()
-        shown = all(max(example.fields.values(), key=len) in text for example, text in both)
+        as_read = partial(
+            prompts.as_text, tokenizer=self.run.train_tokenizer if training else self.run.tokenizer
+        )
+        shown = all(as_read(max(example.fields.values(), key=len)) in text for example, text in both)
         return {kind for kind, read in (("prompts", shown), ("targets", whole)) if not read}
 
     def _cut(self, pairs: Iterable[Pair]) -> list[Pair]:
