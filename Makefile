@@ -42,7 +42,7 @@ test-all: $(STAMP) ## the same with the slow tests
 	@$(BIN)/ruff check .
 	@$(BIN)/python -m pytest -q --run-slow
 
-plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs nothing
+plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs nothing (reads a pool of one's own, to count it)
 	@$(BIN)/igds plan $(WHAT)
 
 report: $(STAMP) ## make tables, figures and report again from stored results

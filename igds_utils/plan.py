@@ -1,6 +1,8 @@
-"""What a preset would take: tokens and minutes of each stage, memory of each step, disk. Nothing is fetched or run.
+"""What a preset would take: tokens and minutes of each stage, memory of each step, disk. Nothing is run.
 
     print(render(load_preset("quick")))
+
+Nothing is fetched either, but for a pool that is used whole (`sizes.pool` none): `igds plan` reads it, to count it.
 
 A stage takes tokens / (speed x processes) seconds. The speeds of one process, which has a GPU or all cores of a CPU,
 stand in the preset (`speeds`); memory and disk follow from the `shape` of the model. All of it is an estimate: expect
