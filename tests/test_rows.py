@@ -101,12 +101,17 @@ def test_tables_are_read_from_files_shards_and_saved_datasets(tmp_path):
 
 
 def test_shards_with_a_hash_each_are_one_dataset_whatever_describes_it(tmp_path):
-    for number, digest in enumerate(["a1b2c3", "9f", "0e44"]):
+    for number, digest in enumerate(["a1b2c3", "9fc0d1", "0e44ab"]):
         frame = pd.DataFrame(RECORDS[number : number + 1])
         frame.to_parquet(tmp_path / f"train-0000{number}-of-00003-{digest}.parquet")
     for name in ("dataset_infos.json", "dataset_info.json"):
         (tmp_path / name).write_text("{}")
     assert records(tmp_path) == RECORDS[:3]
+    (tmp_path / "gsm8k").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / f"gsm8k/gsm8k-{split}.jsonl").write_text("{}")
+    with pytest.raises(SourceError, match="holds several kinds of files"):
+        records(tmp_path / "gsm8k")
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):

@@ -129,9 +129,9 @@ def _kind(file: Path) -> tuple[str, str | None]:
 def _called(files: Sequence[Path]) -> list[str]:
     """The name of each file, after as many of its folders as tell all of them apart."""
     depth = 1
-    while len(names := {Path(*file.parts[-depth:]) for file in files}) < len({*files}):
+    while len({file.parts[-depth:] for file in files}) < len({*files}):
         depth += 1
-    return [Path(*file.parts[-depth:]).as_posix() for file in files] if names else []
+    return [Path(*file.parts[-depth:]).as_posix() for file in files]
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -142,8 +142,8 @@ def _shards(folder: Path) -> list[Path]:
         return [folder / one["filename"] for one in json.loads(state.read_bytes())["_data_files"]]
     found = [file for file in folder.iterdir() if _kind(file)[0] in KNOWN and file.is_file()]
     found = [file for file in found if not re.fullmatch(r"dataset_infos?\.json", file.name)]
-    # behind its number a shard may have a hash
-    kinds = sorted({re.sub(r"\d.*?(?=(\.[a-z]+)+$)", "*", file.name.lower()) for file in found})
+    # behind its number a shard may have a hash: train-00000-of-00002-a1b2c3.parquet
+    kinds = sorted({re.sub(r"(?<=\d)[-_][0-9a-f-]{6,}(?=\.)|\d+", "", file.name) for file in found})
     if len(kinds) != 1:
         held = f"several kinds of files ({', '.join(kinds[:4])})" if kinds else "no data file"
         raise SourceError(f"{folder} holds {held}: name those that are meant")
