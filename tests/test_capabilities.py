@@ -180,7 +180,8 @@ def test_table8_has_one_row_for_all_seeds_of_an_arm():
     table = table.set_index("Arm")
     assert not [arm for arm in table.index if "seed" in arm] and table.index.is_unique
     assert table.loc["IGDS 50 %", "Dev (%)"].startswith("75.0 [")
-    assert table.loc["IGDS 50 %", "change, Dev (%)"] == "+75.0 [+25.0, +100.0]"  # seeds gain 50 and 100
+    # seeds gain 50 and 100: two trainings say next to nothing about a third
+    assert table.loc["IGDS 50 %", "change, Dev (%)"].startswith("+75.0 [−")
     assert table.loc["Random 50 %", "Dev (%)"].startswith("0.0 [")
 
 

@@ -226,6 +226,8 @@ def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
         ({"overrides": "recall.tau=0.5, sft"}, "recall.tau"),
         ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2 b=3' is no YAML: close its brackets and quotes"),
         ({"overrides": "a={b: 1, b: 2}"}, "is no YAML"),
+        ({"overrides": "a={{b}}"}, "is no YAML"),
+        ({"overrides": "a={[b]: 1}"}, "is no YAML"),
         ({"overrides": ["recall.tau=0.5"]}, "overrides must name fields"),
         ({"overrides": {1: 2}}, "overrides must name fields"),
         ({"tasks": {"math": 1}}, "tasks must be a list of names"),
@@ -264,9 +266,14 @@ def test_an_unknown_preset_is_answered_with_the_known_ones():
 
 def test_a_file_that_is_not_yaml(tmp_path):
     file = tmp_path / "broken.yaml"
-    file.write_text("a: [1,")
-    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
-        load_preset(str(file))
+    for text in (b"a: [1,", "name: é".encode("latin-1")):
+        file.write_bytes(text)
+        with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+            load_preset(str(file))
+    for text in ("tasks: {math: }", "tasks: [math]"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="broken.yaml: tasks holds each task's name with fields below it"):
+            load_preset(str(file))
 
 
 def test_an_empty_file(tmp_path):

@@ -45,7 +45,7 @@ def test_delta_is_the_mean_change_of_the_score():
 def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
     names = ["layer", "feature", "delta", "delta_loglik"]
     deltas = pd.DataFrame(
-        [(4, 2, 0.1, 0.0), (1, 7, 0.1, 0.3), (1, 3, 0.1, 0.0), (9, 9, 0.2, -5.0)], columns=names
+        [(4, 2, 0.3, 0.0), (1, 7, 0.3, 0.3), (1, 3, 0.1 + 0.2, 0.0), (9, 9, 0.4, -5.0)], columns=names
     ).assign(n=20)
     recalled = deltas[["layer", "feature"]].assign(frequency=[0.9, 0.8, 0.9, 0.8], mean_activation=1.0)
     ranked = intervention.rank_features(deltas, recalled)

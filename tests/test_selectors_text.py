@@ -102,6 +102,7 @@ def test_words_keep_digits_operators_single_letters_and_stop_words():
     assert words("The sum of 12 + 7*x is $19.") == "the sum of 12 + 7 * x is $ 19 .".split()
     assert words("snake_case Été 3x") == ["snake", "_", "case", "été", "3", "x"]
     assert words("我有3个苹果。") == ["我", "有", "3", "个", "苹", "果", "。"]
+    assert words("का + की") == ["का", "+", "की"]
 
 
 def test_bm25_finds_what_shares_digits_and_operators_with_the_examples():

@@ -16,8 +16,9 @@ from igds_utils.plots import feature_map, feature_topology, rising_words
 
 def test_words_are_runs_of_letters_in_any_script():
     assert semantics.words("Step 1: L'été, 12 pommes_vertes 你好!") == [
-        "step", "l'été", "pommes", "vertes", "你好",
+        "step", "l'été", "pommes", "vertes", "你", "好",
     ]  # fmt: skip
+    assert semantics.words("दिन किताब") == ["दिन", "किताब"]  # vowel signs belong to their letters
     assert semantics.words("Ann's 'dogs' can’t") == ["ann's", "dogs", "can’t"]
 
 

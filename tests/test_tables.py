@@ -50,7 +50,8 @@ def found():
         "established": False,
     }  # fmt: skip
     recall = {"n_candidates": 37, "n_cut": 21, "basis_points": 20.073}
-    return {"math": {"recall": recall, "features": {"features": [top], "selected": ["l14_p7"]}}}
+    features = {"features": [top], "selected": ["l14_p7"], "established": False}
+    return {"math": {"recall": recall, "features": features}}
 
 
 def test_numbers_have_a_true_minus_and_no_negative_zero():
@@ -94,6 +95,8 @@ def test_table1_puts_the_paper_beside_its_own_model(found):
 
 def test_table1_says_what_is_established_and_when_nothing_was_found(found):
     found["math"]["features"]["features"][0]["established"] = True
+    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"  # another chosen one is not
+    found["math"]["features"]["established"] = True
     assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "yes"
     found["math"]["features"] |= {"features": [], "selected": []}
     empty = table1(found, {"math": POINTS}, "x", PAPER)

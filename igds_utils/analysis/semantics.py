@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import regex
 
+from igds_utils.data.metrics import UNSPACED
 from igds_utils.engine.features import Feature
 
 if TYPE_CHECKING:
     from igds_utils.engine.lm import LM
     from igds_utils.engine.sae import Saes
 
-WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+LETTERS = rf"[[\p{{L}}\p{{M}}]--[{UNSPACED}]]+"
+WORD = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|{LETTERS}(?:['’]{LETTERS})*")
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters in lower case, with the apostrophes inside; digits and signs are no words."""
+    """Runs of letters in lower case, with the apostrophes inside; digits and signs are no words.
+
+    Where a script puts no spaces between words, as Chinese does, each character is one.
+    """
     return WORD.findall(text.lower())
 
 

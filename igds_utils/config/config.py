@@ -89,6 +89,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         known = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key must be a plain name")
             if key.value in known and key.tag != "tag:yaml.org,2002:merge":
                 place = f"line {key.start_mark.line + 1}"
                 raise yaml.constructor.ConstructorError(problem=f"{place}: {key.value!r} is given twice")
@@ -124,11 +126,14 @@ def load_preset(
             f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file"
         )
     try:
-        raw = yaml.load(path.read_text(encoding="utf8"), _Loader)
-    except yaml.YAMLError as error:
+        raw = yaml.load(path.read_bytes(), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
+    listed = raw.get("tasks", {})
+    if not isinstance(listed, dict) or not all(isinstance(task, dict) for task in listed.values()):
+        raise ConfigError(f"{path.name}: tasks holds each task's name with fields below it, such as sizes")
     # what the caller makes of it says which model is chosen, and what that one changes
     asked = copy.deepcopy(raw)
     _change(asked, overrides, "override")

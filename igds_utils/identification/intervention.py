@@ -134,9 +134,11 @@ def rank_features(effects: pd.DataFrame, recalled: pd.DataFrame) -> pd.DataFrame
     ranked = effects.merge(
         recalled[["layer", "feature", "frequency", "mean_activation"]], on=["layer", "feature"], how="left"
     ).fillna({"frequency": 0.0, "mean_activation": 0.0})
+    # deltas that differ by rounding are ties, or the choice would hang on a processor's last digits
     ranked = ranked.sort_values(
         ["delta", "delta_loglik", "frequency", "layer", "feature"],
         ascending=[False, False, False, True, True],
+        key=lambda column: column.round(12),
     ).reset_index(drop=True)
     ranked.insert(2, "name", [feature.name for feature in features_of(ranked)])
     return ranked

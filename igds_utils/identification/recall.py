@@ -123,7 +123,7 @@ def candidates(recalled: pd.DataFrame, most: int | None = None) -> list[Feature]
 def random_features(facts: dict, n: int, seed: int) -> list[Feature]:
     """`n` distinct features drawn from all layers' whole dictionaries, whether they ever fire or not.
 
-    facts: `recall_summary` with the layers that have an SAE.
+    facts: recall.json, whose `layers` are those that have an SAE.
     """
     layers, total = facts["layers"], facts["n_features_total"]
     drawn = np.random.default_rng([seed, 2]).choice(total, min(n, total), replace=False)
@@ -141,5 +141,4 @@ def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: f
         "n_candidates": n_candidates,
         "n_cut": n_candidates - entered,
         "basis_points": 1e4 * n_candidates / n_features,
-        "layers": sorted(int(layer) for layer in recalled["layer"].unique()),
     }

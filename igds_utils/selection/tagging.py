@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
+import regex
 from scipy.sparse import csr_matrix
 
 from igds_utils.engine.generation import generate
@@ -44,7 +45,7 @@ def parse_tags(output: str) -> list[str]:
 def word_ngrams(text: str) -> list[str]:
     """Distinct runs of one and two words of a text; punctuation ends a run. A stand-in for tags, no more."""
     found: dict[str, None] = {}
-    for run in re.split(r"[^\w\s]+", text):
+    for run in regex.split(r"[^\w\s\p{M}]+", text):
         parts = words(run)
         for n in NGRAMS:
             found |= dict.fromkeys(" ".join(parts[i : i + n]) for i in range(len(parts) - n + 1))
@@ -53,7 +54,7 @@ def word_ngrams(text: str) -> list[str]:
 
 def normalise(tag: str) -> str:
     """A tag in lower case, without punctuation, each word cut to its stem (Porter); "" where nothing is left."""
-    return " ".join(_stem(word) for word in words(tag) if word.isalnum())
+    return " ".join(_stem(word) for word in words(tag) if any(map(str.isalnum, word)))
 
 
 @cache

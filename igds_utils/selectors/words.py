@@ -1,10 +1,14 @@
 """How texts are cut into words for selectors that compare words."""
 
-import re
+import regex
 
-# Chinese, Japanese and Korean write no spaces between words: each character is one.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W\d_{_CJK}]+|\d+|[^\w\s]|_")
+from igds_utils.data.metrics import UNSPACED
+
+# Where a script writes no spaces between words, and in Korean, each character is one.
+_CHARACTER = rf"{UNSPACED}\p{{Hangul}}"
+_WORD = regex.compile(
+    rf"(?V1)[{_CHARACTER}]\p{{M}}*|[[\p{{L}}\p{{M}}]--[{_CHARACTER}]]+|\d+|[^\w\s\p{{M}}]|_"
+)
 
 
 def words(text: str) -> list[str]:

@@ -61,7 +61,7 @@ def table1(
                 top["delta"], top["delta_low"], top["delta_high"], signed=True
             )
             row["δ (confirmation)"] = show.show_interval(*confirmation, signed=True)
-            row["Established"] = "yes" if top["established"] else "no"
+            row["Established"] = "yes" if result["features"]["established"] else "no"
             row["Δ log-likelihood"] = number(top.get("delta_loglik"), 3, signed=True)
         if own:
             theirs = _paper_table1(own[task])
