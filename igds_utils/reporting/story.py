@@ -183,8 +183,8 @@ def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
     steps = []
     if once:
         steps.append(
-            "More trainings of Full and of every selection, because with one nothing is judged (the halves of the spoilt "
-            "pool are trained once all the same): "
+            "More trainings of Full and of every selection, because with one nothing is judged (the halves of the "
+            "spoilt pool are trained once all the same): "
             f'`{command} SET="{" ".join(f"tasks.{task}.seeds=[0,1,2]" for task in once)}"`.'
         )
     if open_tasks:
