@@ -257,8 +257,8 @@ def story(agreed: list[dict[str, Any]], tops: list[dict[str, Any]], top: int) ->
         f"On {n} sources {first} (blind draws: the same in {100 * everything['same_top1_by_chance']:.0f} % of cases). "
         f"Among the {top} best of every source: {', '.join(shared) or 'none'}. Number shared: {len(shared)}; blind "
         f"draws share {expected:.2f} on average, and at least as many in "
-        f"{100 * everything['shared_p']:.0f} % of cases. Two lists of {top} share {mean:.2f} of their names "
-        f"(Jaccard) where a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are "
-        f"drawn anew, a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and all "
-        f"{n} agree in {100 * tops[-1]['agree']:.0f} %."
+        f"{100 * everything['shared_p']:.0f} % of cases. Two lists of {top} share {mean:.2f} of their names (Jaccard) "
+        f"where a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are drawn "
+        f"anew, a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and "
+        f"all {n} agree in {100 * tops[-1]['agree']:.0f} %."
     )
