@@ -20,13 +20,13 @@ SELECTORS = {
     "loss": "Loss", "ifd": "IFD", "zip": "ZIP", "igds": "IGDS",
 }  # fmt: skip
 MORE_SELECTORS = {  # those that Table 2 of the paper does not have
-    "loss_highest": "Loss, highest", "longest": "Longest target", "ifd_perplexity": "IFD, perplexities",
-    "zip_official": "ZIP, official", "greedselect": "SAE-GreedSelect", "simscale": "SAE-SimScale",
-    "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA, least similar", "mona_neurons": "MONA, neurons",
+    "loss_highest": "Loss (highest)", "longest": "Longest target", "ifd_perplexity": "IFD (perplexities)",
+    "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect", "simscale": "SAE-SimScale",
+    "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA (least similar)", "mona_neurons": "MONA (neurons)",
     "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
-    "igds_bottom": "IGDS, bottom", "igds_matched": "IGDS, matched features",
-    "igds_recalled": "IGDS, all recalled", "igds_unrecalled": "IGDS, random candidates",
-    "igds_k3": "IGDS, k = 3", "igds_k5": "IGDS, k = 5",
+    "igds_bottom": "IGDS (bottom)", "igds_matched": "IGDS (matched features)",
+    "igds_recalled": "IGDS (all recalled)", "igds_unrecalled": "IGDS (random candidates)",
+    "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
 }  # fmt: skip
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
@@ -107,7 +107,7 @@ def p_value(value: float | None) -> str:
 def correlation(found: dict) -> str:
     """Text of a rank correlation (`stats.Correlation` as a dict): its interval, or n and p where pairs are few."""
     if missing(found["rho"]):
-        return "no rank correlation (too few, or all equal)"
+        return "no rank correlation"
     rho = f"ρ = {number(found['rho'], 2)}"
     if missing(found["p_value"]):
         return f"{rho} [{number(found['low'], 2)}, {number(found['high'], 2)}]"

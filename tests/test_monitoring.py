@@ -44,7 +44,7 @@ def test_a_score_that_falls_clearly_below_the_best_so_far_raises_an_alert():
     )  # against v2, not against the one before or the first
     assert watched["lost"].iloc[3] == pytest.approx(-0.05)
     assert monitoring.report(watched, POINTS).startswith("v3: the score is 40.0 [")
-    assert monitoring.digest(watched) == "the score lies below the best so far in v3."
+    assert monitoring.digest(watched) == "the score lies below the highest score so far in v3."
 
 
 def test_an_activation_that_leaves_the_first_models_band_raises_an_alert():

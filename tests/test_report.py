@@ -224,7 +224,8 @@ def test_the_overview_has_every_difference_and_says_which_task_cannot_tell():
     assert table.loc["Translation, chrF", "− Random"] == "−2.0 [−4.3, +0.4]"
     assert table.loc["Translation, chrF", "− Full"] == "–"
     told = table["Do data matter here?"].tolist()
-    assert told == ["yes", "no: training gained nothing, spoilt data did as well", "not judged"]
+    assert told[::2] == ["yes", "not judged"]
+    assert told[1].startswith("no: Full does not lie above Original") and "the clean half does not lie" in told[1]
     assert table.loc["Coding, accuracy (%)", "IGDS"] == NOT_RUN
 
 
@@ -236,6 +237,12 @@ def test_a_failed_check_takes_the_headline_back_and_one_of_a_single_training_say
     assert "Not very on Translation" in failed and "Math" in passed
     assert "not judged on Coding" in once
     assert caution({"math": []}) == ""
+
+
+def test_data_good_and_bad_are_told_of_only_where_they_were_trained_on():
+    full, clean = checked(True, True)
+    assert "bad" in caution({"math": [full, clean]})
+    assert "bad" not in caution({"math": [full]}) and "untrained" in caution({"math": [full]})
 
 
 def test_the_headline_without_a_pair_claims_nothing():

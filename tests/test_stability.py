@@ -146,10 +146,8 @@ def test_readable_tables_and_sentences_say_the_same_as_the_numbers():
     assert table.loc["all", "Jaccard by chance"] == "–" and table.loc["all", "Shared by chance"] == "0.89"
     assert list(top1_table(tops)["Top again (%)"]) == ["100", "100", "100"]
     text = stability.story(agreed, tops, 2)
-    assert (
-        "the top feature is not the same (by chance in 11 % of blind draws), with l1_p0 among the 2" in text
-    )
-    assert "blind draws share 0.89 on average" in text
+    assert "the top feature is not the same (blind draws: the same in 11 % of cases)" in text
+    assert "every source: l1_p0. Number shared: 1; blind draws share 0.89 on average" in text
     assert "in 100 % of the draws, and all 3 agree in 0 %" in text
 
 

@@ -91,8 +91,8 @@ def test_exhibits_are_told_from_what_is_stored(tmp_path):
     assert told["table9"].endswith("these tasks: Math.")  # quick asks math in a chat
     bare = load_preset("quick", tasks=["math"], overrides={"tasks.math.rendering": "bare"})
     assert "table9" not in story.told(Run(bare, tmp_path), METRICS)
-    run.store.write("benefit.json", {"story": "It pays."})
-    assert story.told(run, METRICS)["cost_benefit"] == "It pays."
+    run.store.write("benefit.json", {"story": "It costs $5 and saves $6."})
+    assert story.told(run, METRICS)["cost_benefit"] == r"It costs \$5 and saves \$6."  # no equation in Markdown
     run.store.write("math/words.parquet", pd.DataFrame({"word": ["step", "the"], "rises": [False, False]}))
     assert story.told(run, METRICS)["figure6"] == "Math: no word of 2 rises beyond chance."
 
@@ -112,4 +112,4 @@ def test_what_was_run_tells_the_ratio_of_all_selectors_and_that_of_some():
     facts = {"machine": {"gpus": 0, "threads": 2, "processor": "a machine"}, "commit": "abc"}
     told = story.what_was_run(load_preset("smoke"), facts)
     assert "Random, Loss, IFD, ZIP, IGDS at 50 % (Random, IGDS also at 25 %), beside the untrained" in told
-    assert "IGDS, k = 3 at 50 %, beside the untrained" in told
+    assert "IGDS (k = 3) at 50 %, beside the untrained" in told

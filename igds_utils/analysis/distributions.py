@@ -111,7 +111,7 @@ def story(table: pd.DataFrame, rho: dict[str, dict[str, Any]], metric: Metric, f
         f"{feature} fires at {number(base.iloc[0], 2)} in the median of the untrained model; on the same prompts the "
         f"{len(trained)} trained arms move by {moved} in the mean{counted if len(judged) else ''}",
         f"Among them {_title(highest)} has the highest median ({number(highest['median'], 2)}), and "
-        f"{_title(best)} has the best score of all ({metric.show(best['score'])})",
+        f"{_title(best)} has the highest score ({metric.show(best['score'])})",
         _luck(trained),
         f"Median and score over all arms: {display.correlation(rho['all'])}; over the trained ones: "
         f"{display.correlation(rho['trained'])}",
@@ -124,7 +124,11 @@ def _luck(trained: pd.DataFrame) -> str:
     if trained["medians"].map(len).max() == 1:
         return "Every arm was trained once, so how far chance in training moves a median is not known"
     between, within = np.ptp(trained["median"]), trained["medians"].map(np.ptp).max()
-    verdict = "their order may be luck" if within >= between else "more than chance in training moves them"
+    verdict = (
+        "no more than trainings of one arm differ, so their order may be luck"
+        if within >= between
+        else "that is more than two trainings of one arm differ"
+    )
     return (
         f"The medians of the trained arms lie within {number(between, 2)}, those of one arm trained with different "
         f"seeds up to {number(within, 2)} apart: {verdict}"

@@ -87,7 +87,7 @@ def report(watched: pd.DataFrame, metric: Metric) -> str:
     for row in watched.to_dict("records"):
         if row["score_alert"]:
             lost = metric.show_interval(-row["lost"], -row["lost_high"], -row["lost_low"])
-            lines.append(f"{row['point']}: the score is {lost} {metric.unit} below the best so far")
+            lines.append(f"{row['point']}: the score is {lost} {metric.unit} below the highest score so far")
         if row["activation_alert"]:
             side = "below" if row["activation"] < row["band_low"] else "above"
             band = f"{number(row['band_low'], 2)} to {number(row['band_high'], 2)}"
@@ -100,7 +100,7 @@ def report(watched: pd.DataFrame, metric: Metric) -> str:
 def digest(watched: pd.DataFrame) -> str:
     """Which points of `watch` raised an alert, in one sentence."""
     kinds = {
-        "score_alert": "the score lies below the best so far in {}",
+        "score_alert": "the score lies below the highest score so far in {}",
         "activation_alert": "the feature's median has left its band in {}",
     }
     told = [

@@ -252,15 +252,13 @@ def story(agreed: list[dict[str, Any]], tops: list[dict[str, Any]], top: int) ->
     shared, expected = everything["top_shared"], everything["shared_by_chance"]
     n = len(everything["sources"])
     first = "the same feature is on top" if everything["same_top1"] else "the top feature is not the same"
-    common = (
-        f"{', '.join(shared)} among the {top} best of all" if shared else f"none among the {top} best of all"
-    )
     kept = [record for record in tops if record["source"] != "all"]
     return (
-        f"On {n} sources {first} (by chance in {100 * everything['same_top1_by_chance']:.0f} % of blind draws), with "
-        f"{common}: {len(shared)}, where blind draws share {expected:.2f} on average and as many with "
-        f"p = {everything['shared_p']:.3f}. Two lists of {top} share {mean:.2f} of their names (Jaccard) where "
-        f"a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are drawn anew, "
-        f"a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and all "
-        f"{n} agree in {100 * tops[-1]['agree']:.0f} %."
+        f"On {n} sources {first} (blind draws: the same in {100 * everything['same_top1_by_chance']:.0f} % of cases). "
+        f"Among the {top} best of every source: {', '.join(shared) or 'none'}. Number shared: {len(shared)}; blind "
+        f"draws share {expected:.2f} on average, and at least as many in "
+        f"{100 * everything['shared_p']:.0f} % of cases. Two lists of {top} share {mean:.2f} of their names (Jaccard) "
+        f"where a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are drawn "
+        f"anew, a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and "
+        f"all {n} agree in {100 * tops[-1]['agree']:.0f} %."
     )

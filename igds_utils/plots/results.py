@@ -60,7 +60,7 @@ def activation_distributions(
     activations: dict[str, pd.DataFrame], compared: dict[str, pd.DataFrame], metrics: dict[str, Metric],
     features: dict[str, str],
 ) -> Figure:  # fmt: skip
-    """Figure 3: density per arm and training seed with its median, best score on top; one panel per task.
+    """Figure 3: density per arm and training seed with its median, highest score on top; one panel per task.
 
     `activations[task]` = `distributions.arm_activations`, `compared[task]` = `distributions.compare`, `features[task]`
     names the feature. Values are winsorized at the 1st and 99th percentile of each density; the dashed line is the
@@ -113,7 +113,7 @@ def activation_against_score(
             ends = min(arm["medians"]), max(arm["medians"])
             axis.hlines(arm["score"] * factor, *ends, colors=colour, linewidth=0.9)
         axis.set_xlabel(f"median activation at p\n{display.correlation(rho[task]['all'])}")
-        axis.set_ylabel(metrics[task].label)
+        axis.set_ylabel(metrics[task].label.replace(", ", ",\n"))
     return style.with_legend(figure)
 
 
@@ -150,7 +150,7 @@ def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metri
 def break_even(curve: pd.DataFrame) -> Figure:
     """Net saving, as a share of what training on the whole pool costs, against pool size: a line per selector.
 
-    `curve` = `benefit.curve` (selector, pool, net_share); what lies below -1 or above 1 is not drawn.
+    `curve` holds selector, pool (samples) and net_share; what lies below -1 or above 1 is not drawn.
     """
     figure, axes = style.new_figure(style.COLUMN + 0.9, 2.7)
     axis, shown = axes[0, 0], curve[curve["net_share"].between(-1, 1)]
@@ -181,7 +181,7 @@ def monitor(watched: pd.DataFrame, metric: Metric, feature: str, label: str) -> 
         axis.plot(x, values, color=style.ACCENT, marker="o", markersize=4)
         cross = {"s": 70, "marker": "x", "color": style.AGAIN, "linewidth": 1.8, "zorder": 4, "label": "alert"}
         axis.scatter(x[alert], values[alert], **cross)
-    upper.set_ylabel(metric.label)
+    upper.set_ylabel(metric.label.replace(", ", ",\n"))
     lower.set(ylabel=f"median of {feature}", xlabel=label)
     lower.set_xticks(x, watched["point"], rotation=30, ha="right")
     return style.with_legend(figure)

@@ -19,7 +19,8 @@ def score_distributions(rankings: dict[str, pd.DataFrame], n_selected: int) -> F
 
     A procedure's selection need not lie at one end of its scores.
     """
-    columns = min(4, len(rankings))
+    titles = {selector: selector_title(selector) for selector in rankings}
+    columns = min(4 if max(map(len, titles.values())) <= 15 else 3, len(rankings))
     rows = -(-len(rankings) // columns)
     figure, axes = style.new_figure(style.PAGE, 0.5 + 1.5 * rows, rows, columns)
     selected = f"the {n_selected:,} selected"
@@ -29,7 +30,7 @@ def score_distributions(rankings: dict[str, pd.DataFrame], n_selected: int) -> F
         score, kept = table["score"].to_numpy(float), (table["rank"] <= n_selected).to_numpy()
         look = {"stacked": True, "color": [style.PALE, style.ACCENT], "label": ["left out", selected]}
         axis.hist([score[~kept], score[kept]], bins=min(30, max(8, int(np.sqrt(len(table)) * 2))), **look)
-        axis.set(title=selector_title(selector), xlabel="score")
+        axis.set(title=titles[selector], xlabel="score")
         axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axis.xaxis.set_major_locator(MaxNLocator(4))
     figure.supylabel("pool samples", fontsize=8)

@@ -41,7 +41,7 @@ def headline(summary: dict[str, list[dict]], metrics: dict[str, Metric], confide
     covered = " and, where it is judged, training" if trainings else " alone, without the luck of training"
     rough = "; from two trainings a rough indication" if 2 in trainings else ""
     return (
-        f"IGDS minus Random, both trained on the same amount of data: {'; '.join(said)} "
+        f"IGDS minus Random, both trained on the same number of samples: {'; '.join(said)} "
         f"({100 * confidence:g} % intervals, over test items{covered}{rough})."
     )
 
@@ -71,8 +71,8 @@ def _and(names: list[str]) -> str:
 
 
 FAILED = {
-    "full - original": "training gained nothing",
-    "clean - defective": "spoilt data did as well",
+    "full - original": "Full does not lie above Original beyond its interval",
+    "clean - defective": "the clean half does not lie above the spoilt one beyond its interval",
 }
 
 
@@ -113,16 +113,19 @@ def overview(
 
 def caution(checks: dict[str, list[dict]]) -> str:
     """How far the headline can be trusted: on which tasks the data matter enough for a selection to show."""
-    tasks: dict[str, list[str]] = {"failed": [], "once": [], "passed": []}
+    tasks: dict[str, list[str]] = {"failed": [], "once": [], "passed": [], "gained": []}
     for task, made in checks.items():
         found = {check["passed"] for check in made}
-        kind = "failed" if False in found else "once" if None in found else "passed"
+        against_spoilt = any(check["name"] == "clean - defective" for check in made)
+        passed = "passed" if against_spoilt else "gained"
+        kind = "failed" if False in found else "once" if None in found else passed
         tasks[kind] += [task_title(task)] if made else []
     sentences = {
         "failed": "How sure is that? Not very on {}: a check of the task itself failed there (below), so what looks "
         "like an effect of selection may be luck of training.",
         "once": "Whether data matter at all is not judged on {}, because an arm of its checks was trained once.",
         "passed": "Data good and bad lead to different models on {} (checks below).",
+        "gained": "Training on the full pool lies above the untrained model on {} (check below).",
     }
     return " ".join(text.format(_and(tasks[kind])) for kind, text in sentences.items() if tasks[kind])
 

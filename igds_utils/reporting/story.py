@@ -131,7 +131,7 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
             f"tasks: {', '.join(chats)}."
         ]
     if run.store.has("benefit.json"):
-        said["cost_benefit"] = [run.read("benefit.json")["story"]]
+        said["cost_benefit"] = [run.read("benefit.json")["story"].replace("$", r"\$")]
     for task in run.tasks:
         metric, name = metrics[task], task_title(task)
         if run.store.has(f"{task}/stability/summary.json"):
@@ -183,7 +183,8 @@ def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
     steps = []
     if once:
         steps.append(
-            "More trainings of every arm, because with one nothing is judged: "
+            "More trainings of Full and of every selection, because with one nothing is judged (the halves of the "
+            "spoilt pool are trained once all the same): "
             f'`{command} SET="{" ".join(f"tasks.{task}.seeds=[0,1,2]" for task in once)}"`.'
         )
     if open_tasks:
