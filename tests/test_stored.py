@@ -1,0 +1,134 @@
+"""What a run stored follows from its measurements by the present code, without a model or data.
+
+The smoke run, and every committed reference that holds the products of its run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from igds_utils import display, tables
+from igds_utils import tasks as known
+from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.settings import Preset
+from igds_utils.core.arms import CHECKS, arms
+from igds_utils.core.store import Store
+from igds_utils.data import summaries
+from igds_utils.identification import intervention, recall
+
+REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
+
+
+@dataclass(frozen=True)
+class Stored:
+    preset: Preset
+    root: Path
+
+    @property
+    def store(self):
+        return Store(self.root / self.preset.model)
+
+    @property
+    def tasks(self):
+        return [task for task in self.preset.tasks if self.store.has(f"{task}/summary.json")]
+
+    @property
+    def options(self):
+        return self.preset.confidence, self.preset.bootstrap, self.preset.seed
+
+
+@pytest.fixture(params=["smoke", *REFERENCES])
+def stored(request):
+    smoke = request.param == "smoke"
+    root = request.getfixturevalue("smoke_run").root if smoke else PROJECT / "results/reference" / request.param
+    found = Stored(load_preset(request.param), root)
+    assert found.tasks
+    return found
+
+
+def same(found, kept):
+    """Equal apart from what another processor may do to the last digits."""
+    if isinstance(kept, dict):
+        return set(found) == set(kept) and all(same(found[key], kept[key]) for key in kept)
+    if isinstance(kept, list):
+        return len(found) == len(kept) and all(map(same, found, kept))
+    return found == (pytest.approx(kept, rel=1e-6, abs=1e-9) if isinstance(kept, float) else kept)
+
+
+def test_candidates_follow_from_the_recalled_frequencies(stored):
+    for task in stored.tasks:
+        table, counts = stored.store.read(f"{task}/recall.parquet"), stored.store.read(f"{task}/recall.json")
+        assert (table["candidate"] == (table["frequency"] >= stored.preset.recall.tau)).all()
+        assert int(table["candidate"].sum()) == counts["n_candidates"]
+        tested = recall.candidates(table, stored.preset.tasks[task].max_candidates)
+        measured = stored.store.read(f"{task}/effects_validation.parquet")[["layer", "feature"]]
+        assert {(one.layer, one.index) for one in tested} == set(measured.itertuples(index=False, name=None))
+
+
+def test_task_features_follow_from_the_measured_effects(stored):
+    for task in stored.tasks:
+        effects = {
+            name: intervention.causal_effects(
+                stored.store.read(f"{task}/effects_{name}.parquet"), *stored.options
+            )
+            for name in ("validation", "confirmation")
+        }
+        ranked = intervention.rank_features(
+            effects["validation"], stored.store.read(f"{task}/recall.parquet")
+        )
+        found = intervention.task_features(ranked, effects["confirmation"], stored.preset.intervention.k)
+        assert same(found, stored.store.read(f"{task}/task_features.json"))
+
+
+def test_igds_trained_on_the_samples_that_fire_the_task_features_most(stored):
+    for task in stored.tasks:
+        scores = stored.store.read(f"{task}/scores/igds.parquet")
+        best = scores.sort_values(["score", "sample_id"], ascending=[False, True])["sample_id"].tolist()
+        for arm in arms(stored.preset.tasks[task]):
+            if arm.selector == "igds":
+                ids = {record["id"] for record in stored.store.read(f"{task}/selected/{arm.name}.jsonl")}
+                assert ids == set(best[: arm.size(len(best))])
+
+
+def test_the_summary_follows_from_the_scores_of_every_answer(stored):
+    for task in stored.tasks:
+        trained = [arm.name for arm in arms(stored.preset.tasks[task]) if arm.trained]
+        sizes = {name: len(stored.store.read(f"{task}/selected/{name}.jsonl")) for name in trained}
+        logs = {name: stored.store.read(f"{task}/arms/{name}/log.parquet") for name in trained}
+        evaluation, ratio = stored.store.read(f"{task}/evaluation.parquet"), stored.preset.tasks[task].ratio
+        compared = evaluation[~evaluation["selector"].isin(CHECKS)]
+        found = summaries.summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options)
+        assert same(found, stored.store.read(f"{task}/summary.json"))
+        assert same(summaries.checks(evaluation, *stored.options), stored.store.read("checks.json")[task])
+
+
+def test_tables_1_and_2_follow_from_what_is_stored(stored):
+    read = {
+        name: {task: stored.store.read(f"{task}/{name}.json") for task in stored.tasks}
+        for name in ("summary", "recall", "task_features")
+    }
+    metrics = {}
+    for task in stored.tasks:
+        config = stored.preset.tasks[task]
+        metrics[task] = display.metric_of(
+            known.get(task, config.task).scored_by(config.metric), config.samples
+        )
+    found = {
+        task: {"recall": read["recall"][task], "features": read["task_features"][task]}
+        for task in stored.tasks
+    }
+    made = {
+        "table1": tables.table1(found, metrics, stored.preset.model, display.paper_values()),
+        "table2": tables.table2(read["summary"], metrics, display.paper_values()),
+    }
+    for name, frame in made.items():
+        kept = tables.load_table(stored.root / "tables", name)
+        pd.testing.assert_frame_equal(frame.astype(str).reset_index(drop=True), kept, check_dtype=False)
+
+
+@pytest.mark.parametrize("name", [path.name for path in (PROJECT / "results/reference").iterdir()])
+def test_no_reference_names_a_place_on_a_machine(name):
+    for file in (PROJECT / "results/reference" / name).rglob("*.json*"):
+        assert str(PROJECT) not in file.read_text(encoding="utf8"), file
