@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from igds_utils.config.config import ConfigError, changes, load_preset, preset_names
+from igds_utils.config.config import PRESETS, ConfigError, changes, load_preset, preset_names
 from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef
 
 TASK = {
@@ -274,6 +274,17 @@ def test_a_file_that_is_not_yaml(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match="broken.yaml: tasks holds each task's name with fields below it"):
             load_preset(str(file))
+
+
+def test_a_preset_of_an_older_version_is_read_without_its_dropped_fields(tmp_path, capsys):
+    raw = yaml.safe_load((PRESETS / "smoke.yaml").read_text())
+    raw["tasks"]["math"]["series"] = {"arms": ["igds"]}
+    raw["intervention"] = {**raw.get("intervention", {}), "racing": [0.5]}
+    file = tmp_path / "old.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    assert load_preset(str(file)) == load_preset("smoke")
+    said = capsys.readouterr().out
+    assert "old.yaml: series is left out" in said and "old.yaml: racing is left out" in said
 
 
 def test_an_empty_file(tmp_path):

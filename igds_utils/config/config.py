@@ -134,6 +134,7 @@ def load_preset(
     listed = raw.get("tasks", {})
     if not isinstance(listed, dict) or not all(isinstance(task, dict) for task in listed.values()):
         raise ConfigError(f"{path.name}: tasks holds each task's name with fields below it, such as sizes")
+    _leave_out(raw, path.name)
     # what the caller makes of it says which model is chosen, and what that one changes
     asked = copy.deepcopy(raw)
     _change(asked, overrides, "override")
@@ -156,6 +157,16 @@ def load_preset(
         raise ConfigError(_explain(error, path.name)) from None
     _known(preset.model, preset.models, "model", path.name)
     return preset
+
+
+def _leave_out(raw: dict, file: str) -> None:
+    """Drop, and say so, what presets of version 0.1 may hold and no run asks for any more."""
+    shapes = [model.get("shape") for model in raw.get("models", {}).values() if isinstance(model, dict)]
+    gone = [(task, "series") for task in raw.get("tasks", {}).values()]
+    gone += [(raw.get("intervention"), "racing"), *((shape, "tied") for shape in shapes)]
+    for node, key in gone:
+        if isinstance(node, dict) and node.pop(key, None) is not None:
+            print(f"{file}: {key} is left out: version 0.2 has no such field")
 
 
 def _own_pool(task: str, overrides: dict[str, Any]) -> bool:
