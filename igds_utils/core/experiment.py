@@ -7,18 +7,17 @@ table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), ta
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from igds_utils import tasks
-from igds_utils.config.config import PRESETS, PROJECT, ConfigError, load_preset, preset_file
+from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
+from igds_utils.core.claim import claim
 from igds_utils.data.hub import local_folder, sha256
 from igds_utils.data.huggingface import FILES, PICKLED
 from igds_utils.engine.features import Feature, sae_folders
@@ -42,30 +41,6 @@ def open_run(
     root = (Path(str(results)) if results else PROJECT / "results") / chosen.name
     claim(root, str(preset))
     return counted(Run(chosen, root))
-
-
-def claim(root: Path, preset: str) -> None:
-    """Keep beside the results of a preset which file it is; `ConfigError` where that is another one.
-
-    The recorded file may change, and it may be moved. A copy of the same content may use the results while it is
-    one; the record stays with the first file for as long as that exists.
-    """
-    file, record = preset_file(preset), root / "preset.json"
-    shipped = file.resolve().parent == PRESETS
-    own = {"file": file.stem if shipped else str(file.resolve()), "sha256": sha256(file)}
-    try:
-        kept = json.loads(record.read_text(encoding="utf8"))
-    except (OSError, ValueError):
-        kept = None
-    moved = kept and kept["file"] != own["file"]
-    if moved and kept["sha256"] != own["sha256"]:
-        raise ConfigError(
-            f"{root} holds the results of another preset of this name, {kept['file']}: change `name` in {file.name}, "
-            "or give another folder of results"
-        )
-    if kept != own and not (moved and preset_file(kept["file"]).is_file()):
-        with suppress(OSError):  # results that may only be read
-            store.write_whole(record, json.dumps(own))
 
 
 def counted(run: Run) -> Run:

@@ -11,9 +11,9 @@ import pandas as pd
 from IPython.display import HTML
 
 from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING
+from igds_utils.tables.paper import MARK
 
 NUMBER = re.compile(r"[<+−]?[\d,]+(\.\d+)?(e-?\d+)?( ?%|×)?(, [\d.]+)*( [\[(].*[\])])?")
-PROMPT_END = "⟨p⟩"  # marks the critical position in printed prompts
 
 
 def show_table(frame: pd.DataFrame, caption: str, strong: str = "") -> HTML:
@@ -64,7 +64,7 @@ def _scroll(content: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return escape(text).replace(PROMPT_END, f"<mark>{PROMPT_END}</mark>").replace("\n", "<br>")
+    return escape(text).replace(MARK, f"<mark>{MARK}</mark>").replace("\n", "<br>")
 
 
 def _caption(text: str) -> str:

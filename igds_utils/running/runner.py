@@ -21,7 +21,7 @@ import psutil
 
 from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
 from igds_utils.core.arms import arms, asked_in_general
-from igds_utils.core.experiment import claim
+from igds_utils.core.claim import claim
 from igds_utils.core.launch import check_gpus
 from igds_utils.core.processes import this_process
 from igds_utils.core.store import Store
