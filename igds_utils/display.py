@@ -16,17 +16,18 @@ import yaml
 from igds_utils.tasks.base import Task
 
 SELECTORS = {
-    "original": "Original", "full": "Full", "random": "Random",
-    "loss": "Loss", "ifd": "IFD", "zip": "ZIP", "igds": "IGDS",
+    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD",
+    "zip": "ZIP", "igds": "IGDS",
 }  # fmt: skip
 MORE_SELECTORS = {  # those that Table 2 of the paper does not have
-    "loss_highest": "Loss (highest)", "longest": "Longest target", "ifd_perplexity": "IFD (perplexities)",
+    "full_steps": "Full (equal steps)", "loss_highest": "Loss (highest)", "longest": "Longest target",
+    "ifd_perplexity": "IFD (perplexities)",
     "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect", "simscale": "SAE-SimScale",
     "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA (least similar)", "mona_neurons": "MONA (neurons)",
     "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
     "igds_bottom": "IGDS (bottom)", "igds_matched": "IGDS (matched features)",
     "igds_recalled": "IGDS (all recalled)", "igds_unrecalled": "IGDS (random candidates)",
-    "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
+    "prior_cosine": "Cosine to the prior's mean", "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
 }  # fmt: skip
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints

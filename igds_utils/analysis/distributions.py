@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from igds_utils import display
-from igds_utils.core.arms import arms
+from igds_utils.core.arms import WHOLE, arms
 from igds_utils.core.experiment import Run
 from igds_utils.data.stats import paired_difference, spearman
 from igds_utils.display import Metric, missing, number, selector_title
@@ -34,7 +34,7 @@ def arm_activations(run: Run, task: str) -> pd.DataFrame:
             raise ValueError(
                 f"{task}/arms/{arm.name}/activations.parquet does not hold {top.name}: run 04_sft again"
             )
-        name = arm.selector if arm.selector in ("original", "full") else f"{arm.selector}@{arm.ratio:g}"
+        name = arm.selector if arm.selector in ("original", *WHOLE) else f"{arm.selector}@{arm.ratio:g}"
         tables.append(found.assign(arm=name, seed=arm.seed)[["arm", "seed", "sample_id", "activation"]])
     return pd.concat(tables, ignore_index=True)
 

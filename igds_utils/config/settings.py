@@ -155,6 +155,12 @@ class TaskConfig(Strict):
     ratio: Share = Field(0.5, description="of the pool that every selector keeps; the paper's 50 %")
     curve: CurveConfig | None = Field(None, description="arms of other ratios; none: all are of `ratio`")
     seeds: list[int] = Field([0], description="seeds of Random and of training")
+    random_draws: int = Field(
+        0, description="Random arms in all, each its own draw and training seed; `seeds` come first"
+    )
+    full_steps: bool = Field(
+        False, description="also train on the whole pool in as many steps as a selection, by larger batches"
+    )
     samples: int = Field(1, ge=1, description="completions a test item; 1 is greedy, pass@k needs k")
     temperature: float = 0.7
     top_p: float = 0.95
@@ -186,6 +192,12 @@ class TaskConfig(Strict):
                 f"{', '.join(unknown)}; curve=null leaves the curve out"
             )
         return self
+
+    def seeds_of(self, selector: str) -> list[int]:
+        """The seeds of a selector's arms: those of the task, and for Random as many more as it has draws."""
+        more = self.random_draws - len(self.seeds) if selector == "random" else 0
+        following = max(self.seeds) + 1
+        return [*self.seeds, *range(following, following + more)]
 
     def ratios_of(self, selector: str) -> list[float]:
         """The ratios at which a selector's arms are trained, that of all selectors first."""

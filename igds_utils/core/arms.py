@@ -10,6 +10,7 @@ from igds_utils.config.settings import TaskConfig
 # The two halves of a pool of which half was spoilt on purpose: a task on which training on the spoilt half is no worse
 # cannot tell good data from bad, and so says nothing about selectors.
 CHECKS = ("clean", "defective")
+WHOLE = ("full", "full_steps")  # trained on the whole pool: for an epoch, and in as many steps as a selection
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ def selection_size(ratio: float, pool: int) -> int:
 def arms(task: TaskConfig) -> list[Arm]:
     """All arms of a task: `original`, then for every seed `full`, `<selector>@<ratio>`, and those of the curve.
 
-    The first seed goes unnamed; the others end in -s<seed>. Where a task checks what it can see, `clean@0.5` and
-    `defective@0.5` follow: halves, whatever the ratio. `only_arms` of the task keeps some of them; raises `ConfigError`
-    if it names one that is none of them.
+    The first seed goes unnamed; the others end in -s<seed>. `full_steps` stands beside `full` where the task asks for
+    it, and Random's further draws follow. Where a task checks what it can see, `clean@0.5` and `defective@0.5` come
+    last: halves, whatever the ratio. `only_arms` of the task keeps some of them; raises `ConfigError` if it names one
+    that is none of them.
     """
     selected = [(selector, task.ratio) for selector in task.selectors]
     if task.curve:
@@ -60,16 +62,18 @@ def arms(task: TaskConfig) -> list[Arm]:
     found = [Arm("original", "original", 0.0, task.seeds[0])]
     for seed in task.seeds:
         end = "" if seed == task.seeds[0] else f"-s{seed}"
-        found.append(Arm(f"full{end}", "full", 1.0, seed))
+        found += [Arm(f"{whole}{end}", whole, 1.0, seed) for whole in WHOLE[: 1 + task.full_steps]]
         found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for selector, ratio in selected]
+    draws = task.seeds_of("random")[len(task.seeds) :] if "random" in task.selectors else []
+    found += [Arm(f"random@{task.ratio:g}-s{seed}", "random", task.ratio, seed) for seed in draws]
     if task.defect_check:
         found += [Arm(f"{half}@0.5", half, 0.5, task.seeds[0]) for half in CHECKS]
     return found if task.only_arms is None else [arm_of(name, found) for name in task.only_arms]
 
 
 def main_arms(task: TaskConfig) -> list[Arm]:
-    """Those that tables compare: `original`, `full` and all selectors at the task's ratio; no checks, no curve."""
-    whole = ("original", "full")
+    """Those that tables compare: all but checks and the curve's."""
+    whole = ("original", *WHOLE)
     return [a for a in arms(task) if a.selector in whole or (a.ratio == task.ratio and not a.is_check)]
 
 

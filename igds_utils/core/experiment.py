@@ -155,10 +155,10 @@ class Run:
 
     def training_pairs(self, records: list[dict[str, str]]) -> list[tuple[list[int], int]]:
         """Token ids of prompt + completion + end of each record, and how many of them are the prompt's."""
-        from igds_utils.engine.prompts import encode_pair
+        from igds_utils.engine.prompts import encode_pairs
 
-        tokenizer = self.train_tokenizer
-        return [encode_pair(tokenizer, record["prompt"], record["completion"]) for record in records]
+        texts = [[record[part] for record in records] for part in ("prompt", "completion")]
+        return encode_pairs(self.train_tokenizer, *texts)
 
     def samples(self, task: str, ids: list[str]):
         """Samples of any set, by id, with the token ids that the causal filter reads."""

@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
+from igds_utils.core.arms import WHOLE
 from igds_utils.data.stats import holm, interval, paired_difference
 
 
@@ -35,7 +36,7 @@ def summarise(
     """
     options = {"confidence": confidence, "resamples": resamples, "seed": seed}
     groups = {
-        (selector, None if pd.isna(ratio) or selector in ("original", "full") else float(ratio)): frame
+        (selector, None if pd.isna(ratio) or selector in ("original", *WHOLE) else float(ratio)): frame
         for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"], sort=True, dropna=False)
     }
     tables = {key: _by_seed(frame) for key, frame in groups.items()}

@@ -26,10 +26,9 @@ def critical_residuals(
     texts: rendered prompts, each ending in its critical colon. side: padding, "left" or "right"; the result is the
     same. Returns {layer: (N, d) fp32 on the CPU}. One pass serves all layers and stops after the highest.
     """
-    sequences, critical = [], []
-    for text in texts:
-        critical.append(prompts.critical_position(lm.tokenizer, text, text))
-        sequences.append(prompts.encode(lm.tokenizer, text)[: critical[-1] + 1])
+    critical = prompts.critical_positions(lm.tokenizer, texts, texts)
+    read = zip(prompts.encode_all(lm.tokenizer, texts), critical, strict=True)
+    sequences = [ids[: p + 1] for ids, p in read]
     found = {layer: torch.empty(len(texts), lm.width) for layer in layers}
     with tqdm(total=len(texts), desc="read prompts", unit="prompt", leave=False, delay=2) as bar:
         for batch in token_batches([len(ids) for ids in sequences], batch_tokens):

@@ -65,10 +65,9 @@ class Prefix:
         rooms = []
         for tensor in (prefix.keys, prefix.values):
             _, heads, _, width = tensor.shape
-            # never read before it is written, so it need not be cleared; a row at a time spares a second copy
+            # never read before it is written, so it need not be cleared
             room = tensor.new_empty(len(rows), heads, used + further, width)
-            for place, row in enumerate(rows.tolist()):
-                room[place, :, :used] = tensor[row]
+            room[:, :, :used] = tensor.index_select(0, rows.to(tensor.device))
             rooms.append(room)
         return RoomyLayer(*rooms, used)
 

@@ -25,6 +25,7 @@ from igds_utils.engine.steering import Steering
 # Rows that ended leave the batch once they make up this share of it: copying the cache for fewer does not pay.
 LEAVE_AT = 0.25
 STOP_TAIL = 16  # tokens decoded to look for a stop string
+STOP_EVERY = 8  # tokens between two looks
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,16 @@ def decode(
         with steering.applied(lm, first=step == 0) if steering else nullcontext():
             hidden = last_hidden(lm, **inputs, past_key_values=cache, use_cache=True)  # (rows, 1, width)
         chosen = choose(unembed(lm, hidden[:, -1]).float(), alive, step)
+        look = (step + 1) % STOP_EVERY == 0 or step == max_new_tokens - 1
         for row, token in zip(alive, chosen.tolist(), strict=True):
             if row in ended:
                 continue
             if token in ends:
                 ended.add(row)
-                continue
-            produced[row].append(token)
-            tail = lm.tokenizer.decode(produced[row][-STOP_TAIL:]) if stop else ""
-            if any(text in tail for text in stop):
+            else:
+                produced[row].append(token)
+            if stop and (look or row in ended) and (end := _stopped(lm, produced[row], stop)):
+                del produced[row][end:]
                 ended.add(row)
         left = [place for place, row in enumerate(alive) if row not in ended]
         if not left:
@@ -94,6 +96,19 @@ def decode(
             if steering:
                 steering.assign([rows[row][1] for row in alive])
     return produced
+
+
+def _stopped(lm: LM, tokens: list[int], stop: Sequence[str]) -> int | None:
+    """How many tokens there are up to the one that completes a stop string; None where the last few complete none."""
+
+    def seen(end: int, tail: int) -> bool:
+        text = lm.tokenizer.decode(tokens[max(0, end - tail) : end])
+        return any(one in text for one in stop)
+
+    if not seen(len(tokens), STOP_TAIL + STOP_EVERY):
+        return None
+    first = max(1, len(tokens) - STOP_EVERY + 1)
+    return next((end for end in range(first, len(tokens) + 1) if seen(end, STOP_TAIL)), None)
 
 
 def _end_ids(lm: LM) -> set[int]:
@@ -141,9 +156,9 @@ def generate(
 
     At most `rows` of them decode together; which ones changes no draw.
     """
-    from igds_utils.engine.prompts import encode
+    from igds_utils.engine.prompts import encode_all
 
-    sequences = [encode(lm.tokenizer, text) for text in texts]
+    sequences = encode_all(lm.tokenizer, texts)
     order = sorted(range(len(texts)), key=lambda i: (-len(sequences[i]), i))
     outputs: list[list[str]] = [[] for _ in texts]
     drawn = [(i, k) for i in order for k in range(samples)]

@@ -67,7 +67,10 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     """
     load_config(ref)  # refuses an architecture before its weights are fetched
     folder = model_folder(ref)
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        # it plans anew for every length, that is for every decoded token; backward it can give NaN under a mask
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    else:
         fast_matmul()
     with _readable(ref, folder):
         precision = getattr(torch, dtype)

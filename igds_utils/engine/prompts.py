@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Rendering = Literal["bare", "chat"]
+OFFSETS = 1024  # texts whose character offsets exist at once
 
 
 @dataclass(frozen=True)
@@ -177,54 +178,82 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     Chat templates often write BOS themselves, and some tokenizers prepend it to whatever they get; adding it here,
     only where it is missing, makes every rendering start alike.
     """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [tokenizer.bos_token_id] * _bos_missing(tokenizer, ids) + ids
+    return encode_all(tokenizer, [text])[0]
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` of many texts, which a fast tokenizer reads on all processors."""
+    found = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [[tokenizer.bos_token_id] * _bos_missing(tokenizer, ids) + ids for ids in found]
 
 
 def encode_pair(
     tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, eos: bool = True
 ) -> tuple[list[int], int]:
-    """Token ids of prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
+    """`encode_pairs` of one pair."""
+    return encode_pairs(tokenizer, [prompt], [completion], eos)[0]
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str], eos: bool = True
+) -> list[tuple[list[int], int]]:
+    """Token ids of each prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
 
     Control tokens in the completion stay text (`as_text`); the prompt's are those of its rendering. Raises `ValueError`
     if the prompt's own tokens are not a prefix of them: activations read on the prompt alone would then not be those of
     the training sample.
     """
-    ids = encode(tokenizer, prompt + as_text(completion, tokenizer))
-    n_prompt = len(alone := encode(tokenizer, prompt))
-    if ids[:n_prompt] != alone:
-        raise ValueError(
-            f"the tokenizer merges the end of the prompt with the target: {prompt[-30:]!r} + {completion[:30]!r}; "
-            "start the target with a space, or end the prompt in a cue line"
-        )
     if eos and tokenizer.eos_token_id is None:
         raise ValueError(
             "the tokenizer has no EOS token, so a target cannot be ended: set tokenizer.eos_token"
         )
-    return ids + [tokenizer.eos_token_id] * eos, n_prompt
+    texts = [(prompt, as_text(own, tokenizer)) for prompt, own in zip(prompts, completions, strict=True)]
+    whole, alone = encode_all(tokenizer, [p + c for p, c in texts]), encode_all(tokenizer, prompts)
+    for (prompt, completion), ids, own in zip(texts, whole, alone, strict=True):
+        if ids[: len(own)] != own:
+            raise ValueError(
+                f"the tokenizer merges the end of the prompt with the target: {prompt[-30:]!r} + "
+                f"{completion[:30]!r}; start the target with a space, or end the prompt in a cue line"
+            )
+    end = [tokenizer.eos_token_id] * eos
+    return [(ids + end, len(own)) for ids, own in zip(whole, alone, strict=True)]
 
 
 def critical_position(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str) -> int:
-    """Index p, in `encode(tokenizer, text)`, of the token that holds the colon which ends `prompt`.
+    """`critical_positions` of one text."""
+    return critical_positions(tokenizer, [text], [prompt])[0]
 
-    `text` is the prompt alone or the prompt and what follows. Found by character offset, so neither the tokens
+
+def critical_positions(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prompts: Sequence[str]
+) -> list[int]:
+    """Index p of each text, in `encode(tokenizer, text)`, of the token that holds the colon which ends its prompt.
+
+    A text is the prompt alone or the prompt and what follows. Found by character offset, so neither the tokens
     after the colon nor a colon merged with its neighbours can move it. Raises `ValueError` if the prompt does not
     end in a colon, does not begin the text, or the tokenizer knows no offsets.
     """
-    if not prompt.endswith(":"):
-        raise ValueError(
-            f"the prompt must end in the colon ':' (U+003A), the critical position; it ends in {prompt[-20:]!r}"
-        )
-    if not text.startswith(prompt):
-        raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: load it with use_fast=True")
-    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    colon = len(prompt) - 1
-    inside = [i for i, (start, end) in enumerate(tokens["offset_mapping"]) if start <= colon < end]
-    if not inside:
-        raise ValueError(f"no token holds the colon that ends {prompt[-20:]!r}: the tokenizer drops it")
-    return inside[0] + _bos_missing(tokenizer, tokens["input_ids"])
+    for text, prompt in zip(texts, prompts, strict=True):
+        if not prompt.endswith(":"):
+            raise ValueError(
+                f"the prompt must end in the colon ':' (U+003A), the critical position; it ends in {prompt[-20:]!r}"
+            )
+        if not text.startswith(prompt):
+            raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")
+    found = []
+    for start in range(0, len(texts), OFFSETS):
+        some = slice(start, start + OFFSETS)
+        tokens = tokenizer(list(texts[some]), add_special_tokens=False, return_offsets_mapping=True)
+        for prompt, ids, offsets in zip(
+            prompts[some], tokens["input_ids"], tokens["offset_mapping"], strict=True
+        ):
+            inside = [i for i, (first, end) in enumerate(offsets) if first < len(prompt) <= end]
+            if not inside:
+                raise ValueError(f"no token holds the colon that ends {prompt[-20:]!r}: the tokenizer drops it")
+            found.append(inside[0] + _bos_missing(tokenizer, ids))
+    return found
 
 
 def _bos_missing(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:

@@ -31,3 +31,17 @@ class IGDS(Selector):
 
     def score(self, context: Context) -> np.ndarray:
         return feature_resonant_score(context.need(self.needs[0])[:, : self.parameters["k"]])
+
+
+@register("prior_cosine")
+class PriorCosine(Selector):
+    """Cosine of the residual stream at p to its mean over D_prior, highest first: what IGDS is worth without an SAE.
+
+    One layer is read, the one with an SAE nearest to 60 % of the depth.
+    """
+
+    needs = ("prior_cosines",)
+    direction = "highest"
+
+    def score(self, context: Context) -> np.ndarray:
+        return context.need("prior_cosines")[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from igds_utils.core.arms import WHOLE
 from igds_utils.display import (
     NOT_JUDGED,
     NOT_RUN,
@@ -140,7 +141,7 @@ def _score_cells(record: dict | None, show: Metric) -> dict[str, str]:
 
 def _printed_score(task: str, printed: dict[str, float], selector: str) -> str:
     score = number(printed.get(selector), PAPER_DIGITS.get(task, 2))
-    if score == NOTHING or selector in ("original", "full"):
+    if score == NOTHING or selector in ("original", *WHOLE):
         return score
     return f"{score} ({number(100 * (printed[selector] / printed['full'] - 1), 1, signed=True)})"
 

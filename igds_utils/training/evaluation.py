@@ -12,7 +12,7 @@ from igds_utils.config.settings import TaskConfig
 from igds_utils.core.store import fingerprint
 from igds_utils.data.metrics import pass_at_k
 from igds_utils.engine import shards
-from igds_utils.engine.prompts import encode, evaluation_prompt
+from igds_utils.engine.prompts import encode, encode_all, evaluation_prompt
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 
@@ -32,7 +32,7 @@ def questions(
         evaluation_prompt(task, example, tokenizer, config.rendering, config.shots, config.max_prompt_tokens)
         for example in examples
     ]
-    lengths = [len(encode(tokenizer, text)) for text in texts]
+    lengths = [len(ids) for ids in encode_all(tokenizer, texts)]
     order = sorted(range(len(texts)), key=lambda i: (-lengths[i], i))
     return [(examples[i], texts[i]) for i in order]
 

@@ -202,9 +202,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
             return SequentialSampler(self.train_dataset)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            # Without Triton, TRL scores prompt positions too, and their entropy: most of the work on a CPU.
-            if self.accelerator.device.type in ("cuda", "xpu"):
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            # TRL's would score prompt positions too, and their entropy: most of the work of a small model.
             labels = inputs.pop("labels")
             losses, _ = token_losses(model, labels, **inputs)
             # processes average their gradients, while the count of tokens is that of all of them

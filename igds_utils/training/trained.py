@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 
 from igds_utils.config.refs import FolderRef
+from igds_utils.config.stages import SftConfig
 from igds_utils.core import arms, launch
 from igds_utils.core.arms import Arm
 from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import activations, shards
 from igds_utils.engine.features import Feature
 from igds_utils.engine.lm import LM
+from igds_utils.engine.losses import target_losses
 from igds_utils.training import capabilities, evaluation, sft
 
 FIXED_PROMPTS = 256  # pool prompts on which every arm's task-feature activations are stored (Figure 3)
@@ -35,12 +37,13 @@ class TrainedArm:
     def products(self) -> list[str]:
         """Names of the tables that later notebooks need of this arm, in the order in which they are made."""
         general = ["capabilities"] if self.arm in arms.asked_in_general(self.config) else []
-        return [*(["log"] if self.arm.trained else []), "outputs", "activations", *general]
+        return [*(["log"] if self.arm.trained else []), "outputs", "likelihoods", "activations", *general]
 
     def make_all(self) -> dict[str, pd.DataFrame]:
         """All products by name, made where they are not fresh: by this process, or by those that the preset asks for.
 
-        log: one row an optimizer step (`sft.train`). outputs: (sample_id, k, output) on the test set. activations:
+        log: one row an optimizer step (`sft.train`). outputs: (sample_id, k, output) on the test set. likelihoods:
+        (sample_id, loglik) of the references of the test set, the mean log-probability of a token in nats. activations:
         (sample_id, layer, feature, activation) of the task features on pool prompts that are the same for every arm.
         capabilities: (benchmark, subject, item, score) on general questions (`capabilities.score`).
         """
@@ -62,6 +65,7 @@ class TrainedArm:
             return self._outputs(path, inputs)
         build = {
             "log": lambda: self._loaded[1],
+            "likelihoods": self._likelihoods,
             "activations": self._activations,
             "capabilities": self._capabilities,
         }
@@ -79,6 +83,8 @@ class TrainedArm:
             case "outputs":
                 decoding = evaluation.decoding(run.task(self.task), self.config)
                 return arm | {"decoding": decoding, "test": run.data_version(self.task, "test")}
+            case "likelihoods":
+                return arm | run.training_inputs(self.task) | {"test": run.data_version(self.task, "test")}
             case "activations":
                 features = [feature.name for feature in self.features]
                 return arm | {"features": features} | run.inputs(self.task, "pool")
@@ -93,7 +99,7 @@ class TrainedArm:
         if not self.arm.trained:
             return inputs | {"model": stamped(chosen.train), "dtype": chosen.dtype}
         selection = self.run.store.version(f"{self.task}/selected/{self.arm.name}.jsonl")
-        recipe = self.config.sft.model_dump(exclude=sft.NOT_LEARNT_FROM)
+        recipe = self.recipe.model_dump(exclude=sft.NOT_LEARNT_FROM)
         if chosen.dtype != "float32":  # trained in fp32, an arm answers in it
             inputs["dtype"] = chosen.dtype
         return inputs | {
@@ -102,6 +108,14 @@ class TrainedArm:
             "sft": recipe,
             "seed": self.arm.seed,
         }
+
+    @property
+    def recipe(self) -> SftConfig:
+        """How the arm is trained; `full_steps` takes batches as much larger as its pool is than a selection."""
+        recipe = self.config.sft
+        if self.arm.selector != "full_steps":
+            return recipe
+        return recipe.model_copy(update={"global_batch": round(recipe.global_batch / self.config.ratio)})
 
     @cached_property
     def features(self) -> list[Feature]:
@@ -127,7 +141,7 @@ class TrainedArm:
         return lm, self._train(lm)
 
     def _train(self, lm: LM) -> pd.DataFrame:
-        run, config = self.run, self.config.sft
+        run, config = self.run, self.recipe
         checkpoints = run.store.root / self.folder / "checkpoints"
         pairs = run.training_pairs(run.read(f"{self.task}/selected/{self.arm.name}.jsonl"))
         # several processes hand the model on to others
@@ -159,6 +173,12 @@ class TrainedArm:
             finish=evaluation.in_order,
             **inputs,
         )
+
+    def _likelihoods(self) -> pd.DataFrame:
+        run, examples = self.run, self.run.examples(self.task, "test")
+        pairs = run.training_pairs(run.training_records(self.task, examples))
+        losses = target_losses(self.lm, pairs, run.preset.batch_tokens)
+        return pd.DataFrame({"sample_id": [example.id for example in examples], "loglik": -losses})
 
     def _capabilities(self) -> pd.DataFrame:
         asked = self.config.capabilities

@@ -21,6 +21,7 @@ MEASUREMENTS = {
     "example_hidden_states": hidden.example_hidden_states,
     "task_feature_activations": critical.task_feature_activations,
     "unrecalled_activations": critical.unrecalled_activations,
+    "prior_cosines": critical.prior_cosines,
     "critical_reads": critical.critical_reads,
     **{name: getattr(critical, name) for name in sorted(critical.CONTROLS)},
     "sae_mean": tokens.sae_mean,
@@ -34,7 +35,10 @@ MEASUREMENTS = {
 # reads it.
 READS = {
     **dict.fromkeys(
-        ["critical_reads", "task_feature_activations", "unrecalled_activations", *critical.CONTROLS],
+        [
+            *("critical_reads", "task_feature_activations", "unrecalled_activations", "prior_cosines"),
+            *critical.CONTROLS,
+        ],
         "prompts",
     ),
     **dict.fromkeys(["sae_mean", "sae_max", "neuron_mean"], "pairs"),

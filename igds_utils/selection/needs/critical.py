@@ -22,6 +22,7 @@ from igds_utils.selection.needs.samples import Measured, Pool
 
 PROMPTS = 2048  # of one part: they are short
 CONTROL_PROMPTS = 8192  # some SAEs are read anew for every part, and controls read those of all layers
+DEPTH = 0.6  # of the model, where `prior_cosines` reads
 MOST = 5  # features of the longest IGDS variant
 CONTROLS = {"ranked_activations", "recalled_activations", "matched_activations"}
 
@@ -57,6 +58,24 @@ def _read_alone(pool: Pool, name: str, features: list[Feature]) -> Measured:
     names = [feature.name for feature in features]
     table = samples.in_parts(name, build, PROMPTS, features=names, **samples.identified_from())
     return _measured(pool, table, features, samples.path(name))
+
+
+def prior_cosines(pool: Pool) -> Measured:
+    """Cosine of each sample's residual stream at p to the mean of D_prior's, (N, 1), at one layer."""
+    run, samples = pool.run, pool.samples
+    layer = min(run.saes.layers, key=lambda own: abs(own + 1 - DEPTH * run.lm_config.num_hidden_layers))
+
+    def read(texts: Sequence[str]) -> torch.Tensor:
+        return activations.critical_residuals(run.lm, texts, [layer], run.preset.batch_tokens)[layer]
+
+    mean = cache(lambda: read(run.prompts(pool.task, "prior")).mean(dim=0))  # (d,)
+
+    def build(part: Sequence[int]) -> pd.DataFrame:
+        return pd.DataFrame({"cosine": torch.cosine_similarity(read(samples.at(part).prompts), mean()[None])})
+
+    inputs = samples.identified_from(layer=layer, prior=run.data_version(pool.task, "prior"))
+    table = samples.in_parts("prior_cosines", build, PROMPTS, **inputs)
+    return Measured(table.to_numpy(), samples.path("prior_cosines"), {"layer": layer})
 
 
 def ranked_activations(pool: Pool) -> Measured:
