@@ -18,13 +18,13 @@ from igds_utils.core.arms import selection_size
 from igds_utils.data import stats
 from igds_utils.engine.features import Feature
 from igds_utils.identification.scoring import feature_resonant_score
-from igds_utils.selection.needs.critical import feature_norms
+from igds_utils.selection.features import feature_norms
 from igds_utils.tasks.defects import DEFECTS
 from igds_utils.tasks.examples import Example
 
 if TYPE_CHECKING:
     from igds_utils.core.experiment import Run
-    from igds_utils.selection.needs import Pool
+    from igds_utils.selection.pool import Pool
 
 SIDES = ("target", "prompt", "both")
 RATIOS = tuple(tenths / 10 for tenths in range(1, 11))  # of the precision curve
@@ -200,11 +200,10 @@ def unit_overlap(pool: Pool, selector: str, ratio: float) -> pd.Series:
 
     `jaccard` of the two selections at a ratio and `spearman` of the scores; both are 1 where one feature is read.
     """
-    kind, units = selectors.get(selector), pool.run.preset.scoring.units
-    found, k = pool.measured(kind.needs[0]), kind.parameters["k"]
-    features = [Feature.parse(name) for name in found.about["features"]][:k]
-    norms, values = feature_norms(pool.run, features), found.values[:, :k]
-    raw = values / norms if units == "residual" else values
+    kind = selectors.get(selector)
+    found, k = pool.measured(kind.measurements[0]), kind.parameters["k"]
+    norms = feature_norms(pool.run, [Feature.parse(name) for name in found.about["features"]][:k])
+    raw = found.values[:, :k] / (norms if pool.run.preset.scoring.units == "residual" else 1)
     scores = {"raw": feature_resonant_score(raw), "residual": feature_resonant_score(raw, norms)}
-    rankings = {name: selectors.rank(s, pool.samples.ids, kind.direction) for name, s in scores.items()}
+    rankings = {name: selectors.rank(s, pool.ids, kind.direction) for name, s in scores.items()}
     return overlap(rankings, ratio).set_index(["a", "b"]).loc["raw", "residual"]
