@@ -115,7 +115,8 @@ def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatc
         assert (len(values) if isinstance(values, list) else values.shape[0]) == (3 if of_examples else 16)
     calls = []
     monkeypatch.setattr(run, "_models", None)  # another pool reads what is stored, without models and SAEs
-    monkeypatch.setattr(run, "saes", None)
+    run.saes.drop()
+    monkeypatch.setattr(type(run.saes), "_load", None)
     monkeypatch.setattr(run.store, "log", calls.append)
     again = open_pool(run, "math")
     for name in every:

@@ -107,7 +107,7 @@ def test_the_heat_map_of_defects_has_colour_only_where_chance_is_excluded(compar
 
 
 def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
-    records = quality._records(compared, 0.5)
+    records = quality.summary_records(compared, 0.5)
     table = selection_table({"ratio": 0.5, "selectors": records})
     assert table["Selector"].iloc[-1] == "chance" and len(table) == len(records) + 1
     best = max(records, key=lambda record: record["both_precision"])
@@ -118,7 +118,7 @@ def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
 
 
 def test_the_table_survives_what_is_unknown(compared):
-    record = quality._records(compared, 0.5)[0]
+    record = quality.summary_records(compared, 0.5)[0]
     record |= {"prompt_precision": None, "prompt_low": None, "prompt_high": None, "length_rho": None}
     row = selection_table({"ratio": 0.5, "selectors": [record]}).iloc[0]
     assert row["Clean (%), prompt side"] == row["Length correlation"] == "–"

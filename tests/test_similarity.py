@@ -178,10 +178,10 @@ def test_gradients_and_adam_steps_equal_the_literal_ones(warm):
     lm, weights, pairs, checkpoints = warm
     for checkpoint in checkpoints:
         found = gradients.sample_gradients(lm, weights, checkpoint, pairs)
-        for (ids, n_prompt), gradient in zip(pairs, found, strict=True):
+        for (tokens, n_prompt), gradient in zip(pairs, found, strict=True):
             lm.model.zero_grad()
-            labels = torch.tensor([[losses.IGNORED] * n_prompt + ids[n_prompt:]])
-            lm.model(input_ids=torch.tensor([ids]), labels=labels).loss.backward()
+            labels = torch.tensor([[losses.IGNORED] * n_prompt + tokens[n_prompt:]])
+            lm.model(input_ids=torch.tensor([tokens]), labels=labels).loss.backward()
             literal = torch.cat([weight.grad.flatten() for weight in weights])
             assert (gradient - literal).norm() <= 1e-5 * literal.norm()
     _, _, m, v = checkpoint

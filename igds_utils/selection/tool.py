@@ -173,7 +173,7 @@ def _cut(one: Samples, what: str, most: int, tokenizer) -> set[str]:
     longest = max(one.samples[0].fields.values(), key=len)
     limited = one.run.config(one.task).max_prompt_tokens
     short = limited and prompts.as_text(longest, tokenizer) not in shown
-    return {"prompts"} * bool(short) | {"targets"} * (len(whole) > len(ids))
+    return {kind for kind, so in (("prompts", short), ("targets", len(whole) > len(ids))) if so}
 
 
 def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
