@@ -15,7 +15,6 @@ from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
 from igds_utils.selectors.diversity import (
     Bundle,
-    diverse,
     entropy_law,
     feature_sets,
     instag,
@@ -91,13 +90,14 @@ def test_a_ranking_says_what_it_covers(name):
 # ---- #InsTag ---------------------------------------------------------------------------------------------
 
 
-def test_diverse_sampling_walks_by_number_of_tags_and_starts_a_new_cover():
-    sets = [{1, 2}, {1, 2, 3}, {3}, {4}, {1, 2}, set()]
-    order, covers = diverse(sets, np.arange(6), 6)
-    # first cover: s1 (three tags), s3 (brings 4); second: s0, s2; third: s4. s5 has no tag.
-    assert order.tolist() == [1, 3, 0, 2, 4] and covers == 3
-    assert diverse(sets, np.arange(6), 3)[0].tolist() == [1, 3, 0]
-    assert diverse(sets, np.arange(6)[::-1], 3)[0].tolist() == [1, 3, 4]  # ties by id
+def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
+    tags = csr_matrix([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    chosen = lambda names, size: instag(made_pool([sample(name) for name in names]), size, tags, rare=1)  # noqa: E731
+    # first cover: s1 (three tags), s3 (brings the fourth); second: s0, s2; third: s4. s5 has no tag.
+    whole = chosen("abcdef", 6)
+    assert whole.order.tolist() == [1, 3, 0, 2, 4] and whole.facts["covers"] == 3
+    assert chosen("abcdef", 3).order.tolist() == [1, 3, 0]
+    assert chosen("fedcba", 3).order.tolist() == [1, 3, 4]  # ties by id
 
 
 def test_instag_drops_rare_tags_and_counts_what_has_none():

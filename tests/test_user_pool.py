@@ -29,8 +29,8 @@ class Counted(base.Example):
 
     alive = 0
 
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
         Counted.alive += 1
 
     def __del__(self):

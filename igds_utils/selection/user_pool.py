@@ -43,7 +43,11 @@ class UserPool(Sequence[Example]):
         self.name, self.files, self.left_out = records.rows.name, records.rows.files, set(left_out)
         self.ids: list[str] = []
         self.problems: dict[int, str] = {}  # of rows
-        self.rows, self._rows, self._at = 0, array("q"), array("q")  # of all; of each sample; where it is stored
+        self.rows, self._rows, self._at = (
+            0,
+            array("q"),
+            array("q"),
+        )  # of all; of each sample; where it is stored
         (folder := cache_root()).mkdir(parents=True, exist_ok=True)
         self._stored = TemporaryFile(dir=folder)
         for row, (place, record, made) in enumerate(records.read()):
@@ -83,7 +87,9 @@ class UserPool(Sequence[Example]):
             raise PoolError(refusal([*self.problems.values()], self.rows, SKIP))
         if len(self) < 2:
             held = "one sample" if self.ids else "no samples"
-            raise PoolError(f"{self.name} holds {held}: there is nothing to select from; give it at least two")
+            raise PoolError(
+                f"{self.name} holds {held}: there is nothing to select from; give it at least two"
+            )
         if (again := pd.Index(self.ids).duplicated()).any():
             number = int(again.argmax())
             sample_id = self.ids[number]

@@ -50,9 +50,14 @@ def feature_sets(largest: csr_matrix, quantile: float) -> tuple[Sets, float]:
     largest: CSR (N, M), `Pool.sae_max`. Returns one sorted index array a sample, and the threshold.
     """
     threshold = float(np.quantile(largest.data, quantile)) if largest.nnz else 0.0
-    ends = largest.indptr[1:-1]
-    both = zip(np.split(largest.indices, ends), np.split(largest.data, ends), strict=True)
-    return [features[values > threshold] for features, values in both], threshold
+    return columns_of(largest > threshold), threshold
+
+
+def columns_of(rows: csr_matrix) -> Sets:
+    """The columns of every row that are not zero, sorted."""
+    rows.eliminate_zeros()
+    rows.sort_indices()
+    return np.split(rows.indices, rows.indptr[1:-1])
 
 
 def _choice(sets: Sets, threshold: float, order: np.ndarray, covers: int) -> Choice:
@@ -98,7 +103,8 @@ def lazy_greedy(sets: Sets, ties: np.ndarray, size: int) -> tuple[np.ndarray, in
 def walk(sets: Sets, ties: np.ndarray, size: int, overlap: float) -> tuple[np.ndarray, int]:
     """`size` samples by number of features, skipping those that a cover holds to a share of `overlap` or more.
 
-    Returns their order and the number of covers begun; ties as for `lazy_greedy`.
+    What a walk skips is walked again with a new cover; samples without a feature come last. Returns their order and the
+    number of covers begun; ties as for `lazy_greedy`.
     """
     n_features = 1 + max((int(one.max()) for one in sets if len(one)), default=0)
     sizes = np.array([len(one) for one in sets])
@@ -134,33 +140,16 @@ def instag(pool, size, tags, rare=2):
     tags: CSR (N, tags), 1 where a sample has a tag.
     """
     common = np.flatnonzero(np.asarray((tags > 0).sum(axis=0)).ravel() >= rare)
-    sets = [set(row) for row in tags[:, common].tolil().rows]
-    order, covers = diverse(sets, id_order(pool), size)
+    sets = columns_of(tags[:, common])
+    numbers = np.array([len(one) for one in sets])
+    order, covers = walk(sets, id_order(pool), size, overlap=1)
     facts = {
         "tags": tags.shape[1],
         "dropped_rare_tags": tags.shape[1] - len(common),
-        "samples_without_tag": sum(not one for one in sets),
+        "samples_without_tag": int((numbers == 0).sum()),
         "covers": covers,
     }
-    return Choice(order, np.array([len(one) for one in sets]), facts)
-
-
-def diverse(sets: Sequence[set], ties: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """At most `size` samples by complexity-first diverse sampling, ties by id, and the number of covers begun."""
-    left = [i for i in np.lexsort((ties, [-len(one) for one in sets])).tolist() if sets[i]]
-    order: list[int] = []
-    covers = 0
-    while left and len(order) < size:
-        cover, skipped = set(), []
-        covers += 1
-        for i in left:
-            if sets[i] <= cover:
-                skipped.append(i)
-            else:
-                cover |= sets[i]
-                order.append(i)
-        left = skipped
-    return np.array(order[:size], dtype=int), covers
+    return Choice(order[numbers[order] > 0], numbers, facts)
 
 
 class Bundle:
