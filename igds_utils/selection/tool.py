@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import AutoConfig
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
@@ -20,6 +19,7 @@ from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
 from igds_utils.data.hub import temporary_folder
 from igds_utils.engine import prompts
+from igds_utils.engine.loading import load_config
 from igds_utils.selection.features import task_features
 from igds_utils.selection.pool import Pool
 from igds_utils.selection.samples import MEASUREMENTS, Samples
@@ -133,20 +133,17 @@ def check_readable(
     Others are left out by `skip_bad`; without it they are a `PoolError`. Nothing is computed before all are checked.
     """
     read = {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}
-    config, problems, cut = run.config(task), {}, Counter()
+    problems, cut, config, chosen = {}, Counter(), run.config(task), run.preset.chosen
     limits = {}
-    for what in read:  # a tokenizer's files lie in its model's folder
-        tokenizer = run.train_tokenizer if what == "training_pairs" else run.tokenizer
-        read_by = AutoConfig.from_pretrained(tokenizer.name_or_path).get_text_config()
-        limits[what] = read_by.max_position_embeddings, tokenizer
+    for what in read:
+        model = load_config(chosen.train if what == "training_pairs" else chosen.identify)
+        limits[what] = model.get_text_config().max_position_embeddings
     for number, sample in enumerate(pool if read else ()):
-        one, kinds = Samples(run, task, [sample]), set()
+        one = Samples(run, task, [sample])
         try:
-            for what, (most, tokenizer) in limits.items():
-                kinds |= _cut(one, what, most, tokenizer)
+            cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
         except ValueError as error:
             problems[number] = str(error)
-        cut.update(kinds if number not in problems else ())
     pool = pool.settled(problems, skip_bad)
     settings = {
         "targets": f"sft.max_length {config.sft.max_length}",
@@ -158,22 +155,25 @@ def check_readable(
     ]  # fmt: skip
 
 
-def _cut(one: Samples, what: str, most: int, tokenizer) -> set[str]:
+def _cut(one: Samples, what: str, most: int) -> set[str]:
     """Whether `prompts` or `targets` of one sample are not read to their end; `ValueError` where it cannot be read."""
+    run, training = one.run, what == "training_pairs"
+    tokenizer = run.train_tokenizer if training else run.tokenizer
     if what == "prompts":
         ids, whole, setting = prompts.encode(tokenizer, one.prompts[0]), [], "max_prompt_tokens"
     else:
-        (ids, _), setting = getattr(one, what)[0], "sft.max_length"
-        whole = getattr(one, f"uncut_{what}")[0][0]
+        ids, whole = getattr(one, what)[0][0], getattr(one, f"uncut_{what}")[0][0]
+        setting = "sft.max_length"
     if len(ids) > most:
         raise ValueError(
             f"{len(ids):,} tokens of it are read, the model reads at most {most:,}: shorten it, or lower {setting}"
         )
-    shown = one.training_records[0]["prompt"] if what == "training_pairs" else one.prompts[0]
-    longest = max(one.samples[0].fields.values(), key=len)
-    limited = one.run.config(one.task).max_prompt_tokens
-    short = limited and prompts.as_text(longest, tokenizer) not in shown
-    return {kind for kind, so in (("prompts", short), ("targets", len(whole) > len(ids))) if so}
+    found = {"targets"} if len(whole) > len(ids) else set()
+    if run.config(one.task).max_prompt_tokens:
+        shown = one.training_records[0]["prompt"] if training else one.prompts[0]
+        longest = max(one.samples[0].fields.values(), key=len)
+        found |= {"prompts"} if prompts.as_text(longest, tokenizer) not in shown else set()
+    return found
 
 
 def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
