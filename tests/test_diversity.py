@@ -101,7 +101,9 @@ def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
 
 
 def test_instag_drops_rare_tags_and_counts_what_has_none():
-    tags = csr_matrix([[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]])  # the last two columns are one sample's each
+    tags = csr_matrix(
+        [[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]]
+    )  # the last two columns are one sample's each
     pool = made_pool(samples(*"abc"), tags=tags)
     ranking = rank_pool("instag", pool, 3)
     assert ranking["score"].tolist() == [2, 2, 0]

@@ -138,7 +138,9 @@ def test_features_are_measured_without_neurons_and_neurons_without_features(tmp_
     for name, product in (("mona", "token_activations"), ("mona_neurons", "neuron_means")):
         run = open_smoke(overrides=dict(SMALL), results=str(tmp_path / name))
         rank_pool(name, open_pool(run, "math"), 4)
-        stored = [path.relative_to(run.store.root / "math/measurements") for path in run.root.rglob("*.parquet")]
+        stored = [
+            path.relative_to(run.store.root / "math/measurements") for path in run.root.rglob("*.parquet")
+        ]
         assert sorted(map(str, stored)) == [f"examples/{product}.parquet", f"{product}.parquet"]
 
 
@@ -202,7 +204,9 @@ def test_a_killed_measurement_goes_on_where_it_stopped(run):
 
 def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
     pool = open_pool(run, "math")
-    cut = open_smoke(overrides=SMALL | {"tasks.math.max_prompt_tokens": 60}, results=str(run.root.parent / "cut"))
+    cut = open_smoke(
+        overrides=SMALL | {"tasks.math.max_prompt_tokens": 60}, results=str(run.root.parent / "cut")
+    )
     shorter = open_pool(cut, "math")
     for name in ("target_loss", "bare_target_loss", "hidden_states"):
         changed = not np.allclose(getattr(pool, name), getattr(shorter, name))
@@ -219,8 +223,12 @@ def test_embeddings_and_tags_name_their_source(run, monkeypatch):
     assert np.linalg.norm(pool.embeddings, axis=1) == pytest.approx(np.ones(16), rel=1e-5)
     said = rank_pool("embedding", pool).attrs["selector"]["measured"]
     assert said["embeddings"] == said["examples.embeddings"] == {"encoder": {"tiny": "llama", "seed": 0}}
-    assert rank_pool("instag", pool).attrs["selector"]["measured"]["tags"]["tagger"].startswith("word n-grams")
-    tagger = open_smoke(overrides={"selection.tagger": {"tiny": "llama"}}, results=str(run.root.parent / "tagger"))
+    assert (
+        rank_pool("instag", pool).attrs["selector"]["measured"]["tags"]["tagger"].startswith("word n-grams")
+    )
+    tagger = open_smoke(
+        overrides={"selection.tagger": {"tiny": "llama"}}, results=str(run.root.parent / "tagger")
+    )
     said = rank_pool("instag", open_pool(tagger, "math")).attrs["selector"]["measured"]
     assert said["tags"] == {"tagger": {"tiny": "llama", "seed": 0}}
 

@@ -87,7 +87,11 @@ def made_up_pool(name, members):
     examples = [sample("e0", "tell 3", "ask what 3"), POOL[0]]
     named = [one for one in selectors.get(name).measurements if one != "target_examples"]
     of_examples = {one.removeprefix("examples."): made_up(one, examples) for one in named if "." in one}
-    own = {one: made_up(one, examples if one.startswith("example_") else members) for one in named if "." not in one}
+    own = {
+        one: made_up(one, examples if one.startswith("example_") else members)
+        for one in named
+        if "." not in one
+    }
     return made_pool(members, seed=1, examples=examples, of_examples=of_examples, **own)
 
 
@@ -100,7 +104,9 @@ def test_every_selector_keeps_the_contract(name):
     assert sorted(ids(ranking)) == [one.id for one in WORDS]
     assert ranking["rank"].tolist() == list(range(1, 13))
     assert len(select(ranking, 5 / 12)) == len(set(select(ranking, 5 / 12))) == 5
-    assert ids(rank_pool(name, made_up_pool(name, WORDS[::-1]), size=5)) == ids(ranking)  # in any order of the pool
+    assert ids(rank_pool(name, made_up_pool(name, WORDS[::-1]), size=5)) == ids(
+        ranking
+    )  # in any order of the pool
     assert ids(rank_pool(name, made_up_pool(name, WORDS[:1]))) == ["s00"]
     json.dumps(ranking.attrs["selector"], allow_nan=False)
 

@@ -40,7 +40,9 @@ def test_bm25_finds_what_shares_digits_and_operators_with_the_examples():
 
 def test_bm25_is_the_formula_of_lucene():
     """One query word: idf * tf / (tf + k1 (1 - b + b length / mean length)); k1 = 1.5, b = 0.75."""
-    found = bm25(made_pool(samples("apple apple pear", "apple", "plum plum", target="")), samples("apple", target=""))
+    found = bm25(
+        made_pool(samples("apple apple pear", "apple", "plum plum", target="")), samples("apple", target="")
+    )
     idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
     mean_length = 2
     expected = [idf * tf / (tf + 1.5 * (0.25 + 0.75 * n / mean_length)) for tf, n in [(2, 3), (1, 1), (0, 2)]]

@@ -72,7 +72,9 @@ def test_what_is_left_out_later_is_counted_with_what_could_not_be_read(tmp_path)
     with pytest.raises(PoolError, match=r"(?s)line 1: .*line 3: too long.*2 of 23 records cannot be used"):
         read_pool(str(path), get("math")).settled({1: "too long"})
     kept = read_pool(str(path), get("math")).settled({1: "too long"}, skip_bad=True)
-    assert sorted(kept.left_out) == [0, 2] and kept.remarks[-1].startswith("21 of 23 records are used, because 2")
+    assert sorted(kept.left_out) == [0, 2] and kept.remarks[-1].startswith(
+        "21 of 23 records are used, because 2"
+    )
     assert [e.target for e in kept] == [r["target"] for i, r in enumerate(RECORDS) if i != 1]
     again = read_pool(str(path), get("math"), left_out=kept.left_out)
     assert again.ids == kept.ids and [*again] == [*kept]
