@@ -83,9 +83,9 @@ def select(
     folder = Path(folder)
     _check_request(run, task, selector, ratio, folder)
     asked = selectors.get(selector).measurements
-    found = task_features(run, task, features) if features or FIRES in asked else None
     samples = read_pool(source, run.task(task), columns)
     _keep_what_is_given(folder, [*samples.files, Path(features)])
+    found = task_features(run, task, features) if features or FIRES in asked else None
     samples, cut = check_readable(run, task, samples, asked, skip_bad)
     pool = pool_of(run, task, samples, selector, found)
     size, left_out = selection_size(ratio, len(samples)), sorted(samples.left_out)
