@@ -15,8 +15,8 @@ def selection_costs(run: Run, task: str) -> pd.DataFrame:
     """What it took each selector to score and rank the pool, one row each (Table 4).
 
     Columns: selector; seconds, from the records of the stored products; tokens that the model read
-    (`plan.measurement_tokens`); operations (`plan.measurement_operations`), nan where the preset states no shape of the model. A
-    selector is charged in full for every measurement that it asks for, also where it shares it with another one.
+    (`plan.measurement_tokens`); operations (`plan.measurement_operations`), nan where the preset states no shape of the
+    model. A selector is charged in full for every measurement that it asks for, also where it shares it with another.
     Identification of the task features is not part of it, as in the paper.
     """
     from igds_utils.selection.pool import open_pool
