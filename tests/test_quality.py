@@ -1,17 +1,19 @@
 """Precision, recall, kept defects, overlap and length against cases that can be counted by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from pools import made_pool, samples
 from scipy.stats import spearmanr
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
-from igds_utils.selection import features, quality
-from igds_utils.selection.pool import Pool, open_pool
+from igds_utils.selection import quality
+from igds_utils.selection.pool import Pool
 from igds_utils.tasks import defects
 from igds_utils.tasks.examples import Example
 
@@ -248,16 +250,16 @@ def test_frs_is_blind_to_the_target_side(run, truth):
 
 
 @pytest.mark.parametrize("units", ["activation", "residual"])
-def test_units_matter_to_the_ranking_of_several_features_alone(run, monkeypatch, units):
-    lengths = np.array([1.0, 9.0, 0.1, 1.0, 1.0])  # those of the tiny SAEs are all one
-    for module in (quality, features):
-        monkeypatch.setattr(module, "feature_norms", lambda _run, found: lengths[: len(found)])
-    other = open_run(
-        "smoke", tasks=["math"], overrides={"scoring.units": units}, results=str(run.root.parent)
-    )
-    pool = open_pool(other, "math")
-    raw = pool.critical_reads[pool.measured("ranked_activations").about["features"]].to_numpy()[:, :3]
-    expected = spearmanr(raw.sum(axis=1), (raw * lengths[:3]).sum(axis=1)).statistic
+def test_units_matter_to_the_ranking_of_several_features_alone(monkeypatch, units):
+    lengths, names = np.array([1.0, 9.0, 0.1]), [f"l1_p{i}" for i in range(3)]
+    monkeypatch.setattr(quality, "feature_norms", lambda _run, found: lengths[: len(found)])
+    raw = np.random.default_rng(0).random((12, 3))
+    stored = raw * lengths if units == "residual" else raw
+    measured = {"ranked_activations": stored, "task_feature_activations": stored[:, :1]}
+    about = {name: {"features": names[: values.shape[1]]} for name, values in measured.items()}
+    pool = made_pool(samples(*"abcdefghijkl"), about=about, **measured)
+    pool.run = SimpleNamespace(preset=SimpleNamespace(scoring=SimpleNamespace(units=units)))
+    expected = spearmanr(raw.sum(axis=1), (raw * lengths).sum(axis=1)).statistic
     both = quality.unit_overlap(pool, "igds_k3", 0.5)
     assert both["spearman"] == pytest.approx(expected) and both["spearman"] < 1
     alone = quality.unit_overlap(pool, "igds", 0.5)
