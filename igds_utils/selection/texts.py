@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -86,16 +86,11 @@ def tag_matrix(tags: Iterable[Iterable[str]]) -> tuple[csr_matrix, list[str]]:
 
 def normalise(tag: str) -> str:
     """A tag in lower case, without punctuation, each word cut to its stem (Porter); "" where nothing is left."""
-    return " ".join(_stem(word) for word in words(tag) if any(map(str.isalnum, word)))
+    return " ".join(_stem()(word) for word in words(tag) if any(map(str.isalnum, word)))
 
 
 @cache
-def _stem(word: str) -> str:
-    return _stemmer().stem(word)
-
-
-@cache
-def _stemmer():
+def _stem() -> Callable[[str], str]:
     from nltk.stem.porter import PorterStemmer
 
-    return PorterStemmer()
+    return cache(PorterStemmer().stem)

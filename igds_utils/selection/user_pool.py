@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -113,10 +113,6 @@ class UserPool(Sequence[Example]):
         """Where a sample stands, for messages: `pool.jsonl line 17`."""
         return self._read(number)[2]
 
-    def records(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """The records that some samples were made from, one in memory at a time."""
-        return (self._read(number)[3] for number in numbers)
-
     def _read(self, number: int) -> list:
         self._stored.seek(self._at[number])
         return json.loads(self._stored.readline())
@@ -130,8 +126,8 @@ class UserPool(Sequence[Example]):
     def write(self, file: Path, chosen: Sequence[int]) -> None:
         """Write the records of some samples, in that order, as JSONL."""
         with written_whole(file) as out:
-            for record in self.records(chosen):
-                out.write(_line(record))
+            for number in chosen:
+                out.write(_line(self._read(number)[3]))
 
 
 def _line(record: dict[str, Any]) -> bytes:
