@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from igds_utils.engine import activations, prompts, tiny
+from igds_utils import tiny
+from igds_utils.engine import activations, prompts
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature

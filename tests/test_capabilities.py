@@ -10,10 +10,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import apply_template
 
-from igds_utils import display, tables
+from igds_utils import display, tables, tiny
 from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
-from igds_utils.engine import tiny
 from igds_utils.engine.lm import LM
 from igds_utils.training import capabilities
 from igds_utils.training.choices import Reader

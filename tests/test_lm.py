@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Gemma3Config, GPT2Config, GPTNeoXConfig, LlamaTokenizerFast, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from igds_utils import tasks
+from igds_utils import tasks, tiny
 from igds_utils.config.config import load_preset
 from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef, describe
 from igds_utils.data.hub import SourceError
-from igds_utils.engine import prompts, tiny
+from igds_utils.engine import prompts
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed
 from igds_utils.engine.loading import device_map, fast_matmul, load_config, load_lm, repaired_tokenizer

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from igds_utils.engine import losses, tiny
+from igds_utils import tiny
+from igds_utils.engine import losses
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import LM
 

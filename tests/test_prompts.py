@@ -9,9 +9,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from igds_utils import tasks
+from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine import prompts, tiny
+from igds_utils.engine import prompts
 from igds_utils.tasks.examples import Example
 
 MATH = Example("", {"question": "What is 2 + 3?"}, "2 + 3 = 5.\nThe final answer is \\boxed{5}.", ("5",))

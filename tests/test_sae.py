@@ -11,11 +11,11 @@ import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from safetensors.torch import load_file, save_file
 
+from igds_utils import tiny
 from igds_utils.config.settings import SaeConfig
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module
-from igds_utils.engine import tiny
 from igds_utils.engine.features import LAYER_FOLDER, neuronpedia_url
 from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
 

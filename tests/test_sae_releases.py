@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from igds_utils import tiny
 from igds_utils.config.refs import HubRef
 from igds_utils.config.settings import SaeConfig
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module
-from igds_utils.engine import tiny
 from igds_utils.engine.activations import critical_residuals
 from igds_utils.engine.features import neuronpedia_url
 from igds_utils.engine.loading import load_lm

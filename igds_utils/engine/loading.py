@@ -18,9 +18,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from igds_utils import tiny
 from igds_utils.config.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef, describe
 from igds_utils.data import hub
-from igds_utils.engine import shards, tiny
+from igds_utils.engine import shards
 from igds_utils.engine.lm import LM
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.

@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from igds_utils import tiny
 from igds_utils.config.settings import SaeConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
-from igds_utils.engine import tiny
 from igds_utils.engine.features import Feature, described, sae_folders, say_once
 
 # Each token's activations depend on its own residual alone, and none is negative.
