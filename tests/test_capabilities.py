@@ -15,7 +15,6 @@ from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
 from igds_utils.engine.lm import LM
 from igds_utils.training import capabilities
-from igds_utils.training.choices import Reader
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_likelihoods_equal_those_of_lm_evals_own_model(name):
     own = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=2, max_length=most)
     expected = own.loglikelihood(requests, disable_tqdm=True)
     for batch_tokens in (1, 40, 10_000):
-        found = Reader(lm, batch_tokens).loglikelihood(requests, disable_tqdm=True)
+        found = capabilities.reader(lm, batch_tokens).loglikelihood(requests, disable_tqdm=True)
         assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=1e-5)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 

@@ -104,7 +104,7 @@ def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(resul
     asked = {name: "capabilities" in arm_of(few, name).products for name in ("original", "full", "igds@0.5")}
     assert asked == {"original": True, "full": True, "igds@0.5": False}
     assert "capabilities" in arm_of(every, "igds@0.5").products
-    one, other = (arm_of(run, "full")._inputs_of("capabilities") for run in (few, every))
+    one, other = (arm_of(run, "full").inputs_of("capabilities") for run in (few, every))
     assert one == other
 
 
