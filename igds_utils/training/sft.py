@@ -69,7 +69,7 @@ def train(
     batches = global_batches([len(ids) for ids, _ in samples], config, seed)
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
     own = workdir / fingerprint(inputs)  # checkpoints of this very training
-    arguments, precision = _arguments(config, len(batches), seed, own), lm.model.dtype
+    arguments, precision = trainer_arguments(config, len(batches), seed, own), lm.model.dtype
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
         trainer = _make_trainer(
@@ -157,7 +157,8 @@ def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 
-def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
+def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
+    """What TRL's trainer is told (its `SFTConfig`) for a training of `steps` optimizer steps."""
     from trl import SFTConfig
 
     on_gpu = torch.cuda.is_available()  # weights that are dealt out to GPUs lie in main memory until then
