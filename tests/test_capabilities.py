@@ -57,12 +57,6 @@ def test_likelihoods_equal_those_of_lm_evals_own_model(name):
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
-def test_questions_are_loaded_once_for_all_models(lm, monkeypatch):
-    first = capabilities.score(lm, ["mmlu_dev"], limit=1)
-    monkeypatch.setattr(capabilities, "_tasks", None)
-    pd.testing.assert_frame_equal(capabilities.score(lm, ["mmlu_dev"], limit=1), first)
-
-
 def likeliest(lm, question) -> int:
     text = f"The following are multiple choice questions (with answers) about {question['subject']}.\n\n"
     text += question["question"].strip()

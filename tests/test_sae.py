@@ -1,7 +1,5 @@
 """Reading and amplifying features under every convention of sae_lens, and where a model's SAEs come from."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref
@@ -93,22 +91,6 @@ def test_one_feature_a_row(sae, h):
     assert found.shape == (6, 7)
     for row, feature in enumerate(which.tolist()):
         close(found[row], sae.encode(h[row])[:, INDICES[feature]])
-
-
-def test_activations_do_not_depend_on_the_batch(sae):
-    h = torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(3)) * 3
-    features = FeatureSet(sae, range(D_SAE))
-    together = features.encode(h)
-    alone = torch.cat([features.encode(row[None]) for row in h])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    assert torch.equal(together > 0, alone > 0)
-
-
-def test_half_precision_residuals_are_read_in_fp32(sae, h):
-    h = h.bfloat16()
-    found = FeatureSet(sae, INDICES).encode(h)
-    assert found.dtype == torch.float32
-    close(found, sae.encode(h.float())[..., INDICES])
 
 
 def test_a_threshold_below_zero_does_not_let_negative_activations_through(h):

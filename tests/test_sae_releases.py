@@ -1,7 +1,5 @@
 """The paper's SAEs in the three formats that their authors chose, read from the hub in a box through sae_lens."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref

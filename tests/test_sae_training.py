@@ -1,7 +1,5 @@
 """Capture, training, export and quality of SAEs, on tiny random models."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

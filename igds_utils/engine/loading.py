@@ -1,7 +1,5 @@
 """Language models from their references: fetched or converted, put on their device, their tokenizers repaired."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Notation (method section of the paper): z = SAE_enc(h) in R^M; a_i(h) is the i-t
 one unit of it adds to the residual stream.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import re

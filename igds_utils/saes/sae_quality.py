@@ -3,8 +3,6 @@
 All of it is measured on the inference form that is shipped and read, never on the training form.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 where it was: shards of residuals and trained SAEs are stored whole under a hash of everything they depend on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -5,8 +5,6 @@
 LLaMA-Factory reads `dataset_dir: <...>/selected/llama_factory`, `dataset: igds@0.5`, `template: empty`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import yaml

@@ -9,8 +9,6 @@ What the paper leaves open is fixed here: AdamW (betas 0.9 and 0.999), gradients
 warm-up of the preset, loss on the target and its EOS alone, no packing.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

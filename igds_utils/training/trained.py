@@ -1,7 +1,5 @@
 """A trained arm: trained when its model is first asked for, so that an arm whose products are there costs nothing."""
 
-from __future__ import annotations
-
 import shutil
 from functools import cached_property
 from typing import Any
