@@ -148,7 +148,7 @@ def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
 
 
 def test_the_whole_pool_in_equal_steps_takes_larger_batches(results):
-    changes = {"tasks.math.full_steps": True, "sft.global_batch": 4, "sft.device_batch": 2}
+    changes = {"tasks.math.full_steps": True, "sft.global_batch": 4}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=results)
     pool = run.examples("math", "pool")
     for name in ("full_steps", "igds@0.5"):
