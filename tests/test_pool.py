@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils import selectors
+from igds_utils import selectors, tiny
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations, prompts, tiny
+from igds_utils.engine import activations, prompts
 from igds_utils.engine.features import features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature, FeatureSet

@@ -8,9 +8,10 @@ import torch
 from pools import ids, made_pool, sample, samples
 from scipy.sparse import csr_matrix
 
+from igds_utils import tiny
 from igds_utils.config.refs import FolderRef
 from igds_utils.config.stages import MINILM, LessConfig
-from igds_utils.engine import losses, prompts, tiny
+from igds_utils.engine import losses, prompts
 from igds_utils.engine.lm import LM
 from igds_utils.engine.loading import model_folder
 from igds_utils.selection import gradients
