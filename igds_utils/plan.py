@@ -138,7 +138,7 @@ def measurement_tokens(name: str, prompt: float, target: float, less_epochs: int
     whole = prompt + target
     known = dict.fromkeys(["target_loss", "hidden_states", "sae_mean", "sae_max", "neuron_mean"], whole)
     known |= {"bare_target_loss": target, "gradients": less_epochs * whole}
-    return known.get(name, prompt if name.endswith(("_activations", "_reads")) else 0)
+    return known.get(name, prompt if name.endswith(("_activations", "_reads", "_cosines")) else 0)
 
 
 def measurement_operations(name: str, tokens: float, shape: Shape, blocks: int) -> float:
