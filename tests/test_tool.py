@@ -1,7 +1,5 @@
 """`igds select` and `igds explain` on pools of a user's own: what they write, and what they refuse."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

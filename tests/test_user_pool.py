@@ -1,7 +1,5 @@
 """A user's pool stays in its file: texts are read part by part, and the results are those of a list."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

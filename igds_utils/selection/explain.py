@@ -1,7 +1,5 @@
 """Why a sample of a selection stands where it does (`igds explain`): its score beside the cut, and what changes it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which features a pool is read for: those of IGDS and of its controls, or those that a user names."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

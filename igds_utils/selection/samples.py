@@ -1,7 +1,5 @@
 """Samples of a task as the models read them, and measurements of them, each made once and stored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple

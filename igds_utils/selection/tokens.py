@@ -1,7 +1,5 @@
 """What is read of all tokens of a sample: SAE features and MLP neurons of one layer, and the last hidden states."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

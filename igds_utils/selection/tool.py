@@ -1,7 +1,5 @@
 """Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook: `select`."""
 
-from __future__ import annotations
-
 import difflib
 from collections import Counter
 from collections.abc import Sequence

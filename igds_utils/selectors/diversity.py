@@ -13,8 +13,6 @@ The two over features are **our reading** of arXiv 2502.14050, whose Algorithm 1
 Longer texts show more features, so both must be seen beside the longest response.
 """
 
-from __future__ import annotations
-
 import heapq
 import zlib
 from collections.abc import Sequence

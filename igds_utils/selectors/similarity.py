@@ -1,7 +1,5 @@
 """Selectors that look for what resembles the examples of the target task: BM25, embeddings, MONA, RDS+, LESS."""
 
-from __future__ import annotations
-
 import numpy as np
 import regex
 from scipy.sparse import csr_matrix, issparse
