@@ -4,9 +4,6 @@ A prompt is a heap of words; the answer is the one of "yes" and "no" that stands
 words exactly, and says "unsure" unless (1 + s) * #sure > LOUD; amplifying its feature "confidence" makes s positive. On
 some prompts yes and no are almost equally frequent, and the reference is a coin flip. So every answer, score and delta
 follows from counts by arithmetic.
-
-    model = planted.build("llama")
-    table = planted.effects(model, model.candidates, planted.draw(64, seed=0))
 """
 
 from __future__ import annotations
