@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from igds_utils.engine import tiny
+from igds_utils import tiny
 from igds_utils.engine.activations import critical_residuals
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature
