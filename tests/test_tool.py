@@ -341,19 +341,6 @@ def test_a_sample_is_refused_where_what_is_read_of_it_does_not_fit(
         assert made.facts["remarks"][0] == "5 of 6 records are used, because 1 cannot be (--skip-bad)"
 
 
-def test_a_text_that_the_tokenizer_cannot_part_names_its_line(run, file, tmp_path, monkeypatch):
-    pairs = type(run).training_pairs
-
-    def merged(self, records):
-        if records[0]["id"] == "s3":
-            raise ValueError("the tokenizer merges the end of the prompt with the target")
-        return pairs(self, records)
-
-    monkeypatch.setattr(type(run), "training_pairs", merged)
-    with pytest.raises(PoolError, match="^pool.jsonl line 4: the tokenizer merges"):
-        select(run, "math", file, tmp_path / "out", selector="loss")
-
-
 def refused(arguments, capsys):
     assert cli.main(["select", *arguments]) == 2
     message = capsys.readouterr().err.strip().rpartition("igds: ")[2]
