@@ -113,26 +113,20 @@ def _refusal(name: str, error: BaseException) -> str | None:
     """What to do about an answer that will not change by asking again; None if it is none."""
     from huggingface_hub import errors
 
-    login = "`hf auth login`"
-    match error:
-        case errors.GatedRepoError():
-            page = f"https://huggingface.co/{name}"
-            return (
-                f"{name} is gated and this machine has no access: accept its licence on {page} with your account, then "
-                f"{login} (or set HF_TOKEN)"
-            )
-        case errors.RepositoryNotFoundError():
-            return f"the hub has no repository {name} (or it is private: {login}): correct its name"
-        case errors.RevisionNotFoundError():
-            return f"{name} has no such revision: correct `revision`, or leave it out for the newest"
-        case errors.LocalEntryNotFoundError():
-            return None  # not the hub's answer: it could not be asked
-        case errors.EntryNotFoundError():
-            return f"{name} has no such file: {str(error).strip().splitlines()[-1]}"
-        case errors.OfflineModeIsEnabled():
-            return f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset it once"
-    if _status(error) in (401, 403):
-        return f"the hub refuses access to {name} ({_status(error)}): {login}, or correct HF_TOKEN"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return None  # not the hub's answer: it could not be asked
+    mends = {
+        errors.GatedRepoError: "is gated and this machine has no access: accept its licence on "
+        f"https://huggingface.co/{name} with your account, then `hf auth login` (or set HF_TOKEN)",
+        errors.RepositoryNotFoundError: "is not on the hub (or it is private: `hf auth login`): correct its name",
+        errors.RevisionNotFoundError: "has no such revision: correct `revision`, or leave it out for the newest",
+        errors.EntryNotFoundError: f"has no such file: {(str(error).strip().splitlines() or [''])[-1]}",
+        errors.OfflineModeIsEnabled: "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset it once",
+    }
+    if mend := next((mend for kind, mend in mends.items() if isinstance(error, kind)), None):
+        return f"{name} {mend}"
+    if (status := _status(error)) in (401, 403):
+        return f"the hub refuses access to {name} ({status}): `hf auth login`, or correct HF_TOKEN"
     return None
 
 
