@@ -14,7 +14,7 @@ from igds_utils.config.taskspec import METRICS, AccuracyMetric, CometMetric, Exa
 from igds_utils.data import metrics
 from igds_utils.data.hub import SourceError
 from igds_utils.tasks.examples import Example
-from igds_utils.tasks.scorers import SCORERS
+from igds_utils.tasks.base import SCORERS
 
 PAIR = {"source_text": "Ann has 3 coins and buys 2 more.", "target_language": "Chinese"}
 CHINESE = "安有3个硬币，又买了2个。"
