@@ -106,12 +106,6 @@ def test_weights_without_safetensors_are_read_as_tensors_only(old_repository, em
     assert "this pickle was run" not in capsys.readouterr().out
 
 
-def test_weights_in_no_known_format_are_named(old_repository, empty_cache):
-    (old_repository / "pytorch_model.bin").rename(old_repository / "tf_model.h5")
-    with pytest.raises(SourceError, match=r"old/tagger has neither \*.safetensors nor .*save_pretrained"):
-        load_lm(HubRef(hub="old/tagger"))
-
-
 # ---- refusals: said at once, with what to do ----
 
 

@@ -99,15 +99,6 @@ def test_without_mirror_and_hub_it_stops_and_says_what_can_be_read_instead(hub_b
         sets_of(preset, "summarization")
 
 
-def test_data_of_its_own_are_read_where_they_are_asked_for(monkeypatch):
-    monkeypatch.delenv(MIRROR, raising=False)
-    preset = load_preset("laptop", overrides=small(**{f"tasks.{task}.data.sources": {} for task in TASKS}))
-    for task in TASKS:
-        sets = sets_of(preset, task)
-        assert {name: len(members) for name, members in sets.items()} == SIZES
-        assert origins(preset.tasks[task]) == {}  # which the report reads as "built-in data"
-
-
 @pytest.mark.slow
 def test_all_notebooks_on_the_mirror(mirror, tmp_path):
     """The preset as it is, but for sizes and a tiny model."""

@@ -79,12 +79,6 @@ def test_every_set_comes_from_its_source_in_its_size_and_the_seed_decides(three)
     assert len(task.extra(config(three), 0, 4)) == 4
 
 
-def test_one_source_may_fill_every_set(mirror):
-    whole = {"all": {"hub": mirror("some/data", problems("x", 26)), "sets": list(SETS), "columns": MATH}}
-    sets = tasks.get("math").sets(config(whole), seed=0)
-    assert len({text for members in sets.values() for text in texts(members)}) == 26
-
-
 def test_nested_columns_and_dotted_names_are_read_of_tables_too(tmp_path):
     rows = [
         {"a.q": f"{i}?", "more": {"s": f"It is {i}.", "a": str(i)}, "meta": {"lang": lang}}

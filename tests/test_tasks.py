@@ -2,13 +2,12 @@
 
 import json
 import re
-import zipfile
 from collections import Counter
 
 import pytest
 import yaml
 
-from igds_utils import display, tasks
+from igds_utils import tasks
 from igds_utils.config.config import PRESETS, ConfigError, load_preset
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.config.taskspec import ExactMetric, TaskSpec
@@ -317,14 +316,6 @@ def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs, tmp_pat
         own_data.InterfaceMessages(**catalogs).load()
 
 
-def test_translation_is_labelled_by_the_metric_that_it_is():
-    task = tasks.get("translation")
-    assert (task.metric, task.metric_label) == ("chrf", "chrF, mean of sentences")
-    chinese = Example("", {"source_text": "", "target_language": "Chinese"}, "", ("要忽略的诊断代码",))
-    assert task.score("要忽略的诊断代码", chinese) == pytest.approx({"chrf": 100, "bleu": 100})
-    assert display.metric_of(task).unit == "chrF"
-
-
 def test_leads_become_title_and_description_and_the_poor_ones_are_left_out(leads):
     found = own_data.ArticleLeads(**leads).load()
     assert len(found) == 51
@@ -342,18 +333,6 @@ def test_general_english_keeps_out_what_is_held_out(leads):
     found = task.english(made, seed=0)
     assert len(found) == 57 - 16 and not [t for t in found if t.split()[0] in held_out]
     assert any(t.startswith("Brief") for t in found)
-
-
-def test_the_wheels_file_reaches_the_loader_through_the_hub(tmp_path, monkeypatch):
-    """From a wheel on disk to pairs, with the real `hub.wheel_file` and only its download replaced."""
-    made = tmp_path / "made_here-1-py3-none-any.whl"
-    with zipfile.ZipFile(made, "w") as archive:
-        archive.writestr("x/a.json", json.dumps({"Open the red cell": ["Ouvrir la cellule rouge"]}))
-        archive.writestr("x/a.mo", "not read")
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hub, "_download", lambda ref, folder: made)
-    data = {"wheels": {"fr": {**wheel("x/"), "sha256": hub.sha256(made)}}}
-    assert [p.target for p in own_data.InterfaceMessages(**data).load()] == ["Ouvrir la cellule rouge"]
 
 
 def test_the_default_preset_finds_enough_data_in_the_pinned_wheels():
