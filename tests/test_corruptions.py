@@ -24,7 +24,7 @@ HAND = [
 def large():
     """80 math samples, none of them off-task."""
     config = load_preset("quick").tasks["math"]
-    return [e for e in get("math").sets(config, seed=0)["pool"] if not e.meta["off_task"]]
+    return [e for e in get("math").sets(config, seed=0).clean_pool if not e.meta["off_task"]]
 
 
 def corrupt(name, example=ONE, other=TWO, seed=0):

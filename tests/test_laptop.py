@@ -61,7 +61,8 @@ def mirror(tmp_path, monkeypatch):
 
 
 def small(**changes):
-    return {f"tasks.{task}.sizes": SIZES for task in TASKS} | changes
+    sizes = {f"tasks.{task}.sizes": SIZES for task in TASKS}
+    return sizes | {f"tasks.{task}.corrupted": 0 for task in TASKS} | changes
 
 
 def sets_of(preset, task):
