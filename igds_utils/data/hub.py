@@ -4,8 +4,6 @@ Whatever is fetched lands in one cache folder (`cache_root`) whole or not at all
 an interrupted one leaves nothing half-written behind.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

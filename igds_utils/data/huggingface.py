@@ -4,8 +4,6 @@ Libraries that fetch by themselves (sae_lens, datasets, comet) are called throug
 from `snapshot`. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they always mean.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

@@ -7,8 +7,6 @@ Where the environment variable IGDS_DATA_MIRROR names a folder, it takes the hub
     for place, record in find_rows("pool.jsonl.gz"): ...
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import hashlib

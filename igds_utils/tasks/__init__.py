@@ -1,7 +1,5 @@
 """The tasks, by name: each is a YAML file, the built-in ones in presets/tasks/."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

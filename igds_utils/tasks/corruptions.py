@@ -5,8 +5,6 @@ prompt only, as FRS does, cannot see them. *Prompt-side* ones change the questio
 is kept in `Example.meta["corruption"]`, "" for a clean sample, which no selector is shown.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Examples of a task, their sets, and when two of them say the same."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator

@@ -4,14 +4,11 @@ Each kind is the record of a task's `data` section and knows how its examples ar
 kind (`data: word_problems`); the stories of the word problems are in word_problems.yaml.
 """
 
-from __future__ import annotations
-
 import json
 import re
-from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from operator import add, floordiv, mul, sub
 from pathlib import Path
 from random import Random
@@ -40,17 +37,25 @@ class OwnData(Strict):
     """The `data` section of a task that needs no `sources`."""
 
     @classmethod
-    @abstractmethod
     def title(cls, data: dict[str, Any]) -> str:
         """What is read or made, in a few words; data: the section as the preset has it."""
+        raise NotImplementedError
 
-    @abstractmethod
+    def load(self) -> list[Example]:
+        """Every usable example without id, each saying something else, in the order of the source."""
+        raise NotImplementedError
+
     def examples(self, sizes: Sizes, random: Random) -> list[Example]:
-        """Examples without id, each saying something else, in the order in which sets of these sizes are dealt."""
+        """The same in the order in which sets of these sizes are dealt: a seeded shuffle."""
+        made = self.load()
+        random.shuffle(made)
+        return made
 
-    @abstractmethod
     def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
         """At most `n` distinct examples, none with a (normalized) text of `held_out`."""
+        made = list(unique(self.load(), held_out))
+        random.shuffle(made)
+        return made[:n]
 
 
 # ---- word problems ---------------------------------------------------------------------------------------
@@ -109,16 +114,13 @@ class WordProblems(OwnData):
     def _draw(self, problems: int, requests: int, random: Random, seen: set[str] = frozenset()) -> list[Example]:
         levels, weights = list(self.steps), list(self.steps.values())
 
-        def draw_problems() -> Iterator[Example]:
-            while True:
-                yield draw_problem(random, random.choices(levels, weights)[0], self.max_number, self.families)
+        def draw(n: int, one: Callable[[], Example]) -> list[Example]:
+            return list(islice(unique((one() for _ in count()), seen), n))
 
-        def draw_requests() -> Iterator[Example]:
-            while True:
-                yield draw_request(random)
+        def problem() -> Example:
+            return draw_problem(random, random.choices(levels, weights)[0], self.max_number, self.families)
 
-        drawn = list(islice(unique(draw_problems(), seen), problems))
-        return drawn + list(islice(unique(draw_requests(), seen), requests))
+        return draw(problems, problem) + draw(requests, lambda: draw_request(random))
 
 
 @cache
@@ -179,25 +181,7 @@ def _cast(random: Random) -> dict[str, str]:
 # ---- files of packages -----------------------------------------------------------------------------------
 
 
-class Packaged(OwnData):
-    """Examples in a file of a wheel: the sets are a seeded shuffle of them."""
-
-    @abstractmethod
-    def load(self) -> list[Example]:
-        """Every usable example, in the order of the source."""
-
-    def examples(self, sizes: Sizes, random: Random) -> list[Example]:
-        made = self.load()
-        random.shuffle(made)
-        return made
-
-    def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
-        made = list(unique(self.load(), held_out))
-        random.shuffle(made)
-        return made[:n]
-
-
-class ArticleLeads(Packaged):
+class ArticleLeads(OwnData):
     """The lead of a Wikipedia article into one line, `{title}: {short description}`.
 
     The short description alone is a terse fragment ("Country in Central America") that the untrained model beats by
@@ -249,7 +233,7 @@ def whole_sentences(text: str, max_words: int) -> str:
     return " ".join(kept)
 
 
-class InterfaceMessages(Packaged):
+class InterfaceMessages(OwnData):
     """English user-interface messages and their human translations from JupyterLab's language packs."""
 
     language: str = "fr"
@@ -278,7 +262,7 @@ class InterfaceMessages(Packaged):
         folder, language = hub.wheel_file(self.wheels[self.language]), LANGUAGES[self.language]
         if not (catalogs := sorted(folder.glob("*.json"))):
             raise ConfigError(f"no *.json catalogs in {folder}: correct `file:` in tasks.translation.data.wheels")
-        seen, found = (set(), set()), []
+        sources, targets, found = set(), set(), []
         for catalog in catalogs:
             for key, forms in json.loads(catalog.read_text(encoding="utf8")).items():
                 if not key:  # the catalog's header
@@ -288,11 +272,11 @@ class InterfaceMessages(Packaged):
                     continue
                 if len(PLACEHOLDER.sub(" ", source).split()) < self.min_words:
                     continue
-                plain = tuple(words(source)), tuple(words(target))
-                if plain[0] == plain[1] or plain[0] in seen[0] or plain[1] in seen[1]:
+                plain_source, plain_target = tuple(words(source)), tuple(words(target))
+                if plain_source == plain_target or plain_source in sources or plain_target in targets:
                     continue
-                for texts, text in zip(seen, plain, strict=True):
-                    texts.add(text)
+                sources.add(plain_source)
+                targets.add(plain_target)
                 source, target = " ".join(source.split()), " ".join(target.split())
                 fields = {"source_text": source, "target_language": language}
                 found.append(Example("", fields, target, (target,), {"catalog": catalog.stem}))
