@@ -171,7 +171,7 @@ def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
     mirror("some/test", [*problems("test", 4), {"question": shared, "solution": "s", "answer": "1"}])
     leaked = {"question": f"and {shared}", "solution": "s", "answer": "1"}
     mirror("some/pool", [*problems("pool", 9), *problems("test", 1), leaked])
-    overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES}
+    overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES, "tasks.math.corrupted": 0}
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path / "results"))
     facts = run.data_facts("math")
     assert "math: pool 10 of 10 (1 in test)" in capsys.readouterr().out
