@@ -1,7 +1,7 @@
 """What a selector prefers, judged without training: rankings of a pool of which we know what is spoilt.
 
-Half of it (by default) is corrupted, on the target side or on the prompt side (`corruptions`). No selector sees
-a label; here the labels are held against the rankings. A score that reads prompts only, as FRS does, is at chance on the
+Half of it (by default) is corrupted, on the target side or on the prompt side (`corruptions`). No selector sees a
+label; here the labels are held against the rankings. A score that reads prompts only, as FRS does, is at chance on the
 target side by construction.
 """
 
