@@ -19,7 +19,7 @@ from igds_utils.selection.features import at_critical, in_units
 from igds_utils.selection.pool import Pool
 from igds_utils.selection.tool import FACTS, FIRES, pool_of
 from igds_utils.selection.user_pool import read_pool
-from igds_utils.tasks.defects import own_field
+from igds_utils.tasks.corruptions import own_field
 from igds_utils.tasks.examples import Example
 
 PIECES = 8  # into which a text of one sentence is cut

@@ -33,7 +33,7 @@ from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
 from igds_utils.selectors.diversity import Bundle, lazy_greedy
 from igds_utils.tasks.examples import Example
-from igds_utils.tasks.word_problems import draw_problem
+from igds_utils.tasks.own_data import draw_problem
 
 LARGE, SMALL = 20_000, 5_000  # samples of a pool
 BUDGET = 200  # of ZIP: two rounds of its defaults
@@ -111,7 +111,9 @@ def problems(n: int) -> list[Example]:
     """Word problems of the default task."""
     random = Random(0)
     drawn = (draw_problem(random, random.randint(1, 3), 20) for _ in range(n))
-    return [Example(f"p{i:05d}", {"question": p.question}, p.solution, ()) for i, p in enumerate(drawn)]
+    return [
+        Example(f"p{i:05d}", one.fields, one.target.partition("\n")[0], ()) for i, one in enumerate(drawn)
+    ]
 
 
 def bench_zip() -> dict:
