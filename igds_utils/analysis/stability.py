@@ -240,25 +240,3 @@ def winners(delta: np.ndarray, loglik: np.ndarray) -> np.ndarray:
     """Index of the best feature of each row of mean effects (B, C): by delta, then loglik, then position."""
     best = delta >= delta.max(axis=1, keepdims=True) - 1e-12
     return np.where(best, loglik, -np.inf).argmax(axis=1)
-
-
-# ---- in words --------------------------------------------------------------------------------------------
-
-
-def story(agreed: list[dict[str, Any]], tops: list[dict[str, Any]], top: int) -> str:
-    """What Table 5 shows, made from `agreement` and `top1_agreement`."""
-    everything, pairs = agreed[-1], [record for record in agreed if record["top_by_chance"] is not None]
-    mean, chance = (np.mean([pair[key] for pair in pairs]) for key in ("top_jaccard", "top_by_chance"))
-    shared, expected = everything["top_shared"], everything["shared_by_chance"]
-    n = len(everything["sources"])
-    first = "the same feature is on top" if everything["same_top1"] else "the top feature is not the same"
-    kept = [record for record in tops if record["source"] != "all"]
-    return (
-        f"On {n} sources {first} (blind draws: the same in {100 * everything['same_top1_by_chance']:.0f} % of cases). "
-        f"Among the {top} best of every source: {', '.join(shared) or 'none'}. Number shared: {len(shared)}; blind "
-        f"draws share {expected:.2f} on average, and at least as many in "
-        f"{100 * everything['shared_p']:.0f} % of cases. Two lists of {top} share {mean:.2f} of their names (Jaccard) "
-        f"where a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are drawn "
-        f"anew, a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and "
-        f"all {n} agree in {100 * tops[-1]['agree']:.0f} %."
-    )

@@ -218,6 +218,7 @@ class Speeds(Strict):
 class Preset(Strict):
     name: str
     description: str
+    departures: list[str] = Field([], description="what it does otherwise than the paper; the report says so")
     seed: int = 0
     model: str = Field(description="the chosen one of `models`")
     models: dict[str, ModelConfig]
