@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+from igds_utils.reporting.findings import prompt_templates
 
 from igds_utils import tasks
 from igds_utils.config.settings import Sizes, TaskConfig
@@ -22,7 +23,6 @@ from igds_utils.display import (
     paper_values,
 )
 from igds_utils.engine.prompts import sft_pair
-from igds_utils.reporting.findings import prompt_templates
 from igds_utils.tables import MARK, save_table, table1, table2, table6, table9, to_latex, to_markdown
 from igds_utils.tasks.examples import Example
 

@@ -10,7 +10,6 @@ from igds_utils.plots.features import (
 )
 from igds_utils.plots.results import (
     activation_distributions,
-    defects_heatmap,
     main_result,
     monitor,
     precision_dots,
@@ -21,7 +20,7 @@ from igds_utils.plots.results import (
 from igds_utils.plots.style import SELECTOR_COLOURS, save_figure, selector_colour
 
 __all__ = [
-    "SELECTOR_COLOURS", "activation_distributions", "causal_effects", "defects_heatmap",
+    "SELECTOR_COLOURS", "activation_distributions", "causal_effects",
     "effect_agreement", "feature_map", "feature_topology", "main_result", "monitor",
     "precision_dots", "recall_frequency", "rising_words", "save_figure", "score_against_ratio", "score_distributions",
     "selector_colour", "training_loss",

@@ -83,9 +83,8 @@ def activation_distributions(
         sns.stripplot(medians, label="median of a training seed", **look, **mark)
         base = table.loc[table["selector"] == "original", "median"].iloc[0]
         axis.axvline(base, label="median of the untrained model", **style.DASHED)
-        several = table["ratio"].nunique() > 1  # otherwise it goes without saying
-        titles = table["arm"].map(lambda arm: display.arm_title(arm if several else arm.partition("@")[0]))
-        style.name_rows(axis, titles + "  " + table["score"].map(metrics[task].show))
+        named = table["arm"] if table["ratio"].nunique() > 1 else table["selector"]  # one ratio goes without saying
+        style.name_rows(axis, named.map(display.arm_title) + "  " + table["score"].map(metrics[task].show))
         axis.set(xlabel=f"activation of\n{features[task]} at p", ylabel="", ylim=(rows - 0.5, -0.5))
     axes[0].set_ylabel("arm and its score")
     return style.with_legend(figure)
@@ -186,36 +185,3 @@ def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
         axis.xaxis.set_major_formatter(PercentFormatter(1))
         axis.grid(axis="x")
     return style.with_legend(figure)
-
-
-def defects_heatmap(defects: pd.DataFrame) -> Figure:
-    """Share of every kind of defect that each selector keeps (defects.parquet); selectors that keep least on top.
-
-    Colours: kept more often (orange) or less often (blue) than by chance, which the last row shows; without colour
-    where the interval of the share covers chance.
-    """
-    told = (defects["low"] > defects["chance"]) | (defects["high"] < defects["chance"])
-    sides = defects["side"].map(lambda side: f"{side}: " if side in SIDES else "")
-    cells = defects.assign(
-        excess=100 * (defects["share"] - defects["chance"]).where(told, 0.0),
-        percent=100 * defects["share"],
-        kind=sides + defects["defect"] + " (" + defects["n"].astype(str) + ")",
-    )
-    chance = cells.drop_duplicates("kind").set_index("kind")["chance"]
-    order = cells[cells["side"] != ""].groupby("selector", sort=False)["share"].mean().sort_values(kind="stable").index
-    excess, percent = (
-        cells.pivot(index="selector", columns="kind", values=value).loc[order, chance.index].rename(display.selector_title)
-        for value in ("excess", "percent")
-    )
-    excess.loc["chance"], percent.loc["chance"] = 0.0, 100 * chance
-    figure, axes = style.new_figure(style.PAGE, 1.6 + 0.19 * len(excess))
-    sns.heatmap(
-        excess, ax=axes[0, 0], cmap=style.DIVERGING, vmin=-60, vmax=60, linewidths=0.4, annot=percent, fmt=".0f",
-        annot_kws={"fontsize": 6.5}, cbar_kws={"label": "points above chance", "shrink": 0.6},
-    )  # fmt: skip
-    axes[0, 0].set(xlabel="kept (%) of the samples of each kind (how many are in the pool)", ylabel="")
-    axes[0, 0].tick_params(axis="x", rotation=35)
-    for label in axes[0, 0].get_xticklabels():
-        label.set_horizontalalignment("right")
-    style.embolden(axes[0, 0], display.SELECTORS.values())
-    return figure

@@ -123,14 +123,14 @@ def together(found: dict[str, Finding]) -> Finding:
 
 
 def at_every_ratio(stored: Stored) -> Finding:
-    """At each ratio, as for Random at the main one."""
+    """At each ratio that was run the difference to Random lies above zero, by the rule for the main ratio."""
     ratios = [f"{100 * record['ratio']:g} %" for record in stored.arms("igds")]
     found = {ratio: beats(stored, "random", place) for place, ratio in enumerate(ratios)}
     return together(found) if len(ratios) > 1 else Finding()
 
 
 def beats_all(stored: Stored, others: dict[str, str]) -> Finding:
-    """As for each of them, by the paired difference; those that were not run are left out."""
+    """Each paired difference that was run lies above zero, by the rule for a single other arm."""
     return together({title: beats(stored, other) for other, title in others.items()})
 
 
@@ -153,7 +153,8 @@ def forgets_nothing(stored: Stored) -> Finding:
     """IGDS minus Original on general questions lies above −2 points, with two trainings or more."""
     def answers(arm: str) -> pd.Series | None:
         table = stored.read(f"arms/{arm}/capabilities.parquet")
-        return None if table is None else table.set_index(["benchmark", "subject", "item"])["score"]
+        keys = ["benchmark", "subject", "item"]
+        return None if table is None else table.set_index(table[keys].astype(str).agg(" ".join, axis=1))["score"]
 
     base, asked = answers("original"), {}
     for igds in stored.arms("igds")[:1]:

@@ -84,7 +84,7 @@ def as_cells(frame: pd.DataFrame, strong: str = "") -> dict[str, Any]:
     Columns of numbers stand to the right, the paper's columns and rows are tinted, rows with the cell `strong` bold.
     """
     cells = frame.astype(str)
-    numeric = [bool(cells[name].map(NUMBER.match).all()) for name in cells]
+    numeric = [all(map(NUMBER.match, cells[name])) for name in cells]
     paper = [name.startswith("Paper") or name.endswith("(paper)") for name in cells]
 
     def styled(row: Sequence[str]) -> list[tuple[str, str]]:
@@ -111,13 +111,14 @@ def write(run: Run) -> Path:
     facts = run.read("manifest.json")
     found = {task: run.read(f"{task}/task_features.json") for task in run.tasks}
     table = claims(run.root)
-    table["Supported where"] = table["Supported where"].where(~table["Claim"].duplicated(), "")
+    told = {"Claim", "Supported where"}  # once for all tasks
+    once = table.apply(lambda column: column.mask(table["Claim"].duplicated(), "") if column.name in told else column)
     page = environment.get_template("report.html.j2").render(
         preset=run.preset,
         facts=facts,
         made=made_in(facts["notebooks"]),
         glance=at_a_glance(run.root),
-        claims=as_cells(table),
+        claims=as_cells(once, SUPPORTED),
         verdicts={verdict: table["Verdict"].eq(verdict).any() for verdict in (SUPPORTED, AGAINST, OPEN, NOT_RUN)},
         unestablished={task: one["selected"] for task, one in found.items() if not one["established"]},
         tasks=run.tasks,
@@ -167,16 +168,17 @@ def at_a_glance(root: Path | str) -> dict[str, str]:
 
 
 def overview(folders: Sequence[Path]) -> str:
-    """The claims of several runs side by side (Markdown): a row a claim, a column a run, verdicts by task."""
-    glances = pd.DataFrame({folder.name: at_a_glance(folder) for folder in folders}).T
-    columns = {}
+    """The claims of several runs side by side (Markdown): a row a claim, a column a run; and the rules."""
+    glances, columns, claims_of = {}, {}, {}
     for folder in folders:
-        table = claims(folder)
+        table, glances[folder.name] = claims(folder), at_a_glance(folder)
         cells = (table["Task"] + ": " + table["Verdict"]).str.removeprefix("all: ")
         columns[folder.name] = cells.groupby(table["Claim"]).agg("; ".join)
-    columns["Supported where"] = {claim: rule_of(claim) for claim in CLAIMS}
-    matrix = pd.DataFrame(columns, index=list(CLAIMS))
-    return "\n\n".join(frame.fillna(NOT_RUN).to_markdown() for frame in (glances, matrix))
+    for claim in CLAIMS:
+        claims_of.setdefault(rule_of(claim), []).append(claim)
+    frames = (pd.DataFrame(glances).T, pd.DataFrame(columns, index=list(CLAIMS)))
+    rules = "\n".join(f"- {'; '.join(names)}: {rule}" for rule, names in claims_of.items())
+    return "\n\n".join([*(frame.to_markdown() for frame in frames), f"Supported where:\n\n{rules}"])
 
 
 if __name__ == "__main__":

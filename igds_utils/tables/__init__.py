@@ -19,7 +19,6 @@ from igds_utils.tables.features import (
     PAPER_SOURCES,
     agreement_table,
     model_facts,
-    pipeline_counts,
     prompt_templates,
     table1,
     table5,
@@ -30,6 +29,6 @@ from igds_utils.tables.writing import load_table, save_table, to_latex, to_markd
 
 __all__ = [
     "MARK", "PAPER_SOURCES", "activation_table", "agreement_table", "benefit_table", "load_table",
-    "model_facts", "pipeline_counts", "prompt_templates", "save_table", "selection_table", "table1", "table2", "table3",
+    "model_facts", "prompt_templates", "save_table", "selection_table", "table1", "table2", "table3",
     "table4", "table5", "table6", "table7", "table8", "table9", "to_latex", "to_markdown",
 ]  # fmt: skip

@@ -10,7 +10,6 @@ import pandas as pd
 from igds_utils.analysis.stability import beyond_chance
 from igds_utils.config.refs import describe
 from igds_utils.config.settings import Preset, TaskConfig
-from igds_utils.core.arms import selection_size
 from igds_utils.display import NOTHING, Metric, number, p_value, task_title
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, placeholders
@@ -76,22 +75,6 @@ def _printed_features(values: dict) -> dict[str, str]:
         "Top feature": values["feature"],
         "δ (validation)": f"{values['delta']:+g}".replace("-", "−"),
     }
-
-
-def pipeline_counts(preset: Preset, task: str, recall: dict, selected: list[str]) -> dict[str, str]:
-    """The numbers of Figure 2 by stage: sizes of the sets, and how many features of a task each stage left."""
-    sizes, ratio = preset.tasks[task].sizes, preset.tasks[task].ratio
-    counts = {
-        "Prior set: prompts": sizes.prior,
-        "SAE features": recall["n_features_total"],
-        "Recall: candidates": recall["n_candidates"],
-        "Amplification: features": recall["n_candidates"] - recall["n_cut"],
-        "Causal filter: prompts": sizes.validation,
-        "Pool: samples": sizes.pool,
-        "Selection: samples": selection_size(ratio, sizes.pool),
-        "Evaluation: items": sizes.test,
-    }
-    return {stage: number(n, 0) for stage, n in counts.items()} | {"Task features": ", ".join(selected)}
 
 
 def table5(rankings: dict[str, pd.DataFrame], metric: Metric, paper: dict, top: int = 5) -> pd.DataFrame:
