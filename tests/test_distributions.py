@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy, intervals, legend, points, rows
+from test_plots import POINTS, assert_tidy, points, rows
 
 from igds_utils import plots
 from igds_utils.analysis import distributions
@@ -85,23 +85,6 @@ def test_the_correlation_is_over_arms_with_and_without_the_untrained_model():
     assert few["all"]["rho"] is None and few["trained"]["rho"] is None
 
 
-def test_the_story_counts_arms_and_admits_what_few_of_them_can_show():
-    table = compared()
-    told = distributions.story(table, distributions.correlation(table, resamples=200), POINTS, "l1_p2")
-    assert "the 4 trained arms move by −0.50 to +2.00 in the mean" in told and "lie above" not in told
-    assert "IGDS 50 % has the highest median" in told and "IGDS 50 % has the highest score (50.0)" in told
-    assert "over all arms: ρ = 0.90, n = 5, p = 0.083" in told and "trained ones: ρ = 1.00, n = 4" in told
-    assert "Every arm was trained once" in told
-
-
-def test_the_story_holds_the_order_of_the_arms_against_the_luck_of_seeds():
-    table = distributions.compare(two_seeds(), SUMMARY, resamples=50)
-    told = distributions.story(table, distributions.correlation(table), POINTS, "l1_p2")
-    assert "within 3.50, those of one arm trained with different seeds up to 4.00 apart" in told
-    assert "their order may be luck" in told
-    assert "of 1 that were trained more than once, 0 lie above it and 0 below it" in told
-
-
 def test_the_table_shows_the_papers_scores_only_where_it_has_them():
     table = activation_table(compared(), POINTS, {"igds": 37.8}).set_index("Arm")
     assert table.index[0] == "IGDS 50 %" and table.loc["IGDS 50 %", "Paper: Gemma-2-2B"] == "37.8"
@@ -115,21 +98,12 @@ def test_the_table_shows_the_papers_scores_only_where_it_has_them():
 @pytest.mark.filterwarnings("error")
 def test_figures_are_tidy_and_name_every_arm():
     table, metrics = compared(), {"math": POINTS}
-    rho = {"math": distributions.correlation(table, resamples=100)}
     ridges = plots.activation_distributions(
         {"math": activations(SHIFTS)}, {"math": table}, metrics, {"math": "l1_p2"}
     )
     assert_tidy(ridges)
     assert rows(ridges.axes[0]) == ["IGDS  50.0", "Full  40.0", "Loss  30.0", "Random  20.0", "Original  10.0"]
     assert "l1_p2" in ridges.axes[0].get_xlabel()
-    figure = plots.activation_against_score({"math": table}, rho, metrics)
-    assert_tidy(figure)
-    (axis,) = figure.axes
-    assert legend(figure) == ["Original", "Full", "Random", "Loss", "IGDS"]
-    places = zip(table["median"], 100 * table["score"], strict=True)
-    assert points(axis) == [pytest.approx(place) for place in places]
-    assert pytest.approx((40, 60)) in intervals(axis)  # of IGDS
-    assert "ρ = 0.90, n = 5, p = 0.083" in axis.get_xlabel()
 
 
 def test_every_seed_has_its_density_and_its_mark():

@@ -1,4 +1,4 @@
-"""Figure 4, Tables 3 and 4, ablations without training: what was not run says so, ours and the paper's stay apart."""
+"""Figure 4, Tables 3 and 4: what was not run says so, ours and the paper's stay apart."""
 
 import numpy as np
 import pandas as pd
@@ -6,10 +6,8 @@ import pytest
 from test_plots import POINTS, assert_tidy, intervals, legend
 
 from igds_utils import plots
-from igds_utils.analysis import robustness
-from igds_utils.core.experiment import open_run
 from igds_utils.display import MORE_SELECTORS, NOT_RUN, paper_values
-from igds_utils.tables import ablation_table, table3, table4
+from igds_utils.tables import table3, table4
 
 PAPER, METRICS = paper_values(), {"math": POINTS, "translation": POINTS}
 
@@ -96,38 +94,3 @@ def test_table4_is_relative_to_loss_and_recomputes_the_papers_percentages():
     assert table.loc[("Math", "Random"), "Paper: hours"] == "–"
     assert table.loc[("Translation", "IGDS"), "vs Loss (%)"] == "–"  # no Loss to compare with
     assert table.loc[("Translation", "IGDS"), "Operations vs Loss (%)"] == "–"
-
-
-def test_igds_is_held_against_full_at_every_ratio():
-    told = robustness.ratio_story(SUMMARY, METRICS)
-    assert (
-        "+5.0 [+1.0, +9.0] points at 20 % (above); −5.0 [−10.0, +10.0] points at 50 % (not distinguishable)"
-        in told
-    )
-    once = robustness.ratio_story({"math": [record("igds", 0.6, 0.2, (0.05, 0.01, 0.09, False))]}, METRICS)
-    assert "at 20 % (not judged)" in once and "above" not in once
-    assert (
-        robustness.ratio_story({"translation": [record("igds", 0.3)]}, METRICS)
-        == "No task has both IGDS and Full."
-    )
-
-
-def test_ablations_without_training_come_from_the_pool_of_known_quality(tmp_path):
-    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
-    assert robustness.untrained_ablations(run, "math").empty
-    judged = {"prompt_precision": 0.75, "prompt_low": 0.5, "prompt_high": 0.9, "prompt_chance": 0.6}
-    names = ("random", "igds", "igds_k3")
-    run.store.write(
-        "math/quality/summary.json", {"selectors": [{"selector": name, **judged} for name in names]}
-    )
-    pairs = [(a, b, 1.0 if a == b else 0.4, 0.2) for a in names for b in names]
-    run.store.write(
-        "math/quality/overlap.parquet", pd.DataFrame(pairs, columns=["a", "b", "jaccard", "spearman"])
-    )
-    found = robustness.untrained_ablations(run, "math")
-    assert list(found["selector"]) == ["igds", "igds_k3"] and list(found["jaccard"]) == [1.0, 0.4]
-    table = ablation_table(found)
-    assert (
-        table["Sound prompts selected (%)"].iloc[1] == "75 [50, 90]"
-        and table["By chance (%)"].iloc[1] == "60"
-    )

@@ -320,7 +320,7 @@ def test_what_reads_stored_results_starts_without_models():
     code = """import sys
 from igds_utils import plots, tables
 from igds_utils.analysis import distributions, monitoring, semantics, stability
-from igds_utils.reporting import exhibits, findings, report, story
+from igds_utils.reporting import claims, report
 from igds_utils.running import job
 heavy = {"torch", "transformers", "sae_lens", "datasets", "nbconvert"} & set(sys.modules)
 job.load_papermill()

@@ -76,18 +76,15 @@ def test_the_sentence_names_the_words_in_colour():
     colours = [patch.get_facecolor()[:3] for patch in axis.patches]
     assert colours[0] != colours[1] and len(set(colours[1:])) == 1
     assert axis.get_yticklabels()[0].get_text().split() == ["a", "1", "→", "2"]
-    assert semantics.story(table) == "of 12 words 1 rise beyond chance: a."
 
 
 def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word_as_high():
     same = ["the sum of apples is now four"] * 30
     steady = semantics.lexical_shift(same, [text + " step" for text in same])
     assert steady["word"].tolist()[0] == "step" and steady["p"][0] < 0.05 and (steady["p"][1:] > 0.5).all()
-    assert semantics.story(steady) == "of 8 words 1 rise beyond chance: step."
     # one output that repeats a word: as many more as above, and z as high, but one swap in two lifts it as well
     once = semantics.lexical_shift(same, [*same[1:], same[0] + " step" * 30])
     assert once["z"][0] == pytest.approx(steady["z"][0]) and once["p"][0] > 0.4
-    assert semantics.story(once) == "no word of 8 rises beyond chance."
     some, none = (rising_words({"math": table}, {"math": "l6_p9"}).axes[0].containers for table in (steady, once))
     assert [bars.get_label() for bars in some] == ["beyond chance", "no more than chance allows"]
     assert [len(bars) for bars in some][0] == 1 and len(none[0]) == 0 and len(none[1]) > 0

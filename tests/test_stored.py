@@ -99,7 +99,9 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
         logs = {name: stored.store.read(f"{task}/arms/{name}/log.parquet") for name in trained}
         evaluation, ratio = stored.store.read(f"{task}/evaluation.parquet"), stored.preset.tasks[task].ratio
         compared = evaluation[~evaluation["selector"].isin(CHECKS)]
-        found = summaries.summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options)
+        paths = {name: f"{task}/arms/{name}/likelihoods.parquet" for name in [*trained, "original"]}
+        known = {name: stored.store.read(path) for name, path in paths.items() if stored.store.has(path)}
+        found = summaries.summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options, known)
         assert same(found, stored.store.read(f"{task}/summary.json"))
         assert same(summaries.checks(evaluation, *stored.options), stored.store.read("checks.json")[task])
 
