@@ -8,7 +8,6 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
-from igds_utils.core.arms import WHOLE
 from igds_utils.data.stats import holm, interval, paired_difference
 
 DRAWS = 5  # of Random: with fewer the luck of drawing and training is not known, and nothing is judged against it
@@ -47,7 +46,7 @@ def summarise(
         evaluation = evaluation.merge(known, on=["arm", "sample_id"], how="left", validate="many_to_one")
         measures["loglik_"] = "loglik"
     groups = {
-        (selector, None if pd.isna(ratio) or selector in ("original", *WHOLE) else float(ratio)): frame
+        (selector, float(ratio) if "@" in frame["arm"].iloc[0] else None): frame  # None: no selection, or the whole pool
         for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"], sort=True, dropna=False)
     }
     tables = {

@@ -101,13 +101,11 @@ def as_cells(frame: pd.DataFrame, strong: str = "") -> dict[str, Any]:
 def write(run: Run) -> Path:
     """Write <root>/report.html of what the run stored, whole or not at all; it opens without a network."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals["marked"] = Markup(f"<mark>{MARK}</mark>")
     facts = run.read("manifest.json")
     found = {task: run.read(f"{task}/task_features.json") for task in run.tasks}
     table = claims(run.root)
