@@ -67,8 +67,9 @@ class Metric:
         return self.show_interval(*(record.get(f"{name}{end}") for end in ("", "_low", "_high")), signed)
 
 
+POINTS = Metric("%", "points", 100, 1)
 SHARE = Metric("%", "points", 100, 0)  # of samples
-LOGLIK = Metric("log-likelihood", "nats", 1, 3)  # mean of a target token
+LOGLIK = Metric("log-likelihood", "nats a token", 1, 3)
 ACTIVATION = Metric("activation", "", 1, 2)
 RHO = Metric("ρ", "", 1, 2)
 

@@ -67,9 +67,9 @@ def test_what_was_not_run_says_so_for_every_claim(stored, tmp_path):
 def test_what_could_have_been_told_is_in_units_and_in_spans(stored):
     # half a width of 8 points at 1.96 standard errors; seen in four of five repetitions at 2.80
     assert minimum_detectable_effect(-0.07, 0.09) == pytest.approx(0.08 * (1.96 + 0.8416) / 1.96, rel=1e-4)
-    stored.store.write("checks.json", {"math": [{"name": "clean - defective", "gain": 0.2, "low": 0.1, "high": 0.3}]})
+    stored.store.write("checks.json", {"math": [{"name": "clean - corrupted", "gain": 0.2, "low": 0.1, "high": 0.3}]})
     found = judge(stored, "IGDS beats Loss", summary_json=[arm("loss"), arm("igds", vs_loss=OPEN, loglik_vs_loss=OPEN)])
-    assert found.could_tell == "11.4 points (0.6 spans); 0.114 nats"
+    assert found.could_tell == "11.4 points (0.6 spans); 0.114 nats a token"
 
 
 def test_a_claim_of_several_parts_holds_only_if_all_do(stored):
@@ -93,9 +93,9 @@ def test_a_claim_of_several_parts_holds_only_if_all_do(stored):
     ((-0.1, 0.3), (0, 1), "cannot tell"), ((0.1, 0.3), (0,), "cannot tell"),
 ])  # fmt: skip
 def test_whether_data_matter_is_judged_from_two_trainings_of_either_half(stored, ends, seeds, verdict):
-    check = {"name": "clean - defective", "gain": 0.2, "low": ends[0], "high": ends[1]}
+    check = {"name": "clean - corrupted", "gain": 0.2, "low": ends[0], "high": ends[1]}
     stored.store.write("checks.json", {"math": [check]})
-    rows = [{"selector": half, "seed": seed} for half, of in (("clean", (0, 1)), ("defective", seeds)) for seed in of]
+    rows = [{"selector": half, "seed": seed} for half, of in (("clean", (0, 1)), ("corrupted", seeds)) for seed in of]
     found = judge(stored, "Clean data beat corrupted (a condition)", evaluation_parquet=pd.DataFrame(rows))
     assert found.verdict == verdict and ("trained once" in found.numbers) == (len(seeds) == 1)
 
@@ -112,16 +112,18 @@ def test_a_feature_is_confirmed_for_what_it_was_ranked_by(stored):
     found = judge(stored, "It survives confirmation", task_features_json=features())
     assert found[:2] == ("cannot tell", "l9_p2: +5.0 [−1.0, +10.0] points")
     found = judge(stored, "It survives confirmation", task_features_json=features("loglik"))
-    assert found[:2] == ("supported", f"l9_p2: {LOGLIK.show_interval(0.2, 0.1, 0.3, signed=True)} nats")
+    assert found[:2] == ("supported", f"l9_p2: {LOGLIK.show_interval(0.2, 0.1, 0.3, signed=True)} nats a token")
 
 
 def test_candidates_that_do_not_differ_or_do_not_beat_placebos_prove_nothing(stored):
-    facts = {"differ_p": {"score": 0.34}, "reliability": {"score": 0.12}, "placebos": {"random": {"n": 9, "p": 0.2}}}
-    found = features(**facts)
-    assert judge(stored, "A causal feature exists", task_features_json=found).verdict == "cannot tell"
+    def facts(p, reliability, placebo):
+        placebos = {"random direction": {"n": 9, "p": placebo}, "not recalled": {"n": 9, "p": placebo / 2}}
+        of_filter = {"differ_p": {"score": p}, "reliability": {"score": reliability}, "placebos": placebos}
+        return features(evidence=of_filter)
+
+    assert judge(stored, "A causal feature exists", task_features_json=facts(0.34, 0.12, 0.2)).verdict == "cannot tell"
     assert judge(stored, "It survives placebos").verdict == "cannot tell"
-    sure = features(differ_p={"score": 0.001}, reliability={"score": 0.9}, placebos={"random": {"n": 9, "p": 0.01}})
-    assert judge(stored, "A causal feature exists", task_features_json=sure).verdict == "supported"
+    assert judge(stored, "A causal feature exists", task_features_json=facts(0.001, 0.9, 0.01)).verdict == "supported"
     assert judge(stored, "It survives placebos").verdict == "supported"
 
 
@@ -144,8 +146,10 @@ def test_depth_recall_and_coverage_follow_from_the_tested_features(stored):
 
 def test_correlation_stability_cost_and_forgetting(stored):
     few = {"rho": 0.9, "low": None, "high": None, "p_value": 0.04, "n": 5}
-    claim = "Activation follows the score"
-    assert judge(stored, claim, correlation_json={"trained": few}).verdict == "supported"
+    claim, arms = "Activation follows the score", [arm("full", 2), arm("igds", 2), arm("original", 1)]
+    assert judge(stored, claim, summary_json=arms, correlation_json={"trained": few}).verdict == "supported"
+    assert judge(stored, claim, summary_json=[*arms, arm("loss", 1)]).verdict == "cannot tell"
+    stored.store.write("math/summary.json", arms)
     assert judge(stored, claim, correlation_json={"trained": few | {"rho": -0.9}}).verdict == "not supported"
     many = few | {"p_value": None, "low": -0.1, "high": 0.97}
     assert judge(stored, claim, correlation_json={"trained": many}).verdict == "cannot tell"

@@ -45,8 +45,8 @@ def summarise(
         known = pd.concat([table.assign(arm=arm) for arm, table in likelihoods.items()])
         evaluation = evaluation.merge(known, on=["arm", "sample_id"], how="left", validate="many_to_one")
         measures["loglik_"] = "loglik"
-    groups = {
-        (selector, float(ratio) if "@" in frame["arm"].iloc[0] else None): frame  # None: no selection, or the whole pool
+    groups = {  # no ratio: nothing was selected, or all
+        (selector, float(ratio) if "@" in frame["arm"].iloc[0] else None): frame
         for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"], sort=True, dropna=False)
     }
     tables = {

@@ -2,9 +2,11 @@
 
 from igds_utils.plots.features import (
     causal_effects,
+    dose_response,
     effect_agreement,
     feature_map,
     feature_topology,
+    placebo_effects,
     recall_frequency,
     rising_words,
 )
@@ -20,8 +22,8 @@ from igds_utils.plots.results import (
 from igds_utils.plots.style import SELECTOR_COLOURS, save_figure, selector_colour
 
 __all__ = [
-    "SELECTOR_COLOURS", "activation_distributions", "causal_effects",
-    "effect_agreement", "feature_map", "feature_topology", "main_result", "monitor",
-    "precision_dots", "recall_frequency", "rising_words", "save_figure", "score_against_ratio", "score_distributions",
-    "selector_colour", "training_loss",
+    "SELECTOR_COLOURS", "activation_distributions", "causal_effects", "dose_response", "effect_agreement",
+    "feature_map", "feature_topology", "main_result", "monitor", "placebo_effects", "precision_dots",
+    "recall_frequency", "rising_words", "save_figure", "score_against_ratio", "score_distributions", "selector_colour",
+    "training_loss",
 ]  # fmt: skip

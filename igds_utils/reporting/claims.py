@@ -22,12 +22,11 @@ from igds_utils.analysis.stability import on_layers
 from igds_utils.core.store import Store
 from igds_utils.data.stats import paired_difference
 from igds_utils.data.summaries import DRAWS
-from igds_utils.display import LOGLIK, Metric, correlation, metric_of, number, p_value, task_title
+from igds_utils.display import LOGLIK, POINTS, Metric, correlation, metric_of, number, p_value, task_title
 
 SUPPORTED, AGAINST, OPEN, NOT_RUN = "supported", "not supported", "cannot tell", "not run"
 LEVEL, POWER = 0.05, 0.8
 MARGIN = 0.02  # of general questions: a smaller loss is none
-POINTS = Metric("%", "points", 100, 1)
 
 
 class Finding(NamedTuple):
@@ -59,14 +58,14 @@ class Stored:
 
     def check(self, name: str) -> dict | None:
         made = self.store.read("checks.json").get(self.task, []) if self.store.has("checks.json") else []
-        return next((check for check in made if check["name"] == name), None)
+        return next((check for check in made if check["name"].replace("defective", "corrupted") == name), None)
 
     def could_tell(self, low: float | None, high: float | None, show: Metric) -> str:
         """`minimum_detectable_effect` in the measure's unit, of a score also in spans (clean minus corrupted)."""
         if low is None or high is None:
             return ""
         size = minimum_detectable_effect(low, high, self.options.get("confidence", 0.95))
-        span = (self.check("clean - defective") or {}).get("gain", 0)
+        span = (self.check("clean - corrupted") or {}).get("gain", 0)
         spans = f" ({size / span:.1f} spans)" if show is self.metric and span > 0 else ""
         return f"{show.show(size)} {show.unit}{spans}"
 
@@ -114,12 +113,9 @@ def beats(stored: Stored, other: str, place: int = 0) -> Finding:
 def together(found: dict[str, Finding]) -> Finding:
     """One finding of several that must all hold; those that were not run are left out."""
     run = {name: one for name, one in found.items() if one.verdict != NOT_RUN}
-    verdicts = {one.verdict for one in run.values()}
-    if not run:
-        return Finding()
-    verdict = AGAINST if AGAINST in verdicts else OPEN if OPEN in verdicts else SUPPORTED
+    verdicts = [verdict for verdict in (AGAINST, OPEN, SUPPORTED) if verdict in {one.verdict for one in run.values()}]
     lines = ([f"{name}: {text}" for name, one in run.items() if (text := one[part])] for part in (1, 2))
-    return Finding(verdict, *map("\n".join, lines))
+    return Finding(verdicts[0] if run else NOT_RUN, *map("\n".join, lines))
 
 
 def at_every_ratio(stored: Stored) -> Finding:
@@ -143,7 +139,8 @@ def data_matter(stored: Stored, better: str, worse: str) -> Finding:
     numbers = f"{show.show_interval(check['gain'], *bounds, signed=True)} {show.unit}"
     seeds = [record["seeds"] for record in stored.arms(better)]
     if scores is not None:
-        seeds = [scores.loc[scores["selector"] == arm, "seed"].unique() for arm in (better, worse) if arm != "original"]
+        named = scores["selector"].replace("defective", "corrupted")  # its name in version 0.1
+        seeds = [scores.loc[named == arm, "seed"].unique() for arm in (better, worse) if arm != "original"]
     if not seeds or min(map(len, seeds)) < 2:
         return Finding(OPEN, f"{numbers}; not judged: trained once")
     return Finding(by_interval(*bounds), numbers, stored.could_tell(*bounds, show))
@@ -171,21 +168,24 @@ def forgets_nothing(stored: Stored) -> Finding:
 
 
 def activation_follows_score(stored: Stored) -> Finding:
-    """Spearman's ρ of median activation and score is positive, p < 0.05 or interval above zero."""
+    """Spearman's ρ of median activation and score is positive, p < 0.05 or interval above zero; two trainings each."""
     rho = (stored.read("correlation.json") or {}).get("trained")
     if not rho or rho["rho"] is None:
         return Finding()
+    trained = [record for record in stored.read("summary.json") if record["selector"] != "original"]
+    if min(len(record["seeds"]) for record in trained) < 2:
+        return Finding(OPEN, f"{correlation(rho)}; not judged: an arm was trained once")
     exact = rho["p_value"] is not None  # few arms
     sure = rho["p_value"] < LEVEL if exact else by_interval(rho["low"], rho["high"]) != OPEN
     verdict = OPEN if not sure else SUPPORTED if rho["rho"] > 0 else AGAINST
-    return Finding(verdict, f"{correlation(rho)} over the trained arms")
+    return Finding(verdict, correlation(rho))
 
 
 def is_cheaper(stored: Stored) -> Finding:
     """Its selection step took fewer seconds than that of Loss."""
     costs = stored.read("selection_costs.parquet")
-    seconds = {} if costs is None else costs.set_index("selector")["seconds"].to_dict()
-    if not {"igds", "loss"} <= set(seconds):
+    seconds = {} if costs is None else costs.set_index("selector")["seconds"]
+    if "igds" not in seconds or "loss" not in seconds:
         return Finding()
     verdict = SUPPORTED if seconds["igds"] < seconds["loss"] else AGAINST
     return Finding(verdict, f"{seconds['igds']:,.1f} s, Loss {seconds['loss']:,.1f} s")
@@ -196,8 +196,7 @@ def is_cheaper(stored: Stored) -> Finding:
 
 def few_recalled(stored: Stored) -> Finding:
     """At most 100 of 10,000 features are recalled (the paper: 0.35 to 9.2)."""
-    recall = stored.read("recall.json")
-    if recall is None:
+    if (recall := stored.read("recall.json")) is None:
         return Finding()
     numbers = f"{recall['n_candidates']:,} of {recall['n_features_total']:,}: {number(recall['basis_points'], 2)} ‱"
     return Finding(SUPPORTED if recall["basis_points"] <= 100 else AGAINST, numbers)
@@ -214,9 +213,9 @@ def _features(stored: Stored) -> tuple[dict, dict, Metric, str]:
 def a_causal_one_exists(stored: Stored) -> Finding:
     """The candidates' effects differ, permutation p < 0.05, and that of the chosen one is positive."""
     found, top, _, effect = _features(stored)
-    if not top or "differ_p" not in found:
+    if not top or "evidence" not in found:
         return Finding()
-    p, reliability = (found[name][found["ranked_by"]] for name in ("differ_p", "reliability"))
+    p, reliability = (found["evidence"][name][found["ranked_by"]] for name in ("differ_p", "reliability"))
     verdict = SUPPORTED if p is not None and p < LEVEL and top[effect] > 0 else OPEN
     return Finding(verdict, f"candidates differ: p {p_value(p)}; split-half reliability {number(reliability, 2)}")
 
@@ -235,7 +234,7 @@ def is_confirmed(stored: Stored) -> Finding:
 
 def beats_placebos(stored: Stored) -> Finding:
     """As many placebos of each kind as there were candidates would reach its effect with p < 0.05."""
-    placebos = _features(stored)[0].get("placebos")
+    placebos = _features(stored)[0].get("evidence", {}).get("placebos")
     if not placebos:
         return Finding()
     numbers = "; ".join(f"{one['n']} placebos, {kind}: p {p_value(one['p'])}" for kind, one in placebos.items())
@@ -247,8 +246,7 @@ def is_stable(stored: Stored) -> Finding:
     """One feature is on top on all sources, by chance in under 5 %. Not supported: they differ, though each keeps its
     own in 95 % of resamples."""
     found = stored.read("stability/summary.json")
-    chance = found and found["agreement"][-1].get("same_top1_by_chance")
-    if chance is None:
+    if (chance := found and found["agreement"][-1].get("same_top1_by_chance")) is None:
         return Finding()
     sources = [one for one in found["top1"] if one["source"] != "all"]
     tops, kept = {one["top"] for one in sources}, min(one["kept"] for one in sources)
@@ -297,7 +295,7 @@ CLAIMS: dict[str, Callable[[Stored], Finding]] = {
     "It survives confirmation": is_confirmed,
     "It survives placebos": beats_placebos,
     "Training on the pool helps (a condition)": partial(data_matter, better="full", worse="original"),
-    "Clean data beat corrupted (a condition)": partial(data_matter, better="clean", worse="defective"),
+    "Clean data beat corrupted (a condition)": partial(data_matter, better="clean", worse="corrupted"),
     "IGDS beats Random": partial(beats, other="random"),
     "IGDS beats Loss": partial(beats, other="loss"),
     "IGDS beats IFD": partial(beats, other="ifd"),

@@ -19,7 +19,6 @@ import yaml
 from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import Strict
 from igds_utils.core.experiment import Run
-from igds_utils.core.manifest import made_in
 from igds_utils.core.store import Store, write_whole
 from igds_utils.display import duration, task_title
 from igds_utils.reporting.claims import AGAINST, CLAIMS, NOT_RUN, OPEN, SUPPORTED, claims, rule_of
@@ -114,7 +113,7 @@ def write(run: Run) -> Path:
     page = environment.get_template("report.html.j2").render(
         preset=run.preset,
         facts=facts,
-        made=made_in(facts["notebooks"]),
+        made=longest(facts["notebooks"]),
         glance=at_a_glance(run.root),
         claims=as_cells(once, SUPPORTED),
         verdicts={verdict: table["Verdict"].eq(verdict).any() for verdict in (SUPPORTED, AGAINST, OPEN, NOT_RUN)},
@@ -129,6 +128,13 @@ def write(run: Run) -> Path:
         mark=MARK,
     )
     return write_whole(run.root / "report.html", page)
+
+
+def longest(notebooks: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Notebook -> seconds and peak_bytes of its longest complete run, where several are listed, as in version 0.1."""
+    listed = {name: [runs] if isinstance(runs, dict) else runs for name, runs in notebooks.items()}
+    whole = {name: [run for run in runs if run.get("complete", True)] for name, runs in listed.items()}
+    return {name: max(runs, key=lambda run: run["seconds"]) for name, runs in whole.items() if runs}
 
 
 def _about(task: str) -> str:
@@ -158,7 +164,7 @@ def at_a_glance(root: Path | str) -> dict[str, str]:
         scopes.append(f"{preset['model']}, pools: {sizes}{'; a toy beside the paper' if toy else ''}")
         threads = f"{machine['threads']} threads of {machine['processor']}"
         machines.append(f"{machine['gpus']} x GPU" if machine["gpus"] else threads)
-        seconds += sum(entry["seconds"] for entry in made_in(facts["notebooks"]).values())
+        seconds += sum(entry["seconds"] for entry in longest(facts["notebooks"]).values())
     counts = claims(root)["Verdict"].value_counts()
     outcome = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (SUPPORTED, AGAINST, OPEN, NOT_RUN))
     told = ("; ".join(dict.fromkeys(scopes)), "; ".join(dict.fromkeys(machines)), duration(seconds), outcome)

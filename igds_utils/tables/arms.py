@@ -15,7 +15,6 @@ from igds_utils.display import LOGLIK, NOT_RUN, NOTHING, SELECTORS, Metric, numb
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 BENCHMARKS = {"mmlu": "MMLU", "truthfulqa": "TruthfulQA"}  # of the paper
 F1 = Metric("F1", "F1", 1, 3)
-PERCENT = Metric("%", "points", 100, 1)
 SIDES = {"target": "Clean (%), target side", "prompt": "Clean (%), prompt side"}
 WHERE_STORED = ["Above Random's draws", "Log-likelihood", "vs Random (nats)", "p (Holm, nats)"]
 
@@ -178,11 +177,11 @@ def table8(
                 row |= {titles[name]: NOT_RUN, change: NOTHING}
                 if answered:
                     ours = pd.DataFrame({arm: by_question(table, name) for arm, table in answered.items()})
-                    row[titles[name]] = PERCENT.show_interval(*interval(ours.mean(axis=1), **options))
+                    row[titles[name]] = display.POINTS.show_interval(*interval(ours.mean(axis=1), **options))
                     if arms.get("original") is not None and "original" not in answered:
                         base = by_question(arms["original"], name)
                         moved = paired_difference(ours, base, **options)
-                        row[change] = PERCENT.show_interval(*moved[:3], signed=True)
+                        row[change] = display.POINTS.show_interval(*moved[:3], signed=True)
             row |= {titles[name]: NOT_RUN for name in BENCHMARKS if name in titles and name not in benchmarks}
             theirs = paper["table8"].get(display.selector_of(arm), {}).get(task, {})
             row |= {f"Paper: {title}": number(theirs.get(name), 2) for name, title in BENCHMARKS.items()}

@@ -10,11 +10,12 @@ import pandas as pd
 from igds_utils.analysis.stability import beyond_chance
 from igds_utils.config.refs import describe
 from igds_utils.config.settings import Preset, TaskConfig
-from igds_utils.display import NOTHING, Metric, number, p_value, task_title
+from igds_utils.display import LOGLIK, NOTHING, Metric, missing, number, p_value, task_title
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, placeholders
 
 MARK = "⟨p⟩"
+RANKED_BY = {"score": "score (δ)", "loglik": "log-likelihood"}
 IN_ALL = " *"  # after a feature that is among the best of every source, beyond chance
 STAGES = {
     "identification": "Task feature identification",
@@ -29,14 +30,16 @@ def table1(
 ) -> pd.DataFrame:
     """Table 1: how many features were recalled, the top one, and its causal effect, per task.
 
-    `results[task]` = {"recall": recall.json, "features": task_features.json}. Established: whether the interval of the
-    effect on the confirmation samples lies above zero. Where `model` is one of the paper's, its values stand in the
-    same row; otherwise the paper's models follow as rows of their own.
+    `results[task]` = {"recall": recall.json, "features": task_features.json}. Of what the candidates were ranked by,
+    the score (δ) or the target's log-likelihood: established, whether the interval on the confirmation samples lies
+    above zero; reliability (split-half), p that candidates differ at all, and p that as many placebos reach the chosen
+    effect (the larger of the two kinds). Where `model` is one of the paper's, its values stand in the same row;
+    otherwise the paper's models follow as rows of their own.
     """
     rows, own = [], paper["table1"].get(model)
     for task, result in results.items():
         show, recall, found = metrics[task], result["recall"], result["features"]
-        chosen = (found["selected"] or [None])[0]
+        chosen, by = (found["selected"] or [None])[0], found.get("ranked_by", "score")
         top = next((feature for feature in found["features"] if feature["name"] == chosen), {})
         again = {part: top.get(f"confirmation_{part}") for part in ("delta", "low", "high")}
         row = {
@@ -44,13 +47,19 @@ def table1(
             "Task, unit of δ": f"{task_title(task)}, {show.unit}",
             "Recalled": number(recall["n_candidates"], 0),
             "Recalled (‱)": number(recall["basis_points"], 2),
-            "Tested": number(recall["n_candidates"] - recall["n_cut"], 0),
             "Top feature": chosen or "none",
+            "Ranked by": RANKED_BY[by],
             "δ (validation)": show.show_of(top, "delta", signed=True),
             "δ (confirmation)": show.show_interval(*again.values(), signed=True),
+            "Δ log-likelihood (validation)": LOGLIK.show_of(top, "delta_loglik", signed=True),
+            "Δ log-likelihood (confirmation)": LOGLIK.show_of(top, "confirmation_loglik", signed=True),
             "Established": ("yes" if found["established"] else "no") if top else NOTHING,
-            "Δ log-likelihood": number(top.get("delta_loglik"), 3, signed=True),
         }
+        if evidence := found.get("evidence"):
+            placebos = [kind["p"] for kind in evidence["placebos"].values() if not missing(kind["p"])]
+            row["Reliability"] = number(evidence["reliability"][by], 2)
+            row["p, candidates differ"] = p_value(evidence["differ_p"][by])
+            row["p, placebos"] = p_value(max(placebos, default=None))
         if own:
             theirs = _printed_features(own[task])
             theirs["δ (validation)"] += f" {_printed_unit(task, paper)}"
@@ -62,7 +71,7 @@ def table1(
                 unit = f"{task_title(task)}, {_printed_unit(task, paper)}"
                 first = {"Model": f"{title} (paper)", "Task, unit of δ": unit}
                 rows.append(first | _printed_features(paper["table1"][theirs][task]))
-    return pd.DataFrame(rows, columns=list(rows[0])).fillna(NOTHING)
+    return pd.DataFrame(rows).fillna(NOTHING)
 
 
 def _printed_unit(task: str, paper: dict) -> str:
@@ -77,12 +86,14 @@ def _printed_features(values: dict) -> dict[str, str]:
     }
 
 
-def table5(rankings: dict[str, pd.DataFrame], metric: Metric, paper: dict, top: int = 5) -> pd.DataFrame:
+def table5(
+    rankings: dict[str, pd.DataFrame], metric: Metric, paper: dict, top: int = 5, by: str = "score"
+) -> pd.DataFrame:
     """Table 5: the best features by identification source with their effects, the paper's (Gemma-2-2B) beside them.
 
     `rankings[source]` = `intervention.rank_features` of that source. A star marks features that are among the `top`
     best of every source, ours and the paper's each for themselves; ours only where blind draws from what was tested
-    would rarely share as many (`stability.beyond_chance`).
+    would rarely share as many (`stability.beyond_chance`). by: what they are ranked by; "loglik" shows its change.
     """
 
     def marked(names: Iterable[str], shared: set[str]) -> list[str]:
@@ -91,10 +102,13 @@ def table5(rankings: dict[str, pd.DataFrame], metric: Metric, paper: dict, top: 
     starred = beyond_chance([list(table["name"]) for table in rankings.values()], top)
     theirs = set.intersection(*map(set, paper["table5"].values()))
     columns = {"Rank": [f"Top-{rank}" for rank in range(1, top + 1)]}
+    effect, unit, show = "delta", f"δ, {metric.unit}", metric
+    if by == "loglik":
+        effect, unit, show = "delta_loglik", "Δ log-likelihood", LOGLIK
     for source, table in rankings.items():
-        deltas = [metric.show(delta, signed=True) for delta in table["delta"]]
-        named = zip(marked(table["name"], starred), deltas, strict=True)
-        columns[f"{source} (δ, {metric.unit})"] = [f"{name} ({delta})" for name, delta in named]
+        effects = [show.show(value, signed=True) for value in table[effect]]
+        named = zip(marked(table["name"], starred), effects, strict=True)
+        columns[f"{source} ({unit})"] = [f"{name} ({value})" for name, value in named]
     columns |= {f"Paper: {PAPER_SOURCES[s]}": marked(names, theirs) for s, names in paper["table5"].items()}
     return pd.DataFrame({key: (cells + [NOTHING] * top)[:top] for key, cells in columns.items()})
 
