@@ -108,8 +108,10 @@ def write(run: Run) -> Path:
     facts = run.read("manifest.json")
     found = {task: run.read(f"{task}/task_features.json") for task in run.tasks}
     table = claims(run.root)
-    told = {"Claim", "Supported where"}  # once for all tasks
-    once = table.apply(lambda column: column.mask(table["Claim"].duplicated(), "") if column.name in told else column)
+    rule, again = table["Supported where"], table["Claim"].duplicated()
+    first = table.groupby("Supported where")["Claim"].transform("first")
+    rule = rule.where(first == table["Claim"], "as for: " + first)
+    once = table.assign(**{"Claim": table["Claim"].mask(again, ""), "Supported where": rule.mask(again, "")})
     page = environment.get_template("report.html.j2").render(
         preset=run.preset,
         facts=facts,
@@ -162,7 +164,7 @@ def at_a_glance(root: Path | str) -> dict[str, str]:
         toy = shape["parameters"] < PAPER_PARAMETERS or min(pools.values()) < PAPER_POOL
         sizes = ", ".join(f"{task} {pool:,}" for task, pool in pools.items())
         scopes.append(f"{preset['model']}, pools: {sizes}{'; a toy beside the paper' if toy else ''}")
-        threads = f"{machine['threads']} threads of {machine['processor']}"
+        threads = f"{machine['processor']}, threads: {machine['threads']}"
         machines.append(f"{machine['gpus']} x GPU" if machine["gpus"] else threads)
         seconds += sum(entry["seconds"] for entry in longest(facts["notebooks"]).values())
     counts = claims(root)["Verdict"].value_counts()
