@@ -4,8 +4,6 @@ One place decides the order of the selectors, the decimals of a metric and the l
 table, a figure and a sentence never disagree.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from igds_utils import tiny
 from igds_utils.analysis import semantics
-from igds_utils.engine import tiny
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.plots import feature_map, feature_topology, rising_words

@@ -1,7 +1,5 @@
 """What an evaluation says about the arms of a task: scores, paired differences, and whether the task can tell."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 

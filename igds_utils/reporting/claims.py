@@ -4,8 +4,6 @@ A rule is a function of what is stored; its docstring says when the claim is sup
 not judged.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field

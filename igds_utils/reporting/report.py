@@ -4,8 +4,6 @@ exhibits.yaml lists the exhibits; report.html.j2 is the report, in which all tex
 is loaded. `python -m igds_utils.reporting.report` writes the claims of all reference runs into results/README.md.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Sequence

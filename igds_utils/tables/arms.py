@@ -1,7 +1,5 @@
 """Tables of arms and selections: 2, 3, 4, 7 and 8 of the paper, and those without training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables of features, models and prompts: 1, 5, 6 and 9 of the paper, and how far sources agree."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

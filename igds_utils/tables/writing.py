@@ -1,7 +1,5 @@
 """A display frame as CSV, Markdown and LaTeX."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
