@@ -187,8 +187,15 @@ def test_the_table_has_a_row_a_claim_and_task_and_one_where_nothing_was_run(tmp_
     assert set(table.index) == set(CLAIMS) and table["Supported where"].str.len().min() > 20
     assert table.loc["IGDS beats Random", ["Task", "Verdict"]].tolist() == ["Math", "supported"]
     assert table.loc["IGDS beats Loss", ["Task", "Verdict"]].tolist() == ["all", "not run"]
+    other = Store(tmp_path / "run" / "other")  # another model's results of the same preset
+    other.write("manifest.json", facts)
+    other.write("math/summary.json", [arm("random", 5), arm("igds", vs_random=BELOW)])
+    both = claims(tmp_path / "run").set_index("Claim").loc["IGDS beats Random"]
+    assert dict(zip(both["Task"], both["Verdict"], strict=True)) == {
+        "Math (other)": "not supported", f"Math ({preset.model})": "supported",
+    }  # fmt: skip
     told = report.overview([tmp_path / "run"])
-    assert "Math: supported" in told and "1 supported" in told and "a toy" in told and "1 x GPU" in told
+    assert "Math (other): not supported" in told and "1 supported" in told and "a toy" in told and "1 x GPU" in told
 
 
 @pytest.mark.parametrize("name", sorted(p.parents[1].name for p in PROJECT.glob("results/reference/*/*/manifest.json")))

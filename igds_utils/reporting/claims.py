@@ -223,8 +223,7 @@ def is_confirmed(stored: Stored) -> Finding:
     _, top, show, effect = _features(stored)
     name = "confirmation_loglik" if effect == "delta_loglik" else "confirmation"
     bounds = top.get(f"{name}_low"), top.get(f"{name}_high")
-    mean = top.get(name, top.get("confirmation_delta"))
-    if mean is None:
+    if (mean := top.get(name, top.get("confirmation_delta"))) is None:
         return Finding()
     numbers = f"{top['name']}: {show.show_interval(mean, *bounds, signed=True)} {show.unit}"
     return Finding(by_interval(*bounds), numbers, stored.could_tell(*bounds, show))
@@ -232,8 +231,7 @@ def is_confirmed(stored: Stored) -> Finding:
 
 def beats_placebos(stored: Stored) -> Finding:
     """As many placebos of each kind as there were candidates would reach its effect with p < 0.05."""
-    placebos = _features(stored)[0].get("evidence", {}).get("placebos")
-    if not placebos:
+    if not (placebos := _features(stored)[0].get("evidence", {}).get("placebos")):
         return Finding()
     numbers = "; ".join(f"{one['n']} placebos, {kind}: p {p_value(one['p'])}" for kind, one in placebos.items())
     beaten = all(one["p"] is not None and one["p"] < LEVEL for one in placebos.values())
@@ -324,10 +322,13 @@ def claims(root: Path | str) -> pd.DataFrame:
     Columns: Claim, Task, Verdict, Numbers, Could tell (the smallest difference seen in 80 % of repetitions), Supported
     where (the rule; intervals have the run's confidence). A claim that was run on no task has one row.
     """
+    found = _stored(Path(root))
+    several = len({stored.store.root for stored in found}) > 1  # models
+    names = [f"{task_title(one.task)}{f' ({one.store.root.name})' if several else ''}" for one in found]
     rows = [
-        (claim, task_title(stored.task), *judge(stored), rule_of(claim))
+        (claim, name, *judge(stored), rule_of(claim))
         for claim, judge in CLAIMS.items()
-        for stored in _stored(Path(root))
+        for name, stored in zip(names, found, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["Claim", "Task", "Verdict", "Numbers", "Could tell", "Supported where"])
     run = table["Verdict"] != NOT_RUN
