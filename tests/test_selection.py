@@ -12,14 +12,15 @@ from igds_utils.tables import selection_table
 from igds_utils.tasks.examples import Example
 
 PAPER = ["random", "loss", "ifd", "zip", "igds"]
-KINDS = ["", "wrong answer", "truncated target", "noise", "missing numbers", "another task's prompt"]
+KINDS = ["", "another sample's target", "truncated target"]
+KINDS += ["garbled prompt", "missing numbers", "another task's prompt"]
 
 
 @pytest.fixture(scope="module")
 def known():
     defects = [KINDS[i % 8] if i % 8 < len(KINDS) else "" for i in range(64)]
     return quality.labels(
-        [Example(f"s{i:02d}", {}, "x" * i, (), {"defect": d}) for i, d in enumerate(defects)]
+        [Example(f"s{i:02d}", {}, "x" * i, (), {"corruption": d}) for i, d in enumerate(defects)]
     )
 
 
