@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import forced, generation, tiny
+from igds_utils.engine import generation, teacher_forced, tiny
 from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import effects, intervention, recall
@@ -108,7 +108,7 @@ def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
     assert sum(decoded) < 4 + len(random) * 4
     decoded.clear()
     everything = [set(random)] * 4
-    monkeypatch.setattr(forced, "firing", lambda *args: everything)
+    monkeypatch.setattr(teacher_forced, "firing", lambda *args: everything)
     slow = effects.measure(run, "math", "validation", random, label="_slow")
     assert sum(decoded) == len(random) * 4  # the originals are there already
     assert fast.equals(slow)

@@ -13,6 +13,15 @@ from igds_utils.display import Metric, correlation, task_title
 from igds_utils.plots import style
 
 NO_CANDIDATE = "no candidate reached the causal filter"
+NATS = Metric("log-likelihood", "nats a token", 1, 3)
+# what features are ranked by -> its column, those of the confirmation set, and how the axis names it
+EFFECTS = {
+    "score": ("delta", ("confirmation_delta", "confirmation_low", "confirmation_high"), "causal effect δ"),
+    "loglik": (
+        "delta_loglik", ("confirmation_loglik", "confirmation_loglik_low", "confirmation_loglik_high"),
+        "change of the target's log-likelihood",
+    ),
+}  # fmt: skip
 
 
 def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
@@ -39,12 +48,17 @@ def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
     return figure
 
 
-def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric) -> Figure:
-    """Causal effect delta of every candidate on D_val with its interval, best on top (the ranking behind Table 1).
+def causal_effects(
+    features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric, by: str = "score"
+) -> Figure:
+    """Causal effect of every candidate on D_val with its interval, best on top (the ranking behind Table 1).
 
-    `features` are those of task_features.json, in rank order. Selected ones are highlighted; a diamond is the effect
-    measured again on the confirmation set. Above 40 candidates names give way to ranks.
+    `features` are those of task_features.json, in rank order, and `by` what they are ranked by ("score", "loglik").
+    Selected ones are highlighted; a diamond is the effect measured again on the confirmation set. Above 40 candidates
+    names give way to ranks.
     """
+    column, again_columns, title = EFFECTS[by]
+    metric = metric if by == "score" else NATS
     frame = pd.DataFrame(features)
     if frame.empty:
         return style.empty_figure(NO_CANDIDATE)
@@ -52,23 +66,60 @@ def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], met
     frame.index = np.arange(n) + (0 if named else 1)
     chosen = frame["name"].isin(selected)
     figure, axes = style.new_figure(style.PAGE * 0.75, 1.1 + 0.17 * n if named else 5.0)
-    axis, names = axes[0, 0], ("delta", "delta_low", "delta_high")
+    axis, names = axes[0, 0], (column, f"{column}_low", f"{column}_high")
     axis.axvline(0, color=style.MUTED, linewidth=0.8)
     lines, size = (style.MUTED, 14) if named else (style.PALE, 3)
     rest, best, draw = frame[~chosen], frame[chosen], partial(style.dots, axis, factor=metric.factor)
     draw(rest, rest.index, names, lines, s=size, facecolor=style.MUTED, label="candidate")
     draw(best, best.index, names, s=30, label=f"chosen: {', '.join(best['name'])}")
-    if "confirmation_delta" in frame:
-        again = frame[frame["confirmation_delta"].notna()]
-        names = ("confirmation_delta", "confirmation_low", "confirmation_high")
+    if again_columns[0] in frame:
+        again = frame[frame[again_columns[0]].notna()]
         below = 0.35 if named else 0.02 * n
-        draw(again, again.index + below, names, style.AGAIN, marker="D", label="the same, confirmation set")
+        draw(again, again.index + below, again_columns, style.AGAIN, marker="D", label="the same, confirmation set")
     if named:
         style.name_rows(axis, frame["name"], selected)
     else:
         axis.set(ylabel="rank of the candidate", ylim=(1.04 * n, -0.04 * n))
-    axis.set(xlabel=f"causal effect δ on the validation set ({metric.unit})")
+    axis.set(xlabel=f"{title} on the validation set ({metric.unit})")
     axis.grid(axis="x")
+    return style.with_legend(figure)
+
+
+def placebo_effects(
+    features: list[dict] | pd.DataFrame, placebos: pd.DataFrame, selected: list[str], metric: Metric, by: str
+) -> Figure:
+    """Effects of the candidates, the chosen ones marked, and of placebos (`effects.placebos`), a row a kind."""
+    column, _, title = EFFECTS[by]
+    metric = metric if by == "score" else NATS
+    frame = pd.DataFrame(features).dropna(subset=column)
+    groups = {"candidates": frame[column]} | dict(list(placebos.groupby("kind")["effect"]))
+    figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(groups))
+    axis = axes[0, 0]
+    for row, values in enumerate(groups.values()):
+        axis.scatter(metric.factor * values, np.full(len(values), row), s=16, alpha=0.6, color=style.MUTED, linewidth=0)
+    best = frame[frame["name"].isin(selected)]
+    style.dots(axis, best, np.zeros(len(best)), (column,), factor=metric.factor, s=36, label="chosen")
+    axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
+    style.name_rows(axis, list(groups))
+    axis.set(xlabel=f"{title} on the validation set ({metric.unit})")
+    return style.with_legend(figure)
+
+
+def dose_response(table: pd.DataFrame, metric: Metric) -> Figure:
+    """`evidence.dose_response`: log-likelihood, score, length and repetition of the answers against the scale."""
+    panels = {
+        "delta_loglik": ("change of log-likelihood", 1.0), "delta": (f"δ ({metric.unit})", metric.factor),
+        "tokens": ("tokens of an answer", 1.0), "repetition": ("repeated 4-grams (%)", 100.0),
+    }  # fmt: skip
+    figure, axes = style.new_figure(style.PAGE, 2.2, columns=len(panels))
+    for axis, (column, (label, factor)) in zip(axes[0], panels.items(), strict=True):
+        for clamped, colour in ((False, style.ACCENT), (True, style.AGAIN)):
+            mine = table[(table["clamped"] == clamped) & table[column].notna()]
+            names = [name for name in (column, f"{column}_low", f"{column}_high") if name in table]
+            label_of = "clamped" if clamped else "added"
+            axis.plot(mine["scale"], factor * mine[column], color=colour, linewidth=1)
+            style.dots(axis, mine, mine["scale"], names, colour, factor, upright=True, label=label_of)
+        axis.set(xlabel="scale", ylabel=label)
     return style.with_legend(figure)
 
 
@@ -77,6 +128,7 @@ def effect_agreement(
 ) -> Figure:  # fmt: skip
     """Do the two views of an effect agree? delta of the score against the change of the target's log-likelihood."""
     frame = pd.DataFrame(features)
+    frame = frame.dropna(subset="delta") if len(frame) else frame  # of those that generated
     if frame.empty:
         return style.empty_figure(NO_CANDIDATE)
     figure, axes = style.new_figure(style.COLUMN, 2.8)

@@ -165,6 +165,15 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
         notes.append(
             f"Recall asks for a share of {preset.recall.tau:g} of the prompts (paper, as an example: 0.8)."
         )
+    if preset.intervention.rank_by != "score":
+        notes.append(
+            "Candidates are ranked by the change of the target's log-likelihood; the paper ranks by the task's score."
+        )
+    if few := preset.intervention.finalists:
+        notes.append(
+            f"Of the candidates {few} generate answers, those that raise the target's log-likelihood most; the paper's "
+            "all do."
+        )
     if preset.intervention.k != 1:
         notes.append(
             f"IGDS sums the best {preset.intervention.k} features; the paper's main results use one."
@@ -218,10 +227,6 @@ def departures(preset: Preset, tasks: dict[str, Task], paper: dict, facts: dict)
             c.capabilities is not None
             and c.capabilities.limit is not None
             and c.capabilities.benchmarks != ["mmlu_dev"]
-        ),
-        "not every candidate enters the causal filter (Table 1, Tested), but the most frequent, and among equally "
-        "frequent ones those with the largest mean activation, which favours late layers": lambda c: (
-            c.max_candidates is not None
         ),
         "one training seed, so intervals cover the choice of test items alone and no arm is judged": lambda c: (
             len(c.seeds) == 1

@@ -93,7 +93,7 @@ def pipeline_counts(preset: Preset, recall: dict, selected: list[str], task: str
         "Prior set: prompts": config.sizes.prior,
         "SAE features": recall["n_features_total"],
         "Recall: candidates": recall["n_candidates"],
-        "Amplification: features": recall["n_candidates"] - recall["n_cut"],
+        "Amplification: features": recall["n_candidates"],
         "Causal filter: prompts": config.sizes.validation,
         "Pool: samples": config.sizes.pool,
         "Selection: samples": selection_size(config.ratio, config.sizes.pool),
@@ -194,11 +194,10 @@ def next_steps(preset: Preset, summary: dict[str, list[dict]]) -> str:
             f"could not be told apart on {names}: "
             f'`{command} SET="tasks.{task}.sizes.test={4 * preset.tasks[task].sizes.test} tasks.{task}.seeds=[0,1,2]"`.'
         )
-    if cut := [task for task, config in preset.tasks.items() if config.max_candidates is not None]:
-        most = 2 * preset.tasks[cut[0]].max_candidates
+    if few := preset.intervention.finalists:
         steps.append(
-            "More candidates in the causal filter, to see whether a better feature was cut: "
-            f'`{command} SET="tasks.{cut[0]}.max_candidates={most}"`.'
+            "More candidates that generate answers, to see whether the score prefers another feature: "
+            f'`{command} SET="intervention.finalists={2 * few}"`.'
         )
     steps.append(
         "Steering with another strength, to see whether the chosen feature stays the best: "

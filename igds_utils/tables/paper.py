@@ -13,6 +13,7 @@ from igds_utils.display import (
     SELECTORS,
     Metric,
     at_main_ratio,
+    missing,
     number,
     p_value,
     selector_title,
@@ -24,6 +25,7 @@ STAGES = {
     "sft": "Supervised fine-tuning",
     "evaluation": "Evaluation",
 }
+RANKED_BY = {"score": "score (δ)", "loglik": "log-likelihood"}
 MARK = "⟨p⟩"
 EMPTY = "(empty)"
 
@@ -36,25 +38,29 @@ def table1(
 ) -> pd.DataFrame:
     """Table 1: how many features were recalled, the top one, and its causal effect, per task.
 
-    `results[task]` = {"recall": recall.json, "features": task_features.json}. Established: whether the interval of the
-    effect on the confirmation samples lies above zero. Where `model` is one of the paper's, its values stand in the
-    same row; otherwise the paper's models follow as rows of their own.
+    `results[task]` = {"recall": recall.json, "features": task_features.json}. Of what the candidates were ranked by,
+    the score (δ) or the target's log-likelihood: established, whether the interval on the confirmation samples lies above
+    zero; reliability (split-half), p that candidates differ at all, and p that as many placebos reach the chosen effect
+    (the larger of the two kinds). Where `model` is one of the paper's, its values stand in the same row; otherwise the
+    paper's models follow as rows of their own.
     """
     rows, own = [], paper["table1"].get(model)
     for task, result in results.items():
         show, recall, found = metrics[task], result["recall"], result["features"]
         top = next((f for f in found["features"] if f["name"] == (found["selected"] or [None])[0]), None)
+        by = found.get("ranked_by", "score")
         row = {
             "Model": paper["models"].get(model, model),
             "Task, unit of δ": f"{task_title(task)}, {show.unit}",
             "Recalled": number(recall["n_candidates"], 0),
             "Recalled (‱)": number(recall["basis_points"], 2),
-            "Tested": number(recall["n_candidates"] - recall["n_cut"], 0),
             "Top feature": "none" if top is None else top["name"],
+            "Ranked by": RANKED_BY[by],
             "δ (validation)": NOTHING,
             "δ (confirmation)": NOTHING,
+            "Δ log-likelihood (validation)": NOTHING,
+            "Δ log-likelihood (confirmation)": NOTHING,
             "Established": NOTHING,
-            "Δ log-likelihood": NOTHING,
         }
         if top is not None:
             confirmation = (top.get(f"confirmation_{part}") for part in ("delta", "low", "high"))
@@ -62,8 +68,17 @@ def table1(
                 top["delta"], top["delta_low"], top["delta_high"], signed=True
             )
             row["δ (confirmation)"] = show.show_interval(*confirmation, signed=True)
-            row["Established"] = "yes" if result["features"]["established"] else "no"
-            row["Δ log-likelihood"] = number(top.get("delta_loglik"), 3, signed=True)
+            likelier = Metric("", "", 1, 3)
+            parts = ("delta_loglik", "delta_loglik_low", "delta_loglik_high")
+            row["Δ log-likelihood (validation)"] = likelier.show_interval(*map(top.get, parts), signed=True)
+            parts = (f"confirmation_{part}" for part in ("loglik", "loglik_low", "loglik_high"))
+            row["Δ log-likelihood (confirmation)"] = likelier.show_interval(*map(top.get, parts), signed=True)
+            row["Established"] = "yes" if found["established"] else "no"
+        if evidence := found.get("evidence"):
+            row["Reliability"] = number(evidence["reliability"][by], 2)
+            row["p, candidates differ"] = p_value(evidence["differ_p"][by])
+            placebos = [kind["p"] for kind in evidence["placebos"].values() if not missing(kind["p"])]
+            row["p, placebos"] = p_value(max(placebos, default=None))
         if own:
             theirs = _paper_table1(own[task])
             theirs["δ (validation)"] += f" {_paper_unit(task, paper)}"
@@ -75,7 +90,7 @@ def table1(
                 unit = f"{task_title(task)}, {_paper_unit(task, paper)}"
                 first = {"Model": f"{title} (paper)", "Task, unit of δ": unit}
                 rows.append(first | _paper_table1(paper["table1"][theirs][task]))
-    return pd.DataFrame(rows, columns=list(rows[0])).fillna(NOTHING)
+    return pd.DataFrame(rows).fillna(NOTHING)
 
 
 def _paper_unit(task: str, paper: dict) -> str:

@@ -13,20 +13,25 @@ PAPER_SOURCES = {"gsm8k": "GSM8K", "math500": "MATH-500", "openr1": "OpenR1"}
 IN_ALL = " *"  # after a feature that is among the best of every source, beyond chance
 
 
-def table5(rankings: dict[str, pd.DataFrame], metric: Metric, paper: dict, top: int = 5) -> pd.DataFrame:
+def table5(
+    rankings: dict[str, pd.DataFrame], metric: Metric, paper: dict, top: int = 5, by: str = "score"
+) -> pd.DataFrame:
     """Table 5: the best features by identification source with their effects, the paper's (Gemma-2-2B) beside them.
 
     `rankings[source]` = `intervention.rank_features` of that source. A star marks features that are among the `top`
     best of every source, ours and the paper's each for themselves; ours only where blind draws from what was tested
-    would rarely share as many (`stability.beyond_chance`).
+    would rarely share as many (`stability.beyond_chance`). by: what they are ranked by; "loglik" shows its change.
     """
     ours = {source: list(table["name"]) for source, table in rankings.items()}
     starred = beyond_chance(list(ours.values()), top)
     printed = {PAPER_SOURCES[source]: names for source, names in paper["table5"].items()}
     columns: dict[str, list[str]] = {"Rank": [f"Top-{rank}" for rank in range(1, top + 1)]}
     for source, names in _marked(ours, starred).items():
-        deltas = [metric.show(delta, signed=True) for delta in rankings[source]["delta"]]
-        columns[f"{source} (δ, {metric.unit})"] = [
+        if by == "score":
+            unit, deltas = f"δ, {metric.unit}", [metric.show(x, signed=True) for x in rankings[source]["delta"]]
+        else:
+            unit, deltas = "Δ log-likelihood", [number(x, 3, True) for x in rankings[source]["delta_loglik"]]
+        columns[f"{source} ({unit})"] = [
             f"{name} ({delta})" for name, delta in zip(names, deltas, strict=True)
         ]
     theirs = set.intersection(*map(set, printed.values()))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_generation import ARCHITECTURES, FEATURES, obvious_hidden, prompts
 
-from igds_utils.engine import forced, tiny
+from igds_utils.engine import teacher_forced, tiny
 from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.lm import LM, residuals
 from igds_utils.engine.sae import Feature
@@ -42,7 +42,7 @@ def test_log_likelihoods_equal_a_full_forward_pass(lm, saes, positions):
         expected.append([float(log_p[t - 1, ids[t]]) for t in range(n, len(ids))])
     prefix = read_prefix(lm, before)
     for tokens in (1, 12, 4096):
-        found = forced.log_likelihoods(lm, prefix, given, rows, steering, tokens)
+        found = teacher_forced.log_likelihoods(lm, prefix, given, rows, steering, tokens)
         for values, slow in zip(found, expected, strict=True):
             assert values == pytest.approx(slow, rel=1e-5, abs=1e-5)
 
@@ -55,7 +55,7 @@ def test_rows_of_every_layer_fit_into_a_batch_whatever_the_layer_before_read(lm,
     steering, read = Steering(saes, [first, *second], 2.0), []
     amplify = steering.amplify
     steering.amplify = lambda h, features: read.append(h.shape[0] * h.shape[1]) or amplify(h, features)
-    forced.log_likelihoods(lm, read_prefix(lm, before), given, rows, steering, 24)
+    teacher_forced.log_likelihoods(lm, read_prefix(lm, before), given, rows, steering, 24)
     assert len(read) > 2 and max(read) <= 24
 
 
@@ -64,15 +64,15 @@ def test_a_silent_feature_costs_nothing_and_changes_nothing(lm, saes, monkeypatc
     given = [ids[len(p) - 1 :] for ids, p in zip(texts_of(before), before, strict=True)]
     quiet = {layer: tiny.sae("jumprelu", seed=layer) for layer in range(tiny.LAYERS)}
     quiet[SILENT.layer].b_enc.data[SILENT.index] = -1e6
-    monkeypatch.setattr(forced, "_above", None)  # would raise if a row were read at all
+    monkeypatch.setattr(teacher_forced, "_above", None)  # would raise if a row were read at all
     rows = [(s, feature) for feature in (None, SILENT) for s in range(len(before))]
-    found = forced.log_likelihoods(lm, read_prefix(lm, before), given, rows, Steering(quiet, [SILENT]))
+    found = teacher_forced.log_likelihoods(lm, read_prefix(lm, before), given, rows, Steering(quiet, [SILENT]))
     assert found[len(before) :] == found[: len(before)]
 
 
 def test_the_model_is_whole_again_after_an_error(lm, saes):
     blocks = lm.blocks
-    with pytest.raises(RuntimeError, match="inside"), forced._starting_above(lm, 1, torch.zeros(1)):
+    with pytest.raises(RuntimeError, match="inside"), teacher_forced._starting_above(lm, 1, torch.zeros(1)):
         assert lm.n_layers == tiny.LAYERS - 2
         raise RuntimeError("inside")
     assert lm.blocks is blocks and not blocks[2]._forward_pre_hooks
@@ -106,7 +106,7 @@ def test_firing_features_are_those_above_zero_at_a_steered_position(lm, saes, po
     before = prompts(lm)
     whole = texts_of(before)
     features = [*FEATURES, SILENT, *(Feature(1, index) for index in range(8))]
-    found = forced.firing(
+    found = teacher_forced.firing(
         lm, read_prefix(lm, before), [ids[len(p) - 1 :] for ids, p in zip(whole, before, strict=True)],
         Steering(saes, features, 1.0, positions), 12,
     )  # fmt: skip
