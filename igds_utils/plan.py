@@ -22,7 +22,7 @@ from igds_utils.config.settings import CapabilitiesConfig, Preset, Shape, TaskCo
 from igds_utils.core.arms import arms, asked_in_general
 
 NOTEBOOKS = 11  # of a run; each starts once
-# Candidates by the source of the SAEs: 9.2 basis points of Gemma's 26 x 16,384 (Table 1); 36 to 40 of SmolLM2's 4 x 4,608
+# Candidates by the source of the SAEs: 9.2 basis points of Gemma's 26 x 16,384 (Table 1); of SmolLM2's 4 x 4,608
 CANDIDATES = {"release": 400, "folder": 40, "tiny": 40}
 FIRES = 0.22  # share of random (feature, sample) pairs that fire along the original answer; of quick's math
 ABOVE = 0.4  # share of the blocks above a candidate's, about: all that an amplified target is read through

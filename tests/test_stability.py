@@ -121,6 +121,9 @@ def test_ties_are_broken_as_in_the_ranking():
     assert set(stability.bootstrap_tops(same, recalled(3, [0.8, 0.9, 1.0]), 20)) == {"l1_p2"}
     ranked = rank_features(causal_effects(tied, 0.95, 20, 0), found)
     assert ranked["name"].iloc[0] == "l1_p2"
+    few = effects([0.25, 0.5, float("nan")], loglik=0.1)  # the best by log-likelihood did not generate
+    assert set(stability.bootstrap_tops(few, found, 20)) == {"l1_p1"}
+    assert set(stability.bootstrap_tops(few, found, 20, by="loglik")) == {"l1_p2"}
 
 
 def test_table5_stars_what_all_sources_share_and_keeps_the_papers_lists_apart():
@@ -166,10 +169,8 @@ def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monk
         "tasks.math.stability.sources": {"own": {}, "money": {"families": ["shopping", "savings", "ages"]}}
     }
     run = open_run("smoke", tasks=["math"], overrides=sources, results=str(tmp_path))
-    recalled, config = recall.measure(run, "math"), run.config("math")
-    rows, ranked = effects_of_run.causal_filter(
-        run, "math", recall.candidates(recalled, config.max_candidates)
-    )
+    recalled = recall.measure(run, "math")
+    rows, ranked = effects_of_run.causal_filter(run, "math", recall.candidates(recalled))
     lines = []
     monkeypatch.setattr(run, "_models", None)  # nothing is read or generated again
     monkeypatch.setattr(run.store, "log", lines.append)
@@ -178,9 +179,8 @@ def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monk
     pd.testing.assert_frame_equal(found.effects, rows)
     pd.testing.assert_frame_equal(found.ranked, ranked)
     pd.testing.assert_frame_equal(found.recalled, recalled)
-    assert len(found.ranked) == config.max_candidates and not run.store.has(
-        "math/stability/own/recall.parquet"
-    )
+    assert len(found.ranked) == recalled["candidate"].sum() and found.ranked_by == "loglik"
+    assert not run.store.has("math/stability/own/recall.parquet")
     assert stability.source_run(run, "math", "own") is run
     assert stability.source_run(run, "math", "money") is not run
 
@@ -198,11 +198,8 @@ def test_identification_runs_on_each_source_with_its_own_samples(tmp_path):
     assert not set.intersection(*texts) and all(texts)
     found = stability.identify(run, "math", names[0])
     config = run.config("math").stability
-    assert (
-        len(found.effects)
-        == config.validation * config.max_candidates
-        == len(found.ranked) * config.validation
-    )
+    assert len(found.effects) == len(found.ranked) * config.validation
+    assert len(found.ranked) == found.recalled["candidate"].sum()
     assert run.store.has(f"math/stability/{names[0]}/recall.parquet")
     again = stability.identify(open_run("smoke", tasks=["math"], results=str(tmp_path)), "math", names[0])
     pd.testing.assert_frame_equal(again.ranked, found.ranked)

@@ -73,7 +73,7 @@ def test_what_to_run_next_depends_on_what_was_left_open():
     of_curve = record | {"main": False}
     assert "told apart" not in story.next_steps(preset, {"translation": [settled, of_curve]})
     paper = story.next_steps(load_preset("paper", tasks=["math"]), {"math": [settled]})
-    assert "max_candidates" not in paper and "make plan" not in paper
+    assert "finalists" not in paper and "make plan" not in paper
 
 
 def test_a_models_facts_need_no_model():
@@ -98,11 +98,11 @@ def test_exhibits_are_told_from_what_is_stored(tmp_path):
 
 
 def test_figure_2_counts_come_from_preset_and_recall():
-    recall = {"n_features_total": 100, "n_candidates": 30, "n_cut": 14}
+    recall = {"n_features_total": 100, "n_candidates": 30}
     counts = story.pipeline_counts(load_preset("quick"), recall, ["l1_p2"], "math")
     assert counts["Task features"] == "l1_p2"
     shown = [counts[stage] for stage in ("SAE features", "Recall: candidates", "Amplification: features")]
-    assert shown == ["100", "30", "16"]
+    assert shown == ["100", "30", "30"]
     assert int(counts["Selection: samples"]) == int(counts["Pool: samples"]) / 2
     fewer = load_preset("quick", overrides={"tasks.math.sizes.pool": 100, "tasks.math.ratio": 0.3})
     assert story.pipeline_counts(fewer, recall, ["l1_p2"], "math")["Selection: samples"] == "30"

@@ -49,7 +49,7 @@ def found():
         "confirmation_delta": -0.015625, "confirmation_low": -0.1, "confirmation_high": 0.07,
         "established": False,
     }  # fmt: skip
-    recall = {"n_candidates": 37, "n_cut": 21, "basis_points": 20.073}
+    recall = {"n_candidates": 37, "basis_points": 20.073}
     features = {"features": [top], "selected": ["l14_p7"], "established": False}
     return {"math": {"recall": recall, "features": features}}
 
@@ -76,10 +76,10 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     ours, theirs = table.iloc[0], table.iloc[1]
     assert [f"{title} (paper)" for title in PAPER["models"].values()] == list(table["Model"])[1:]
     assert ours["Top feature"] == "l14_p7"
-    assert (ours["Recalled"], ours["Recalled (‱)"], ours["Tested"]) == ("37", "20.07", "16")
+    assert (ours["Recalled"], ours["Recalled (‱)"], ours["Ranked by"]) == ("37", "20.07", "score (δ)")
     assert ours["δ (validation)"] == "+6.2 [−3.0, +15.0]"
     assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]" and ours["Established"] == "no"
-    assert ours["Δ log-likelihood"] == "+0.012"
+    assert ours["Δ log-likelihood (validation)"] == "+0.012"
     assert theirs["Model"] == "Gemma-2-2B (paper)" and theirs["Top feature"] == "l14_p11575"
     assert theirs["Task, unit of δ"] == "Math, ACC" and ours["Task, unit of δ"] == "Math, points"
     assert theirs["δ (validation)"] == "+12" and theirs["δ (confirmation)"] == NOTHING
@@ -98,6 +98,12 @@ def test_table1_says_what_is_established_and_when_nothing_was_found(found):
     assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"  # another chosen one is not
     found["math"]["features"]["established"] = True
     assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "yes"
+    placebos = {"a": {"p": 0.2}, "b": {"p": 0.04}, "c": {"p": float("nan")}}
+    evidence = {"reliability": {"score": 0.1, "loglik": 0.98}, "differ_p": {"score": 0.4, "loglik": 0.0001}}
+    found["math"]["features"] |= {"ranked_by": "loglik", "evidence": evidence | {"placebos": placebos}}
+    row = table1(found, {"math": POINTS}, "x", PAPER).iloc[0]
+    shown = row[["Ranked by", "Reliability", "p, candidates differ", "p, placebos"]]
+    assert shown.tolist() == ["log-likelihood", "0.98", "<0.001", "0.200"]
     found["math"]["features"] |= {"features": [], "selected": []}
     empty = table1(found, {"math": POINTS}, "x", PAPER)
     assert empty["Top feature"][0] == "none" and empty["δ (validation)"][0] == NOTHING

@@ -1,15 +1,18 @@
 """Rows read over given tokens, against the slow obvious way."""
 
+import numpy as np
 import pytest
 import torch
 from test_generation import ARCHITECTURES, FEATURES, obvious_hidden, prompts
 
 from igds_utils.engine import teacher_forced, tiny
 from igds_utils.engine.caching import read_prefix
-from igds_utils.engine.lm import LM, residuals
+from igds_utils.engine.lm import LM, edited, residuals
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import intervention
+from igds_utils.identification.effects import KEYS
+from igds_utils.tasks.examples import Example
 
 SILENT = Feature(2, 63)
 
@@ -78,27 +81,83 @@ def test_the_model_is_whole_again_after_an_error(lm, saes):
     assert lm.blocks is blocks and not blocks[2]._forward_pre_hooks
 
 
-def test_amplified_scores_are_the_same_with_given_originals(lm, saes):
-    from igds_utils.tasks.examples import Example
-
-    samples = [
+def samples_of(prompt_ids):
+    return [
         intervention.Sample(f"s{i}", ids, [*ids, 9, 30, 1], Example(f"s{i}", {}, "t", ("t",)))
-        for i, ids in enumerate(prompts(lm))
+        for i, ids in enumerate(prompt_ids)
     ]
+
+
+def test_generated_effects_are_the_same_with_given_originals(lm, saes):
+    samples, steering = samples_of(prompts(lm)), Steering(saes, FEATURES)
     originals = intervention.original_answers(lm, samples, 6, together=2)
+    lengths = lambda outputs, _: [float(len(output)) for output in outputs]  # noqa: E731
     tables = [
-        intervention.amplified_scores(
-            lm,
-            saes,
-            FEATURES,
-            samples,
-            lambda outputs, _: [float(len(o)) for o in outputs],
-            6,
-            originals=given,
-        )
+        intervention.generated_effects(lm, steering, FEATURES, samples, lengths, 6, originals=given)
         for given in (None, originals)
     ]
     assert tables[0].equals(tables[1])
+
+
+def steered_logits(lm, saes, ids, first, feature, change):
+    """Logits of one sequence whose residual h from position `first` on becomes change(h, a_i(h), d_i)."""
+
+    def edit(h):
+        h = h.clone()
+        for t in range(first, h.shape[1]):
+            z, unit = saes[feature.layer].encode(h[:, t]), torch.zeros(1, tiny.D_SAE)
+            unit[0, feature.index] = 1.0
+            d = saes[feature.layer].decode(unit) - saes[feature.layer].decode(0 * unit)
+            h[:, t] = change(h[:, t], z[0, feature.index], d)
+        return h
+
+    with torch.inference_mode(), edited(lm, {feature.layer: edit}):
+        return lm.model(torch.tensor([ids]), use_cache=False).logits[0]
+
+
+def test_forced_effects_of_own_and_other_targets_equal_a_full_forward_pass(lm, saes):
+    samples = samples_of(prompts(lm))
+    targets = [[7, 30], [11], [250, 7, 30, 11], [30]]
+    for given in (None, targets):
+        table = intervention.forced_effects(lm, Steering(saes, FEATURES, 2.0), FEATURES, samples, 24, given)
+        assert len(table) == len(samples) * len(FEATURES)
+        for row in table.sample(6, random_state=0).itertuples():
+            place, feature = int(row.sample_id[1:]), Feature(row.layer, row.feature)
+            prompt, target = samples[place].prompt, (given or [[9, 30, 1]] * 4)[place]
+            for value, scale in ((row.loglik_amplified, 2.0), (row.loglik_original, 0.0)):
+                logits = obvious_hidden(lm, saes, [*prompt, *target], len(prompt) - 1, feature, scale)
+                log_p = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+                assert value == pytest.approx(float(log_p[range(len(target)), target].mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clamped", "random"])
+def test_clamped_features_and_random_directions_equal_a_full_forward_pass(lm, saes, kind):
+    samples, level = samples_of(prompts(lm)), dict.fromkeys([*FEATURES, SILENT], 0.7)
+    options = {"clamp": level} if kind == "clamped" else {"random": 5}
+    features = [*FEATURES, SILENT]
+    steering = Steering(saes, features, 1.5, **options)
+    table = intervention.forced_effects(lm, steering, features, samples, 24)
+    lengths = lambda outputs, _: [float(len(output)) for output in outputs]  # noqa: E731
+    answers = intervention.generated_effects(lm, steering, features, samples, lengths, 4).set_index(KEYS)
+
+    def change(h, a, d):
+        if kind == "clamped":
+            return h + (2.5 * 0.7 - a) * d
+        drawn = np.random.default_rng([5, feature.layer, feature.index]).standard_normal(tiny.WIDTH)
+        return h + 1.5 * a * d.norm() * torch.tensor(drawn / np.linalg.norm(drawn), dtype=torch.float32)
+
+    for row in table.sample(8, random_state=0).itertuples():
+        feature, sample = Feature(row.layer, row.feature), samples[int(row.sample_id[1:])]
+        first = len(sample.prompt) - 1
+        log_p = steered_logits(lm, saes, sample.tokens, first, feature, change).log_softmax(-1)[first:-1]
+        expected = float(log_p[range(3), sample.tokens[-3:]].mean())
+        assert row.loglik_amplified == pytest.approx(expected, abs=1e-5)
+        ids = list(sample.prompt)
+        for _ in range(4):
+            ids.append(int(steered_logits(lm, saes, ids, first, feature, change)[-1].argmax()))
+        ends = [*ids[first + 1 :], lm.tokenizer.eos_token_id].index(lm.tokenizer.eos_token_id)
+        said = answers.loc[(row.sample_id, row.layer, row.feature), "tokens_amplified"]
+        assert said == ends
 
 
 @pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])

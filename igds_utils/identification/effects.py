@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
@@ -233,12 +234,13 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
     settings, ids = run.preset.intervention, [example.id for example in run.examples(task, "validation")]
     new, level = run.config(task).max_new_tokens, _levels(run, task)[feature]
     inputs = _inputs(run, task, "validation", [feature]) | {"doses": settings.doses, "level": level}
+    answers_of = cache(lambda: originals(run, task, "validation"))
 
     def build(dose: tuple[float, bool]) -> pd.DataFrame:
         scale, clamped = dose
         changed = settings.model_copy(update={"scale": scale, "clamp": clamped})
         steering = _steering(run, task, [feature], changed)
-        samples, answers, tables = run.samples(task, ids), originals(run, task, "validation"), []
+        samples, answers, tables = run.samples(task, ids), answers_of(), []
         for some in even_chunks(samples, _rows(run, samples, new)):
             shared = run.lm, steering, [feature], some
             told = intervention.forced_effects(*shared, run.preset.batch_tokens)

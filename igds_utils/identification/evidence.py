@@ -97,11 +97,11 @@ def unsteered(rows: pd.DataFrame, max_new_tokens: int) -> tuple[dict[str, float]
     said = []
     if ended < ENDS:
         cut = f"{1 - ended:.0%} of the unsteered answers are cut at {max_new_tokens} tokens"
-        said.append(f"{cut}: raise tasks.<task>.max_new_tokens")
+        said.append(f"{cut}: raise max_new_tokens")
     if score.isin([0, 1]).all() and not ROOM[0] <= score.mean() <= ROOM[1]:
         said.append(
             f"{score.mean():.0%} of the unsteered answers are right, {ROOM[0]:.0%} to {ROOM[1]:.0%} leave room: "
-            "choose easier or harder samples (tasks.<task>.data)"
+            "take easier or harder samples (data)"
         )
     return {"ended": ended, "score": float(score.mean())}, said
 

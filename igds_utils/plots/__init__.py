@@ -32,6 +32,7 @@ from igds_utils.plots.style import SELECTOR_COLOURS, save_figure, selector_colou
 __all__ = [
     "SELECTOR_COLOURS", "activation_against_score", "activation_distributions", "break_even", "causal_effects",
     "defects_heatmap", "dose_response", "effect_agreement", "feature_map", "feature_topology", "main_result",
-    "monitor", "overlap_heatmap", "placebo_effects", "precision_curve", "precision_dots", "rank_agreement", "recall_frequency",
-    "rising_words", "save_figure", "score_against_ratio", "score_distributions", "selector_colour", "training_loss",
+    "monitor", "overlap_heatmap", "placebo_effects", "precision_curve", "precision_dots", "rank_agreement",
+    "recall_frequency", "rising_words", "save_figure", "score_against_ratio", "score_distributions",
+    "selector_colour", "training_loss",
 ]  # fmt: skip
