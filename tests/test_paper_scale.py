@@ -31,7 +31,8 @@ SIZES = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 4}
 
 def small(tasks: list[str]) -> dict[str, Any]:
     """Overrides that make the preset's sizes small and start no eight processes on a CPU, and nothing else."""
-    found = {"bootstrap": 50, "intervention.cache_gb": 0.1, "intervention.placebos": 3, "launch.processes": 1, "launch.training": None}
+    found = {"bootstrap": 50, "launch.processes": 1, "launch.training": None}
+    found |= {"intervention.cache_gb": 0.1, "intervention.placebos": 3, "intervention.doses": [2]}
     for name, task in load_preset("paper", "", tasks).tasks.items():
         changed = {"sizes": SIZES, "max_new_tokens": 6, "samples": min(task.samples, 2)}
         changed |= {"sft.global_batch": 8, "sft.device_batch": 4}
