@@ -159,7 +159,7 @@ def test_the_filter_ranks_all_and_the_best_by_loglik_generate_and_are_held_again
     assert ranked["delta"].notna().tolist() == [True] * 2 + [False] * 4
     assert ranked["contrast"].notna().tolist() == [True] * 3 + [False] * 3
     best, own = ranked.iloc[0], run.samples("math", [e.id for e in run.examples("math", "validation")])
-    feature = Feature(best["layer"], best["feature"])
+    feature = Feature.parse(best["name"])
     swapped = [other.tokens[len(other.prompt) :] for other in [*own[1:], own[0]]]
     foreign = intervention.forced_effects(run.lm, Steering(run.saes, [feature]), [feature], own, targets=swapped)
     change = (foreign["loglik_amplified"] - foreign["loglik_original"]).mean()
