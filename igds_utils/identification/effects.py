@@ -32,7 +32,7 @@ from igds_utils.identification import intervention
 
 Part = tuple[list[Feature], str]  # features that are amplified, and the id of the sample
 FEATURES = 64  # of one part at most, on one sample
-TOGETHER = 1024  # rows (feature, sample) of one call where nothing is generated
+TOGETHER = 4096  # rows (feature, sample) of one call where nothing is generated
 KEYS = ["sample_id", "layer", "feature"]
 
 
@@ -63,11 +63,7 @@ def measure(
     rows = effects_of(run, task, name, "forced", features, *shared)
     if finalists == 0:
         return rows
-    best = list(features)
-    if finalists is not None:
-        change = rows["loglik_amplified"] - rows["loglik_original"]
-        mean = change.groupby([rows["layer"], rows["feature"]]).mean().round(12)
-        best = sorted(features, key=lambda one: (-mean[one.layer, one.index], one))[:finalists]
+    best = features if finalists is None else likeliest(rows, finalists)
     answers = effects_of(run, task, name, "generated", best, *shared)
     return rows.merge(answers, on=KEYS, how="left", validate="one_to_one")
 
@@ -133,6 +129,13 @@ def effects_of(
     )  # fmt: skip
 
 
+def likeliest(rows: pd.DataFrame, n: int) -> list[Feature]:
+    """The n features that raise the mean log-likelihood of the targets most, best first; ties by (layer, index)."""
+    change = rows["loglik_amplified"] - rows["loglik_original"]
+    mean = change.groupby([rows["layer"], rows["feature"]]).mean().round(12)
+    return features_of(mean.sort_values(ascending=False, kind="stable").head(n).index.to_frame())
+
+
 def originals(
     run: Run, task: str, name: str, folder: str = "", max_new_tokens: int | None = None
 ) -> dict[str, list[int]]:
@@ -174,21 +177,17 @@ def causal_filter(
     `recall.parquet` in the same folder (`intervention.rank_features`).
     """
     preset, settings = run.preset, run.preset.intervention
-    recalled = run.read(f"{folder or task}/recall.parquet")
-
-    def ranked(rows: pd.DataFrame, by: intervention.Quantity) -> pd.DataFrame:
-        deltas = intervention.causal_effects(rows, preset.confidence, preset.bootstrap, preset.seed)
-        return intervention.rank_features(deltas, recalled, by)
-
     finalists = settings.finalists and max(settings.finalists, settings.k)
     rows = measure(run, task, "validation", features, folder, max_new_tokens, label, finalists)
     if contrasts:
-        best = intervention.selected_features(ranked(rows, "loglik"), contrasts)
+        best = likeliest(rows, contrasts)
         other = effects_of(run, task, "validation", "foreign", best, folder, label=label)
         other["foreign"] = other["loglik_amplified"] - other["loglik_original"]
         rows["change"] = rows["loglik_amplified"] - rows["loglik_original"]
         rows = rows.merge(other[[*KEYS, "foreign"]], on=KEYS, how="left")
-    return rows, ranked(rows, settings.rank_by)
+    deltas = intervention.causal_effects(rows, preset.confidence, preset.bootstrap, preset.seed)
+    recalled = run.read(f"{folder or task}/recall.parquet")
+    return rows, intervention.rank_features(deltas, recalled, settings.rank_by)
 
 
 def confirm(run: Run, task: str, ranked: pd.DataFrame) -> pd.DataFrame:
@@ -203,8 +202,8 @@ def placebos(run: Run, task: str, features: Sequence[Feature]) -> pd.DataFrame:
     """What the same filter finds where nothing is to be found: kind, layer, feature and effect of each placebo.
 
     Kinds: `random direction`, the activations of candidates with random directions of their norms; `not recalled`, the
-    most frequent features below tau in the candidates' layers. `intervention.placebos` of each kind, and no more random
-    directions than candidates. effect: the mean change of what the candidates (`features`) are ranked by.
+    most frequent of the other features in the candidates' layers. `intervention.placebos` of each kind, and no more
+    random directions than candidates. effect: the mean change of what the candidates (`features`) are ranked by.
     """
     preset, settings = run.preset, run.preset.intervention
     rng, table = np.random.default_rng([preset.seed, 3]), run.read(f"{task}/recall.parquet")
@@ -235,6 +234,7 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
     new, level = run.config(task).max_new_tokens, _levels(run, task)[feature]
     inputs = _inputs(run, task, "validation", [feature]) | {"doses": settings.doses, "level": level}
     answers_of = cache(lambda: originals(run, task, "validation"))
+    residuals = cache(lambda layer: activations.critical_residuals(run.lm, run.prompts(task, "validation"), [layer]))
 
     def build(dose: tuple[float, bool]) -> pd.DataFrame:
         scale, clamped = dose
@@ -246,8 +246,7 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
             told = intervention.forced_effects(*shared, run.preset.batch_tokens)
             said = _generated(run, task, *shared, new, [answers[sample.id] for sample in some])
             tables.append(told.merge(said, on=KEYS))
-        prompts = run.prompts(task, "validation")
-        h = activations.critical_residuals(run.lm, prompts, [feature.layer])[feature.layer]  # (N, d)
+        h = residuals(feature.layer)[feature.layer]  # (N, d) at p
         amplified, _ = steering.amplify(h[:, None].to(run.saes.device), [feature] * len(h))
         influence = (amplified[:, 0].cpu() - h).norm(dim=-1) / h.norm(dim=-1)
         table = pd.concat(tables).assign(scale=scale, clamped=clamped)

@@ -50,15 +50,15 @@ def differ(x: np.ndarray, resamples: int = 2000, seed: int = 0) -> float:
     return float((1 + (drawn >= observed * (1 - 1e-9)).sum()) / (1 + resamples))
 
 
-def beyond_placebos(chosen: float, placebos: Sequence[float], candidates: int) -> dict[str, float]:
+def beyond_placebos(chosen: float, placebos: Sequence[float], candidates: int) -> dict[str, float | None]:
     """How far the best of some candidates stands out among the effects of placebos: n, larger, p.
 
     larger: how many of the n placebos have at least the chosen effect. p: how often the largest of as many placebos as
     there were candidates would reach it, 1 - F(t)^candidates, with Student's F of n - 1 degrees of freedom and
-    t = (chosen - mean) / (SD sqrt(1 + 1/n)); it takes effects of placebos to be normal. nan with fewer than three.
+    t = (chosen - mean) / (SD sqrt(1 + 1/n)); it takes effects of placebos to be normal. None with fewer than three.
     """
     x = np.asarray(placebos, dtype=float)
-    found = {"n": int(x.size), "larger": int((x >= chosen).sum()), "p": float("nan")}
+    found = {"n": int(x.size), "larger": int((x >= chosen).sum()), "p": None}
     if x.size > 2 and x.std() > 0:
         t = (chosen - x.mean()) / (x.std(ddof=1) * np.sqrt(1 + 1 / x.size))
         found["p"] = float(-np.expm1(candidates * stats.t.logcdf(t, x.size - 1)))
@@ -71,15 +71,19 @@ def of_filter(
     """What stands beside the chosen feature in task_features.json: reliability, differ_p and placebos.
 
     rows: effects of all candidates; summary: `intervention.task_features`; placebos: `effects.placebos`. The first two
-    are given for score and loglik; placebos by kind for what the candidates were ranked by.
+    are given for score and loglik; placebos by kind for what the candidates were ranked by. None: cannot be told.
     """
+
+    def known(values: dict[str, float]) -> dict[str, float | None]:
+        return {name: None if np.isnan(value) else value for name, value in values.items()}
+
     measured = {quantity: changes(rows, quantity) for quantity in QUANTITIES if f"{quantity}_amplified" in rows}
     best = summary["features"][0][QUANTITIES[summary["ranked_by"]]]
     tested = len(measured[summary["ranked_by"]])
     return {
         "tested": {quantity: len(x) for quantity, x in measured.items()},
-        "reliability": {quantity: split_half(x) for quantity, x in measured.items()},
-        "differ_p": {quantity: differ(x, resamples, seed) for quantity, x in measured.items()},
+        "reliability": known({quantity: split_half(x) for quantity, x in measured.items()}),
+        "differ_p": known({quantity: differ(x, resamples, seed) for quantity, x in measured.items()}),
         "placebos": {
             kind: beyond_placebos(best, of_kind["effect"], tested) for kind, of_kind in placebos.groupby("kind")
         },
