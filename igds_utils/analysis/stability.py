@@ -54,7 +54,7 @@ class Source(NamedTuple):
     """What one source's identification found."""
 
     recalled: pd.DataFrame  # `recall.frequency_recall`
-    effects: pd.DataFrame  # `intervention.amplified_scores` of its candidates on its validation set
+    effects: pd.DataFrame  # effects of its candidates on its validation set (`effects.causal_filter`)
     ranked: pd.DataFrame  # `intervention.rank_features`, best first
     ranked_by: str = "score"  # or "loglik"
 

@@ -71,7 +71,8 @@ def of_filter(
     """What stands beside the chosen feature in task_features.json: reliability, differ_p and placebos.
 
     rows: effects of all candidates; summary: `intervention.task_features`; placebos: `effects.placebos`. The first two
-    are given for score and loglik; placebos by kind for what the candidates were ranked by. None: cannot be told.
+    are given for score and loglik; placebos by kind, with their effects, for what the candidates were ranked by. None:
+    cannot be told.
     """
 
     def known(values: dict[str, float]) -> dict[str, float | None]:
@@ -85,7 +86,8 @@ def of_filter(
         "reliability": known({quantity: split_half(x) for quantity, x in measured.items()}),
         "differ_p": known({quantity: differ(x, resamples, seed) for quantity, x in measured.items()}),
         "placebos": {
-            kind: beyond_placebos(best, of_kind["effect"], tested) for kind, of_kind in placebos.groupby("kind")
+            kind: beyond_placebos(best, of_kind, tested) | {"effects": of_kind.tolist()}
+            for kind, of_kind in placebos.groupby("kind")["effect"]
         },
     }
 

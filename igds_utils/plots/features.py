@@ -86,17 +86,17 @@ def causal_effects(
 
 
 def placebo_effects(
-    features: list[dict] | pd.DataFrame, placebos: pd.DataFrame, selected: list[str], metric: Metric, by: str
+    features: list[dict] | pd.DataFrame, placebos: dict[str, dict], selected: list[str], metric: Metric, by: str
 ) -> Figure:
-    """Effects of the candidates, the chosen ones marked, and of placebos (`effects.placebos`), a row a kind."""
+    """Effects of the candidates, the chosen ones marked, and of placebos (`evidence.of_filter`), a row a kind."""
     column, _, title = EFFECTS[by]
     metric = metric if by == "score" else NATS
     frame = pd.DataFrame(features).dropna(subset=column)
-    groups = {"candidates": frame[column]} | dict(list(placebos.groupby("kind")["effect"]))
+    groups = {"candidates": frame[column]} | {kind: found["effects"] for kind, found in placebos.items()}
     figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(groups))
     axis = axes[0, 0]
     for row, values in enumerate(groups.values()):
-        axis.scatter(metric.factor * values, np.full(len(values), row), s=16, alpha=0.6, color=style.MUTED, linewidth=0)
+        axis.scatter(metric.factor * np.asarray(values), np.full(len(values), row), s=16, alpha=0.6, color=style.MUTED, linewidth=0)
     best = frame[frame["name"].isin(selected)]
     style.dots(axis, best, np.zeros(len(best)), (column,), factor=metric.factor, s=36, label="chosen")
     axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
