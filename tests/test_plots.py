@@ -155,8 +155,9 @@ def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():
 
 
 def test_doses_are_drawn_added_and_clamped_with_the_length_of_the_answers():
-    table = pd.DataFrame({"scale": [0.0, 2.0, 2.0], "clamped": [False, False, True], "delta": [0, 0.1, None],
-                          "delta_loglik": [0, 0.2, 0.3], "tokens": [9, 8, 7.0], "repetition": [0, 0.1, 0.5]})  # fmt: skip
+    columns = ["scale", "clamped", "delta", "delta_loglik", "tokens", "repetition"]
+    doses = [(0.0, False, 0, 0, 9, 0), (2.0, False, 0.1, 0.2, 8, 0.1), (2.0, True, None, 0.3, 7, 0.5)]
+    table = pd.DataFrame(doses, columns=columns)
     figure = plots.dose_response(table, POINTS)
     told, said, tokens, repeated = map(points, figure.axes)
     assert told == [pytest.approx(p) for p in ((0, 0), (2, 0.2), (2, 0.3))]
