@@ -96,7 +96,8 @@ def placebo_effects(
     figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(groups))
     axis = axes[0, 0]
     for row, values in enumerate(groups.values()):
-        axis.scatter(metric.factor * np.asarray(values), np.full(len(values), row), s=16, alpha=0.6, color=style.MUTED, linewidth=0)
+        places = (metric.factor * np.asarray(values), np.full(len(values), row))
+        axis.scatter(*places, s=16, alpha=0.6, color=style.MUTED, linewidth=0)
     best = frame[frame["name"].isin(selected)]
     style.dots(axis, best, np.zeros(len(best)), (column,), factor=metric.factor, s=36, label="chosen")
     axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
