@@ -182,7 +182,8 @@ def memory(preset: Preset) -> dict[str, list[Part]]:
         most = preset.intervention.finalists or CANDIDATES[preset.chosen.saes.source]
         rows = most * task.sizes.validation
         cached = max(cached, rows * (prompt + task.max_new_tokens))  # tokens
-        batch = max(batch, min(sft.device_batch, sft.global_batch) * min(prompt + target, sft.max_length))
+        longest = min(prompt + target, sft.max_length)
+        batch = max(batch, min(max(sft.device_tokens, longest), sft.global_batch * longest))
     libraries = ("Python and libraries", 1e9)
     sae = 8 * shape.width * shape.d_sae  # encoder and decoder in fp32
     model = [("weights", width * shape.parameters), ("an SAE", sae), libraries]

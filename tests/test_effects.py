@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 
+from igds_utils import tiny
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations, generation, teacher_forced, tiny
+from igds_utils.engine import activations, generation, teacher_forced
 from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.features import features_of
 from igds_utils.engine.sae import Feature, FeatureSet

@@ -5,7 +5,8 @@ import pytest
 import torch
 from test_generation import ARCHITECTURES, FEATURES, obvious_hidden, prompts
 
-from igds_utils.engine import teacher_forced, tiny
+from igds_utils import tiny
+from igds_utils.engine import teacher_forced
 from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.lm import LM, edited, residuals
 from igds_utils.engine.sae import Feature

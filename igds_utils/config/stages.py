@@ -94,8 +94,8 @@ class SftConfig(Strict):
     lr: float = 2e-5
     epochs: float = 1.0
     global_batch: int = 64
-    device_batch: int = Field(
-        8, description="samples a device holds at once; the rest is gradient accumulation"
+    device_tokens: int = Field(
+        4096, ge=1, description="tokens a device holds at once; the rest is gradient accumulation"
     )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.03

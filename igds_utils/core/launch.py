@@ -95,15 +95,9 @@ def check_gpus(preset: Preset) -> None:
     gpus, here = torch.cuda.device_count(), launch.processes // launch.machines
     if not 0 < gpus < here:
         return
-    batches = [(task.sft.global_batch, task.sft.device_batch) for task in preset.tasks.values()]
-    able = [
-        n * launch.machines
-        for n in range(1, gpus + 1)
-        if all(whole % (n * launch.machines * part) == 0 for whole, part in batches)
-    ]
     raise ConfigError(
         f"launch.processes {launch.processes} needs {here} GPUs on this machine, one a process, and it has {gpus}: "
-        f'give SET="launch.processes={max(able, default=launch.machines)}"; `make plan` with it says what fits'
+        f'give SET="launch.processes={gpus * launch.machines}"; `make plan` with it says what fits'
     )
 
 

@@ -1,7 +1,5 @@
 """Amplification of features during a forward pass: h' = h + scale * a_i(h) * d_i, one feature a row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 

@@ -5,8 +5,6 @@ layer, so one unsteered pass serves all of them, and a row runs the blocks above
 at every position is the unsteered one itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

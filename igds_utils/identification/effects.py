@@ -7,8 +7,6 @@ ran out of it is continued by one that takes fewer rows at once. In batches of a
 differ, and with them a greedy answer whose two likeliest tokens are as good as equal.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache

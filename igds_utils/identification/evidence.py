@@ -3,8 +3,6 @@
 Everything here follows from stored effects. `changes` makes the matrix from them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

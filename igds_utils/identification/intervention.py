@@ -6,8 +6,6 @@ P' is P under h' = h + a_i(h) d_i. P is the task's own metric of a generated ans
 log-likelihood of the target's tokens, which needs no generation and has less noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Literal

@@ -1,7 +1,5 @@
 """Frequency recall: the features that fire at the critical position on most of D_prior."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
