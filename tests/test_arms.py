@@ -41,11 +41,11 @@ def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equa
 
 
 def test_tables_compare_the_arms_of_one_ratio_and_checks_are_halves_at_any():
-    config = task(**CURVE, ratio=0.3, defect_check=True)
-    assert [arm.name for arm in arms(config)[-2:]] == ["clean@0.5", "defective@0.5"]
+    config = task(**CURVE, ratio=0.3, corrupted=0.5)
+    assert [arm.name for arm in arms(config)[-2:]] == ["clean@0.5", "corrupted@0.5"]
     names = ["original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3"]
     assert [arm.name for arm in main_arms(config)] == names
-    half = [arm.name for arm in main_arms(task(**CURVE, defect_check=True))]
+    half = [arm.name for arm in main_arms(task(**CURVE, corrupted=0.5))]
     assert half == [name.replace("0.3", "0.5") for name in names]
 
 
@@ -76,7 +76,7 @@ def test_named_arms_and_the_original_are_asked_in_general_or_all_but_checks_and_
     curve = {"ratios": [0.2], "selectors": ["igds"]}
 
     def asked(capabilities, **fields):
-        config = task(selectors=["igds"], curve=curve, defect_check=True, capabilities=capabilities, **fields)
+        config = task(selectors=["igds"], curve=curve, corrupted=0.5, capabilities=capabilities, **fields)
         return [arm.name for arm in asked_in_general(config)]
 
     assert asked(None) == []
