@@ -131,10 +131,11 @@ def test_every_arm_answered_every_test_item_and_trained_on_its_budget(smoke_run,
 
 
 def test_the_effects_hold_every_candidate_and_sample_once(smoke_run):
-    table = pd.read_parquet(smoke_run.root / "tiny-llama/math/effects_validation.parquet")
-    config = TASKS["math"]
-    assert len(table) == config.max_candidates * config.sizes.validation
-    assert not table.duplicated(["layer", "feature", "sample_id"]).any()
+    recalled = json.loads((smoke_run.root / "tiny-llama/math/recall.json").read_text())
+    for kind, n in {"forced_": recalled["n_candidates"], "": 3}.items():
+        table = pd.read_parquet(smoke_run.root / f"tiny-llama/math/effects_{kind}validation.parquet")
+        assert len(table) == n * TASKS["math"].sizes.validation
+        assert not table.duplicated(["layer", "feature", "sample_id"]).any()
 
 
 def test_tables_figures_manifest_and_report_are_there(smoke_run):

@@ -149,6 +149,28 @@ def test_effects_on_the_log_likelihood_are_drawn_where_candidates_were_ranked_by
     assert points(axis)[-1][0] == pytest.approx(given[0]["delta"]) and "nats" in axis.get_xlabel()
 
 
+def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():
+    fakes = {"not recalled": {"effects": [0.01, -0.02]}, "random direction": {"effects": [0.0]}}
+    for by, factor, column in (("score", 100, "delta"), ("loglik", 1, "delta_loglik")):
+        given = features(4)
+        (axis,) = plots.placebo_effects(given, fakes, ["l14_p0"], POINTS, by).axes
+        assert rows(axis) == ["candidates", "not recalled", "random direction"]
+        assert points(axis)[4:7] == [pytest.approx(p) for p in ((factor * 0.01, 1), (factor * -0.02, 1), (0, 2))]
+        assert points(axis)[-1] == pytest.approx((factor * given[0][column], 0))
+
+
+def test_doses_are_drawn_added_and_clamped_with_the_length_of_the_answers():
+    columns = ["scale", "clamped", "delta", "delta_loglik", "tokens", "repetition"]
+    doses = [(0.0, False, 0, 0, 9, 0), (2.0, False, 0.1, 0.2, 8, 0.1), (2.0, True, None, 0.3, 7, 0.5)]
+    table = pd.DataFrame(doses, columns=columns)
+    figure = plots.dose_response(table, POINTS)
+    told, said, tokens, repeated = map(points, figure.axes)
+    assert told == [pytest.approx(p) for p in ((0, 0), (2, 0.2), (2, 0.3))]
+    assert said == [pytest.approx(p) for p in ((0, 0), (2, 10))]
+    assert [y for _, y in tokens] == [9, 8, 7] and [y for _, y in repeated] == [0, 10, 50]
+    assert legend(figure) == ["added", "clamped"]
+
+
 def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a_gap_where_none_was_run():
     math, translation = (figure := plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS))).axes
     assert rows(math) == ["Original", "Full", "Random", "IGDS"] and legend(figure) == ["score of Full"]
