@@ -45,7 +45,7 @@ def killed(run, task, arm):
 
 def identify(run):
     from igds_utils.identification import effects, recall
-    features = recall.candidates(recall.measure(run, "math"), 4)
+    features = recall.candidates(recall.measure(run, "math"))[:4]
     effects.measure(run, "math", "validation", features)
 
 def loads(run):
@@ -145,16 +145,19 @@ def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_
     monkeypatch.delenv("WORLD_SIZE")
     launch.share(open_run(**asked), "module:function")
     assert called == []
-    features = recall.candidates(recall.measure(run, "math"), 2)
+    features = recall.candidates(recall.measure(run, "math"))[:2]
     effects.measure(run, "math", "validation", features)
     names = [feature.name for feature in features]
     assert called == [
-        ("igds_utils.identification.recall:measure", "math", ""),
-        ("igds_utils.identification.effects:measure_named", "math", "validation", names, "", 8, ""),
+        ("igds_utils.identification.recall:_counted", "math", "math/recall.parquet", None),
+        *(
+            ("igds_utils.identification.effects:effects_of", "math", "validation", kind, names, "", None, "", None)
+            for kind in ("forced", "generated")
+        ),
     ]
     recall.measure(run, "math")
     effects.measure(run, "math", "validation", features)
-    assert len(called) == 2
+    assert len(called) == 3
 
 
 def test_no_process_is_started_for_a_pool_whose_measurements_are_stored(tmp_path, monkeypatch):
@@ -180,7 +183,7 @@ def test_a_filter_that_a_pool_needs_starts_no_processes_of_its_own_where_one_ask
     monkeypatch.setattr(launch, "call", lambda run, function, *more: called.append(function))
     changes = {"launch.processes": 2, "tasks.math.selectors": ["igds_unrecalled"], "tasks.math.curve": None}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
-    facts = {"layers": [0, 1], "n_features_total": 128, "n_candidates": 2, "n_cut": 0}
+    facts = {"layers": [0, 1], "n_features_total": 128, "n_candidates": 2}
     run.store.write("math/recall.json", facts)
     pool.measure_ahead(run, "math")
     assert called == ["igds_utils.selection.pool:measure"]
@@ -195,7 +198,7 @@ def test_two_processes_identify_as_one(tmp_path, steps):
         changes = {"launch.processes": processes} | many
         run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
         launch.share(run, f"{steps}:identify")
-        features = recall.candidates(recall.measure(run, "math"), 4)
+        features = recall.candidates(recall.measure(run, "math"))[:4]
         effects.measure(run, "math", "validation", features)
         stability.identify(run, "math", next(iter(run.config("math").stability.sources)))
         found.append({path.relative_to(run.root): path for path in run.root.rglob("*") if path.is_file()})

@@ -163,7 +163,9 @@ def _leave_out(raw: dict, file: str) -> None:
     """Drop, and say so, what presets of version 0.1 may hold and no run asks for any more."""
     recipes = [raw.get("sft"), *(task.get("sft") for task in raw.get("tasks", {}).values())]
     shapes = [model.get("shape") for model in raw.get("models", {}).values() if isinstance(model, dict)]
-    gone = [(task, "series") for task in raw.get("tasks", {}).values()]
+    tasks = raw.get("tasks", {}).values()
+    gone = [(task, key) for task in tasks for key in ("series", "max_candidates")]
+    gone += [(task.get("stability"), "max_candidates") for task in tasks]
     gone += [(raw.get("intervention"), "racing"), *((shape, "tied") for shape in shapes)]
     gone += [(recipe, "device_batch") for recipe in recipes]
     for node, key in gone:

@@ -94,7 +94,6 @@ class StabilityConfig(Strict):
     )
     prior: int = Field(ge=1, description="prior prompts of each source")
     validation: int = Field(ge=2, description="samples of each source on which its candidates are amplified")
-    max_candidates: int | None = Field(None, description="how many of a source's candidates are amplified")
     max_new_tokens: int
     top: int = Field(5, ge=1, description="how many of the best features are compared")
 
@@ -150,7 +149,6 @@ class TaskConfig(Strict):
         description="longer prompts are cut in their text, never at the cue; none: the model must hold them",
     )
     max_new_tokens: int
-    max_candidates: int | None = Field(None, description="how many candidates enter the causal filter")
     selectors: list[str] = ["random", "loss", "igds"]
     ratio: Share = Field(0.5, description="of the pool that every selector keeps; the paper's 50 %")
     curve: CurveConfig | None = Field(None, description="arms of other ratios; none: all are of `ratio`")
@@ -222,6 +220,7 @@ class Speeds(Strict):
 class Preset(Strict):
     name: str
     description: str
+    departures: list[str] = Field([], description="what it does otherwise than the paper; the report says so")
     seed: int = 0
     model: str = Field(description="the chosen one of `models`")
     models: dict[str, ModelConfig]

@@ -82,7 +82,7 @@ def run(
         code = _snakemake(run_file, request, folder)
     if code:
         raise RunError(_reason(request, started))
-    made = _export_report(root) if REPORT_STAGES[-1] in stages else root
+    made = root / "report.html" if REPORT_STAGES[-1] in stages else root
     print(f"All done in {duration(time.time() - started)}: {_short(made)}", flush=True)
     return root
 
@@ -221,16 +221,6 @@ def _end(process: subprocess.Popen, patience: float) -> None:
 
 
 # ---- saying what happened --------------------------------------------------------------------------------
-
-
-def _export_report(root: Path) -> Path:
-    """The executed report as one HTML file that opens without a network."""
-    from igds_utils.reporting.page import ReportError, export_html
-
-    try:
-        return export_html(root / "notebooks" / f"{REPORT_STAGES[-1]}.ipynb", root / "report.html")
-    except ReportError as error:
-        raise RunError(f"the report could not be exported: {error}") from None
 
 
 def _reason(request: dict[str, Any], started: float) -> str:

@@ -47,10 +47,10 @@ def matched(run: Run, task: str, wanted: Sequence[Feature], seed: int) -> list[F
 def unrecalled(run: Run, task: str, seed: int) -> list[Feature]:
     """The features that the causal filter keeps of random ones, drawn without regard to recall.
 
-    As many are drawn as candidates entered the filter, which is the same and runs here where it has not.
+    As many are drawn as there are candidates; the filter is the same and runs here where it has not.
     """
     facts = run.read(f"{task}/recall.json")
-    drawn = recall.random_features(facts, facts["n_candidates"] - facts["n_cut"], seed)
+    drawn = recall.random_features(facts, facts["n_candidates"], seed)
     _, ranking = effects.causal_filter(run, task, drawn, label=f"_random-s{seed}")
     return intervention.selected_features(ranking, run.preset.intervention.k)
 
