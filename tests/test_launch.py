@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from igds_utils.analysis import stability
 from igds_utils.config.config import ConfigError, load_preset
-from igds_utils.config.machines import LaunchConfig
+from igds_utils.config.settings import LaunchConfig
 from igds_utils.core import arms, launch
 from igds_utils.core.experiment import open_run
 from igds_utils.identification import effects, recall
@@ -23,14 +23,14 @@ from igds_utils.training.trained import TrainedArm
 # What the processes import: functions of the test, in a module of their own.
 STEPS = """
 import pandas as pd
-from igds_utils.engine import shards
+from igds_utils.engine import distributed
 
 def table(run, upto):
-    build = lambda number: pd.DataFrame({"square": [number**2], "by": [int(shards.os.environ["RANK"])]})
+    build = lambda number: pd.DataFrame({"square": [number**2], "by": [int(distributed.os.environ["RANK"])]})
     def finish(rows):
-        return rows.assign(root=shards.map_in_order(lambda square: square**0.5, rows["square"].tolist()))
+        return rows.assign(root=distributed.map_in_order(lambda square: square**0.5, rows["square"].tolist()))
     run.make_in_parts("table.parquet", range(upto), build, "square", finish=finish)
-    run.make("product.json", lambda: {"processes": shards.processes(), "by": shards.is_first()})
+    run.make("product.json", lambda: {"processes": distributed.processes(), "by": distributed.is_main_process()})
 
 def killed(run, task, arm):
     from igds_utils.training import trained
@@ -52,7 +52,7 @@ def loads(run):
     from transformers.integrations import is_fsdp_enabled
     from igds_utils.engine.loading import load_lm
     weights = load_lm(run.preset.chosen.train).model.lm_head.weight
-    norms = shards.map_in_order(lambda _: float(weights.detach().norm()), range(2))
+    norms = distributed.map_in_order(lambda _: float(weights.detach().norm()), range(2))
     run.make("loaded.json", lambda: {"dealt out": is_fsdp_enabled(), "norms": norms})
 
 def fails(run):

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from igds_utils.config.config import PRESETS, PROJECT, load_preset
-from igds_utils.config.settings import Sizes, TaskConfig
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
 from igds_utils.data import hub
 from igds_utils.engine import tiny
 from igds_utils.engine.batching import token_batches

@@ -9,8 +9,15 @@ import torch
 import yaml
 
 from igds_utils import tasks
-from igds_utils.config.refs import FolderRef, HubRef
-from igds_utils.config.taskspec import METRICS, AccuracyMetric, CometMetric, ExactMetric, RougeMetric
+from igds_utils.config.refs import (
+    METRICS,
+    AccuracyMetric,
+    CometMetric,
+    ExactMetric,
+    FolderRef,
+    HubRef,
+    RougeMetric,
+)
 from igds_utils.data import metrics
 from igds_utils.data.hub import SourceError
 from igds_utils.tasks.examples import Example

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig
 from igds_utils.engine import losses, tiny
 from igds_utils.engine.lm import LM
 from igds_utils.training import sft

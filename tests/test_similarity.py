@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from igds_utils.config.stages import LessConfig
+from igds_utils.config.settings import LessConfig
 from igds_utils.engine import losses, prompts, tiny
 from igds_utils.engine.lm import LM
 from igds_utils.selection.needs import gradients

@@ -9,8 +9,8 @@ import pytest
 
 from igds_utils import display, tasks
 from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.refs import ExactMetric
 from igds_utils.config.settings import Sizes, TaskConfig
-from igds_utils.config.taskspec import ExactMetric
 from igds_utils.data import hub
 from igds_utils.tasks import examples, summarization, translation
 from igds_utils.tasks.examples import Example

@@ -7,7 +7,7 @@ import yaml
 
 from igds_utils import tasks
 from igds_utils.config.config import PRESETS, ConfigError
-from igds_utils.config.taskspec import TaskSpec
+from igds_utils.config.refs import TaskSpec
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import prompts
 

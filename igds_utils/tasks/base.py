@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import Metric
 from igds_utils.config.settings import TaskConfig
-from igds_utils.config.taskspec import Metric
 from igds_utils.tasks.examples import (
     Example,
     Sets,

@@ -10,9 +10,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from igds_utils.config.config import ConfigError
-from igds_utils.config.refs import Strict
+from igds_utils.config.refs import AccuracyMetric, Strict
 from igds_utils.config.settings import TaskConfig
-from igds_utils.config.taskspec import AccuracyMetric
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import (
     SETS,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from igds_utils.config.taskspec import (
+from igds_utils.config.refs import (
     AccuracyMetric,
     ChrfMetric,
     CometMetric,

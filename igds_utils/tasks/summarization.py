@@ -14,9 +14,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from igds_utils.config.refs import Strict, WheelRef
+from igds_utils.config.refs import RougeMetric, Strict, WheelRef
 from igds_utils.config.settings import TaskConfig
-from igds_utils.config.taskspec import RougeMetric
 from igds_utils.data import hub
 from igds_utils.tasks.base import CorpusTask
 from igds_utils.tasks.examples import HELD_OUT, Example, data_parameters, normalize, random_stream

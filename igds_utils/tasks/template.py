@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from igds_utils.config.taskspec import TaskSpec
+from igds_utils.config.refs import TaskSpec
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import placeholders
 

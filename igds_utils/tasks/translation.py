@@ -13,9 +13,8 @@ from pathlib import Path
 from pydantic import Field
 
 from igds_utils.config.config import ConfigError
-from igds_utils.config.refs import Strict, WheelRef
+from igds_utils.config.refs import ChrfMetric, Strict, WheelRef
 from igds_utils.config.settings import TaskConfig
-from igds_utils.config.taskspec import ChrfMetric
 from igds_utils.data import hub
 from igds_utils.data.metrics import words
 from igds_utils.tasks.base import CorpusTask

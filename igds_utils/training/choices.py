@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from igds_utils.engine import shards
+from igds_utils.engine import distributed
 from igds_utils.engine.batching import pad, token_batches
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import logits_at
@@ -42,7 +42,7 @@ class Reader(HFLM):
             return self._answers(requests, {sequences[i]: asked[sequences[i]] for i in batch})
 
         batches = token_batches([len(ids) for ids in sequences], self._batch_tokens)
-        found = dict(one for part in shards.map_in_order(answer, batches) for one in part)
+        found = dict(one for part in distributed.map_in_order(answer, batches) for one in part)
         return [found[number] for number in range(len(requests))]
 
     @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import pandas as pd
 from igds_utils.config.settings import TaskConfig
 from igds_utils.core.store import fingerprint
 from igds_utils.data.metrics import pass_at_k
-from igds_utils.engine import shards
 from igds_utils.engine.prompts import encode, encode_all, evaluation_prompt
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
@@ -45,11 +43,10 @@ def rows_that_fit(lm: LM, asked: Sequence[Question], config: TaskConfig, cache_g
 
 
 def batches(asked: Sequence[Question], config: TaskConfig, rows: int) -> Iterator[Sequence[Question]]:
-    """Questions whose answers decode together, at least one batch for each process that shares the work."""
+    """Questions whose answers decode together."""
     from igds_utils.engine.batching import even_chunks
 
-    share = math.ceil(len(asked) / shards.processes())
-    return even_chunks(asked, max(1, min(share, rows // config.samples)))
+    return even_chunks(asked, max(1, rows // config.samples))
 
 
 def answer(

@@ -26,9 +26,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig
 from igds_utils.core.store import fingerprint
-from igds_utils.engine import shards
+from igds_utils.engine import distributed
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
@@ -72,10 +72,10 @@ def train(
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
         trainer = _make_trainer(lm, [[samples[i] for i in batch] for batch in batches], arguments, bar)
-        trainer.train(resume_from_checkpoint=shards.from_first(lambda: last_checkpoint(own)))
+        trainer.train(resume_from_checkpoint=distributed.on_main_process(lambda: last_checkpoint(own)))
         if weights is not None:
             _save(trainer, weights)
-    shards.from_first(lambda: shutil.rmtree(own, ignore_errors=True))
+    distributed.on_main_process(lambda: shutil.rmtree(own, ignore_errors=True))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     trainer.accelerator.free_memory()  # the optimizer's state would live on in reference cycles
     for parameter in lm.model.parameters():  # not the buffers: rotary frequencies stay in fp32
@@ -159,7 +159,7 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         seed=seed,
         num_train_epochs=1,  # the records already hold every epoch
         per_device_train_batch_size=config.device_batch,
-        gradient_accumulation_steps=accumulation_steps(config, shards.processes()),
+        gradient_accumulation_steps=accumulation_steps(config, distributed.processes()),
         learning_rate=config.lr,
         lr_scheduler_type=SCHEDULES[config.schedule],
         # rounded down: transformers rounds up, and the first warm-up step has lr 0, one of four steps of a small run
@@ -170,7 +170,7 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         ddp_find_unused_parameters=False,
-        ddp_timeout=int(shards.PATIENCE.total_seconds()),
+        ddp_timeout=int(distributed.PATIENCE.total_seconds()),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # the records are tokens and labels
         save_strategy="steps" if config.checkpoint_steps else "no",
@@ -237,7 +237,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
         {"tokens": sum(len(ids) for ids, _ in batch), "target_tokens": sum(len(ids) - n for ids, n in batch)}
         for batch in batches
     ]
-    at_once = arguments.per_device_train_batch_size * shards.processes()
+    at_once = arguments.per_device_train_batch_size * distributed.processes()
     records = [
         {"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]}
         for batch in batches
@@ -259,7 +259,7 @@ def _filled(batch: list[Pair], at_once: int) -> list[Pair]:
 
     What is added has no target, so nothing is learnt from it; one process needs none.
     """
-    missing = -len(batch) % at_once if shards.processes() > 1 else 0
+    missing = -len(batch) % at_once if distributed.processes() > 1 else 0
     return [*batch, *[(batch[-1][0][:1], 1)] * missing]
 
 
@@ -274,7 +274,7 @@ def _save(trainer, weights: Path) -> None:
         shutil.rmtree(weights, ignore_errors=True)
         new.rename(weights)
 
-    shards.from_first(replace)
+    distributed.on_main_process(replace)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from igds_utils.config.refs import FolderRef
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig
 from igds_utils.core import arms, launch
 from igds_utils.core.arms import Arm
 from igds_utils.core.experiment import Run, stamped
-from igds_utils.engine import activations, shards
+from igds_utils.engine import activations, distributed
 from igds_utils.engine.features import Feature
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import target_losses
@@ -145,9 +145,9 @@ class TrainedArm:
         checkpoints = run.store.root / self.folder / "checkpoints"
         pairs = run.training_pairs(run.read(f"{self.task}/selected/{self.arm.name}.jsonl"))
         # several processes hand the model on to others
-        weights = self._weights if config.keep_weights or shards.processes() > 1 else None
+        weights = self._weights if config.keep_weights or distributed.processes() > 1 else None
         log = sft.train(lm, pairs, config, self.arm.seed, checkpoints, weights, self.inputs)
-        shards.from_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+        distributed.on_main_process(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         if weights:
             size = sum(file.stat().st_size for file in weights.iterdir())
             about = {"folder": weights.name, "bytes": size}

@@ -183,7 +183,8 @@ class Pool:
         wanted = {need for name in self.selectors for need in selectors.get(name).needs}
         for need in MEASUREMENTS:
             if need in wanted:
-                self.measured(need)
+                with self.run.until_part():
+                    self.measured(need)
 
     def version(self, need: str) -> str:
         """What identifies a measurement, made first if it is not stored; part of a ranking's inputs."""
