@@ -323,8 +323,8 @@ class Preset(Strict):
     launch: LaunchConfig = LaunchConfig()
     jobs: dict[str, JobConfig] = Field(
         {},
-        description="what jobs on a cluster get, by notebook; `arm` is 04_sft for one arm, `part` a share of a notebook "
-        "(`launch.parts`), `default` all others",
+        description="what jobs on a cluster get, by notebook; `arm` is 04_sft for one arm, `part` a share of 02, 03 or "
+        "06 (`launch.parts`), `default` all others",
     )
     batch_tokens: int = Field(2048, description="tokens of one forward pass")
     bootstrap: int = Field(2000, description="resamples of every interval")

@@ -78,21 +78,19 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
         file.unlink()
 
 
-def check_gpus(preset: Preset) -> None:
-    """Raise `ConfigError` where this machine has GPUs, but not one for each of its processes and parts (`launch`).
+def check_gpus(preset: Preset, parts: int = 1) -> None:
+    """Raise `ConfigError` where this machine has GPUs, but not one for each of its processes (`launch`) or `parts`.
 
     Without a GPU, processes share the processors.
     """
     launch = preset.launch
-    if launch.processes == launch.parts == 1:
+    if launch.processes == parts == 1:
         return
     import torch
 
     gpus, here = torch.cuda.device_count(), launch.processes // launch.machines
-    if 0 < gpus < launch.parts:
-        raise ConfigError(
-            f'launch.parts {launch.parts}: this machine has {gpus} GPUs, give SET="launch.parts={gpus}"'
-        )
+    if 0 < gpus < parts:
+        raise ConfigError(f'launch.parts {parts}: this machine has {gpus} GPUs, give SET="launch.parts={gpus}"')
     if not 0 < gpus < here:
         return
     batches = [(task.sft.global_batch, task.sft.device_batch) for task in preset.tasks.values()]

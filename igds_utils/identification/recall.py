@@ -26,7 +26,7 @@ WORST = 2.0  # FVU at p
 
 
 def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
-    """`frequency_recall` of a task's prior set, stored as `recall.parquet`; folder: where, the task's own by default."""
+    """`frequency_recall` of a task's prior set, stored as `recall.parquet` in `folder`, the task's own by default."""
     path, tau = f"{folder or task}/recall.parquet", run.preset.recall.tau
     inputs = {"tau": tau, "decoded": DECODED, **run.inputs(task, "prior")}
 

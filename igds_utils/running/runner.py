@@ -113,7 +113,7 @@ def _request(
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
         asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
-        check_gpus(chosen)
+        check_gpus(chosen, chosen.launch.parts)
     shared = [stage for stage in stages if stage in PART_STAGES and chosen.launch.parts > 1]
     results = Path(results).resolve()
     request = {
