@@ -131,9 +131,9 @@ def _saes(options: argparse.Namespace) -> int:
 def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: str = "") -> int:
     from igds_utils.running import runner
 
-    asked = (options.preset, options.model, options.tasks, options.changes, options.results, stages)
+    asked = (options.preset, options.model, options.tasks, options.changes, options.results, stages, profile)
     try:
-        runner.run(*asked, profile=profile)
+        runner.run(*asked)
     except runner.Refused as error:
         return _say(error, 2)
     except runner.RunError as error:

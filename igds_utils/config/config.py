@@ -5,19 +5,22 @@ tasks, and returns a frozen, typed record.
 """
 
 import copy
-import difflib
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from igds_utils.config.refs import KINDS, METRICS, Strict
 from igds_utils.config.settings import Preset
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
+DROPPED = (
+    "tasks.*.series",
+    "intervention.racing",
+    "models.*.shape.tied",
+)  # fields that presets of 0.1 may hold
 
 
 class ConfigError(ValueError):
@@ -56,23 +59,21 @@ def changes(overrides: Any) -> dict[str, Any]:
         field, equals, value = parts.pop(0).partition("=")
         if not equals or not field:
             raise ConfigError(f"{field!r} is not FIELD=VALUE, as in recall.tau=0.5")
-        while (read := _value(value)) is _UNREADABLE:
-            if not parts:
-                raise ConfigError(f"{field}: {value!r} is no YAML: close its brackets and quotes")
-            value += parts.pop(0) + parts.pop(0)
-        found[field] = read
+        while field not in found:
+            try:
+                found[field] = _value(value)
+            except yaml.YAMLError:
+                if not parts:
+                    raise ConfigError(
+                        f"{field}: {value!r} is no YAML: close its brackets and quotes"
+                    ) from None
+                value += parts.pop(0) + parts.pop(0)
         del parts[:1]  # the space before the next one
     return found
 
 
-_UNREADABLE = object()
-
-
 def _value(text: str) -> Any:
-    try:
-        read = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        return _UNREADABLE
+    read = yaml.load(text, _Loader)
     return float(read) if isinstance(read, str) and NUMBER.fullmatch(read) else read
 
 
@@ -150,11 +151,9 @@ def _read(path: Path) -> dict[str, Any]:
     listed = raw.get("tasks", {})
     if not isinstance(listed, dict) or not all(isinstance(task, dict) for task in listed.values()):
         raise ConfigError(f"{path.name}: tasks holds each task's name with fields below it, such as sizes")
-    shapes = [_at(model, "shape") for model in _at(raw, "models").values()]
-    dropped = [(task, "series") for task in listed.values()] + [(shape, "tied") for shape in shapes]
-    for node, key in [*dropped, (_at(raw, "intervention"), "racing")]:  # presets of version 0.1 hold them
-        if node.pop(key, None) is not None:
-            print(f"{path.name}: {key} is left out: version 0.2 has no such field")
+    for place in DROPPED:
+        if _drop(raw, *place.split(".")):
+            print(f"{path.name}: {place} is left out: version 0.2 has no such field")
     return raw
 
 
@@ -199,31 +198,17 @@ def _changed(raw: dict, overrides: dict[str, Any], whose: str) -> dict[str, Any]
     return raw
 
 
+def _drop(node: Any, key: str, *rest: str) -> bool:
+    """Remove a field, under every name where a name is *; whether there was one."""
+    if not isinstance(node, dict):
+        return False
+    if not rest:
+        return node.pop(key, None) is not None
+    return any([_drop(node.get(name), *rest) for name in (list(node) if key == "*" else [key])])
+
+
 def _explain(error: ValidationError, file: str) -> str:
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"]
-        if problem["type"] == "extra_forbidden":
-            known = _fields_at(problem["loc"][:-1])
-            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            text = f"unknown key{hint}; known here: {', '.join(known)}"
-        lines.append(f"{file}: {place}: {text}")
-    return "\n".join(lines)
-
-
-def _fields_at(location: tuple) -> list[str]:
-    """Names of the fields of the record at a location that pydantic reported."""
-    known = _records(Preset) | KINDS | METRICS
-    return list(next((known[part] for part in reversed(location) if part in known), Preset).model_fields)
-
-
-def _records(record: type[Strict]) -> dict[str, type[Strict]]:
-    """The record behind each field that holds one, at any depth; `tasks.math` is found under `tasks`."""
-    found = {}
-    for name, field in record.model_fields.items():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Strict):
-                found |= {name: kind} | _records(kind)
-    return found
+    problems = [
+        (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()
+    ]
+    return "\n".join(": ".join(filter(None, (file, place, text))) for place, text in problems)

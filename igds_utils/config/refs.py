@@ -1,5 +1,6 @@
-"""What presets point to: models, files, rows of data, metrics, and tasks of a user's own."""
+"""What presets point to: models and SAEs, files, rows of data, metrics, and tasks of a user's own."""
 
+import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,16 @@ class Strict(BaseModel):
     """A record that refuses unknown keys and changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, fields: Any):
+        known = list(cls.model_fields)
+        for key in [key for key in fields if key not in known] if isinstance(fields, dict) else []:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"unknown key {key!r}{hint}; known here: {', '.join(known)}")
+        return fields
 
 
 class HubRef(Strict):
@@ -70,6 +81,45 @@ def describe(ref: Ref) -> str:
             return Path(ref.file).stem.split(".")[0]
         case TinyRef():
             return f"tiny random {ref.tiny}"
+
+
+# ---- models and SAEs -------------------------------------------------------------------------------------
+
+
+class SaeConfig(Strict):
+    """A set of SAEs, one a layer: a sae_lens release, a local folder with one `layer_NN` folder each, or tiny."""
+
+    source: Literal["release", "folder", "tiny"]
+    name: str = Field(description="release name, or the folder (relative to the project's root)")
+    id: str | None = Field(
+        None,
+        description="release: the SAE of a layer, with {layer} for its number (layer_{layer}/width_16k/canonical); "
+        "needed where a release has several a layer",
+    )
+    layers: list[int] | Literal["all"] = "all"
+
+
+class Shape(Strict):
+    """The size of a model, for what the plan says about time, memory and disk; nothing else reads it."""
+
+    parameters: int
+    layers: int
+    width: int = Field(description="of the residual stream")
+    kv_width: int = Field(description="key heads times head size")
+    vocabulary: int
+    d_sae: int = Field(0, description="features of one layer's SAE; 0 leaves SAEs out of the plan")
+
+
+class ModelConfig(Strict):
+    identify: Ref = Field(description="the instruction-tuned model whose features are read and steered")
+    train: Ref = Field(description="the model that is fine-tuned and evaluated")
+    saes: SaeConfig
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    shape: Shape | None = None
+    overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="fields of the preset that change where this model is chosen, by dotted name (launch.processes)",
+    )
 
 
 # ---- rows of data ----------------------------------------------------------------------------------------

@@ -4,46 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from igds_utils.config.refs import Metric, Ref, Strict, TaskSpec, WheelRef
-
-# ---- models and SAEs -------------------------------------------------------------------------------------
-
-
-class SaeConfig(Strict):
-    """A set of SAEs, one a layer: a sae_lens release, a local folder with one `layer_NN` folder each, or tiny."""
-
-    source: Literal["release", "folder", "tiny"]
-    name: str = Field(description="release name, or the folder (relative to the project's root)")
-    id: str | None = Field(
-        None,
-        description="release: the SAE of a layer, with {layer} for its number (layer_{layer}/width_16k/canonical); "
-        "needed where a release has several a layer",
-    )
-    layers: list[int] | Literal["all"] = "all"
-
-
-class Shape(Strict):
-    """The size of a model, for what the plan says about time, memory and disk; nothing else reads it."""
-
-    parameters: int
-    layers: int
-    width: int = Field(description="of the residual stream")
-    kv_width: int = Field(description="key heads times head size")
-    vocabulary: int
-    d_sae: int = Field(0, description="features of one layer's SAE; 0 leaves SAEs out of the plan")
-
-
-class ModelConfig(Strict):
-    identify: Ref = Field(description="the instruction-tuned model whose features are read and steered")
-    train: Ref = Field(description="the model that is fine-tuned and evaluated")
-    saes: SaeConfig
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    shape: Shape | None = None
-    overrides: dict[str, Any] = Field(
-        default_factory=dict,
-        description="fields of the preset that change where this model is chosen, by dotted name (launch.processes)",
-    )
-
+from igds_utils.config.refs import Metric, ModelConfig, Ref, Strict, TaskSpec, WheelRef
 
 # ---- stages of a run -------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import papermill
+from filelock import FileLock
 from nbclient.exceptions import DeadKernelError
 
 from igds_utils import display
@@ -33,8 +34,6 @@ def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
     which: a task and one of its arms, for it alone; or a share such as "3/8"; without it, all. Writes
     <root>/notebooks/<name>.ipynb or <name>.failed.ipynb.
     """
-    folder, source = Path(run["root"]) / "notebooks", Path(run["notebooks"]) / f"{stage}.ipynb"
-    folder.mkdir(parents=True, exist_ok=True)
     name, parameters = ".".join([stage, *which]), run["parameters"]
     if len(which) == 2:
         task, arm = which
@@ -44,20 +43,31 @@ def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
         number, _, of = which[0].partition("/")
         name, parameters = f"{stage}.part{number}of{of}", parameters | {"part": which[0]}
         os.environ["IGDS_GPU"] = str(int(number) - 1)
-    whole, failed, partial = (folder / form.format(name) for form in NAMES)
-    if "part" in parameters:
-        write_whole(partial, json.dumps(until_shared(json.loads(source.read_text(encoding="utf8")))))
-    failed.unlink(missing_ok=True)
     place, clock = f"[{run['stages'].index(stage) + 1}/{len(run['stages'])}] {name}", time.perf_counter()
     print(place, flush=True)
-    error = _papermill(partial if "part" in parameters else source, partial, parameters, source.parent)
+    folder = Path(run["root"]) / "notebooks"
+    with FileLock(folder / f".{name}.lock"):  # the same job of a killed runner ends within a second or two
+        error = _whole_or_failed(Path(run["notebooks"]) / f"{stage}.ipynb", folder, name, parameters)
     done = f"{'failed after' if error else 'done in'} {display.duration(time.perf_counter() - clock)}"
     print(f"{place}: {done}", flush=True)
-    if error:
-        _keep_failed(partial, failed, error)
+    return not error
+
+
+def _whole_or_failed(source: Path, folder: Path, name: str, parameters: dict[str, Any]) -> str:
+    """Execute a notebook; the text of the error, which the runner reads in the metadata of the failed notebook."""
+    whole, failed, partial = (folder / form.format(name) for form in NAMES)
+    failed.unlink(missing_ok=True)
+    shared = "part" in parameters
+    if shared:
+        write_whole(partial, json.dumps(until_shared(json.loads(source.read_text(encoding="utf8")))))
+    if error := _papermill(partial if shared else source, partial, parameters, source.parent):
+        notebook = json.loads(partial.read_text(encoding="utf8"))
+        notebook["metadata"]["igds"] = {"error": error}
+        write_whole(failed, json.dumps(notebook, indent=1, ensure_ascii=False))
+        partial.unlink()
     else:
         os.replace(partial, whole)
-    return not error
+    return error
 
 
 def until_shared(notebook: dict[str, Any]) -> dict[str, Any]:
@@ -97,14 +107,6 @@ def _papermill(notebook: Path, output: Path, parameters: dict[str, Any], folder:
     except DeadKernelError:
         return "the kernel died: it was ended from outside, or the machine ran out of memory"
     return ""
-
-
-def _keep_failed(partial: Path, failed: Path, error: str) -> None:
-    """Turn the half-executed notebook into one to read, with the error's text in its metadata for the runner."""
-    notebook = json.loads(partial.read_text(encoding="utf8"))
-    notebook["metadata"]["igds"] = {"error": error}
-    write_whole(failed, json.dumps(notebook, indent=1, ensure_ascii=False))
-    partial.unlink()
 
 
 def main() -> int:

@@ -65,8 +65,8 @@ def run(
     overrides: dict[str, Any] | None = None,
     results: str | Path = "results",
     stages: tuple[str, ...] = STAGES,
-    notebooks: str | Path = NOTEBOOKS,
     profile: str = "",
+    notebooks: str | Path = NOTEBOOKS,
 ) -> Path:
     """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
 
@@ -189,7 +189,6 @@ def hold(root: Path) -> Iterator[None]:
     earlier = store.read(".runner.json") if store.has(".runner.json") else {}
     try:
         with FileLock(root / ".runner.lock", timeout=0):
-            _outlive_survivors(earlier)
             store.write(".runner.json", {"runner": this_process(), "since": since})
             yield
     except Timeout:
@@ -197,22 +196,6 @@ def hold(root: Path) -> Iterator[None]:
         raise Refused(
             f"another run works in {root}{who}: wait for it, end it, or give another folder with RESULTS="
         ) from None
-
-
-def _outlive_survivors(earlier: dict[str, str], patience: float = 30.0) -> None:
-    """Wait (s) until no job of an earlier, killed runner is left: they end by themselves within a second or two."""
-    deadline = time.monotonic() + patience
-    while earlier and (left := [p.pid for p in psutil.process_iter() if _runner_of(p) == earlier["runner"]]):
-        if time.monotonic() > deadline:
-            raise Refused(f"process {left[0]} of an earlier run does not end: end it and run again")
-        time.sleep(0.2)
-
-
-def _runner_of(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get(RUNNER)
-    except (psutil.Error, OSError):  # gone, or somebody else's
-        return None
 
 
 def _snakemake(run_file: Path, request: dict[str, Any], profile: Path | None) -> int:
