@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from igds_utils import selectors
-from igds_utils.config.refs import describe
-from igds_utils.config.settings import CapabilitiesConfig, Preset, Shape, TaskConfig
+from igds_utils.config.refs import Shape, describe
+from igds_utils.config.settings import CapabilitiesConfig, Preset, TaskConfig
 from igds_utils.core.arms import arms, asked_in_general
 
 NOTEBOOKS = 11  # of a run; each starts once

@@ -121,7 +121,7 @@ def test_a_reference_is_told_by_its_first_key(load):
         ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors", "not zip"]),
         ("tasks.math.curve.seeds", [1], ["tasks.math.curve: unknown key 'seeds'; known here: ratios, selectors"]),
         ("tasks.math.max_new_tokens", None, ["tasks.math.max_new_tokens"]),
-        ("tasks.math.metric", {"name": "accuracy", "timeot": 3}, ["metric.accuracy: unknown key 'timeot'", "'timeout'?"]),
+        ("tasks.math.metric", {"name": "accuracy", "timeot": 3}, ["accuracy: unknown key 'timeot'", "'timeout'?"]),
         ("tasks.math.metric", {"name": "bleurt"}, ["tasks.math.metric", "'comet'"]),
         ("tasks.math.sft", 8, ["tasks.math.sft"]),
         ("sft", 8, ["sft"]),

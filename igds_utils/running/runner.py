@@ -114,7 +114,10 @@ def _request(
         asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
         check_gpus(chosen, chosen.launch.parts)
-    shared = [stage for stage in stages if stage in PART_STAGES and chosen.launch.parts > 1]
+    reading = tuple(stages) == REPORT_STAGES
+    shared = (
+        [] if reading or chosen.launch.parts == 1 else [stage for stage in stages if stage in PART_STAGES]
+    )
     results = Path(results).resolve()
     request = {
         "parameters": {
@@ -126,7 +129,7 @@ def _request(
             "results": "" if results == PROJECT / "results" else str(results),
         },
         "stages": list(stages),
-        "reading": tuple(stages) == REPORT_STAGES,
+        "reading": reading,
         "notebooks": str(Path(notebooks).resolve()),
         "root": str(results / chosen.name),
         "arms": [(name, arm.name) for name, task in chosen.tasks.items() for arm in arms(task)]
@@ -208,9 +211,9 @@ def _snakemake(run_file: Path, request: dict[str, Any], profile: Path | None) ->
         *("--nolock", "--rerun-incomplete", "--forceall", "--quiet", "all"),
     ]
     environment = os.environ | {
-        RUNNER: this_process(),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONNOUSERSITE": "1",
+        RUNNER: this_process(),
     }
     environment.pop("JUPYTER_PATH", None)  # its kernels would come before this environment's
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
