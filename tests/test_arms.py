@@ -38,6 +38,20 @@ def test_further_draws_of_random_and_the_pool_in_equal_steps_are_arms():
     assert [arm.name for arm in found if arm.selector == "full_steps"] == ["full_steps", "full_steps-s3"]
 
 
+def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equal_steps():
+    config = task(selectors=["random", "igds"], seeds=[4, 9], random_draws=4, full_steps=True)
+    found = arms(config)
+    assert [(arm.name, arm.seed) for arm in found if arm.selector == "random"] == [
+        *(("random@0.5", 4), ("random@0.5-s9", 9), ("random@0.5-s10", 10), ("random@0.5-s11", 11))
+    ]
+    assert config.seeds_of("random") == [4, 9, 10, 11] and config.seeds_of("igds") == [4, 9]
+    assert task(seeds=[0, 1], random_draws=1).seeds_of("random") == [0, 1]
+    whole = [arm for arm in found if arm.selector == "full_steps"]
+    assert [(arm.name, arm.size(10)) for arm in whole] == [("full_steps", 10), ("full_steps-s9", 10)]
+    assert set(whole) <= set(main_arms(config))
+    assert not any("random" in arm.name for arm in arms(task(selectors=["igds"], random_draws=3)))
+
+
 def test_tables_compare_the_arms_of_one_ratio_and_checks_are_halves_at_any():
     config = task(**CURVE, ratio=0.3, defect_check=True)
     assert names(arms(config))[-2:] == ["clean@0.5", "defective@0.5"]

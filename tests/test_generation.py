@@ -193,3 +193,25 @@ def test_a_stop_string_ends_a_row_and_is_cut_off():
     stop = full[4:6]
     cut = generation.generate(lm, ["12 + 7"], 12, stop=[stop])[0][0]
     assert cut == full[: full.find(stop)].strip()
+
+
+@pytest.mark.parametrize("every", [1, 3, 8, 50])
+def test_looking_for_stops_every_few_tokens_cuts_where_looking_at_each_would(every, monkeypatch):
+    lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
+    texts, new = prompts(lm), 20
+    rows = [(s, None) for s in range(len(texts))]
+    full = generation.decode(lm, texts, rows, new)
+    stop = [lm.tokenizer.decode(tokens)[3:5] for tokens in full[:2]]
+
+    def cut(tokens):
+        whole = (i for i in range(1, len(tokens) + 1))
+        seen = (i for i in whole if any(s in lm.tokenizer.decode(tokens[:i]) for s in stop))
+        return tokens[: next(seen, len(tokens))]
+
+    monkeypatch.setattr(generation, "STOP_EVERY", every)
+    assert generation.decode(lm, texts, rows, new, stop=stop) == [cut(tokens) for tokens in full]
+    # a row that ends by itself is looked at as well
+    ends = {tokens[6] for tokens in full}
+    monkeypatch.setattr(generation, "_end_ids", lambda lm: ends)
+    ended = [next((t[:i] for i, token in enumerate(t) if token in ends), t) for t in full]
+    assert generation.decode(lm, texts, rows, new, stop=stop) == [cut(tokens) for tokens in ended]

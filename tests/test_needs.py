@@ -233,6 +233,21 @@ def test_controls_read_the_features_that_they_name(run):
         np.testing.assert_allclose(measured.values, expected, atol=1e-4)
 
 
+def test_the_prior_is_met_by_the_cosine_to_its_mean_residual_at_one_layer(run):
+    measured = columns("prior_cosines", run)
+    depth = run.lm_config.num_hidden_layers
+    layer = measured.about["layer"]
+    assert abs(layer + 1 - 0.6 * depth) == min(abs(other + 1 - 0.6 * depth) for other in run.saes.layers)
+    sets = [run.prompts("math", name) for name in ("prior", "pool")]
+    prior, found = (activations.critical_residuals(run.lm, texts, [layer])[layer].numpy() for texts in sets)
+    mean = prior.mean(axis=0)
+    expected = found @ mean / np.linalg.norm(found, axis=1) / np.linalg.norm(mean)
+    np.testing.assert_allclose(measured.values[:, 0], expected, atol=1e-5)
+    ranking = selectors.rank_pool("prior_cosine", pool.context(run, "math"))
+    ids = [example.id for example in run.examples("math", "pool")]
+    assert ranking["sample_id"][0] == ids[int(expected.argmax())]
+
+
 def test_matched_features_fire_as_often_and_are_others(run):
     table = run.read("math/recall.parquet").set_index(["layer", "feature"])["frequency"]
     (wanted,) = run.task_features("math")

@@ -131,3 +131,30 @@ def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monk
     assert len(answered[0]) == 3 and len(answered[2]) == 1
     assert not set(answered[0]) & {one for some in answered[2:] for one in some}
     pd.testing.assert_frame_equal(again, whole)
+
+
+def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
+    run = open_run("smoke", tasks=["math"], results=results)
+    arm = arm_of(run, "igds@0.5")
+    found = arm.make_all()["likelihoods"].set_index("sample_id")["loglik"]
+    examples = run.examples("math", "test")
+    assert found.index.tolist() == [example.id for example in examples]
+    for example in examples[:3]:
+        ((ids, n_prompt),) = run.training_pairs(run.training_records("math", [example]))
+        with torch.inference_mode():
+            logits = arm.lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        alone = [logits[i - 1, ids[i]].item() for i in range(n_prompt, len(ids))]
+        assert found[example.id] == pytest.approx(sum(alone) / len(alone), abs=1e-4)
+
+
+def test_the_whole_pool_in_equal_steps_takes_larger_batches(results):
+    changes = {"tasks.math.full_steps": True, "sft.global_batch": 4, "sft.device_batch": 2}
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=results)
+    pool = run.examples("math", "pool")
+    for name in ("full_steps", "igds@0.5"):
+        chosen = pool[: arm_of(run, name).arm.size(len(pool))]
+        run.make(f"math/selected/{name}.jsonl", partial(run.training_records, "math", chosen), of=name)
+    logs = {name: arm_of(run, name).make("log") for name in ("full", "full_steps", "igds@0.5")}
+    steps = {name: len(log) for name, log in logs.items()}
+    assert steps["full_steps"] == steps["igds@0.5"] < steps["full"]
+    assert logs["full_steps"]["tokens"].sum() == logs["full"]["tokens"].sum()
