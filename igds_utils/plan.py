@@ -81,7 +81,7 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     scored = sum(n * need_tokens(need, prompt, target, epochs) for need, n in needs)
     trained = [arm for arm in everyone if arm.trained]
     shown = task.sft.epochs * sum(arm.size(sizes.pool) for arm in trained)
-    questions = len(everyone) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
+    asked = len(everyone) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
     # a trained model stops where targets do, about; the untrained one does not stop
     answered = sizes.test * task.samples * (new + len(trained) * min(target, new))
     ranked = " + ".join(f"{len(some)} selectors x {n}" for n, some in pools)
@@ -91,7 +91,7 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
         ("confirmation", f"{preset.intervention.k} x {sizes.confirmation}", *confirmed, 0),
         ("scoring", ranked, scored, 0, 0),
         ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
-        ("evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", questions, answered, 0),
+        ("evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", asked, answered, 0),
     ]
     if task.capabilities:
         answering, (questions, read) = len(asked_in_general(task)), _asked(task.capabilities)

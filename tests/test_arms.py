@@ -31,13 +31,6 @@ def test_every_selector_and_seed_has_its_arm_and_some_more_of_the_curve():
     assert task(**CURVE).ratios_of("igds") == [0.5, 0.2, 0.8] and task(**CURVE).ratios_of("random") == [0.5]
 
 
-def test_further_draws_of_random_and_the_pool_in_equal_steps_are_arms():
-    found = arms(task(selectors=["random"], seeds=[0, 3], random_draws=4, full_steps=True))
-    draws = [(arm.name, arm.seed) for arm in found if arm.selector == "random"]
-    assert draws == [("random@0.5", 0), ("random@0.5-s3", 3), ("random@0.5-s4", 4), ("random@0.5-s5", 5)]
-    assert [arm.name for arm in found if arm.selector == "full_steps"] == ["full_steps", "full_steps-s3"]
-
-
 def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equal_steps():
     config = task(selectors=["random", "igds"], seeds=[4, 9], random_draws=4, full_steps=True)
     found = arms(config)
