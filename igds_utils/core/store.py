@@ -46,7 +46,7 @@ class Store:
 
     def __init__(self, root: Path, log: Callable[[str], None] = print, part: str = ""):
         self.root, self.log, self.part = root, log, part
-        self._alone = FileLock(root / ".make.lock") if part else nullcontext()
+        self._alone = FileLock(root / ".make.lock", is_singleton=True) if part else nullcontext()
         self._share = _share(part) if part else (distributed.process_index(), distributed.processes())
 
     def make(self, path: str, build: Callable[[], Any], **inputs: Any) -> Any:
