@@ -3,7 +3,7 @@
 import pytest
 
 from igds_utils.config.config import load_preset
-from igds_utils.core.store import fingerprint
+from igds_utils.core.store import content_hash
 from igds_utils.tasks import defects, get
 from igds_utils.tasks.examples import Example
 
@@ -160,4 +160,4 @@ def test_the_pools_of_the_reference_run_have_not_changed():
     pool = [Example(f"s{i}", {"question": f"Ann has {i} figs and {i} pears, how many?"}, f"{i} + {i} = {2 * i}.\n"
                     f"The final answer is \\boxed{{{2 * i}}}.", ()) for i in range(12)]  # fmt: skip
     made = defects.labelled_pool(pool, 0.5, seed=0)
-    assert fingerprint([(e.fields, e.target, e.meta) for e in made]) == "11ad67b719e9957a"
+    assert content_hash([(e.fields, e.target, e.meta) for e in made]) == "11ad67b719e9957a"

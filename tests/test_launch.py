@@ -145,7 +145,7 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
 def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
     """Recall, causal filter and a pool's measurements: identical tables, whoever made the parts."""
     changes = {"tasks.math.selectors": ["loss", "igds"], "tasks.math.curve": None}
-    changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260}
+    changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260, "intervention.cache_gb": 0.0006}
 
     def work(folder, part):
         run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / folder), part=part)

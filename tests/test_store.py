@@ -104,7 +104,7 @@ def test_a_change_of_the_stages_code_is_told_and_the_product_kept_until_it_is_re
 
 def test_the_stage_of_a_notebooks_function_is_what_it_uses_of_the_package():
     def helper():
-        return store.fingerprint([])
+        return store.content_hash([])
 
     notebook = {"helper": helper, "np": np, "__name__": "__main__"}
     exec("build = lambda: helper()\nalone = lambda: np.ones(2)", notebook)
@@ -376,8 +376,8 @@ def test_a_missing_product_says_what_to_run(products, ask):
 
 
 def test_content_hashes_tell_order_and_text_apart():
-    assert store.fingerprint(["a", "b"]) == store.fingerprint(("a", "b"))
-    assert store.fingerprint(["a", "b"]) != store.fingerprint(["b", "a"])
-    assert store.fingerprint({"x": 1, "y": 2}) == store.fingerprint({"y": 2, "x": 1})
+    assert store.content_hash(["a", "b"]) == store.content_hash(("a", "b"))
+    assert store.content_hash(["a", "b"]) != store.content_hash(["b", "a"])
+    assert store.content_hash({"x": 1, "y": 2}) == store.content_hash({"y": 2, "x": 1})
     for records in ([], [{"b": 1, "a": "é"}], [("x", {"q": 1.5}), ["y", None]]):
-        assert store.fingerprint(iter(records)) == store.fingerprint(records)
+        assert store.content_hash(iter(records)) == store.content_hash(records)

@@ -270,14 +270,14 @@ class Run:
             "dtype": self.preset.chosen.dtype,
             "rendering": config.rendering,
             "max_prompt_tokens": config.max_prompt_tokens,
-            "wording": store.fingerprint(self.task(task).wording),
+            "wording": store.content_hash(self.task(task).wording),
         }
 
     def data_version(self, task: str, name: str) -> str:
         """A hash of all samples of a set."""
         if (task, name) not in self._versions:
             versions = [example.version for example in self.examples(task, name)]
-            self._versions[task, name] = store.fingerprint(versions)
+            self._versions[task, name] = store.content_hash(versions)
         return self._versions[task, name]
 
     @cached_property
@@ -289,7 +289,7 @@ class Run:
             rule = "; thresholds by decoder norms" if saes.name.startswith("llama_scope") else ""
             return saes.name + rule
         files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir())
-        return store.fingerprint(
+        return store.content_hash(
             [(path.parent.name, path.name, sha256(path)) for path in files if path.is_file()]
         )
 
@@ -303,5 +303,5 @@ def stamped(ref: Ref | None) -> Any:
         return ref
     files = sorted(file for pattern in [*FILES, *PICKLED] for file in local_folder(ref).glob(pattern))
     stats = [(file.name, file.stat()) for file in files]
-    content = store.fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    content = store.content_hash([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
     return {**ref.model_dump(), "content": content}

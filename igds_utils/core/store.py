@@ -104,13 +104,13 @@ class Store:
         """Like `make`, for what comes in parts, each a table: a killed run loses at most one call of `build`.
 
         parts: what `build` is called with; they and their order must depend on the inputs alone. together: cuts a list
-        of parts that are missing into lists of neighbours, each of which `build` then gets at once and gives a table
-        for every part; it may cut otherwise after a kill. finish: makes the product of the rows of all parts, which
+        of parts into lists of neighbours, each of which `build` then gets at once and gives a table for every part; it
+        may cut otherwise after a kill. finish: makes the product of the rows of all parts, which
         come in the order of the parts.
 
-        Part k belongs to share k modulo the number of shares. A process of a launch makes its share, and the main one
-        joins all. A job with `part` makes its share and raises `OnlyPart`, unless the product is fresh; whole: it is
-        so small, or so much needed, that one such job makes all of it and the others wait.
+        List k of parts belongs to share k modulo the number of shares, so that a share holds the batches that one job
+        would make. A process of a launch makes its share, and the main one joins all. A job with `part` makes its share
+        and raises `OnlyPart`, unless the product is fresh; whole: one such job makes all of it while the others wait.
         """
         made_from = _made_from(inputs)
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
@@ -118,15 +118,22 @@ class Store:
         first, step = (0, 1) if whole and self.part else self._share
 
         def build_share() -> None:
-            numbers = [n for n in range(first, len(parts), step) if not self.has(f"{names[n]}.json")]
+            there = distributed.on_main_process(
+                lambda: {n for n, name in enumerate(names) if self.has(f"{name}.json")}
+            )
+            # jobs of other shares must cut alike, whatever is there by now
+            numbers = [n for n in range(len(parts)) if self.part or n not in there]
             left, cut = iter(numbers), together or (lambda some: [[part] for part in some])
-            pieces = [[(next(left), part) for part in piece] for piece in cut([parts[n] for n in numbers])]
-            for piece in tqdm(pieces, desc=label, unit="part"):
-                some = [part for _, part in piece]
-                tables, seconds = _timed(lambda: build(some) if together else [build(part) for part in some])  # noqa: B023
-                for (number, _), table in zip(piece, tables, strict=True):
-                    self.write(f"{names[number]}.parquet", table)
-                    self.write(f"{names[number]}.json", seconds / len(piece))  # last: now the part is there
+            pieces = [[next(left) for _ in piece] for piece in cut([parts[n] for n in numbers])]
+            for piece in tqdm(pieces[first::step], desc=label, unit="part"):
+                if piece := [number for number in piece if number not in there]:
+                    some = [parts[number] for number in piece]
+                    tables, seconds = _timed(lambda: build(some) if together else [build(some[0])])  # noqa: B023
+                    for number, table in zip(piece, tables, strict=True):
+                        self.write(f"{names[number]}.parquet", table)
+                        self.write(
+                            f"{names[number]}.json", seconds / len(piece)
+                        )  # last: now the part is there
 
         def build_all() -> tuple[Any, float]:
             build_share()
@@ -254,7 +261,7 @@ def _plain_object(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r:.60} cannot be stored as JSON: give plain values")
 
 
-def fingerprint(records: Any) -> str:
+def content_hash(records: Any) -> str:
     """A short hash of any JSON value (a data set's samples, a list of ids).
 
     That of an iterator is the hash of the list of what it gives, one record in memory at a time.

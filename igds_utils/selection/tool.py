@@ -25,7 +25,7 @@ from igds_utils.config.config import ConfigError
 from igds_utils.core import store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.core.store import fingerprint
+from igds_utils.core.store import content_hash
 from igds_utils.data.hub import temporary_folder
 from igds_utils.engine.sae import Feature
 from igds_utils.selection import pool as pools
@@ -126,7 +126,7 @@ def select(
 
 def members_of(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
     """A user's pool as selectors see it."""
-    key = fingerprint((e.id, e.fields, e.target) for e in pool)
+    key = content_hash((e.id, e.fields, e.target) for e in pool)
     return Pool(run, task, pool, f"{task}/pools/{key}", run.preset.seed, (selector,))
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from igds_utils.config.settings import SftConfig
-from igds_utils.core.store import fingerprint
+from igds_utils.core.store import content_hash
 from igds_utils.engine import distributed
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.lm import LM
@@ -67,7 +67,7 @@ def train(
     samples = _fitting(pairs, config.max_length)
     batches = global_batches([len(ids) for ids, _ in samples], config, seed)
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
-    own = workdir / fingerprint(inputs)  # checkpoints of this very training
+    own = workdir / content_hash(inputs)  # checkpoints of this very training
     arguments, precision = _arguments(config, len(batches), seed, own), lm.model.dtype
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
