@@ -191,7 +191,7 @@ def test_a_job_of_an_earlier_runner_is_waited_for(toy):
     """The lock of a killed runner is free at once; its last job needs a moment longer."""
     toy.request["stages"] = ("first",)
     toy.executed.mkdir(parents=True)
-    lock = FileLock(toy.executed / ".first.lock")
+    lock = FileLock(toy.executed / ".first.lock", thread_local=False)  # released by another thread
     lock.acquire()
     threading.Timer(2.0, lock.release).start()
     started = time.monotonic()
