@@ -177,7 +177,8 @@ def memory(preset: Preset) -> dict[str, list[Part]]:
         prompt, target, sft = LONGEST * task.prompt_tokens, LONGEST * task.target_tokens, task.sft
         rows = (task.max_candidates or UNCUT_CANDIDATES) * task.sizes.validation
         cached = max(cached, rows * (prompt + task.max_new_tokens))  # tokens
-        batch = max(batch, min(sft.device_batch, sft.global_batch) * min(prompt + target, sft.max_length))
+        longest = min(prompt + target, sft.max_length)
+        batch = max(batch, min(max(sft.device_tokens, longest), sft.global_batch * longest))
     libraries = ("Python and libraries", 1e9)
     sae = 8 * shape.width * shape.d_sae  # encoder and decoder in fp32
     model = [("weights", width * shape.parameters), ("an SAE", sae), libraries]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from igds_utils.engine import activations, prompts, tiny
-from igds_utils.engine.batching import pad
+from igds_utils import tiny
+from igds_utils.engine import activations, prompts
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
 
@@ -57,13 +57,6 @@ def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, side, batch_tok
             torch.testing.assert_close(found[layer][row], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_asking_for_an_early_layer_alone_gives_the_same(lm):
-    every = activations.critical_residuals(lm, TEXTS, LAYERS)
-    torch.testing.assert_close(
-        activations.critical_residuals(lm, TEXTS, [0])[0], every[0], rtol=1e-5, atol=1e-6
-    )
-
-
 def test_feature_activations_come_in_the_order_asked_for(lm, saes):
     residual = activations.critical_residuals(lm, TEXTS, LAYERS)
     features = [
@@ -96,8 +89,3 @@ def test_a_prompt_that_does_not_end_in_a_colon_is_refused(lm):
         activations.critical_residuals(lm, ["no cue"], [0])
 
 
-def test_positions_do_not_count_padding():
-    batch = pad([[5, 6, 7], [8]], pad_id=1, side="left", device=torch.device("cpu"))
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [1, 1, 8]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]

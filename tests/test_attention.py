@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from igds_utils.engine import attention, tiny
+from igds_utils import tiny
+from igds_utils.engine import attention
 from igds_utils.engine.attention import GROUPED, grouped_attention
 from igds_utils.engine.lm import LM
 

@@ -29,19 +29,6 @@ def test_batches_by_hand():
     assert token_batches([], 10) == []
 
 
-def test_batches_are_filled():
-    assert [len(batch) for batch in token_batches([8] * 10, 32)] == [4, 4, 2]
-
-
-def test_padding_is_a_small_part_of_the_tokens_of_a_pool():
-    draw = random.Random(0)
-    for spread in (0.2, 0.5, 0.8):  # prompts of about 100 tokens, some several times as long
-        lengths = [max(5, round(draw.lognormvariate(4.6, spread))) for _ in range(2048)]
-        batches = token_batches(lengths, 2048)
-        read = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-        assert read / sum(lengths) < 1.05
-
-
 def test_even_chunks():
     assert list(even_chunks("abcde", 2)) == ["ab", "cd", "e"]
     assert list(even_chunks([], 2)) == []
@@ -60,10 +47,6 @@ def test_padding(side, ids, mask, position):
     assert batch["attention_mask"].tolist() == mask
     assert batch["position_ids"].tolist() == position
     assert all(tensor.dtype == torch.long for tensor in batch.values())
-
-
-def test_a_token_that_looks_like_padding_is_attended_to():
-    assert pad([[9, 9], [1]], 9, "left", CPU)["attention_mask"].tolist() == [[1, 1], [0, 1]]
 
 
 def test_a_samples_own_tokens_are_counted_from_zero_on_both_sides():

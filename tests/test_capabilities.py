@@ -10,13 +10,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import apply_template
 
-from igds_utils import display, tables
+from igds_utils import display, tables, tiny
 from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
-from igds_utils.engine import tiny
 from igds_utils.engine.lm import LM
 from igds_utils.training import capabilities
-from igds_utils.training.choices import Reader
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +52,9 @@ def test_likelihoods_equal_those_of_lm_evals_own_model(name):
     own = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=2, max_length=most)
     expected = own.loglikelihood(requests, disable_tqdm=True)
     for batch_tokens in (1, 40, 10_000):
-        found = Reader(lm, batch_tokens).loglikelihood(requests, disable_tqdm=True)
+        found = capabilities.reader(lm, batch_tokens).loglikelihood(requests, disable_tqdm=True)
         assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=1e-5)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-
-
-def test_questions_are_loaded_once_for_all_models(lm, monkeypatch):
-    first = capabilities.score(lm, ["mmlu_dev"], limit=1)
-    monkeypatch.setattr(capabilities, "_tasks", None)
-    pd.testing.assert_frame_equal(capabilities.score(lm, ["mmlu_dev"], limit=1), first)
 
 
 def likeliest(lm, question) -> int:

@@ -218,9 +218,10 @@ def test_a_file_that_is_no_preset_is_refused(tmp_path, text, words):
 def test_a_preset_of_an_older_version_is_read_without_its_dropped_fields(tmp_path, capsys):
     raw = yaml.safe_load((PRESETS / "smoke.yaml").read_text())
     raw["tasks"]["math"]["series"] = {"arms": ["igds"]}
+    raw["sft"]["device_batch"] = 4
     raw["intervention"] = {"racing": [0.5]}
     file = tmp_path / "old.yaml"
     file.write_text(yaml.safe_dump(raw))
     assert load_preset(str(file)) == load_preset("smoke")
     said = capsys.readouterr().out
-    assert "old.yaml: tasks.*.series is left out" in said and "intervention.racing is left out" in said
+    assert "old.yaml: tasks.*.series is left out" in said and "sft.device_batch is left out" in said

@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 
+from igds_utils import tiny
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import forced, generation, tiny
+from igds_utils.engine import forced, generation
 from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import effects, intervention, recall

@@ -215,3 +215,14 @@ def test_a_folder_imports_only_what_stands_above_it_in_the_readme():
                     f"{path.name}: {ast.unparse(node)}" for name in taken if floor.get(name, 0) > floor[own]
                 ]
     assert not upward, upward
+
+
+def test_the_package_offers_what_a_user_imports_first_and_loads_it_when_it_is_asked_for():
+    code = (
+        "import sys, igds_utils\n"
+        "assert not {'torch', 'pandas'} & set(sys.modules)\n"
+        "from igds_utils import Example, explain, open_run, select, tiny\n"
+        "print(Example.__name__, open_run.__name__, select.__name__, explain.__name__, tiny.WIDTH)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout == "Example open_run select explain 32\n", done.stderr

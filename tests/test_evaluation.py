@@ -3,9 +3,8 @@
 import pandas as pd
 import pytest
 
-from igds_utils import tasks
+from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine import tiny
 from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import encode

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from igds_utils import tiny
 from igds_utils.config.config import PRESETS, ConfigError
 from igds_utils.core.experiment import Run, open_run
 from igds_utils.core.manifest import manifest, unpinned_commits
-from igds_utils.engine import prompts, tiny
+from igds_utils.engine import prompts
 from igds_utils.running.runner import prepare
 from igds_utils.tasks.examples import SETS, normalize
 from igds_utils.training import evaluation
@@ -251,8 +252,13 @@ def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path
     mine.write_text(text.replace("tau: 0.8", "tau: 0.5"))
     open_run("smoke", results=results)
     open_run("smoke", overrides={"recall.tau": 0.7}, results=results)
-    for again in (lambda: open_run(str(mine), results=results), lambda: prepare(preset=str(mine), results=results)):
-        with pytest.raises(ConfigError, match="the results of another preset of this name, smoke: change `name` in"):
+    for again in (
+        lambda: open_run(str(mine), results=results),
+        lambda: prepare(preset=str(mine), results=results),
+    ):
+        with pytest.raises(
+            ConfigError, match="the results of another preset of this name, smoke: change `name` in"
+        ):
             again()
     mine.write_text(text)  # a copy that says the same
     open_run(mine, results=results)

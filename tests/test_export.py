@@ -56,8 +56,7 @@ def test_the_folder_loads_as_a_data_set(tmp_path):
         assert loaded["train"].to_list() == run.training_records("math", examples)
 
 
-@pytest.mark.parametrize("max_prompt_tokens", [None, 80])
-@pytest.mark.parametrize("rendering", ["records", "evaluation"])
+@pytest.mark.parametrize(("rendering", "max_prompt_tokens"), [("records", None), ("records", 80), ("evaluation", 80)])
 def test_llama_factory_trains_on_the_tokens_of_sft(tmp_path, rendering, max_prompt_tokens):
     """Also where prompts are cut, which at 80 tokens most of these are."""
     tasks = ["math", "translation"]
@@ -70,9 +69,6 @@ def test_llama_factory_trains_on_the_tokens_of_sft(tmp_path, rendering, max_prom
             assert llama_factory_samples(folder, arm, run.train_tokenizer) == pairs
 
 
-def test_a_prompt_has_no_bos_where_the_tokenizer_has_none(tmp_path):
-    run = open_run("smoke", results=str(tmp_path))
-    selected = [{"id": "a", "prompt": "2 + 2 =\n", "completion": "4"}]
-    run.train_tokenizer.bos_token = None
-    (record,) = export.llama_factory_records(selected, run.train_tokenizer)
-    assert record == {"system": "", "instruction": "2 + 2 =\n", "output": "4<|im_end|>"}
+def test_a_prompt_has_no_bos_where_the_tokenizer_has_none():
+    (record,) = export.llama_factory_records([{"id": "a", "prompt": "2 + 2 =\n", "completion": "4"}], None, "</s>")
+    assert record == {"system": "", "instruction": "2 + 2 =\n", "output": "4</s>"}

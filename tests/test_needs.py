@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils import selectors
+from igds_utils import selectors, tiny
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations, prompts, tiny
+from igds_utils.engine import activations, prompts
 from igds_utils.engine.features import features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature, FeatureSet
@@ -108,7 +108,9 @@ def test_every_need_has_a_row_a_sample_and_is_stored_once(run, monkeypatch):
     for need in MEASUREMENTS:
         context.need(need)  # checks the number of rows itself
     calls = []
-    monkeypatch.setattr(run, "_models", None)  # a second context reads what is stored, without models and SAEs
+    monkeypatch.setattr(
+        run, "_models", None
+    )  # a second context reads what is stored, without models and SAEs
     monkeypatch.setattr(run, "saes", None)
     monkeypatch.setattr(run.store, "log", calls.append)
     again = pool.context(run, "math")

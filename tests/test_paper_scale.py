@@ -34,7 +34,7 @@ def small(tasks: list[str]) -> dict[str, Any]:
     found = {"bootstrap": 50, "intervention.cache_gb": 0.1, "launch.processes": 1, "launch.training": None}
     for name, task in load_preset("paper", "", tasks).tasks.items():
         changed = {"sizes": SIZES, "max_new_tokens": 6, "max_candidates": 6, "samples": min(task.samples, 2)}
-        changed |= {"sft.global_batch": 8, "sft.device_batch": 4}
+        changed |= {"sft.global_batch": 8}
         if task.stability:
             changed |= {f"stability.{size}": 4 for size in ("prior", "validation", "max_candidates")}
             changed |= {"stability.max_new_tokens": 6}

@@ -26,7 +26,7 @@ batch_tokens: 1000
 tasks:
   math:
     {prompt_tokens: 50, target_tokens: 8, max_new_tokens: 12, max_candidates: 5, selectors: [random, loss, igds],
-     samples: 2, sft: {epochs: 2, device_batch: 4},
+     samples: 2, sft: {epochs: 2, device_tokens: 406},
      sizes: {prior: 20, validation: 4, confirmation: 3, pool: 40, test: 6}}
 """
 
@@ -124,7 +124,7 @@ def held(preset):
 
 
 def test_memory_of_every_step(preset):
-    batch, model = 4 * 1.75 * 58, 4e6 + 2 * 4 * 10 * 70 + 1e9  # weights, SAE, libraries
+    batch, model = 406, 4e6 + 2 * 4 * 10 * 70 + 1e9  # weights, SAE, libraries
     caches = 5 * 4 * (1.75 * 50 + 12) * 2 * 2 * 5 * 4  # keys and values of two blocks in fp32
     one_pass = 1000 * 10 * (2 + 24) * 4 + 1.5e9
     training = 1e9 + 16e6 + batch * 10 * 24 * 2 * 4 + 3 * batch * 100 * 4

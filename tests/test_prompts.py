@@ -9,9 +9,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from igds_utils import tasks
+from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine import prompts, tiny
+from igds_utils.engine import prompts
 from igds_utils.tasks.examples import Example
 
 MATH = Example("", {"question": "What is 2 + 3?"}, "2 + 3 = 5.\nThe final answer is \\boxed{5}.", ("5",))
@@ -145,13 +145,6 @@ def test_four_shot_math_prompt():
     assert chat.endswith("What is 2 + 3?<|im_end|>\n<|im_start|>assistant\n### Solution:")
 
 
-def test_worked_examples_are_answered_by_their_boxes():
-    from igds_utils.data.metrics import boxed_answer
-
-    answers = [boxed_answer(shot["solution"]) for shot in tasks.get("math").shots]
-    assert answers == ["[2,5)", "24", "16", "-\\frac{2}{3}"]
-
-
 def test_worked_examples_are_those_of_the_evaluation_harness():
     """lm-eval ships them as text; its module wants a package that others here do not bear, so it is read, not run."""
     source = Path(find_spec("lm_eval").origin).parent / "tasks/minerva_math/utils.py"
@@ -245,27 +238,6 @@ def test_every_prompt_starts_with_one_bos_and_targets_hold_none(tokenizer, sampl
     assert tokenizer.decode(pair[n_prompt:], skip_special_tokens=True) == f" {example.target}"
 
 
-def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
-    ids, n_prompt = prompts.encode_pair(tokenizer, "Solution:", " 38.")
-    assert ids[-1] == tokenizer.eos_token_id != ids[-2]
-    assert prompts.encode_pair(tokenizer, "Solution:", " 38.", eos=False) == (ids[:-1], n_prompt)
-
-
-def test_a_missing_eos_is_an_error():
-    made = tiny.tokenizer()
-    made.eos_token = None
-    with pytest.raises(ValueError, match="no EOS"):
-        prompts.encode_pair(made, "Solution:", " 38.")
-    assert prompts.encode_pair(made, "Solution:", " 38.", eos=False)[1] > 1
-
-
-def test_records_pairs_tokenize_too(tokenizer, sample):
-    task, example = sample
-    prompt, completion = prompts.sft_pair(task, example, tokenizer, "records", config())
-    ids, n_prompt = prompts.encode_pair(tokenizer, prompt, completion)
-    assert ids[:n_prompt] == prompts.encode(tokenizer, prompt) and len(ids) > n_prompt + 1
-
-
 def test_a_prompt_that_merges_with_its_target_is_refused():
     made = merging()
     with pytest.raises(ValueError, match=r"merges the end of the prompt with the target: .*'n:' \+ '\\n 5'"):
@@ -315,6 +287,43 @@ def test_a_remark_names_a_sample_with_control_tokens_and_others_stay_as_they_are
     assert prompts.as_text("a <b> <| c |> <im_end>", made) == "a <b> <| c |> <im_end>"
 
 
+def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
+    ids, n_prompt = prompts.encode_pair(tokenizer, "Solution:", " 38.")
+    assert ids[-1] == tokenizer.eos_token_id != ids[-2]
+    assert prompts.encode_pair(tokenizer, "Solution:", " 38.", eos=False) == (ids[:-1], n_prompt)
+    made = tiny.tokenizer()
+    made.eos_token = None
+    with pytest.raises(ValueError, match="no EOS"):
+        prompts.encode_pair(made, "Solution:", " 38.")
+
+
+def test_a_text_is_rendered_and_tokenized_once_for_all_that_ask_for_it(monkeypatch):
+    made, task = prepending(), tasks.get("math")
+    examples = [replace(MATH, id=str(i), fields={"question": f"{i} + {i}?"}) for i in range(6)]
+    read, rendered, call, render = [], [], type(made).__call__, type(made).apply_chat_template
+    monkeypatch.setattr(
+        type(made), "__call__", lambda self, t, **o: read.append(list(t)) or call(self, t, **o)
+    )
+    monkeypatch.setattr(
+        type(made), "apply_chat_template", lambda *a, **o: rendered.append(1) or render(*a, **o)
+    )
+
+    def measure(some):
+        texts = [prompts.identification_prompt(task, one, made, "chat", 200) for one in some]
+        assert all(len(prompts.encode(made, text)) <= 200 for text in texts)
+        return prompts.critical_positions(made, texts, texts), prompts.encode_pairs(
+            made, texts, [" 1"] * len(some)
+        )
+
+    first = measure(examples)
+    assert len(rendered) == 6 and sum(map(len, read)) == 12  # prompts, and prompts with targets
+    assert measure(examples) == first and measure(examples[2:4])[0] == first[0][2:4]
+    assert len(rendered) == 6 and sum(map(len, read)) == 12
+    monkeypatch.setattr(prompts, "KEPT", 5)  # a pool of a million rows leaves no trace
+    measure(examples)
+    assert len(prompts._READ[made]) <= 5 and measure(examples) == first
+
+
 # ---- the critical position -------------------------------------------------------------------------------
 
 
@@ -337,6 +346,7 @@ def test_critical_position_holds_the_colon_even_where_it_merges():
     ]  # fmt: skip
     for prompt, p in {"a n:": 4, "a n:\n5 n:": 8, text: 10}.items():
         assert prompts.critical_position(made, text, prompt) == p
+        assert prompts.critical_position(made, prompt, prompt) == len(prompts.encode(made, prompt)) - 1
 
 
 def test_critical_position_refuses_what_it_cannot_find():

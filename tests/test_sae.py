@@ -1,7 +1,5 @@
 """Reading and amplifying features under every convention of sae_lens, and where a model's SAEs come from."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref
@@ -11,11 +9,11 @@ import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from safetensors.torch import load_file, save_file
 
+from igds_utils import tiny
 from igds_utils.config.refs import SaeConfig
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module
-from igds_utils.engine import tiny
 from igds_utils.engine.features import LAYER_FOLDER, neuronpedia_url
 from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
 
@@ -95,33 +93,6 @@ def test_one_feature_a_row(sae, h):
         close(found[row], sae.encode(h[row])[:, INDICES[feature]])
 
 
-def test_activations_do_not_depend_on_the_batch(sae):
-    h = torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(3)) * 3
-    features = FeatureSet(sae, range(D_SAE))
-    together = features.encode(h)
-    alone = torch.cat([features.encode(row[None]) for row in h])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    assert torch.equal(together > 0, alone > 0)
-
-
-def test_half_precision_residuals_are_read_in_fp32(sae, h):
-    h = h.bfloat16()
-    found = FeatureSet(sae, INDICES).encode(h)
-    assert found.dtype == torch.float32
-    close(found, sae.encode(h.float())[..., INDICES])
-
-
-def test_reading_keeps_no_graph(sae, h):
-    sae.requires_grad_(True)
-    features = FeatureSet(sae, INDICES)
-    read = [
-        features.encode(h),
-        features.encode_rows(h, torch.zeros(6, dtype=torch.long)),
-        features.directions,
-    ]
-    assert not any(tensor.requires_grad for tensor in read)
-
-
 def test_a_threshold_below_zero_does_not_let_negative_activations_through(h):
     sae = tiny.sae("jumprelu")
     sae.threshold.data = -sae.threshold.data - 0.5
@@ -142,25 +113,6 @@ def test_influence_is_what_doubling_the_feature_adds_to_the_reconstruction(sae, 
         doubled[:, index] *= 2
         added = sae.decode(doubled) - sae.decode(z)
         torch.testing.assert_close(z[:, index, None] * d[column], added, rtol=1e-3, atol=2e-5)
-
-
-def test_folding_the_input_scale_does_not_change_the_influence_in_raw_units(h):
-    """What is trained on s * h and folded adds to h what the unfolded one adds to s * h, divided by s."""
-    scale, index = 0.15, torch.tensor(INDICES)
-    plain, raw = tiny.sae("jumprelu"), folded(tiny.sae("jumprelu"))
-    a_scaled = FeatureSet(plain, INDICES).encode(h * scale)
-    close(FeatureSet(raw, INDICES).encode(h), a_scaled)
-    close(directions(raw, index), directions(plain, index) / scale)
-
-
-def test_directions_of_a_feature_set_are_in_the_order_asked_for(sae):
-    close(FeatureSet(sae, INDICES).directions, directions(sae, torch.arange(D_SAE))[INDICES])
-
-
-def test_feature_names():
-    assert Feature(14, 11575).name == "l14_p11575"
-    assert Feature.parse("l14_p11575") == Feature(14, 11575)
-    assert sorted([Feature(3, 1), Feature(2, 9)]) == [Feature(2, 9), Feature(3, 1)]
 
 
 # ---- where they come from ----
@@ -196,11 +148,6 @@ def test_a_folder_of_16_bit_saes_is_read_in_fp32(folder, h):
         expected = tiny.sae(seed=layer)
         torch.testing.assert_close(sae.W_enc.data, expected.W_enc.data, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(sae.encode(h), expected.encode(h), rtol=0.05, atol=0.05)
-
-
-def test_the_models_own_layers_bound_what_is_covered(folder):
-    assert from_folder(folder, n_layers=3).layers == [1]
-    assert from_folder(folder, layers=[3]).layers == [3]
 
 
 def test_a_layer_without_an_sae_is_refused(folder):
@@ -317,13 +264,6 @@ def test_a_folder_that_cannot_be_read_is_one_clear_error(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_saes_of_another_model_are_refused(folder):
-    with pytest.raises(
-        SourceError, match="layer_01 of .* reads vectors of width 32, the model's are 576 wide"
-    ):
-        from_folder(folder, width=576)
-
-
 def test_at_most_one_sae_is_in_memory_even_while_the_next_is_read(folder, monkeypatch):
     alive, most = weakref.WeakSet(), []
     read = module.load_folder
@@ -340,13 +280,6 @@ def test_at_most_one_sae_is_in_memory_even_while_the_next_is_read(folder, monkey
     for layer in (1, 1, 3, 3, 1):
         saes[layer].encode(torch.zeros(1, WIDTH))
     assert most == [0, 0, 0]
-
-
-def test_tiny_saes_cover_every_layer_and_differ():
-    saes = Saes(SaeConfig(source="tiny", name="random"), 4, WIDTH)
-    assert saes.layers == [0, 1, 2, 3]
-    assert not torch.equal(saes[0].W_dec.data.clone(), saes[1].W_dec.data)
-    assert not any(parameter.requires_grad for parameter in saes[0].parameters())  # as of those that are read
 
 
 GEMMA, CANONICAL = "gemma-scope-2b-pt-res-canonical", "layer_{layer}/width_16k/canonical"
@@ -371,12 +304,6 @@ def test_releases_of_the_paper_cover_every_layer_of_their_model(monkeypatch, rel
     assert saes.layers == list(range(n_layers))
     assert saes[n_layers - 1] is not None
     assert asked == [(release, last, "cpu")]
-
-
-def test_a_release_may_cover_fewer_layers_than_the_model_has():
-    assert Saes(SaeConfig(source="release", name="llama_scope_lxr_8x"), 40, WIDTH).layers == list(range(32))
-    one = SaeConfig(source="release", name=GEMMA, id="layer_{layer}/width_262k/canonical")
-    assert Saes(one, 26, WIDTH).layers == [12]
 
 
 def test_widths_are_not_mixed():

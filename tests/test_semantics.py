@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from igds_utils import tiny
 from igds_utils.analysis import semantics
-from igds_utils.engine import tiny
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.plots import feature_map, feature_topology, rising_words
@@ -88,7 +88,9 @@ def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word
     once = semantics.lexical_shift(same, [*same[1:], same[0] + " step" * 30])
     assert once["z"][0] == pytest.approx(steady["z"][0]) and once["p"][0] > 0.4
     assert semantics.story(once) == "no word of 8 rises beyond chance."
-    some, none = (rising_words({"math": table}, {"math": "l6_p9"}).axes[0].containers for table in (steady, once))
+    some, none = (
+        rising_words({"math": table}, {"math": "l6_p9"}).axes[0].containers for table in (steady, once)
+    )
     assert [bars.get_label() for bars in some] == ["beyond chance", "no more than chance allows"]
     assert [len(bars) for bars in some][0] == 1 and len(none[0]) == 0 and len(none[1]) > 0
 

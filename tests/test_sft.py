@@ -1,38 +1,22 @@
-"""Losses and training on tiny models, against the plain forward pass and a training loop written out."""
+"""Training on tiny models, against a training loop written out."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from test_losses import make_pairs, plain_loss
 from transformers import AutoModelForCausalLM
 
+from igds_utils import tiny
 from igds_utils.config.settings import SftConfig
-from igds_utils.engine import losses, tiny
+from igds_utils.engine import losses
 from igds_utils.engine.lm import LM
 from igds_utils.training import sft
-
-ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 
 
 def make_lm(architecture="llama"):
     return LM(tiny.model(architecture), tiny.tokenizer(), architecture)
-
-
-def make_pairs(n, longest=30, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pairs = []
-    for _ in range(n):
-        length = int(torch.randint(4, longest, (1,), generator=generator))
-        n_prompt = int(torch.randint(1, length, (1,), generator=generator))
-        pairs.append((torch.randint(2, 300, (length,), generator=generator).tolist(), n_prompt))
-    return pairs
-
-
-def plain_loss(model, ids, n_prompt, reduction="mean"):
-    logits = model(input_ids=torch.tensor([ids])).logits[0]
-    return cross_entropy(logits[n_prompt - 1 : -1], torch.tensor(ids[n_prompt:]), reduction=reduction)
 
 
 def weights(lm):
@@ -40,53 +24,19 @@ def weights(lm):
 
 
 def config(**fields):
-    return SftConfig(**{"lr": 1e-3, "global_batch": 16, "device_batch": 16} | fields)
-
-
-# ---- target losses ----
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_target_losses_equal_the_plain_forward_at_any_batch_size(architecture):
-    lm, pairs = make_lm(architecture), make_pairs(9)
-    with torch.no_grad():
-        plain = [plain_loss(lm.model, *pair).item() for pair in pairs]
-    alone = losses.target_losses(lm, pairs, batch_tokens=1)
-    together = losses.target_losses(lm, pairs, batch_tokens=10_000)
-    np.testing.assert_allclose(alone, plain, atol=1e-5)
-    np.testing.assert_allclose(together, plain, atol=1e-5)
-    assert np.ptp(plain) > 0.1, "all losses are alike, so their order is not tested"
-
-
-def test_gemma2_losses_feel_the_logit_cap():
-    lm, pairs = make_lm("gemma2"), make_pairs(4)
-    capped = losses.target_losses(lm, pairs)
-    lm.model.config.final_logit_softcapping = 1.0
-    assert np.abs(losses.target_losses(lm, pairs) - capped).max() > 0.1
-
-
-def test_the_head_is_left_as_it_was():
-    lm, pairs = make_lm(), make_pairs(3)
-    losses.target_losses(lm, pairs)
-    assert not lm.model.get_output_embeddings()._forward_pre_hooks
-    assert lm.model(input_ids=torch.tensor([pairs[0][0]])).logits.shape[1] == len(pairs[0][0])
-
-
-@pytest.mark.parametrize("pair", [([5, 6, 7], 3), ([5, 6, 7], 0)])
-def test_a_pair_without_prompt_or_target_is_named(pair):
-    with pytest.raises(ValueError, match="sample 1: 3 tokens"):
-        losses.target_losses(make_lm(), [([5, 6, 7], 1), pair])
+    return SftConfig(**{"lr": 1e-3, "global_batch": 16} | fields)
 
 
 # ---- batches ----
 
 
-def test_every_sample_is_seen_once_an_epoch_and_epochs_differ():
+def test_every_sample_is_seen_once_an_epoch_the_longest_of_a_batch_first():
     lengths = [5 + i % 7 for i in range(20)]
     batches = sft.global_batches(lengths, config(epochs=2.0, global_batch=8), seed=3)
-    seen = [i for batch in batches for i in batch]
     assert [len(batch) for batch in batches] == [8, 8, 8, 8, 8]
-    assert sorted(seen) == sorted([*range(20)] * 2)
+    assert sorted(i for batch in batches for i in batch) == sorted([*range(20)] * 2)
+    for batch in batches:
+        assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
     first = sft.global_batches(lengths, config(global_batch=8), seed=3)
     assert [len(batch) for batch in first] == [8, 8, 4]
     assert first[:2] == batches[:2]
@@ -94,25 +44,29 @@ def test_every_sample_is_seen_once_an_epoch_and_epochs_differ():
     assert len(sft.global_batches(lengths, config(epochs=0.5, global_batch=8), seed=3)) == 2
 
 
-def test_the_longest_samples_of_a_batch_come_first():
-    lengths = [3, 9, 4, 9, 5, 1, 2, 8]
-    for batch in sft.global_batches(lengths, config(global_batch=4, device_batch=2), seed=0):
-        assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
+def test_a_device_holds_no_more_tokens_than_it_may():
+    lengths = [9, 8, 8, 5, 4, 4, 2, 1]
+    found = sft.micro_batches(lengths, 20)
+    assert found == [range(0, 2), range(2, 4), range(4, 8)]  # 2 x 9, 2 x 8, 4 x 4
+    assert sft.micro_batches(lengths, 1) == [range(i, i + 1) for i in range(8)]
+    assert sft.micro_batches(lengths, 1000) == [range(8)]
 
 
-def test_accumulation_steps():
-    assert sft.accumulation_steps(config(global_batch=64, device_batch=8), processes=4) == 2
-    with pytest.raises(ValueError, match="12 is no multiple of sft.device_batch 8"):
-        sft.accumulation_steps(config(global_batch=12, device_batch=8), processes=1)
+def test_processes_share_a_batch_in_equal_parts_of_like_lengths():
+    batch = [([1] * n, 1) for n in (9, 7, 6, 4, 3)]
+    assert [[len(ids) for ids, _ in share] for share in sft.dealt(batch, 3, 2)] == [[9, 6, 3], [7, 4, 1]]
+    assert sft.dealt(batch, 3, 2)[1][-1] == ([1], 1)  # no target
+    assert sft.dealt(batch, 8, 1) == [batch]
+    assert [len(share) for share in sft.dealt(batch, 4, 3)] == [4, 4, 4]
 
 
 # ---- training ----
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3"])
 def test_training_equals_a_loop_written_out(architecture, tmp_path):
     """One sample at a time without padding; the loss is divided by the target tokens of the whole global batch."""
-    pairs, chosen = make_pairs(40), config(schedule="linear", device_batch=8)
+    pairs, chosen = make_pairs(40), config(schedule="linear", device_tokens=100)
     lm = make_lm(architecture)
     log = sft.train(lm, pairs, chosen, 0, tmp_path)
 
@@ -134,7 +88,6 @@ def test_training_equals_a_loop_written_out(architecture, tmp_path):
     assert moved.abs().max() > 1e-3
     # as vectors: AdamW moves a weight whose gradient is all rounding by a whole step, in either direction
     assert (weights(lm) - weights(slow)).norm() < 0.02 * moved.norm()
-    assert len(log) == 3
     assert log["step"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(log["loss"], [e[0] for e in expected], atol=1e-4)
     np.testing.assert_allclose(log["lr"], [e[1] for e in expected])
@@ -143,17 +96,22 @@ def test_training_equals_a_loop_written_out(architecture, tmp_path):
     assert log["tokens"].sum() == sum(len(ids) for ids, _ in pairs)
 
 
-def test_accumulated_batches_equal_one_batch_and_runs_are_bit_identical(tmp_path):
-    pairs = make_pairs(64)
-    trained = []
-    for device_batch in (16, 16, 8):
-        lm = make_lm("gemma2")
-        log = sft.train(lm, pairs, config(device_batch=device_batch), 0, tmp_path)
+def test_micro_batches_change_rounding_alone_and_runs_are_bit_identical(tmp_path, monkeypatch):
+    pairs, trained, logs, held = make_pairs(60), [], [], []
+    forward = sft.token_losses
+    monkeypatch.setattr(
+        sft, "token_losses", lambda *a, **k: held.append(k["input_ids"].numel()) or forward(*a, **k)
+    )
+    for device_tokens in (10_000, 10_000, 120):
+        lm, held[:] = make_lm("gemma2"), []
+        logs.append(sft.train(lm, pairs, config(device_tokens=device_tokens), 0, tmp_path))
         trained.append(weights(lm))
-        assert len(log) == 4
+        assert len(logs[-1]) == 4 and max(held) <= device_tokens
+    assert len(held) > 12  # of four steps
     assert torch.equal(trained[0], trained[1])
     moved = (trained[0] - weights(make_lm("gemma2"))).norm()
     assert (trained[0] - trained[2]).norm() < 0.02 * moved
+    np.testing.assert_allclose(logs[0]["loss"], logs[2]["loss"], rtol=1e-5)
     other = make_lm("gemma2")
     sft.train(other, pairs, config(), 1, tmp_path)
     assert not torch.equal(trained[0], weights(other))
@@ -165,17 +123,21 @@ def test_no_step_is_lost_to_warm_up_in_a_short_run(tmp_path):
     np.testing.assert_allclose(log["lr"], expected)
 
 
-def test_training_lowers_the_loss_and_leaves_a_usable_model(tmp_path):
+def test_training_lowers_the_loss_and_leaves_a_usable_model(tmp_path, monkeypatch):
+    from trl.trainer import base_trainer
+
+    sent = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(base_trainer, "send_telemetry", lambda *args, **kwargs: sent.append(kwargs))
     lm, pairs = make_lm(), make_pairs(8)
     before = losses.target_losses(lm, pairs).mean()
-    sft.train(lm, pairs, config(lr=5e-3, epochs=10, global_batch=8, device_batch=8), 0, tmp_path)
+    sft.train(lm, pairs, config(lr=5e-3, epochs=10, global_batch=8), 0, tmp_path)
     assert losses.target_losses(lm, pairs).mean() < before - 0.5
-    assert not lm.model.training
+    assert not lm.model.training and not sent
     assert "forward" not in vars(lm.model)
     assert all(p.grad is None for p in lm.model.parameters())
     made = lm.model.generate(torch.tensor([pairs[0][0]]), max_new_tokens=3, do_sample=False)
     assert made.shape[1] > len(pairs[0][0])
-    assert not any(tmp_path.glob("*/checkpoint-*"))
 
 
 def test_a_killed_training_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
@@ -192,22 +154,25 @@ def test_a_killed_training_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
+    def train(lm, origin):
+        return sft.train(lm, pairs, chosen, 0, tmp_path, origin={"revision": origin})
+
     monkeypatch.setattr(SFTTrainer, "training_step", dies)
     with pytest.raises(KeyboardInterrupt):
-        sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "a"})
+        train(make_lm(), "a")
     ends.clear()
     lm = make_lm()
-    log = sft.train(lm, pairs, chosen, 0, tmp_path, origin={"revision": "a"})
+    log = train(lm, "a")
     assert steps == [0, 1, 2, 2, 3]
     assert torch.equal(weights(lm), weights(undisturbed))
     assert log["loss"].tolist() == whole["loss"].tolist() and log["step"].tolist() == [1, 2, 3, 4]
     assert not any(tmp_path.glob("*/checkpoint-*"))
     ends.append(2)
     with pytest.raises(KeyboardInterrupt):
-        sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "a"})
+        train(make_lm(), "a")
     ends.clear()
     steps.clear()
-    sft.train(make_lm(), pairs, chosen, 0, tmp_path, origin={"revision": "b"})
+    train(make_lm(), "b")
     assert steps == [0, 1, 2, 3] and not any(tmp_path.glob("*/checkpoint-*"))
 
 
@@ -224,31 +189,15 @@ def test_only_whole_checkpoints_of_the_same_training_are_continued(tmp_path):
     assert {path.name for path in tmp_path.glob("*/*")} == {"checkpoint-8", "checkpoint-10"}
 
 
-def test_long_targets_are_cut_and_long_prompts_refused(tmp_path):
+def test_what_cannot_be_trained_on_is_refused(tmp_path):
     pairs = [(list(range(2, 32)), 5), (list(range(2, 12)), 5)]
     with pytest.warns(UserWarning, match="1 of 2 targets reach beyond sft.max_length 20"):
         log = sft.train(make_lm(), pairs, config(max_length=20), 0, tmp_path)
     assert log["tokens"].tolist() == [30]
     with pytest.raises(ValueError, match="sample 0: its prompt alone has 5 tokens"):
         sft.train(make_lm(), pairs, config(max_length=5), 0, tmp_path)
-
-
-def test_no_telemetry_leaves_the_machine(tmp_path, monkeypatch):
-    from trl.trainer import base_trainer
-
-    sent = []
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setattr(base_trainer, "send_telemetry", lambda *args, **kwargs: sent.append(kwargs))
-    sft.train(make_lm(), make_pairs(16), config(), 0, tmp_path)
-    assert not sent
-
-
-def test_nothing_to_train_on_is_refused(tmp_path):
     with pytest.raises(ValueError, match="selection is empty"):
         sft.train(make_lm(), [], config(), 0, tmp_path)
-
-
-def test_divergence_is_an_error(tmp_path):
     lm = make_lm()
     lm.model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="lower sft.lr"):
@@ -258,37 +207,28 @@ def test_divergence_is_an_error(tmp_path):
 def test_gradient_checkpointing_changes_memory_only(tmp_path):
     pairs, plain, again = make_pairs(32), make_lm(), make_lm()
     sft.train(plain, pairs, config(), 0, tmp_path)
-    calls = []
-    checkpoint = torch.utils.checkpoint.checkpoint
+    calls, checkpoint = [], torch.utils.checkpoint.checkpoint
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            torch.utils.checkpoint, "checkpoint", lambda *a, **k: calls.append(1) or checkpoint(*a, **k)
+            "transformers.modeling_utils.checkpoint", lambda *a, **k: calls.append(1) or checkpoint(*a, **k)
         )
-        patch.setattr("transformers.modeling_utils.checkpoint", torch.utils.checkpoint.checkpoint)
         sft.train(again, pairs, config(gradient_checkpointing=True), 0, tmp_path)
     assert calls
     torch.testing.assert_close(weights(again), weights(plain))
 
 
-def test_weights_are_written_whole_and_load(tmp_path):
+def test_a_model_comes_back_in_its_precision_and_its_weights_are_written_whole_in_fp32(tmp_path):
+    """Trained in fp32: at this rate steps in bf16 weights would be lost, and the weights that are written show them."""
     lm, folder = make_lm(), tmp_path / "weights"
     folder.mkdir()
     (folder / "old.bin").touch()
-    sft.train(lm, make_pairs(16), config(), 0, tmp_path / "work", folder)
-    assert not (folder / "old.bin").exists() and not (folder / "training_args.bin").exists()
-    loaded = AutoModelForCausalLM.from_pretrained(folder)
-    assert torch.equal(torch.cat([p.flatten() for p in loaded.parameters()]), weights(lm))
-
-
-def test_a_model_comes_back_in_the_precision_in_which_it_was_given(tmp_path):
-    """Trained in fp32: at this rate steps in bf16 weights would be lost, and the weights that are written show them."""
-    lm, folder = make_lm(), tmp_path / "weights"
     lm.model.bfloat16()
     before, rotary = weights(lm), lm.model.get_decoder().rotary_emb
     rotary.inv_freq = rotary.inv_freq.float()
     sft.train(lm, make_pairs(16), config(lr=1e-6), 0, tmp_path / "work", folder)
     assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
     assert rotary.inv_freq.dtype == torch.float32
+    assert not (folder / "old.bin").exists() and not (folder / "training_args.bin").exists()
     kept = torch.cat([p.flatten() for p in AutoModelForCausalLM.from_pretrained(folder).parameters()])
     assert kept.dtype == torch.float32
     assert 0 < (kept - before.float()).abs().max() < 1e-5
@@ -307,8 +247,8 @@ def test_training_takes_place_on_the_gpu_wherever_the_weights_lie(tmp_path, monk
     monkeypatch.setattr(TrainingArguments, "_setup_devices", property(two_gpus))
     for name in ("is_available", "is_bf16_supported"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: gpu)
-    asked = sft._arguments(config(), 4, 0, tmp_path)
+    asked = sft.trainer_arguments(config(), 4, 0, tmp_path)
     assert (asked.use_cpu, asked.bf16, asked.dataloader_pin_memory) == (not gpu, gpu, gpu)
     assert asked.n_gpu <= 1  # one model in a process: TRL refuses copies on all GPUs
-    assert asked.train_batch_size == config().device_batch
+    assert asked.train_batch_size == config().global_batch
     assert asked.ddp_timeout == 24 * 3600 > SFTConfig.ddp_timeout

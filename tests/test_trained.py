@@ -104,7 +104,7 @@ def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(resul
     asked = {name: "capabilities" in arm_of(few, name).products for name in ("original", "full", "igds@0.5")}
     assert asked == {"original": True, "full": True, "igds@0.5": False}
     assert "capabilities" in arm_of(every, "igds@0.5").products
-    one, other = (arm_of(run, "full")._inputs_of("capabilities") for run in (few, every))
+    one, other = (arm_of(run, "full").inputs_of("capabilities") for run in (few, every))
     assert one == other
 
 
@@ -148,7 +148,7 @@ def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
 
 
 def test_the_whole_pool_in_equal_steps_takes_larger_batches(results):
-    changes = {"tasks.math.full_steps": True, "sft.global_batch": 4, "sft.device_batch": 2}
+    changes = {"tasks.math.full_steps": True, "sft.global_batch": 4}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=results)
     pool = run.examples("math", "pool")
     for name in ("full_steps", "igds@0.5"):

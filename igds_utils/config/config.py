@@ -16,11 +16,13 @@ from igds_utils.config.settings import Preset
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
-DROPPED = (
+DROPPED = (  # fields that presets of version 0.1 may hold
     "tasks.*.series",
     "intervention.racing",
     "models.*.shape.tied",
-)  # fields that presets of 0.1 may hold
+    "sft.device_batch",
+    "tasks.*.sft.device_batch",
+)
 
 
 class ConfigError(ValueError):

@@ -61,7 +61,7 @@ class SftConfig(Strict):
     lr: float = 2e-5
     epochs: float = 1.0
     global_batch: int = 64
-    device_batch: int = Field(8, description="samples that a device holds at once")
+    device_tokens: int = Field(4096, ge=1, description="tokens that a device holds at once")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0

@@ -93,15 +93,9 @@ def check_gpus(preset: Preset, parts: int = 1) -> None:
         raise ConfigError(f'launch.parts {parts}: this machine has {gpus} GPUs, give SET="launch.parts={gpus}"')
     if not 0 < gpus < here:
         return
-    batches = [(task.sft.global_batch, task.sft.device_batch) for task in preset.tasks.values()]
-    able = [
-        n * launch.machines
-        for n in range(1, gpus + 1)
-        if all(whole % (n * launch.machines * part) == 0 for whole, part in batches)
-    ]
     raise ConfigError(
         f"launch.processes {launch.processes} needs {here} GPUs on this machine, one a process, and it has {gpus}: "
-        f'give SET="launch.processes={max(able, default=launch.machines)}"; `make plan` with it says what fits'
+        f'give SET="launch.processes={gpus * launch.machines}"; `make plan` with it says what fits'
     )
 
 

@@ -48,9 +48,9 @@ def unpinned_commits(preset: Preset) -> dict[str, str]:
     parts = [chosen.identify, chosen.train, preset.selection, *preset.tasks.values()]
     names = {*_unpinned([part.model_dump() for part in parts])}
     if chosen.saes.source == "release":
-        from igds_utils.engine.sae import repository
+        from igds_utils.engine.features import sae_release
 
-        names.add(repository(chosen.saes.name))
+        names.add(sae_release(chosen.saes.name).repo_id)
     for task in preset.tasks.values():
         asked = task.capabilities.benchmarks if task.capabilities else []
         names |= {BENCHMARKS[name] for name in asked if name in BENCHMARKS}

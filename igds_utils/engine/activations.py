@@ -4,8 +4,6 @@ Attention is causal, so a_i(x, p) does not depend on what follows p: the prompt 
 the blocks up to the feature's own layer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

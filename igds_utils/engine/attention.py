@@ -5,8 +5,6 @@ is made for long sequences: for one new token, and for sequences as short as mos
 model's own matrix products. The heads of a group share their keys, so they can stand where query positions stand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Batches filled by tokens instead of samples, and padding on either side."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -1,9 +1,10 @@
-"""A feature's place and name, for everything that reads stored results and needs no tensors."""
+"""What is known of features and their SAEs without any weights: names, where the SAEs are, and which can be read."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 LAYER_FOLDER = "layer_{:02d}"  # of one layer's SAE, in a folder of SAEs
 OF_LAYER = re.compile(r"(?:layer_|blocks\.)(\d+)(?:\D.*)?")  # layer_03_width_16k, blocks.3.hook_resid_post
+# Each token's activations depend on its own residual alone, and none is negative.
+ARCHITECTURES = {"standard", "gated", "jumprelu", "topk"}
+# After block 3, in the words of TransformerLens and of transformers: blocks.3.hook_resid_post, model.layers.3
+AFTER_BLOCK = re.compile(r"blocks\.(\d+)\.hook_resid_post|(?:\w+\.)*layers\.(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -41,9 +46,16 @@ class Feature:
 
 def features_of(table: pd.DataFrame) -> list[Feature]:
     """The features of a table's rows, by its columns layer and feature, in their order."""
-    return [
-        Feature(int(layer), int(index)) for layer, index in zip(table["layer"], table["feature"], strict=True)
-    ]
+    return [Feature(int(row.layer), int(row.feature)) for row in table.itertuples()]
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line once a process."""
+    print(text, flush=True)
+
+
+# ---- a folder of SAEs ------------------------------------------------------------------------------------
 
 
 def sae_folders(saes: SaeConfig) -> dict[int, Path]:
@@ -66,12 +78,6 @@ def sae_folders(saes: SaeConfig) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-@cache
-def say_once(text: str) -> None:
-    """Print a line once a process."""
-    print(text, flush=True)
-
-
 def described(folder: Path) -> dict[str, Any]:
     """The fields of an SAE's cfg.json, those of its metadata among them, which sae_lens before version 6 had so too."""
     file = folder / "cfg.json"
@@ -84,15 +90,77 @@ def described(folder: Path) -> dict[str, Any]:
     return {**fields, **fields.get("metadata", {})}
 
 
+def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width: int | None = None) -> None:
+    """Raise `SourceError` unless an SAE reads the raw residual stream after a block, every token by itself.
+
+    fields: of its configuration in any version of sae_lens (`described`). layer, width: the block after which it is to
+    be read, and the model's width; not checked where they are not given.
+    """
+    architecture, normalized = fields.get("architecture", "standard"), fields.get("normalize_activations")
+    hook = fields.get("hook_name") or fields.get("hook_point") or ""
+    place = AFTER_BLOCK.fullmatch(hook)
+    if (hook and not place) or fields.get("reshape_activations", "none") != "none":
+        hook = hook or "attention heads"
+        reason = f"reads {hook}: only SAEs of the residual stream after a block are supported"
+    elif place and layer not in (None, int(place[1] or place[2])):
+        reason = f"reads {hook}: after layer {layer} its features would be numbers without meaning"
+    elif width is not None and fields.get("d_in") != width:
+        reason = (
+            f"reads vectors of width {fields.get('d_in')}, the model's are {width} wide: give this model's own SAEs in "
+            "`saes`"
+        )
+    elif architecture not in ARCHITECTURES:
+        reason = (
+            f"has the architecture {architecture}: {', '.join(sorted(ARCHITECTURES))} are read; sae_lens saves the "
+            "inference form of a BatchTopK or Matryoshka training, a jumprelu, with save_inference_model"
+        )
+    elif normalized not in (None, False, "none"):
+        reason = (
+            f"expects normalized activations ({normalized}): only SAEs of the raw residual are supported; sae_lens "
+            "folds a constant scale (fold_activation_norm_scaling_factor)"
+        )
+    elif fields.get("finetuning_scaling_factor"):
+        reason = "has a finetuning scale: multiply the rows of W_dec by it, and leave it out of weights and cfg.json"
+    else:
+        return
+    raise SourceError(f"the SAE {name} {reason}")
+
+
+# ---- a release of SAEs -----------------------------------------------------------------------------------
+
+
+def sae_release(name: str):
+    """What sae_lens knows of a release: its repository of the hub (`repo_id`), and facts of each SAE by its id."""
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    directory = get_pretrained_saes_directory()
+    if name not in directory:
+        raise SourceError(f"sae_lens knows no release {name!r}")
+    return directory[name]
+
+
+def release_ids(config: SaeConfig, n_layers: int) -> dict[int, str]:
+    """Layer -> sae_lens id of a release's SAEs, of one kind: `config.id`, or the only kind that there is."""
+    ids = sae_release(config.name).saes_map
+    kinds = [config.id] if config.id else sorted({re.sub(r"\d+", "{layer}", i, count=1) for i in ids})
+    if len(kinds) > 1:
+        raise SourceError(
+            f"{config.name} has several SAEs a layer: name one with `saes.id`, "
+            f"for instance {', '.join(kinds[:6])}"
+        )
+    named = {layer: kinds[0].replace("{layer}", str(layer)) for layer in range(n_layers)}
+    found = {layer: sae_id for layer, sae_id in named.items() if sae_id in ids}
+    if not found:
+        raise SourceError(f"{config.name} has no SAE {kinds[0]!r}; its first are {', '.join(list(ids)[:4])}")
+    return found
+
+
 def neuronpedia_url(saes: SaeConfig, feature: Feature) -> str | None:
     """The feature's page on Neuronpedia, by what sae_lens knows of its SAE; None where there is none."""
-    match saes.source:
-        case "release":
-            from igds_utils.engine.sae import neuronpedia_id
-
-            page = neuronpedia_id(saes, feature)
-        case "folder":
-            page = described(sae_folders(saes)[feature.layer]).get("neuronpedia_id")
-        case "tiny":
-            page = None
+    page = None
+    if saes.source == "release":
+        sae_id = release_ids(saes, feature.layer + 1).get(feature.layer)
+        page = sae_release(saes.name).neuronpedia_id.get(sae_id)
+    elif saes.source == "folder":
+        page = described(sae_folders(saes)[feature.layer]).get("neuronpedia_id")
     return f"https://www.neuronpedia.org/{page}/{feature.index}" if page else None

@@ -3,8 +3,6 @@
 A "layer" l means the residual stream after decoder block l, for every supported architecture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

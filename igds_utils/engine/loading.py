@@ -1,7 +1,5 @@
 """Language models from their references: fetched or converted, put on their device, their tokenizers repaired."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +16,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from igds_utils import tiny
 from igds_utils.config.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef, describe
 from igds_utils.data import hub
-from igds_utils.engine import distributed, tiny
+from igds_utils.engine import distributed
 from igds_utils.engine.lm import LM
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.

@@ -6,8 +6,6 @@ GPU. In training a hook in front of the head keeps just those rows and the model
 a model that several processes train must be called as a whole.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -6,10 +6,12 @@ turn and opens the assistant's turn with the cue line (`Solution:`), so that the
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 Rendering = Literal["bare", "chat"]
 OFFSETS = 1024  # texts whose character offsets exist at once
+# Rendered chats, and tokenized texts: several measurements of a pool ask for them, but a pool may have a million.
+KEPT = 50_000
+# tokenizer -> text -> its tokens without BOS
+_READ: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, array]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -182,9 +188,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """`encode` of many texts, which a fast tokenizer reads on all processors."""
-    found = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return [[tokenizer.bos_token_id] * _bos_missing(tokenizer, ids) + ids for ids in found]
+    """`encode` of many texts, which a fast tokenizer reads on all processors; tokens of the last KEPT are kept."""
+    known = _READ.setdefault(tokenizer, {})
+    if missing := [text for text in dict.fromkeys(texts) if text not in known]:
+        found = tokenizer(missing, add_special_tokens=False)["input_ids"]
+        known.update(zip(missing, (array("i", ids) for ids in found), strict=True))
+    read = [known[text].tolist() for text in texts]
+    if len(known) > KEPT:
+        known.clear()
+    return [[tokenizer.bos_token_id] * _bos_missing(tokenizer, ids) + ids for ids in read]
 
 
 def encode_pair(
@@ -242,17 +254,26 @@ def critical_positions(
             )
         if not text.startswith(prompt):
             raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")
-    found = []
-    for start in range(0, len(texts), OFFSETS):
-        some = slice(start, start + OFFSETS)
-        tokens = tokenizer(list(texts[some]), add_special_tokens=False, return_offsets_mapping=True)
-        for prompt, ids, offsets in zip(
-            prompts[some], tokens["input_ids"], tokens["offset_mapping"], strict=True
-        ):
-            inside = [i for i, (first, end) in enumerate(offsets) if first < len(prompt) <= end]
+    read = encode_all(tokenizer, texts)
+    # a prompt alone ends in the token of its colon, which costs no offsets
+    at_end = [
+        text == prompt and tokenizer.convert_ids_to_tokens(ids[-1]).endswith(":")
+        for text, prompt, ids in zip(texts, prompts, read, strict=True)
+    ]
+    found = [len(ids) - 1 for ids in read]
+    others = [i for i, known in enumerate(at_end) if not known]
+    for start in range(0, len(others), OFFSETS):
+        some = others[start : start + OFFSETS]
+        own = [texts[i] for i in some]
+        offsets = tokenizer(own, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        for i, spans in zip(some, offsets, strict=True):
+            length = len(prompts[i])
+            inside = [token for token, (first, end) in enumerate(spans) if first < length <= end]
             if not inside:
-                raise ValueError(f"no token holds the colon that ends {prompt[-20:]!r}: the tokenizer drops it")
-            found.append(inside[0] + _bos_missing(tokenizer, ids))
+                raise ValueError(
+                    f"no token holds the colon that ends {prompts[i][-20:]!r}: the tokenizer drops it"
+                )
+            found[i] = inside[0] + len(read[i]) - len(spans)  # BOS
     return found
 
 
@@ -261,8 +282,11 @@ def _bos_missing(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:
 
 
 def _render(prompt: str, tokenizer: PreTrainedTokenizerBase, rendering: Rendering) -> str:
-    if rendering == "bare":
-        return prompt
+    return _chat(prompt, tokenizer) if rendering == "chat" else prompt
+
+
+@lru_cache(maxsize=KEPT)
+def _chat(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: set `rendering: bare`, or use a chat model")
     body, cue = prompt.rsplit("\n", 1)

@@ -4,12 +4,10 @@ Notation (method section of the paper): z = SAE_enc(h) in R^M; a_i(h) is the i-t
 one unit of it adds to the residual stream.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,18 +16,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from igds_utils import tiny
 from igds_utils.config.refs import SaeConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
-from igds_utils.engine import tiny
-from igds_utils.engine.features import Feature, described, sae_folders, say_once
+from igds_utils.engine.features import Feature as Feature
+from igds_utils.engine.features import check, described, release_ids, sae_folders, sae_release, say_once
 
-# Each token's activations depend on its own residual alone, and none is negative.
-ARCHITECTURES = {"standard", "gated", "jumprelu", "topk"}
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
-# After block 3, in the words of TransformerLens and of transformers: blocks.3.hook_resid_post, model.layers.3
-AFTER_BLOCK = re.compile(r"blocks\.(\d+)\.hook_resid_post|(?:\w+\.)*layers\.(\d+)")
 # sae_lens's names of OpenMOSS's formats -> the file of a layer that holds its settings
 OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
 
@@ -70,14 +65,15 @@ class Saes:
             case "release":
                 sae_id = self._ids[layer]
                 sae = load_release(self.config.name, sae_id, self.device)
-                check(_fields(sae), f"{sae_id} of {self.config.name}", layer, self.width)
+                fields = sae.cfg.to_dict()
+                check({**fields, **fields["metadata"]}, f"{sae_id} of {self.config.name}", layer, self.width)
                 return sae
 
     def stated_l0(self, layer: int) -> float | None:
         """Features that fire on a token of ordinary text, as the SAE's release states it; None where none does."""
         if self.config.source != "release":
             return None
-        release, sae_id = _release(self.config.name), self._ids[layer]
+        release, sae_id = sae_release(self.config.name), self._ids[layer]
         in_path = re.search(r"l0_(\d+)", release.saes_map[sae_id])
         return release.expected_l0[sae_id] or (float(in_path[1]) if in_path else None)
 
@@ -96,41 +92,6 @@ class Saes:
         if self.config.source == "folder":
             return described(self._folders[self.layers[0]])["d_sae"]
         return self[self.layers[0]].cfg.d_sae
-
-
-def release_ids(config: SaeConfig, n_layers: int) -> dict[int, str]:
-    """Layer -> sae_lens id of a release's SAEs, of one kind: `config.id`, or the only kind that there is."""
-    ids = _release(config.name).saes_map
-    kinds = [config.id] if config.id else sorted({re.sub(r"\d+", "{layer}", i, count=1) for i in ids})
-    if len(kinds) > 1:
-        raise SourceError(
-            f"{config.name} has several SAEs a layer: name one with `saes.id`, "
-            f"for instance {', '.join(kinds[:6])}"
-        )
-    named = {layer: kinds[0].replace("{layer}", str(layer)) for layer in range(n_layers)}
-    if not any(sae_id in ids for sae_id in named.values()):
-        raise SourceError(f"{config.name} has no SAE {kinds[0]!r}; its first are {', '.join(list(ids)[:4])}")
-    return {layer: sae_id for layer, sae_id in named.items() if sae_id in ids}
-
-
-def neuronpedia_id(config: SaeConfig, feature: Feature) -> str | None:
-    """What Neuronpedia calls the SAE of a feature of a release, as far as sae_lens knows it."""
-    sae_id = release_ids(config, feature.layer + 1).get(feature.layer)
-    return _release(config.name).neuronpedia_id.get(sae_id)
-
-
-def repository(release: str) -> str:
-    """The repository of the hub that holds a release's SAEs."""
-    return _release(release).repo_id
-
-
-def _release(name: str):
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    directory = get_pretrained_saes_directory()
-    if name not in directory:
-        raise SourceError(f"sae_lens knows no release {name!r}")
-    return directory[name]
 
 
 def load_folder(folder: Path, device: torch.device | str = "cpu"):
@@ -154,7 +115,7 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     """Read one SAE of a sae_lens release, in fp32, from the hub or its cache."""
     from sae_lens import SAE
 
-    place, name = repository(release), f"{sae_id} of {release}"
+    place, name = sae_release(release).repo_id, f"{sae_id} of {release}"
     try:
         # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
         options = {"device": "cpu", "converter": _converter(release)}
@@ -179,7 +140,7 @@ def _converter(release: str):
     from huggingface_hub import hf_hub_download
     from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
 
-    kind = _release(release).conversion_func
+    kind = sae_release(release).conversion_func
     if kind not in OPENMOSS:
         return None
 
@@ -194,47 +155,6 @@ def _converter(release: str):
         return cfg, weights, sparsity
 
     return read
-
-
-def _fields(sae) -> dict[str, Any]:
-    fields = sae.cfg.to_dict()
-    return {**fields, **fields["metadata"]}
-
-
-def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width: int | None = None) -> None:
-    """Raise `SourceError` unless an SAE reads the raw residual stream after a block, every token by itself.
-
-    fields: of its configuration in any version of sae_lens (`features.described`). layer, width: the block after which
-    it is to be read, and the model's width; not checked where they are not given.
-    """
-    architecture, normalized = fields.get("architecture", "standard"), fields.get("normalize_activations")
-    hook = fields.get("hook_name") or fields.get("hook_point") or ""
-    place = AFTER_BLOCK.fullmatch(hook)
-    if (hook and not place) or fields.get("reshape_activations", "none") != "none":
-        hook = hook or "attention heads"
-        reason = f"reads {hook}: only SAEs of the residual stream after a block are supported"
-    elif place and layer not in (None, int(place[1] or place[2])):
-        reason = f"reads {hook}: after layer {layer} its features would be numbers without meaning"
-    elif width is not None and fields.get("d_in") != width:
-        reason = (
-            f"reads vectors of width {fields.get('d_in')}, the model's are {width} wide: give this model's own SAEs in "
-            "`saes`"
-        )
-    elif architecture not in ARCHITECTURES:
-        reason = (
-            f"has the architecture {architecture}: {', '.join(sorted(ARCHITECTURES))} are read; sae_lens saves the "
-            "inference form of a BatchTopK or Matryoshka training, a jumprelu, with save_inference_model"
-        )
-    elif normalized not in (None, False, "none"):
-        reason = (
-            f"expects normalized activations ({normalized}): only SAEs of the raw residual are supported; sae_lens "
-            "folds a constant scale (fold_activation_norm_scaling_factor)"
-        )
-    elif fields.get("finetuning_scaling_factor"):
-        reason = "has a finetuning scale: multiply the rows of W_dec by it, and leave it out of weights and cfg.json"
-    else:
-        return
-    raise SourceError(f"the SAE {name} {reason}")
 
 
 def _still(sae):

@@ -3,22 +3,35 @@
 All of it is measured on the inference form that is shipped and read, never on the training form.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from igds_utils.engine.batching import pad
+from igds_utils.engine.batching import even_chunks, pad
 from igds_utils.engine.lm import LM, edited
 from igds_utils.engine.sae import load_folder, unexplained
-from igds_utils.saes.sae_corpus import Captured, Document
+from igds_utils.saes.sae_training import Captured, Document
 
 AIMS = {"fvu": 0.18, "dead": 0.05, "l0": 40.0, "ce_recovered": 0.9}
 AT_LEAST = {"ce_recovered"}  # the other aims are upper bounds
 TITLES = {"fvu": "FVU", "dead": "dead features", "l0": "L0", "ce_recovered": "CE recovered"}
+# of the table: column -> its title and how its numbers are written
+COLUMNS = {
+    "layer": ("layer", "d"),
+    "fvu": ("FVU", ".3f"),
+    "fvu_critical": ("FVU at p", ".3f"),
+    "l0": ("L0", ".1f"),
+    "dead": ("dead", ".2%"),
+    "ce": ("CE", ".3f"),
+    "ce_sae": ("CE with SAE", ".3f"),
+    "ce_zero": ("CE zeroed", ".3f"),
+    "ce_recovered": ("CE recovered", ".3f"),
+    "fvu_fp32": ("FVU in fp32", ".4f"),
+}
 
 
 @torch.inference_mode()
@@ -49,18 +62,14 @@ def cross_entropy(
     def replace(h: Tensor) -> Tensor:
         return torch.cat([h[:, :1], edit(h[:, 1:].to(lm.device)).to(h)], dim=1)
 
-    texts = sorted(texts, key=lambda document: len(document.ids))
     total = count = 0
     with edited(lm, {layer: replace} if edit is not None else {}):
-        for start in range(0, len(texts), batch):
-            ids = [document.ids for document in texts[start : start + batch]]
-            inputs = pad(ids, lm.tokenizer.pad_token_id, "right", lm.device)
+        for some in even_chunks(sorted((text.ids for text in texts), key=len), batch):
+            inputs = pad(some, lm.tokenizer.pad_token_id, "right", lm.device)
             logits = lm.model(**inputs).logits[:, 1:-1].float()  # (batch, positions - 2, vocabulary)
             targets = inputs["input_ids"][:, 2:].masked_fill(inputs["attention_mask"][:, 2:] == 0, -100)
-            total += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), targets.flatten(), reduction="sum"
-            ).item()
-            count += (targets != -100).sum().item()
+            losses = torch.nn.functional.cross_entropy(logits.mT, targets, reduction="sum")
+            total, count = total + losses.item(), count + (targets != -100).sum().item()
     return total / count
 
 
@@ -72,7 +81,7 @@ def quality(
     seen: Captured,
     held_out: Captured,
     ce_texts: int = 64,
-) -> dict[str, float | int | bool]:
+) -> dict[str, Any]:
     """One row of the quality table, for the SAE stored in `folder`; `trained` holds the same in fp32.
 
     FVU and L0 are over held-out text; `fvu_critical` over the critical positions there; `dead` is the share of
@@ -83,14 +92,11 @@ def quality(
     """
     sae, exact = load_folder(folder, lm.device), load_folder(trained, lm.device)
     acts, _, critical = held_out.load(layer)
-    rates = firing_rates(sae, acts)
     seen_acts, document, seen_critical = seen.load(layer)
-    sources = [text.source for text in seen.texts]
-    at_p = {source: [] for source in sources if source.endswith("/chat")}
-    for row in torch.nonzero(seen_critical).flatten().tolist():
-        if (source := sources[document[row]]) in at_p:
-            at_p[source].append(row)
-    same = all(recalled(sae, seen_acts[rows]) == recalled(exact, seen_acts[rows]) for rows in at_p.values())
+    chats = sorted({text.source for text in seen.texts if text.source.endswith("/chat")})
+    of_source = torch.tensor([chats.index(t.source) if t.source in chats else -1 for t in seen.texts])
+    at_p = [seen_acts[seen_critical & (of_source[document] == number)] for number in range(len(chats))]
+    rates = firing_rates(sae, acts)
     original, with_sae, zeroed = (
         cross_entropy(lm, held_out.texts[:ce_texts], layer, edit) for edit in (None, sae, torch.zeros_like)
     )
@@ -107,30 +113,19 @@ def quality(
         "ce_sae": with_sae,
         "ce_zero": zeroed,
         "ce_recovered": (zeroed - with_sae) / (zeroed - original),
-        "same_candidates": same,
+        "same_candidates": all(recalled(sae, h) == recalled(exact, h) for h in at_p),
         "tokens": len(seen_acts),
         "held_out_tokens": len(acts),
     }
 
 
-def missed(row: dict[str, float | int | bool]) -> list[str]:
+def missed(row: dict[str, Any]) -> list[str]:
     """Names of the aims that an SAE does not reach."""
     return [TITLES[n] for n, aim in AIMS.items() if (row[n] < aim if n in AT_LEAST else row[n] > aim)]
 
 
-def markdown(rows: Sequence[dict[str, float | int | bool]]) -> str:
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The quality table as Markdown, one line a layer."""
-    head = (
-        "| layer | FVU | FVU at p | L0 | dead | CE | CE with SAE | CE zeroed | CE recovered | FVU in fp32 |"
-    )
-    lines = [head, "|" + "---|" * head.count(" |")]
-    for row in sorted(rows, key=lambda row: row["layer"]):
-        cells = [f"{row[name]:.3f}" for name in ("fvu", "fvu_critical")] + [
-            f"{row['l0']:.1f}",
-            f"{row['dead']:.2%}",
-        ]
-        cells += [f"{row[name]:.3f}" for name in ("ce", "ce_sae", "ce_zero", "ce_recovered")] + [
-            f"{row['fvu_fp32']:.4f}"
-        ]
-        lines.append(f"| {row['layer']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    table = pd.DataFrame(rows).sort_values("layer")
+    cells = {title: table[name].map(f"{{:{form}}}".format) for name, (title, form) in COLUMNS.items()}
+    return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)

@@ -1,29 +1,49 @@
-"""Training sparse autoencoders (SAEs) on captured residuals with sae_lens, and writing them in 16 bit.
+"""Training sparse autoencoders (SAEs) with sae_lens: their texts, the model's residuals on them, training, export.
 
-`notebooks/00_sae_training.ipynb` runs it (`make saes`): corpus and capture (sae_corpus), training and export (here),
-and what came out of it (sae_quality).
+`notebooks/00_sae_training.ipynb` runs it (`make saes`); `sae_quality` measures what comes out. A killed run goes on
+where it was: shards of residuals and trained SAEs are stored whole under a hash of everything they depend on.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from random import Random
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from igds_utils import tasks
 from igds_utils.config.refs import Strict
+from igds_utils.config.settings import TaskConfig
 from igds_utils.data import hub
-from igds_utils.saes.sae_corpus import Captured
+from igds_utils.engine.batching import even_chunks, pad, token_batches
+from igds_utils.engine.features import LAYER_FOLDER
+from igds_utils.engine.lm import LM, residuals
+from igds_utils.engine.prompts import encode, encode_pair, identification_prompt
+from igds_utils.tasks.examples import normalize
 
+ENGLISH = "english"  # the source of a corpus that is no task: general English text
 L0_LOSS = "quadratic"  # of jumprelu, as Gemma Scope 2: the weight of L0 itself ("step") does nothing above about 0.1
+
+
+class Corpus(Strict):
+    """What text the SAEs see. Sources are task names and `english`, renderings `chat` and `bare`."""
+
+    mix: dict[str, dict[Literal["chat", "bare"], int]] = Field(
+        description="source -> rendering -> documents, at most"
+    )
+    reserved: dict[str, int] = Field(description="task -> how many examples are kept for evaluation sets")
+    context: int = Field(512, description="longer documents are cut to so many tokens")
+    held_out: float = Field(0.02, gt=0, lt=1, description="share of the texts that no SAE is trained on")
 
 
 class Recipe(Strict):
@@ -35,17 +55,161 @@ class Recipe(Strict):
     batch: int = Field(1024, description="tokens of one training step")
     lr: float = 8e-4
     warmup_steps: int = 20
-    dead_after: int = Field(
-        200, description="steps without firing after which a feature counts as dead in training"
-    )
-    k: float = Field(
-        32, gt=0, description="active features a token, on average (jumprelu: the aim of the loss)"
-    )
-    l0_coefficient: float = Field(
-        1.0, gt=0, description="jumprelu: weight of 2 (L0 - k)^2 / k; a larger one holds L0 nearer to k"
-    )
+    dead_after: int = Field(200, description="steps without firing after which a feature counts as dead")
+    k: float = Field(32, gt=0, description="active features a token, on average (jumprelu: aim of the loss)")
+    l0_coefficient: float = Field(1.0, gt=0, description="jumprelu: weight of 2 (L0 - k)^2 / k")
     l0_warmup_steps: int = Field(0, description="jumprelu: steps over which that weight grows from zero")
     seed: int = 0
+
+
+# ---- texts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of the corpus. `critical` is the position p of its prompt, None for text without a prompt."""
+
+    source: str  # "math/chat", "english/bare", ...
+    ids: list[int]
+    critical: int | None
+    held_out: bool
+
+
+def documents(corpus: Corpus, configs: dict[str, TaskConfig], tokenizer, seed: int) -> list[Document]:
+    """The texts of a corpus, shuffled: prompts with their targets, and general English.
+
+    The first `reserved` examples of each task, from which every preset draws its test, validation and confirmation
+    set, are left out. Whether a text is held out depends on its own first words alone, so that the same lead or
+    question in another rendering falls on the same side.
+    """
+    found = []
+    for source, renderings in corpus.mix.items():
+        task = tasks.get("summarization" if source == ENGLISH else source)
+        config = configs[task.name]
+        none = dict.fromkeys(config.sizes.model_dump(), 0)
+        sizes = config.sizes.model_copy(update=none | {"test": corpus.reserved[task.name]})
+        config = config.model_copy(update={"sizes": sizes})
+        if source == ENGLISH:
+            texts = task.english(config, seed)[: renderings["bare"]]
+            found += [_document(corpus, f"{source}/bare", text, encode(tokenizer, text)) for text in texts]
+            continue
+        examples = task.extra(config, seed, max(renderings.values()))
+        for rendering, n in renderings.items():
+            for example in examples[:n]:
+                prompt = identification_prompt(task, example, tokenizer, rendering)
+                ids, n_prompt = encode_pair(tokenizer, prompt, f" {example.target}")
+                found.append(_document(corpus, f"{source}/{rendering}", example.text, ids, n_prompt - 1))
+    Random(f"sae corpus/{seed}").shuffle(found)
+    return found
+
+
+def _document(
+    corpus: Corpus, source: str, text: str, ids: list[int], critical: int | None = None
+) -> Document:
+    start = " ".join(normalize(text).split()[:8])
+    draw = int.from_bytes(hashlib.sha256(start.encode()).digest()[:4]) / 2**32
+    inside = critical if critical is not None and critical < corpus.context else None
+    return Document(source, ids[: corpus.context], inside, held_out=draw < corpus.held_out)
+
+
+def used_positions(texts: Sequence[Document], repeats: int) -> tuple[list[list[int]], int]:
+    """Positions of each document that an SAE is trained on, and the number of distinct ones among them.
+
+    Under causal attention a residual depends on the tokens up to it alone, so documents that begin alike (a chat
+    template's system turn) repeat the same residuals: each is used `repeats` times at most. The first position,
+    an attention sink, is never used.
+    """
+    seen: Counter[int] = Counter()
+    used: list[list[int]] = []
+    for document in texts:
+        prefix, positions = hash(document.ids[0]), []
+        for position, token in enumerate(document.ids[1:], start=1):
+            prefix = hash((prefix, token))
+            seen[prefix] += 1
+            if seen[prefix] <= repeats:
+                positions.append(position)
+        used.append(positions)
+    return used, len(seen)
+
+
+# ---- residuals -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Residuals of texts on disk."""
+
+    texts: Sequence[Document]
+    shards: Sequence[Path]
+    distinct: int  # captured positions of which no two have the same tokens up to them
+    sink_factor: float = 5.0  # tokens whose norm exceeds this multiple of the median are attention sinks
+
+    def load(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Residuals of one layer (tokens, width) in fp16, the index of each one's text, and whether it is critical.
+
+        Attention sinks are left out.
+        """
+        parts: dict[str, list[Tensor]] = {LAYER_FOLDER.format(layer): [], "document": [], "critical": []}
+        for shard in self.shards:
+            with safe_open(shard / "acts.safetensors", framework="pt") as file:
+                for key, tensors in parts.items():
+                    tensors.append(file.get_tensor(key))
+        acts, document, critical = map(torch.cat, parts.values())
+        norms = torch.cat([torch.linalg.vector_norm(part.float(), dim=1) for part in acts.split(65536)])
+        keep = norms <= self.sink_factor * norms.median()
+        return acts[keep], document[keep], critical[keep]
+
+
+def capture(
+    lm: LM,
+    texts: Sequence[Document],
+    layers: Sequence[int],
+    root: Path,
+    repeats: int = 100,
+    batch_tokens: int = 2048,
+    shard_tokens: int = 65536,
+    seed: int = 0,
+    sink_factor: float = Captured.sink_factor,
+) -> Captured:
+    """Write the residuals of all layers at the used positions of the texts as shards under `root`, in fp16.
+
+    A shard holds `layer_NN` (tokens, width), `document` (tokens,), the index into `texts`, and `critical` (tokens,),
+    whether it is that document's critical position. A shard that is there complete is not made again.
+    """
+    positions, distinct = used_positions(texts, repeats)
+    model = [lm.model.config.name_or_path, str(lm.model.dtype), sorted(layers)]
+    key = _hash([[text.ids for text in texts], positions, *model, batch_tokens, shard_tokens, seed])
+    batches = token_batches([len(text.ids) for text in texts], batch_tokens)
+    Random(f"sae batches/{seed}").shuffle(batches)  # a shard holds texts of every length
+    groups = list(even_chunks(batches, max(1, shard_tokens // batch_tokens)))
+    folders = [root / key / f"shard_{i:04d}" for i in range(len(groups))]
+
+    def read(batch: list[int]) -> dict[str, Tensor]:
+        inputs = pad([texts[i].ids for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
+        rows = torch.tensor([row for row, i in enumerate(batch) for _ in positions[i]])
+        columns = torch.tensor([position for i in batch for position in positions[i]])
+        found = residuals(lm, layers, **inputs)
+        part = {LAYER_FOLDER.format(layer): h[rows, columns].half().cpu() for layer, h in found.items()}
+        part["document"] = torch.tensor(batch, dtype=torch.int32)[rows]
+        part["critical"] = torch.tensor([p == texts[i].critical for i in batch for p in positions[i]])
+        return part
+
+    def fill(new: Path, group: list[list[int]]) -> None:
+        parts = [read(batch) for batch in group]
+        save_file(
+            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, new / "acts.safetensors"
+        )
+
+    for folder, group in tqdm(list(zip(folders, groups, strict=True)), desc="capture", unit="shard"):
+        hub.whole(folder, lambda new, group=group: fill(new, group))
+    return Captured(texts, folders, distinct, sink_factor)
+
+
+def _hash(inputs: Any) -> str:
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+
+
+# ---- training --------------------------------------------------------------------------------------------
 
 
 def train(captured: Captured, layer: int, recipe: Recipe, model_name: str, root: Path) -> Path:
@@ -56,10 +220,7 @@ def train(captured: Captured, layer: int, recipe: Recipe, model_name: str, root:
     finished before is not trained again.
     """
     source = captured.shards[0].parent.name  # a hash of the texts, the model and the layers
-    made_from = [source, captured.sink_factor, layer, recipe.model_dump_json()]
-    if recipe.architecture == "jumprelu":  # one of the same recipe under another loss is another SAE
-        made_from.append(L0_LOSS)
-    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    key = _hash([source, captured.sink_factor, layer, recipe.model_dump(), L0_LOSS])
     return hub.whole(root / key, lambda new: _train(captured.load(layer)[0], layer, recipe, model_name, new))
 
 
@@ -68,9 +229,8 @@ def _train(acts: Tensor, layer: int, recipe: Recipe, model_name: str, folder: Pa
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(recipe.seed + layer)
-    width, steps = acts.shape[1], int(recipe.passes * len(acts)) // recipe.batch
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sae = _new_sae(recipe, width, device)
+    width, steps = acts.shape[1], int(recipe.passes * len(acts)) // recipe.batch
     settings = SAETrainerConfig(
         total_training_samples=steps * recipe.batch,
         train_batch_size_samples=recipe.batch,
@@ -81,25 +241,22 @@ def _train(acts: Tensor, layer: int, recipe: Recipe, model_name: str, folder: Pa
         dead_feature_window=recipe.dead_after,
         device=device,
     )
+    sae = _new_sae(recipe, width, device)
     trainer = SAETrainer(settings, sae, _minibatches(acts, recipe.batch, recipe.seed))
-    mean, mean_norm, variance = _statistics(acts)
-    trainer.activation_scaler.scaling_factor = scale = width**0.5 / mean_norm
-    sae.b_dec.data = (mean * scale).to(device)
+    parts = acts.split(16384)
+    mean = sum(part.double().sum(0) for part in parts) / len(acts)  # (width,)
+    norms = torch.cat([torch.linalg.vector_norm(part.float(), dim=1).double() for part in parts])
+    trainer.activation_scaler.scaling_factor = scale = width**0.5 / norms.mean().item()
+    variance = (norms.square().mean() - mean.square().sum()).item() * scale**2  # of the scaled inputs
+    sae.b_dec.data = (mean.float() * scale).to(device)
     curve = []
     for step in (bar := tqdm(range(steps), desc=f"train layer {layer}", unit="step", mininterval=5)):
-        output = trainer.step(next(trainer.data_provider))
+        output = trainer.step(next(trainer.data_provider))  # as in `SAETrainer.fit`, which keeps no curve
         trainer.n_training_steps += 1
         if step % 10 == 0:
-            fvu = output.losses["mse_loss"].item() / (variance * scale**2)
-            curve.append(
-                {
-                    "step": step,
-                    "loss": output.loss.item(),
-                    "fvu": fvu,
-                    "dead": int(trainer.dead_neurons.sum()),
-                }
-            )
-            bar.set_postfix(fvu=f"{fvu:.3f}", dead=curve[-1]["dead"])
+            fvu, dead = output.losses["mse_loss"].item() / variance, int(trainer.dead_neurons.sum())
+            curve.append({"step": step, "loss": output.loss.item(), "fvu": fvu, "dead": dead})
+            bar.set_postfix(fvu=f"{fvu:.3f}", dead=dead)
     sae.fold_activation_norm_scaling_factor(scale)
     sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name = model_name, f"blocks.{layer}.hook_resid_post"
     sae.cfg.device = "cpu"
@@ -108,30 +265,20 @@ def _train(acts: Tensor, layer: int, recipe: Recipe, model_name: str, folder: Pa
 
 
 def _new_sae(recipe: Recipe, width: int, device: str):
-    from sae_lens import (
-        BatchTopKTrainingSAE,
-        BatchTopKTrainingSAEConfig,
-        JumpReLUTrainingSAE,
-        JumpReLUTrainingSAEConfig,
-    )
+    import sae_lens
 
-    shared = {
-        "d_in": width,
-        "d_sae": recipe.features,
-        "device": device,
-        "normalize_activations": "expected_average_only_in",
-    }
+    shared = {"d_in": width, "d_sae": recipe.features, "device": device}
+    shared |= {"normalize_activations": "expected_average_only_in"}
     if recipe.architecture == "batchtopk":
-        return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**shared, k=recipe.k))
-    return JumpReLUTrainingSAE(
-        JumpReLUTrainingSAEConfig(
-            **shared,
-            jumprelu_sparsity_loss_mode=L0_LOSS,
-            target_l0=recipe.k,
-            l0_coefficient=recipe.l0_coefficient,
-            l0_warm_up_steps=recipe.l0_warmup_steps,
-        )
+        return sae_lens.BatchTopKTrainingSAE(sae_lens.BatchTopKTrainingSAEConfig(**shared, k=recipe.k))
+    config = sae_lens.JumpReLUTrainingSAEConfig(
+        **shared,
+        jumprelu_sparsity_loss_mode=L0_LOSS,
+        target_l0=recipe.k,
+        l0_coefficient=recipe.l0_coefficient,
+        l0_warm_up_steps=recipe.l0_warmup_steps,
     )
+    return sae_lens.JumpReLUTrainingSAE(config)
 
 
 def _minibatches(acts: Tensor, size: int, seed: int) -> Iterator[Tensor]:
@@ -143,32 +290,17 @@ def _minibatches(acts: Tensor, size: int, seed: int) -> Iterator[Tensor]:
             yield acts[order[start : start + size]].float()
 
 
-def _statistics(acts: Tensor) -> tuple[Tensor, float, float]:
-    """Mean (width,), mean norm, and mean squared distance from the mean of residuals (tokens, width)."""
-    total, norm, square = torch.zeros(acts.shape[1], dtype=torch.float64), 0.0, 0.0
-    for chunk in acts.split(16384):
-        norms = torch.linalg.vector_norm(chunk.float(), dim=1).double()
-        total += chunk.double().sum(0)
-        norm += norms.sum().item()
-        square += norms.square().sum().item()
-    mean = total / len(acts)
-    return mean.float(), norm / len(acts), square / len(acts) - mean.square().sum().item()
-
-
 def export(trained: Path, folder: Path, dtype: Literal["float16", "bfloat16", "float32"]) -> Path:
     """Write a trained SAE to `folder` with its matrices in `dtype`; `SAE.load_from_disk(folder)` reads it in fp32.
 
     Biases and thresholds stay in fp32: they are small, and a threshold rounded up silences its feature.
     """
-    weights = load_file(trained / "sae_weights.safetensors")
-    weights = {
-        name: (w.to(getattr(torch, dtype)) if w.dim() > 1 else w.float()) for name, w in weights.items()
-    }
+    exact = load_file(trained / "sae_weights.safetensors")
+    weights = {name: w.to(getattr(torch, dtype)) if w.dim() > 1 else w.float() for name, w in exact.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with hub.temporary_folder(folder) as new:
         save_file(weights, new / "sae_weights.safetensors")
-        (new / "cfg.json").write_text((trained / "cfg.json").read_text(encoding="utf8"), encoding="utf8")
-        if folder.exists():
-            shutil.rmtree(folder)
+        shutil.copy(trained / "cfg.json", new)
+        shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
     return folder

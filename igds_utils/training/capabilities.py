@@ -25,6 +25,8 @@ from igds_utils.data.huggingface import fetched
 from igds_utils.data.rows import MIRROR, Rows, mirror_folder
 
 if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
     from igds_utils.engine.lm import LM
 
 TITLES = {
@@ -33,6 +35,12 @@ TITLES = {
     "mmlu_dev": "MMLU development questions, 0 shots (%)",
 }
 LETTERS = "ABCD"
+SHIPPED = re.compile(  # a worked example of lm-eval: question, four choices, letter of the answer
+    r"(.*?)\s*\(A\)\s*(.*?)\s*\(B\)\s*(.*?)\s*\(C\)\s*(.*?)\s*\(D\)\s*(.*?)\nA: .*\(([ABCD])\)", re.DOTALL
+)
+Request = tuple[tuple[str, str], list[int], list[int]]  # texts, and tokens of context and continuation
+# log-likelihood of the continuation, and whether it is what greedy decoding gives
+Answer = tuple[float, bool]
 
 
 def score(
@@ -47,10 +55,8 @@ def score(
     """
     from lm_eval.evaluator import evaluate
 
-    from igds_utils.training.choices import Reader
-
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    model, rows = Reader(lm, batch_tokens), []
+    model, rows = reader(lm, batch_tokens), []
     for benchmark in benchmarks:
         own = limit.get(benchmark) if isinstance(limit, Mapping) else limit
         tasks = _loaded(benchmark, own, mirror_folder())
@@ -65,6 +71,68 @@ def score(
                 rows.append((benchmark, subject, sample["doc_id"], float(sample["acc"])))
     table = pd.DataFrame(rows, columns=["benchmark", "subject", "item", "score"])
     return table.sort_values(["benchmark", "subject", "item"], ignore_index=True)
+
+
+def reader(lm: LM, batch_tokens: int = 2048) -> HFLM:
+    """lm-eval's model, which tokenizes as lm-eval does; the processes of a launch share its batches.
+
+    lm-eval's own computes logits at every token of a question: the head is the dearest layer of a small model with a
+    large vocabulary, and of a large one those logits fill the memory. Here they are made only where an answer is
+    predicted.
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    from igds_utils.engine import distributed
+    from igds_utils.engine.batching import pad, token_batches
+    from igds_utils.engine.losses import logits_at
+
+    class Reader(HFLM):
+        def _loglikelihood_tokens(
+            self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
+        ) -> list[Answer]:
+            # as in lm-eval, what is longer than the model reads loses its first tokens
+            asked: dict[
+                tuple[int, ...], list[int]
+            ] = {}  # continuations that differ in their last token share a pass
+            for number, (_, context, continuation) in enumerate(requests):
+                asked.setdefault(tuple((context + continuation)[-self.max_length - 1 : -1]), []).append(
+                    number
+                )
+            sequences = list(asked)
+
+            def answer(batch: list[int]) -> list[tuple[int, Answer]]:
+                return answers(requests, {sequences[i]: asked[sequences[i]] for i in batch})
+
+            batches = token_batches([len(ids) for ids in sequences], batch_tokens)
+            found = dict(one for part in distributed.map_in_order(answer, batches) for one in part)
+            return [found[number] for number in range(len(requests))]
+
+    @torch.inference_mode()
+    def answers(
+        requests: Sequence[Request], asked: dict[tuple[int, ...], list[int]]
+    ) -> list[tuple[int, Answer]]:
+        """By number of the request. asked: which requests read each token sequence of one batch."""
+        inputs = pad(list(asked), lm.tokenizer.pad_token_id, "right", lm.device)
+        predicting = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        spans = [max(len(requests[number][2]) for number in numbers) for numbers in asked.values()]
+        for row, (ids, span) in enumerate(zip(asked, spans, strict=True)):
+            predicting[row, len(ids) - span : len(ids)] = True
+        logits = logits_at(lm.model, predicting, **inputs)  # (predicting positions, vocabulary)
+        made = []
+        for numbers, of_row in zip(asked.values(), logits.split(spans), strict=True):
+            own = of_row.float().log_softmax(-1)  # of one row: all in fp32 would be a second large matrix
+            for number in numbers:
+                tokens = torch.tensor(requests[number][2], device=own.device)
+                here = own[-len(tokens) :]
+                likelihood = float(here.gather(1, tokens[:, None]).sum())
+                made.append((number, (likelihood, bool((here.argmax(-1) == tokens).all()))))
+        return made
+
+    return Reader(pretrained=lm.model, tokenizer=lm.tokenizer)
+
+
+# ---- where questions come from ---------------------------------------------------------------------------
 
 
 @cache
@@ -94,16 +162,11 @@ def _tasks(benchmark: Benchmark, limit: int | None) -> tuple[list[dict[str, Any]
     known = _shipped_tasks()
     if benchmark == "mmlu_dev":
         # one task over all subjects, in the words of lm-eval's own
-        own = known["mmlu_anatomy"] | {
-            "task": "mmlu_dev",
-            "task_alias": "mmlu_dev",
-            "description": "",
-            "doc_to_text": "The following are multiple choice questions (with answers) about {{subject}}.\n\n"
-            + known["mmlu_anatomy"]["doc_to_text"],
-            "fewshot_split": None,
-            "fewshot_config": None,
-        }
-        return [_reading(own, partial(_development_questions, limit))], 0
+        anatomy = known["mmlu_anatomy"]
+        header = "The following are multiple choice questions (with answers) about {{subject}}.\n\n"
+        own = {"task": "mmlu_dev", "task_alias": "mmlu_dev", "description": "", "fewshot_split": None}
+        own |= {"doc_to_text": header + anatomy["doc_to_text"], "fewshot_config": None}
+        return [_reading(anatomy | own, partial(_development_questions, limit))], 0
     if benchmark == "truthfulqa":
         from lm_eval.tasks.truthfulqa.utils import process_results_mc2
 
@@ -119,19 +182,18 @@ def _tasks(benchmark: Benchmark, limit: int | None) -> tuple[list[dict[str, Any]
 @cache
 def _shipped_tasks() -> dict[str, dict[str, Any]]:
     """lm-eval's configurations by task name: the 57 subjects of MMLU, and TruthfulQA."""
-    import lm_eval
     from lm_eval.tasks import TaskManager
 
-    folder = Path(lm_eval.__file__).parent / "tasks"
-    manager = TaskManager(
-        include_path=[str(folder / "mmlu" / "default"), str(folder / "truthfulqa")], include_defaults=False
-    )
-    entries = {name: manager.task_index[name] for name in manager.all_tasks}
-    return {
-        name: dict(entry.cfg)
-        for name, entry in entries.items()
-        if entry.cfg and "dataset_name" in entry.cfg or name == "truthfulqa_mc2"
-    }
+    folders = [str(_lm_eval_tasks() / name) for name in ("mmlu/default", "truthfulqa")]
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    configs = {name: manager.task_index[name].cfg for name in manager.all_tasks}
+    return {n: dict(c) for n, c in configs.items() if c and "dataset_name" in c or n == "truthfulqa_mc2"}
+
+
+def _lm_eval_tasks() -> Path:
+    import lm_eval
+
+    return Path(lm_eval.__file__).parent / "tasks"
 
 
 def _reading(task: dict[str, Any], read: Callable[[], dict[str, list[dict]]]) -> dict[str, Any]:
@@ -146,29 +208,15 @@ def _reading(task: dict[str, Any], read: Callable[[], dict[str, list[dict]]]) ->
     return plain | {"custom_dataset": load}
 
 
-# ---- where questions come from ---------------------------------------------------------------------------
-
-
 def development_questions() -> list[dict[str, Any]]:
     """MMLU's development questions as lm-eval ships them: subject, question, choices, answer (0..3)."""
-    import lm_eval
-
-    file = Path(lm_eval.__file__).parent / "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
+    file = _lm_eval_tasks() / "mmlu/flan_cot_fewshot/_cot_prompts.json"
     questions = []
     for subject, text in json.loads(file.read_text(encoding="utf8")).items():
-        for block in re.split(r"\n\nQ: ", text)[1:]:
-            found = re.match(
-                r"(.*?)\s*\(A\)\s*(.*?)\s*\(B\)\s*(.*?)\s*\(C\)\s*(.*?)\s*\(D\)\s*(.*?)\nA: .*\(([ABCD])\)",
-                block,
-                re.DOTALL,
-            )
-            if found:
-                *choices, letter = (part.strip() for part in found.groups()[1:])
-                record = {
-                    "subject": subject.replace("_", " "),
-                    "question": found[1].strip(),
-                    "choices": choices,
-                }
+        for block in text.split("\n\nQ: ")[1:]:
+            if found := SHIPPED.match(block):
+                question, *choices, letter = (part.strip() for part in found.groups())
+                record = {"subject": subject.replace("_", " "), "question": question, "choices": choices}
                 questions.append(record | {"answer": LETTERS.index(letter)})
     return questions
 
@@ -178,7 +226,9 @@ def _development_questions(limit: int | None) -> dict[str, list[dict]]:
     return {"test": table.groupby("subject").head(limit or len(table)).to_dict("records")}
 
 
-def _rows(file: Path) -> list[dict]:
+def _rows(name: str) -> list[dict]:
+    """The records of a file of the data mirror."""
+    file = mirror_folder() / name
     if not file.is_file():
         raise SourceError(
             f"{file} is not there: put it into the data mirror, or unset {MIRROR} to use the hub"
@@ -187,12 +237,8 @@ def _rows(file: Path) -> list[dict]:
 
 
 def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
-    return {
-        split: [
-            row for row in _rows(mirror_folder() / f"cais/mmlu/{split}.jsonl") if row["subject"] == subject
-        ]
-        for split in ("dev", "test")
-    }
+    splits = {split: _rows(f"cais/mmlu/{split}.jsonl") for split in ("dev", "test")}
+    return {split: [row for row in rows if row["subject"] == subject] for split, rows in splits.items()}
 
 
 def _truthfulqa_mirror() -> dict[str, list[dict]]:
@@ -201,7 +247,7 @@ def _truthfulqa_mirror() -> dict[str, list[dict]]:
     The official multiple-choice items end in one, the `generation` rows do not.
     """
     rows = []
-    for row in _rows(mirror_folder() / "truthfulqa/truthful_qa/generation/validation.jsonl"):
+    for row in _rows("truthfulqa/truthful_qa/generation/validation.jsonl"):
         true, false = (
             [answer.removesuffix(".") + "." for answer in row[name]]
             for name in ("correct_answers", "incorrect_answers")

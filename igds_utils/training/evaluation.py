@@ -93,26 +93,27 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
     example it is pass@n (unbiased estimator). Raises `ValueError` if an example has no output, another number of
     outputs than the first, or if an output belongs to no example.
     """
-    by_sample = dict(list(outputs.sort_values("k").groupby("sample_id", sort=False)["output"]))
-    if unknown := sorted(set(by_sample) - {example.id for example in examples}):
-        raise ValueError(
-            f"outputs of {unknown[0]!r}, which is none of the {len(examples)} examples: they are of another set"
-        )
-    drawn = {example.id: list(by_sample.get(example.id, [])) for example in examples}
-    expected = len(drawn[examples[0].id])
+    drawn: dict[str, list[str]] = {example.id: [] for example in examples}
+    for row in outputs.sort_values("k").itertuples():
+        if row.sample_id not in drawn:
+            raise ValueError(
+                f"outputs of {row.sample_id!r}, which is none of the {len(examples)} examples: they are of another set"
+            )
+        drawn[row.sample_id].append(row.output)
+    expected = max(1, len(drawn[examples[0].id]))
     for name, texts in drawn.items():
-        if not texts or len(texts) != expected:
+        if len(texts) != expected:
             raise ValueError(
                 f"{name} has {len(texts)} outputs, the first example {expected}: generate them again"
             )
     flat = [(text, example) for example in examples for text in drawn[example.id]]
-    scored = iter(task.score_all([text for text, _ in flat], [example for _, example in flat]))
-    rows = []
-    for example in examples:
-        metrics = pd.DataFrame([next(scored) for _ in drawn[example.id]])
-        row = {"sample_id": example.id, "output": drawn[example.id][0], **metrics.mean()}
-        rows.append(row | {"score": _main_score(task, metrics[task.metric])})
-    return pd.DataFrame(rows)
+    scored = pd.DataFrame(task.score_all([text for text, _ in flat], [example for _, example in flat]))
+    metrics = scored.groupby([example.id for _, example in flat], sort=False)
+    n, main = expected, metrics[task.metric]
+    score = main.sum().map(lambda c: pass_at_k(n, int(c), n)) if task.metric == "accuracy" else main.mean()
+    table = metrics.mean().assign(score=score).rename_axis("sample_id").reset_index()
+    table.insert(1, "output", [drawn[name][0] for name in table["sample_id"]])
+    return table
 
 
 def corpus_scores(
@@ -128,9 +129,3 @@ def corpus_scores(
         if made := task.score_corpus(outputs.tolist(), examples):
             found[arm] = made
     return found
-
-
-def _main_score(task: Task, values: pd.Series) -> float:
-    if task.metric == "accuracy":
-        return pass_at_k(n=len(values), c=int(values.sum()), k=len(values))
-    return float(values.mean())

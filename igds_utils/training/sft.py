@@ -3,12 +3,11 @@
     log = train(lm, pairs, config, seed=0, workdir=folder)      # lm.model is trained in place
 
 Under `accelerate launch` (`igds_utils.core.launch`) several processes call it with the same arguments and train
-together: the global batches, and so the loss curve, are those of one process.
+together. The loss of a step is the mean over all target tokens of its global batch, however many processes and
+micro-batches share it, so the loss curve is that of one process.
 What the paper leaves open is fixed here: AdamW (betas 0.9 and 0.999), gradients clipped at norm 1, the schedule and
 warm-up of the preset, loss on the target and its EOS alone, no packing.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -16,7 +15,8 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,14 @@ from tqdm import tqdm
 from igds_utils.config.settings import SftConfig
 from igds_utils.core.store import content_hash
 from igds_utils.engine import distributed
-from igds_utils.engine.batching import even_chunks
+from igds_utils.engine.batching import even_chunks, token_batches
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
 
 LOG_COLUMNS = ["step", "loss", "lr", "grad_norm", "tokens", "target_tokens", "seconds"]
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 # What may differ between the runs of one training: how it is stored and computed, not what is learnt.
-NOT_LEARNT_FROM = {"keep_weights", "checkpoint_steps", "gradient_checkpointing"}
+NOT_LEARNT_FROM = {"keep_weights", "checkpoint_steps", "gradient_checkpointing", "device_tokens"}
 
 
 def train(
@@ -61,17 +61,18 @@ def train(
 
     Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
     tokens (prompt and target), target_tokens, seconds.
-    Raises `ValueError` for no pairs, a pair without target, or batch sizes that do not divide, and
-    `FloatingPointError` if the loss is not finite.
+    Raises `ValueError` for no pairs or a pair without target, and `FloatingPointError` if the loss is not finite.
     """
     samples = _fitting(pairs, config.max_length)
     batches = global_batches([len(ids) for ids, _ in samples], config, seed)
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
     own = workdir / content_hash(inputs)  # checkpoints of this very training
-    arguments, precision = _arguments(config, len(batches), seed, own), lm.model.dtype
+    arguments, precision = trainer_arguments(config, len(batches), seed, own), lm.model.dtype
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
-        trainer = _make_trainer(lm, [[samples[i] for i in batch] for batch in batches], arguments, bar)
+        trainer = _make_trainer(
+            lm, [[samples[i] for i in batch] for batch in batches], arguments, config.device_tokens, bar
+        )
         trainer.train(resume_from_checkpoint=distributed.on_main_process(lambda: last_checkpoint(own)))
         if weights is not None:
             _save(trainer, weights)
@@ -86,8 +87,8 @@ def train(
 def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list[list[int]]:
     """Which samples every optimizer step sees: a random order per epoch, cut into global batches.
 
-    Inside a batch the longest comes first. Its gradient is a mean over all its target tokens, so the order within it
-    changes nothing but the padding: devices hold samples of like length together.
+    Inside a batch the longest comes first. The loss is a mean over all its target tokens, so the order within it
+    changes nothing but the padding.
     """
     if not lengths:
         raise ValueError("no samples to train on: the selection is empty")
@@ -122,15 +123,20 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def accumulation_steps(config: SftConfig, processes: int) -> int:
-    """Forward passes a device makes for one optimizer step; raises `ValueError` where the sizes do not divide."""
-    at_once = config.device_batch * processes
-    if config.global_batch % at_once:
-        raise ValueError(
-            f"sft.global_batch {config.global_batch} is no multiple of sft.device_batch {config.device_batch} x "
-            f"{processes} processes = {at_once}: change one of them"
-        )
-    return config.global_batch // at_once
+def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
+    """The shares of a global batch, longest first, that processes train on: `size` samples each, of like lengths.
+
+    What fills a short share up has no target, so nothing is learnt from it; accelerate would take samples seen before.
+    One process takes the batch as it is.
+    """
+    filler = [(batch[-1][0][:1], 1)] * (size * processes - len(batch)) if processes > 1 else []
+    return [[*batch, *filler][rank::processes] for rank in range(processes)]
+
+
+def micro_batches(lengths: Sequence[int], device_tokens: int) -> list[range]:
+    """Which samples, longest first, a device holds at once: at most `device_tokens` tokens, padding among them."""
+    ends = [0, *accumulate(map(len, token_batches(lengths, device_tokens)))]
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
@@ -149,7 +155,8 @@ def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 
-def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
+def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
+    """What TRL's trainer is told (its `SFTConfig`) for a training of `steps` optimizer steps."""
     from trl import SFTConfig
 
     on_gpu = torch.cuda.is_available()  # weights that are dealt out to GPUs lie in main memory until then
@@ -158,8 +165,8 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         use_cpu=not on_gpu,
         seed=seed,
         num_train_epochs=1,  # the records already hold every epoch
-        per_device_train_batch_size=config.device_batch,
-        gradient_accumulation_steps=accumulation_steps(config, distributed.processes()),
+        # a step is one batch of the trainer, which its `training_step` cuts into micro-batches
+        per_device_train_batch_size=math.ceil(config.global_batch / distributed.processes()),
         learning_rate=config.lr,
         lr_scheduler_type=SCHEDULES[config.schedule],
         # rounded down: transformers rounds up, and the first warm-up step has lr 0, one of four steps of a small run
@@ -187,19 +194,52 @@ def _arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
     return arguments
 
 
-def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
-    """TRL's trainer, fed with `batches` in their order, reporting to `bar`."""
+def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: int, bar: tqdm):
+    """TRL's trainer, fed with `batches` in their order, reporting to `bar`; a batch is one optimizer step."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback
     from trl import SFTTrainer
 
+    size = arguments.per_device_train_batch_size
+    shares = [dealt(batch, size, distributed.processes()) for batch in batches]
+    # the first share has the longest samples: cut like it, no process holds more, and all make as many passes
+    longest = [[len(ids) for ids, _ in share[0]] for share in shares]
+    parts = [micro_batches(lengths, device_tokens) for lengths in longest]
+    counts = [
+        {"tokens": sum(len(ids) for ids, _ in batch), "target_tokens": sum(len(ids) - n for ids, n in batch)}
+        for batch in batches
+    ]
+    records = [
+        {"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]}
+        for of_step in shares
+        for share in of_step
+        for ids, n_prompt in share
+    ]
+
     class Trainer(SFTTrainer):
+        clock = None  # when the last step ended
+
         def _send_telemetry(self):
             """Nothing about a run leaves the machine."""
 
         def _get_train_sampler(self, train_dataset=None):
             return SequentialSampler(self.train_dataset)
+
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            # gradients of the micro-batches add up; processes exchange them after the last one
+            self.clock = self.clock or time.perf_counter()
+            step, loss = self.state.global_step, 0.0
+            for rows in parts[step]:
+                # what lies beyond the longest sample is padding
+                part = {
+                    name: t[rows.start : rows.stop, : longest[step][rows.start]] for name, t in inputs.items()
+                }
+                last = rows is parts[step][-1]
+                self.accelerator.gradient_state._set_sync_gradients(last)
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    loss = loss + super().training_step(model, part, num_items_in_batch)
+            return loss
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # TRL's would score prompt positions too, and their entropy: most of the work of a small model.
@@ -210,57 +250,26 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, bar: tqdm):
 
         def log(self, logs, start_time=None):
             if "loss" in logs:
-                step = self.state.global_step
+                step, now = self.state.global_step, time.perf_counter()
                 if not math.isfinite(logs["loss"]):
                     raise FloatingPointError(
                         f"training diverged: the loss of step {step} is {logs['loss']}; "
                         f"lower sft.lr (now {self.args.learning_rate})"
                     )
-                logs |= counts[step - 1] | {"seconds": time.perf_counter() - clock.last}
-                clock.last = time.perf_counter()
+                logs |= counts[step - 1] | {"seconds": now - self.clock}
+                self.clock = now
+                bar.update(step - bar.n)
+                bar.set_postfix(loss=logs["loss"])
             super().log(logs, start_time)
 
-    class Clock(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            bar.update(state.global_step)
-            self.last = time.perf_counter()
-
-        def on_step_end(self, args, state, control, **kwargs):
-            bar.update()
-
-        def on_log(self, args, state, control, logs, **kwargs):
-            if "loss" in logs:
-                bar.set_postfix(loss=logs["loss"])
-
-    clock = Clock()
-    counts = [
-        {"tokens": sum(len(ids) for ids, _ in batch), "target_tokens": sum(len(ids) - n for ids, n in batch)}
-        for batch in batches
-    ]
-    at_once = arguments.per_device_train_batch_size * distributed.processes()
-    records = [
-        {"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]}
-        for batch in batches
-        for ids, n_prompt in _filled(batch, at_once)
-    ]
     trainer = Trainer(
         model=lm.model,
         args=arguments,
         train_dataset=Dataset.from_list(records),
         processing_class=lm.tokenizer,
-        callbacks=[clock],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _filled(batch: list[Pair], at_once: int) -> list[Pair]:
-    """A batch that all processes can share evenly: accelerate would fill a short one with samples seen before.
-
-    What is added has no target, so nothing is learnt from it; one process needs none.
-    """
-    missing = -len(batch) % at_once if distributed.processes() > 1 else 0
-    return [*batch, *[(batch[-1][0][:1], 1)] * missing]
 
 
 def _save(trainer, weights: Path) -> None:

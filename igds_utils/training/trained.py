@@ -1,7 +1,5 @@
 """A trained arm: trained when its model is first asked for, so that an arm whose products are there costs nothing."""
 
-from __future__ import annotations
-
 import shutil
 from functools import cached_property
 from typing import Any
@@ -23,7 +21,16 @@ FIXED_PROMPTS = 256  # pool prompts on which every arm's task-feature activation
 
 
 class TrainedArm:
-    """One arm of a task, with the model that it trained; `original` is the untrained model."""
+    """One arm of a task, with the model that it trained; `original` is the untrained model.
+
+    Its products, each a table in the arm's folder:
+    log: one row an optimizer step (`sft.train`).
+    outputs: (sample_id, k, output) on the test set.
+    likelihoods: (sample_id, loglik) of the references of the test set, the mean log-probability of a token in nats.
+    activations: (sample_id, layer, feature, activation) of the task features on pool prompts that are the same for
+    every arm.
+    capabilities: (benchmark, subject, item, score) on general questions (`capabilities.score`).
+    """
 
     def __init__(self, run: Run, task: str, arm: Arm):
         self.run, self.task, self.arm = run, task, arm
@@ -31,63 +38,53 @@ class TrainedArm:
         self.folder = f"{task}/arms/{arm.name}"
         self._weights = run.store.root / self.folder / "weights"
 
-    # ---- what is stored of an arm ----
-
     @property
     def products(self) -> list[str]:
-        """Names of the tables that later notebooks need of this arm, in the order in which they are made."""
+        """Names of the products that later notebooks need of this arm, in the order in which they are made."""
         general = ["capabilities"] if self.arm in arms.asked_in_general(self.config) else []
         return [*(["log"] if self.arm.trained else []), "outputs", "likelihoods", "activations", *general]
 
     def make_all(self) -> dict[str, pd.DataFrame]:
-        """All products by name, made where they are not fresh: by this process, or by those that the preset asks for.
-
-        log: one row an optimizer step (`sft.train`). outputs: (sample_id, k, output) on the test set. likelihoods:
-        (sample_id, loglik) of the references of the test set, the mean log-probability of a token in nats. activations:
-        (sample_id, layer, feature, activation) of the task features on pool prompts that are the same for every arm.
-        capabilities: (benchmark, subject, item, score) on general questions (`capabilities.score`).
-        """
+        """All products by name, made where they are not fresh, in the processes that the preset asks for."""
         if self.run.preset.launch.processes > 1 and not all(map(self._fresh, self.products)):
             if self.arm.trained:
-                launch.call(
-                    self.run, "igds_utils.training.trained:train", self.task, self.arm.name, training=True
-                )
-            launch.call(self.run, "igds_utils.training.trained:read", self.task, self.arm.name)
-        made = {name: self.make(name) for name in self.products}
+                launch.call(self.run, f"{__name__}:train", self.task, self.arm.name, training=True)
+            launch.call(self.run, f"{__name__}:read", self.task, self.arm.name)
+        made = {product: self.make(product) for product in self.products}
         if not self.config.sft.keep_weights:
             shutil.rmtree(self._weights, ignore_errors=True)
         return made
 
     def make(self, product: str) -> pd.DataFrame:
         """One product, read from disk if it is fresh; else the model is trained, unless its weights were kept."""
-        path, inputs = self._path(product), self._inputs_of(product)
-        if product == "outputs":
-            return self._outputs(path, inputs)
         build = {
             "log": lambda: self._loaded[1],
             "likelihoods": self._likelihoods,
             "activations": self._activations,
             "capabilities": self._capabilities,
         }
-        return self.run.make(path, build[product], **inputs)
+        if product == "outputs":
+            return self._outputs()
+        return self.run.make(self._path(product), build[product], **self.inputs_of(product))
 
     def _path(self, product: str) -> str:
         return f"{self.folder}/{product}.parquet"
 
     def _fresh(self, product: str) -> bool:
-        return self.run.store.fresh(self._path(product), **self._inputs_of(product))
+        return self.run.store.fresh(self._path(product), **self.inputs_of(product))
 
-    def _inputs_of(self, product: str) -> dict[str, Any]:
-        run, arm = self.run, {"arm": self.inputs}
+    def inputs_of(self, product: str) -> dict[str, Any]:
+        """What a product of the arm depends on."""
+        run, task, arm = self.run, self.task, {"arm": self.inputs}
+        test = run.data_version(task, "test") if product in ("outputs", "likelihoods") else None
         match product:
             case "outputs":
-                decoding = evaluation.decoding(run.task(self.task), self.config)
-                return arm | {"decoding": decoding, "test": run.data_version(self.task, "test")}
+                return arm | {"decoding": evaluation.decoding(run.task(task), self.config), "test": test}
             case "likelihoods":
-                return arm | run.training_inputs(self.task) | {"test": run.data_version(self.task, "test")}
+                return arm | run.training_inputs(task) | {"test": test}
             case "activations":
                 features = [feature.name for feature in self.features]
-                return arm | {"features": features} | run.inputs(self.task, "pool")
+                return arm | {"features": features} | run.inputs(task, "pool")
             case "capabilities":
                 return arm | {"asked": self.config.capabilities.model_dump(mode="json", exclude={"arms"})}
         return self.inputs
@@ -95,19 +92,16 @@ class TrainedArm:
     @property
     def inputs(self) -> dict[str, Any]:
         """What the arm's weights depend on."""
-        chosen, inputs = self.run.preset.chosen, {"arm": self.arm.name}
-        if not self.arm.trained:
-            return inputs | {"model": stamped(chosen.train), "dtype": chosen.dtype}
-        selection = self.run.store.version(f"{self.task}/selected/{self.arm.name}.jsonl")
-        recipe = self.recipe.model_dump(exclude=sft.NOT_LEARNT_FROM)
-        if chosen.dtype != "float32":  # trained in fp32, an arm answers in it
+        chosen = self.run.preset.chosen
+        inputs = {"arm": self.arm.name, "model": stamped(chosen.train)}
+        # trained in fp32, an arm answers in the preset's precision
+        if not self.arm.trained or chosen.dtype != "float32":
             inputs["dtype"] = chosen.dtype
-        return inputs | {
-            "model": stamped(chosen.train),
-            "selection": selection,
-            "sft": recipe,
-            "seed": self.arm.seed,
-        }
+        if self.arm.trained:
+            inputs["selection"] = self.run.store.version(f"{self.task}/selected/{self.arm.name}.jsonl")
+            inputs["sft"] = self.recipe.model_dump(exclude=sft.NOT_LEARNT_FROM)
+            inputs["seed"] = self.arm.seed
+        return inputs
 
     @property
     def recipe(self) -> SftConfig:
@@ -138,40 +132,35 @@ class TrainedArm:
         if stored and self._fresh("log"):
             return run.load(FolderRef(folder=str(self._weights))), None
         lm = run.load(run.preset.chosen.train)
-        return lm, self._train(lm)
-
-    def _train(self, lm: LM) -> pd.DataFrame:
-        run, config = self.run, self.recipe
         checkpoints = run.store.root / self.folder / "checkpoints"
         pairs = run.training_pairs(run.read(f"{self.task}/selected/{self.arm.name}.jsonl"))
         # several processes hand the model on to others
-        weights = self._weights if config.keep_weights or distributed.processes() > 1 else None
-        log = sft.train(lm, pairs, config, self.arm.seed, checkpoints, weights, self.inputs)
+        weights = self._weights if self.recipe.keep_weights or distributed.processes() > 1 else None
+        log = sft.train(lm, pairs, self.recipe, self.arm.seed, checkpoints, weights, self.inputs)
         distributed.on_main_process(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         if weights:
-            size = sum(file.stat().st_size for file in weights.iterdir())
-            about = {"folder": weights.name, "bytes": size}
+            about = {"folder": weights.name, "bytes": sum(file.stat().st_size for file in weights.iterdir())}
             run.make(f"{self.folder}/weights.json", lambda: about, **self.inputs)
-        return log
+        return lm, log
 
     # ---- what is made of it ----
 
-    def _outputs(self, path: str, inputs: dict[str, Any]) -> pd.DataFrame:
-        run, task, config = self.run, self.run.task(self.task), self.config
-        examples = run.examples(self.task, "test")
-        asked = evaluation.questions(run.train_tokenizer, task, examples, config)
+    def _outputs(self) -> pd.DataFrame:
+        run, config = self.run, self.config
+        task, arm = run.task(self.task), self.arm
+        asked = evaluation.questions(run.train_tokenizer, task, run.examples(self.task, "test"), config)
 
         def rows() -> int:
             return evaluation.rows_that_fit(self.lm, asked, config, run.preset.intervention.cache_gb)
 
         return run.make_in_parts(
-            path,
+            self._path("outputs"),
             asked,
-            lambda some: evaluation.answer(self.lm, task, some, config, rows(), self.arm.seed, self.arm.name),
-            label=f"{self.arm.name}: answer",
+            lambda some: evaluation.answer(self.lm, task, some, config, rows(), arm.seed, arm.name),
+            label=f"{arm.name}: answer",
             together=lambda missing: evaluation.batches(missing, config, rows()) if missing else (),
             finish=evaluation.in_order,
-            **inputs,
+            **self.inputs_of("outputs"),
         )
 
     def _likelihoods(self) -> pd.DataFrame:
@@ -191,14 +180,12 @@ class TrainedArm:
         layers = sorted({feature.layer for feature in features})
         residual = activations.critical_residuals(self.lm, prompts, layers, run.preset.batch_tokens)
         found = activations.feature_activations(residual, run.saes, features)  # (N, k)
-        return pd.DataFrame(
-            [
-                (example.id, feature.layer, feature.index, float(found[row, column]))
-                for row, example in enumerate(examples)
-                for column, feature in enumerate(features)
-            ],
-            columns=["sample_id", "layer", "feature", "activation"],
-        )
+        rows = [
+            (example.id, feature.layer, feature.index, float(value))
+            for example, values in zip(examples, found, strict=True)
+            for feature, value in zip(features, values, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["sample_id", "layer", "feature", "activation"])
 
 
 # ---- what `launch.call` calls ----------------------------------------------------------------------------

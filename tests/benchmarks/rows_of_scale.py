@@ -14,7 +14,8 @@ from igds_utils.config.config import PROJECT
 GROWTH = """
 import json, resource, sys, time
 from itertools import islice
-from igds_utils.engine import activations, tiny
+from igds_utils import tiny
+from igds_utils.engine import activations
 from igds_utils.engine.lm import LM
 from igds_utils.selection.needs.critical import PROMPTS
 from igds_utils.engine.sae import Feature

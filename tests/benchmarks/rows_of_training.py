@@ -19,7 +19,7 @@ from igds_utils.training import sft
 def training() -> dict:
     """Tokens a second of the project's training over those of the loop; the model is trained further, not kept."""
     (lm, _), (_, pairs), batch = model(), pool(size(32, 4), 70, 60), size(8, 4)
-    config = SftConfig(lr=1e-5, global_batch=batch, device_batch=batch, max_length=512)
+    config = SftConfig(lr=1e-5, global_batch=batch, max_length=512)
     state = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
     seconds = {}
     for name, run in (("loop", _loop), ("sft", _sft)):

@@ -1,7 +1,5 @@
 """Tiny random models of the true architectures, with a real tokenizer and SAEs: what tests and `smoke` run on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
