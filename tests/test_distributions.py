@@ -1,9 +1,9 @@
-"""Figure 3: winsorizing, the paired comparison with the untrained model, the correlation, and what is said of it."""
+"""Figure 3: winsorizing, the paired comparison with the untrained model, and the correlation with the score."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy, intervals, legend, points, rows
+from test_plots import POINTS, assert_tidy, points, rows
 
 from igds_utils import plots
 from igds_utils.analysis import distributions
@@ -12,20 +12,14 @@ from igds_utils.core.experiment import open_run
 from igds_utils.tables import activation_table
 
 FEW_ARMS = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.curve": None}
+SHIFTS = {"original": 0.0, "full": 1.0, "random@0.5": -0.5, "loss@0.5": 0.5, "igds@0.5": 2.0}
 
 
 def activations(shifts, n=40):
     """An arm for each shift of the same prompts' activations."""
-    base = np.random.default_rng(0).normal(10, 1, n)
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {"arm": arm, "seed": 0, "sample_id": [f"s{i}" for i in range(n)], "activation": base + by}
-            )
-            for arm, by in shifts.items()
-        ],
-        ignore_index=True,
-    )
+    base = pd.DataFrame({"seed": 0, "sample_id": [f"s{i}" for i in range(n)]})
+    read = np.random.default_rng(0).normal(10, 1, n)
+    return pd.concat([base.assign(arm=arm, activation=read + by) for arm, by in shifts.items()], ignore_index=True)
 
 
 def record(arm, score):
@@ -34,12 +28,23 @@ def record(arm, score):
             "score": score, "low": score - 0.1, "high": score + 0.1}  # fmt: skip
 
 
-SHIFTS = {"original": 0.0, "full": 1.0, "random@0.5": -0.5, "loss@0.5": 0.5, "igds@0.5": 2.0}
 SUMMARY = [record(arm, score) for arm, score in zip(SHIFTS, (0.1, 0.4, 0.2, 0.3, 0.5), strict=True)]
 
 
+@pytest.fixture(scope="module")
 def compared():
     return distributions.compare(activations(SHIFTS), SUMMARY, resamples=200)
+
+
+@pytest.fixture(scope="module")
+def two_seeds():
+    """IGDS trained twice: the medians lie 4 apart, so no pooled median lies where any of them does."""
+    one, other = activations({**SHIFTS, "igds@0.5": 1.0}), activations({"igds@0.5": 5.0})
+    return pd.concat([one, other.assign(seed=1)])
+
+
+def ridges(read, table):
+    return plots.activation_distributions({"math": read}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"})
 
 
 def test_winsorizing_moves_extremes_in_and_keeps_the_rest():
@@ -49,122 +54,66 @@ def test_winsorizing_moves_extremes_in_and_keeps_the_rest():
     assert np.array_equal(moved[5:-5], values[5:-5])
 
 
-def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt():
-    table = compared().set_index("arm")
-    assert table.loc["igds@0.5", "moved"] == pytest.approx(2.0) and table.loc[
-        "random@0.5", "moved"
-    ] == pytest.approx(-0.5)
+def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt(compared):
+    table = compared.set_index("arm")
+    for arm, by in list(SHIFTS.items())[1:]:
+        assert table.loc[arm, "moved"] == pytest.approx(by)
+        assert table.loc[arm, "median"] == pytest.approx(table.loc["original", "median"] + by)
     assert table.loc["igds@0.5", "moved_low"] > 0 and not table.loc["igds@0.5", "judged"]  # one training
     assert pd.isna(table.loc["original", "moved"])
-    assert table.loc["full", "median"] == pytest.approx(table.loc["original", "median"] + 1)
 
 
-def two_seeds():
-    """IGDS trained twice: the medians lie 4 apart, so no pooled median lies where any of them does."""
-    one, other = activations({**SHIFTS, "igds@0.5": 1.0}), activations({"igds@0.5": 5.0})
-    return pd.concat([one, other.assign(seed=1)])
-
-
-def test_seeds_of_an_arm_are_kept_apart_and_their_luck_is_in_the_interval():
-    table = distributions.compare(two_seeds(), SUMMARY, resamples=200).set_index("arm")
+def test_seeds_of_an_arm_are_kept_apart_and_their_luck_is_in_the_interval(two_seeds):
+    table = distributions.compare(two_seeds, SUMMARY, resamples=200).set_index("arm")
     igds, base = table.loc["igds@0.5"], table.loc["original", "median"]
     assert igds["medians"] == pytest.approx([base + 1, base + 5])
     assert igds["median"] == pytest.approx(base + 3)
     assert igds["moved"] == pytest.approx(3) and igds["moved_low"] < 1.5 and igds["moved_high"] > 4.5
     shown = activation_table(table.reset_index(), POINTS, {}).set_index("Arm")
     assert shown.loc["IGDS 50 %", "By seed"] == f"{base + 1:.2f}, {base + 5:.2f}"
-    assert shown.loc["Full", "By seed"] == "–"
 
 
-def test_the_correlation_is_over_arms_with_and_without_the_untrained_model():
-    rho = distributions.correlation(compared(), resamples=200)
+def test_the_correlation_is_over_arms_with_and_without_the_untrained_model(compared):
+    rho = distributions.correlation(compared, resamples=200)
     assert rho["all"]["n"] == 5 and rho["all"]["rho"] == pytest.approx(0.9)
     assert rho["trained"]["rho"] == pytest.approx(1.0) and rho["trained"]["p_value"] == pytest.approx(2 / 24)
     assert rho["all"]["low"] is None  # five arms have no interval
-    few = distributions.correlation(compared().head(2), resamples=50)
+    few = distributions.correlation(compared.head(2), resamples=50)
     assert few["all"]["rho"] is None and few["trained"]["rho"] is None
 
 
-def test_the_story_counts_arms_and_admits_what_few_of_them_can_show():
-    table = compared()
-    told = distributions.story(table, distributions.correlation(table, resamples=200), POINTS, "l1_p2")
-    assert "the 4 trained arms move by −0.50 to +2.00 in the mean" in told and "lie above" not in told
-    assert "IGDS 50 % has the highest median" in told and "IGDS 50 % has the highest score (50.0)" in told
-    assert "over all arms: ρ = 0.90, n = 5, p = 0.083" in told and "trained ones: ρ = 1.00, n = 4" in told
-    assert "Every arm was trained once" in told
-
-
-def test_the_story_holds_the_order_of_the_arms_against_the_luck_of_seeds():
-    table = distributions.compare(two_seeds(), SUMMARY, resamples=50)
-    told = distributions.story(table, distributions.correlation(table), POINTS, "l1_p2")
-    assert "within 3.50, those of one arm trained with different seeds up to 4.00 apart" in told
-    assert "their order may be luck" in told
-    assert "of 1 that were trained more than once, 0 lie above it and 0 below it" in told
-
-
-def test_the_table_shows_the_papers_scores_only_where_it_has_them():
-    table = activation_table(compared(), POINTS, {"igds": 37.8}).set_index("Arm")
+def test_the_table_shows_the_papers_scores_only_where_it_has_them(compared):
+    table = activation_table(compared, POINTS, {"igds": 37.8}).set_index("Arm")
     assert table.index[0] == "IGDS 50 %" and table.loc["IGDS 50 %", "Paper: Gemma-2-2B"] == "37.8"
     assert table.loc["Original", "Moved"] == "–" and table.loc["Full", "Paper: Gemma-2-2B"] == "–"
-    assert table.loc["IGDS 50 %", "Moved"].startswith("+2.00 [")
-    assert not [column for column in activation_table(compared(), POINTS, {}) if column.startswith("Paper")]
-    of_curve = compared().assign(main=False)
-    assert set(activation_table(of_curve, POINTS, {"igds": 37.8})["Paper: Gemma-2-2B"]) == {"–"}
+    of_curve = activation_table(compared.assign(main=False), POINTS, {"igds": 37.8})
+    assert set(of_curve["Paper: Gemma-2-2B"]) == {"–"}
 
 
 @pytest.mark.filterwarnings("error")
-def test_figures_are_tidy_and_name_every_arm():
-    table, metrics = compared(), {"math": POINTS}
-    rho = {"math": distributions.correlation(table, resamples=100)}
-    ridges = plots.activation_distributions(
-        {"math": activations(SHIFTS)}, {"math": table}, metrics, {"math": "l1_p2"}
-    )
-    assert_tidy(ridges)
-    assert rows(ridges.axes[0]) == ["IGDS  50.0", "Full  40.0", "Loss  30.0", "Random  20.0", "Original  10.0"]
-    assert "l1_p2" in ridges.axes[0].get_xlabel()
-    figure = plots.activation_against_score({"math": table}, rho, metrics)
+def test_the_figure_names_every_arm_and_draws_every_seed(compared, two_seeds):
+    figure = ridges(activations(SHIFTS), compared)
     assert_tidy(figure)
-    (axis,) = figure.axes
-    assert legend(figure) == ["Original", "Full", "Random", "Loss", "IGDS"]
-    places = zip(table["median"], 100 * table["score"], strict=True)
-    assert points(axis) == [pytest.approx(place) for place in places]
-    assert pytest.approx((40, 60)) in intervals(axis)  # of IGDS
-    assert "ρ = 0.90, n = 5, p = 0.083" in axis.get_xlabel()
-
-
-def test_every_seed_has_its_density_and_its_mark():
-    table = distributions.compare(two_seeds(), SUMMARY, resamples=50)
-    figure = plots.activation_distributions(
-        {"math": two_seeds()}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"}
-    )
-    (axis,) = figure.axes
+    assert rows(figure.axes[0]) == ["IGDS  50.0", "Full  40.0", "Loss  30.0", "Random  20.0", "Original  10.0"]
+    table = distributions.compare(two_seeds, SUMMARY, resamples=50)
+    (axis,) = ridges(two_seeds, table).axes
     marked = [x for x, y in points(axis, "median") if round(y) == 0]  # IGDS is in the first row
     assert sorted(marked) == pytest.approx(table["medians"].iloc[4])
-    bodies = [body.get_paths()[0].get_extents() for body in axis.collections if len(body.get_paths()[0]) > 50]
+    bodies = [body for body in axis.collections if len(body.get_paths()[0]) > 50]
     assert len(bodies) == 6  # five arms, one of them twice
-    ours = sorted((body for body in bodies if body.y0 < 0), key=lambda body: body.x0)
-    assert all(body.x0 < median < body.x1 for body, median in zip(ours, sorted(marked), strict=True))
-
-
-def test_an_arm_whose_activations_never_vary_is_drawn_as_its_median():
-    flat = activations(SHIFTS).assign(activation=1.0)
-    table = distributions.compare(flat, SUMMARY, resamples=50)
-    figure = plots.activation_distributions(
-        {"math": flat}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"}
-    )
+    flat = activations(SHIFTS).assign(activation=1.0)  # no density: its median alone
+    figure = ridges(flat, distributions.compare(flat, SUMMARY, resamples=50))
     assert set(points(figure.axes[0], "median")) == {(1, row) for row in range(5)}
 
 
 def test_stored_arms_are_read_without_the_checks(tmp_path):
     run = open_run("smoke", tasks=["math"], overrides=FEW_ARMS, results=str(tmp_path))
     run.store.write("math/task_features.json", {"selected": ["l1_p2"]})
+    table = pd.DataFrame({"sample_id": ["a", "b"], "layer": 1, "feature": 2, "activation": [1.0, 2.0]})
     for arm in arms(run.config("math")):
-        table = pd.DataFrame(
-            {"sample_id": ["a", "b"], "layer": 1, "feature": [2, 2], "activation": [1.0, 2.0]}
-        )
         run.store.write(f"math/arms/{arm.name}/activations.parquet", table)
     found = distributions.arm_activations(run, "math")
-    assert list(found["arm"].unique()) == ["original", "full", "random@0.5", "loss@0.5", "igds@0.5"]
+    assert list(found["arm"].unique()) == list(SHIFTS)
     run.store.write("math/arms/full/activations.parquet", table.assign(feature=3))
     with pytest.raises(ValueError, match="arms/full/activations.parquet does not hold l1_p2"):
         distributions.arm_activations(run, "math")

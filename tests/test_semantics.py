@@ -32,22 +32,12 @@ def test_lexical_shift_is_the_hand_computed_log_odds_ratio():
     assert found.loc["c", ["original", "amplified"]].tolist() == [0, 1]
 
 
-def test_a_word_seen_once_does_not_beat_a_word_that_doubled():
-    found = semantics.lexical_shift(
-        ["answer " * 20 + "filler " * 100], ["answer " * 40 + "filler " * 80 + "rare"]
-    )
-    assert found.loc[0, "word"] == "answer"
-
-
 def test_a_new_word_rises_beyond_chance_beside_words_that_vary_without_aim():
     random = np.random.default_rng(0)
-    original, other = (
-        [" ".join(random.choice(list("abcdefghijkl"), 40)) for _ in range(40)] for _ in range(2)
-    )
+    original, other = ([" ".join(random.choice(list("abcdefghijkl"), 40)) for _ in range(40)] for _ in range(2))
     found = semantics.lexical_shift(original, [text + " summary" * (i % 2) for i, text in enumerate(other)])
     assert found.loc[found["p"] < 0.05, "word"].tolist() == ["summary"]
-    unaimed = semantics.lexical_shift(original, other)
-    assert unaimed["p"].min() > 0.05
+    assert semantics.lexical_shift(original, other)["p"].min() > 0.05
 
 
 def test_outputs_that_only_get_shorter_or_longer_lift_no_word():
@@ -66,31 +56,14 @@ def test_outputs_that_only_get_shorter_or_longer_lift_no_word():
     assert not longer["rises"].any()
 
 
-def test_the_sentence_names_the_words_in_colour():
-    """A word that rises beyond chance stands first, however many grey words have a higher z."""
-    table = pd.DataFrame(
-        {"word": list("abcdefghijkl"), "original": 1, "amplified": 2, "z": [1.0, *range(12, 1, -1)],
-         "p": [0.01] + [0.5] * 11, "rises": [True] + [False] * 11}
-    )  # fmt: skip
-    axis = rising_words({"math": table}, {"math": "l6_p9"}).axes[0]
-    colours = [patch.get_facecolor()[:3] for patch in axis.patches]
-    assert colours[0] != colours[1] and len(set(colours[1:])) == 1
-    assert axis.get_yticklabels()[0].get_text().split() == ["a", "1", "→", "2"]
-    assert semantics.story(table) == "of 12 words 1 rise beyond chance: a."
-
-
 def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word_as_high():
     same = ["the sum of apples is now four"] * 30
     steady = semantics.lexical_shift(same, [text + " step" for text in same])
     assert steady["word"].tolist()[0] == "step" and steady["p"][0] < 0.05 and (steady["p"][1:] > 0.5).all()
-    assert semantics.story(steady) == "of 8 words 1 rise beyond chance: step."
     # one output that repeats a word: as many more as above, and z as high, but one swap in two lifts it as well
     once = semantics.lexical_shift(same, [*same[1:], same[0] + " step" * 30])
     assert once["z"][0] == pytest.approx(steady["z"][0]) and once["p"][0] > 0.4
-    assert semantics.story(once) == "no word of 8 rises beyond chance."
-    some, none = (
-        rising_words({"math": table}, {"math": "l6_p9"}).axes[0].containers for table in (steady, once)
-    )
+    some, none = (rising_words({"math": table}, {"math": "l6_p9"}).axes[0].containers for table in (steady, once))
     assert [bars.get_label() for bars in some] == ["beyond chance", "no more than chance allows"]
     assert [len(bars) for bars in some][0] == 1 and len(none[0]) == 0 and len(none[1]) > 0
 
@@ -115,9 +88,8 @@ def test_logit_lens_reads_the_direction_through_norm_and_head(architecture):
 
 
 FEATURES = [
-    {"layer": 6, "feature": 9, "name": "l6_p9", "delta": 0.3},
-    {"layer": 2, "feature": 1, "name": "l2_p1", "delta": 0.2},
-    {"layer": 6, "feature": 4, "name": "l6_p4", "delta": 0.1},
+    {"layer": layer, "feature": index, "name": f"l{layer}_p{index}", "delta": delta}
+    for layer, index, delta in ((6, 9, 0.3), (2, 1, 0.2), (6, 4, 0.1))
 ]
 
 
@@ -132,15 +104,14 @@ def test_changed_outputs_are_those_of_one_feature():
     assert semantics.changed_outputs(effects, Feature(1, 3))["output_amplified"].tolist() == ["a"]
 
 
-def texts(figure):
-    shown = [text.get_text() for axis in figure.axes for text in [*axis.texts, *axis.get_yticklabels()]]
-    return " ".join(shown + [axis.get_title("left") for axis in figure.axes])
-
-
 def test_figures_5_6_and_7_name_what_they_were_given():
+    def texts(figure):
+        shown = [text.get_text() for axis in figure.axes for text in [*axis.texts, *axis.get_yticklabels()]]
+        return " ".join(shown + [axis.get_title("left") for axis in figure.axes])
+
     recalled = pd.DataFrame({"layer": [6, 2, 6], "feature": [9, 1, 4], "candidate": [True, True, False]})
-    figure = feature_map({"math": recalled}, {"math": {"features": FEATURES, "selected": ["l6_p9"]}}, [2, 6])
-    assert "Math: 2 recalled" in texts(figure) and "l6_p9" in texts(figure) and "l2_p1" not in texts(figure)
+    shown = texts(feature_map({"math": recalled}, {"math": {"features": FEATURES, "selected": ["l6_p9"]}}, [2, 6]))
+    assert "Math: 2 recalled" in shown and "l6_p9" in shown and "l2_p1" not in shown
     shown = texts(feature_topology({"math": semantics.topology(FEATURES, ["l6_p9"])}, [2, 6], ["l5_p77"]))
     assert "l2_p1" in shown and "l5_p77" in shown and "l6_p4" not in shown
     shift = semantics.lexical_shift(["a b"], ["step step b"])

@@ -83,15 +83,9 @@ def correlation(
 
     `all` as in the paper, which counts the untrained model as one arm; `trained` without it.
     """
-    parts = {"all": table, "trained": table[table["selector"] != "original"]}
-    found = {
-        name: spearman(part["median"], part["score"], confidence, resamples, seed)
-        for name, part in parts.items()
-    }
-    return {
-        name: {key: None if missing(value) else value for key, value in rho._asdict().items()}
-        for name, rho in found.items()
-    }
+    parts, options = {"all": table, "trained": table[table["selector"] != "original"]}, (confidence, resamples, seed)
+    found = {name: spearman(part["median"], part["score"], *options)._asdict() for name, part in parts.items()}
+    return {name: {k: None if missing(v) else v for k, v in rho.items()} for name, rho in found.items()}
 
 
 def story(table: pd.DataFrame, rho: dict[str, dict[str, Any]], metric: Metric, feature: str) -> str:

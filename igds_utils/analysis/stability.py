@@ -37,17 +37,9 @@ class SourceRun(Run):
         super().__init__(parent.preset.model_copy(update={"tasks": tasks}), parent.root, parent.part)
         self.parent, self._models = parent, parent._models
 
-    @property
-    def tokenizer(self):
-        return self.parent.tokenizer
-
-    @property
-    def saes(self):
-        return self.parent.saes
-
-    @property
-    def sae_version(self) -> str:
-        return self.parent.sae_version
+    tokenizer = property(lambda self: self.parent.tokenizer)
+    saes = property(lambda self: self.parent.saes)
+    sae_version = property(lambda self: self.parent.sae_version)
 
 
 class Source(NamedTuple):
@@ -92,27 +84,22 @@ def identify(run: Run, task: str, source: str) -> Source:
 def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
     """One record per pair of sources, and one of all: what their candidates and their `top` best have in common.
 
-    A record holds sources (names), candidates_jaccard (all that were recalled), tested_shared (candidates that
-    were amplified on every one of them), top_shared (names), top_jaccard, same_top1, and what would be expected if each
-    drew its best blindly from what it tested: shared_by_chance (how many of the `top` all have), shared_p (how often at
-    least as many as here), same_top1_by_chance (how often) and top_by_chance (Jaccard index of a pair; None for all).
+    A record holds sources (names), candidates_jaccard (all that were recalled), top_shared (names), top_jaccard,
+    same_top1, and what would be expected if each drew its best blindly from what it tested: shared_by_chance (how many
+    of the `top` all have), shared_p (how often at least as many as here), same_top1_by_chance (how often) and
+    top_by_chance (Jaccard index of a pair; None for all).
     """
-    names = list(sources)
-    groups = list(combinations(names, 2)) + ([tuple(names)] if len(names) > 2 else [])
-    records = []
-    for group in groups:
-        recalled = [
-            [f.name for f in features_of(sources[name].recalled.query("candidate"))] for name in group
-        ]
-        tested = [list(sources[name].ranked["name"]) for name in group]
-        best = [names_of[:top] for names_of in tested]
-        shared = set.intersection(*map(set, best))
-        chance = chance_shared(tested, top)
+    records, everything = [], [tuple(sources)] * (len(sources) > 2)
+    for group in [*combinations(sources, 2), *everything]:
+        found = [sources[name] for name in group]
+        recalled = [[f.name for f in features_of(source.recalled.query("candidate"))] for source in found]
+        tested = [list(source.ranked["name"]) for source in found]
+        best = [names[:top] for names in tested]
+        shared, chance = set.intersection(*map(set, best)), chance_shared(tested, top)
         records.append(
             {
                 "sources": list(group),
                 "candidates_jaccard": jaccard(*recalled),
-                "tested_shared": len(set.intersection(*map(set, tested))),
                 "top_shared": [name for name in best[0] if name in shared],
                 "top_jaccard": jaccard(*best),
                 "top_by_chance": chance_jaccard(*map(set, tested), top) if len(group) == 2 else None,
@@ -182,15 +169,9 @@ def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int 
     for name, drawn in tops.items():
         best = sources[name].ranked["name"].iloc[0]
         others = pd.Series(drawn[drawn != best]).value_counts()
-        records.append(
-            {
-                "source": name,
-                "top": best,
-                "kept": float((drawn == best).mean()),
-                "rival": None if others.empty else str(others.index[0]),
-                "rival_share": 0.0 if others.empty else float(others.iloc[0] / resamples),
-            }
-        )
+        rival, times = (None, 0) if others.empty else (str(others.index[0]), int(others.iloc[0]))
+        kept, rivals = float((drawn == best).mean()), {"rival": rival, "rival_share": times / resamples}
+        records.append({"source": name, "top": best, "kept": kept, **rivals})
     stacked = np.stack(list(tops.values()))  # (sources, B)
     records.append({"source": "all", "agree": float((stacked == stacked[0]).all(axis=0).mean())})
     return records

@@ -41,6 +41,7 @@ STAGES = (
     "08_robustness",
     "09_feature_semantics",
     "10_general_capabilities",
+    "12_planted_truth",
     "11_report",
 )
 ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm

@@ -1,0 +1,219 @@
+"""A tiny model with a known task feature, on which recall, causal filter and score are tested against the truth.
+
+A prompt is a heap of words; the answer is the one of "yes" and "no" that stands in it more often. The model counts
+words exactly, and says "unsure" unless (1 + s) * #sure > LOUD; amplifying its feature "confidence" makes s positive. On
+some prompts yes and no are almost equally frequent, and the reference is a coin flip. So every answer, score and delta
+follows from counts by arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from igds_utils import tiny
+from igds_utils.engine.activations import critical_residuals
+from igds_utils.engine.batching import even_chunks
+from igds_utils.engine.features import Feature
+from igds_utils.engine.lm import LM
+from igds_utils.engine.prompts import Sample, encode_pairs
+from igds_utils.identification import intervention
+from igds_utils.tasks.examples import Example
+
+COUNTED, UNSURE, CUE = ("sure", "maybe", "yes", "no", "hint"), "unsure", "Answer:"
+FILLERS = ("tree", "stone", "river", "cloud", "lamp", "road", "glass", "wind")
+WORDS, MAYBES, AMBIGUOUS, HINTED = 28, 4, 0.6, 0.2  # words of a text, "maybe" among them; shares of prompts
+LOUD, STRONG, WEAK, HINT, CANDIDATES = 4.8, 2.0, 0.3, 9.0, 36
+# Dimensions of the residual stream: a token's own word, counts of words, what lifts all answers alike, noise
+OWN, COUNT, FORMAT, NOISE = 0, 6, 11, 12
+
+
+class Dictionaries(dict[int, object]):
+    """One sae_lens SAE a layer, with what recall asks of `engine.sae.Saes`; all of them stay in memory."""
+
+    device, layers, drop = torch.device("cpu"), property(list), lambda self: None
+
+
+@dataclass
+class Planted:
+    """A model, its SAEs, and the features whose effects are known, by their role.
+
+    confidence: #sure counts 1 + STRONG times. weak: 1 + WEAK times. twin: fires as confidence does, changes nothing.
+    format: all three answers become likelier alike. hesitation: #maybe counts twice. hint: fires on a fifth of the
+    prompts, where it makes the model answer. All other candidates turn answers round on ambiguous prompts.
+    """
+
+    lm: LM
+    saes: Dictionaries
+    roles: dict[str, Feature]
+    candidates: list[Feature]  # all that fire on at least 80 % of prompts
+
+
+def draw(n: int, seed: int) -> list[Example]:
+    """Prompts in which #sure is uniform in 0..9; `meta` holds the counts of the words."""
+    random, made = Random(f"planted/{seed}"), []
+    for number in range(n):
+        ambiguous, top, other = random.random() < AMBIGUOUS, *random.sample(["yes", "no"], 2)
+        counts = {"sure": random.randrange(10), "maybe": MAYBES, "hint": int(random.random() < HINTED)}
+        counts |= {top: 4, other: 3} if ambiguous else {top: 7, other: 0}
+        words = [word for word, times in counts.items() for _ in range(times)]
+        words += random.choices(FILLERS, k=WORDS - len(words))
+        random.shuffle(words)
+        right = random.choice([top, other]) if ambiguous else top
+        made.append(Example(f"s{seed}-{number:04d}", {"text": " ".join(words)}, right, (right,), counts))
+    return made
+
+
+def prompt(example: Example) -> str:
+    """The text and the cue, whose colon is the critical position."""
+    return f"{example.fields['text']}\n{CUE}"
+
+
+def answer(counts: dict[str, int], role: str = "", scale: float = 1.0) -> str:
+    """What the model says while the feature of a role is amplified, by arithmetic."""
+    heard = (1 + {"confidence": STRONG, "weak": WEAK}.get(role, 0.0) * scale) * counts["sure"]
+    heard += HINT * scale * counts["hint"] * (role == "hint")
+    loud = heard > LOUD * (1 + scale * (role == "hesitation"))
+    return max("yes", "no", key=counts.get) if loud else UNSURE
+
+
+def true_changes(examples: Sequence[Example], role: str, scale: float = 1.0) -> np.ndarray:
+    """P'(x) - P(x) of each example while the feature of a role is amplified, by arithmetic: (n,) of -1, 0 and 1."""
+    scores = [(answer(e.meta, role, scale) == e.target, answer(e.meta) == e.target) for e in examples]
+    return np.array(scores, float) @ [1, -1]
+
+
+def build(architecture: str = "llama", planted: bool = True, seed: int = 0) -> Planted:
+    """A tiny `llama`, `gemma2` or `qwen3` that does the task, with an SAE of 64 features after each block.
+
+    planted: without it confidence, weak and hint change nothing, and no feature raises the score.
+    """
+    lm = LM(_model(architecture, seed), _tokenizer(), f"planted-{architecture}")
+    texts = [prompt(example) for example in draw(256, seed=10_000 + seed)]
+    residual = critical_residuals(lm, texts, list(range(lm.n_layers)))
+    generator = torch.Generator().manual_seed(seed)
+    saes = Dictionaries({layer: _noise_sae(h, generator) for layer, h in residual.items()})
+    # counts are there after block 1
+    places = [Feature(layer, index) for layer in saes if layer for index in range(tiny.D_SAE)]
+    Random(seed).shuffle(places)
+    axes = torch.eye(tiny.WIDTH)
+    (sure, maybe, yes, no, hint), idle = axes[COUNT : COUNT + len(COUNTED)], axes[NOISE]
+    louder, slightly = (sure, WEAK * sure + (1 - WEAK**2) ** 0.5 * idle) if planted else (idle, idle)
+    written = {  # what a feature reads, and its direction d_i of norm 1
+        "confidence": (STRONG * sure, louder), "twin": (STRONG * sure, idle), "weak": (sure, slightly),
+        "format": (maybe, axes[FORMAT]), "hesitation": (maybe, maybe), "hint": (HINT * hint, louder),
+    }  # fmt: skip
+    roles = dict(zip(written, places, strict=False))
+    turning = places[len(roles) : CANDIDATES + 1]
+    for role, (layer, i) in zip(roles, ((f.layer, f.index) for f in roles.values()), strict=True):
+        saes[layer].W_enc[:, i], saes[layer].W_dec[i] = written[role]
+        saes[layer].b_enc[i], saes[layer].threshold[i] = 0.0, 0.5
+    for number, (layer, i) in enumerate((f.layer, f.index) for f in turning):
+        # Two standard deviations up it fires on 98 % of prompts. So scaled it turns ambiguous ones round, every second
+        # feature towards yes, and none of the others.
+        saes[layer].b_enc[i] = (saes[layer].b_enc[i] + 2) / 2**0.5
+        saes[layer].W_enc[:, i] /= 2**0.5
+        saes[layer].W_dec[i] = (yes - no) * (-1) ** number / 2**0.5
+    return Planted(lm, saes, roles, [feature for role, feature in roles.items() if role != "hint"] + turning)
+
+
+def _noise_sae(residual: torch.Tensor, generator: torch.Generator):
+    """An SAE whose features read the noise in standard units, fire on half of the prompts, and write noise."""
+    sae, noise = tiny.sae().requires_grad_(False), torch.zeros(2, tiny.D_SAE, tiny.WIDTH)
+    noise[..., NOISE:] = torch.randn(noise[..., NOISE:].shape, generator=generator)
+    read = residual @ noise[0].T
+    sae.W_enc.data, sae.b_enc.data = noise[0].T / read.std(0), -read.median(0).values / read.std(0)
+    sae.W_dec.data = torch.nn.functional.normalize(noise[1], dim=1)
+    sae.b_dec.data, sae.threshold.data = torch.zeros(tiny.WIDTH), torch.zeros(tiny.D_SAE)
+    return sae
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = [tiny.BOS, tiny.EOS, *COUNTED, UNSURE, CUE, *FILLERS]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=FILLERS[0]))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bos, end = tiny.BOS, tiny.EOS
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=end, pad_token=end)
+
+
+@torch.no_grad()
+def _model(architecture: str, seed: int):
+    """A tiny random model in which block 1 counts words by even attention, and the head compares the counts.
+
+    All other weights stay random and write into the noise dimensions alone, which the head does not read. The norms'
+    epsilon is so large that they pass on their input as it is.
+    """
+    model, epsilon, gemma = tiny.model(architecture, seed), 1e6, architecture == "gemma2"
+    for norm in (module for module in model.modules() if type(module).__name__.endswith("RMSNorm")):
+        setattr(norm, "eps" if gemma else "variance_epsilon", epsilon)
+        norm.weight.fill_(epsilon**0.5 - gemma)  # Gemma's scales by 1 + weight
+    for block in model.get_decoder().layers:
+        block.self_attn.o_proj.weight[:NOISE] = 0
+        block.mlp.down_proj.weight[:NOISE] = 0
+    attention = model.get_decoder().layers[1].self_attn  # Gemma's block 0 sees a short window
+    attention.q_proj.weight.zero_()
+    attention.v_proj.weight[: attention.head_dim] = 0  # of the first head of keys and values
+    embedding, head = model.get_input_embeddings(), torch.zeros_like(model.lm_head.weight)
+    embedding.weight[:, :NOISE] = 0
+    ids = {word: 2 + i for i, word in enumerate((*COUNTED, UNSURE))}
+    for own, word in enumerate(ids):
+        embedding.weight[ids[word], OWN + own] = tiny.WIDTH**-0.5 if gemma else 1.0  # which Gemma undoes
+        if word != UNSURE:
+            attention.v_proj.weight[own, OWN + own] = 1
+            attention.o_proj.weight[COUNT + own, own] = WORDS + 2  # with BOS and cue: a mean becomes a count
+    yes, no, unsure = (ids[word] for word in ("yes", "no", UNSURE))
+    head[[yes, no], COUNT] = 0.5
+    head[yes, COUNT + 2] = head[no, COUNT + 3] = 0.01  # decides between them, and makes neither loud
+    head[unsure, COUNT + 1] = 0.5 * LOUD / MAYBES
+    head[unsure + 2 :, COUNT + 1] = 0.5 * (LOUD - 0.2) / MAYBES  # to go on with the text is almost as likely
+    head[[yes, no, unsure], FORMAT] = 2.0
+    head[1, [OWN + 2, OWN + 3, OWN + 5]] = 200.0  # EOS after an answer
+    model.lm_head.weight = torch.nn.Parameter(head)
+    return model
+
+
+def effects(
+    model: Planted, features: Sequence[Feature], examples: Sequence[Example], scale: float = 1.0
+) -> pd.DataFrame:
+    """`intervention.amplified_scores` of features on examples; the score is exact match."""
+    read = encode_pairs(model.lm.tokenizer, [prompt(e) for e in examples], [f" {e.target}" for e in examples])
+    samples = [Sample(e.id, ids[:n], ids, e) for e, (ids, n) in zip(examples, read, strict=True)]
+
+    exact = lambda outputs, asked: [float(o == e.target) for o, e in zip(outputs, asked, strict=True)]  # noqa: E731
+    return pd.concat(
+        intervention.amplified_scores(model.lm, model.saes, features, part, exact, 2, scale)
+        for part in even_chunks(samples, 64)
+    )
+
+
+def tossed(table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int) -> list[pd.DataFrame]:
+    """The effects on n prompts drawn for validation and on n others for confirmation, all coins tossed anew.
+
+    table: `effects` on the examples. Its answers stay: no answer can depend on a coin.
+    """
+    random, known = np.random.default_rng(seed), {example.id: example for example in examples}
+    parts = random.choice(list(known), (2, n), replace=False)
+    drawn = [known[name] for name in parts.ravel()]
+    right = {e.id: random.choice(["yes", "no"]) if e.meta["yes"] * e.meta["no"] else e.target for e in drawn}
+    rows = table[table["sample_id"].isin(list(right))]
+    right = rows["sample_id"].map(right)
+    scores = {f"score_{side}": (rows[f"output_{side}"] == right) * 1.0 for side in ("original", "amplified")}
+    return [rows.assign(**scores)[rows["sample_id"].isin(part)] for part in parts]
+
+
+def choose(effects: pd.DataFrame, recalled: pd.DataFrame) -> Feature:
+    """The first of `intervention.rank_features`, without any interval."""
+    sides = {name: (f"{of}_amplified", f"{of}_original") for of, name in intervention.QUANTITIES.items()}
+    changes = {name: effects[with_it] - effects[without] for name, (with_it, without) in sides.items()}
+    means = effects.assign(**changes).groupby(["layer", "feature"], as_index=False)[[*sides]].mean()
+    return intervention.selected_features(intervention.rank_features(means, recalled), 1)[0]
+
