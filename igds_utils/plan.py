@@ -19,7 +19,7 @@ from igds_utils.config.refs import Shape, describe
 from igds_utils.config.settings import CapabilitiesConfig, Preset, TaskConfig
 from igds_utils.core.arms import arms, asked_in_general
 
-NOTEBOOKS = 11  # of a run; each starts once
+NOTEBOOKS = 12  # of a run; each starts once
 SHARED = ("causal filter", "scoring", "stability")  # by the jobs that `launch.parts` asks for
 LAUNCHED = ("training", "evaluation", "capabilities")  # in `launch.processes` processes
 UNCUT_CANDIDATES = 400  # where a preset amplifies all: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)

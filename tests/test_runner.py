@@ -298,7 +298,8 @@ def test_a_report_waits_only_for_what_it_reads(tmp_path):
     for block in (block for block in shown.split("\n[") if "rule notebook:" in block):
         *inputs, output = re.findall(r" notebooks/(\w+)\.ipynb", block.partition("jobid:")[0])
         waits[output] = set(inputs)
-    before, first, *others, last = sorted(runner.REPORT_STAGES)
+    *rest, last = runner.REPORT_STAGES
+    before, first, *others = sorted(rest)
     assert waits[before] == waits[first] == set()
     assert all(waits[stage] == {first} for stage in others)
     assert waits[last] == {before, first, *others}
