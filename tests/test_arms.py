@@ -46,10 +46,10 @@ def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equa
 
 
 def test_tables_compare_the_arms_of_one_ratio_and_checks_are_halves_at_any():
-    config = task(**CURVE, ratio=0.3, defect_check=True)
-    assert names(arms(config))[-2:] == ["clean@0.5", "defective@0.5"]
+    config = task(**CURVE, ratio=0.3, corrupted=0.5)
+    assert names(arms(config))[-2:] == ["clean@0.5", "corrupted@0.5"]
     assert names(main_arms(config)) == ["original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3"]
-    assert "clean@0.5" not in names(main_arms(task(**CURVE, defect_check=True)))
+    assert "clean@0.5" not in names(main_arms(task(**CURVE, corrupted=0.5)))
 
 
 def test_sizes():
@@ -84,7 +84,7 @@ def test_a_selector_stands_for_its_arm_of_the_main_ratio_and_first_seed():
 )
 def test_which_arms_are_asked_in_general(capabilities, fields, asked):
     curve = {"ratios": [0.2], "selectors": ["igds"]}
-    config = task(selectors=["igds"], curve=curve, defect_check=True, capabilities=capabilities, **fields)
+    config = task(selectors=["igds"], curve=curve, corrupted=0.5, capabilities=capabilities, **fields)
     assert names(asked_in_general(config)) == asked
     with pytest.raises(ConfigError, match="no arm 'loss'; known: original"):
         asked_in_general(task(capabilities={"arms": ["loss"]}, selectors=["igds"]))

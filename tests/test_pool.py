@@ -82,7 +82,7 @@ def test_no_selector_is_shown_a_label(run):
     assert {"id", "target", "instruction"} == set(vars(shown[0]))
     members = run.sets("math")["pool"]
     run.sets("math")["pool"] = [
-        replace(example, meta={"off_task": "changed", "defect": "changed"}) for example in members
+        replace(example, meta={"off_task": "changed", "corruption": "changed"}) for example in members
     ]
     assert list(pool.context(run, "math").pool) == shown
 

@@ -12,13 +12,13 @@ from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import needs, pool, quality
 from igds_utils.selection.needs import critical
-from igds_utils.tasks import defects
+from igds_utils.tasks import corruptions
 from igds_utils.tasks.examples import Example
 
 # a0-a3 clean, t* spoilt on the target side, p* on the prompt side, d a duplicate of a0
 KINDS = {
-    "a0": "", "a1": "", "a2": "", "a3": "", "t0": "wrong answer", "t1": "truncated target",
-    "p0": "noise", "d": "duplicate",
+    "a0": "", "a1": "", "a2": "", "a3": "", "t0": "another sample's target", "t1": "truncated target",
+    "p0": "garbled prompt", "d": "duplicate",
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ KINDS = {
 def known():
     lengths = {i: 10 * (place + 1) for place, i in enumerate(KINDS)}
     return quality.labels([
-        Example(i, {}, "x" * lengths[i], (), {"defect": kind} | ({"copy_of": "a0"} if i == "d" else {}))
+        Example(i, {}, "x" * lengths[i], (), {"corruption": kind} | ({"copy_of": "a0"} if i == "d" else {}))
         for i, kind in KINDS.items()
     ])  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_a_duplicate_counts_only_beside_its_original(known):
 
 
 def test_chance_is_what_random_selections_have_on_average():
-    pool = defects.known_quality_pool(
+    pool = corruptions.known_quality_pool(
         [Example(f"s{i:03d}", {"question": f"Add {i} and 7 now."}, f"{i} + 7 = {i + 7}.", ()) for i in range(60)],
         0.2, 0.3, seed=0,
     )  # fmt: skip
@@ -101,11 +101,11 @@ def test_defects_kept_by_hand(known):
     table = quality.defects_kept({"x": ranking("a1", "t0", "a2", "p0")}, known, 0.5)
     shares = {r["defect"]: r["share"] for r in table.to_dict("records")}
     assert shares == {
-        "clean": 0.5, "wrong answer": 1, "truncated target": 0, "noise": 1, "duplicate": 0,
+        "clean": 0.5, "another sample's target": 1, "truncated target": 0, "garbled prompt": 1, "duplicate": 0,
     }  # fmt: skip
     assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
-    assert row(table, defect="noise")["low"] > 0  # one of one is not certainty
-    assert row(table, defect="noise")["chance"] == 0.5
+    assert row(table, defect="garbled prompt")["low"] > 0  # one of one is not certainty
+    assert row(table, defect="garbled prompt")["chance"] == 0.5
     assert row(table, defect="duplicate")["chance"] == pytest.approx(0.5 * 3 / 7)
 
 
@@ -221,7 +221,7 @@ def truth(run):
 def test_no_selector_sees_a_label(run, truth):
     """Two pools with the same texts and opposite labels: every selector ranks them alike."""
     members = run.examples("math", "quality")
-    lies = [replace(e, meta={"defect": "" if e.meta["defect"] else "noise"}) for e in members]
+    lies = [replace(e, meta={"corruption": "" if e.meta["corruption"] else "garbled prompt"}) for e in members]
     assert [e.meta for e in lies] != [e.meta for e in members]
     one, by_truth = truth
     other, by_lies = ranked(run, lies, "lies")
@@ -236,7 +236,7 @@ def test_a_changed_text_is_seen(run, truth):
     """The test above could not fail if rankings never changed."""
     members = run.examples("math", "quality")
     noisy = [
-        defects.noise(e, e, defects.random_stream("t", e.id, 0)) if i % 2 else e
+        corruptions.missing_numbers(e, e, corruptions.random_stream("t", e.id, 0)) or e if i % 2 else e
         for i, e in enumerate(members)
     ]
     before = truth[1]

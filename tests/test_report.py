@@ -202,7 +202,7 @@ def test_the_headline_of_several_tasks_shows_every_interval_with_its_verdict():
 
 
 def checked(full, clean):
-    return [{"name": "full - original", "passed": full}, {"name": "clean - defective", "passed": clean}]
+    return [{"name": "full - original", "passed": full}, {"name": "clean - corrupted", "passed": clean}]
 
 
 def test_the_overview_has_every_difference_and_says_which_task_cannot_tell():

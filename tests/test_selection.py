@@ -12,14 +12,15 @@ from igds_utils.tables import selection_table
 from igds_utils.tasks.examples import Example
 
 PAPER = ["random", "loss", "ifd", "zip", "igds"]
-KINDS = ["", "wrong answer", "truncated target", "noise", "missing numbers", "another task's prompt"]
+KINDS = ["", "another sample's target", "truncated target"]
+KINDS += ["garbled prompt", "missing numbers", "another task's prompt"]
 
 
 @pytest.fixture(scope="module")
 def known():
     defects = [KINDS[i % 8] if i % 8 < len(KINDS) else "" for i in range(64)]
     return quality.labels(
-        [Example(f"s{i:02d}", {}, "x" * i, (), {"defect": d}) for i, d in enumerate(defects)]
+        [Example(f"s{i:02d}", {}, "x" * i, (), {"corruption": d}) for i, d in enumerate(defects)]
     )
 
 
@@ -88,7 +89,7 @@ def test_the_heat_map_of_defects_has_every_share_and_chance_below(compared):
     cells = np.array([text.get_text() for text in axis.texts[: kinds * (selectors + 1)]]).reshape(-1, kinds)
     assert axis.get_yticklabels()[-1].get_text() == "chance"
     assert set(cells[-1]) == {"50 %"}
-    noise = defects[defects["defect"] == "noise"]
+    noise = defects[defects["defect"] == "garbled prompt"]
     assert sorted(cells[:-1, 3]) == sorted(
         f"{kept}/8" for kept in noise["kept"]
     )  # eight are too few for percent
@@ -98,7 +99,7 @@ def test_the_heat_map_of_defects_has_every_share_and_chance_below(compared):
 
 def test_the_heat_map_of_defects_has_colour_only_where_chance_is_excluded(compared):
     defects = compared["defects"].copy()
-    at = (defects["selector"] == "igds") & (defects["defect"] == "noise")
+    at = (defects["selector"] == "igds") & (defects["defect"] == "garbled prompt")
     defects[["low", "high"]] = 0.3, 0.7  # around the chance of 0.5
     defects.loc[at, ["share", "low", "high"]] = 1.0, 0.6, 1.0
     axis = plots.defects_heatmap(defects).axes[0]

@@ -2,41 +2,33 @@
 
 import json
 import re
+from itertools import combinations
 
 import pandas as pd
 import pytest
 
 from igds_utils import cli, tasks
 from igds_utils.config.config import ConfigError, load_preset
-from igds_utils.config.settings import TaskConfig
+from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
 from igds_utils.tasks import examples
 from igds_utils.tasks.examples import SETS, Example
-from igds_utils.tasks.sourced import describe, join_repeats, origins, shared_with_test
+from igds_utils.tasks.sourced import describe, origins, shared_with_test
 
 SIZES = {"prior": 6, "validation": 3, "confirmation": 2, "pool": 10, "test": 5}
 MATH = {"question": "question", "solution": "solution", "answer": "answer"}
 SUMMARY = {"text": "dialogue", "summary": "summary"}
 
 
-def problems(prefix, n, first=0):
-    return [
-        {"question": f"{prefix} {i}?", "solution": f"It is {i}.", "answer": str(i)}
-        for i in range(first, first + n)
-    ]
+def problems(prefix, n):
+    return [{"question": f"{prefix} {i}?", "solution": f"It is {i}.", "answer": str(i)} for i in range(n)]
 
 
-def config(sources_section, **sizes):
-    return TaskConfig(
-        data={"sources": sources_section},
-        sizes={**SIZES, **sizes},
-        max_new_tokens=8,
-        sft={},
-        prompt_tokens=1,
-        target_tokens=1,
-    )
+def config(sources, **sizes):
+    lengths = {"max_new_tokens": 8, "prompt_tokens": 1, "target_tokens": 1}
+    return TaskConfig(data={"sources": sources}, sizes=SIZES | sizes, sft={}, **lengths)
 
 
 @pytest.fixture
@@ -56,15 +48,9 @@ def mirror(tmp_path, monkeypatch):
 @pytest.fixture
 def three(mirror):
     """A source for identification, one for the pool and one for the test, as on paper."""
-    return {
-        "identification": {
-            "hub": mirror("some/prior", problems("prior", 20)),
-            "sets": ["prior", "validation", "confirmation"],
-            "columns": MATH,
-        },
-        "pool": {"hub": mirror("some/pool", problems("pool", 30)), "columns": MATH},
-        "test": {"hub": mirror("some/test", problems("test", 5)), "columns": MATH},
-    }
+    sizes = {"prior": 20, "pool": 30, "test": 5}
+    made = {name: {"hub": mirror(f"some/{name}", problems(name, n)), "columns": MATH} for name, n in sizes.items()}
+    return {"identification": made.pop("prior") | {"sets": ["prior", "validation", "confirmation"]}} | made
 
 
 def texts(members):
@@ -74,42 +60,23 @@ def texts(members):
 # ---- dealing ---------------------------------------------------------------------------------------------
 
 
-def test_every_set_comes_from_its_source_in_its_size(three):
-    sets = tasks.get("math").sets(config(three), seed=0)
-    assert {name: len(members) for name, members in sets.items()} == SIZES
-    kinds = {name: {text.split()[0] for text in texts(members)} for name, members in sets.items()}
-    assert kinds == {
-        "prior": {"prior"},
-        "validation": {"prior"},
-        "confirmation": {"prior"},
-        "pool": {"pool"},
-        "test": {"test"},
-    }
-    examples.assert_disjoint(sets)
-    example = sets["pool"][3]
-    assert example.id == "math-pool-0003"
-    i = example.references[0]
-    assert example == Example(
-        "math-pool-0003", {"question": f"pool {i}?"}, f"It is {i}.\nThe final answer is \\boxed{{{i}}}.", (i,)
-    )
-
-
-def test_the_seed_decides_and_a_larger_pool_leaves_the_other_sets(three):
+def test_every_set_comes_from_its_source_in_its_size_and_the_seed_decides(three):
     task = tasks.get("math")
     sets = task.sets(config(three), seed=0)
+    assert {name: len(members) for name, members in sets.items()} == SIZES
+    kinds = {name: {text.split()[0] for text in texts(members)} for name, members in sets.items()}
+    assert kinds == {name: {name if name in ("pool", "test") else "prior"} for name in SIZES}
+    assert len({text for members in sets.values() for text in texts(members)}) == sum(SIZES.values())
+    example, i = sets["pool"][3], sets["pool"][3].references[0]
+    target = f"It is {i}.\nThe final answer is \\boxed{{{i}}}."
+    assert example == Example("math-pool-0003", {"question": f"pool {i}?"}, target, (i,))
     assert task.sets(config(three), seed=0) == sets
     assert task.sets(config(three), seed=1)["prior"] != sets["prior"]
     larger = task.sets(config(three, pool=20), seed=0)
-    assert [larger[name] for name in SETS if name != "pool"] == [
-        sets[name] for name in SETS if name != "pool"
-    ]
-    assert larger["pool"][:10] == sets["pool"]
-
-
-def test_one_source_may_fill_every_set(mirror):
-    whole = {"all": {"hub": mirror("some/data", problems("x", 26)), "sets": list(SETS), "columns": MATH}}
-    sets = tasks.get("math").sets(config(whole), seed=0)
-    assert len({text for members in sets.values() for text in texts(members)}) == 26
+    assert all(larger[name][: SIZES[name]] == sets[name] for name in SETS)
+    extra = task.extra(config(three), seed=0, n=100)
+    assert set(texts(extra)) == set(texts(sets["prior"] + sets["pool"]))
+    assert len(task.extra(config(three), 0, 4)) == 4
 
 
 def test_nested_columns_and_dotted_names_are_read_of_tables_too(tmp_path):
@@ -135,25 +102,16 @@ def test_sets_without_a_source_come_from_the_tasks_own_data(three):
     assert all("family" in example.meta for example in sets["test"] + sets["pool"])
 
 
-def test_extra_examples_avoid_what_is_held_out(three):
-    task, made = tasks.get("math"), config(three)
-    extra = task.extra(made, seed=0, n=100)
-    assert set(texts(extra)) == set(texts(task.sets(made, 0)["prior"] + task.sets(made, 0)["pool"]))
-    assert len(task.extra(made, 0, 4)) == 4
-
-
 # ---- keeping apart ---------------------------------------------------------------------------------------
 
 
 def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirror):
-    mirror(
-        "some/pool", [*problems("pool", 6), *problems("TEST", 2), *problems("prior", 2), *problems("pool", 2)]
-    )
+    rows = [*problems("pool", 6), *problems("TEST", 2), *problems("prior", 2), *problems("pool", 2)]
+    mirror("some/pool", rows)
     mirror("some/prior", [*problems("prior", 9), *problems("test", 3), *problems("prior", 2)])
     sets = tasks.get("math").sets(config(three), seed=0)
-    for one in SETS:
-        for other in SETS:
-            assert one == other or not set(texts(sets[one])) & set(texts(sets[other]))
+    for one, other in combinations(SETS, 2):
+        assert not set(texts(sets[one])) & set(texts(sets[other]))
     counts = sets.facts["sets"]
     assert len(sets["test"]) == 5
     dropped = sum(sum(counts[name]["overlaps"].values()) for name in SETS)
@@ -175,16 +133,8 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
     assert len(task.sets(config({"test": test}, test=12, **sizes), 0)["test"]) == 12
     sets = task.sets(config({"test": {**test, "join_repeats": True}}, test=4, **sizes), 0)
     assert sorted(example.text for example in sets["test"]) == [f"talk {i}" for i in range(4)]
-    assert all(
-        len(example.references) == 3 and example.target == example.references[0] for example in sets["test"]
-    )
+    assert all(len(e.references) == 3 and e.target == e.references[0] for e in sets["test"])
     assert sets.facts["sources"]["test"] == {"rows": 12, "left out": {"joined": 8}, "read as": "", "used": 4}
-
-
-def test_joined_examples_keep_the_order_and_every_reference():
-    made = [Example("", {"t": t}, r, (r,)) for t, r in [("A b", "1"), ("c", "2"), ("a  B.", "3"), ("c", "2")]]
-    joined = join_repeats(made)
-    assert [(e.text, e.references) for e in joined] == [("A b", ("1", "3")), ("c", ("2", "2"))]
 
 
 def test_thirteen_words_in_a_row_give_a_pool_sample_away():
@@ -219,15 +169,9 @@ def test_words_of_other_scripts_are_told_apart():
 def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
     shared = " ".join(f"w{i}" for i in range(13))
     mirror("some/test", [*problems("test", 4), {"question": shared, "solution": "s", "answer": "1"}])
-    mirror(
-        "some/pool",
-        [
-            *problems("pool", 9),
-            *problems("test", 1),
-            {"question": f"and {shared}", "solution": "s", "answer": "1"},
-        ],
-    )
-    overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES}
+    leaked = {"question": f"and {shared}", "solution": "s", "answer": "1"}
+    mirror("some/pool", [*problems("pool", 9), *problems("test", 1), leaked])
+    overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES, "tasks.math.corrupted": 0}
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path / "results"))
     facts = run.data_facts("math")
     assert "math: pool 10 of 10 (1 in test)" in capsys.readouterr().out
@@ -242,17 +186,9 @@ def test_a_run_says_which_test_references_are_longer_than_its_answers_may_be(mir
     sizes = {"prior": 0, "validation": 0, "confirmation": 0, "pool": 0, "test": 8}
 
     def facts(limit):
-        asked = {
-            "data": data,
-            "sizes": sizes,
-            "max_new_tokens": limit,
-            "prompt_tokens": 1,
-            "target_tokens": 1,
-        }
+        asked = {"data": data, "sizes": sizes, "max_new_tokens": limit, "prompt_tokens": 1, "target_tokens": 1}
         overrides = {f"tasks.summarization.{name}": value for name, value in asked.items()}
-        run = open_run(
-            "smoke", tasks=["summarization"], overrides=overrides, results=str(tmp_path / "results")
-        )
+        run = open_run("smoke", tasks=["summarization"], overrides=overrides, results=str(tmp_path))
         lengths = [len(run.train_tokenizer(" " + row["summary"])["input_ids"]) for row in rows]
         return run.data_facts("summarization")["test_references"], sorted(lengths)
 
@@ -310,10 +246,8 @@ def test_rows_of_no_use_are_listed_together(three, mirror):
 
 
 def test_a_report_may_say_where_a_set_comes_from(three):
-    assert origins(config(three)) == {
-        "test": "some/test train",
-        "pool": "some/pool train",
-    } | dict.fromkeys(("prior", "validation", "confirmation"), "some/prior train")
+    places = {name: name if name in ("pool", "test") else "prior" for name in SETS}
+    assert origins(config(three)) == {name: f"some/{place} train" for name, place in places.items()}
     assert origins(config({})) == {}
 
 
@@ -327,10 +261,7 @@ def test_a_report_may_say_where_a_set_comes_from(three):
         (lambda s: s["pool"].update(sets=["pool", "test"]), "both fill test"),
         (lambda s: s.update(more={**s["pool"]}), "source 'more' is no set; say with `sets`"),
         (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool\.colums"),
-        (
-            lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}),
-            r"sources.pool, all records: no field 'a' for 'answer' \(task math needs question, sol",
-        ),
+        (lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}), "no field 'a' for 'answer'"),
     ],
 )
 def test_unusable_sources_are_refused_by_name(three, change, words):
@@ -340,12 +271,10 @@ def test_unusable_sources_are_refused_by_name(three, change, words):
 
 
 def test_too_few_rows_are_refused_with_the_numbers(three):
-    with pytest.raises(
-        ConfigError, match=r"asks for 31 pool examples and 30 are left of the 30 .*sizes\.pool"
-    ):
-        tasks.get("math").sets(config(three, pool=31), 0)
-    with pytest.raises(ConfigError, match=r"asks for 16 prior examples and 15 are left of the 20"):
-        tasks.get("math").sets(config(three, prior=16), 0)
+    for size, words in (({"pool": 31}, r"31 pool examples and 30 are left of the 30 .*sizes\.pool"),
+                        ({"prior": 16}, "16 prior examples and 15 are left of the 20")):  # fmt: skip
+        with pytest.raises(ConfigError, match=words):
+            tasks.get("math").sets(config(three, **size), 0)
 
 
 def test_a_set_that_nobody_fills_is_named(three):
@@ -365,7 +294,7 @@ def test_the_papers_sets_are_read_from_the_hub(hub_box, tmp_path, monkeypatch, t
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
     made = load_preset("paper").tasks[task]
     small = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 20, "test": 30}
-    sets = tasks.get(task).sets(made.model_copy(update={"sizes": examples.Sizes(**small)}), 0)
+    sets = tasks.get(task).sets(made.model_copy(update={"sizes": Sizes(**small)}), 0)
     assert {name: len(members) for name, members in sets.items()} == small
     assert {len(example.references) for example in sets["test"]} == {3 if task == "summarization" else 1}
     if task == "translation":

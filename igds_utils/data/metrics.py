@@ -1,7 +1,5 @@
 """Metrics: accuracy by math-verify and pass@k, ROUGE-1/2/L, chrF, BLEU and COMET. One function a formula."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

@@ -7,8 +7,6 @@ Where the environment variable IGDS_DATA_MIRROR names a folder, it takes the hub
     for place, record in find_rows("pool.jsonl.gz"): ...
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import hashlib
@@ -60,7 +58,10 @@ class Rows:
 
     def __init__(self, name: str, files: Sequence[Path], called: str = "", columns: Iterable[str] | None = None):
         self.name, self.files, self._columns = name, list(files), columns
-        self._called = [called] * len(files) if called else _called(files)
+        depth = 1
+        while len({file.parts[-depth:] for file in files}) < len({*files}):
+            depth += 1
+        self._called = [called or Path(*file.parts[-depth:]).as_posix() for file in files]
         for file in files:
             if (kind := _kind(file))[0] not in KNOWN or (kind[0] in TABLES and kind[1]):
                 raise SourceError(
@@ -126,14 +127,6 @@ def _kind(file: Path) -> tuple[str, str | None]:
     return (Path(file.stem) if packed else file).suffix.lower(), packed
 
 
-def _called(files: Sequence[Path]) -> list[str]:
-    """The name of each file, after as many of its folders as tell all of them apart."""
-    depth = 1
-    while len({file.parts[-depth:] for file in files}) < len({*files}):
-        depth += 1
-    return [Path(*file.parts[-depth:]).as_posix() for file in files]
-
-
 def _shards(folder: Path) -> list[Path]:
     """The files of a folder of shards, in order."""
     if (folder / "dataset_dict.json").is_file():
@@ -155,8 +148,7 @@ def _read(file: Path, called: str, columns: Iterable[str] | None) -> Iterator[Ro
     try:
         if kind in TABLES:
             rows = (row for batch in _batches(file, kind, columns) for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"{called} row {number}", plain(row)
+            yield from ((f"{called} row {number}", plain(row)) for number, row in enumerate(rows, start=1))
             return
         from pyarrow import input_stream
 
@@ -175,8 +167,7 @@ def _batches(file: Path, kind: str, columns: Iterable[str] | None) -> Iterator[A
 
     if kind == ".parquet":
         table = pq.ParquetFile(file)
-        known = table.schema_arrow.names
-        wanted = None if columns is None else [name for name in _held(columns, known) if name in known]
+        wanted = None if columns is None else _held(columns, table.schema_arrow.names)[0]
         yield from table.iter_batches(batch_size=ROWS, columns=wanted)
         return
     with pa.memory_map(str(file)) as source:
@@ -187,9 +178,11 @@ def _batches(file: Path, kind: str, columns: Iterable[str] | None) -> Iterator[A
             yield from map(table.get_batch, range(table.num_record_batches))
 
 
-def _held(names: Iterable[str], known: Sequence[str]) -> list[str]:
-    """The columns of a table that hold what is named: one of that name, or that in which the name's dots begin."""
-    return sorted({name if name in known else name.split(".")[0] for name in names})
+def _held(names: Iterable[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns of a table that hold what is named, one of that name or that in which the name's dots begin; and
+    those that it does not have."""
+    asked = sorted({name if name in known else name.split(".")[0] for name in names})
+    return [name for name in asked if name in known], [name for name in asked if name not in known]
 
 
 def _read_json(stream: BinaryIO, called: str, _: str) -> Iterator[Row]:
@@ -201,8 +194,7 @@ def _read_json(stream: BinaryIO, called: str, _: str) -> Iterator[Row]:
             continue
         if first and line.lstrip().startswith(b"["):
             found = DECODER.decode((line + stream.read()).decode("utf8"))
-            for at, record in enumerate(found, start=1):
-                yield f"{called} record {at}", _object(record)
+            yield from ((f"{called} record {at}", _object(record)) for at, record in enumerate(found, start=1))
             return
         first = False
         try:
@@ -253,10 +245,7 @@ def plain(value: Any) -> Any:
                 return value.decode("utf8")
             except UnicodeDecodeError:
                 return b64encode(value).decode()
-        case date() | time():
-            return value.isoformat()
-        case _:  # decimals, durations
-            return str(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)  # the latter decimals, durations
 
 
 # ---- the hub and its mirror ------------------------------------------------------------------------------
@@ -266,8 +255,7 @@ def mirror_folder() -> Path | None:
     """The folder that stands in for the hub, or None; raises `SourceError` if it is named but not there."""
     if not (name := os.environ.get(MIRROR)):
         return None
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if not (folder := Path(name).expanduser()).is_dir():
         raise SourceError(
             f"{MIRROR} names {name}, which is no folder: correct it, or unset it to use the hub"
         )
@@ -275,7 +263,7 @@ def mirror_folder() -> Path | None:
 
 
 def _mirrored(source: DataSource, mirror: Path) -> Path:
-    places = [f"{source.hub}/{source.config}", source.hub] if source.config else [source.hub]
+    places = [f"{source.hub}/{source.config}"] * bool(source.config) + [source.hub]
     tried = [source.mirror.path] if source.mirror else [f"{place}/{source.split}.jsonl" for place in places]
     if found := next((mirror / path for path in tried if (mirror / path).is_file()), None):
         return found
@@ -301,27 +289,24 @@ def stream_hub(source: DataSource, columns: Iterable[str] | None = None) -> Iter
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
+    options = {"split": source.split, "revision": source.revision, "streaming": True}
     try:
-        rows = load_dataset(
-            source.hub, source.config, split=source.split, revision=source.revision, streaming=True
-        )
+        rows = load_dataset(source.hub, source.config, **options)
     except DatasetNotFoundError as error:
         raise SourceError(
             f"{str(error).splitlines()[0]} Correct `hub` and `revision`; where access is restricted, accept the terms "
             f"on https://huggingface.co/datasets/{source.hub} with your account, then `hf auth login`"
         ) from error
     except ValueError as error:  # an unknown configuration or split: the message lists the known ones
-        raise SourceError(
-            f"{title(source)}: {str(error).splitlines()[0]} Correct `config` or `split`"
-        ) from error
+        said = f"{title(source)}: {str(error).splitlines()[0]} Correct `config` or `split`"
+        raise SourceError(said) from error
     if columns is not None:
         known = list(rows.features) if rows.features else list(next(iter(rows)))
-        columns = _held(columns, known)
-        if missing := [name for name in columns if name not in known]:
-            raise SourceError(
-                f"{title(source)}: no field {missing[0]!r}; it has {', '.join(known)}: correct `columns`"
-            )
-        rows = rows.select_columns(columns)
+        held, missing = _held(columns, known)
+        if missing:
+            has = f"no field {missing[0]!r}; it has {', '.join(known)}"
+            raise SourceError(f"{title(source)}: {has}: correct `columns`")
+        rows = rows.select_columns(held)
     for table in rows.with_format("arrow").iter(batch_size=ROWS):  # images stay bytes, nothing is decoded
         yield from map(plain, table.to_pylist())
 

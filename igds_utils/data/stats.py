@@ -6,8 +6,6 @@ kind. A difference of arms covers the luck of training as well where one of them
     mean, low, high = interval(scores, confidence=0.95, resamples=2000, seed=0)
 """
 
-from __future__ import annotations
-
 import warnings
 from functools import cache
 from typing import NamedTuple

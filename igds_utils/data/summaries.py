@@ -74,12 +74,12 @@ def checks(
 ) -> list[dict]:
     """Whether a task can say anything about data: paired differences that must lie above zero with their interval.
 
-    evaluation: as for `summarise`, with the arms full and original, and clean and defective where they were trained.
+    evaluation: as for `summarise`, with the arms full and original, and clean and corrupted where they were trained.
     A record holds name, gain, low, high (units of the metric) and passed, which is None where an arm was trained once.
     """
     by_arm = {arm: _model(arm, _by_seed(frame)) for arm, frame in evaluation.groupby("selector")}
     made = []
-    for better, worse in (("full", "original"), ("clean", "defective")):
+    for better, worse in (("full", "original"), ("clean", "corrupted")):
         if better in by_arm and worse in by_arm:
             found = paired_difference(by_arm[better], by_arm[worse], confidence, resamples, seed)
             passed = found.low > 0 if found.judged else None

@@ -72,7 +72,7 @@ def _and(names: list[str]) -> str:
 
 FAILED = {
     "full - original": "Full does not lie above Original beyond its interval",
-    "clean - defective": "the clean half does not lie above the spoilt one beyond its interval",
+    "clean - corrupted": "the clean half does not lie above the spoilt one beyond its interval",
 }
 
 
@@ -116,7 +116,7 @@ def caution(checks: dict[str, list[dict]]) -> str:
     tasks: dict[str, list[str]] = {"failed": [], "once": [], "passed": [], "gained": []}
     for task, made in checks.items():
         found = {check["passed"] for check in made}
-        against_spoilt = any(check["name"] == "clean - defective" for check in made)
+        against_spoilt = any(check["name"] == "clean - corrupted" for check in made)
         passed = "passed" if against_spoilt else "gained"
         kind = "failed" if False in found else "once" if None in found else passed
         tasks[kind] += [task_title(task)] if made else []

@@ -64,7 +64,7 @@ def sight(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> str:
 
 CHECKED = {
     "full - original": "training on the full pool against the untrained model",
-    "clean - defective": "training on the clean half against the half spoilt on purpose",
+    "clean - corrupted": "training on the clean half against the half spoilt on purpose",
 }
 
 

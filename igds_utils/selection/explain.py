@@ -28,7 +28,7 @@ from igds_utils.selection.needs.critical import feature_norms
 from igds_utils.selection.readable import FIRES
 from igds_utils.selection.tool import FACTS, PoolRun, members_of
 from igds_utils.selection.user_pool import UserPool, read_pool
-from igds_utils.tasks.defects import own_field
+from igds_utils.tasks.corruptions import own_field
 from igds_utils.tasks.examples import Example
 
 PIECES = 8  # into which a text of one sentence is cut

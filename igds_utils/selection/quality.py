@@ -1,6 +1,6 @@
 """What a selector prefers, judged without training: rankings of a pool of which we know what is spoilt.
 
-Half of it (by default) was spoilt on purpose, on the target side or on the prompt side (`defects`). No selector sees a
+Half of it (by default) is corrupted, on the target side or on the prompt side (`corruptions`). No selector sees a
 label; here the labels are held against the rankings. A score that reads prompts only, as FRS does, is at chance on the
 target side by construction.
 """
@@ -19,7 +19,7 @@ from igds_utils.data import stats
 from igds_utils.engine.features import Feature
 from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection.needs.critical import feature_norms
-from igds_utils.tasks.defects import DEFECTS
+from igds_utils.tasks.corruptions import SIDES as SIDE_OF
 from igds_utils.tasks.examples import Example
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def labels(examples: list[Example]) -> pd.DataFrame:
     """
     rows = []
     for example in examples:
-        defect = example.meta["defect"]
-        side = DEFECTS[defect].side if defect else ""
+        defect = example.meta["corruption"]
+        side = SIDE_OF.get(defect, "")
         origin = example.meta.get("copy_of", example.id)
         rows.append((example.id, defect or CLEAN, side, origin, len(example.target)))
     return pd.DataFrame(rows, columns=["sample_id", "defect", "side", "origin", "target_length"])
@@ -102,7 +102,7 @@ def defects_kept(
     duplicates, those are counted that were kept beside their original.
     """
     size, rows = selection_size(ratio, len(known)), []
-    order = [name for name in (CLEAN, *DEFECTS) if name in set(known["defect"])]
+    order = [name for name in (CLEAN, *SIDE_OF) if name in set(known["defect"])]
     for selector, ranking in rankings.items():
         chosen = known[known["sample_id"].isin(ranking.nsmallest(size, "rank")["sample_id"])]
         harmful = chosen[spoilt(chosen) | (chosen["defect"] == CLEAN)]

@@ -1,22 +1,14 @@
-"""The tasks, by name. A built-in one is a subclass of `base.Task` and a line here; a user's own is a YAML file."""
-
-from __future__ import annotations
+"""The tasks, by name: each is a YAML file, the built-in ones in presets/tasks/."""
 
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
-from igds_utils.config.config import PROJECT, ConfigError
+from igds_utils.config.config import PRESETS, PROJECT, ConfigError
 from igds_utils.config.refs import TaskSpec
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
-from igds_utils.tasks.math import MathTask
-from igds_utils.tasks.summarization import SummarizationTask
-from igds_utils.tasks.template import TemplateTask
-from igds_utils.tasks.translation import TranslationTask
-
-TASKS: dict[str, Task] = {task.name: task for task in (MathTask(), SummarizationTask(), TranslationTask())}
 
 
 def get(name: str, spec: TaskSpec | str | None = None) -> Task:
@@ -24,14 +16,14 @@ def get(name: str, spec: TaskSpec | str | None = None) -> Task:
 
     Raises `ConfigError` for an unknown name, with the known ones, and for a file that is no task.
     """
-    if spec is not None:
-        return TemplateTask(name, spec if isinstance(spec, TaskSpec) else read_spec(spec))
-    if name not in TASKS:
-        raise ConfigError(
-            f"no task {name!r}; known: {', '.join(TASKS)}. For one of your own, say in the preset "
-            f"`tasks: {{{name}: {{task: path/to/it.yaml, ...}}}}`"
-        )
-    return TASKS[name]
+    if spec is None:
+        if name not in (known := sorted(file.stem for file in (PRESETS / "tasks").glob("*.yaml"))):
+            raise ConfigError(
+                f"no task {name!r}; known: {', '.join(known)}. For one of your own, say in the preset "
+                f"`tasks: {{{name}: {{task: path/to/it.yaml, ...}}}}`"
+            )
+        spec = str(PRESETS / "tasks" / f"{name}.yaml")
+    return Task(name, spec if isinstance(spec, TaskSpec) else read_spec(spec))
 
 
 def read_spec(path: str) -> TaskSpec:
@@ -48,4 +40,4 @@ def read_spec(path: str) -> TaskSpec:
         raise ConfigError("\n".join(lines) + f"\nknown keys: {', '.join(TaskSpec.model_fields)}") from None
 
 
-__all__ = ["TASKS", "Example", "Sets", "Task", "get", "read_spec"]
+__all__ = ["Example", "Sets", "Task", "get", "read_spec"]

@@ -1,102 +1,122 @@
-"""What a task is: its data, its prompts (Table 9) and its metric, behind one small interface.
+"""What a task is: its data, its prompts (Table 9) and its metric. A YAML file in presets/tasks/ describes one.
 
-A task is one subclass of `Task` in a file of its own, listed in `igds_utils.tasks.TASKS`. Everything that is the same
-for all tasks (prompts, scoring, training, evaluation) lives elsewhere and reads only what is declared here.
+Everything that is the same for all tasks (prompts, training, evaluation) lives elsewhere and reads what is declared
+here. The formulas of the metrics are in `data.metrics`.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from igds_utils.config.config import ConfigError
-from igds_utils.config.refs import Metric
-from igds_utils.config.settings import TaskConfig
+from igds_utils.config.refs import (
+    AccuracyMetric,
+    ChrfMetric,
+    CometMetric,
+    ExactMetric,
+    Metric,
+    RougeMetric,
+    TaskSpec,
+)
+from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.data import metrics
+from igds_utils.tasks import own_data
+from igds_utils.tasks.corruptions import corrupted_pool
 from igds_utils.tasks.examples import (
+    HELD_OUT,
     Example,
     Sets,
+    data_parameters,
     held_out_texts,
+    normalize,
     number,
     placeholders,
     random_stream,
-    split,
     unique,
 )
+from igds_utils.tasks.sourced import deal_sets
+
+Scores = dict[str, float]
 
 
-class Task(ABC):
+class Task:
     """Data, prompts and metric of one task.
 
-    Templates are `str.format` strings over `Example.fields`; `records_output` also knows `target`. The
-    identification and the few-shot template end in a cue line of its own, whose colon is the critical position p.
-    Where the `data` section of a preset has `sources`, their rows fill `row_fields`.
+    Templates are `str.format` strings over `Example.fields`; `records_output` also knows `target`, `few_shot_template`
+    knows `shots`. The identification and the few-shot template end in a cue line of its own, whose colon is the
+    critical position p. A task's SFT record, unless its spec has another, asks with the prompt before the cue and
+    answers with the cue and the target, as the paper's math records do.
     """
 
-    name: str
-    title: str
-    scoring: Metric  # how outputs are scored
-    identification_template: str
-    records_instruction: str
-    records_input: str
-    records_output: str
-    target_template: str  # over the fields of a row
-    reference: str  # the field of a row that outputs are scored against
-    optional: tuple[str, ...] = ()  # fields that a row may leave empty, but not all of the prompt's or the target's
-    few_shot_template: str = ""  # knows `shots` besides the fields
-    shot_template: str = ""  # how one worked example is written, over its fields
-    shots: tuple[dict[str, str], ...] = ()
-    stops: tuple[str, ...] = ()  # an output ends before the first of these
+    def __init__(self, name: str, spec: TaskSpec):
+        body, cue = spec.prompt.rsplit("\n", 1)
+        self.name, self.title, self.scoring = name, spec.title, spec.metric
+        self.identification_template, self.target_template = spec.prompt, spec.target
+        self.records_instruction = body if spec.instruction is None else spec.instruction
+        self.records_input = spec.input
+        self.records_output = f"{cue} {{target}}" if spec.output is None else spec.output
+        self.few_shot_template, self.shot_template, self.shots = spec.few_shot, spec.shot, tuple(spec.shots)
+        self.reference, self.stops = spec.reference, tuple(spec.stops)
+        every = placeholders(spec.prompt + spec.target)
+        self.optional = tuple(every if spec.optional is None else spec.optional)
+        self._own = own_data.KINDS.get(spec.data)
 
     # ---- data ----
 
     def sets(self, config: TaskConfig, seed: int) -> Sets:
         """The sets prior, validation, confirmation, pool and test, in the preset's sizes.
 
-        No example of one set says the same (`normalize`) as one of another. The same seed gives the same sets.
-        Raises `ConfigError` for unusable `data` parameters or too little data.
+        No example of one set says the same (`normalize`) as one of another. The same seed gives the same sets. The
+        preset's share of the pool is corrupted (`corruptions`). Raises `ConfigError` for unusable `data` parameters or
+        too little data.
         """
-        if "sources" in config.data:
-            from igds_utils.tasks.sourced import sourced_sets
-
-            return sourced_sets(self, config, seed)
-        return Sets(self.own_sets(config, seed))
+        sets = deal_sets(self, config, seed)
+        if config.corrupted:
+            sets["pool"] = corrupted_pool(sets["pool"], config.corrupted, seed)
+        return sets
 
     def extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
         """At most `n` distinct examples for training SAEs, none of them in test, validation or confirmation."""
-        if "sources" in config.data:
-            sets = self.sets(config, seed)
+        sets, random = deal_sets(self, config, seed), random_stream(self.name, "extra", seed)
+        if config.data.get("sources"):
             examples = list(unique([*sets["prior"], *sets["pool"]]))
-            random_stream(self.name, "extra", seed).shuffle(examples)
-            return number(examples[:n], self.name, "extra")
-        return self.own_extra(config, seed, n)
+            random.shuffle(examples)
+        else:
+            examples = self._data(config).extra(n, random, held_out_texts(sets))
+        return number(examples[:n], self.name, "extra")
+
+    def english(self, config: TaskConfig, seed: int) -> list[str]:
+        """Whole leads of articles as general English text, shuffled, also those that are no use to the task; without
+        the articles of test, validation and confirmation. Of a task whose data are `article_leads`."""
+        config = config.model_copy(update={"data": own_section(config)})
+        sets = deal_sets(self, config, seed)
+        held_out = {example.meta["title"] for name in HELD_OUT for example in sets[name]}
+        texts = [a["extract"] for a in self._data(config).articles() if a["title"] not in held_out]
+        random_stream(self.name, "english", seed).shuffle(texts)
+        return texts
+
+    def own_examples(self, config: TaskConfig, sizes: Sizes, seed: int) -> list[Example]:
+        """Examples of the task's own data, without id, in the order in which sets of these sizes are dealt."""
+        return self._data(config).examples(sizes, random_stream(self.name, "sets", seed))
 
     def own_data(self, config: TaskConfig) -> str:
-        """What `own_sets` reads or makes, in a few words."""
-        return "data of its own"
+        """What the task reads or makes where a preset names no `sources`, in a few words."""
+        return self._own.title(config.data) if self._own else "data of its own"
 
-    def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
-        """The sets where a preset names no `sources`: data that the task finds or makes itself."""
-        raise ConfigError(
-            f"task {self.name} has no data of its own: name `sources` in tasks.{self.name}.data"
-        )
-
-    def own_extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
-        """Like `extra`, of the task's own data."""
-        raise ConfigError(
-            f"task {self.name} has no data of its own: name `sources` in tasks.{self.name}.data"
-        )
+    def _data(self, config: TaskConfig) -> own_data.OwnData:
+        if self._own is None:
+            raise ConfigError(
+                f"task {self.name} has no data of its own: name `sources` in tasks.{self.name}.data"
+            )
+        return data_parameters(self._own, own_section(config), self.name)
 
     @property
     def row_fields(self) -> list[str]:
         """What is read from every row of a source."""
-        names = [
-            *placeholders(self.identification_template),
-            *placeholders(self.target_template),
-            self.reference,
-        ]
-        return list(dict.fromkeys(names))
+        return [*dict.fromkeys([*placeholders(self.identification_template + self.target_template), self.reference])]
 
     def example(self, record: dict[str, str], sample_id: str = "") -> Example:
         """The example that the fields of a row make; a `target` that is no field of the template is taken as it is."""
@@ -114,9 +134,8 @@ class Task(ABC):
     def wording(self) -> dict[str, Any]:
         """What the task itself puts before a model and where it ends an answer: products of a model depend on it."""
         kinds = ("identification", "target", "few_shot", "shot")
-        names = [f"{kind}_template" for kind in kinds] + [
-            f"records_{part}" for part in ("instruction", "input", "output")
-        ]
+        names = [f"{kind}_template" for kind in kinds]
+        names += [f"records_{part}" for part in ("instruction", "input", "output")]
         return {name: getattr(self, name) for name in (*names, "shots", "stops")}
 
     @property
@@ -127,16 +146,12 @@ class Task(ABC):
     @property
     def metric_label(self) -> str:
         """The metric as axes and tables name it, with its unit."""
-        from igds_utils.tasks.scorers import SCORERS
-
-        return SCORERS[self.scoring.name].label
+        return SCORERS[self.metric].label
 
     @property
     def scale(self) -> float:
         """Turns a score into the unit of `metric_label`."""
-        from igds_utils.tasks.scorers import SCORERS
-
-        return SCORERS[self.scoring.name].scale
+        return SCORERS[self.metric].scale
 
     def scored_by(self, metric: Metric | None) -> Task:
         """This task under another metric; itself for None."""
@@ -146,23 +161,17 @@ class Task(ABC):
         changed.scoring = metric
         return changed
 
-    def score(self, output: str, example: Example) -> dict[str, float]:
+    def score(self, output: str, example: Example) -> Scores:
         """Metrics of one generated output."""
         return self.score_all([output], [example])[0]
 
-    def score_all(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[dict[str, float]]:
+    def score_all(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
         """Metrics of outputs, each of the example at its place; a metric that is a model scores them in batches."""
-        from igds_utils.tasks.scorers import SCORERS
+        return SCORERS[self.metric].score(self.scoring, list(map(self.cut, outputs)), examples)
 
-        return SCORERS[self.scoring.name].score(
-            self.scoring, [self.cut(output) for output in outputs], examples
-        )
-
-    def score_corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    def score_corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Scores:
         """Metrics of all outputs as one corpus, where the field reports them so (chrF and BLEU); else none."""
-        from igds_utils.tasks.scorers import SCORERS
-
-        return SCORERS[self.scoring.name].corpus([self.cut(output) for output in outputs], examples)
+        return SCORERS[self.metric].corpus(list(map(self.cut, outputs)), examples)
 
     def cut(self, output: str) -> str:
         """The part of an output before the first of `stops`, without surrounding space."""
@@ -171,19 +180,103 @@ class Task(ABC):
         return output.strip()
 
 
-class CorpusTask(Task):
-    """A task over a fixed body of data: its sets are a seeded shuffle of what `load` finds."""
+def own_section(config: TaskConfig) -> dict[str, Any]:
+    """A preset's parameters of a task's own data, beside its `sources`."""
+    return {key: value for key, value in config.data.items() if key != "sources"}
 
-    @abstractmethod
-    def load(self, config: TaskConfig) -> list[Example]:
-        """Every usable example, without id, in the order of the source and each saying something else."""
 
-    def own_sets(self, config: TaskConfig, seed: int) -> dict[str, list[Example]]:
-        examples = self.load(config)
-        random_stream(self.name, "sets", seed).shuffle(examples)
-        return split(examples, config.sizes, self.name)
+# ---- what outputs are scored by --------------------------------------------------------------------------
+#
+# An example with several references gets the mean over them of ROUGE, chrF and COMET: on DialogSum's 500 test dialogues
+# that is what averaging over the 1,500 (dialogue, summary) pairs gives. Answers are right if any reference matches.
 
-    def own_extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
-        examples = list(unique(self.load(config), held_out_texts(self.own_sets(config, seed))))
-        random_stream(self.name, "extra", seed).shuffle(examples)
-        return number(examples[:n], self.name, "extra")
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a metric is shown, and `score(its parameters, outputs, examples)`, whose first key is the metric."""
+
+    label: str  # as axes and tables name it, with its unit
+    scale: float  # turns a score into that unit
+    score: Callable[[Metric, Sequence[str], Sequence[Example]], list[Scores]]
+    corpus: Callable[[Sequence[str], Sequence[Example]], Scores] = lambda outputs, examples: {}
+
+
+def _accuracy(metric: AccuracyMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    """accuracy 0 or 1, and boxed 0 or 1: whether the answer stood in a box."""
+    found = []
+    for output, example in zip(outputs, examples, strict=True):
+        boxed = metrics.boxed_answer(output) is not None
+        right = (boxed or metric.answer == "box_else_number") and any(
+            metrics.math_correct(output, reference, metric.timeout) for reference in example.references
+        )
+        found.append({"accuracy": float(right), "boxed": float(boxed)})
+    return found
+
+
+def _rouge(metric: RougeMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    return _over_references(lambda o, r, _: metrics.rouge(o, r, metric.stemming), outputs, examples)
+
+
+def _chrf(
+    metric: ChrfMetric | CometMetric, outputs: Sequence[str], examples: Sequence[Example]
+) -> list[Scores]:
+    """Sentence chrf and bleu, both 0 to 100; BLEU splits Chinese into characters."""
+
+    def score(output: str, reference: str, example: Example) -> Scores:
+        bleu = metrics.bleu(output, reference, _is_chinese(example))
+        return {"chrf": metrics.chrf(output, reference), "bleu": bleu}
+
+    return _over_references(score, outputs, examples)
+
+
+def _corpus(outputs: Sequence[str], examples: Sequence[Example]) -> Scores:
+    """chrf and bleu of all outputs as one corpus, both 0 to 100, which the means over sentences are not."""
+    references = [example.references for example in examples]
+    bleu = metrics.corpus_bleu(outputs, references, _is_chinese(examples[0]))
+    return {"chrf": metrics.corpus_chrf(outputs, references), "bleu": bleu}
+
+
+def _is_chinese(example: Example) -> bool:
+    return "Chinese" in example.fields.get("target_language", "")
+
+
+def _comet(metric: CometMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    """comet, chrf and bleu, all 0 to 100 (COMET may leave that range a little)."""
+    triples = [
+        (example.fields["source_text"], output, reference)
+        for output, example in zip(outputs, examples, strict=True)
+        for reference in example.references
+    ]
+    values = iter(metrics.comet(triples, metric.checkpoint, metric.batch))
+    means = [{"comet": _mean([next(values) for _ in example.references])} for example in examples]
+    return [mean | others for mean, others in zip(means, _chrf(metric, outputs, examples), strict=True)]
+
+
+def _exact_match(metric: ExactMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
+    return [
+        {"exact_match": float(normalize(output) in map(normalize, example.references))}
+        for output, example in zip(outputs, examples, strict=True)
+    ]
+
+
+SCORERS = {
+    "accuracy": Scorer("accuracy (%)", 100.0, _accuracy),
+    "rouge1": Scorer("ROUGE-1", 1.0, _rouge),
+    "chrf": Scorer("chrF, mean of sentences", 1.0, _chrf, _corpus),
+    "comet": Scorer("COMET", 1.0, _comet, _corpus),
+    "exact_match": Scorer("exact match (%)", 100.0, _exact_match),
+}
+
+
+def _over_references(
+    score: Callable[[str, str, Example], Scores], outputs: Sequence[str], examples: Sequence[Example]
+) -> list[Scores]:
+    found = []
+    for output, example in zip(outputs, examples, strict=True):
+        each = [score(output, reference, example) for reference in example.references]
+        found.append({name: _mean([scores[name] for scores in each]) for name in each[0]})
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

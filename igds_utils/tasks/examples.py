@@ -1,6 +1,4 @@
-"""Examples of a task, and how they are dealt into sets that share no text."""
-
-from __future__ import annotations
+"""Examples of a task, their sets, and when two of them say the same."""
 
 import re
 import unicodedata
@@ -15,7 +13,6 @@ from pydantic import ValidationError
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import Strict
-from igds_utils.config.settings import Sizes, TaskConfig
 
 # The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
 # and what no preset may train on is always among the stream's first examples.
@@ -52,11 +49,15 @@ class Example:
 
 
 class Sets(dict[str, list[Example]]):
-    """The sets of a task by name; `facts` tells what was left out when they were made."""
+    """The sets of a task by name.
+
+    facts: what was left out when they were made. clean_pool: the pool before a share of it was corrupted.
+    """
 
     def __init__(self, sets: dict[str, list[Example]], facts: dict[str, Any] | None = None):
         super().__init__(sets)
         self.facts = facts or {}
+        self.clean_pool = sets["pool"]
 
 
 @cache
@@ -74,10 +75,10 @@ def normalize(text: str) -> str:
     return " ".join(lower.split()).rstrip(".。।")
 
 
-def data_parameters(schema: type[Data], config: TaskConfig, task: str) -> Data:
+def data_parameters(schema: type[Data], data: dict[str, Any], task: str) -> Data:
     """Read a task's `data` section into its record; raises `ConfigError` naming the key and what is known."""
     try:
-        return schema.model_validate(config.data)
+        return schema.model_validate(data)
     except ValidationError as error:
         lines = [f"tasks.{task}.data.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         known = ", ".join(schema.model_fields)
@@ -89,9 +90,9 @@ def random_stream(task: str, purpose: str, seed: int) -> Random:
     return Random(f"{task}/{purpose}/{seed}")
 
 
-def unique(examples: Iterable[Example], seen: set[str] | None = None) -> Iterator[Example]:
+def unique(examples: Iterable[Example], seen: Iterable[str] = ()) -> Iterator[Example]:
     """Examples in order, without those whose normalized text was seen before (in `seen` or earlier)."""
-    seen = set() if seen is None else set(seen)
+    seen = set(seen)
     for example in examples:
         key = normalize(example.text)
         if key not in seen:
@@ -99,40 +100,9 @@ def unique(examples: Iterable[Example], seen: set[str] | None = None) -> Iterato
             yield example
 
 
-def split(examples: list[Example], sizes: Sizes, task: str) -> dict[str, list[Example]]:
-    """Deal examples, in the order given, into the sets of a preset, and name each `<task>-<set>-<number>`.
-
-    Raises `ConfigError` if there are too few, `ValueError` if two say the same.
-    """
-    if sizes.pool is None:
-        others = sum(getattr(sizes, name) for name in SETS if name != "pool")
-        sizes = sizes.model_copy(update={"pool": max(2, len(examples) - others)})
-    needed = sum(getattr(sizes, name) for name in SETS)
-    if len(examples) < needed:
-        asked = ", ".join(f"{name} {getattr(sizes, name)}" for name in SETS)
-        raise ConfigError(
-            f"task {task}: the preset asks for {needed} examples ({asked}), the data holds {len(examples)}: "
-            f"lower tasks.{task}.sizes"
-        )
-    stream = iter(examples)
-    sets = {name: [next(stream) for _ in range(getattr(sizes, name))] for name in SETS}
-    assert_disjoint(sets)
-    return {name: number(members, task, name) for name, members in sets.items()}
-
-
-def number(examples: list[Example], task: str, name: str) -> list[Example]:
+def number(examples: Iterable[Example], task: str, name: str) -> list[Example]:
     """The same examples with the ids `<task>-<name>-0000`, `-0001`, ..."""
     return [replace(example, id=f"{task}-{name}-{i:04d}") for i, example in enumerate(examples)]
-
-
-def assert_disjoint(sets: dict[str, list[Example]]) -> None:
-    """Raise `ValueError` if two examples, of one set or of two, have the same normalized text."""
-    seen: dict[str, str] = {}
-    for name, examples in sets.items():
-        for i, example in enumerate(examples):
-            place = f"{name} example {i}"
-            if (other := seen.setdefault(normalize(example.text), place)) != place:
-                raise ValueError(f"{place} says the same as {other}: {example.text!r}; drop one of them")
 
 
 def held_out_texts(sets: dict[str, list[Example]]) -> set[str]:

@@ -57,8 +57,8 @@ class Records:
     def __init__(self, rows: Rows, task: Task, source: DataSource, scored: bool = True):
         self.rows, self.task, self.counts = rows, task, Counter()
         self._where, self._max_words = source.where.items(), source.max_words.items()
-        self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
         self._first = next((record for _, record in rows if isinstance(record, dict)), {})
+        self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
         known, columns = dict.fromkeys([*self.prompt, "target", *parts, "id"]), source.columns
         if unknown := [] if scored else sorted({*columns} - {*known}):
             raise ConfigError(f"task {task.name} has no field {unknown[0]!r}; it has {', '.join(known)}")
@@ -75,9 +75,8 @@ class Records:
             self.format[self.targets[0]] = Column(column=answers)
         self.fields = list(dict.fromkeys([*self.prompt, *self.targets, *[task.reference] * scored]))
         self._columns = {field: Column(column=field) for field in [*self.fields, "id"]} | columns | self.format
-        self._names = {field: column.names for field, column in self._columns.items()}
         checked = [f for f in [*self.fields, *({"id"} & {*columns})] if f not in self.format]
-        self._unseen = {name: field for field in checked for name in self._names[field]}
+        self._unseen = {name: field for field in checked for name in self._columns[field].names}
         self._id = None if scored else self._columns["id"]
         if wrong := sorted({*source.max_words} - {*self.fields}):
             raise ConfigError(f"max_words of {wrong[0]!r}, which is no field of task {task.name}")
@@ -116,23 +115,22 @@ class Records:
             if self._value(record, name, name) not in values:
                 raise BadRecord("filtered by where", "filtered")
         texts = {field: self._text(record, field) for field in self.fields}
-        for needed in self._needed if not all(texts.values()) else ():
+        for needed in self._needed:
             if not any(texts[field] for field in needed):
                 names = " and ".join(repr(self._columns[field].column) for field in needed)
                 raise BadRecord(f"field {names} is empty", "empty")
         if any(len(texts[field].split()) > most for field, most in self._max_words):
             raise BadRecord("filtered by max_words", "filtered")
-        return self.task.example(texts, self._name(place, record))
+        return self.task.example(texts, self._name(place, record) if self._id else "")
 
     def _name(self, place: str, record: dict[str, Any]) -> str:
         """The record's id as text; one without is called by where it stands."""
-        if self._id is None:
-            return ""
-        if self._id.column and self._names["id"] != [self._id.column]:  # a template
+        column = self._id.column
+        if column and self._id.names != [column]:  # a template
             return self._text(record, "id")
-        value = find(record, self._id.column) if self._id.column else None
+        value = find(record, column) if column else None
         if value is not MISSING:
-            self._unseen.pop(self._id.column, None)
+            self._unseen.pop(column, None)
         if value is MISSING or value is None:
             file, kind, number = place.rsplit(" ", 2)
             return f"{file}-" * (len(self.rows.files) > 1) + f"{kind}-{number.zfill(6)}"
@@ -140,10 +138,10 @@ class Records:
             held = KINDS.get(type(value), repr(value))
             more = f" (write {value:.0f}, which an export made a decimal)" if isinstance(value, float) else ""
             raise BadRecord(
-                f"field {self._id.column!r} holds {held}: an id is text or a whole number{more}; --column id=NAME "
-                "reads another column, --column id= numbers the records"
+                f"field {column!r} holds {held}: an id is text or a whole number{more}; --column id=NAME reads another "
+                "column, --column id= numbers the records"
             )
-        return _whole(str(value), self._id.column)
+        return _whole(str(value), column)
 
     def _text(self, record: dict[str, Any], field: str) -> str:
         column = self._columns[field]
@@ -151,7 +149,7 @@ class Records:
             return column.value
         text = None if self._unseen else record.get(column.column)
         if type(text) is not str:  # the slow way to every other value
-            text, names = column.column, self._names[field]
+            text, names = column.column, column.names
             pieces = {name: self._piece(record, name, field, len(names) > 1) for name in names}
             text = pieces[text] if text in pieces else PIECE.sub(lambda name: pieces[name[1]], text)
         _whole(text, column.column)
@@ -166,13 +164,12 @@ class Records:
         return "" if value is None else str(value)
 
     def _value(self, record: dict[str, Any], name: str, field: str, optional: bool = False) -> Any:
-        value = find(record, name)
-        if value is not MISSING:
+        if (value := find(record, name)) is not MISSING:
             self._unseen.pop(name, None)
             return value
-        if not optional:
-            raise BadRecord(self._missing(name, field, record))
-        return None
+        if optional:
+            return None
+        raise BadRecord(self._missing(name, field, record))
 
     def _missing(self, name: str, field: str, record: dict[str, Any]) -> str:
         called = f"no field {name!r}" + f" for {field!r}" * (field != name)

@@ -1,4 +1,4 @@
-"""The sets of a task from rows of data: one source dealt into several sets, or a source for each.
+"""The sets of a task from rows of data, one source dealt into several sets or a source for each, or from its own data.
 
 What a preset writes under `tasks.<task>.data`:
 
@@ -72,25 +72,35 @@ def origins(config: TaskConfig) -> dict[str, str]:
     return found
 
 
-def sourced_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
-    """The sets of a preset whose data section has `sources`, and what was left out to make them.
+def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
+    """The sets of a preset, from `sources` and from the task's own data, and what was left out to make them.
 
     A set may come out smaller than its size by the examples that were dropped: another set has them, they repeat (pool
     and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`,
-    and so is an empty set. facts: `sources` -> name -> rows, used, left out (reason -> rows); `sets` -> name -> size,
-    asked, repeats, overlaps (set -> examples that this set did without because that one has them).
+    and so is an empty set. facts, where there are `sources`: `sources` -> name -> rows, used, left out (reason ->
+    rows); `sets` -> name -> size, asked, repeats, overlaps (set -> examples that this set did without because that one
+    has them).
     """
-    sources = {"sources": config.data["sources"]}
-    sourced = data_parameters(Sourced, config.model_copy(update={"data": sources}), task.name)
-    filled = {one: name for name in sourced.sources for one in sourced.sets_of(name)}
-    streams = _own(task, config, seed, set(filled))
+    sourced = data_parameters(Sourced, {"sources": config.data.get("sources", {})}, task.name)
+    filled = [one for name in sourced.sources for one in sourced.sets_of(name)]
+    streams: dict[str, _Stream] = {}
     facts: dict[str, dict[str, Any]] = {}
+    if own := [name for name in SETS if name not in filled and getattr(config.sizes, name) != 0]:
+        sizes = config.sizes.model_copy(update=dict.fromkeys(filled, 0))
+        try:
+            examples = task.own_examples(config, sizes, seed)
+        except ConfigError as error:
+            if not filled:
+                raise
+            wanted = f"no source of tasks.{task.name}.data.sources fills {', '.join(own)}"
+            raise ConfigError(f"{wanted}, nor can the task itself: {error}") from None
+        streams = dict.fromkeys(own, _Stream("the task's own data", examples))
     for name, source in sourced.sources.items():
         if wanted := [one for one in sourced.sets_of(name) if getattr(config.sizes, one) != 0]:
             examples, facts[name] = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
             random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
             streams |= dict.fromkeys(wanted, _Stream(name, examples, facts[name]["left out"]))
-    sets, counts = deal(streams, config.sizes, task.name)
+    sets, counts = _deal(streams, config.sizes, task.name)
     for name, found in facts.items():
         asked = [one for one in sourced.sets_of(name) if one in streams]
         found["used"] = sum(len(sets[one]) for one in asked)
@@ -98,7 +108,7 @@ def sourced_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
             beyond = ", ".join(f"sizes.{one}" for one in asked)
             found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in asked)] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
-    return Sets(numbered, {"sources": facts, "sets": counts})
+    return Sets(numbered, {"sources": facts, "sets": counts} if "sources" in config.data else {})
 
 
 def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Example], dict[str, Any]]:
@@ -144,23 +154,7 @@ class _Stream:
         self.dropped = sum(lost)
 
 
-def _own(task: Task, config: TaskConfig, seed: int, covered: set[str]) -> dict[str, _Stream]:
-    """The task's own data for the sets that no source fills."""
-    wanted = [name for name in SETS if name not in covered and getattr(config.sizes, name) != 0]
-    if not wanted:
-        return {}
-    data = {key: value for key, value in config.data.items() if key != "sources"}
-    sizes = config.sizes.model_copy(update=dict.fromkeys(covered, 0))
-    try:
-        sets = task.own_sets(config.model_copy(update={"data": data, "sizes": sizes}), seed)
-    except ConfigError as error:
-        raise ConfigError(
-            f"no source of tasks.{task.name}.data.sources fills {', '.join(wanted)}, nor can the task itself: {error}"
-        ) from None
-    return {name: _Stream("the task's own data", sets[name]) for name in wanted}
-
-
-def deal(
+def _deal(
     streams: dict[str, _Stream], sizes: Sizes, task: str
 ) -> tuple[dict[str, list[Example]], dict[str, dict[str, Any]]]:
     """Fill the sets in the order of `SETS`, each from its stream, and count what was passed over."""
@@ -176,14 +170,14 @@ def deal(
             text = normalize(example.text)
             if (other := owner.setdefault(text, name)) != name:
                 overlaps[other] += 1
-                stream.dropped += 1
+            elif text in own and name not in REPEATING:
+                repeats += 1
+            else:
+                repeats += text in own
+                own.add(text)
+                members.append(example)
                 continue
-            repeats += text in own
-            if text in own and name not in REPEATING:
-                stream.dropped += 1
-                continue
-            own.add(text)
-            members.append(example)
+            stream.dropped += 1
         if size != 0 and not members:
             why = _counted(stream.out | {f"in {other}": n for other, n in overlaps.items()}) or "all are dealt"
             raise ConfigError(

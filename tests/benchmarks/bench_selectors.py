@@ -31,7 +31,7 @@ from igds_utils.selection import needs, pool
 from igds_utils.selectors import Context, PoolSample, rank_pool
 from igds_utils.selectors.coverage import lazy_greedy
 from igds_utils.selectors.zip import Bundle
-from igds_utils.tasks.word_problems import draw_problem
+from igds_utils.tasks.own_data import draw_problem
 
 LARGE, SMALL = 20_000, 5_000  # samples of a pool
 BUDGET = 200  # of ZIP: two rounds of its defaults
@@ -109,7 +109,7 @@ def problems(n: int) -> list[PoolSample]:
     """Word problems of the default task."""
     random = Random(0)
     drawn = (draw_problem(random, random.randint(1, 3), 20) for _ in range(n))
-    return [PoolSample(f"p{i:05d}", one.solution, one.question) for i, one in enumerate(drawn)]
+    return [PoolSample(f"p{i:05d}", one.target.partition("\n")[0], one.text) for i, one in enumerate(drawn)]
 
 
 def bench_zip() -> dict:

@@ -1,0 +1,290 @@
+"""Data that tasks make or find without a dataset: word problems, leads of articles, interface messages.
+
+Each kind is the record of a task's `data` section and knows how its examples are made. A task's YAML file names its
+kind (`data: word_problems`); the stories of the word problems are in word_problems.yaml.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from itertools import count, islice
+from operator import add, floordiv, mul, sub
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator
+
+from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import Strict, WheelRef
+from igds_utils.config.settings import Sizes
+from igds_utils.data import hub
+from igds_utils.data.metrics import words
+from igds_utils.tasks.examples import SETS, Example, normalize, unique
+
+OPERATORS = {"+": add, "-": sub, "*": mul, "/": floordiv}
+LARGEST_RESULT = 99
+LANGUAGES = {"fr": "French", "zh": "Chinese"}
+PLACEHOLDER = re.compile(r"%\d|%s|\{\w*\}|<[^>]*>")
+# "(1924–2018)" after a person: as a rule the lead does not say it, so it cannot be learnt.
+YEARS = re.compile(r"\s*\([^()]*\d[^()]*\)$")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
+
+
+class OwnData(Strict):
+    """The `data` section of a task that needs no `sources`."""
+
+    @classmethod
+    def title(cls, data: dict[str, Any]) -> str:
+        """What is read or made, in a few words; data: the section as the preset has it."""
+        raise NotImplementedError
+
+    def load(self) -> list[Example]:
+        """Every usable example without id, each saying something else, in the order of the source."""
+        raise NotImplementedError
+
+    def examples(self, sizes: Sizes, random: Random) -> list[Example]:
+        """The same in the order in which sets of these sizes are dealt: a seeded shuffle."""
+        made = self.load()
+        random.shuffle(made)
+        return made
+
+    def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
+        """At most `n` distinct examples, none with a (normalized) text of `held_out`."""
+        made = list(unique(self.load(), held_out))
+        random.shuffle(made)
+        return made[:n]
+
+
+# ---- word problems ---------------------------------------------------------------------------------------
+
+
+class WordProblems(OwnData):
+    """Arithmetic word problems of graded difficulty with worked solutions, and requests that are no problems."""
+
+    steps: dict[Literal[1, 2, 3], float] = Field(
+        {1: 0.5, 2: 0.4, 3: 0.1}, description="weight of each difficulty"
+    )
+    max_number: int = Field(
+        20, ge=5, description="largest number given in a question; results stay below 100"
+    )
+    families: list[str] | None = Field(
+        None,
+        description="families of stories (word_problems.yaml) that problems are drawn from; all where left out",
+    )
+    off_task: float = Field(0.25, ge=0, lt=1, description="share of the pool that asks for no calculation")
+
+    @field_validator("families")
+    @classmethod
+    def _known_families(cls, families: list[str] | None) -> list[str] | None:
+        known = stories()["problems"]
+        if unknown := sorted(set(families or known) - set(known)):
+            raise ValueError(f"no family {unknown[0]!r} of word problems; known: {', '.join(known)}")
+        return families
+
+    @field_validator("steps")
+    @classmethod
+    def _some_weight(cls, steps: dict[int, float]) -> dict[int, float]:
+        if min(steps.values(), default=0) < 0 or sum(steps.values()) <= 0:
+            raise ValueError(f"weights must not be negative and not all zero: {steps}")
+        return steps
+
+    @classmethod
+    def title(cls, data: dict[str, Any]) -> str:
+        return "generated word problems"
+
+    def examples(self, sizes: Sizes, random: Random) -> list[Example]:
+        """The requests, mixed in, all fall into the pool, which is dealt last."""
+        if sizes.pool is None:
+            raise ConfigError("generated problems have no end: give tasks.math.sizes.pool a number")
+        total, requests = sum(getattr(sizes, name) for name in SETS), round(self.off_task * sizes.pool)
+        made = self._draw(total - requests, requests, random)
+        pool = made[total - sizes.pool :]
+        random.shuffle(pool)
+        return made[: total - sizes.pool] + pool
+
+    def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
+        requests = round(self.off_task * n)
+        made = self._draw(n - requests, requests, random, held_out)
+        random.shuffle(made)
+        return made
+
+    def _draw(self, problems: int, requests: int, random: Random, seen: set[str] = frozenset()) -> list[Example]:
+        levels, weights = list(self.steps), list(self.steps.values())
+
+        def draw(n: int, one: Callable[[], Example]) -> list[Example]:
+            return list(islice(unique((one() for _ in count()), seen), n))
+
+        def problem() -> Example:
+            return draw_problem(random, random.choices(levels, weights)[0], self.max_number, self.families)
+
+        return draw(problems, problem) + draw(requests, lambda: draw_request(random))
+
+
+@cache
+def stories() -> dict[str, Any]:
+    """The stories by family (`problems`, `requests`) and the words that fill them (`cast`)."""
+    return yaml.safe_load(Path(__file__).with_name("word_problems.yaml").read_text(encoding="utf8"))
+
+
+def draw_problem(random: Random, steps: int, max_number: int, families: list[str] | None = None) -> Example:
+    """One problem of `steps` calculations (1-3) whose given numbers lie in 2..max_number, of some families or all.
+
+    Numbers are drawn until every result is a whole number from 1 to 99. The target is the worked solution
+    (`12 + 7 = 19. 19 * 2 = 38.`) and the answer in a box.
+    """
+    family = random.choice(list(families or stories()["problems"]))
+    chosen = next(s for s in stories()["problems"][family] if len(s["work"]) == steps)
+    letters = sorted(set(re.findall(r"\b[a-d]\b", " ".join(chosen["work"]))))
+    worked = None
+    while worked is None:
+        numbers = {letter: random.randint(2, max_number) for letter in letters}
+        worked = _work(chosen["work"], numbers)
+    solution, answer = worked
+    question = chosen["story"].format(**_cast(random), **numbers)
+    target = f"{solution}\nThe final answer is \\boxed{{{answer}}}."
+    return Example("", {"question": question}, target, (answer,), {"family": family, "steps": steps, "off_task": 0})
+
+
+def draw_request(random: Random) -> Example:
+    """One request that asks for no calculation, with a short reply; neither holds a number."""
+    family = random.choice(list(stories()["requests"]))
+    chosen = random.choice(stories()["requests"][family])
+    question, reply = (chosen[part].format(**cast) for cast in [_cast(random)] for part in ("story", "reply"))
+    return Example("", {"question": question}, reply, (), {"family": family, "steps": 0, "off_task": 1})
+
+
+def _work(calculations: list[str], numbers: dict[str, int]) -> tuple[str, str] | None:
+    """The solution's text and the last result, or None if some result is no whole number from 1 to 99."""
+    known, lines = dict(numbers), []
+    for i, calculation in enumerate(calculations, start=1):
+        left, operator, right = calculation.split()
+        x, y = known[left], known[right]
+        result = OPERATORS[operator](x, y)
+        if not 1 <= result <= LARGEST_RESULT or (operator == "/" and x % y):
+            return None
+        known[f"r{i}"] = result
+        lines.append(f"{x} {operator} {y} = {result}.")
+    return " ".join(lines), str(result)
+
+
+def _cast(random: Random) -> dict[str, str]:
+    """Persons and things of a story; those that it does not name are drawn all the same."""
+    cast = stories()["cast"]
+    name, friend = random.sample(cast["name"], 2)
+    drawn = {key: random.choice(choices) for key, choices in cast.items() if key != "name"}
+    return {"name": name, "friend": friend, **drawn}
+
+
+# ---- files of packages -----------------------------------------------------------------------------------
+
+
+class ArticleLeads(OwnData):
+    """The lead of a Wikipedia article into one line, `{title}: {short description}`.
+
+    The short description alone is a terse fragment ("Country in Central America") that the untrained model beats by
+    overlap when it just continues at length. With the title in front the line says what the text is about and what
+    that is; both are in the lead, and leaving out the rest is what fine-tuning has to teach.
+    """
+
+    wheel: WheelRef = Field(description="`file` is the JSON file of the article leads")
+    min_words: int = Field(30, description="words of the text, cut at a sentence's end")
+    max_words: int = Field(80, description="words of the text, cut at a sentence's end")
+    min_description_words: int = Field(4, description="words of the short description")
+
+    @classmethod
+    def title(cls, data: dict[str, Any]) -> str:
+        return "leads of Wikipedia articles with their one-line descriptions"
+
+    def load(self) -> list[Example]:
+        """Left out: leads with holes where formulas or names were stripped, leads that do not name their title, those
+        too short for `min_words`, descriptions below `min_description_words`, and repeated texts or lines.
+        """
+        seen, found = set(), []
+        for article in self.articles():
+            lead, description = article["extract"].strip(), YEARS.sub("", article["description"] or "").strip()
+            name = re.sub(r"\s*\(.*\)$", "", article["title"])  # "Mercury (planet)"
+            if re.search(r"  |\n| ,|\(\)", lead) or name.lower() not in lead.lower():
+                continue
+            if len(description.split()) < self.min_description_words:
+                continue
+            text, line = whole_sentences(lead, self.max_words), f"{name}: {description}"
+            if len(text.split()) < self.min_words or {normalize(text), normalize(line)} & seen:
+                continue
+            seen |= {normalize(text), normalize(line)}
+            meta = {"title": article["title"], "topic": article["topic"]}
+            found.append(Example("", {"text": text}, line, (line,), meta))
+        return found
+
+    def articles(self) -> list[dict[str, str]]:
+        """The articles of the source: title, extract (the lead), description, topic."""
+        return list(json.loads(hub.wheel_file(self.wheel).read_text(encoding="utf8")).values())
+
+
+def whole_sentences(text: str, max_words: int) -> str:
+    """As many whole sentences as fit in `max_words` words; none if the first alone is longer."""
+    kept: list[str] = []
+    for sentence in SENTENCE_END.split(text):
+        if len(" ".join([*kept, sentence]).split()) > max_words:
+            break
+        kept.append(sentence)
+    return " ".join(kept)
+
+
+class InterfaceMessages(OwnData):
+    """English user-interface messages and their human translations from JupyterLab's language packs."""
+
+    language: str = "fr"
+    wheels: dict[str, WheelRef] = Field(
+        description="language -> language pack; `file` is the folder of its catalogs, with a slash at the end"
+    )
+    min_words: int = Field(4, ge=1, description="English words without placeholders")
+    max_words: int = Field(30, description="English words")
+
+    @classmethod
+    def title(cls, data: dict[str, Any]) -> str:
+        language = LANGUAGES.get(data.get("language", "fr"), "another language")
+        return f"JupyterLab's interface messages, English to {language}"
+
+    def load(self) -> list[Example]:
+        """The catalogs map `context \\x04 message` to a list of plural forms (the first is taken).
+
+        Left out: messages of several lines (settings with code in them), untranslated ones, those outside
+        min_words..max_words, and those whose English or translation already occurred word by word.
+        """
+        for known, what in ((LANGUAGES, "name of the language"), (self.wheels, "wheel")):
+            if self.language not in known:
+                raise ConfigError(
+                    f"tasks.translation.data.language: no {what} for {self.language!r}; known: {', '.join(known)}"
+                )
+        folder, language = hub.wheel_file(self.wheels[self.language]), LANGUAGES[self.language]
+        if not (catalogs := sorted(folder.glob("*.json"))):
+            raise ConfigError(f"no *.json catalogs in {folder}: correct `file:` in tasks.translation.data.wheels")
+        sources, targets, found = set(), set(), []
+        for catalog in catalogs:
+            for key, forms in json.loads(catalog.read_text(encoding="utf8")).items():
+                if not key:  # the catalog's header
+                    continue
+                source, target = key.rpartition("\x04")[2].strip(), forms[0].strip()
+                if "\n" in source + target or not target or len(source.split()) > self.max_words:
+                    continue
+                if len(PLACEHOLDER.sub(" ", source).split()) < self.min_words:
+                    continue
+                plain_source, plain_target = tuple(words(source)), tuple(words(target))
+                if plain_source == plain_target or plain_source in sources or plain_target in targets:
+                    continue
+                sources.add(plain_source)
+                targets.add(plain_target)
+                source, target = " ".join(source.split()), " ".join(target.split())
+                fields = {"source_text": source, "target_language": language}
+                found.append(Example("", fields, target, (target,), {"catalog": catalog.stem}))
+        return found
+
+
+KINDS: dict[str, type[OwnData]] = {
+    "word_problems": WordProblems,
+    "article_leads": ArticleLeads,
+    "interface_messages": InterfaceMessages,
+}

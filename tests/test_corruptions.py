@@ -1,0 +1,152 @@
+"""Corrupted samples: of a pool to train on, with the ruler's two ends, and of pools of known quality."""
+
+from dataclasses import replace
+
+import pytest
+
+from igds_utils.config.config import load_preset
+from igds_utils.core.arms import arms
+from igds_utils.core.experiment import open_run
+from igds_utils.tasks import corruptions, get
+from igds_utils.tasks.corruptions import SIDES, TRAINED
+from igds_utils.tasks.examples import Example, random_stream
+
+ONE = Example("a", {"question": "Ann has 3 apples and 4 pears."}, "3 + 4 = 7. So \\boxed{7}.", ("7",))
+TWO = Example("b", {"question": "Bob has 5 figs."}, "The final answer is \\boxed{5}.", ("5",))
+LINE = Example("c", {"source_text": "Save the file now", "target_language": "French"}, "Enregistrer", ())
+HAND = [
+    Example(f"s{i}", {"question": f"Ann has {i} figs and {i + 1} pears, how many?"}, f"{2 * i + 1}.", ())
+    for i in range(20)
+]
+
+
+@pytest.fixture(scope="module")
+def large():
+    """80 math samples, none of them off-task."""
+    config = load_preset("quick").tasks["math"]
+    return [e for e in get("math").sets(config, seed=0).clean_pool if not e.meta["off_task"]]
+
+
+def corrupt(name, example=ONE, other=TWO, seed=0):
+    return corruptions.CORRUPTIONS[SIDES[name]][name](example, other, random_stream("t", "t", seed))
+
+
+def labels(pool):
+    return [example.meta["corruption"] for example in pool]
+
+
+# ---- a pool to train on, and the ends of the ruler ----
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.25, 5), (0.7, 14), (0.35, 7)])
+def test_exactly_a_share_of_a_pool_has_corrupted_prompts_and_the_rest_is_untouched(share, n):
+    made = corruptions.corrupted_pool(HAND, share, seed=0)
+    assert sum(map(bool, labels(made))) == n and set(labels(made)) == {"", *TRAINED}
+    for before, after in zip(HAND, made, strict=True):
+        assert (before.id, before.target) == (after.id, after.target)
+        assert (before.fields == after.fields) == (after.meta["corruption"] == "")
+    assert made == corruptions.corrupted_pool(HAND, share, 0) != corruptions.corrupted_pool(HAND, share, 1)
+
+
+@pytest.mark.parametrize(("share", "smaller"), [(0.5, 10), (0.25, 5), (0.7, 6)])
+def test_the_rulers_ends_are_that_pools_samples_as_many_of_each(share, smaller):
+    pool = corruptions.corrupted_pool(HAND, share, seed=0)
+    ends = corruptions.ruler(pool, seed=0)
+    assert {side: len(members) for side, members in ends.items()} == {"clean": smaller, "corrupted": smaller}
+    assert not any(labels(ends["clean"])) and all(labels(ends["corrupted"]))
+    assert all(example in HAND for example in map(unlabelled, ends["clean"]))
+    places = {side: [pool.index(example) for example in members] for side, members in ends.items()}
+    assert all(found == sorted(set(found)) for found in places.values())
+    assert ends == corruptions.ruler(pool, seed=0)
+    assert (ends == corruptions.ruler(pool, seed=1)) == (share == 0.5)  # the whole of both sides
+
+
+def unlabelled(example):
+    return replace(example, meta={k: v for k, v in example.meta.items() if k != "corruption"})
+
+
+def test_a_preset_asks_for_the_share_and_nobody_but_the_labels_reader_can_tell(tmp_path):
+    opened = {}
+    for share in (0, 0.5):
+        overrides = {"tasks.math.corrupted": share, "tasks.math.seeds": [3, 4, 5]}
+        opened[share] = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
+    clean, half = (run.sets("math") for run in opened.values())
+    assert half.clean_pool == clean["pool"] and clean["pool"] == clean.clean_pool
+    assert {name: half[name] == clean[name] for name in clean} == {name: name != "pool" for name in clean}
+    assert sum(map(bool, labels(half["pool"]))) == len(half["pool"]) // 2
+    assert opened[0].examples("math", "quality") == opened[0.5].examples("math", "quality")
+    assert opened[0].data_version("math", "pool") != opened[0.5].data_version("math", "pool")
+    for example in half["pool"]:  # what products depend on, ids and targets say nothing of a label
+        assert example.version == unlabelled(example).version
+    assert [(e.id, e.target) for e in half["pool"]] == [(e.id, e.target) for e in clean["pool"]]
+    config = opened[0.5].config("math")
+    ends = [(arm.name, arm.seed, arm.size(16)) for arm in arms(config) if arm.is_check]
+    assert ends[:2] == [("clean@0.5", 3, 8), ("corrupted@0.5", 3, 8)]
+    assert ends[2:] == [("clean@0.5-s4", 4, 8), ("corrupted@0.5-s4", 4, 8)]
+    assert not any(arm.is_check for arm in arms(opened[0].config("math")))
+
+
+# ---- known quality ----
+
+
+def test_both_sides_are_corrupted_at_their_rates_with_every_kind(large):
+    made = corruptions.known_quality_pool(large, target_rate=0.25, prompt_rate=0.25, seed=0)
+    assert [e.id for e in made] == [e.id for e in large]
+    found = [label for label in labels(made) if label]
+    sides, quarter = [SIDES[label] for label in found], round(0.25 * len(large))
+    assert (sides.count("target"), sides.count("prompt")) == (quarter, quarter) and len(large) > 70
+    assert {kind: found.count(kind) >= quarter // 4 for kind in found} == dict.fromkeys(SIDES, True)
+    again, other = (corruptions.known_quality_pool(large, 0.25, 0.25, seed) for seed in (0, 1))
+    assert made == again != other
+    assert min(sum(map(bool, labels(half))) for half in (made[:48], made[48:])) > 10  # not told by the place
+
+
+def test_each_side_leaves_the_other_and_a_duplicate_is_a_clean_sample_again(large):
+    made = {e.id: e for e in corruptions.known_quality_pool(large, 0.4, 0.4, seed=1)}
+    for before in large:
+        after = made[before.id]
+        if after.meta["corruption"] == "duplicate":
+            origin = made[after.meta["copy_of"]]
+            assert origin.id != after.id and origin.meta["corruption"] == ""
+            assert (after.fields, after.target) == (origin.fields, origin.target)
+            continue
+        side = SIDES.get(after.meta["corruption"])
+        assert (before.fields == after.fields) == (side != "prompt")
+        assert (before.target == after.target) == (side != "target")
+    assert "duplicate" in labels(made.values())
+
+
+def test_a_pool_without_clean_samples_is_refused():
+    with pytest.raises(ValueError, match="10 samples with corrupted targets and 10 .* leave no two clean ones of 20"):
+        corruptions.known_quality_pool(HAND, 0.5, 0.5, seed=0)
+
+
+# ---- each kind by hand ----
+
+
+def test_kinds_by_hand():
+    assert corrupt("another sample's target").target == TWO.target
+    assert corrupt("truncated target").target == "3 +"
+    garbled = corrupt("garbled prompt").fields["question"]
+    assert garbled != ONE.text and sorted(garbled.split()) == sorted(ONE.text.split())
+    assert corrupt("missing numbers").fields == {"question": "Ann has some apples and some pears."}
+    assert corrupt("duplicate") == Example("a", TWO.fields, TWO.target, TWO.references, {"copy_of": "b"})
+
+
+def test_another_tasks_prompt_is_never_the_samples_own_task():
+    texts = {corrupt("another task's prompt", seed=seed).fields["question"] for seed in range(30)}
+    assert all(text.startswith(("Use a sentence to summarize", "Please translate")) for text in texts)
+    changed = [corrupt("another task's prompt", LINE, seed=seed).fields for seed in range(30)]
+    assert any("put your final answer" in fields["source_text"] for fields in changed)
+    assert not any(fields["source_text"].startswith("Please translate") for fields in changed)
+    assert {fields["target_language"] for fields in changed} == {"French"}
+    for task in ("math", "summarization", "translation"):  # the texts are the prompts of the tasks, without the cue
+        words = get(task).identification_template.partition("{")[0] or "Please reason step by step"
+        assert any(words in prompt for group in corruptions._prompts() for prompt in group["prompts"])
+
+
+def test_what_a_kind_cannot_corrupt_is_left_to_the_next():
+    plain = Example("d", {"question": "word"}, "same", ())
+    for name in ("another sample's target", "truncated target", "garbled prompt", "missing numbers"):
+        assert corrupt(name, plain, plain) is None, name
+    assert set(labels(corruptions.corrupted_pool([plain] * 6, 1 - 1e-9, 0))) == {"another task's prompt"}
