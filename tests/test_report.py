@@ -12,9 +12,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
-from igds_utils.config.refs import HubRef, WheelRef
-from igds_utils.config.settings import ModelConfig, Preset, SaeConfig, Sizes, Speeds, TaskConfig
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.refs import HubRef, ModelConfig, SaeConfig, WheelRef
+from igds_utils.config.settings import Preset, SftConfig, Sizes, Speeds, TaskConfig
 from igds_utils.display import NOT_RUN, Metric, paper_values
 from igds_utils.reporting.findings import caution, departures, headline, overview, unestablished
 from igds_utils.reporting.page import ReportError, export_html, to_mathml

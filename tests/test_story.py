@@ -42,11 +42,9 @@ def test_a_difference_of_half_an_interval_is_seen_half_of_the_time():
     assert story.sight({"math": [record | {"vs_random_judged": False}]}, METRICS) == ""
 
 
-def test_cost_is_that_of_the_longest_complete_run_of_each_notebook():
-    entry = {"seconds": 60.0, "peak_bytes": 2e9, "complete": True}
-    failed = entry | {"seconds": 999.0, "complete": False}
-    again = entry | {"seconds": 5.0, "peak_bytes": 1e9}  # everything was made already
-    text = story.cost_text({"notebooks": {"01": [failed, entry, again], "02": [entry | {"peak_bytes": 3e9}]}})
+def test_the_cost_is_the_sum_of_all_notebooks_and_the_peak_of_the_largest():
+    entry = {"seconds": 60.0, "peak_bytes": 2e9}
+    text = story.cost_text({"notebooks": {"01": entry, "02": entry | {"peak_bytes": 3e9}}})
     assert "2 min 00 s in all" in text and "3.0 GB" in text
     assert "not recorded" in story.cost_text({"notebooks": {}})
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from igds_utils import tasks
-from igds_utils.config.settings import Sizes, TaskConfig
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
 from igds_utils.display import (
     NOT_JUDGED,
     NOT_RUN,

@@ -16,7 +16,6 @@ from operator import itemgetter
 import numpy as np
 import pandas as pd
 
-from igds_utils.core import launch
 from igds_utils.core.experiment import Run
 from igds_utils.engine import caching
 from igds_utils.engine.batching import even_chunks
@@ -40,8 +39,7 @@ def measure(
     """`intervention.amplified_scores` of features on one of a task's sets, stored as `effects_<name><label>.parquet`.
 
     folder: where, the task's own by default. max_new_tokens: the task's own by default. label: of features other than
-    the candidates; the original answers are shared. The processes that the preset asks for share the parts. Raises
-    `ValueError` without a feature.
+    the candidates; the original answers are shared. Raises `ValueError` without a feature.
     """
     if not features:
         raise ValueError(
@@ -54,10 +52,6 @@ def measure(
         ids=ids, features=names, positions=settings.positions, scale=settings.scale, max_new_tokens=new,
         metric=run.task(task).scoring, **run.inputs(task, name),
     )  # fmt: skip
-    if not run.store.fresh(path, **inputs):
-        launch.share(
-            run, "igds_utils.identification.effects:measure_named", task, name, names, folder, new, label
-        )
     if run.store.fresh(path, **inputs):  # without the model and an SAE, which tell how the work is parted
         return run.make(path, lambda: pd.DataFrame(), **inputs)  # nothing is made: it says so, and reads
     samples = {sample.id: sample for sample in run.samples(task, ids)}
@@ -84,13 +78,6 @@ def measure(
         together=lambda missing: batches_of(missing, rows),
         finish=lambda table: table.sort_values("sample_id", kind="stable", ignore_index=True), **inputs,
     )  # fmt: skip
-
-
-def measure_named(
-    run: Run, task: str, name: str, features: Sequence[str], folder: str, max_new_tokens: int, label: str
-) -> None:
-    """`measure` of features by name, for `launch.share`."""
-    measure(run, task, name, [Feature.parse(one) for one in features], folder, max_new_tokens, label)
 
 
 def causal_filter(
@@ -124,7 +111,8 @@ def _originals(
 
     records = run.make_in_parts(
         path, samples, build, f"{task} {name} originals", together=lambda missing: even_chunks(missing, rows),
-        finish=lambda table: table.to_dict("records"), max_new_tokens=max_new_tokens, **run.inputs(task, name),
+        finish=lambda table: table.to_dict("records"), whole=True, max_new_tokens=max_new_tokens,
+        **run.inputs(task, name),
     )  # fmt: skip
     return {record["id"]: record["tokens"] for record in records}
 

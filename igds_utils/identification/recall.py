@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from igds_utils.core import launch
 from igds_utils.core.experiment import Run
-from igds_utils.engine import activations, shards
+from igds_utils.engine import activations
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.sae import Saes, unexplained
@@ -26,14 +26,9 @@ WORST = 2.0  # FVU at p
 
 
 def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
-    """`frequency_recall` of a task's prior set, stored as `recall.parquet`; folder: where, the task's own by default.
-
-    Where the preset asks for several processes, they share the prompts, and then the layers.
-    """
+    """`frequency_recall` of a task's prior set, stored as `recall.parquet` in `folder`, the task's own by default."""
     path, tau = f"{folder or task}/recall.parquet", run.preset.recall.tau
     inputs = {"tau": tau, "decoded": DECODED, **run.inputs(task, "prior")}
-    if not run.store.fresh(path, **inputs):
-        launch.share(run, "igds_utils.identification.recall:measure", task, folder)
 
     def read(part: Sequence[str]) -> pd.DataFrame:
         found = activations.critical_residuals(run.lm, part, run.saes.layers, run.preset.batch_tokens)
@@ -44,7 +39,7 @@ def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
         return frequency_recall(residual, run.saes, tau)
 
     parts = list(even_chunks(run.prompts(task, "prior"), PROMPTS))
-    return run.make_in_parts(path, parts, read, f"{task} recall", finish=count, **inputs)
+    return run.make_in_parts(path, parts, read, f"{task} recall", finish=count, whole=True, **inputs)
 
 
 def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.DataFrame:
@@ -55,7 +50,6 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
     residual: {layer: (N, d)} at the critical positions of D_prior (`activations.critical_residuals`).
     Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate, and fvu, the
     layer's (`engine.sae.unexplained`) over the first DECODED prompts.
-    Where several processes work together, all of them call it, and each reads the SAEs of its share of the layers.
     """
 
     n = len(next(iter(residual.values())))
@@ -81,7 +75,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
             }
         )
 
-    rows = shards.map_in_order(of_layer, saes.layers, desc="recall", unit="layer", leave=False, delay=2)
+    rows = [of_layer(layer) for layer in tqdm(saes.layers, desc="recall", unit="layer", leave=False, delay=2)]
     saes.drop()  # up to 2 GB that what comes next can use
     found = pd.concat(rows, ignore_index=True)
     found["candidate"] = fires_often(found["frequency"], n, tau)

@@ -8,7 +8,6 @@ from igds_utils.config.refs import describe
 from igds_utils.config.settings import Preset
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.core.manifest import made_in
 from igds_utils.display import Metric, at_main_ratio, duration, selector_title, task_title
 
 
@@ -158,8 +157,7 @@ def told(run: Run, metrics: dict[str, Metric]) -> dict[str, str]:
 
 def cost_text(facts: dict[str, Any]) -> str:
     """Minutes and peak memory of the notebooks before the report (Markdown); empty where nothing was recorded."""
-    runs = made_in(facts["notebooks"])
-    if not runs:
+    if not (runs := facts["notebooks"]):
         return "This run was not made by the runner, so its time was not recorded."
     total = sum(entry["seconds"] for entry in runs.values())
     peak = max(entry["peak_bytes"] for entry in runs.values())
