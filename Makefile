@@ -71,6 +71,7 @@ reference:
 	  -o -name pools -o -path ./benchmarks \) -prune -o -type f -size -1000k ! -name run.json ! -name '.*' -print0 | tar cf - --null -T - \
 	  | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
 	@cd '$(RESULTS)/$(PRESET)' && find . -maxdepth 1 -name report.html -size -4096k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)' \;
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m igds_utils.reporting.report; fi
 
 # Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.
 lock: $(STAMP)

@@ -4,8 +4,6 @@ One place decides the order of the selectors, the decimals of a metric and the l
 table, a figure and a sentence never disagree.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +27,6 @@ MORE_SELECTORS = {  # those that Table 2 of the paper does not have
     "igds_recalled": "IGDS (all recalled)", "igds_unrecalled": "IGDS (random candidates)",
     "prior_cosine": "Cosine to the prior's mean", "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
 }  # fmt: skip
-ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
-PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
-NOT_RUN = "not run at this scale"
-NOT_JUDGED = "not judged"  # because an arm was trained once
-NOTHING = "–"
 ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
     "igds": ("IGDS", "k1"),
     "igds_unrecalled": ("without frequency recall", "without_recall"),
@@ -41,6 +34,11 @@ ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' 
     "igds_k3": ("k = 3", "k3"),
     "igds_k5": ("k = 5", "k5"),
 }
+ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
+PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
+NOT_RUN = "not run at this scale"
+NOT_JUDGED = "not judged"  # because there are too few trainings
+NOTHING = "–"
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,25 @@ class Metric:
     digits: int
 
     def show(self, value: float | None, signed: bool = False) -> str:
-        return number(None if value is None else value * self.factor, self.digits, signed)
+        return number(None if missing(value) else value * self.factor, self.digits, signed)
 
-    def show_interval(self, value, low, high, signed: bool = False) -> str:
+    def show_interval(self, value, low=None, high=None, signed: bool = False) -> str:
         """`12.5 [3.1, 21.9]`; the brackets are left out where the interval is unknown."""
         text = self.show(value, signed)
         if text == NOTHING or missing(low) or missing(high):
             return text
         return f"{text} [{self.show(low, signed)}, {self.show(high, signed)}]"
+
+    def show_of(self, record: dict, name: str, signed: bool = False) -> str:
+        """A record's `name` with `name_low` and `name_high`; a dash where it has none."""
+        return self.show_interval(*(record.get(f"{name}{end}") for end in ("", "_low", "_high")), signed)
+
+
+POINTS = Metric("%", "points", 100, 1)
+SHARE = Metric("%", "points", 100, 0)  # of samples
+LOGLIK = Metric("log-likelihood", "nats a token", 1, 3)
+ACTIVATION = Metric("activation", "", 1, 2)
+RHO = Metric("ρ", "", 1, 2)
 
 
 def metric_of(task: Task, samples: int = 1) -> Metric:
@@ -68,12 +77,9 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
 
     Percentages and chrF get one decimal, COMET x 100 two, shares (ROUGE) three.
     """
-    percent = "%" in task.metric_label
-    label = (
-        f"pass@{samples} {task.metric_label}"
-        if samples > 1 and task.metric == "accuracy"
-        else task.metric_label
-    )
+    label, percent = task.metric_label, "%" in task.metric_label
+    if samples > 1 and task.metric == "accuracy":
+        label = f"pass@{samples} {label}"
     digits = {"chrf": 1, "comet": 2}.get(task.metric, 1 if percent else 3)
     return Metric(label, "points" if percent else label.split(",")[0], task.scale, digits)
 
@@ -95,9 +101,9 @@ def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed and rounded else ''},.{digits}f}".replace("-", "−")
 
 
-def percent(share: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Text of a share as a whole percentage, with its interval where that is known."""
-    return Metric("", "%", 100, 0).show_interval(share, low, high)
+def about(value: float) -> str:
+    """Text of an estimated number: three figures, whole."""
+    return number(float(f"{value:.3g}"), 0)
 
 
 def p_value(value: float | None) -> str:
@@ -109,16 +115,10 @@ def correlation(found: dict) -> str:
     """Text of a rank correlation (`stats.Correlation` as a dict): its interval, or n and p where pairs are few."""
     if missing(found["rho"]):
         return "no rank correlation"
-    rho = f"ρ = {number(found['rho'], 2)}"
     if missing(found["p_value"]):
-        return f"{rho} [{number(found['low'], 2)}, {number(found['high'], 2)}]"
+        return f"ρ = {RHO.show_interval(found['rho'], found['low'], found['high'])}"
     p = p_value(found["p_value"])
-    return f"{rho}, n = {found['n']}, p {p if p.startswith('<') else f'= {p}'}"
-
-
-def about(value: float) -> str:
-    """Text of an estimated number: three figures, whole."""
-    return number(float(f"{value:.3g}"), 0)
+    return f"ρ = {RHO.show(found['rho'])}, n = {found['n']}, p {p if p.startswith('<') else f'= {p}'}"
 
 
 def selector_title(selector: str) -> str:
@@ -132,8 +132,7 @@ def selector_of(arm: str) -> str:
 
 def without_seed(arm: str) -> str:
     """`igds@0.5-s1` -> `igds@0.5`."""
-    selector, ratio, _ = ARM.fullmatch(arm).groups()
-    return f"{selector}@{ratio}" if ratio else selector
+    return re.sub(r"-s\d+$", "", arm)
 
 
 def arm_title(arm: str) -> str:
@@ -158,6 +157,3 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-# ---- a job never outlives its runner ---------------------------------------------------------------------

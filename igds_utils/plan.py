@@ -22,7 +22,8 @@ from igds_utils.core.arms import arms, asked_in_general
 NOTEBOOKS = 12  # of a run; each starts once
 SHARED = ("causal filter", "scoring", "stability")  # by the jobs that `launch.parts` asks for
 LAUNCHED = ("training", "evaluation", "capabilities")  # in `launch.processes` processes
-UNCUT_CANDIDATES = 400  # where a preset amplifies all: 9.2 basis points of Gemma's 26 x 16,384 (Table 1)
+# Candidates by the source of the SAEs: 9.2 basis points of Gemma's 26 x 16,384 (Table 1); of SmolLM2's 4 x 4,608
+CANDIDATES = {"release": 400, "folder": 40, "tiny": 40}
 FIRES = 0.22  # share of random (feature, sample) pairs that fire along the original answer; of quick's math
 ABOVE = 0.4  # share of the blocks above a candidate's, about: all that an amplified target is read through
 SHOT_TOKENS = 160  # of one Minerva example
@@ -67,13 +68,20 @@ def stages(preset: Preset) -> pd.DataFrame:
 def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, float, float]]:
     """The stages of a task: name, what, tokens to read, generate and train."""
     sizes, prompt, target, new = task.sizes, task.prompt_tokens, task.target_tokens, task.max_new_tokens
-    candidates, everyone = task.max_candidates or UNCUT_CANDIDATES, arms(task)
+    everyone, settings = arms(task), preset.intervention
+    candidates = CANDIDATES[preset.chosen.saes.source]
+    generate = min(settings.finalists or candidates, candidates)
     some = task.quality.selectors if task.quality else []
     some = selectors.names() if some == "all" else some
     ablated = "igds_unrecalled"  # filters as many random features, once a seed
     drawn = len(task.seeds) if ablated in task.selectors else int(ablated in some)
-    read, written = _amplified(task, candidates * (1 + FIRES * drawn), sizes.validation, new)
-    confirmed = _amplified(task, preset.intervention.k, sizes.confirmation, new)
+    placebos = 2 * settings.placebos
+    told = candidates * (1 + FIRES * drawn) + placebos + settings.contrasts  # their targets are read
+    said = generate * (1 + FIRES * drawn) + 2 * len(settings.doses)  # their answers are generated
+    if settings.rank_by == "score":
+        said += min(placebos, 2 * generate)
+    read, written = _amplified(task, told, said, sizes.validation, new)
+    confirmed = _amplified(task, settings.k, settings.k, sizes.confirmation, new)
     pools = [(sizes.pool, task.selectors)]
     if task.quality:
         pools.append((min(task.quality.size, sizes.pool), some))
@@ -87,8 +95,8 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     ranked = " + ".join(f"{len(some)} selectors x {n}" for n, some in pools)
     found = [
         ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
-        ("causal filter", f"{candidates} candidates x {sizes.validation}", read, written, 0),
-        ("confirmation", f"{preset.intervention.k} x {sizes.confirmation}", *confirmed, 0),
+        ("causal filter", f"{generate} candidates answer x {sizes.validation}", read, written, 0),
+        ("confirmation", f"{settings.k} x {sizes.confirmation}", *confirmed, 0),
         ("scoring", ranked, scored, 0, 0),
         ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
         ("evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", asked, answered, 0),
@@ -97,22 +105,21 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
         answering, (questions, read) = len(asked_in_general(task)), _asked(task.capabilities)
         found.append(("capabilities", f"{answering} arms x {questions}", answering * read, 0, 0))
     if own := task.stability:
-        n, candidates = len(own.searched), own.max_candidates or UNCUT_CANDIDATES
-        read, written = _amplified(task, candidates, own.validation, own.max_new_tokens)
-        what = f"{n} sources, {candidates} candidates x {own.validation}"
+        n = len(own.searched)
+        read, written = _amplified(task, candidates, generate, own.validation, own.max_new_tokens)
+        what = f"{n} sources, {generate} candidates answer x {own.validation}"
         found.append(("stability", what, n * (own.prior * prompt + read), n * written, 0))
     return found
 
 
-def _amplified(task: TaskConfig, features: float, samples: int, new: int) -> tuple[float, float]:
-    """Tokens that are read and generated to amplify so many features on so many samples.
+def _amplified(task: TaskConfig, told: float, said: float, samples: int, new: int) -> tuple[float, float]:
+    """Tokens that are read and generated to amplify features on so many samples: told over the target, said in answers.
 
     Prompts and targets are read once, and the target again for every feature, from its block up. The original answer
     and the amplified ones are `new` tokens long: the model has not learnt to stop.
     """
-    rows = features * samples
-    read = samples * (task.prompt_tokens + task.target_tokens) + rows * ABOVE * task.target_tokens
-    return read, (samples + rows) * new
+    read = samples * (task.prompt_tokens + task.target_tokens) + samples * told * ABOVE * task.target_tokens
+    return read, samples * (1 + said) * new
 
 
 def _asked(config: CapabilitiesConfig) -> tuple[int, int]:
@@ -175,7 +182,8 @@ def memory(preset: Preset) -> dict[str, list[Part]]:
     width, cached, batch = BYTES[preset.chosen.dtype], 0.0, 0.0
     for task in preset.tasks.values():
         prompt, target, sft = LONGEST * task.prompt_tokens, LONGEST * task.target_tokens, task.sft
-        rows = (task.max_candidates or UNCUT_CANDIDATES) * task.sizes.validation
+        most = preset.intervention.finalists or CANDIDATES[preset.chosen.saes.source]
+        rows = most * task.sizes.validation
         cached = max(cached, rows * (prompt + task.max_new_tokens))  # tokens
         longest = min(prompt + target, sft.max_length)
         batch = max(batch, min(max(sft.device_tokens, longest), sft.global_batch * longest))

@@ -7,9 +7,11 @@ import pytest
 
 from igds_utils import tiny
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import forced, generation
+from igds_utils.engine import activations, generation, teacher_forced
 from igds_utils.engine.caching import cache_bytes
-from igds_utils.engine.sae import Feature
+from igds_utils.engine.features import features_of
+from igds_utils.engine.sae import Feature, FeatureSet
+from igds_utils.engine.steering import Steering
 from igds_utils.identification import effects, intervention, recall
 
 FEATURES = [Feature(0, 3), Feature(1, 7), Feature(2, 11), Feature(3, 5)]
@@ -27,13 +29,21 @@ def memory_for(run, rows):
     return {"intervention.cache_gb": rows * cache_bytes(run.lm, longest) * 1.01 / 1e9}
 
 
+def obvious(run, samples):
+    """Both kinds of effects of all features on all samples at once."""
+    steering, given = Steering(run.saes, FEATURES), (run.lm, FEATURES, samples)
+    said = intervention.generated_effects(
+        run.lm, steering, FEATURES, samples, run.score("math"), run.config("math").max_new_tokens,
+        stop=run.task("math").stops,
+    )  # fmt: skip
+    told = intervention.forced_effects(given[0], steering, *given[1:])
+    return told.merge(said, on=effects.KEYS)
+
+
 def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch):
     run = open_smoke()
     samples = run.samples("math", [example.id for example in run.examples("math", "validation")])
-    whole = intervention.amplified_scores(
-        run.lm, run.saes, FEATURES, samples, run.score("math"), run.config("math").max_new_tokens,
-        stop=run.task("math").stops,
-    ).reset_index(drop=True)  # fmt: skip
+    whole = obvious(run, samples)
     for rows in (1, 9):
         run = open_smoke(**memory_for(run, rows))
         shutil.rmtree(run.root, ignore_errors=True)
@@ -67,7 +77,7 @@ def test_batches_hold_no_more_rows_than_fit_and_no_part_depends_on_them(monkeypa
 
 
 def test_less_memory_uses_the_parts_that_are_there(open_smoke, monkeypatch):
-    amplified, read = intervention.amplified_scores, []
+    amplified, read = intervention.generated_effects, []
 
     def short_of_memory(*arguments):
         if read:
@@ -77,12 +87,12 @@ def test_less_memory_uses_the_parts_that_are_there(open_smoke, monkeypatch):
 
     run = open_smoke()
     run = open_smoke(**memory_for(run, 8))  # four features on two samples
-    monkeypatch.setattr(intervention, "amplified_scores", short_of_memory)
+    monkeypatch.setattr(intervention, "generated_effects", short_of_memory)
     with pytest.raises(MemoryError):
         effects.measure(run, "math", "validation", FEATURES)
     less, rest = open_smoke(**memory_for(run, 2)), []
     monkeypatch.setattr(
-        intervention, "amplified_scores", lambda *args: rest.append(args[2:4]) or amplified(*args)
+        intervention, "generated_effects", lambda *args: rest.append(args[2:4]) or amplified(*args)
     )
     found = effects.measure(less, "math", "validation", FEATURES)
     assert len(found) == 16 and len(read) == 2
@@ -98,7 +108,8 @@ def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
     open_smoke, monkeypatch, kind, positions
 ):
     monkeypatch.setattr(tiny, "sae", partial(tiny.sae, kind))
-    run, decoded, decode = open_smoke(**{"intervention.positions": positions}), [], generation.decode
+    asked = {"intervention.positions": positions, "intervention.finalists": None}
+    run, decoded, decode = open_smoke(**asked), [], generation.decode
     monkeypatch.setattr(
         generation, "decode", lambda *args, **more: decoded.append(len(args[2])) or decode(*args, **more)
     )
@@ -109,7 +120,7 @@ def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
     assert sum(decoded) < 4 + len(random) * 4
     decoded.clear()
     everything = [set(random)] * 4
-    monkeypatch.setattr(forced, "firing", lambda *args: everything)
+    monkeypatch.setattr(teacher_forced, "firing", lambda *args: everything)
     slow = effects.measure(run, "math", "validation", random, label="_slow")
     assert sum(decoded) == len(random) * 4  # the originals are there already
     assert fast.equals(slow)
@@ -126,19 +137,76 @@ def test_one_encoder_at_a_time_where_a_feature_takes_the_whole_of_it(open_smoke,
     monkeypatch.setattr(tiny, "sae", partial(tiny.sae, "topk"))
     held = []
 
-    class Watched(intervention.Steering):
+    class Watched(effects.Steering):
         def __init__(self, saes, features, *arguments):
             super().__init__(saes, features, *arguments)
             held.append({feature.layer for feature in features})
 
     run = open_smoke()
-    samples = run.samples("math", [example.id for example in run.examples("math", "validation")])
-    whole = intervention.amplified_scores(
-        run.lm, run.saes, FEATURES, samples, run.score("math"), run.config("math").max_new_tokens,
-        stop=run.task("math").stops,
-    ).reset_index(drop=True)  # fmt: skip
-    monkeypatch.setattr(intervention, "Steering", Watched)
+    whole = obvious(run, run.samples("math", [example.id for example in run.examples("math", "validation")]))
+    monkeypatch.setattr(effects, "Steering", Watched)
     found = effects.measure(run, "math", "validation", FEATURES)
-    assert held == [{0}, {1}, {2}, {3}]
+    assert held == [{0}, {1}, {2}, {3}] * 2
     exact = ["layer", "feature", "sample_id", "output_amplified", "score_amplified"]
     assert found[exact].equals(whole[exact])
+
+
+def test_the_filter_ranks_all_and_the_best_by_loglik_generate_and_are_held_against_another_target(open_smoke):
+    run = open_smoke(**{"intervention.finalists": 2})
+    features = recall.candidates(recall.measure(run, "math"))[:6]
+    rows, ranked = effects.causal_filter(run, "math", features, contrasts=3)
+    assert set(ranked["name"]) == {feature.name for feature in features}
+    assert ranked["delta_loglik"].is_monotonic_decreasing
+    assert ranked["delta"].notna().tolist() == [True] * 2 + [False] * 4
+    assert ranked["contrast"].notna().tolist() == [True] * 3 + [False] * 3
+    best, own = ranked.iloc[0], run.samples("math", [e.id for e in run.examples("math", "validation")])
+    feature = Feature.parse(best["name"])
+    swapped = [other.tokens[len(other.prompt) :] for other in [*own[1:], own[0]]]
+    foreign = intervention.forced_effects(run.lm, Steering(run.saes, [feature]), [feature], own, targets=swapped)
+    change = (foreign["loglik_amplified"] - foreign["loglik_original"]).mean()
+    assert best["delta_loglik"] - best["contrast"] == pytest.approx(change, abs=1e-5)
+    by_score = open_smoke(**{"intervention.rank_by": "score", "intervention.finalists": None})
+    rows, ranked = effects.causal_filter(by_score, "math", features)
+    assert rows["score_amplified"].notna().all() and ranked["delta"].is_monotonic_decreasing
+
+
+def test_placebos_are_random_directions_of_candidates_and_features_that_were_not_recalled(open_smoke):
+    run = open_smoke()
+    table = recall.measure(run, "math")
+    features = recall.candidates(table)[:3]
+    found = effects.placebos(run, "math", features)
+    kinds = {kind: set(features_of(rows)) for kind, rows in found.groupby("kind")}
+    assert kinds["random direction"] == set(features)  # four are asked for, three there are
+    rare = table[~table["candidate"]].set_index(["layer", "feature"])["frequency"]
+    chosen = {(feature.layer, feature.index) for feature in kinds["not recalled"]}
+    assert len(chosen) == 4 and chosen <= set(rare.index)
+    own = run.samples("math", [example.id for example in run.examples("math", "validation")])
+    steering = Steering(run.saes, features, random=run.preset.seed)
+    told = intervention.forced_effects(run.lm, steering, features, own)
+    told["change"] = told["loglik_amplified"] - told["loglik_original"]
+    expected = told.groupby(["layer", "feature"])["change"].mean()
+    placebo = found[found["kind"] == "random direction"].set_index(["layer", "feature"])["effect"]
+    assert placebo.sort_index().to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-6)
+
+
+def test_doses_go_from_switching_the_feature_off_to_clamping_it(open_smoke):
+    run = open_smoke(**{"intervention.doses": [-1, 1]})
+    table = recall.measure(run, "math")
+    (feature,) = recall.candidates(table)[:1]
+    found = effects.doses(run, "math", feature)
+    assert len(found) == 4 * len(run.examples("math", "validation"))
+    plain = effects.measure(run, "math", "validation", [feature])
+    once = found[(found["scale"] == 1) & ~found["clamped"]].reset_index(drop=True)
+    assert once["output_amplified"].equals(plain["output_amplified"])
+    off = found[found["scale"] == -1].groupby("clamped")  # added -1 and clamped to nothing are the same
+    assert off.get_group(True)["output_amplified"].tolist() == off.get_group(False)["output_amplified"].tolist()
+    h = activations.critical_residuals(run.lm, run.prompts("math", "validation"), [feature.layer])[feature.layer]
+    known = FeatureSet(run.saes[feature.layer], [feature.index])
+    share = known.encode(h)[:, 0] * known.directions[0].norm() / h.norm(dim=-1)
+    assert once["influence"].to_numpy() == pytest.approx(share.numpy(), rel=1e-4)
+    level = table.set_index(["layer", "feature"]).loc[(feature.layer, feature.index), "mean_activation"]
+    held = Steering(run.saes, [feature], 1.0, clamp={feature: level})
+    own = run.samples("math", [example.id for example in run.examples("math", "validation")])
+    clamped = found[(found["scale"] == 1) & found["clamped"]]["loglik_amplified"].to_numpy()
+    told = intervention.forced_effects(run.lm, held, [feature], own)["loglik_amplified"].to_numpy()
+    assert clamped == pytest.approx(told, abs=1e-6)

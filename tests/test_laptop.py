@@ -106,11 +106,11 @@ def test_all_notebooks_on_the_mirror(mirror, tmp_path):
     changes = {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()} | small()
     changes |= {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4, "bootstrap": 50}
     for task in TASKS:
-        changes |= {f"tasks.{task}.max_candidates": 3, f"tasks.{task}.max_new_tokens": 6}
+        changes |= {f"tasks.{task}.max_new_tokens": 6}
         changes |= {f"tasks.{task}.selectors": ["random", "igds", "igds_k3"]}
         changes |= {f"tasks.{task}.capabilities.{key}": value for key, value in ASKED.items()}
     changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
-    sizes = ("prior", "validation", "max_candidates", "max_new_tokens")
+    sizes = ("prior", "validation", "max_new_tokens")
     changes |= {f"tasks.math.stability.{size}": 4 for size in sizes}
     changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
     command = f"{sys.executable} -m igds_utils.cli run --preset laptop --results {tmp_path}".split()

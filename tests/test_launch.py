@@ -151,7 +151,7 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
         run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / folder), part=part)
         run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
         with run.until_part():
-            effects.measure(run, "math", "validation", recall.candidates(recall.measure(run, "math"), 4))
+            effects.measure(run, "math", "validation", recall.candidates(recall.measure(run, "math"))[:4])
         pool.measure(run, "math")
         return {path.relative_to(run.root): path for path in run.root.rglob("*.parquet")}
 

@@ -41,7 +41,7 @@ def opened(tmp_path):
         rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
         run.store.write("math/task_features.json", {"features": rows, "selected": [best[0].name]})
         layers = {"layers": run.saes.layers, "n_features_total": run.saes.d_sae * len(run.saes.layers)}
-        run.store.write("math/recall.json", {"n_candidates": 4, "n_cut": 0, **layers})
+        run.store.write("math/recall.json", {"n_candidates": 4, **layers})
         return run
 
     return opened

@@ -31,12 +31,13 @@ SIZES = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 4}
 
 def small(tasks: list[str]) -> dict[str, Any]:
     """Overrides that make the preset's sizes small and start no eight processes on a CPU, and nothing else."""
-    found = {"bootstrap": 50, "intervention.cache_gb": 0.1, "launch.processes": 1, "launch.training": None}
+    found = {"bootstrap": 50, "launch.processes": 1, "launch.training": None}
+    found |= {"intervention.cache_gb": 0.1, "intervention.placebos": 3, "intervention.doses": [2]}
     for name, task in load_preset("paper", "", tasks).tasks.items():
-        changed = {"sizes": SIZES, "max_new_tokens": 6, "max_candidates": 6, "samples": min(task.samples, 2)}
+        changed = {"sizes": SIZES, "max_new_tokens": 6, "samples": min(task.samples, 2)}
         changed |= {"sft.global_batch": 8}
         if task.stability:
-            changed |= {f"stability.{size}": 4 for size in ("prior", "validation", "max_candidates")}
+            changed |= {f"stability.{size}": 4 for size in ("prior", "validation")}
             changed |= {"stability.max_new_tokens": 6}
         if task.capabilities:  # MMLU's 57 subjects have a test of their own
             changed |= {"capabilities.benchmarks": ["truthfulqa"], "capabilities.limit": 1}

@@ -21,11 +21,11 @@ models:
     {identify: {tiny: llama}, train: {tiny: llama}, saes: {source: tiny, name: tiny},
      shape: {parameters: 1000000, layers: 2, width: 10, kv_width: 5, vocabulary: 100, d_sae: 70}}
 speeds: {forward: 100, decode: 10, train: 5, notebook: 30}
-intervention: {k: 2, cache_gb: 1}
+intervention: {k: 2, cache_gb: 1, finalists: 5, contrasts: 0, doses: []}
 batch_tokens: 1000
 tasks:
   math:
-    {prompt_tokens: 50, target_tokens: 8, max_new_tokens: 12, max_candidates: 5, selectors: [random, loss, igds],
+    {prompt_tokens: 50, target_tokens: 8, max_new_tokens: 12, selectors: [random, loss, igds],
      samples: 2, sft: {epochs: 2, device_tokens: 406},
      sizes: {prior: 20, validation: 4, confirmation: 3, pool: 40, test: 6}}
 """
@@ -50,8 +50,8 @@ def tokens(preset, stage):
     ("stage", "expected"),
     [
         ("recall", (20 * 50, 0, 0)),
-        # prompts and targets once, targets under each candidate in 0.4 of the blocks; originals are answered too
-        ("causal filter", (4 * 58 + 5 * 4 * 0.4 * 8, (4 + 5 * 4) * 12, 0)),
+        # prompts and targets once, targets under each of 40 candidates in 0.4 of the blocks; originals are answered too
+        ("causal filter", (4 * 58 + 40 * 4 * 0.4 * 8, (4 + 5 * 4) * 12, 0)),
         ("confirmation", (round(3 * 58 + 2 * 3 * 0.4 * 8), (3 + 2 * 3) * 12, 0)),
         ("scoring", (40 * 58 + 40 * 50, 0, 0)),  # Loss reads targets, IGDS prompts, Random none
         ("training", (0, 0, (40 + 3 * 20) * 2 * 58)),
@@ -65,7 +65,6 @@ def test_tokens_of_every_stage(preset, stage, expected):
 @pytest.mark.parametrize(
     ("change", "stage", "expected"),
     [
-        ({"max_candidates": None}, "causal filter", (4 * 58 + 400 * 4 * 0.4 * 8, (4 + 400 * 4) * 12, 0)),
         ({"max_new_tokens": 3}, "evaluation", (1500, 6 * 2 * (3 + 4 * 3), 0)),
         # with and without its prompt, IGDS, and its controls together; lengths need no model
         ({"selectors": ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]},
@@ -73,18 +72,24 @@ def test_tokens_of_every_stage(preset, stage, expected):
         ({"quality": {"size": 10, "selectors": ["loss"]}}, "scoring", (40 * 108 + 10 * 58, 0, 0)),
         # without recall as many random features pass through the filter, once a seed, and are read by themselves
         ({"selectors": ["igds", "igds_unrecalled"], "seeds": [0, 1]},
-         "causal filter", (round(232 + 7.2 * 4 * 0.4 * 8), round((4 + 7.2 * 4) * 12), 0)),
+         "causal filter", (round(232 + 57.6 * 4 * 0.4 * 8), round((4 + 7.2 * 4) * 12), 0)),
         ({"selectors": ["igds", "igds_unrecalled"]}, "scoring", (40 * 2 * 50, 0, 0)),
         # the original, full and three selectors; two questions of each of 57 subjects, all of TruthfulQA
         ({"capabilities": {"limit": {"mmlu": 2}}}, "capabilities", (5 * (114 * 725 + 817 * 1710), 0, 0)),
         ({"stability": {"sources": {"a": {"x": 1}, "b": {"x": 2}, "own": {}}, "prior": 7, "validation": 2,
-                        "max_candidates": 3, "max_new_tokens": 5}},
-         "stability", (round(2 * (350 + 116 + 19.2)), 2 * 8 * 5, 0)),
+                        "max_new_tokens": 5}},
+         "stability", (round(2 * (350 + 116 + 256)), 2 * 12 * 5, 0)),
     ],
 )  # fmt: skip
 def test_tokens_follow_what_a_task_asks_for(preset, change, stage, expected):
     changed = preset(**{f"tasks.math.{name}": value for name, value in change.items()})
     assert tokens(changed, stage) == expected
+
+
+def test_the_filter_takes_what_the_preset_asks_for(preset):
+    more = {"finalists": None, "contrasts": 2, "placebos": 3, "doses": [1, 2]}
+    of_filter = tokens(preset(**{f"intervention.{name}": value for name, value in more.items()}), "causal filter")
+    assert of_filter == (round(232 + 48 * 4 * 0.4 * 8), (4 + (40 + 4 + 6) * 4) * 12, 0)
 
 
 def test_the_paper_recalls_math_on_all_of_gsm8k_but_the_validation_sets():

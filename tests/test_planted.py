@@ -11,7 +11,7 @@ from igds_utils.analysis import planted
 from igds_utils.analysis.semantics import changed_outputs
 from igds_utils.engine.activations import critical_residuals, feature_activations
 from igds_utils.engine.features import features_of
-from igds_utils.identification import intervention, recall
+from igds_utils.identification import evidence, intervention, recall
 from igds_utils.selectors import Context, PoolSample
 
 ARCHITECTURES = ("llama", "gemma2", "qwen3")
@@ -57,7 +57,7 @@ def test_each_change_of_the_score_is_the_one_that_arithmetic_gives(model, table)
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_every_dose_does_what_arithmetic_gives(model, scale):
     features = [model.roles[role] for role in ROLES]
-    found = planted.effects(model, features, VALIDATION[:24], scale)
+    found = planted.effects(model, features, VALIDATION[:24], scale=scale)
     for role, feature in model.roles.items():
         rows = changed_outputs(found, feature).set_index("sample_id")
         changes = (rows["score_amplified"] - rows["score_original"]).loc[[e.id for e in VALIDATION[:24]]]
@@ -77,6 +77,14 @@ def test_the_filter_finds_the_planted_feature_with_its_delta_and_establishes_it(
     chosen = intervention.selected_features(ranked.reset_index(), 1)
     again = intervention.causal_effects(planted.effects(model, chosen, CONFIRMATION), 0.95, 500, 0)
     assert intervention.task_features(ranked.reset_index(), again, 1)["established"]
+
+
+def test_no_random_direction_does_what_the_planted_feature_does(model, table):
+    placebos = planted.effects(model, model.candidates, VALIDATION, random=0)
+    deltas, best = (evidence.changes(rows, "score").mean(1) for rows in (placebos, table))
+    found = evidence.beyond_placebos(best.max(), deltas, planted.CANDIDATES)
+    assert found["larger"] == 0 and deltas.max() < best.max() / 3
+    assert evidence.differ(evidence.changes(table, "score"), resamples=200) < 0.05
 
 
 def test_by_log_likelihood_wins_what_only_makes_answers_likelier_and_the_score_of_finalists_tells(model, table):

@@ -60,6 +60,8 @@ def features(n, seed=0):
     deltas = np.sort(np.random.default_rng(seed).normal(0, 0.05, n))[::-1]
     return [
         {"name": f"l14_p{i}", "delta": d, "delta_low": d - 0.06, "delta_high": d + 0.05, "delta_loglik": 2 * d,
+         "delta_loglik_low": d, "delta_loglik_high": 3 * d, "confirmation_loglik": d if i == 0 else None,
+         "confirmation_loglik_low": d / 2, "confirmation_loglik_high": 2 * d,
          "confirmation_delta": 0.01 if i == 0 else None, "confirmation_low": -0.05, "confirmation_high": 0.07}
         for i, d in enumerate(deltas)
     ]  # fmt: skip
@@ -83,10 +85,6 @@ SUMMARY = {
     "math": [record("original", 0.15, None), record("full", 0.6, None), record("random", 0.55), record("igds", 0.6)],
     "translation": [record("full", 0.3, None), record("igds", 0.31), record("igds", 0.2, ratio=0.2)],
 }
-CURVE = pd.DataFrame({
-    "selector": ["loss"] * 3 + ["igds"] * 3 + ["zip"] * 3, "pool": [1e3, 1e5, 1e7] * 3,
-    "net_share": [0.2, 0.2, 0.2, -9, -0.4, 0.4, -3, -3, -3],
-})  # fmt: skip
 LOGS = {
     arm: pd.DataFrame({"step": np.arange(1, 5), "loss": [2.0, 1.5, 1.2, 1.0 + 0.01 * i]})
     for i, arm in enumerate(["full", "random@0.5", "loss@0.5", "ifd@0.5", "zip@0.5", "igds@0.5", "igds@0.5-s1"])
@@ -96,12 +94,12 @@ DRAWN = {
     "recall of many layers": lambda: plots.recall_frequency(*recall_table(range(26))),
     "effects": lambda: plots.causal_effects(features(16), ["l14_p0"], POINTS),
     "many effects": lambda: plots.causal_effects(features(200), ["l14_p0"], POINTS),
+    "effects on the log-likelihood": lambda: plots.causal_effects(features(9), ["l14_p0"], POINTS, "loglik"),
     "no effects": lambda: plots.causal_effects([], [], POINTS),
     "agreement": lambda: plots.effect_agreement(features(16), ["l14_p0"], POINTS, resamples=200),
     "no agreement": lambda: plots.effect_agreement(features(1), ["l14_p0"], POINTS, resamples=200),
     "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
     "loss": lambda: plots.training_loss(LOGS),
-    "break even": lambda: plots.break_even(CURVE),
 }
 
 
@@ -144,18 +142,41 @@ def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
     assert [label.get_fontweight() for label in axis.get_yticklabels()].count("bold") == 1
 
 
+def test_effects_on_the_log_likelihood_are_drawn_where_candidates_were_ranked_by_it():
+    axis = DRAWN["effects on the log-likelihood"]().axes[0]
+    given = features(9)
+    assert points(axis)[:-1] == [pytest.approx((f["delta_loglik"], given.index(f))) for f in [*given[1:], given[0]]]
+    assert points(axis)[-1][0] == pytest.approx(given[0]["delta"]) and "nats" in axis.get_xlabel()
+
+
+def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():
+    fakes = {"not recalled": {"effects": [0.01, -0.02]}, "random direction": {"effects": [0.0]}}
+    for by, factor, column in (("score", 100, "delta"), ("loglik", 1, "delta_loglik")):
+        given = features(4)
+        (axis,) = plots.placebo_effects(given, fakes, ["l14_p0"], POINTS, by).axes
+        assert rows(axis) == ["candidates", "not recalled", "random direction"]
+        assert points(axis)[4:7] == [pytest.approx(p) for p in ((factor * 0.01, 1), (factor * -0.02, 1), (0, 2))]
+        assert points(axis)[-1] == pytest.approx((factor * given[0][column], 0))
+
+
+def test_doses_are_drawn_added_and_clamped_with_the_length_of_the_answers():
+    columns = ["scale", "clamped", "delta", "delta_loglik", "tokens", "repetition"]
+    doses = [(0.0, False, 0, 0, 9, 0), (2.0, False, 0.1, 0.2, 8, 0.1), (2.0, True, None, 0.3, 7, 0.5)]
+    table = pd.DataFrame(doses, columns=columns)
+    figure = plots.dose_response(table, POINTS)
+    told, said, tokens, repeated = map(points, figure.axes)
+    assert told == [pytest.approx(p) for p in ((0, 0), (2, 0.2), (2, 0.3))]
+    assert said == [pytest.approx(p) for p in ((0, 0), (2, 10))]
+    assert [y for _, y in tokens] == [9, 8, 7] and [y for _, y in repeated] == [0, 10, 50]
+    assert legend(figure) == ["added", "clamped"]
+
+
 def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a_gap_where_none_was_run():
     math, translation = (figure := plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS))).axes
     assert rows(math) == ["Original", "Full", "Random", "IGDS"] and legend(figure) == ["score of Full"]
     assert points(math) == [pytest.approx(place) for place in [(15, 0), (60, 1), (55, 2), (60, 3)]]
     assert intervals(math) == [pytest.approx(ends) for ends in [(5, 35), (50, 80), (45, 75), (50, 80)]]
     assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]  # not the other ratio
-
-
-def test_main_result_shows_the_main_ratio_whichever_it_is():
-    records = [record("igds", 0.31, 0.3) | {"main": True}, record("igds", 0.2) | {"main": False}]
-    (axis,) = plots.main_result({"math": records}, {"math": POINTS}).axes
-    assert points(axis) == [pytest.approx((31, 0))]
 
 
 def test_an_unknown_interval_has_no_line():
@@ -171,13 +192,6 @@ def test_seeds_of_an_arm_are_lines_of_one_look():
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
     assert len(lines) == len(LOGS)
     assert sum(same_color(line.get_color(), style.ACCENT) for line in lines) == 2
-
-
-def test_net_savings_are_drawn_as_far_as_they_lie_within_the_cost_of_training_on_all():
-    figure = DRAWN["break even"]()
-    assert legend(figure) == ["Loss", "IGDS"]
-    lines = [list(line.get_ydata()) for line in figure.axes[0].lines]
-    assert [0.2, 0.2, 0.2] in lines and [-0.4, 0.4] in lines
 
 
 def test_selectors_differ_in_colour_or_marker():

@@ -194,7 +194,6 @@ def run(tmp_path_factory):
     made.store.write("math/recall.parquet", table)
     facts = {
         "n_candidates": 5,
-        "n_cut": 1,
         "n_features_total": made.saes.d_sae * 4,
         "layers": made.saes.layers,
     }

@@ -1,8 +1,11 @@
 """Frequency recall on hand-made codes."""
 
+import pandas as pd
 import pytest
 import torch
 
+from igds_utils.config.config import ConfigError
+from igds_utils.core.experiment import open_run
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import recall
 
@@ -62,13 +65,18 @@ def test_how_the_saes_fit_the_model_is_told_by_layer():
     assert fit["FVU"][8] == pytest.approx(
         float((0.1 * h).square().sum() / (h - h.mean(0)).square().sum()), rel=1e-5
     )
-    assert departs == ""
+    assert departs == "" and fit["carries over"].all()
     for layer, wrong in ((8, table[table["layer"] == 3]), (3, table.assign(fvu=[2.5] * 2 + [0.1] * 3))):
         assert (
             f"the SAEs of layers {layer} do not fit" in recall.sae_fit(wrong, saes)[1]
         )  # a silent one; a bad one
+        assert fit_of(wrong, saes) == {layer: False, 11 - layer: True}
     stated[8] = 50.0
     assert "the SAEs of layers 8 do not fit" in recall.sae_fit(table, saes)[1]
+
+
+def fit_of(table, saes):
+    return recall.sae_fit(table, saes)[0]["carries over"].to_dict()
 
 
 def test_many_prompts_are_encoded_part_by_part(monkeypatch):
@@ -119,7 +127,6 @@ def test_candidates_are_ordered_by_frequency_activation_and_place():
     table = recall.frequency_recall(RESIDUAL, SAES, tau=0.5)
     expected = [Feature(3, 0), Feature(8, 1), Feature(8, 0), Feature(8, 2)]
     assert recall.candidates(table) == expected
-    assert recall.candidates(table, most=2) == expected[:2]
 
 
 def test_ties_go_by_layer_then_index():
@@ -131,8 +138,8 @@ def test_ties_go_by_layer_then_index():
 
 def test_summary_counts_in_basis_points():
     table = recall.frequency_recall(RESIDUAL, SAES, tau=0.75)
-    facts = recall.recall_summary(table, n_features=1000, n_prior=4, tau=0.75, entered=2)
-    assert (facts["n_candidates"], facts["n_cut"], facts["basis_points"]) == (3, 1, 30.0)
+    facts = recall.recall_summary(table, n_features=1000, n_prior=4, tau=0.75)
+    assert (facts["n_candidates"], facts["basis_points"]) == (3, 30.0)
 
 
 def test_random_features_are_distinct_and_drawn_from_every_layer():
@@ -142,3 +149,36 @@ def test_random_features_are_distinct_and_drawn_from_every_layer():
     }
     some, again, other = (recall.random_features(facts, 8, seed) for seed in (0, 0, 1))
     assert some == again != other and len(set(some)) == 8
+
+
+def frequencies(*rows, candidate=True):
+    table = pd.DataFrame(rows, columns=["layer", "feature", "frequency"])
+    return table.assign(mean_activation=1.0, candidate=candidate)
+
+
+def test_the_contrast_takes_off_the_mean_frequency_on_other_tasks():
+    own = frequencies((1, 0, 1.0), (1, 1, 1.0), (1, 2, 0.9))
+    others = [frequencies((1, 0, 1.0), (1, 2, 0.5)), frequencies((1, 0, 0.8), (1, 9, 1.0))]
+    found = recall.contrasted(own, others, 0.65)
+    assert found["elsewhere"].tolist() == pytest.approx([0.9, 0.0, 0.25])
+    assert recall.candidates(found) == [Feature(1, 1), Feature(1, 2)]  # 0.9 - 0.25 is just enough
+    assert recall.candidates(recall.contrasted(own, others, 0.7)) == [Feature(1, 1)]
+
+
+def test_overlap_counts_common_candidates():
+    rare = frequencies((1, 5, 0.1), candidate=False)
+    tables = {"a": pd.concat([frequencies((1, 0, 1.0), (1, 5, 1.0)), rare]), "b": frequencies((1, 0, 0.9), (2, 5, 1.0))}
+    assert recall.overlap(tables).to_numpy().tolist() == [[2, 1], [1, 2]]
+
+
+def test_the_variant_recalls_a_part_and_cues_are_read_after_other_texts(tmp_path):
+    plain = open_run("smoke", tasks=["math", "translation"], results=str(tmp_path))
+    all_of = set(recall.candidates(recall.measure(plain, "math")))
+    asked = {"overrides": {"recall.contrast": 0.3}, "results": str(tmp_path)}
+    some = recall.measure(open_run("smoke", tasks=["math", "translation"], **asked), "math")
+    assert set() < set(recall.candidates(some)) < all_of and some["elsewhere"].between(0, 1).all()
+    with pytest.raises(ConfigError, match="name two"):
+        recall.measure(open_run("smoke", tasks=["math"], **asked), "math")
+    table = recall.measure_cues(plain, "math")
+    shares = table["frequency"] * len(recall.UNRELATED)
+    assert table["candidate"].any() and shares.round().to_numpy() == pytest.approx(shares.to_numpy())

@@ -39,8 +39,6 @@ def compared(request, known):
     return {
         "rankings": ranked,
         "precision": quality.precision(ranked, known, (0.1, 0.5, 1.0)),
-        "defects": quality.defects_kept(ranked, known, 0.5),
-        "overlap": quality.overlap(ranked, 0.5),
         "length": quality.length_correlation(ranked, known, resamples=100),
     }
 
@@ -49,12 +47,9 @@ def compared(request, known):
     "draw",
     [
         lambda c: plots.precision_dots(c["precision"], 0.5),
-        lambda c: plots.precision_curve(c["precision"]),
-        lambda c: plots.defects_heatmap(c["defects"]),
-        lambda c: plots.overlap_heatmap(c["overlap"], 0.5),
         lambda c: plots.score_distributions({s: c["rankings"][s] for s in PAPER}, 32),
     ],
-    ids=["dots", "curve", "defects", "overlap", "scores"],
+    ids=["dots", "scores"],
 )
 def test_figures_are_tidy_with_few_and_many_selectors(draw, compared):
     assert_tidy(draw(compared))
@@ -73,38 +68,6 @@ def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
 
 def test_a_ratio_that_was_not_judged_says_so(compared):
     assert plots.precision_dots(compared["precision"], 0.3).get_suptitle() == "no selection of 30 % was judged"
-
-
-def test_the_overlap_figure_holds_every_pair_once(compared):
-    axis = plots.overlap_heatmap(compared["overlap"], 0.5).axes[0]
-    shown = [int(text.get_text()) for text in axis.texts]
-    pairs = compared["overlap"].query("a < b")
-    assert sorted(shown) == sorted(int(f"{100 * value:.0f}") for value in pairs["jaccard"])
-
-
-def test_the_heat_map_of_defects_has_every_share_and_chance_below(compared):
-    defects = compared["defects"]
-    axis = plots.defects_heatmap(defects).axes[0]
-    kinds, selectors = defects["defect"].nunique(), defects["selector"].nunique()
-    cells = np.array([text.get_text() for text in axis.texts[: kinds * (selectors + 1)]]).reshape(-1, kinds)
-    assert axis.get_yticklabels()[-1].get_text() == "chance"
-    assert set(cells[-1]) == {"50 %"}
-    noise = defects[defects["defect"] == "garbled prompt"]
-    assert sorted(cells[:-1, 3]) == sorted(
-        f"{kept}/8" for kept in noise["kept"]
-    )  # eight are too few for percent
-    clean = defects[defects["defect"] == "clean"]
-    assert sorted(cells[:-1, 0]) == sorted(f"{100 * share:.0f}" for share in clean["share"])
-
-
-def test_the_heat_map_of_defects_has_colour_only_where_chance_is_excluded(compared):
-    defects = compared["defects"].copy()
-    at = (defects["selector"] == "igds") & (defects["defect"] == "garbled prompt")
-    defects[["low", "high"]] = 0.3, 0.7  # around the chance of 0.5
-    defects.loc[at, ["share", "low", "high"]] = 1.0, 0.6, 1.0
-    axis = plots.defects_heatmap(defects).axes[0]
-    values = axis.collections[0].get_array().ravel()
-    assert sorted(values)[-1] == pytest.approx(50) and np.count_nonzero(values) == 1
 
 
 def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):

@@ -95,6 +95,9 @@ def test_ties_are_broken_as_in_the_ranking():
         tied = source([0.25, 0.25, 0.25], **options)
         assert set(stability.bootstrap_tops(tied.effects, tied.recalled, 20)) == {best}
         assert tied.ranked["name"].iloc[0] == best
+    few = source([0.25, 0.5, float("nan")], loglik=0.1)  # the best by log-likelihood did not generate
+    for by, best in (("score", "l1_p1"), ("loglik", "l1_p2")):
+        assert set(stability.bootstrap_tops(few.effects, few.recalled, 20, by=by)) == {best}
 
 
 def test_table5_stars_what_all_sources_share_and_keeps_the_papers_lists_apart():
@@ -115,10 +118,8 @@ def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monk
         "tasks.math.stability.sources": {"own": {}, "money": {"families": ["shopping", "savings", "ages"]}}
     }
     run = open_run("smoke", tasks=["math"], overrides=sources, results=str(tmp_path))
-    recalled, config = recall.measure(run, "math"), run.config("math")
-    rows, ranked = effects_of_run.causal_filter(
-        run, "math", recall.candidates(recalled, config.max_candidates)
-    )
+    recalled = recall.measure(run, "math")
+    rows, ranked = effects_of_run.causal_filter(run, "math", recall.candidates(recalled))
     lines = []
     monkeypatch.setattr(run, "_models", None)  # nothing is read or generated again
     monkeypatch.setattr(run.store, "log", lines.append)
@@ -127,9 +128,8 @@ def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monk
     pd.testing.assert_frame_equal(found.effects, rows)
     pd.testing.assert_frame_equal(found.ranked, ranked)
     pd.testing.assert_frame_equal(found.recalled, recalled)
-    assert len(found.ranked) == config.max_candidates and not run.store.has(
-        "math/stability/own/recall.parquet"
-    )
+    assert len(found.ranked) == recalled["candidate"].sum() and found.ranked_by == "loglik"
+    assert not run.store.has("math/stability/own/recall.parquet")
     assert stability.source_run(run, "math", "own") is run
     assert stability.source_run(run, "math", "money") is not run
 
@@ -147,11 +147,8 @@ def test_identification_runs_on_each_source_with_its_own_samples(tmp_path):
     assert not set.intersection(*texts) and all(texts)
     found = stability.identify(run, "math", names[0])
     config = run.config("math").stability
-    assert (
-        len(found.effects)
-        == config.validation * config.max_candidates
-        == len(found.ranked) * config.validation
-    )
+    assert len(found.effects) == len(found.ranked) * config.validation
+    assert len(found.ranked) == found.recalled["candidate"].sum()
     assert run.store.has(f"math/stability/{names[0]}/recall.parquet")
     again = stability.identify(open_run("smoke", tasks=["math"], results=str(tmp_path)), "math", names[0])
     pd.testing.assert_frame_equal(again.ranked, found.ranked)

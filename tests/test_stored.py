@@ -16,7 +16,8 @@ from igds_utils.config.settings import Preset
 from igds_utils.core.arms import CHECKS, arms
 from igds_utils.core.store import Store
 from igds_utils.data import summaries
-from igds_utils.identification import intervention, recall
+from igds_utils.engine.features import features_of
+from igds_utils.identification import effects, intervention, recall
 
 REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
 
@@ -62,24 +63,30 @@ def test_candidates_follow_from_the_recalled_frequencies(stored):
         table, counts = stored.store.read(f"{task}/recall.parquet"), stored.store.read(f"{task}/recall.json")
         assert (table["candidate"] == (table["frequency"] >= stored.preset.recall.tau)).all()
         assert int(table["candidate"].sum()) == counts["n_candidates"]
-        tested = recall.candidates(table, stored.preset.tasks[task].max_candidates)
-        measured = stored.store.read(f"{task}/effects_validation.parquet")[["layer", "feature"]]
-        assert {(one.layer, one.index) for one in tested} == set(measured.itertuples(index=False, name=None))
+        measured = stored.store.read(f"{task}/effects_forced_validation.parquet")
+        assert set(recall.candidates(table)) == set(features_of(measured))
 
 
 def test_task_features_follow_from_the_measured_effects(stored):
+    def effects_of(task, name):
+        kinds = [f"{task}/effects_{kind}{name}.parquet" for kind in ("forced_", "")]
+        told, said = map(stored.store.read, kinds)
+        rows = told.merge(said, on=effects.KEYS, how="left")
+        if stored.store.has(foreign := f"{task}/effects_foreign_{name}.parquet"):
+            other = stored.store.read(foreign)
+            other["foreign"] = other["loglik_amplified"] - other["loglik_original"]
+            rows["change"] = rows["loglik_amplified"] - rows["loglik_original"]
+            rows = rows.merge(other[[*effects.KEYS, "foreign"]], on=effects.KEYS, how="left")
+        return intervention.causal_effects(rows, *stored.options)
+
+    settings = stored.preset.intervention
     for task in stored.tasks:
-        effects = {
-            name: intervention.causal_effects(
-                stored.store.read(f"{task}/effects_{name}.parquet"), *stored.options
-            )
-            for name in ("validation", "confirmation")
-        }
-        ranked = intervention.rank_features(
-            effects["validation"], stored.store.read(f"{task}/recall.parquet")
-        )
-        found = intervention.task_features(ranked, effects["confirmation"], stored.preset.intervention.k)
-        assert same(found, stored.store.read(f"{task}/task_features.json"))
+        recalled = stored.store.read(f"{task}/recall.parquet")
+        ranked = intervention.rank_features(effects_of(task, "validation"), recalled, settings.rank_by)
+        again = effects_of(task, "confirmation")
+        found = intervention.task_features(ranked, again, settings.k, settings.rank_by)
+        kept = stored.store.read(f"{task}/task_features.json")
+        assert same(found, {key: kept[key] for key in found})
 
 
 def test_igds_trained_on_the_samples_that_fire_the_task_features_most(stored):
@@ -99,7 +106,9 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
         logs = {name: stored.store.read(f"{task}/arms/{name}/log.parquet") for name in trained}
         evaluation, ratio = stored.store.read(f"{task}/evaluation.parquet"), stored.preset.tasks[task].ratio
         compared = evaluation[~evaluation["selector"].isin(CHECKS)]
-        found = summaries.summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options)
+        paths = {name: f"{task}/arms/{name}/likelihoods.parquet" for name in [*trained, "original"]}
+        known = {name: stored.store.read(path) for name, path in paths.items() if stored.store.has(path)}
+        found = summaries.summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options, known)
         assert same(found, stored.store.read(f"{task}/summary.json"))
         assert same(summaries.checks(evaluation, *stored.options), stored.store.read("checks.json")[task])
 

@@ -37,13 +37,57 @@ def test_summarise_pools_seeds_and_compares_with_every_reference(evaluation):
     json.dumps(list(records.values()), allow_nan=False)
 
 
-def test_nothing_is_judged_where_an_arm_was_trained_once(evaluation):
+def drawn(evaluation, draws):
+    """The same with Random drawn more often; every further draw scores as the first."""
+    first = evaluation[evaluation["arm"] == "random@0.5"]
+    return pd.concat([evaluation, *(first.assign(arm=f"random@0.5-s{seed}", seed=seed) for seed in range(2, draws))])
+
+
+def test_nothing_is_judged_where_an_arm_was_trained_once_or_random_drawn_seldom(evaluation):
     records = {r["arm"]: r for r in summarise(evaluation, {}, 0.5, {})}
     igds, full = records["igds@0.5"], records["full"]
-    assert igds["vs_random_judged"] and igds["vs_random_p"] is not None
+    assert igds["vs_random_judged"] is False and igds["vs_random_p"] is None and igds["vs_random_low"] is not None
     assert igds["vs_original_judged"] and igds["vs_original_p"] is not None  # which is not trained
     assert igds["vs_full_judged"] is False and igds["vs_full_p"] is None and igds["vs_full_low"] is not None
     assert full["vs_original_judged"] is False and full["vs_random_judged"] is None
+    for draws, judged in ((4, False), (5, True)):
+        igds = {r["arm"]: r for r in summarise(drawn(evaluation, draws), {}, 0.5, {})}["igds@0.5"]
+        assert igds["vs_random_judged"] is judged and (igds["vs_random_p"] is not None) is judged
+
+
+def test_an_arms_place_among_randoms_draws_is_counted(evaluation):
+    found = drawn(evaluation, 5)
+    found.loc[found["arm"] == "random@0.5-s4", "score"] = 1.0
+    records = {r["arm"]: r for r in summarise(found, {}, 0.5, {})}
+    assert records["igds@0.5"]["above_random"] == 4
+    assert records["random@0.5"]["above_random"] is None and records["full"]["above_random"] is None
+
+
+def test_igds_is_held_against_every_other_arm_of_its_ratio(evaluation):
+    full = evaluation[evaluation["arm"] == "full"]
+    rows = [full.assign(arm=arm, selector=arm.partition("@")[0]) for arm in ("full_steps", "less@0.5")]
+    rows[1]["ratio"] = 0.5
+    records = {r["arm"]: r for r in summarise(pd.concat([evaluation, *rows]), {}, 0.5, {})}
+    igds = records["igds@0.5"]
+    assert igds["vs_less"] == igds["vs_full_steps"] == pytest.approx(0.125)
+    assert "vs_less" not in records["random@0.5"] and records["full_steps"]["ratio"] is None
+
+
+def test_likelihoods_are_compared_as_the_scores_are(evaluation):
+    means = {"original": -3.0, "full": -1.0, "random@0.5": -2.0, "random@0.5-s1": -1.5}
+    means |= {"igds@0.5": -1.2, "igds@0.5-s1": -1.4}
+    known = {
+        arm: pd.DataFrame({"sample_id": [f"t{i}" for i in range(4)], "loglik": [mean, mean, mean - 1, mean + 1]})
+        for arm, mean in means.items()
+    }
+    records = {r["arm"]: r for r in summarise(evaluation, {}, 0.5, {}, likelihoods=known)}
+    igds = records["igds@0.5"]
+    assert igds["loglik"] == pytest.approx(-1.3) and igds["loglik_low"] < -1.3 < igds["loglik_high"]
+    assert igds["loglik_vs_random"] == pytest.approx(0.45) and igds["loglik_vs_full"] == pytest.approx(-0.3)
+    assert igds["loglik_vs_random_judged"] is False and igds["score"] == pytest.approx(0.625)
+    json.dumps(list(records.values()), allow_nan=False)
+    del known["full"]  # results of before: none of it is shown
+    assert not [key for r in summarise(evaluation, {}, 0.5, {}, likelihoods=known) for key in r if "loglik" in key]
 
 
 def test_summarise_tells_what_one_training_of_an_arm_takes(evaluation):
@@ -62,6 +106,7 @@ def test_summarise_tells_what_one_training_of_an_arm_takes(evaluation):
 
 
 def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
+    evaluation = drawn(evaluation, 5)
     more = evaluation[evaluation["selector"] == "igds"].assign(selector="loss")
     more["arm"] = more["arm"].str.replace("igds", "loss")
     alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {}, 0.5, {})}

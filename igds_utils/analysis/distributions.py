@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igds_utils import display
 from igds_utils.core.arms import WHOLE, arms
 from igds_utils.core.experiment import Run
 from igds_utils.data.stats import paired_difference, spearman
-from igds_utils.display import Metric, missing, number, selector_title
+from igds_utils.display import missing
 
 
 def arm_activations(run: Run, task: str) -> pd.DataFrame:
@@ -86,49 +85,3 @@ def correlation(
     parts, options = {"all": table, "trained": table[table["selector"] != "original"]}, (confidence, resamples, seed)
     found = {name: spearman(part["median"], part["score"], *options)._asdict() for name, part in parts.items()}
     return {name: {k: None if missing(v) else v for k, v in rho.items()} for name, rho in found.items()}
-
-
-def story(table: pd.DataFrame, rho: dict[str, dict[str, Any]], metric: Metric, feature: str) -> str:
-    """What Figure 3 shows for one task, in a few sentences made from `compare` and `correlation`."""
-    trained = table[table["selector"] != "original"]
-    base = table.loc[table["selector"] == "original", "median"]
-    highest = trained.loc[trained["median"].idxmax()]
-    best = table.loc[table["score"].idxmax()]
-    judged = trained[trained["judged"].astype(bool)]
-    above, below = int((judged["moved_low"] > 0).sum()), int((judged["moved_high"] < 0).sum())
-    moved = " to ".join(number(trained["moved"].agg(end), 2, signed=True) for end in ("min", "max"))
-    counted = (
-        f"; of {len(judged)} that were trained more than once, {above} lie above it and {below} below it "
-        "(intervals that leave out 0)"
-    )
-    sentences = [
-        f"{feature} fires at {number(base.iloc[0], 2)} in the median of the untrained model; on the same prompts the "
-        f"{len(trained)} trained arms move by {moved} in the mean{counted if len(judged) else ''}",
-        f"Among them {_title(highest)} has the highest median ({number(highest['median'], 2)}), and "
-        f"{_title(best)} has the highest score ({metric.show(best['score'])})",
-        _luck(trained),
-        f"Median and score over all arms: {display.correlation(rho['all'])}; over the trained ones: "
-        f"{display.correlation(rho['trained'])}",
-    ]
-    return ". ".join(sentences) + "."
-
-
-def _luck(trained: pd.DataFrame) -> str:
-    """Whether the order of the medians could be luck of the training."""
-    if trained["medians"].map(len).max() == 1:
-        return "Every arm was trained once, so how far chance in training moves a median is not known"
-    between, within = np.ptp(trained["median"]), trained["medians"].map(np.ptp).max()
-    verdict = (
-        "no more than trainings of one arm differ, so their order may be luck"
-        if within >= between
-        else "that is more than two trainings of one arm differ"
-    )
-    return (
-        f"The medians of the trained arms lie within {number(between, 2)}, those of one arm trained with different "
-        f"seeds up to {number(within, 2)} apart: {verdict}"
-    )
-
-
-def _title(row: pd.Series) -> str:
-    share = "" if missing(row["ratio"]) else f" {100 * row['ratio']:g} %"
-    return f"{selector_title(row['selector'])}{share}"

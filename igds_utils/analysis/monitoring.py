@@ -95,17 +95,3 @@ def report(watched: pd.DataFrame, metric: Metric) -> str:
                 f"{row['point']}: the feature's median {number(row['activation'], 2)} is {side} its band ({band})"
             )
     return "\n".join(lines) or f"no alert in {len(watched)} models"
-
-
-def digest(watched: pd.DataFrame) -> str:
-    """Which points of `watch` raised an alert, in one sentence."""
-    kinds = {
-        "score_alert": "the score lies below the highest score so far in {}",
-        "activation_alert": "the feature's median has left its band in {}",
-    }
-    told = [
-        text.format(", ".join(watched.loc[watched[kind], "point"]))
-        for kind, text in kinds.items()
-        if watched[kind].any()
-    ]
-    return ("; ".join(told) or f"no alert in {len(watched)} models") + "."

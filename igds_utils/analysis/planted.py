@@ -23,6 +23,7 @@ from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample, encode_pairs
+from igds_utils.engine.steering import Steering
 from igds_utils.identification import intervention
 from igds_utils.tasks.examples import Example
 
@@ -181,18 +182,16 @@ def _model(architecture: str, seed: int):
     return model
 
 
-def effects(
-    model: Planted, features: Sequence[Feature], examples: Sequence[Example], scale: float = 1.0
-) -> pd.DataFrame:
-    """`intervention.amplified_scores` of features on examples; the score is exact match."""
+def effects(model: Planted, features: Sequence[Feature], examples: Sequence[Example], **steering) -> pd.DataFrame:
+    """Generated and forced effects of features on examples; the score is exact match. steering: as for `Steering`."""
     read = encode_pairs(model.lm.tokenizer, [prompt(e) for e in examples], [f" {e.target}" for e in examples])
     samples = [Sample(e.id, ids[:n], ids, e) for e, (ids, n) in zip(examples, read, strict=True)]
-
     exact = lambda outputs, asked: [float(o == e.target) for o, e in zip(outputs, asked, strict=True)]  # noqa: E731
-    return pd.concat(
-        intervention.amplified_scores(model.lm, model.saes, features, part, exact, 2, scale)
-        for part in even_chunks(samples, 64)
-    )
+    steered, parts = Steering(model.saes, features, **steering), []
+    for part in even_chunks(samples, 64):
+        generated = intervention.generated_effects(model.lm, steered, features, part, exact, max_new_tokens=2)
+        parts.append(generated.merge(intervention.forced_effects(model.lm, steered, features, part)))
+    return pd.concat(parts)
 
 
 def tossed(table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int) -> list[pd.DataFrame]:

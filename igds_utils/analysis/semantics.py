@@ -77,15 +77,6 @@ def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.log(smoothed) - np.log(rest)
 
 
-def story(shift: pd.DataFrame) -> str:
-    """Which words rise beyond chance (`lexical_shift`), in one sentence."""
-    beyond = shift.loc[shift["rises"], "word"].tolist()
-    if not beyond:
-        return f"no word of {len(shift)} rises beyond chance."
-    more = f" and {len(beyond) - 8} more" if len(beyond) > 8 else ""
-    return f"of {len(shift)} words {len(beyond)} rise beyond chance: {', '.join(beyond[:8])}{more}."
-
-
 def logit_lens(lm: LM, saes: Saes, feature: Feature, most: int = 8) -> pd.DataFrame:
     """Tokens whose logits the feature's direction d_i raises most, read through the final norm and the LM head.
 

@@ -46,8 +46,9 @@ class Source(NamedTuple):
     """What one source's identification found."""
 
     recalled: pd.DataFrame  # `recall.frequency_recall`
-    effects: pd.DataFrame  # `intervention.amplified_scores` of its candidates on its validation set
+    effects: pd.DataFrame  # effects of its candidates on its validation set (`effects.causal_filter`)
     ranked: pd.DataFrame  # `intervention.rank_features`, best first
+    ranked_by: str = "score"  # or "loglik"
 
 
 def source_run(run: Run, task: str, source: str) -> Run:
@@ -70,12 +71,13 @@ def identify(run: Run, task: str, source: str) -> Source:
         ("", run.config(task)) if own is run else (f"{task}/stability/{source}", run.config(task).stability)
     )
     recalled = recall.measure(own, task, folder)
-    features = recall.candidates(recalled, chosen.max_candidates)
+    features = recall.candidates(recalled)
     if not features:
         raise ValueError(
             f"{task}, source {source}: no feature fires on {tau:.0%} of the prompts; lower recall.tau"
         )
-    return Source(recalled, *causal_filter(own, task, features, folder, chosen.max_new_tokens))
+    found = causal_filter(own, task, features, folder, chosen.max_new_tokens)
+    return Source(recalled, *found, run.preset.intervention.rank_by)
 
 
 # ---- how far sources agree -------------------------------------------------------------------------------
@@ -144,14 +146,19 @@ def beyond_chance(rankings: Sequence[Sequence[str]], top: int, level: float = 0.
 
 
 def bootstrap_tops(
-    effects: pd.DataFrame, recalled: pd.DataFrame, resamples: int = 2000, seed: int = 0
+    effects: pd.DataFrame, recalled: pd.DataFrame, resamples: int = 2000, seed: int = 0, by: str = "score"
 ) -> np.ndarray:
-    """The top feature of each of `resamples` bootstrap samples of the validation samples: names, (resamples,)."""
+    """The top feature of each of `resamples` bootstrap samples of the validation samples: names, (resamples,).
+
+    by: what the features are ranked by, "score" or "loglik".
+    """
     matrix = effect_matrix(effects, recalled)
     n = matrix.delta.shape[1]
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # (B, n)
-    best = winners(counts @ matrix.delta.T / n, counts @ matrix.loglik.T / n)
-    return np.array(matrix.names)[best]
+    # a feature of which the score was not measured comes last by it
+    lowest = np.finfo(float).min
+    means = [np.nan_to_num(counts @ x.T / n, nan=lowest) for x in (matrix.delta, matrix.loglik)]
+    return np.array(matrix.names)[winners(*(means if by == "score" else means[::-1]))]
 
 
 def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
@@ -162,7 +169,7 @@ def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int 
     for each source, in which all sources have the same top feature). Candidates are held fixed.
     """
     tops = {
-        name: bootstrap_tops(source.effects, source.recalled, resamples, seed + number)
+        name: bootstrap_tops(source.effects, source.recalled, resamples, seed + number, source.ranked_by)
         for number, (name, source) in enumerate(sources.items())
     }
     records = []
@@ -217,29 +224,7 @@ def effect_matrix(effects: pd.DataFrame, recalled: pd.DataFrame) -> EffectMatrix
     )
 
 
-def winners(delta: np.ndarray, loglik: np.ndarray) -> np.ndarray:
-    """Index of the best feature of each row of mean effects (B, C): by delta, then loglik, then position."""
-    best = delta >= delta.max(axis=1, keepdims=True) - 1e-12
-    return np.where(best, loglik, -np.inf).argmax(axis=1)
-
-
-# ---- in words --------------------------------------------------------------------------------------------
-
-
-def story(agreed: list[dict[str, Any]], tops: list[dict[str, Any]], top: int) -> str:
-    """What Table 5 shows, made from `agreement` and `top1_agreement`."""
-    everything, pairs = agreed[-1], [record for record in agreed if record["top_by_chance"] is not None]
-    mean, chance = (np.mean([pair[key] for pair in pairs]) for key in ("top_jaccard", "top_by_chance"))
-    shared, expected = everything["top_shared"], everything["shared_by_chance"]
-    n = len(everything["sources"])
-    first = "the same feature is on top" if everything["same_top1"] else "the top feature is not the same"
-    kept = [record for record in tops if record["source"] != "all"]
-    return (
-        f"On {n} sources {first} (blind draws: the same in {100 * everything['same_top1_by_chance']:.0f} % of cases). "
-        f"Among the {top} best of every source: {', '.join(shared) or 'none'}. Number shared: {len(shared)}; blind "
-        f"draws share {expected:.2f} on average, and at least as many in "
-        f"{100 * everything['shared_p']:.0f} % of cases. Two lists of {top} share {mean:.2f} of their names (Jaccard) "
-        f"where a blind draw from the tested candidates would share {chance:.2f}. If the validation samples are drawn "
-        f"anew, a source keeps its top feature in {100 * np.mean([r['kept'] for r in kept]):.0f} % of the draws, and "
-        f"all {n} agree in {100 * tops[-1]['agree']:.0f} %."
-    )
+def winners(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Index of the best feature of each row of mean effects (B, C): by the first, then the second, then position."""
+    best = first >= first.max(axis=1, keepdims=True) - 1e-12
+    return np.where(best, second, -np.inf).argmax(axis=1)

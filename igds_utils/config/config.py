@@ -18,6 +18,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 DROPPED = (  # fields that presets of version 0.1 may hold
     "tasks.*.series",
+    "tasks.*.max_candidates",
+    "tasks.*.stability.max_candidates",
     "intervention.racing",
     "models.*.shape.tied",
     "sft.device_batch",

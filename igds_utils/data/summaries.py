@@ -1,15 +1,15 @@
 """What an evaluation says about the arms of a task: scores, paired differences, and whether the task can tell."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 
 import numpy as np
 import pandas as pd
 
-from igds_utils.core.arms import WHOLE
 from igds_utils.data.stats import holm, interval, paired_difference
+
+DRAWS = 5  # of Random: with fewer the luck of drawing and training is not known, and nothing is judged against it
+REFERENCES = ("random", "full", "original")  # with which every arm is compared
 
 
 def summarise(
@@ -20,52 +20,73 @@ def summarise(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    likelihoods: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[dict]:
     """One record per arm, seeds of an arm pooled: its score and its paired differences (the numbers of Table 2).
 
     `evaluation` has arm, selector, ratio, seed, sample_id, score (one row or more per sample); `n_train` says how many
     samples each arm was trained on (0 for original); `main_ratio` is the task's, at which all selectors are compared;
-    `logs` are the log.parquet of the arms that have one.
+    `logs` and `likelihoods` are the log.parquet and likelihoods.parquet of the arms that have one.
     A record holds arm, selector, ratio, main (true for original, full and the selectors at the main ratio), seeds,
     by_seed (the score of each), n_train, target_tokens and steps (of one training; the mean over seeds), n (test
-    samples), score with low and high (over test samples), gain_over_full (percent of Full's score), and for each
-    reference among random (of the same ratio), full, original: `vs_random`, `vs_random_low`, `vs_random_high`,
-    `vs_random_judged` (whether both were trained often enough for a verdict) and, if so, `vs_random_p`
-    (`paired_difference`, p Holm-adjusted over the arms that are judged against that reference). What cannot be compared
-    is None. Scores keep the units of the metric; JSON can hold the result as it is.
+    samples), score with low and high (over test samples), gain_over_full (percent of Full's score), above_random (how
+    many of Random's draws of that ratio score lower), and for each reference among random (of the same ratio), full,
+    original, for IGDS every other arm of its ratio: `vs_random`, `vs_random_low`, `vs_random_high`, `vs_random_judged`
+    (whether both were trained twice or more, Random `DRAWS` times) and, if so, `vs_random_p` (`paired_difference`; p of
+    the three Holm-adjusted over the arms that are judged against that reference). Where all arms have likelihoods:
+    loglik (nats per target token, mean over samples), loglik_low, loglik_high, and loglik_vs_random etc. in the same
+    way. What cannot be compared is None. Scores keep the units of the metric; JSON can hold the result as it is.
     """
     options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    groups = {
-        (selector, None if pd.isna(ratio) or selector in ("original", *WHOLE) else float(ratio)): frame
+    measures = {"": "score"}
+    if likelihoods and set(likelihoods) >= set(evaluation["arm"]):
+        known = pd.concat([table.assign(arm=arm) for arm, table in likelihoods.items()])
+        evaluation = evaluation.merge(known, on=["arm", "sample_id"], how="left", validate="many_to_one")
+        measures["loglik_"] = "loglik"
+    groups = {  # no ratio: nothing was selected, or all
+        (selector, float(ratio) if "@" in frame["arm"].iloc[0] else None): frame
         for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"], sort=True, dropna=False)
     }
-    tables = {key: _by_seed(frame) for key, frame in groups.items()}
-    trainings = {
-        key: [logs[arm] for arm in frame["arm"].unique() if arm in logs] for key, frame in groups.items()
+    tables = {
+        prefix: {key: _by_seed(frame, measure) for key, frame in groups.items()}
+        for prefix, measure in measures.items()
     }
-    full = tables.get(("full", None))
+    full = tables[""].get(("full", None))
     full_score = None if full is None else float(full.to_numpy().mean())
     records = []
-    for (selector, ratio), scores in tables.items():
+    for (selector, ratio), frame in groups.items():
+        scores = tables[""][selector, ratio]
+        trained = [logs[arm] for arm in frame["arm"].unique() if arm in logs]
         arm = selector if ratio is None else f"{selector}@{ratio:g}"
         mean, low, high = interval(scores.mean(axis=1), **options)
+        random = tables[""].get(("random", ratio))
         record = {
             "arm": arm, "selector": selector, "ratio": ratio, "main": ratio is None or ratio == main_ratio,
             "seeds": [int(s) for s in scores.columns], "by_seed": [float(s) for s in scores.mean()],
             "n_train": n_train.get(arm),
-            "target_tokens": _mean(log["target_tokens"].sum() for log in trainings[selector, ratio]),
-            "steps": _mean(map(len, trainings[selector, ratio])), "n": len(scores),
+            "target_tokens": _mean(log["target_tokens"].sum() for log in trained),
+            "steps": _mean(map(len, trained)), "n": len(scores),
             "score": mean, "low": _plain(low), "high": _plain(high),
             "gain_over_full": 100 * (mean / full_score - 1) if full_score else None,
+            "above_random": None if random is None or selector == "random" else int((random.mean() < mean).sum()),
         }  # fmt: skip
+        if "loglik_" in tables:
+            found = interval(tables["loglik_"][selector, ratio].mean(axis=1), **options)
+            record |= dict(zip(("loglik", "loglik_low", "loglik_high"), map(_plain, found), strict=True))
         references = {"random": ("random", ratio), "full": ("full", None), "original": ("original", None)}
-        for name, key in references.items():
-            record |= _versus(name, tables, (selector, ratio), key, options)
+        if selector == "igds":
+            others = [key for key in groups if key[1] in (None, ratio) and key[0] not in (*REFERENCES, "igds")]
+            references |= {other[0]: other for other in others}
+        for prefix, of_arms in tables.items():
+            for name, key in references.items():
+                record |= _versus(f"{prefix}vs_{name}", of_arms, (selector, ratio), key, options)
         records.append(record)
-    for name in ("random", "full", "original"):
-        raw = [np.nan if record[f"vs_{name}_p"] is None else record[f"vs_{name}_p"] for record in records]
-        for record, adjusted in zip(records, holm(raw), strict=True):
-            record[f"vs_{name}_p"] = _plain(adjusted)
+    for prefix in tables:
+        for name in REFERENCES:
+            field = f"{prefix}vs_{name}_p"
+            raw = [np.nan if record[field] is None else record[field] for record in records]
+            for record, adjusted in zip(records, holm(raw), strict=True):
+                record[field] = _plain(adjusted)
     return records
 
 
@@ -88,9 +109,9 @@ def checks(
     return made
 
 
-def _by_seed(evaluation: pd.DataFrame) -> pd.DataFrame:
-    """Scores of one arm: a row per test sample, a column per training seed."""
-    return evaluation.groupby(["sample_id", "seed"])["score"].mean().unstack()
+def _by_seed(evaluation: pd.DataFrame, measure: str = "score") -> pd.DataFrame:
+    """A measure of one arm: a row per test sample, a column per training seed."""
+    return evaluation.groupby(["sample_id", "seed"])[measure].mean().unstack()
 
 
 def _model(selector: str, scores: pd.DataFrame) -> pd.DataFrame | pd.Series:
@@ -99,11 +120,12 @@ def _model(selector: str, scores: pd.DataFrame) -> pd.DataFrame | pd.Series:
 
 
 def _versus(name: str, tables: dict, arm: tuple, reference: tuple, options: dict) -> dict:
-    fields = [f"vs_{name}{part}" for part in ("", "_low", "_high", "_p", "_judged")]
+    fields = [f"{name}{part}" for part in ("", "_low", "_high", "_p", "_judged")]
     if reference == arm or reference not in tables:
         return dict.fromkeys(fields)
     found = paired_difference(*(_model(key[0], tables[key]) for key in (arm, reference)), **options)
-    values = (*map(_plain, found[:3]), found.p_value if found.judged else None, found.judged)
+    judged = found.judged and (reference[0] != "random" or found.trainings[1] >= DRAWS)
+    values = (*map(_plain, found[:3]), found.p_value if judged else None, judged)
     return dict(zip(fields, values, strict=True))
 
 

@@ -143,6 +143,12 @@ def sft_pair(
     return prompt, as_text(completion, tokenizer, example.id)
 
 
+def cue_prompt(task: Task, text: str, tokenizer: PreTrainedTokenizerBase, rendering: Rendering) -> str:
+    """The cue line of the task's identification prompt (`Solution:`) after a text that does not pose the task."""
+    cue = task.identification_template.rsplit("\n", 1)[1]
+    return _render(f"{text}\n{cue}", tokenizer, rendering)
+
+
 def bare_header(task: Task, tokenizer: PreTrainedTokenizerBase, task_config: TaskConfig) -> str:
     """What opens the answer of a training sample where nothing is asked: IFD's loss without an instruction.
 

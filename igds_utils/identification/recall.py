@@ -1,7 +1,5 @@
 """Frequency recall: the features that fire at the critical position on most of D_prior."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +8,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import Run
 from igds_utils.engine import activations
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature, features_of
+from igds_utils.engine.prompts import cue_prompt
 from igds_utils.engine.sae import Saes, unexplained
 
 PROMPTS = 64  # of one part: what a killed recall loses at most
@@ -25,10 +25,69 @@ FAR = 10.0  # times that L0 at p may be above or below what a release states of 
 WORST = 2.0  # FVU at p
 
 
+UNRELATED = (  # texts that pose no task, for prompts of the cue alone
+    "The library opens at nine in the morning and closes at six.",
+    "Rain fell on the hills all night, and the river rose slowly.",
+    "My grandmother kept bees behind the old stone house.",
+    "The committee will meet again on Thursday in the small hall.",
+    "A red bicycle leaned against the wall of the bakery.",
+    "The museum shows paintings, maps and instruments of sailors.",
+    "He walked to the station because the bus was late.",
+    "The lamp on the desk flickered twice and went out.",
+    "Wool keeps warm even when it is wet, and cotton does not.",
+    "The garden gate was painted green some years ago.",
+)
+
+
 def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
-    """`frequency_recall` of a task's prior set, stored as `recall.parquet` in `folder`, the task's own by default."""
-    path, tau = f"{folder or task}/recall.parquet", run.preset.recall.tau
-    inputs = {"tau": tau, "decoded": DECODED, **run.inputs(task, "prior")}
+    """`frequency_recall` of a task's prior set, stored as `recall.parquet`; folder: where, the task's own by default.
+
+    With `recall.contrast` a candidate's frequency must exceed its mean over the prior sets of the run's other tasks by
+    that much; the column `elsewhere` holds that mean. Raises `ConfigError` where there is no other task.
+    """
+    contrast, path = run.preset.recall.contrast, f"{folder or task}/recall.parquet"
+    if contrast is None:
+        return _counted(run, task, path)
+    others = [other for other in run.tasks if other != task]
+    if not others:
+        raise ConfigError("recall.contrast compares tasks, and this run has one: name two, or leave it out")
+    paths = {f"{folder or task}/recall_frequencies.parquet": task}
+    paths |= {f"{other}/recall_frequencies.parquet": other for other in others}
+    own, *rest = (_counted(run, of, where) for where, of in paths.items())
+    versions = {where: run.store.version(where) for where in paths}
+    return run.make(path, lambda: contrasted(own, rest, contrast), contrast=contrast, frequencies=versions)
+
+
+def contrasted(own: pd.DataFrame, others: Sequence[pd.DataFrame], contrast: float) -> pd.DataFrame:
+    """A task's recall without candidates that the mean frequency on other tasks comes closer to than `contrast`."""
+    keys = ["layer", "feature"]
+    frequencies = [table.set_index(keys)["frequency"] for table in others]
+    elsewhere = pd.concat(frequencies, axis=1).fillna(0.0).mean(axis=1).rename("elsewhere")
+    found = own.merge(elsewhere.reset_index(), on=keys, how="left").fillna({"elsewhere": 0.0})
+    found["candidate"] &= found["frequency"] - found["elsewhere"] > contrast - 1e-9  # rounding
+    return found
+
+
+def measure_cues(run: Run, task: str) -> pd.DataFrame:
+    """`frequency_recall` of prompts of the cue alone, after texts that pose no task: `recall_cues.parquet`."""
+    rendering = run.config(task).rendering
+    prompts = [cue_prompt(run.task(task), text, run.tokenizer, rendering) for text in UNRELATED]
+    return _counted(run, task, f"{task}/recall_cues.parquet", prompts)
+
+
+def overlap(recalled: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """How many candidates each two recalls have in common, a square table of counts by their names."""
+    names = {name: set(candidates(table)) for name, table in recalled.items()}
+    counts = [[len(own & other) for other in names.values()] for own in names.values()]
+    return pd.DataFrame(counts, index=list(names), columns=list(names))
+
+
+def _counted(run: Run, task: str, path: str, prompts: Sequence[str] | None = None) -> pd.DataFrame:
+    """`frequency_recall` of prompts, by default the task's prior set, stored at `path`."""
+    tau = run.preset.recall.tau
+    inputs = {"tau": tau, "decoded": DECODED, **run.inputs(task, *([] if prompts else ["prior"]))}
+    if prompts:
+        inputs["prompts"] = prompts
 
     def read(part: Sequence[str]) -> pd.DataFrame:
         found = activations.critical_residuals(run.lm, part, run.saes.layers, run.preset.batch_tokens)
@@ -38,7 +97,7 @@ def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
         residual = {layer: torch.from_numpy(np.stack(read[str(layer)])) for layer in run.saes.layers}
         return frequency_recall(residual, run.saes, tau)
 
-    parts = list(even_chunks(run.prompts(task, "prior"), PROMPTS))
+    parts = list(even_chunks(prompts or run.prompts(task, "prior"), PROMPTS))
     return run.make_in_parts(path, parts, read, f"{task} recall", finish=count, whole=True, **inputs)
 
 
@@ -85,14 +144,16 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
 def sae_fit(recalled: pd.DataFrame, saes: Saes) -> tuple[pd.DataFrame, str]:
     """How each layer's SAE fits the model at p: a table by layer, and one line about layers where it does not, or "".
 
-    Columns: L0, the mean number of features that fire at p; FVU; and the L0 that the SAE's release states.
+    Columns: L0, the mean number of features that fire at p; FVU; the L0 that the SAE's release states; and whether the
+    SAE carries over to this model.
     """
     layers = recalled.groupby("layer")
     fit = pd.DataFrame({"L0": layers["frequency"].sum(), "FVU": layers["fvu"].first()})
     fit = fit.reindex(saes.layers).fillna({"L0": 0.0})
     fit["L0 of the release"] = [saes.stated_l0(layer) or np.nan for layer in saes.layers]
     times = fit["L0"] / fit["L0 of the release"]
-    off = fit.index[(times > FAR) | (times < 1 / FAR) | (fit["FVU"] > WORST) | (fit["L0"] == 0)].tolist()
+    fit["carries over"] = ~((times > FAR) | (times < 1 / FAR) | (fit["FVU"] > WORST) | (fit["L0"] == 0))
+    off = fit.index[~fit["carries over"]].tolist()
     if not off:
         return fit, ""
     return fit, (
@@ -106,12 +167,12 @@ def fires_often(frequency: pd.Series, n_prior: int, tau: float) -> pd.Series:
     return frequency > tau - 1e-3 * 0.5 / n_prior
 
 
-def candidates(recalled: pd.DataFrame, most: int | None = None) -> list[Feature]:
-    """The candidates in the order frequency, mean activation (both falling), layer, index; at most `most`."""
+def candidates(recalled: pd.DataFrame) -> list[Feature]:
+    """The candidates in the order frequency, mean activation (both falling), layer, index."""
     kept = recalled[recalled["candidate"]].sort_values(
         ["frequency", "mean_activation", "layer", "feature"], ascending=[False, False, True, True]
     )
-    return features_of(kept.head(most or len(kept)))
+    return features_of(kept)
 
 
 def random_features(facts: dict, n: int, seed: int) -> list[Feature]:
@@ -125,7 +186,7 @@ def random_features(facts: dict, n: int, seed: int) -> list[Feature]:
     return [Feature(layers[layer], index) for layer, index in places]
 
 
-def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float, entered: int) -> dict:
+def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float) -> dict:
     """Counts for Table 1: candidates, and their share of all features in basis points."""
     n_candidates = int(recalled["candidate"].sum())
     return {
@@ -133,6 +194,5 @@ def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: f
         "n_prior": n_prior,
         "tau": tau,
         "n_candidates": n_candidates,
-        "n_cut": n_candidates - entered,
         "basis_points": 1e4 * n_candidates / n_features,
     }

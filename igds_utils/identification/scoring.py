@@ -5,8 +5,6 @@
 S depends on the prompt alone: a wrong, truncated or swapped target leaves it unchanged.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -2,34 +2,28 @@
 
 from igds_utils.plots.features import (
     causal_effects,
+    dose_response,
     effect_agreement,
     feature_map,
     feature_topology,
-    rank_agreement,
+    placebo_effects,
     recall_frequency,
     rising_words,
-)  # fmt: skip
+)
 from igds_utils.plots.results import (
-    activation_against_score,
     activation_distributions,
-    break_even,
     main_result,
     monitor,
-    score_against_ratio,
-    training_loss,
-)  # fmt: skip
-from igds_utils.plots.selection import (
-    defects_heatmap,
-    overlap_heatmap,
-    precision_curve,
     precision_dots,
+    score_against_ratio,
     score_distributions,
-)  # fmt: skip
+    training_loss,
+)
 from igds_utils.plots.style import SELECTOR_COLOURS, save_figure, selector_colour
 
 __all__ = [
-    "SELECTOR_COLOURS", "activation_against_score", "activation_distributions", "break_even", "causal_effects",
-    "defects_heatmap", "effect_agreement", "feature_map", "feature_topology", "main_result", "monitor",
-    "overlap_heatmap", "precision_curve", "precision_dots", "rank_agreement", "recall_frequency", "rising_words",
-    "save_figure", "score_against_ratio", "score_distributions", "selector_colour", "training_loss",
+    "SELECTOR_COLOURS", "activation_distributions", "causal_effects", "dose_response", "effect_agreement",
+    "feature_map", "feature_topology", "main_result", "monitor", "placebo_effects", "precision_dots",
+    "recall_frequency", "rising_words", "save_figure", "score_against_ratio", "score_distributions", "selector_colour",
+    "training_loss",
 ]  # fmt: skip

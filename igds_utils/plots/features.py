@@ -1,4 +1,4 @@
-"""What identification found: recall, causal effects, stability, and Figures 5 to 7."""
+"""What identification found: recall, causal effects, and Figures 5 to 7."""
 
 from functools import partial
 
@@ -9,10 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from igds_utils.data.stats import spearman
-from igds_utils.display import Metric, correlation, task_title
+from igds_utils.display import LOGLIK, Metric, correlation, task_title
 from igds_utils.plots import style
 
 NO_CANDIDATE = "no candidate reached the causal filter"
+# what features are ranked by -> its column, those of the confirmation set, and how the axis names it
+EFFECTS = {
+    "score": ("delta", ("confirmation_delta", "confirmation_low", "confirmation_high"), "causal effect δ"),
+    "loglik": (
+        "delta_loglik", ("confirmation_loglik", "confirmation_loglik_low", "confirmation_loglik_high"),
+        "change of the target's log-likelihood",
+    ),
+}  # fmt: skip
 
 
 def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
@@ -23,7 +31,7 @@ def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
     figure, axes = style.new_figure(style.PAGE, 2.4, columns=2, width_ratios=(3, 2))
     left, right = axes[0]
     sns.ecdfplot(recall, x="frequency", stat="count", complementary=True, ax=left)
-    left.axvline(facts["tau"], label=f"τ = {facts['tau']:g}", **style.dashed())
+    left.axvline(facts["tau"], label=f"τ = {facts['tau']:g}", **style.DASHED)
     left.legend()
     left.set(xlabel=f"fire on more than this share of the {facts['n_prior']} prompts", ylabel="features", yscale="log")
     left.xaxis.set_major_formatter(PercentFormatter(1))
@@ -39,12 +47,17 @@ def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
     return figure
 
 
-def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric) -> Figure:
-    """Causal effect delta of every candidate on D_val with its interval, best on top (the ranking behind Table 1).
+def causal_effects(
+    features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric, by: str = "score"
+) -> Figure:
+    """Causal effect of every candidate on D_val with its interval, best on top (the ranking behind Table 1).
 
-    `features` are those of task_features.json, in rank order. Selected ones are highlighted; a diamond is the effect
-    measured again on the confirmation set. Above 40 candidates names give way to ranks.
+    `features` are those of task_features.json, in rank order, and `by` what they are ranked by ("score", "loglik").
+    Selected ones are highlighted; a diamond is the effect measured again on the confirmation set. Above 40 candidates
+    names give way to ranks.
     """
+    column, again_columns, title = EFFECTS[by]
+    metric = metric if by == "score" else LOGLIK
     frame = pd.DataFrame(features)
     if frame.empty:
         return style.empty_figure(NO_CANDIDATE)
@@ -52,23 +65,61 @@ def causal_effects(features: list[dict] | pd.DataFrame, selected: list[str], met
     frame.index = np.arange(n) + (0 if named else 1)
     chosen = frame["name"].isin(selected)
     figure, axes = style.new_figure(style.PAGE * 0.75, 1.1 + 0.17 * n if named else 5.0)
-    axis, names = axes[0, 0], ("delta", "delta_low", "delta_high")
+    axis, names = axes[0, 0], (column, f"{column}_low", f"{column}_high")
     axis.axvline(0, color=style.MUTED, linewidth=0.8)
     lines, size = (style.MUTED, 14) if named else (style.PALE, 3)
     rest, best, draw = frame[~chosen], frame[chosen], partial(style.dots, axis, factor=metric.factor)
     draw(rest, rest.index, names, lines, s=size, facecolor=style.MUTED, label="candidate")
     draw(best, best.index, names, s=30, label=f"chosen: {', '.join(best['name'])}")
-    if "confirmation_delta" in frame:
-        again = frame[frame["confirmation_delta"].notna()]
-        names = ("confirmation_delta", "confirmation_low", "confirmation_high")
+    if again_columns[0] in frame:
+        again = frame[frame[again_columns[0]].notna()]
         below = 0.35 if named else 0.02 * n
-        draw(again, again.index + below, names, style.AGAIN, marker="D", label="the same, confirmation set")
+        draw(again, again.index + below, again_columns, style.AGAIN, marker="D", label="the same, confirmation set")
     if named:
         style.name_rows(axis, frame["name"], selected)
     else:
         axis.set(ylabel="rank of the candidate", ylim=(1.04 * n, -0.04 * n))
-    axis.set(xlabel=f"causal effect δ on the validation set ({metric.unit})")
+    axis.set(xlabel=f"{title} on the validation set ({metric.unit})")
     axis.grid(axis="x")
+    return style.with_legend(figure)
+
+
+def placebo_effects(
+    features: list[dict] | pd.DataFrame, placebos: dict[str, dict], selected: list[str], metric: Metric, by: str
+) -> Figure:
+    """Effects of the candidates, the chosen ones marked, and of placebos (`evidence.of_filter`), a row a kind."""
+    column, _, title = EFFECTS[by]
+    metric = metric if by == "score" else LOGLIK
+    frame = pd.DataFrame(features).dropna(subset=column)
+    groups = {"candidates": frame[column]} | {kind: found["effects"] for kind, found in placebos.items()}
+    figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(groups))
+    axis = axes[0, 0]
+    for row, values in enumerate(groups.values()):
+        places = (metric.factor * np.asarray(values), np.full(len(values), row))
+        axis.scatter(*places, s=16, alpha=0.6, color=style.MUTED, linewidth=0)
+    best = frame[frame["name"].isin(selected)]
+    style.dots(axis, best, np.zeros(len(best)), (column,), factor=metric.factor, s=36, label="chosen")
+    axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
+    style.name_rows(axis, list(groups))
+    axis.set(xlabel=f"{title} on the validation set ({metric.unit})")
+    return style.with_legend(figure)
+
+
+def dose_response(table: pd.DataFrame, metric: Metric) -> Figure:
+    """`evidence.dose_response`: log-likelihood, score, length and repetition of the answers against the scale."""
+    panels = {
+        "delta_loglik": ("change of log-likelihood", 1.0), "delta": (f"δ ({metric.unit})", metric.factor),
+        "tokens": ("tokens of an answer", 1.0), "repetition": ("repeated 4-grams (%)", 100.0),
+    }  # fmt: skip
+    figure, axes = style.new_figure(style.PAGE, 2.2, columns=len(panels))
+    for axis, (column, (label, factor)) in zip(axes[0], panels.items(), strict=True):
+        for clamped, colour in ((False, style.ACCENT), (True, style.AGAIN)):
+            mine = table[(table["clamped"] == clamped) & table[column].notna()]
+            names = [name for name in (column, f"{column}_low", f"{column}_high") if name in table]
+            label_of = "clamped" if clamped else "added"
+            axis.plot(mine["scale"], factor * mine[column], color=colour, linewidth=1)
+            style.dots(axis, mine, mine["scale"], names, colour, factor, upright=True, label=label_of)
+        axis.set(xlabel="scale", ylabel=label)
     return style.with_legend(figure)
 
 
@@ -77,7 +128,7 @@ def effect_agreement(
 ) -> Figure:  # fmt: skip
     """Do the two views of an effect agree? delta of the score against the change of the target's log-likelihood."""
     frame = pd.DataFrame(features)
-    if frame.empty:
+    if frame.empty or (frame := frame.dropna(subset=["delta", "delta_loglik"])).empty:
         return style.empty_figure(NO_CANDIDATE)
     figure, axes = style.new_figure(style.COLUMN, 2.8)
     axis, chosen = axes[0, 0], frame["name"].isin(selected)
@@ -85,37 +136,11 @@ def effect_agreement(
     rest, best = frame[~chosen], frame[chosen]
     draw(rest, rest["delta_loglik"], colour=style.MUTED, s=16, label="candidate")
     draw(best, best["delta_loglik"], s=36, label=f"chosen: {', '.join(best['name'])}")
-    axis.axhline(0, color=style.GRID, linewidth=0.8, zorder=0)
-    axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
     rho = spearman(frame["delta_loglik"], frame["delta"], resamples=resamples, seed=seed)
     axis.set(title=correlation(rho._asdict()), ylabel=f"causal effect δ ({metric.unit})")
     axis.set_xlabel("change of target log-likelihood (nats / token)")
+    axis.grid()
     return style.with_legend(figure)
-
-
-def rank_agreement(
-    best: dict[str, list[str]], shared: set[str], paper: dict[str, list[str]] | None = None
-) -> Figure:
-    """Rank of every feature that is among the best on a source, empty where it is not; those all share in bold.
-
-    `best[source]` = feature names, best first; `shared` = `stability.beyond_chance`; `paper` is the same as `best` from
-    Table 5, drawn as a second panel.
-    """
-    panels = {"This run: ranks by causal effect": best} | ({"Paper, Gemma-2-2B": paper} if paper else {})
-    tables = []
-    for sources in panels.values():
-        table = pd.DataFrame({s: pd.Series(range(1, len(names) + 1), names) for s, names in sources.items()})
-        place = pd.DataFrame({"missing": table.isna().sum(axis=1), "rank": table.mean(axis=1)})
-        tables.append(table.loc[place.sort_values(["missing", "rank"], kind="stable").index])
-    height = 0.6 + 0.2 * max(map(len, tables))
-    figure, axes = style.new_figure(style.PAGE if paper else style.COLUMN, height, columns=len(panels))
-    colours = sns.light_palette(style.ACCENT, reverse=True, as_cmap=True)
-    for axis, (title, sources), table in zip(axes[0], panels.items(), tables, strict=True):
-        sns.heatmap(table, annot=True, cmap=colours, vmin=0, vmax=table.max(axis=None) + 1, cbar=False, ax=axis)
-        axis.set_title(title)
-        axis.tick_params(length=0, rotation=0)
-        style.embolden(axis, table.dropna().index if sources is paper else shared)
-    return figure
 
 
 def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layers: list[int]) -> Figure:
@@ -148,12 +173,11 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
     shown = {task: table[table["z"] > 0].head(most) for task, table in shifts.items()}
     if not any(len(table) for table in shown.values()):
         return style.empty_figure("no word becomes more frequent under amplification")
+    looks = {"beyond chance": style.ACCENT, "no more than chance allows": style.PALE}
     figure, axes = style.task_panels(shown, 0.9 + 0.2 * most, sharex=True)
     for axis, (task, table) in zip(axes, shown.items(), strict=True):
-        beyond = table["rises"]
-        axis.barh(np.flatnonzero(beyond), table["z"][beyond], height=0.7, label="beyond chance")
-        look = {"color": style.PALE, "height": 0.7, "label": "no more than chance allows"}
-        axis.barh(np.flatnonzero(~beyond), table["z"][~beyond], **look)
+        for (label, colour), here in zip(looks.items(), (table["rises"], ~table["rises"]), strict=True):
+            axis.barh(np.flatnonzero(here), table["z"][here], height=0.7, color=colour, label=label)
         style.name_rows(axis, [f"{row.word}  {row.original} → {row.amplified}" for row in table.itertuples()])
         axis.set(title=f"{task_title(task)}\n{features[task]}", xlabel="rise (std. errors)", ylim=(most - 0.5, -0.5))
     return style.with_legend(figure)

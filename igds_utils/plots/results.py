@@ -1,4 +1,4 @@
-"""What training on each selection gave: scores, losses, Figures 3 and 4, monitoring, costs."""
+"""What selectors choose, and what training on it gave: scores, losses, Figures 3 and 4, monitoring."""
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from igds_utils.display import Metric
 from igds_utils.plots import style
 
 RATIOS = (0.2, 0.5, 0.8)  # the paper's
+SIDES = {"target": "Target-side defects", "prompt": "Prompt-side defects"}
 
 
 def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
@@ -28,7 +29,7 @@ def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> F
         colours = table["selector"].map(style.selector_colour)
         style.dots(axis, table, table["selector"].map(arms.index), colour=colours, factor=metric.factor, s=26)
         if "full" in records:
-            axis.axvline(records["full"]["score"] * metric.factor, label="score of Full", **style.dashed())
+            axis.axvline(records["full"]["score"] * metric.factor, label="score of Full", **style.DASHED)
         style.name_rows(axis, [display.selector_title(s) for s in arms], [display.selector_title("igds")])
         axis.set_xlabel(metric.label)
         axis.grid(axis="x")
@@ -81,39 +82,11 @@ def activation_distributions(
         mark = {"color": style.INK, "marker": "|", "size": 11, "linewidth": 1.4, "jitter": False, "zorder": 4}
         sns.stripplot(medians, label="median of a training seed", **look, **mark)
         base = table.loc[table["selector"] == "original", "median"].iloc[0]
-        axis.axvline(base, label="median of the untrained model", **style.dashed())
-        scores = table["score"].map(metrics[task].show)
-        titles = _short_titles(table)
-        style.name_rows(axis, [f"{title}  {score}" for title, score in zip(titles, scores, strict=True)])
+        axis.axvline(base, label="median of the untrained model", **style.DASHED)
+        named = table["arm"] if table["ratio"].nunique() > 1 else table["selector"]  # one ratio goes without saying
+        style.name_rows(axis, named.map(display.arm_title) + "  " + table["score"].map(metrics[task].show))
         axis.set(xlabel=f"activation of\n{features[task]} at p", ylabel="", ylim=(rows - 0.5, -0.5))
     axes[0].set_ylabel("arm and its score")
-    return style.with_legend(figure)
-
-
-def _short_titles(table: pd.DataFrame) -> list[str]:
-    """The arms' names; their ratios only where arms of several ratios are drawn."""
-    several = table["ratio"].nunique() > 1
-    return [display.arm_title(arm if several else arm.partition("@")[0]) for arm in table["arm"]]
-
-
-def activation_against_score(
-    compared: dict[str, pd.DataFrame], rho: dict[str, dict], metrics: dict[str, Metric]
-) -> Figure:
-    """Median activation of the task feature against score: one point per arm, with the interval of its score.
-
-    A horizontal bar joins the medians of an arm's training seeds. `rho[task]` = `distributions.correlation`; its value
-    over all arms stands below the panel.
-    """
-    figure, axes = style.task_panels(compared, 3.0)
-    for axis, (task, table) in zip(axes, compared.items(), strict=True):
-        for title, (_, arm) in zip(_short_titles(table), table.iterrows(), strict=True):
-            row, colour, factor = arm.to_frame().T, style.selector_colour(arm["selector"]), metrics[task].factor
-            look = {"marker": style.selector_marker(arm["selector"]), "label": title}
-            style.dots(axis, row, [arm["median"]], colour=colour, factor=factor, upright=True, **look)
-            ends = min(arm["medians"]), max(arm["medians"])
-            axis.hlines(arm["score"] * factor, *ends, colors=colour, linewidth=0.9)
-        axis.set_xlabel(f"median activation at p\n{display.correlation(rho[task]['all'])}")
-        axis.set_ylabel(metrics[task].label.replace(", ", ",\n"))
     return style.with_legend(figure)
 
 
@@ -140,28 +113,10 @@ def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metri
             style.dots(axis, line, at, factor=metric.factor, upright=True, **look)
             axis.plot(at, line["score"] * metric.factor, color=colour, linewidth=0.9)
         for full in tables[task].query("selector == 'full'")["score"] * metric.factor:
-            axis.axhline(full, label="Full", **style.dashed())
+            axis.axhline(full, label="Full", **style.DASHED)
         axis.set_xticks(range(len(ratios)), [f"{100 * r:g} %" + "\nnot run" * (r not in seen) for r in ratios])
         axis.set(title=display.task_title(task), xlabel="share of the pool kept", ylabel=metric.label)
         axis.set_xlim(-0.5, len(ratios) - 0.5)
-    return style.with_legend(figure)
-
-
-def break_even(curve: pd.DataFrame) -> Figure:
-    """Net saving, as a share of what training on the whole pool costs, against pool size: a line per selector.
-
-    `curve` holds selector, pool (samples) and net_share; what lies below -1 or above 1 is not drawn.
-    """
-    figure, axes = style.new_figure(style.COLUMN + 0.9, 2.7)
-    axis, shown = axes[0, 0], curve[curve["net_share"].between(-1, 1)]
-    looks = {display.selector_title(name): style.selector_colour(name) for name in style.in_order(shown["selector"])}
-    shown = shown.assign(title=shown["selector"].map(display.selector_title))
-    by_selector = {"hue": "title", "style": "title", "palette": looks, "hue_order": looks, "style_order": looks}
-    sns.lineplot(shown, x="pool", y="net_share", errorbar=None, ax=axis, **by_selector)
-    axis.axhline(0, color=style.MUTED, linewidth=0.8, zorder=0)
-    axis.set(xscale="log", xlabel="pool samples (log scale)", ylabel="net saving, of training on all")
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axis.grid(axis="y")
     return style.with_legend(figure)
 
 
@@ -184,4 +139,49 @@ def monitor(watched: pd.DataFrame, metric: Metric, feature: str, label: str) -> 
     upper.set_ylabel(metric.label.replace(", ", ",\n"))
     lower.set(ylabel=f"median of {feature}", xlabel=label)
     lower.set_xticks(x, watched["point"], rotation=30, ha="right")
+    return style.with_legend(figure)
+
+
+def score_distributions(rankings: dict[str, pd.DataFrame], n_selected: int) -> Figure:
+    """Scores of the pool, one panel a selector: those of the `n_selected` best ranks over those left out.
+
+    A procedure's selection need not lie at one end of its scores.
+    """
+    columns = min(3, len(rankings))
+    rows = -(-len(rankings) // columns)
+    figure, axes = style.new_figure(style.PAGE, 0.5 + 1.5 * rows, rows, columns)
+    look = {"stacked": True, "color": [style.PALE, style.ACCENT], "label": ["left out", f"the {n_selected:,} selected"]}
+    for axis in axes.flat[len(rankings) :]:
+        axis.set_axis_off()
+    for axis, (selector, table) in zip(axes.flat, rankings.items(), strict=False):
+        score, kept = table["score"].to_numpy(float), (table["rank"] <= n_selected).to_numpy()
+        axis.hist([score[~kept], score[kept]], bins=min(30, max(8, int(np.sqrt(len(table)) * 2))), **look)
+        axis.set(title=display.selector_title(selector), xlabel="score")
+        axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+    figure.supylabel("pool samples", fontsize=8)
+    return style.with_legend(figure)
+
+
+def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
+    """Share of clean samples in every selection at a ratio, target side and prompt side apart, with intervals.
+
+    `precision` is quality/precision.parquet. Selectors are in the order of both sides together, best on top; the
+    dashed line is what a random selection would have.
+    """
+    rows = precision[np.isclose(precision["ratio"], ratio)]
+    if rows.empty:
+        return style.empty_figure(f"no selection of {100 * ratio:g} % was judged")
+    both = rows[rows["side"] == "both"].sort_values("precision", ascending=False, kind="stable")
+    order = list(both["selector"])
+    colours = [style.selector_colour(selector) if selector in display.SELECTORS else style.MUTED for selector in order]
+    figure, axes = style.new_figure(style.PAGE, 1.0 + 0.17 * len(order), columns=2, sharex=True, sharey=True)
+    for axis, (side, title) in zip(axes[0], SIDES.items(), strict=True):
+        found = rows[rows["side"] == side].set_index("selector").loc[order]
+        axis.axvline(found["chance"].iloc[0], label="chance", **style.DASHED)
+        style.dots(axis, found, range(len(order)), ("precision", "low", "high"), colours)
+        style.name_rows(axis, [display.selector_title(selector) for selector in order], display.SELECTORS.values())
+        axis.set(title=title, xlabel="clean share of the selection")
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.grid(axis="x")
     return style.with_legend(figure)

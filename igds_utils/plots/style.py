@@ -27,9 +27,10 @@ SELECTOR_COLOURS = {  # Okabe and Ito's palette; IGDS has the accent, the two co
     "original": "#8c8c8c", "full": INK, "random": "#E69F00", "loss": "#CC79A7", "ifd": "#009E73",
     "zip": "#56B4E9", "igds": ACCENT,
 }  # fmt: skip
-DIVERGING = sns.blend_palette([ACCENT, "#f7f7f7", AGAIN], as_cmap=True)
 MORE_COLOURS = ("#D55E00", "#7A5195", "#A67C00", "#00868B", "#B03A5B", "#5B7F2B")
 MORE_MARKERS = "sD^vP"  # with the six colours: 30 pairs before one comes again
+DIVERGING = sns.blend_palette([ACCENT, "#f7f7f7", AGAIN], as_cmap=True)
+DASHED = {"color": INK, "linewidth": 0.9, "linestyle": "--", "zorder": 1}  # a reference line: tau, Full, chance
 
 
 def selector_colour(selector: str, turns: Sequence[str] = MORE_COLOURS) -> str:
@@ -44,7 +45,7 @@ def selector_marker(selector: str) -> str:
     return "o" if selector in SELECTORS else selector_colour(selector, MORE_MARKERS)
 
 
-def in_order(selectors: Sequence[str]) -> list[str]:
+def in_order(selectors: Collection[str]) -> list[str]:
     """The paper's selectors in its order, then all others by name."""
     return [s for s in SELECTORS if s in set(selectors)] + sorted(set(selectors) - set(SELECTORS))
 
@@ -73,11 +74,6 @@ def empty_figure(text: str) -> Figure:
     axes[0, 0].set_axis_off()
     figure.suptitle(text, color=MUTED)
     return figure
-
-
-def dashed() -> dict:
-    """How a reference line (tau, Full, chance) is drawn."""
-    return {"color": INK, "linewidth": 0.9, "linestyle": "--", "zorder": 1}
 
 
 def dots(
@@ -123,8 +119,8 @@ def with_legend(figure: Figure) -> Figure:
         if legend := axis.get_legend():
             legend.remove()
     if entries:
-        columns = int(figure.get_figwidth() / (0.45 + 0.065 * max(map(len, entries))))
-        columns = min(max(1, columns), len(entries))
+        fit = int(figure.get_figwidth() / (0.45 + 0.065 * max(map(len, entries))))
+        columns = min(max(1, fit), len(entries))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
     return figure
 
@@ -136,6 +132,5 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     for kind, keys in unsaid.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=dict.fromkeys(keys))
-        made.append(Path(folder) / f"{name}.{kind}")
-        write_whole(made[-1], buffer.getvalue())
+        made.append(write_whole(Path(folder) / f"{name}.{kind}", buffer.getvalue()))
     return made

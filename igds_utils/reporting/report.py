@@ -1,72 +1,192 @@
-"""What the cells of the report notebook show: tables, figures, notes, and what is folded away."""
+"""The exhibits of a run, that is every table and figure, and the report that shows them: one HTML file.
 
-from __future__ import annotations
+exhibits.yaml lists the exhibits; report.html.j2 is the report, in which all text from outside is escaped and nothing
+is loaded. `python -m igds_utils.reporting.report` writes the claims of all reference runs into results/README.md.
+"""
 
 import base64
 import re
-from html import escape
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from IPython.display import HTML
+import yaml
 
-from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING
-from igds_utils.tables.paper import MARK
+from igds_utils.config.config import PROJECT
+from igds_utils.config.refs import Strict
+from igds_utils.core.experiment import Run
+from igds_utils.core.store import Store, write_whole
+from igds_utils.display import duration, task_title
+from igds_utils.reporting.claims import AGAINST, CLAIMS, NOT_RUN, OPEN, SUPPORTED, claims, rule_of
+from igds_utils.tables import MARK, load_table, save_table
 
-NUMBER = re.compile(r"[<+−]?[\d,]+(\.\d+)?(e-?\d+)?( ?%|×)?(, [\d.]+)*( [\[(].*[\])])?")
+FOLD = 8  # a table of more rows than these is folded away where its figure already shows it
+NUMBER = re.compile(r"[<+−]?\d|–$|not (run at|judged)")  # how the cells of a column of numbers begin
+PAPER_PARAMETERS, PAPER_POOL = 2e9, 10_000  # the paper's smallest; what is smaller is a toy
+LARGER = {"smoke": "quick", "quick": "laptop", "laptop": "gpu", "gpu": "paper"}
 
 
-def show_table(frame: pd.DataFrame, caption: str, strong: str = "") -> HTML:
-    """A frame of display text as an HTML table that scrolls by itself.
+class Exhibit(Strict):
+    """One entry of exhibits.yaml; {task} in a name stands for one file per task."""
 
-    Columns of numbers stand to the right, the paper's columns and rows are tinted, and rows with the cell `strong` are
-    bold. The first sentence of `caption`, which is plain text, is bold.
+    name: str
+    title: str
+    notebook: str
+    caption: str
+    alt: str = ""  # of its figure
+    numbers: str = ""  # its table, where that has another name
+    setting: str = ""  # where ours differs from the paper's
+    strong: str = ""  # the rows of its table that stand out
+
+
+@cache
+def exhibits() -> dict[str, Exhibit]:
+    """All exhibits by name, in the paper's order."""
+    listed = yaml.safe_load((Path(__file__).parent / "exhibits.yaml").read_text(encoding="utf8"))
+    return {entry["name"]: Exhibit.model_validate(entry) for entry in listed}
+
+
+def save_exhibit(run: Run, frame: pd.DataFrame, name: str, task: str = "") -> None:
+    """Write an exhibit's table under the run's tables/ (of one task, where it has one per task), fully explained."""
+    exhibit = exhibits()[name]
+    caption = " ".join(filter(None, (f"{exhibit.title}{_about(task)}.", exhibit.caption, exhibit.setting)))
+    if frame.map(lambda cell: " [" in str(cell)).any(axis=None):
+        caption += f" In square brackets: {100 * run.preset.confidence:g} % intervals."
+    save_table(frame, run.root / "tables", (exhibit.numbers or exhibit.name).format(task=task), caption)
+
+
+def shown(root: Path, name: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The figures of one exhibit from the run's folder `root`, then its tables, as the template shows them.
+
+    The first explains itself; tables behind figures are "the numbers". Without any the template says so.
+    """
+    exhibit, found = exhibits()[name], []
+    for path, about in _files(root / "figures", name, ".png", tasks):
+        image = base64.b64encode(path.read_bytes()).decode()
+        found.append({"title": f"{exhibit.title}{about}.", "alt": f"{exhibit.alt}{about}", "image": image})
+    behind = bool(found)
+    for path, about in _files(root / "tables", exhibit.numbers or name, ".csv", tasks):
+        table = as_cells(load_table(path.parent, path.stem), exhibit.strong)
+        title = f"The numbers{about}" if behind else f"{exhibit.title}{about}."
+        folded = behind and len(table["rows"]) > FOLD
+        found.append(table | {"title": f"{title} ({len(table['rows'])} rows)" if folded else title, "folded": folded})
+    return found
+
+
+def as_cells(frame: pd.DataFrame, strong: str = "") -> dict[str, Any]:
+    """A display frame for the template: columns and rows, each cell with its style classes.
+
+    Columns of numbers stand to the right, the paper's columns and rows are tinted, rows with the cell `strong` bold.
     """
     cells = frame.astype(str)
-    numeric = cells.isin([NOTHING, NOT_RUN, NOT_JUDGED]) | cells.map(lambda cell: bool(NUMBER.fullmatch(cell)))
-    paper = [str(column).startswith("Paper") or str(column).endswith("(paper)") for column in frame]
+    numeric = [all(map(NUMBER.match, cells[name])) for name in cells]
+    paper = [name.startswith("Paper") or name.endswith("(paper)") for name in cells]
 
-    def row(values: list[str], tag: str) -> str:
-        theirs, bold = values[0].endswith("(paper)"), bool(strong) and strong in values
-        flags = zip(values, numeric.all(), paper, strict=True)
-        return "".join(
-            f'<{tag} class="{"number " * number}{"paper " * (p or theirs)}{"strong " * bold}'
-            f'{"long" * (len(value) > 60)}">{_cell(value)}</{tag}>'
-            for value, number, p in flags
-        )
+    def styled(row: Sequence[str]) -> list[tuple[str, str]]:
+        theirs, bold = row[0].endswith("(paper)"), bool(strong) and strong in row
+        found = []
+        for cell, number, tinted in zip(row, numeric, paper, strict=True):
+            flags = {"number": number, "paper": tinted or theirs, "strong": bold, "long": len(cell) > 60}
+            found.append((cell, " ".join(name for name, on in flags.items() if on)))
+        return found
 
-    body = "".join(f"<tr>{row(list(values), 'td')}</tr>" for values in cells.itertuples(index=False))
-    head = f"<thead><tr>{row(list(map(str, frame.columns)), 'th')}</tr></thead>"
-    return HTML(f'<p class="caption">{_caption(caption)}</p>{_scroll(f"<table>{head}<tbody>{body}</tbody></table>")}')
+    return {"columns": styled(list(cells)), "rows": [styled(list(row)) for row in cells.to_numpy()], "image": ""}
 
 
-def show_figure(png: Path | str, caption: str, alt: str) -> HTML:
-    """A stored figure embedded with its caption; `alt` says what a reader who cannot see it needs."""
-    if not alt.strip():
-        raise ValueError("show_figure: give an alt text that says what the figure shows")
-    source = f"data:image/png;base64,{base64.b64encode(Path(png).read_bytes()).decode()}"
-    image = _scroll(f'<img src="{source}" alt="{escape(alt)}">')
-    return HTML(f"<figure>{image}<figcaption>{_caption(caption)}</figcaption></figure>")
+def write(run: Run) -> Path:
+    """Write <root>/report.html of what the run stored, whole or not at all; it opens without a network."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    facts = run.read("manifest.json")
+    found = {task: run.read(f"{task}/task_features.json") for task in run.tasks}
+    table = claims(run.root)
+    rule, again = table["Supported where"], table["Claim"].duplicated()
+    first = table.groupby("Supported where")["Claim"].transform("first")
+    rule = rule.where(first == table["Claim"], "as for: " + first)
+    once = table.assign(**{"Claim": table["Claim"].mask(again, ""), "Supported where": rule.mask(again, "")})
+    page = environment.get_template("report.html.j2").render(
+        preset=run.preset,
+        facts=facts,
+        made=longest(facts["notebooks"]),
+        glance=at_a_glance(run.root),
+        claims=as_cells(once, SUPPORTED),
+        verdicts={verdict: table["Verdict"].eq(verdict).any() for verdict in (SUPPORTED, AGAINST, OPEN, NOT_RUN)},
+        unestablished={task: one["selected"] for task, one in found.items() if not one["established"]},
+        tasks=run.tasks,
+        benefit=run.read("benefit.json")["story"] if run.store.has("benefit.json") else "",
+        larger=LARGER.get(run.preset.name),
+        exhibits=exhibits(),
+        shown=lambda name: shown(run.root, name, run.tasks),
+        task_title=task_title,
+        duration=duration,
+        mark=MARK,
+    )
+    return write_whole(run.root / "report.html", page)
 
 
-def show_note(text: str) -> HTML:
-    """A line that stands where a table or figure would; its first sentence is bold."""
-    return HTML(f'<p class="note">{_caption(text)}</p>')
+def longest(notebooks: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Notebook -> seconds and peak_bytes of its longest complete run, where several are listed, as in version 0.1."""
+    listed = {name: [runs] if isinstance(runs, dict) else runs for name, runs in notebooks.items()}
+    whole = {name: [run for run in runs if run.get("complete", True)] for name, runs in listed.items()}
+    return {name: max(runs, key=lambda run: run["seconds"]) for name, runs in whole.items() if runs}
 
 
-def fold(content: HTML, title: str) -> HTML:
-    """Something long behind its title: it opens on a click, and it is open on paper."""
-    return HTML(f"<details><summary>{escape(title)}</summary>{content.data}</details>")
+def _about(task: str) -> str:
+    return f", {task_title(task).lower()}" if task else ""
 
 
-def _scroll(content: str) -> str:
-    return f'<div class="scroll" tabindex="0">{content}</div>'
+def _files(folder: Path, name: str, suffix: str, tasks: Sequence[str]) -> list[tuple[Path, str]]:
+    """(path, what it is about in words) of the files that `name` stands for and that are there."""
+    named = {name.format(task=task): _about(task) for task in (tasks if "{task}" in name else [""])}
+    found = {folder / f"{stem}{suffix}": about for stem, about in named.items()}
+    return [(path, about) for path, about in found.items() if path.is_file()]
 
 
-def _cell(text: str) -> str:
-    return escape(text).replace(MARK, f"<mark>{MARK}</mark>").replace("\n", "<br>")
+# ---- several runs ----------------------------------------------------------------------------------------
 
 
-def _caption(text: str) -> str:
-    first, dot, rest = text.partition(". ")
-    return f"<b>{escape(first + dot.strip())}</b>{' ' + escape(rest) if rest else ''}"
+def at_a_glance(root: Path | str) -> dict[str, str]:
+    """A run, or a folder of results/reference, in four cells: scope, hardware, time and outcome."""
+    scopes, machines, seconds = [], [], 0.0
+    for file in sorted(Path(root).glob("*/manifest.json")):
+        facts = Store(file.parent).read(file.name)
+        preset, machine = facts["preset"], facts["machine"]
+        pools = {task: config["sizes"]["pool"] for task, config in preset["tasks"].items()}
+        shape = preset["models"][preset["model"]].get("shape") or {"parameters": 0}
+        toy = shape["parameters"] < PAPER_PARAMETERS or min(pools.values()) < PAPER_POOL
+        sizes = ", ".join(f"{task} {pool:,}" for task, pool in pools.items())
+        scopes.append(f"{preset['model']}, pools: {sizes}{'; a toy beside the paper' if toy else ''}")
+        threads = f"{machine['processor']}, threads: {machine['threads']}"
+        machines.append(f"{machine['gpus']} x GPU" if machine["gpus"] else threads)
+        seconds += sum(entry["seconds"] for entry in longest(facts["notebooks"]).values())
+    counts = claims(root)["Verdict"].value_counts()
+    outcome = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (SUPPORTED, AGAINST, OPEN, NOT_RUN))
+    told = ("; ".join(dict.fromkeys(scopes)), "; ".join(dict.fromkeys(machines)), duration(seconds), outcome)
+    return dict(zip(("Scope", "Hardware", "Time", "Outcome"), told, strict=True))
+
+
+def overview(folders: Sequence[Path]) -> str:
+    """The claims of several runs side by side (Markdown): a row a claim, a column a run; and the rules."""
+    glances, columns, claims_of = {}, {}, {}
+    for folder in folders:
+        table, glances[folder.name] = claims(folder), at_a_glance(folder)
+        cells = (table["Task"] + ": " + table["Verdict"]).str.removeprefix("all: ")
+        columns[folder.name] = cells.groupby(table["Claim"]).agg("; ".join)
+    for claim in CLAIMS:
+        claims_of.setdefault(rule_of(claim), []).append(claim)
+    frames = (pd.DataFrame(glances).T, pd.DataFrame(columns, index=list(CLAIMS)))
+    rules = "\n".join(f"- {'; '.join(names)}: {rule}" for rule, names in claims_of.items())
+    return "\n\n".join([*(frame.to_markdown() for frame in frames), f"Supported where:\n\n{rules}"])
+
+
+if __name__ == "__main__":
+    readme = PROJECT / "results/README.md"
+    before, _, after = re.split(r"(?<=<!-- claims -->)|(?=<!-- end of claims -->)", readme.read_text(encoding="utf8"))
+    runs = sorted({file.parents[1] for file in (PROJECT / "results/reference").glob("*/*/manifest.json")})
+    write_whole(readme, f"{before}\n{overview(runs)}\n{after}")

@@ -85,7 +85,7 @@ def run(
         timings(root)
     if code:
         raise RunError(_reason(request, started))
-    made = _export_report(root) if REPORT_STAGES[-1] in stages else root
+    made = root / "report.html" if REPORT_STAGES[-1] in stages else root
     print(f"All done in {duration(time.time() - started)}: {_short(made)}", flush=True)
     return root
 
@@ -259,16 +259,6 @@ def _end(process: subprocess.Popen, patience: float) -> None:
 
 
 # ---- saying what happened --------------------------------------------------------------------------------
-
-
-def _export_report(root: Path) -> Path:
-    """The executed report as one HTML file that opens without a network."""
-    from igds_utils.reporting.page import ReportError, export_html
-
-    try:
-        return export_html(root / "notebooks" / f"{REPORT_STAGES[-1]}.ipynb", root / "report.html")
-    except ReportError as error:
-        raise RunError(f"the report could not be exported: {error}") from None
 
 
 def _reason(request: dict[str, Any], started: float) -> str:

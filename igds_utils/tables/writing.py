@@ -1,13 +1,17 @@
 """A display frame as CSV, Markdown and LaTeX."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from igds_utils.core.store import write_whole
+
+SIGNS = str.maketrans({  # of display text -> LaTeX, which `Styler.to_latex` leaves as they are
+    "−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "δ": r"$\delta$", "Δ": r"$\Delta$", "τ": r"$\tau$",
+    "‱": r"\textpertenthousand{}", "⟨": r"$\langle$", "⟩": r"$\rangle$", "…": r"\dots{}", "→": r"$\rightarrow$",
+    "↵": r"\newline ", "ρ": r"$\rho$", "≤": r"$\leq$", "≥": r"$\geq$",
+})  # fmt: skip
 
 
 def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
@@ -16,11 +20,12 @@ def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> li
     The first sentence of `caption` is the title.
     """
     plain = frame.map(lambda cell: str(cell).replace("−", "-"))
-    return [
-        write_whole(Path(folder) / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n")),
-        write_whole(Path(folder) / f"{name}.md", to_markdown(frame, caption)),
-        write_whole(Path(folder) / f"{name}.tex", to_latex(frame, name, caption)),
-    ]
+    written = {
+        "csv": plain.to_csv(index=False, lineterminator="\n"),
+        "md": to_markdown(frame, caption),
+        "tex": to_latex(frame, name, caption),
+    }
+    return [write_whole(Path(folder) / f"{name}.{suffix}", text) for suffix, text in written.items()]
 
 
 def load_table(folder: Path, name: str) -> pd.DataFrame:
@@ -34,13 +39,6 @@ def to_markdown(frame: pd.DataFrame, caption: str) -> str:
     title, dot, rest = caption.partition(". ")
     table = cells.to_markdown(index=False, disable_numparse=True)
     return f"**{title}{dot.strip()}** {rest}".strip() + f"\n\n{table}\n"
-
-
-SIGNS = str.maketrans({  # of display text -> LaTeX, which `Styler.to_latex` leaves as they are
-    "−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "δ": r"$\delta$", "Δ": r"$\Delta$", "τ": r"$\tau$",
-    "‱": r"\textpertenthousand{}", "⟨": r"$\langle$", "⟩": r"$\rangle$", "…": r"\dots{}", "→": r"$\rightarrow$",
-    "↵": r"\newline ",
-})  # fmt: skip
 
 
 def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:

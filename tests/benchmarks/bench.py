@@ -92,7 +92,7 @@ def draw(values: dict[str, float]) -> Figure:
     ]})  # fmt: skip
     figure, axes = style.new_figure(style.PAGE, 0.6 + 0.25 * len(rows))
     axis, at = axes[0, 0], np.arange(len(rows))
-    axis.axvline(1, **style.dashed())
+    axis.axvline(1, **style.DASHED)
     for met, colour, label in ((True, style.ACCENT, "target met"), (False, style.AGAIN, "target missed")):
         here = (better["score"] >= 1) == met
         axis.hlines(at[here], 1, better["score"][here], color=colour)

@@ -35,12 +35,12 @@ def task_feature_activations(pool: Pool) -> Measured:
 def unrecalled_activations(pool: Pool) -> Measured:
     """a_i(x, p) of the features that the causal filter keeps of random ones, drawn without regard to recall: (N, k).
 
-    As many are drawn as candidates entered the filter, which is the same and runs here where it has not. A feature that
+    As many are drawn as there are candidates; the filter is the same and runs here where it has not. A feature that
     is kept may be silent at p: then it gives every sample the score 0.
     """
     run, task, k = pool.run, pool.task, pool.run.preset.intervention.k
     facts = run.read(f"{task}/recall.json")
-    drawn = recall.random_features(facts, facts["n_candidates"] - facts["n_cut"], pool.seed)
+    drawn = recall.random_features(facts, facts["n_candidates"], pool.seed)
     _, ranked = effects.causal_filter(run, task, drawn, label=f"_random-s{pool.seed}")
     features = intervention.selected_features(ranked, k)
     return _read_alone(pool, f"unrecalled_activations-s{pool.seed}", features)

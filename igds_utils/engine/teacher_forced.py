@@ -5,8 +5,6 @@ layer, so one unsteered pass serves all of them, and a row runs the blocks above
 at every position is the unsteered one itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -50,9 +48,10 @@ def log_likelihoods(
             here = [row for row in rows if row[0] in place and row[1] and row[1].layer == layer]
             for part in even_chunks(here, together):
                 h = residual[layer][[place[text] for text, _ in part]]
-                changed, a = steering.amplify(h, [feature for _, feature in part])
-                lengths = torch.tensor([len(given[text]) - 1 for text, _ in part], device=a.device)
-                fires = ((a > 0) & (torch.arange(a.shape[1], device=a.device) < lengths[:, None])).any(1)
+                changed, moved = steering.amplify(h, [feature for _, feature in part])
+                lengths = torch.tensor([len(given[text]) - 1 for text, _ in part], device=moved.device)
+                own = torch.arange(moved.shape[1], device=moved.device) < lengths[:, None]
+                fires = (moved & own).any(1)
                 known |= {
                     row: known[row[0], None] for row, on in zip(part, fires.tolist(), strict=True) if not on
                 }
@@ -68,7 +67,7 @@ def firing(
 ) -> list[set[Feature]]:
     """The features of `steering` that fire at a steered position of each given text, all tokens but its last one read.
 
-    given: as for `log_likelihoods`. Where a row's feature does not fire, amplifying it changes nothing.
+    given: as for `log_likelihoods`. Where a row's feature is not among them, steering changes nothing.
     """
     found: list[set[Feature]] = [set() for _ in given]
     for batch in token_batches([len(text) for text in given], batch_tokens):

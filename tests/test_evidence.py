@@ -1,0 +1,114 @@
+"""Reliability, permutation, placebos and doses by hand."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from igds_utils.identification import evidence
+
+NAN = float("nan")
+
+
+def rows(*features):
+    """Effects of features l0_p0, l0_p1, ... on samples s0, s1, ...: (change of log-likelihood, change of score)."""
+    return pd.DataFrame(
+        {"layer": 0, "feature": i, "sample_id": f"s{j}", "loglik_original": -2.0, "loglik_amplified": -2.0 + told,
+         "score_original": 0.5, "score_amplified": 0.5 + said}
+        for i, feature in enumerate(features)
+        for j, (told, said) in enumerate(feature)
+    )  # fmt: skip
+
+
+def test_changes_are_a_matrix_of_what_was_measured_on_every_sample():
+    table = rows([(1, 0.5), (2, 0.25)], [(3, NAN), (4, NAN)])
+    assert evidence.changes(table, "loglik") == pytest.approx(np.array([[1, 2], [3, 4]]))
+    assert evidence.changes(table, "score") == pytest.approx(np.array([[0.5, 0.25]]))
+
+
+def test_split_half_is_the_mean_over_all_halvings():
+    assert evidence.split_half(np.array([[1, 1], [2, 2], [3, 3.0]])) == pytest.approx(1)
+    assert evidence.split_half(np.array([[0, 1], [1, 0], [0, 0], [1, 1.0]])) == pytest.approx(0)
+    x = np.random.default_rng(0).normal(size=(7, 6)) + np.arange(7)[:, None] / 3
+    halves = []
+    for half in combinations(range(6), 3):
+        a, b = x[:, half].sum(1), x[:, [j for j in range(6) if j not in half]].sum(1)
+        halves.append(2 * (1 - (a.var() + b.var()) / (a + b).var()))  # Rulon's formula
+    assert evidence.split_half(x) == pytest.approx(np.mean(halves))
+    for x in (np.ones((1, 4)), np.ones((4, 1)), np.ones((4, 4))):
+        assert np.isnan(evidence.split_half(x))
+
+
+def test_candidates_that_do_not_differ_are_called_so_at_the_rate_that_was_asked_for():
+    rng = np.random.default_rng(1)
+    p = [evidence.differ(rng.normal(size=(8, 12)) + rng.normal(size=12), 200, 0) for _ in range(200)]
+    assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.1
+    assert evidence.differ(rng.normal(size=(8, 12)) + np.arange(8)[:, None], 200, 0) == pytest.approx(1 / 201)
+    assert evidence.differ(np.zeros((3, 4)), 100, 0) == 1
+
+
+def test_exact_permutation_of_two_candidates_on_two_samples():
+    # of the four arrangements two have the observed distance of the means, the others none
+    assert evidence.differ(np.array([[1.0, 1.0], [0.0, 0.0]]), 4000, 0) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_best_of_many_must_stand_out_further_from_placebos():
+    found = evidence.beyond_placebos(3.0, [-1.0, 0.0, 1.0, 4.0], 1)
+    t = 2 / (np.std([-1, 0, 1, 4], ddof=1) * np.sqrt(1.25))
+    assert (found["n"], found["larger"]) == (4, 1) and found["p"] == pytest.approx(stats.t.sf(t, 3))
+    assert evidence.beyond_placebos(3.0, [-1.0, 0.0, 1.0, 4.0], 5)["p"] == pytest.approx(1 - stats.t.cdf(t, 3) ** 5)
+    assert evidence.beyond_placebos(3.0, [1.0, 2.0], 5)["p"] is None
+
+
+def test_the_largest_of_effects_like_placebos_is_rarely_beyond_them():
+    rng = np.random.default_rng(2)
+    p = [evidence.beyond_placebos(rng.normal(size=20).max(), rng.normal(size=24), 20)["p"] for _ in range(400)]
+    assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.09
+
+
+def test_what_stands_beside_the_chosen_feature_goes_by_what_it_was_ranked_by():
+    table = rows([(1.0, 0.1), (1.1, -0.1)], [(0.1, NAN), (0.0, NAN)], [(0.5, NAN), (0.6, NAN)])
+    placebos = pd.DataFrame({"kind": ["a", "a", "a"], "effect": [0.0, 0.1, 0.2]})
+    summary = {"features": [{"delta": 0.0, "delta_loglik": 1.05}], "ranked_by": "loglik"}
+    found = evidence.of_filter(table, summary, placebos, 200, 0)
+    assert found["tested"] == {"score": 1, "loglik": 3} and found["reliability"]["score"] is None
+    assert found["reliability"]["loglik"] > 0.9
+    expected = evidence.beyond_placebos(1.05, [0.0, 0.1, 0.2], 3) | {"effects": [0.0, 0.1, 0.2]}
+    assert found["placebos"] == {"a": expected}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "scores", "said"),
+    [
+        ([3] * 9 + [8], [0, 1] * 5, []),
+        ([3] * 8 + [8] * 2, [0, 1] * 5, ["20% of the unsteered answers are cut"]),
+        ([3] * 10, [1] + [0] * 9, ["10% of the unsteered answers are right"]),
+        ([3] * 10, [0.1] * 10, []),  # no shares of right answers: no floor is known
+    ],
+)
+def test_a_set_on_which_answers_are_cut_or_nothing_can_move_is_told(tokens, scores, said):
+    ids = [f"s{i}" for i in range(10)]
+    own = pd.DataFrame({"sample_id": ids, "tokens_original": tokens, "score_original": scores})
+    twice = pd.concat([own, own, own.assign(score_original=NAN)])  # rows of several features
+    facts, found = evidence.unsteered(twice, 8)
+    assert len(found) == len(said) and all(start in text for start, text in zip(said, found, strict=True))
+    assert facts["score"] == pytest.approx(np.mean(scores)) and facts["ended"] == np.mean(np.array(tokens) < 8)
+
+
+def test_repetition_is_the_share_of_sequences_of_four_words_that_came_before():
+    assert evidence.repetition("a b c d e f g") == evidence.repetition("a b") == 0
+    assert evidence.repetition("a b c d a b c d") == pytest.approx(1 / 5)
+
+
+def test_every_dose_has_its_effects_and_its_text():
+    one = rows([(0.5, 0.25), (0.1, 0.25)]).assign(
+        tokens_original=4, output_original="a", output_amplified=["a", "a b c d a b c d"], tokens_amplified=[4, 8],
+        influence=[0.1, 0.3], scale=2.0, clamped=False,
+    )  # fmt: skip
+    table = evidence.dose_response(one, 0.95, 100, 0)
+    assert table["scale"].tolist() == [0, 2] and table["tokens"].tolist() == [4, 6]
+    assert table["delta_loglik"].tolist() == pytest.approx([0, 0.3]) and table["delta"].tolist() == [0, 0.25]
+    assert table["repetition"].tolist() == pytest.approx([0, 0.1])
+    assert table["influence"].tolist() == pytest.approx([0, 0.2])
