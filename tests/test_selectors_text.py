@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from igds_utils.config.refs import TinyRef
-from igds_utils.config.stages import MINILM
+from igds_utils.config.settings import MINILM
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import losses
 from igds_utils.engine.loading import load_lm, model_folder

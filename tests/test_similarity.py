@@ -6,7 +6,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from igds_utils import tiny
-from igds_utils.config.stages import LessConfig
+from igds_utils.config.settings import LessConfig
 from igds_utils.engine import losses, prompts
 from igds_utils.engine.lm import LM
 from igds_utils.selection.needs import gradients

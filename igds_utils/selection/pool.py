@@ -12,7 +12,6 @@ from typing import Literal
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
-from igds_utils.core import launch
 from igds_utils.core.experiment import Run
 from igds_utils.selection.needs import MEASUREMENTS, Pool
 from igds_utils.tasks.examples import Example
@@ -89,12 +88,6 @@ def context_of(pool: Pool, ids: Sequence[str] = ()) -> selectors.Context:
 def version(run: Run, task: str, need: str, pool: Name = "pool", seed: int = 0) -> str:
     """What identifies one measurement of a pool, made first if it is not stored; part of a ranking's inputs."""
     return open_pool(run, task, seed, pool).version(need)
-
-
-def measure_ahead(run: Run, task: str, pool: Name = "pool") -> None:
-    """Measure what is not stored of a pool in the processes that the preset asks for, if there are several."""
-    if run.preset.launch.processes > 1 and not run.store.holds(lambda: measure(run, task, pool)):
-        launch.share(run, "igds_utils.selection.pool:measure", task, pool)
 
 
 def measure(run: Run, task: str, pool: Name = "pool") -> None:

@@ -22,10 +22,10 @@ import pandas as pd
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
-from igds_utils.core import launch, store
+from igds_utils.core import store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.core.store import fingerprint
+from igds_utils.core.store import content_hash
 from igds_utils.data.hub import temporary_folder
 from igds_utils.engine.sae import Feature
 from igds_utils.selection import pool as pools
@@ -103,9 +103,6 @@ def select(
     members = members_of(own, task, pool, selector)
     size, left_out = selection_size(ratio, len(pool)), sorted(pool.left_out)
     try:
-        if run.preset.launch.processes > 1 and not own.store.holds(members.measure_all):
-            asked = (task, source, selector, features, columns, left_out)
-            launch.share(own, "igds_utils.selection.tool:measure", *asked)
         ranking = selectors.rank_pool(selector, pools.context_of(members, pool.ids), size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
         raise ConfigError(f"selector {selector!r}: {error}") from None
@@ -127,18 +124,9 @@ def select(
     return _write(folder, pool, ranking, size, facts)
 
 
-def measure(
-    run: Run, task: str, source: Any, selector: str, features: str, columns: dict | None, left_out: list[int]
-) -> None:
-    """All that a selector needs of a user's pool, for `launch.share`."""
-    own = PoolRun(run, read_features(features) if features else None)
-    pool = read_pool(source, own.task(task), columns, left_out=left_out)
-    members_of(own, task, pool, selector).measure_all()
-
-
 def members_of(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
     """A user's pool as selectors see it."""
-    key = fingerprint((e.id, e.fields, e.target) for e in pool)
+    key = content_hash((e.id, e.fields, e.target) for e in pool)
     return Pool(run, task, pool, f"{task}/pools/{key}", run.preset.seed, (selector,))
 
 

@@ -116,7 +116,7 @@ class Samples:
 
     @cached_property
     def data_version(self) -> str:
-        return store.fingerprint(example.version for example in self.examples)
+        return store.content_hash(example.version for example in self.examples)
 
     def identified_from(self, **more: Any) -> dict[str, Any]:
         """What a measurement by the identification model depends on."""
@@ -183,14 +183,15 @@ class Pool:
         wanted = {need for name in self.selectors for need in selectors.get(name).needs}
         for need in MEASUREMENTS:
             if need in wanted:
-                self.measured(need)
+                with self.run.until_part():
+                    self.measured(need)
 
     def version(self, need: str) -> str:
         """What identifies a measurement, made first if it is not stored; part of a ranking's inputs."""
         if need == "examples":
             return self.target_samples.data_version
         made = self.measured(need)
-        return store.fingerprint([self.run.store.version(made.product), made.about])
+        return store.content_hash([self.run.store.version(made.product), made.about])
 
 
 def column(table: pd.DataFrame, name: str) -> np.ndarray:
