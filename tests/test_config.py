@@ -219,7 +219,7 @@ def test_a_preset_of_an_older_version_is_read_without_its_dropped_fields(tmp_pat
     raw = yaml.safe_load((PRESETS / "smoke.yaml").read_text())
     raw["tasks"]["math"]["series"] = {"arms": ["igds"]}
     raw["sft"]["device_batch"] = 4
-    raw["intervention"] = {"racing": [0.5]}
+    raw["intervention"] = {**raw.get("intervention", {}), "racing": [0.5]}
     file = tmp_path / "old.yaml"
     file.write_text(yaml.safe_dump(raw))
     assert load_preset(str(file)) == load_preset("smoke")

@@ -11,11 +11,44 @@ from igds_utils.config.refs import Metric, ModelConfig, Ref, Strict, TaskSpec, W
 
 class RecallConfig(Strict):
     tau: float = Field(0.8, gt=0, le=1, description="share of D_prior on which a candidate must fire")
+    contrast: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="a variant: by how much a candidate's frequency must exceed its mean over the prior sets of the "
+        "other tasks; none: as in the paper, it need not",
+    )
 
 
 class InterventionConfig(Strict):
     positions: Literal["critical_and_decode", "critical_only"] = "critical_and_decode"
     scale: float = Field(1.0, description="1.0 adds a_i d_i once, that is, doubles the feature")
+    clamp: bool = Field(
+        False,
+        description="hold the activation at 1 + scale times its mean on D_prior, in place of adding to it",
+    )
+    rank_by: Literal["score", "loglik"] = Field(
+        "score",
+        description="P: the task's score of generated answers (the paper's), or the target's log-likelihood",
+    )
+    finalists: int | None = Field(
+        None,
+        ge=1,
+        description="how many candidates generate, those that raise the target's log-likelihood most; none: all",
+    )
+    contrasts: int = Field(
+        12,
+        ge=0,
+        description="of how many candidates the change of another sample's target is measured; shown only",
+    )
+    placebos: int = Field(
+        0,
+        ge=0,
+        description="random directions, and features that were not recalled, that pass the same filter",
+    )
+    doses: list[float] = Field(
+        [-1, 0.5, 1, 2, 4], description="scales at which the chosen feature is added and clamped"
+    )
     k: int = Field(1, ge=1, description="how many task features are kept")
     strict: bool = Field(False, description="end before scoring where the chosen feature is not established")
     cache_gb: float = Field(4.0, gt=0, description="for the caches of rows that decode together")
@@ -127,7 +160,9 @@ class QualityConfig(Strict):
     """Pool samples of which some are corrupted, to judge selectors without training."""
 
     size: int = Field(96, ge=4, description="samples; fewer where the task's pool has fewer")
-    target_rate: float = Field(0.25, ge=0, description="share whose target is corrupted, which FRS cannot see")
+    target_rate: float = Field(
+        0.25, ge=0, description="share whose target is corrupted, which FRS cannot see"
+    )
     prompt_rate: float = Field(0.25, ge=0, description="share whose prompt is corrupted")
     selectors: list[str] | Literal["all"] = "all"
 
