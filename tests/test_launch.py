@@ -150,22 +150,10 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
     def work(folder, part):
         run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / folder), part=part)
         run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
-<<<<<<< ours
         with run.until_part():
             effects.measure(run, "math", "validation", recall.candidates(recall.measure(run, "math"))[:4])
         pool.measure(run, "math")
         return {path.relative_to(run.root): path for path in run.root.rglob("*.parquet")}
-=======
-        if processes > 1:
-            pool.measure_ahead(run, "math")
-        else:
-            pool.measure(run, "math")
-        names = ("target_loss", "task_feature_activations")
-        tables.append([run.read(f"math/measurements/{name}.parquet") for name in names])
-    for one, two in zip(*tables, strict=True):
-        pd.testing.assert_frame_equal(one, two, check_exact=True)
-
->>>>>>> theirs
 
     alone = work("one", "")
     for part in ("3/3", "1/3"):
