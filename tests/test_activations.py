@@ -82,10 +82,3 @@ def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
         for tokens in (10**6, 1)
     )
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
-
-
-def test_a_prompt_that_does_not_end_in_a_colon_is_refused(lm):
-    with pytest.raises(ValueError, match="must end in the colon"):
-        activations.critical_residuals(lm, ["no cue"], [0])
-
-

@@ -22,14 +22,6 @@ def lm():
     return LM(tiny.model("llama"), tiny.tokenizer(), "tiny")
 
 
-def test_the_shipped_questions_have_four_choices_and_an_answer_among_them():
-    questions = capabilities.development_questions()
-    assert len(questions) == 281 and len({q["subject"] for q in questions}) == 57
-    assert all(len(q["choices"]) == 4 and all(q["choices"]) and q["answer"] in range(4) for q in questions)
-    (known,) = [q for q in questions if "pituitary gland" in q["question"]]
-    assert known["choices"] == ["Abdominal", "Cranial", "Pleural", "Spinal"] and known["answer"] == 1
-
-
 def test_a_score_is_whether_the_likeliest_letter_is_the_answer(lm):
     table = capabilities.score(lm, ["mmlu_dev"], limit=1)
     assert len(table) == 57 == table["subject"].nunique()
@@ -111,12 +103,6 @@ def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm
     capabilities._loaded.cache_clear()
     other = capabilities.score(lm, ["truthfulqa"])
     assert table.loc[0, "score"] + other.loc[0, "score"] == pytest.approx(1)
-
-
-def test_a_mirror_without_the_benchmark_says_which_file_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv(MIRROR, str(tmp_path))
-    with pytest.raises(SourceError, match=r"truthful_qa.generation.validation\.jsonl is not there"):
-        capabilities._truthfulqa_mirror()
 
 
 def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, tmp_path, monkeypatch):

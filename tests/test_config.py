@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from igds_utils.config.config import PRESETS, ConfigError, changes, load_preset, preset_names
-from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef
+from igds_utils.config.refs import FolderRef
 
 TASK = {
     "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},
@@ -101,13 +101,6 @@ def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
     assert list(preset.tasks) == ["translation"]
 
 
-def test_a_reference_is_told_by_its_first_key(load):
-    assert load().chosen.identify == TinyRef(tiny="llama")
-    assert load().chosen.train == HubRef(hub="someone/some-model", revision="abc")
-    wheel = {"wheel": "w", "version": "1", "sha256": "00", "file": "f"}
-    assert load(lambda raw: raw["models"]["one"].update(train=wheel)).chosen.train == WheelRef(**wheel)
-
-
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
@@ -186,12 +179,6 @@ def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
     with pytest.raises(ConfigError) as caught:
         load(**given)
     assert words in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_text_from_papermills_p_is_taken(load):
-    preset = load(tasks="math, translation", overrides="recall.tau=0.5 seed=3")
-    assert list(preset.tasks) == ["math", "translation"] and (preset.recall.tau, preset.seed) == (0.5, 3)
-    assert list(load(tasks="math").tasks) == ["math"] and len(load(tasks=None, overrides=None).tasks) == 2
 
 
 @pytest.mark.parametrize(

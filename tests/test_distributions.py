@@ -47,13 +47,6 @@ def ridges(read, table):
     return plots.activation_distributions({"math": read}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"})
 
 
-def test_winsorizing_moves_extremes_in_and_keeps_the_rest():
-    values = np.append(np.linspace(0, 1, 199), 50.0)
-    moved = distributions.winsorize(values)
-    assert moved.max() < 2 and moved.size == values.size and np.median(moved) == np.median(values)
-    assert np.array_equal(moved[5:-5], values[5:-5])
-
-
 def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt(compared):
     table = compared.set_index("arm")
     for arm, by in list(SHIFTS.items())[1:]:

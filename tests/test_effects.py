@@ -126,31 +126,6 @@ def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
     assert fast.equals(slow)
 
 
-def test_stored_effects_are_read_without_a_model(open_smoke):
-    found = effects.measure(open_smoke(), "math", "validation", FEATURES)
-    again = open_smoke()
-    again._models = None  # an error where one is asked for
-    assert effects.measure(again, "math", "validation", FEATURES).equals(found)
-
-
-def test_one_encoder_at_a_time_where_a_feature_takes_the_whole_of_it(open_smoke, monkeypatch):
-    monkeypatch.setattr(tiny, "sae", partial(tiny.sae, "topk"))
-    held = []
-
-    class Watched(effects.Steering):
-        def __init__(self, saes, features, *arguments):
-            super().__init__(saes, features, *arguments)
-            held.append({feature.layer for feature in features})
-
-    run = open_smoke()
-    whole = obvious(run, run.samples("math", [example.id for example in run.examples("math", "validation")]))
-    monkeypatch.setattr(effects, "Steering", Watched)
-    found = effects.measure(run, "math", "validation", FEATURES)
-    assert held == [{0}, {1}, {2}, {3}] * 2
-    exact = ["layer", "feature", "sample_id", "output_amplified", "score_amplified"]
-    assert found[exact].equals(whole[exact])
-
-
 def test_the_filter_ranks_all_and_the_best_by_loglik_generate_and_are_held_against_another_target(open_smoke):
     run = open_smoke(**{"intervention.finalists": 2})
     features = recall.candidates(recall.measure(run, "math"))[:6]

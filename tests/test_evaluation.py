@@ -101,13 +101,6 @@ def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
     assert answers(lm, config, examples=EXAMPLES[:0:-1]).equals(whole[4:].reset_index(drop=True))
 
 
-def test_scores_of_single_outputs():
-    scored = evaluation.score_outputs(Echo(), EXAMPLES, table("one", "no", "three apples"))
-    assert list(scored.columns) == ["sample_id", "output", "accuracy", "length", "score"]
-    assert scored["score"].tolist() == [1.0, 0.0, 1.0]
-    assert scored["length"].tolist() == [3.0, 2.0, 12.0]
-
-
 def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
     outputs = table("one", "x", "x", "x", "three apples", "three apples", each=2)
     scored = evaluation.score_outputs(Echo(), EXAMPLES, outputs.sample(frac=1, random_state=0))

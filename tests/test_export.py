@@ -67,8 +67,3 @@ def test_llama_factory_trains_on_the_tokens_of_sft(tmp_path, rendering, max_prom
         for arm, examples in selections[task].items():
             pairs = run.training_pairs(run.training_records(task, examples))
             assert llama_factory_samples(folder, arm, run.train_tokenizer) == pairs
-
-
-def test_a_prompt_has_no_bos_where_the_tokenizer_has_none():
-    (record,) = export.llama_factory_records([{"id": "a", "prompt": "2 + 2 =\n", "completion": "4"}], None, "</s>")
-    assert record == {"system": "", "instruction": "2 + 2 =\n", "output": "4</s>"}

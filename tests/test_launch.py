@@ -1,6 +1,5 @@
 """Several processes under accelerate (gloo, on the CPU) against one."""
 
-import sys
 from functools import partial
 
 import numpy as np
@@ -98,14 +97,6 @@ def test_two_processes_make_one_table(tmp_path, steps, capfd):
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_told(tmp_path, steps, capfd):
-    run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
-    with pytest.raises(launch.LaunchError, match="fails failed in one of its processes"):
-        launch.call(run, f"{steps}:fails")
-    assert "ValueError: the reason" in capfd.readouterr().out
-
-
-@pytest.mark.slow
 def test_of_a_model_that_is_sharded_one_process_reads_the_weights(tmp_path, steps):
     changes = {"launch.processes": 2, "launch.training": "fsdp"}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
@@ -163,21 +154,6 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
     for path in alone:
         one, many = pd.read_parquet(alone[path]), pd.read_parquet(shared[path])
         pd.testing.assert_frame_equal(one, many, check_exact=True)
-
-
-def test_srun_starts_one_task_on_each_machine_beside_the_step_that_calls_it(tmp_path, monkeypatch):
-    called = []
-
-    def started(command, **_):
-        called.append(command)
-        raise InterruptedError
-
-    monkeypatch.setattr(launch.subprocess, "Popen", started)
-    run = open_run("smoke", overrides={"launch": {"processes": 16, "machines": 2}}, results=str(tmp_path))
-    with pytest.raises(InterruptedError):
-        launch.call(run, "module:function")
-    srun = " ".join(called[0][: called[0].index(sys.executable)])
-    assert srun.startswith("srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1")
 
 
 @pytest.mark.parametrize(

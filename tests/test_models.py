@@ -8,7 +8,6 @@ import torch
 
 from igds_utils import selectors
 from igds_utils.config.refs import TinyRef
-from igds_utils.core import launch
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, loading, losses
 from igds_utils.identification import recall
@@ -89,19 +88,6 @@ def test_a_model_that_is_changed_is_loaded_anew_and_alone(opened, loads):
     assert loads == [(READ, 0)] * 3
 
 
-def test_one_model_that_is_read_and_trained_is_loaded_once_for_a_pool(opened, loads):
-    run = opened(**{"models.tiny-llama.train": READ.model_dump(), "tasks.math.selectors": ["loss", "igds"]})
-    measure(run, "math")
-    assert run.train_lm is run.lm and loads == [(READ, 0)]
-
-
-def test_saes_are_opened_without_a_model(tmp_path, loads):
-    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
-    assert run.saes.layers == [0, 1, 2, 3] and run.saes[3].cfg.d_in == 32
-    assert loads == []
-    assert (run.lm.n_layers, run.lm.width, run.lm.device) == (4, 32, torch.device(run.saes.device))
-
-
 def test_a_users_pool_is_measured_with_the_runs_own_model(opened, loads, tmp_path):
     run = opened()
     assert run.lm.n_layers == 4
@@ -111,18 +97,3 @@ def test_a_users_pool_is_measured_with_the_runs_own_model(opened, loads, tmp_pat
     assert loads == [(READ, 0)]
     tool.select(run, "math", str(file), tmp_path / "out", selector="loss")
     assert loads[1:] == [(TRAINED, 0)]
-
-
-def test_what_starts_processes_holds_no_model_itself(opened, monkeypatch):
-    run = opened(**{"launch.processes": 1})
-    model, sae = weakref.ref(run.lm.model), weakref.ref(run.saes[3])
-    left = []
-
-    def started(*_, **__):
-        left.extend([model(), sae()])
-        raise InterruptedError
-
-    monkeypatch.setattr(launch.subprocess, "Popen", started)
-    with pytest.raises(InterruptedError):
-        launch.call(run, "module:function")
-    assert left == [None, None]

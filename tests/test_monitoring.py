@@ -55,11 +55,6 @@ def test_seeds_of_a_point_count_as_such():
     assert watched["n"].tolist() == [40, 40]
 
 
-def test_a_point_without_the_feature_is_refused_by_name():
-    with pytest.raises(ValueError, match="v1 has no l9_p9; it holds l1_p2, score"):
-        monitoring.watch(series([("v1", 0.5, 0)]), "l9_p9")
-
-
 def test_the_figure_marks_alerts():
     named = [("Original", 0.2, 0), ("IGDS 50 %", 0.8, 0), ("Random 50 %", 0.3, 2)]
     watched = monitoring.watch(series(named), "l1_p2", resamples=300)

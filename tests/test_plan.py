@@ -92,13 +92,6 @@ def test_the_filter_takes_what_the_preset_asks_for(preset):
     assert of_filter == (round(232 + 48 * 4 * 0.4 * 8), (4 + (40 + 4 + 6) * 4) * 12, 0)
 
 
-def test_the_paper_recalls_math_on_all_of_gsm8k_but_the_validation_sets():
-    paper = load_preset("paper", tasks=["math"])
-    sizes = paper.tasks["math"].sizes
-    assert sizes.prior + sizes.validation + sizes.confirmation == 7473  # GSM8K's training rows
-    assert tokens(paper, "recall") == (sizes.prior * paper.tasks["math"].prompt_tokens, 0, 0)
-
-
 def test_minutes_are_tokens_over_speed_and_processes(preset):
     alone = plan.stages(preset()).set_index("stage")["minutes"]
     assert alone["recall"] == pytest.approx(1000 / 100 / 60)
@@ -117,11 +110,6 @@ def test_every_measurement_of_a_selector_is_known():
     free = {"tags", "embeddings", "target_cut", "target_examples", "example_gradients"}
     for one in {one for name in selectors.names() for one in selectors.get(name).measurements}:
         assert (plan.measurement_tokens(one, 1, 1) > 0) != (one in free or one.startswith("examples.")), one
-
-
-def test_operations_follow_the_blocks_that_run(preset):
-    for name, each in (("target_loss", 2), ("task_feature_activations", 1), ("gradients", 6)):
-        assert plan.measurement_operations(name, 7, preset().chosen.shape, blocks=1) == each * 7e6
 
 
 def held(preset):
@@ -174,16 +162,6 @@ def test_a_preset_without_speeds_and_shape_still_counts_its_tokens(preset):
     text = plan.render(preset(**{"models.tiny.shape": None, "speeds": None}))
     assert "Time is not known" in text and "Memory and disk are not known" in text and "minutes" not in text
     assert next(line for line in text.splitlines() if line.startswith("total")).split()[1] != "0"
-
-
-@pytest.mark.parametrize("model", load_preset("paper").models)
-def test_speeds_at_paper_scale_follow_from_the_shape(model):
-    preset = load_preset("paper", model)
-    reached, shape, speeds = 0.4 * 989e12, preset.chosen.shape, preset.speeds
-    assert speeds.forward == pytest.approx(reached / (2 * shape.parameters), rel=0.01)
-    assert speeds.train == pytest.approx(reached / (8 * shape.parameters), rel=0.01)
-    assert speeds.decode == pytest.approx(64 / (0.0008 * shape.layers), rel=0.01)
-    assert "does not fit" not in plan.render(preset)
 
 
 def estimate(**changes):

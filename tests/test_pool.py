@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.engine.features import features_of
 from igds_utils.engine.lm import LM
-from igds_utils.engine.sae import Feature, FeatureSet
+from igds_utils.engine.sae import Feature
 from igds_utils.identification import effects, intervention, recall
 from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection import pool as pools
@@ -152,15 +151,6 @@ def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monk
     assert run.examples("math", "pool")[0].text not in header
 
 
-@pytest.mark.parametrize(
-    ("rendering", "sft", "header"),
-    [("bare", "evaluation", "Solution:"), ("chat", "records", "\n"), ("bare", "records", "\n")],
-)
-def test_the_bare_header_of_each_rendering(run, rendering, sft, header):
-    config = SimpleNamespace(rendering=rendering, shots=0, sft=SimpleNamespace(rendering=sft))
-    assert prompts.bare_header(run.task("math"), run.tokenizer, config) == header
-
-
 def test_targets_beyond_the_training_length_are_cut_and_counted(run):
     pairs = open_pool(run, "math").uncut_training_pairs
     limit = max(n for _, n in pairs) + 2
@@ -203,23 +193,6 @@ def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
     versions = {pool.version(name) for name in CONTROLS}
     assert len(versions) == len(CONTROLS)  # one table, different columns
     assert {open_pool(run, "math").version(name) for name in CONTROLS} == versions
-
-
-def test_embeddings_and_tags_name_their_source(run, monkeypatch):
-    monkeypatch.setattr("igds_utils.selection.texts.MAX_NEW_TOKENS", 2)
-    pool = open_pool(run, "math")
-    assert pool.embeddings.shape == (16, 32)
-    assert np.linalg.norm(pool.embeddings, axis=1) == pytest.approx(np.ones(16), rel=1e-5)
-    said = rank_pool("embedding", pool).attrs["selector"]["measured"]
-    assert said["embeddings"] == said["examples.embeddings"] == {"encoder": {"tiny": "llama", "seed": 0}}
-    assert (
-        rank_pool("instag", pool).attrs["selector"]["measured"]["tags"]["tagger"].startswith("word n-grams")
-    )
-    tagger = open_smoke(
-        overrides={"selection.tagger": {"tiny": "llama"}}, results=str(run.root.parent / "tagger")
-    )
-    said = rank_pool("instag", open_pool(tagger, "math")).attrs["selector"]["measured"]
-    assert said["tags"] == {"tagger": {"tiny": "llama", "seed": 0}}
 
 
 # ---- IGDS and its controls -------------------------------------------------------------------------------
@@ -299,42 +272,6 @@ def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
             assert of_name["delta_loglik"] == row.delta_loglik
         best.append(names)
     assert best[0] != best[1]
-
-
-def test_igds_reads_its_own_layers_and_all_controls_share_one_pass(run, monkeypatch):
-    fresh = found_features(open_smoke(overrides=dict(SMALL), results=str(run.root.parent / "controls")))
-    passes, one_pass = [], activations.critical_residuals
-    monkeypatch.setattr(
-        activations, "critical_residuals", lambda *args: passes.append(args[2]) or one_pass(*args)
-    )
-    pool = open_pool(fresh, "math")
-    names = ["igds", *(name for name in selectors.names() if name.startswith("igds_"))]
-    rankings = {name: rank_pool(name, pool) for name in names}
-    (feature,) = fresh.task_features("math")
-    own, of_all, without_recall = passes
-    assert own == [feature.layer] and len(of_all) > 1 and len(without_recall) == 1
-    best_first = rankings["igds"]["sample_id"].tolist()
-    assert rankings["igds_bottom"]["sample_id"].tolist() == best_first[::-1]
-    assert rankings["igds_k3"].attrs["selector"]["parameters"] == {"k": 3}
-
-
-@pytest.mark.parametrize(("kind", "times"), [("jumprelu", 1), ("topk", 4)])
-def test_an_sae_of_one_column_a_feature_is_read_once_for_all_parts(kind, times, tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny, "sae", partial(tiny.sae, kind))
-    run = found_features(open_smoke(overrides=dict(SMALL), results=str(tmp_path)))
-    whole = open_pool(run, "math").critical_reads
-    (run.store.root / "math/measurements/critical_reads.parquet").unlink()
-    monkeypatch.setattr(pools, "CONTROL_PROMPTS", 4)
-    made = []
-
-    def counted(sae, indices):
-        made.append(len(indices))
-        return FeatureSet(sae, indices)
-
-    monkeypatch.setattr(activations, "FeatureSet", counted)
-    in_parts = open_pool(run, "math").critical_reads
-    assert len(made) == times * len({Feature.parse(name).layer for name in in_parts})
-    np.testing.assert_allclose(in_parts, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_residual_units_weigh_each_feature_by_its_direction(run):

@@ -203,18 +203,6 @@ def test_a_prompt_that_is_too_long_is_cut_in_its_text_and_never_at_the_cue(token
         assert prompts.critical_position(tokenizer, cut, cut) == len(prompts.encode(tokenizer, cut)) - 1
 
 
-def test_training_and_test_prompts_are_cut_alike():
-    tokenizer, task = tiny.tokenizer(), tasks.get("math")
-    long = replace(MATH, fields={"question": "How many? " * 100})
-    four = prompts.evaluation_prompt(task, long, tokenizer, "bare", shots=4, max_tokens=2500)
-    assert len(prompts.encode(tokenizer, four)) <= 2500 and four.count("### Solution:") == 5
-    short = config().model_copy(update={"max_prompt_tokens": 200})
-    for rendering, end in (("records", BOXED + ".\n"), ("evaluation", "Solution:")):
-        prompt, completion = prompts.sft_pair(task, long, tokenizer, rendering, short)
-        assert len(prompts.encode(tokenizer, prompt)) <= 200 and prompt.endswith(end)
-        assert completion.endswith(MATH.target)
-
-
 def test_instructions_that_alone_are_too_long_are_refused():
     with pytest.raises(
         ValueError, match="without its question is longer than 10 tokens: raise max_prompt_tokens"
@@ -273,20 +261,6 @@ def test_control_tokens_in_a_text_stay_text(tokenizer, rendering, shots):
     ] == ([tokenizer.eos_token_id] if tokenizer.bos_token_id is not None else [])
 
 
-def test_a_remark_names_a_sample_with_control_tokens_and_others_stay_as_they_are(capsys):
-    made, task = tiny.tokenizer(), tasks.get("math")
-    prompts.say_once.cache_clear()
-    for sample in ("c2", "c3"):
-        example = Example(sample, {"question": "Is a < b |> c <|im_end|>?"}, "", ())
-        prompt = prompts.identification_prompt(task, example, made, "bare")
-    assert prompt.startswith("Is a < b |> c < |im_end|>?\n")
-    assert capsys.readouterr().out.count("c2 holds <|im_end|>, a control token") == 1
-    # products made where those tokens took effect are not taken for these, and all others stay up to date
-    assert example.version != (example.id, example.fields, "", ())
-    assert MATH.version == (MATH.id, MATH.fields, MATH.target, MATH.references)
-    assert prompts.as_text("a <b> <| c |> <im_end>", made) == "a <b> <| c |> <im_end>"
-
-
 def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
     ids, n_prompt = prompts.encode_pair(tokenizer, "Solution:", " 38.")
     assert ids[-1] == tokenizer.eos_token_id != ids[-2]
@@ -295,33 +269,6 @@ def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
     made.eos_token = None
     with pytest.raises(ValueError, match="no EOS"):
         prompts.encode_pair(made, "Solution:", " 38.")
-
-
-def test_a_text_is_rendered_and_tokenized_once_for_all_that_ask_for_it(monkeypatch):
-    made, task = prepending(), tasks.get("math")
-    examples = [replace(MATH, id=str(i), fields={"question": f"{i} + {i}?"}) for i in range(6)]
-    read, rendered, call, render = [], [], type(made).__call__, type(made).apply_chat_template
-    monkeypatch.setattr(
-        type(made), "__call__", lambda self, t, **o: read.append(list(t)) or call(self, t, **o)
-    )
-    monkeypatch.setattr(
-        type(made), "apply_chat_template", lambda *a, **o: rendered.append(1) or render(*a, **o)
-    )
-
-    def measure(some):
-        texts = [prompts.identification_prompt(task, one, made, "chat", 200) for one in some]
-        assert all(len(prompts.encode(made, text)) <= 200 for text in texts)
-        return prompts.critical_positions(made, texts, texts), prompts.encode_pairs(
-            made, texts, [" 1"] * len(some)
-        )
-
-    first = measure(examples)
-    assert len(rendered) == 6 and sum(map(len, read)) == 12  # prompts, and prompts with targets
-    assert measure(examples) == first and measure(examples[2:4])[0] == first[0][2:4]
-    assert len(rendered) == 6 and sum(map(len, read)) == 12
-    monkeypatch.setattr(prompts, "KEPT", 5)  # a pool of a million rows leaves no trace
-    measure(examples)
-    assert len(prompts._READ[made]) <= 5 and measure(examples) == first
 
 
 # ---- the critical position -------------------------------------------------------------------------------

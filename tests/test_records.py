@@ -8,7 +8,7 @@ from igds_utils import tasks
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import Column, DataSource, TaskSpec
 from igds_utils.data.rows import find_rows
-from igds_utils.tasks.records import Records, refusal, take
+from igds_utils.tasks.records import Records, take
 
 PROMPT = "{instruction}\n{input}\nAnswer:"
 OWN = TaskSpec(title="x", prompt=PROMPT, target="{output}", reference="output", metric={"name": "rouge1"})
@@ -92,15 +92,6 @@ def test_a_target_is_made_by_the_tasks_template_unless_a_record_holds_it(read):
     assert (example.target, example.references, example.id) == (made, ("5",), "")
 
 
-def test_a_language_may_be_given_for_all_rows(read):
-    records = [{"translation": {"en": "a ship", "fr": "un bateau"}}]
-    columns = {"source_text": "translation.en", "target": "translation.fr", "target_language": {"value": "French"}}
-    (example,) = read(records, "translation", columns)[1]
-    assert example.fields == {"target_language": "French", "source_text": "a ship"} and example.target == "un bateau"
-    wrong = read([{"translation": {"en": " ", "fr": "x"}}], "translation", columns)[1]
-    assert str(wrong[0]) == "field 'translation.en' is empty"
-
-
 @pytest.mark.parametrize(
     ("how", "text", "taken"),
     [
@@ -175,9 +166,3 @@ def test_rows_are_filtered(read):
     assert [getattr(m, "why", "used") for m in made] == ["used", "used", "filtered", "filtered"]
     with pytest.raises(ConfigError, match="max_words of 'colour', which is no field of task math"):
         read(rows, max_words={"colour": 2})
-
-
-def test_many_problems_are_one_message():
-    said = refusal([f"a.jsonl line {i}: empty" for i in range(30)], 300, "mend them").splitlines()
-    assert len(said) == 22 and said[20] == "... and 10 more"
-    assert said[-1] == "30 of 300 records cannot be used: mend them"

@@ -78,16 +78,3 @@ def test_the_report_is_whole_in_a_browser(smoke_run, browser, tmp_path, width):
     assert seen["page"] <= seen["window"], "the page itself scrolls sideways"
     assert "CONSOLE" not in said, said
     assert asked == []
-
-
-@pytest.mark.slow
-def test_a_page_that_breaks_these_rules_is_seen(browser, tmp_path):
-    page = tmp_path / "bad.html"
-    page.write_text(
-        "<!DOCTYPE html><html><body><img src='data:image/png;base64,AAAA'><table><tbody></tbody></table>"
-        "<script>console.error('broken'); fetch('http://127.0.0.1:9/asked').catch(() => 0)</script></body></html>"
-    )
-    seen, said, asked = look(browser, page, tmp_path, 1280)
-    assert seen["images"] == [0] and seen["tables"] == [0]
-    assert "CONSOLE" in said and "broken" in said
-    assert asked == ["http://127.0.0.1:9/asked"]

@@ -105,16 +105,6 @@ def test_tables_are_read_from_files_shards_and_saved_datasets(tmp_path):
     assert records(tmp_path / "hashes") == RECORDS[:3]
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    files = [tmp_path / name for name in ("x/a/p.jsonl", "x/b/p.jsonl", "x/q.jsonl")]
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text('{"q": 1}')
-    places = lambda *files: [place for place, _ in find_rows(list(map(str, files)))]  # noqa: E731
-    assert places(files[0], files[2]) == ["p.jsonl line 1", "q.jsonl line 1"]
-    assert places(*files[:2]) == ["a/p.jsonl line 1", "b/p.jsonl line 1"]
-
-
 def test_values_come_out_as_json_knows_them(tmp_path):
     when, image = datetime.datetime(2024, 5, 17, 9, 30), b"\x89PNG\xff"
     columns = {

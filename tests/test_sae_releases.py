@@ -147,17 +147,6 @@ def test_llama_scope_fires_where_openmoss_says_it_does(hub_box, capsys, layer):
     assert ((sae.encode(h) > 0) != (expected > 0)).sum() > 500
 
 
-def test_thresholds_stay_where_decoder_norms_did_not_enter_the_sparsity(hub_box, empty_cache):
-    folder = hub_box.folder("models", "fnlp/Llama3_1-8B-Base-LXR-8x") / "Llama3_1-8B-Base-L1R-8x"
-    file = folder / "hyperparams.json"
-    written = file.read_text()
-    try:
-        file.write_text(json.dumps({**json.loads(written), "sparsity_include_decoder_norm": False}))
-        assert len(Saes(LLAMA, 3, 64)[1].threshold.unique()) == 1
-    finally:
-        file.write_text(written)
-
-
 def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
     saes = Saes(QWEN, 2, 4096)
     sae, h = saes[0], torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
@@ -211,11 +200,3 @@ def test_a_feature_links_to_its_page_where_there_is_one(tmp_path):
 def test_a_truncated_file_says_how_to_fetch_it_anew(hub_box, empty_cache, config, width, file):
     with hub_box.fault("stub", file), pytest.raises(SourceError, match=r"cannot be read .* fetched anew"):
         Saes(config, 2, width)[0]
-
-
-def test_a_repository_that_is_gone_is_named(hub_box, empty_cache):
-    with (
-        hub_box.fault("missing", "fnlp/"),
-        pytest.raises(SourceError, match="has no repository fnlp/Llama3_1"),
-    ):
-        Saes(LLAMA, 3, 64)[0]

@@ -68,11 +68,6 @@ def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word
     assert [len(bars) for bars in some][0] == 1 and len(none[0]) == 0 and len(none[1]) > 0
 
 
-def test_equal_outputs_rise_nowhere_and_no_output_gives_an_empty_table():
-    assert semantics.lexical_shift(["x y"], ["y x"])["z"].abs().max() == 0
-    assert semantics.lexical_shift([""], [""]).empty
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3"])
 def test_logit_lens_reads_the_direction_through_norm_and_head(architecture):
     lm = LM(tiny.model(architecture), tiny.tokenizer(), architecture)
@@ -91,17 +86,6 @@ FEATURES = [
     {"layer": layer, "feature": index, "name": f"l{layer}_p{index}", "delta": delta}
     for layer, index, delta in ((6, 9, 0.3), (2, 1, 0.2), (6, 4, 0.1))
 ]
-
-
-def test_topology_keeps_the_best_candidate_of_every_layer():
-    best = semantics.topology(FEATURES, ["l6_p9"])
-    assert best["name"].tolist() == ["l2_p1", "l6_p9"]
-    assert best["selected"].tolist() == [False, True]
-
-
-def test_changed_outputs_are_those_of_one_feature():
-    effects = pd.DataFrame({"layer": [1, 1, 2], "feature": [3, 4, 3], "output_amplified": list("abc")})
-    assert semantics.changed_outputs(effects, Feature(1, 3))["output_amplified"].tolist() == ["a"]
 
 
 def test_figures_5_6_and_7_name_what_they_were_given():

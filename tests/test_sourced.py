@@ -4,7 +4,6 @@ import json
 import re
 from itertools import combinations
 
-import pandas as pd
 import pytest
 
 from igds_utils import cli, tasks
@@ -79,19 +78,6 @@ def test_every_set_comes_from_its_source_in_its_size_and_the_seed_decides(three)
     assert len(task.extra(config(three), 0, 4)) == 4
 
 
-def test_nested_columns_and_dotted_names_are_read_of_tables_too(tmp_path):
-    rows = [
-        {"a.q": f"{i}?", "more": {"s": f"It is {i}.", "a": str(i)}, "meta": {"lang": lang}}
-        for i, lang in enumerate(["en", "fr", "en", "en"])
-    ]
-    pd.DataFrame(rows).to_parquet(tmp_path / "pool.parquet")
-    columns = {"question": "a.q", "solution": "more.s", "answer": "more.a"}
-    source = {"file": str(tmp_path / "pool.parquet"), "columns": columns, "where": {"meta.lang": ["en"]}}
-    only = dict.fromkeys(SIZES, 0) | {"pool": None}
-    sets = tasks.get("math").sets(config({"pool": source}, **only), seed=0)
-    assert sorted(texts(sets["pool"])) == ["0?", "2?", "3?"]
-
-
 def test_sets_without_a_source_come_from_the_tasks_own_data(three):
     mixed = {"prior": {**three["identification"], "sets": ["prior"]}}
     made = config(mixed)
@@ -155,17 +141,6 @@ def test_thirteen_words_in_a_row_give_a_pool_sample_away():
     assert shared_with_test(pool, []) == []
 
 
-def test_words_of_other_scripts_are_told_apart():
-    def example(text):
-        return Example(text, {"question": text}, "t", ("t",))
-
-    vowels = "का की कु के को कं कः कि कै कौ कँ क कृ"
-    assert shared_with_test([example("क " * 13)], [example(vowels)]) == []
-    assert shared_with_test([example(vowels)], [example(f"और {vowels}।")]) == [vowels]
-    chinese = "小明有五个苹果又买了六个苹果"
-    assert shared_with_test([example(f"请看{chinese}")], [example(f"{chinese}吗")]) == [f"请看{chinese}"]
-
-
 def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
     shared = " ".join(f"w{i}" for i in range(13))
     mirror("some/test", [*problems("test", 4), {"question": shared, "solution": "s", "answer": "1"}])
@@ -178,29 +153,6 @@ def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
     assert facts["sets"]["pool"]["overlaps"] == {"test": 1}
     assert facts["pool_shares_13_words_with_test"]["samples"] == 1
     assert run.read("math/data.json") == facts
-
-
-def test_a_run_says_which_test_references_are_longer_than_its_answers_may_be(mirror, tmp_path, capsys):
-    rows = [{"dialogue": f"talk {i}", "summary": "x" * (i + 1)} for i in range(8)]
-    data = {"sources": {"test": {"hub": mirror("some/test", rows), "columns": SUMMARY}}}
-    sizes = {"prior": 0, "validation": 0, "confirmation": 0, "pool": 0, "test": 8}
-
-    def facts(limit):
-        asked = {"data": data, "sizes": sizes, "max_new_tokens": limit, "prompt_tokens": 1, "target_tokens": 1}
-        overrides = {f"tasks.summarization.{name}": value for name, value in asked.items()}
-        run = open_run("smoke", tasks=["summarization"], overrides=overrides, results=str(tmp_path))
-        lengths = [len(run.train_tokenizer(" " + row["summary"])["input_ids"]) for row in rows]
-        return run.data_facts("summarization")["test_references"], sorted(lengths)
-
-    found, lengths = facts(7)
-    assert found == {"limit": 7, "longer": sum(n > 7 for n in lengths) / 8} | {
-        "median": lengths[4], "most": lengths[7], "longest": lengths[7]
-    }  # fmt: skip
-    assert 0 < found["longer"] < 1
-    said = capsys.readouterr().out
-    assert f"{found['longer']:.0%} of the test references are longer than max_new_tokens, 7" in said
-    assert facts(9)[0]["longer"] == 0  # another limit: looked at again
-    assert "test references" not in capsys.readouterr().out
 
 
 def own_pool(file, **change):
@@ -238,13 +190,6 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
         open_run("smoke", tasks=["math"], overrides={"tasks.math.sizes.pool": None}, results=str(tmp_path))
 
 
-def test_rows_of_no_use_are_listed_together(three, mirror):
-    mirror("some/pool", [*problems("pool", 12), {"question": ["x"], "solution": "", "answer": "1"}, {"question": "y"}])
-    words = r"(?s)line 13: .*a list, not text.*line 14: no field 'solution'.*2 of 14 records .* correct tasks.math.data"
-    with pytest.raises(SourceError, match=words):
-        tasks.get("math").sets(config(three), 0)
-
-
 def test_a_report_may_say_where_a_set_comes_from(three):
     places = {name: name if name in ("pool", "test") else "prior" for name in SETS}
     assert origins(config(three)) == {name: f"some/{place} train" for name, place in places.items()}
@@ -268,13 +213,6 @@ def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)
     with pytest.raises((ConfigError, SourceError), match=words):
         tasks.get("math").sets(config(three), 0)
-
-
-def test_too_few_rows_are_refused_with_the_numbers(three):
-    for size, words in (({"pool": 31}, r"31 pool examples and 30 are left of the 30 .*sizes\.pool"),
-                        ({"prior": 16}, "16 prior examples and 15 are left of the 20")):  # fmt: skip
-        with pytest.raises(ConfigError, match=words):
-            tasks.get("math").sets(config(three, **size), 0)
 
 
 def test_a_set_that_nobody_fills_is_named(three):

@@ -32,13 +32,6 @@ def source(deltas, n=8, loglik=0.0, frequency=1.0):
     return Source(found, table, rank_features(causal_effects(table, 0.95, 50, 0), found))
 
 
-def test_fewer_layers_leave_the_candidates_that_lie_in_them():
-    ranked = pd.DataFrame({"name": ["l2_p0", "l1_p7", "l2_p3"], "layer": [2, 1, 2]})
-    upper = stability.on_layers(ranked, [2, 3])
-    assert list(upper["name"]) == ["l2_p0", "l2_p3"] and list(upper.index) == [0, 1]
-    assert stability.on_layers(ranked, [0, 3]).empty
-
-
 def test_the_jaccard_index_expected_by_chance_equals_the_mean_over_all_draws():
     a, b, top = set("abcde"), set("cdefg"), 2
     draws = product(combinations(sorted(a), top), combinations(sorted(b), top))

@@ -127,15 +127,6 @@ def test_rounding_moves_no_p_value(n):
         assert (found.p_value == 1) == (shift == 0)
 
 
-@pytest.mark.parametrize("n", [6, 30])
-def test_rounding_moves_no_rank_correlation(n):
-    rng = np.random.default_rng(n)
-    x, y = rng.integers(0, 4, (2, n)) / 10
-    found = spearman(x, y)
-    for noise in rng.choice([-1e-16, 0, 1e-16], (20, 2, n)):
-        assert spearman(x + noise[0], y + noise[1]) == pytest.approx(found, nan_ok=True)
-
-
 def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
     rng = np.random.default_rng(5)
     x = rng.random(40)
@@ -144,12 +135,6 @@ def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
     found = spearman(x, y)
     assert found.rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
     assert -1 <= found.low < found.rho < found.high <= 1 and np.isnan(found.p_value) and found.n == 40
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("x, y", [([1, 2], [1, 2]), ([1, 1, 1, 1], [1, 2, 3, 4])])
-def test_no_correlation_without_variation(x, y):
-    assert np.isnan(spearman(x, y)[:4]).all()
 
 
 @pytest.mark.filterwarnings("error")

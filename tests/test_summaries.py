@@ -114,17 +114,6 @@ def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
     assert together["igds@0.5"] == pytest.approx(min(1.0, 2 * alone["igds@0.5"]))
 
 
-def test_summarise_tells_the_selectors_at_the_main_ratio_from_those_of_the_curve(evaluation):
-    more = evaluation[evaluation["arm"] == "igds@0.5"].assign(arm="igds@0.3", ratio=0.3)
-
-    def main(ratio):
-        found = summarise(pd.concat([evaluation, more]), {}, ratio, {})
-        return {record["arm"] for record in found if record["main"]}
-
-    assert main(0.5) == {"original", "full", "random@0.5", "igds@0.5"}
-    assert main(0.3) == {"original", "full", "igds@0.3"}
-
-
 def test_a_task_check_passes_only_when_its_interval_leaves_out_zero_and_its_arms_were_trained_twice(
     evaluation,
 ):

@@ -19,7 +19,6 @@ from igds_utils.display import (
     p_value,
     paper_values,
 )
-from igds_utils.engine.prompts import sft_pair
 from igds_utils.tables import (
     MARK,
     model_facts,
@@ -29,10 +28,7 @@ from igds_utils.tables import (
     table2,
     table6,
     table9,
-    to_latex,
-    to_markdown,
 )
-from igds_utils.tasks.examples import Example
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -164,11 +160,6 @@ def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_d
     assert table["Above Random's draws"].tolist()[2:] == [NOTHING] * 4 + ["3 of 5"]
 
 
-def test_table2_of_a_task_that_the_paper_does_not_have():
-    table = table2({"coding": [record("igds", 0.5)]}, {"coding": POINTS}, PAPER)
-    assert set(table["Paper: Qwen3-8B (vs Full, %)"]) == set(table["Paper: metric"]) == {NOTHING}
-
-
 # ---- Tables 6 and 9 --------------------------------------------------------------------------------------
 
 
@@ -200,22 +191,6 @@ def test_table9_shows_the_runs_templates_beside_the_papers():
         assert table.loc["Task feature identification"][column].str.contains(f":{MARK} {{").all()
 
 
-@pytest.mark.parametrize("name, rendering", [("summarization", "records"), ("translation", "evaluation")])
-def test_table9_shows_what_the_run_renders(name, rendering):
-    """The parts of a record make up the training sample; where that has the test's prompt, it is the instruction."""
-    changed = {"sft.rendering": rendering, f"tasks.{name}.max_prompt_tokens": None}
-    settings = load_preset("paper", tasks=[name], overrides=changed).tasks[name]
-    task = tasks.get(name)
-    found = prompt_templates({name: task}, {name: settings})[name]
-    fields = {field: f"{{{field}}}" for field in task.row_fields}
-    example = Example("x", fields, task.target_template.format(**fields), ())
-    prompt, completion = sft_pair(task, example, None, rendering, settings)
-    instruction, given, output = found["sft"].values()
-    assert prompt.strip() == f"{instruction}\n{given}".strip() and completion.strip() == output
-    if rendering == "evaluation":
-        assert instruction == found["evaluation"]["Prompt"]
-
-
 # ---- writing ---------------------------------------------------------------------------------------------
 
 
@@ -229,18 +204,3 @@ def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
     assert "a\\|b" in paths[1].read_text(encoding="utf8")
     latex = paths[2].read_text(encoding="utf8")
     assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex and r"\toprule" in latex and r"50 \%" in latex
-
-
-def test_markdown_and_latex_keep_line_breaks_inside_a_cell_and_latex_is_ascii():
-    frame = pd.DataFrame({"Prompt": ["{q}\n" + "long " * 20]})
-    assert "{q}<br>long" in to_markdown(frame, "c")
-    latex = to_latex(frame, "t", "δ in ‱ × 2 – one")
-    assert r"\{q\}\newline long" in latex and r"p{0.6\linewidth}" in latex and latex.isascii()
-    assert latex.count(r"p{0.6") == 1 and to_latex(frame.assign(Other=frame), "t", "c").count(r"p{0.3\lin") == 2
-
-
-def test_the_papers_values_are_complete_where_the_text_gives_them():
-    for task in ("math", "summarization", "translation"):
-        for model in PAPER["models"]:
-            assert list(PAPER["table2"][task][model]) == list(SELECTORS)
-            assert set(PAPER["table1"][model][task]) == {"recalled_bp", "feature", "delta"}

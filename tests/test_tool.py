@@ -1,16 +1,13 @@
 """`igds select` and `igds explain` on pools of a user's own: what they write, and what they refuse."""
 
 import json
-import math
 import re
-from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from igds_utils import cli, selectors
+from igds_utils import cli
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
@@ -94,15 +91,6 @@ def test_a_selection_holds_the_records_as_they_were_best_first(run, file, fires,
     assert facts["selector"] == "igds" and facts["made_by"]["direction"] == "highest"
 
 
-def test_other_selectors_need_no_features_and_what_was_measured_is_kept(run, file, tmp_path):
-    first = select(run, "math", file, tmp_path / "out", selector="loss", ratio=0.5)
-    stored = sorted(run.root.rglob("pools/*/target_loss.parquet"))
-    made_at = [path.stat().st_mtime_ns for path in stored]
-    again = select(run, "math", file, tmp_path / "more", selector="loss", ratio=1.0)
-    assert stored and [path.stat().st_mtime_ns for path in stored] == made_at
-    assert again.records[:3] == first.records and len(again.records) == 6
-
-
 # ---- what silence and ties mean --------------------------------------------------------------------------
 
 
@@ -126,36 +114,6 @@ def test_bad_records_may_be_left_out_and_are_counted(run, fires, tmp_path, capsy
     assert cli.main(["select", *call(file, tmp_path / "out", run, "--features", fires[0], "--skip-bad")]) == 0
     assert "6 of 8 records are used, because 2 cannot be (--skip-bad)" in capsys.readouterr().err
     assert explain(run, tmp_path / "out", "s0").place["samples"] == 6
-
-
-@pytest.mark.parametrize(
-    ("selector", "limits", "expected"),
-    [
-        ("loss", {"sft.max_length": 150}, ["1 of 6 targets are longer than what is read of them (sft.max_length 150)"]),
-        ("igds", {"tasks.math.max_prompt_tokens": 150}, ["1 of 6 prompts are longer than what is read of them (tasks."
-                                                         "math.max_prompt_tokens 150)"]),
-        ("control", {"tasks.math.max_prompt_tokens": 400}, []),
-        ("longest", {"sft.max_length": 150}, []),
-        ("loss", {}, []),
-    ],
-)  # fmt: skip
-def test_what_is_cut_of_samples_is_said(selector, limits, expected, run, fires, tmp_path):
-    if selector == "control":  # of the tokenizer's tokens: read as text, which is all of it
-        selector, records = "igds", changed(question=f"Add {run.tokenizer.eos_token} 2.")
-    else:
-        records = changed(question="Add. " * 60) if selector == "igds" else changed(target="Add. " * 60)
-    changed_run = open_run("smoke", tasks=["math"], overrides=limits, results=str(run.root.parent))
-    file = write(tmp_path / "pool.jsonl", records)
-    made = select(changed_run, "math", file, tmp_path / "out", selector=selector, features=fires[0])
-    assert [remark for remark in made.facts["remarks"] if "longer" in remark] == expected
-
-
-def test_what_other_programs_cannot_read_is_written_as_they_can(run, tmp_path):
-    records = [r | {"more": "a \ud83d b", "time": i} for i, r in enumerate(RECORDS)]
-    (tmp_path / "pool.jsonl").write_bytes(lines(records).replace(b'"time": 1', b'"time": NaN'))
-    select(run, "math", str(tmp_path / "pool.jsonl"), tmp_path / "out", selector="longest", ratio=1.0)
-    text = (tmp_path / "out/selection.jsonl").read_text(encoding="utf8")
-    assert "NaN" not in text and text.count("null") == 1 and text.count("\\ud83d") == 6
 
 
 def test_nothing_that_a_user_gave_is_written_over(run, file, tmp_path):
@@ -198,19 +156,6 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
     assert f"{best} (pool.jsonl line" in text and "rank 1 of 6" in text and "the target is not read" in text
 
 
-def test_an_explanation_of_chinese_leaves_out_whole_sentences(run, tmp_path):
-    texts = [f"小明有{i}个苹果🍎。他又买了👨‍👩‍👧{i + 1}个！现在共有几个？" for i in range(2, 6)]
-    records = [{"id": f"z{i}", "question": text, "target": "5个"} for i, text in enumerate(texts)]
-    select(run, "math", write(tmp_path / "pool.jsonl", records), tmp_path / "out", features="l2_p2")
-    found = explain(run, tmp_path / "out", "z1")
-    assert "\ufffd" not in str(found)
-    sentences = ["小明有3个苹果🍎。", "他又买了👨‍👩‍👧4个！", "现在共有几个？"]
-    assert sorted(found.changes["without"]) == sorted(sentences)
-    for change in found.changes.to_dict("records"):
-        by_hand = score_by_hand(run, texts[1].replace(change["without"], ""), "l2_p2")
-        assert change["score"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)
-
-
 @pytest.mark.parametrize(
     "text, parts",
     [
@@ -241,18 +186,6 @@ def test_what_cannot_be_explained_is_refused(run, file, fires, tmp_path):
     write(tmp_path / "pool.jsonl", [RECORDS[0] | {"question": "Another one?"}, *RECORDS[1:]])
     with pytest.raises(ConfigError, match=r"pool.jsonl has changed since .* was made from it: select again"):
         explain(run, tmp_path / "out", "s0")
-
-
-def test_an_explanation_reads_the_features_of_its_selection_and_checks_nothing_again(
-    run, file, fires, tmp_path, monkeypatch
-):
-    features = tmp_path / "task_features.json"
-    features.write_text(json.dumps({"selected": [fires[0]]}))
-    made = select(run, "math", file, tmp_path / "out", features=str(features))
-    features.write_text(json.dumps({"selected": [fires[1]]}))
-    monkeypatch.setattr(tool, "check_readable", None)
-    best = made.scores["sample_id"].iloc[0]
-    assert explain(run, tmp_path / "out", best).features["feature"].tolist() == [fires[0]]
 
 
 def test_an_earlier_selection_stays_until_the_new_one_is_whole(run, file, fires, tmp_path, monkeypatch):
@@ -376,22 +309,6 @@ def test_a_bad_request_is_one_message_with_the_mend(case, run, file, finished, c
     more, expected = BAD_CALLS[case]
     message = refused(call(file, finished, run, *more), capsys)
     assert re.search(expected, message), message
-
-
-def test_an_output_that_is_a_file_is_refused(run, file, tmp_path, capsys):
-    (tmp_path / "taken").write_text("mine")
-    message = refused(call(file, tmp_path / "taken", run, "--selector", "loss"), capsys)
-    assert "taken is a file: name a folder for the selection" in message
-    assert (tmp_path / "taken").read_text() == "mine"
-
-
-def test_a_score_that_is_no_number_names_the_sample_and_its_line(run, file, finished, capsys, monkeypatch):
-    scores = np.array([0.1, math.nan, 0.3, math.nan, 0.5, 0.6])
-    monkeypatch.setitem(
-        selectors.base._REGISTRY, "loss", replace(selectors.get("loss"), function=lambda *_: scores)
-    )
-    message = refused(call(file, finished, run, "--selector", "loss"), capsys)
-    assert "pool.jsonl line 2: 2 samples have no score (NaN): s1, s3; repair or remove" in message
 
 
 @pytest.mark.parametrize(

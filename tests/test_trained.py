@@ -87,15 +87,6 @@ def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypat
     assert "dtype" not in arm_of(whole, "igds@0.5").inputs and arm.inputs["dtype"] == "bfloat16"
 
 
-def test_only_the_prompts_that_are_read_are_rendered(results, monkeypatch):
-    run, rendered = open_run("smoke", tasks=["math"], results=results), []
-    prompt = run.prompt
-    monkeypatch.setattr(run, "prompt", lambda task, one: rendered.append(one.id) or prompt(task, one))
-    monkeypatch.setattr(trained, "FIXED_PROMPTS", 3)
-    found = arm_of(run, "original").make("activations")
-    assert found["sample_id"].tolist() == rendered and len(rendered) == 3
-
-
 def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(results):
     few, every = (
         open_run("smoke", tasks=["math"], overrides={"tasks.math.capabilities": asked}, results=results)
