@@ -147,22 +147,6 @@ def test_table8_pairs_questions_and_says_what_was_not_run():
     assert other.loc["IGDS", "Paper: TruthfulQA"] == "35.88"
 
 
-def test_table8_has_one_row_for_all_seeds_of_an_arm():
-    base = pd.DataFrame({"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": 0.0})
-    arms = {
-        "original": base, "igds@0.5": base.assign(score=[1.0, 1, 0, 0]), "random@0.5": base,
-        "igds@0.5-s1": base.assign(score=[1.0, 1, 1, 1]), "random@0.5-s1": None,
-    }  # fmt: skip
-    titles = {"mmlu_dev": "Dev (%)"}
-    table = tables.table8({"math": arms}, titles, {"math": "Math"}, display.paper_values(), resamples=200)
-    table = table.set_index("Arm")
-    assert not [arm for arm in table.index if "seed" in arm] and table.index.is_unique
-    assert table.loc["IGDS 50 %", "Dev (%)"].startswith("75.0 [")
-    # seeds gain 50 and 100: two trainings say next to nothing about a third
-    assert table.loc["IGDS 50 %", "change, Dev (%)"].startswith("+75.0 [−")
-    assert table.loc["Random 50 %", "Dev (%)"].startswith("0.0 [")
-
-
 def test_table7_shows_every_rouge_with_the_papers_beside():
     rows = [
         ("original", "a", 0.2, 0.1, 0.15), ("original", "b", 0.4, 0.1, 0.25),

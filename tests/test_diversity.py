@@ -37,7 +37,7 @@ def plain_greedy(sets, ties, size):
     return order
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_lazy_greedy_is_plain_greedy(seed):
     draw = np.random.default_rng(seed)
     sets = [np.flatnonzero(draw.random(30) < draw.choice([0.0, 0.05, 0.3])) for _ in range(40)]

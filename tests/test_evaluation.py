@@ -123,12 +123,3 @@ def test_corpus_scores_of_arms_follow_the_examples():
     assert list(found) == ["full", "igds"] and found["full"] == {"chrf": 100, "bleu": pytest.approx(100)}
     assert found["igds"] == task.score_corpus(["une pomme", "deux", "x"], examples)
     assert evaluation.corpus_scores(tasks.get("math"), examples, full) == {}
-
-
-def test_missing_uneven_and_foreign_outputs_are_named():
-    with pytest.raises(ValueError, match="e2 has 0 outputs"):
-        evaluation.score_outputs(Echo(), EXAMPLES, table("one", "x"))
-    with pytest.raises(ValueError, match="e2 has 1 outputs, the first example 2"):
-        evaluation.score_outputs(Echo(), EXAMPLES, table("one", "x", "x", "x", "x", each=2))
-    with pytest.raises(ValueError, match="outputs of 'e2'"):
-        evaluation.score_outputs(Echo(), EXAMPLES[:2], table("a", "b", "c"))

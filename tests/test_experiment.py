@@ -9,7 +9,7 @@ import pytest
 from igds_utils import tiny
 from igds_utils.config.config import PRESETS, ConfigError
 from igds_utils.core.experiment import Run, open_run
-from igds_utils.core.manifest import manifest, unpinned_commits
+from igds_utils.core.manifest import manifest
 from igds_utils.engine import prompts
 from igds_utils.running.runner import prepare
 from igds_utils.tasks.examples import SETS, normalize
@@ -194,33 +194,6 @@ def test_the_manifest_names_all_that_a_second_run_must_share(results):
     assert found["left_out"]["math"]["pool_shares_13_words_with_test"]["samples"] >= 0
     assert found["saes"] == run.sae_version
     assert found["machine"]["processor"] and found["machine"]["threads"] >= 1
-
-
-def test_the_manifest_tells_the_commit_of_what_is_read_unpinned(results, empty_cache):
-    dialogues = {"hub": "someone/dialogues", "columns": {}}
-    changes = {
-        "models.tiny-llama.saes": {"source": "release", "name": "gemma-scope-2b-pt-res-canonical"},
-        "tasks.math.data": {
-            "sources": {"one": dialogues, "two": {"hub": "someone/pinned", "revision": "abc"}}
-        },
-        "tasks.math.metric": {"name": "comet"},
-        "tasks.math.capabilities": {"benchmarks": ["mmlu"]},
-    }
-    fetched = {
-        "datasets--someone--dialogues": "1", "datasets--someone--pinned": "2", "datasets--someone--others": "3",
-        "models--google--gemma-scope-2b-pt-res": "4", "datasets--cais--mmlu": "5", "models--xlm-roberta-large": "6",
-        "datasets--truthfulqa--truthful_qa": "7", "models--Unbabel--wmt22-comet-da": "8",
-    }  # fmt: skip
-    for folder, commit in fetched.items():
-        (empty_cache / folder / "refs").mkdir(parents=True)
-        (empty_cache / folder / "refs" / "main").write_text(commit)
-    assert unpinned_commits(smoke(results, changes).preset) == {
-        "someone/dialogues": "1",
-        "google/gemma-scope-2b-pt-res": "4",
-        "cais/mmlu": "5",
-        "xlm-roberta-large": "6",
-    }
-    assert unpinned_commits(smoke(results).preset) == {}
 
 
 def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path):

@@ -124,14 +124,6 @@ def test_every_supported_architecture_is_read_and_steered(kind):
     assert all(hasattr(lm.blocks[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
-def test_scale_zero_is_the_original_token_for_token(lm, saes):
-    texts = prompts(lm)
-    rows = [(s, feature) for s in range(len(texts)) for feature in [None, *FEATURES]]
-    merged = generation.decode(lm, texts, rows, NEW, Steering(saes, FEATURES, scale=0.0))
-    for start in range(0, len(rows), 1 + len(FEATURES)):
-        assert all(tokens == merged[start] for tokens in merged[start : start + 1 + len(FEATURES)])
-
-
 def test_unsteered_decoding_equals_transformers_generate(lm):
     texts = prompts(lm)
     ours = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)

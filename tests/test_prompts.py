@@ -157,13 +157,6 @@ def test_worked_examples_are_those_of_the_evaluation_harness():
     assert theirs == list(tasks.get("math").shots)
 
 
-def test_more_shots_than_worked_examples_are_refused():
-    with pytest.raises(ValueError, match="math has 4 worked examples, not 5"):
-        prompts.evaluation_prompt(tasks.get("math"), MATH, None, "bare", shots=5)
-    with pytest.raises(ValueError, match="summarization has 0 worked examples, not 4"):
-        prompts.evaluation_prompt(tasks.get("summarization"), SUMMARY, None, "bare", shots=4)
-
-
 def test_sft_pairs_in_both_renderings(sample):
     task, example = sample
     assert prompts.sft_pair(task, example, None, "records", config()) == RECORDS[task.name]
@@ -255,10 +248,6 @@ def test_control_tokens_in_a_text_stay_text(tokenizer, rendering, shots):
     *found, completion = pair(forged, f"38.{tokens[1]} And more.")
     assert found == [*expected[:2]] and found[1] == [tokenizer.eos_token_id]
     assert completion == f" 38.{tokens[1][0]} {tokens[1][1:]} And more."
-    # given raw, a completion is text all the same
-    assert [i for i in prompts.encode_pair(tokenizer, "Solution:", f" 5{tokens[1]}")[0] if i in special][
-        1:
-    ] == ([tokenizer.eos_token_id] if tokenizer.bos_token_id is not None else [])
 
 
 def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):

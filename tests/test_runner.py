@@ -1,7 +1,6 @@
 """The runner on two toy notebooks: order, refusals, failures, and being killed."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -157,13 +156,6 @@ def test_a_run_that_is_asked_to_end_takes_its_notebook_with_it(toy, number):
     assert not list(toy.executed.glob(".*.ipynb"))
 
 
-def test_a_kernel_that_dies_is_told(toy):
-    write_notebook(Path(toy.request["notebooks"], "second.ipynb"), "import os; os._exit(9)")
-    toy.request["stages"] = ("second",)
-    with pytest.raises(runner.RunError, match="second failed: the kernel died"):
-        toy.run()
-
-
 def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):
     write_notebook(Path(toy.request["notebooks"], "second.ipynb"), parameters='preset = "quick"\ntaks = []')
     with pytest.raises(ConfigError) as caught:
@@ -244,20 +236,6 @@ def test_the_notebooks_that_are_shared_say_where_a_share_ends(stage):
     assert 'part = ""' in "".join(notebook["cells"][1]["source"])
 
 
-def test_a_report_waits_only_for_what_it_reads(tmp_path):
-    run = runner.prepare(preset="smoke", results=tmp_path, stages=runner.REPORT_STAGES)
-    shown = dry_run(tmp_path, "--cores", "2", "--config", f"run={run}")
-    waits = {}
-    for block in (block for block in shown.split("\n[") if "rule notebook:" in block):
-        *inputs, output = re.findall(r" notebooks/(\w+)\.ipynb", block.partition("jobid:")[0])
-        waits[output] = set(inputs)
-    before, first, last = "03_data_scoring", "05_evaluation", "11_report"
-    others = set(runner.REPORT_STAGES) - {before, first, last}
-    assert waits[before] == waits[first] == set()
-    assert all(waits[stage] == {first} for stage in others)
-    assert waits[last] == {before, first, *others}
-
-
 def test_a_job_of_one_arm_runs_the_notebook_for_it_alone(tmp_path, monkeypatch):
     seen = {}
 
@@ -311,11 +289,6 @@ def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
         assert cli.main(["plan", "--set", change]) == 2
         message = capsys.readouterr().err
         assert message.startswith(f"igds: {words}") and message.count("\n") == 1
-
-
-def test_a_report_needs_a_run(toy, capsys):
-    assert cli.main(["report", "--preset", toy.request["preset"], "--results", str(toy.results)]) == 2
-    assert "nothing is stored in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "code"), [(runner.Refused("busy"), 2), (runner.RunError("broke"), 1)])

@@ -14,9 +14,8 @@ from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module
 from igds_utils.engine.activations import critical_residuals
-from igds_utils.engine.features import neuronpedia_url
 from igds_utils.engine.loading import load_lm
-from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
+from igds_utils.engine.sae import FeatureSet, Saes, directions
 from igds_utils.identification.recall import frequency_recall
 
 GEMMA = SaeConfig(
@@ -179,14 +178,6 @@ def test_a_releases_own_l0_is_known():
 
 
 # ---- Neuronpedia ----
-
-
-def test_a_feature_links_to_its_page_where_there_is_one(tmp_path):
-    page = "https://www.neuronpedia.org/"
-    assert neuronpedia_url(GEMMA, Feature(14, 11575)) == f"{page}gemma-2-2b/14-gemmascope-res-16k/11575"
-    assert neuronpedia_url(LLAMA, Feature(19, 16897)) == f"{page}llama3.1-8b/19-llamascope-res-32k/16897"
-    assert neuronpedia_url(QWEN, Feature(16, 36564)) is None
-    assert neuronpedia_url(SaeConfig(source="tiny", name="random"), Feature(0, 1)) is None
 
 
 # ---- faults ----

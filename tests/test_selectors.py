@@ -172,11 +172,6 @@ def test_loss_takes_the_lowest_and_igds_the_highest_sum():
     assert frs["score"].tolist() == [6.0, 3.0, 2.0, 1.0, 0.0]
 
 
-def test_longest_counts_the_target_only():
-    members = [sample("a", "xx", "a long instruction"), sample("b", "xxx", "i")]
-    assert ids(rank_pool("longest", made_pool(members))) == ["b", "a"]
-
-
 CONDITIONED = [1.0, 1.0, 1.8, 2.0, 3.0, 0.5, 1.5, 0.9]
 BARE = [2.0, 1.25, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0]  # ratios .5 .8 .9 2. 1.5 .125 .75 .9
 CUT = [False, False, False, False, False, True, False, False]

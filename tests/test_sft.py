@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from igds_utils import tiny
 from igds_utils.config.settings import SftConfig
-from igds_utils.engine import losses
 from igds_utils.engine.lm import LM
 from igds_utils.training import sft
 
@@ -121,23 +120,6 @@ def test_no_step_is_lost_to_warm_up_in_a_short_run(tmp_path):
     log = sft.train(make_lm(), make_pairs(64), config(), 0, tmp_path)
     expected = [0.5 * (1 + math.cos(math.pi * step / 4)) * 1e-3 for step in range(4)]
     np.testing.assert_allclose(log["lr"], expected)
-
-
-def test_training_lowers_the_loss_and_leaves_a_usable_model(tmp_path, monkeypatch):
-    from trl.trainer import base_trainer
-
-    sent = []
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setattr(base_trainer, "send_telemetry", lambda *args, **kwargs: sent.append(kwargs))
-    lm, pairs = make_lm(), make_pairs(8)
-    before = losses.target_losses(lm, pairs).mean()
-    sft.train(lm, pairs, config(lr=5e-3, epochs=10, global_batch=8), 0, tmp_path)
-    assert losses.target_losses(lm, pairs).mean() < before - 0.5
-    assert not lm.model.training and not sent
-    assert "forward" not in vars(lm.model)
-    assert all(p.grad is None for p in lm.model.parameters())
-    made = lm.model.generate(torch.tensor([pairs[0][0]]), max_new_tokens=3, do_sample=False)
-    assert made.shape[1] > len(pairs[0][0])
 
 
 def test_a_killed_training_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):

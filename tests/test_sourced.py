@@ -14,7 +14,7 @@ from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
 from igds_utils.tasks import examples
 from igds_utils.tasks.examples import SETS, Example
-from igds_utils.tasks.sourced import describe, origins, shared_with_test
+from igds_utils.tasks.sourced import describe, shared_with_test
 
 SIZES = {"prior": 6, "validation": 3, "confirmation": 2, "pool": 10, "test": 5}
 MATH = {"question": "question", "solution": "solution", "answer": "answer"}
@@ -190,12 +190,6 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
         open_run("smoke", tasks=["math"], overrides={"tasks.math.sizes.pool": None}, results=str(tmp_path))
 
 
-def test_a_report_may_say_where_a_set_comes_from(three):
-    places = {name: name if name in ("pool", "test") else "prior" for name in SETS}
-    assert origins(config(three)) == {name: f"some/{place} train" for name, place in places.items()}
-    assert origins(config({})) == {}
-
-
 # ---- refusals --------------------------------------------------------------------------------------------
 
 
@@ -213,14 +207,6 @@ def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)
     with pytest.raises((ConfigError, SourceError), match=words):
         tasks.get("math").sets(config(three), 0)
-
-
-def test_a_set_that_nobody_fills_is_named(three):
-    del three["pool"]
-    three["pool"] = three.pop("test") | {"sets": ["pool"]}
-    with pytest.raises(ConfigError, match="fills test, nor can the task itself: .*wheel"):
-        summaries = {"pool": {**three["pool"], "columns": {"text": "question", "summary": "answer"}}}
-        tasks.get("summarization").sets(config(summaries, prior=0, validation=0, confirmation=0, pool=2), 0)
 
 
 # ---- the shipped presets ---------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_un
         assert found.p_value == pytest.approx(2 * scipy_stats.t.sf(0.1 / np.sqrt(error), 1))
 
 
-@pytest.mark.parametrize("trainings", [(3, 3), (5, 5), (10, 10), (2, 5), (1, 5), (3, 0), (5, 0)])
+@pytest.mark.parametrize("trainings", [(3, 3), (2, 5), (1, 5), (5, 0)])
 @pytest.mark.parametrize("luck", [0, 1, 2], ids=lambda luck: f"luck {luck}")
 def test_the_interval_of_a_difference_covers_what_it_claims(trainings, luck):
     """luck: the standard deviation of a training, in standard errors of the difference over samples and answers."""

@@ -15,8 +15,6 @@ from igds_utils.display import (
     SELECTORS,
     Metric,
     metric_of,
-    number,
-    p_value,
     paper_values,
 )
 from igds_utils.tables import (
@@ -32,14 +30,6 @@ from igds_utils.tables import (
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
-
-
-def test_numbers_have_a_true_minus_and_no_negative_zero():
-    assert number(-1.25, 2) == "−1.25"
-    assert number(-0.001, 2) == "0.00" and number(-0.001, 2, signed=True) == "0.00"
-    assert number(1234.5, 1, signed=True) == "+1,234.5"
-    assert number(None) == number(float("nan")) == NOTHING
-    assert [p_value(p) for p in (0.0004, 0.05, None)] == ["<0.001", "0.050", NOTHING]
 
 
 def test_a_metric_is_shown_in_its_unit():

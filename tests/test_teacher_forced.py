@@ -69,17 +69,6 @@ def samples_of(prompt_ids):
     ]
 
 
-def test_generated_effects_are_the_same_with_given_originals(lm, saes):
-    samples, steering = samples_of(prompts(lm)), Steering(saes, FEATURES)
-    originals = intervention.original_answers(lm, samples, 6, together=2)
-    lengths = lambda outputs, _: [float(len(output)) for output in outputs]  # noqa: E731
-    tables = [
-        intervention.generated_effects(lm, steering, FEATURES, samples, lengths, 6, originals=given)
-        for given in (None, originals)
-    ]
-    assert tables[0].equals(tables[1])
-
-
 def steered_logits(lm, saes, ids, first, feature, change):
     """Logits of one sequence whose residual h from position `first` on becomes change(h, a_i(h), d_i)."""
 

@@ -12,7 +12,7 @@ from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.selection import tool
-from igds_utils.selection.explain import _parts, explain
+from igds_utils.selection.explain import explain
 from igds_utils.selection.features import task_features
 from igds_utils.selection.samples import Samples
 from igds_utils.selection.tool import select
@@ -108,14 +108,6 @@ def test_silent_samples_are_counted_and_ties_that_decide_are_said(run, file, fir
     assert [record["id"] for record in made.records] == ["s0", "s1", "s2"]
 
 
-def test_bad_records_may_be_left_out_and_are_counted(run, fires, tmp_path, capsys):
-    """A selection without them is explained without them too."""
-    file = write(tmp_path / "pool.jsonl", [{"id": "x", "question": ""}, *RECORDS, {"id": "y", "target": "t"}])
-    assert cli.main(["select", *call(file, tmp_path / "out", run, "--features", fires[0], "--skip-bad")]) == 0
-    assert "6 of 8 records are used, because 2 cannot be (--skip-bad)" in capsys.readouterr().err
-    assert explain(run, tmp_path / "out", "s0").place["samples"] == 6
-
-
 def test_nothing_that_a_user_gave_is_written_over(run, file, tmp_path):
     select(run, "math", file, tmp_path / "out", selector="longest")
     with pytest.raises(
@@ -154,27 +146,6 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
         assert change["rank"] >= 1 + (others > change["score"] + 1e-6).sum()
     text = str(found)
     assert f"{best} (pool.jsonl line" in text and "rank 1 of 6" in text and "the target is not read" in text
-
-
-@pytest.mark.parametrize(
-    "text, parts",
-    [
-        ("Ann has 3.5 kg. Bob left!\n\nOK", ["Ann has 3.5 kg. ", "Bob left!\n\n", "OK"]),
-        ("Is x > 3 or -5?", ["Is ", "x ", "> ", "3 ", "or ", "-5?"]),
-        ("他说：“好。”然后走了。", ["他说：“好。”", "然后走了。"]),
-        ("दिन है। कब?", ["दिन है। ", "कब?"]),
-        ("有5个🍎，又", ["有", "5", "个", "🍎，", "又"]),
-        ("", [""]),
-    ],
-)
-def test_parts_of_a_text_are_its_sentences_or_its_words(text, parts):
-    assert _parts(text) == parts and "".join(parts) == text
-
-
-def test_other_selectors_are_explained_by_their_place(run, file, tmp_path):
-    select(run, "math", file, tmp_path / "out", selector="loss")
-    found = explain(run, tmp_path / "out", "s2")
-    assert found.features.empty and "loss is not a score of the task features" in str(found)
 
 
 def test_what_cannot_be_explained_is_refused(run, file, fires, tmp_path):
@@ -217,29 +188,18 @@ def lines(records):
 
 
 LONG_PROMPT, LONG_TARGET = changed(question="word " * 600), changed(target="word " * 600)
-TWO = lines([RECORDS[0] | {"question": ""}, *RECORDS[1:5], RECORDS[5] | {"target": None}])
 BAD_FILES = {
     "missing field": (lines(without("question")), r"line 3: no field 'question' \(task math needs question, target; "
                       r"the record has id, target, weight\): rename it, or name its column: --column question=NAME"),
-    "two at once": (TWO, "(?s)line 1: field 'question' is.*line 6: field 'target' is.*\n2 of 6 records cannot"),
-    "one is too long": (lines([*RECORDS[:2], LONG_PROMPT[2], RECORDS[3] | {"target": ""}]),
-                        "(?s)line 3: .*its prompt alone has .*line 4: .*empty.*\n2 of 4 .*them out with --skip-bad"),
     "duplicate id": (lines(changed(5, id="s1")), "line 6: id 's1' is that of pool.jsonl line 2 too.*--column id=NAME"),
     "empty file": (b"", "pool.jsonl holds no samples"),
-    "a pool of one": (lines(RECORDS[:1]), "holds one sample: there is nothing to select from"),
     "all of no use": (lines([{"question": "", "target": ""}] * 3), "(?s)line 1: .*3 of 3 records cannot be used"),
 }  # fmt: skip
 BAD_CALLS = {
     "ratio 0": (["--ratio", "0"], r"a ratio must lie in \(0, 1\], not 0.0"),
-    "ratio nan": (["--ratio", "nan"], r"a ratio must lie in \(0, 1\], not nan"),
     "unknown selector": (["--selector", "los"], r"no selector 'los' \(did you mean 'loss'\?\); known: .*igds.*random"),
-    "unknown task": (["--task", "chess"], "no task 'chess'; known: math"),
-    "unknown preset": (["--preset", "huge"], "no preset 'huge': known are"),
     "no features stored": ([], "no task features of math are stored in .*or name features as l<layer>_p<index>$"),
-    "no feature name": (["--features", "p3"], "'p3' is no feature: write l<layer>_p<index>"),
     "no such layer": (["--features", "l9_p3"], "feature l9_p3: layer 9 has no SAE; there are 0, 1, 2, 3"),
-    "no such index": (["--features", "l1_p64"], "feature l1_p64: the SAE has 64 features, numbered from 0"),
-    "no features file": (["--features", "gone.json"], "there is no file gone.json"),
     "unknown field": (["--column", "colour=a"], "task math has no field 'colour'; it has question, target, solution"),
 }  # fmt: skip
 
@@ -247,11 +207,7 @@ BAD_CALLS = {
 @pytest.mark.parametrize(
     ("selector", "records", "overrides", "expected"),
     [
-        ("igds", LONG_TARGET, {}, None),  # no target is read
-        ("longest", LONG_PROMPT, {}, None),  # no model reads it
         ("igds", LONG_PROMPT, {"sft.max_length": 64}, "tokens of it are read, .* at most 512: .*max_prompt_tokens"),
-        ("igds", LONG_PROMPT, {"sft.max_length": 64, "tasks.math.max_prompt_tokens": 100}, None),
-        ("igds", RECORDS, {"sft.max_length": 8}, None),
         ("loss", LONG_TARGET, {"sft.max_length": 600}, "600 tokens of it are read, .* at most 512: .*sft.max_length"),
         ("mona", LONG_PROMPT, {}, "its prompt alone has [0-9]+ tokens, sft.max_length is 512"),
     ],
@@ -321,17 +277,6 @@ def test_a_file_without_task_features_is_refused(run, content, tmp_path):
         task_features(run, "math", str(stored))
     stored.write_text(json.dumps({"selected": ["l1_p3", "l2_p0"], "features": []}))
     assert task_features(run, "math", str(stored)) == task_features(run, "math", "l1_p3, l2_p0")
-
-
-def test_a_malformed_option_is_told_by_the_parser(capsys):
-    def parse(*more):
-        return dict(cli._parser().parse_args(["select", "a", "b", "--task", "math", *more]).columns)
-
-    given = parse("--column", r"question={a}\n{b}", "--value", "lang=French", "--column", "id=")
-    assert given == {"question": "{a}\n{b}", "lang": {"value": "French"}, "id": ""} and parse() == {}
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["select", "pool.jsonl", "--task", "math", "--column", "question"])
-    assert caught.value.code == 2 and "'question' is not FIELD=NAME" in capsys.readouterr().err
 
 
 # ---- the command line ------------------------------------------------------------------------------------

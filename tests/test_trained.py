@@ -87,18 +87,6 @@ def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypat
     assert "dtype" not in arm_of(whole, "igds@0.5").inputs and arm.inputs["dtype"] == "bfloat16"
 
 
-def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(results):
-    few, every = (
-        open_run("smoke", tasks=["math"], overrides={"tasks.math.capabilities": asked}, results=results)
-        for asked in ({"arms": ["full"]}, {})
-    )
-    asked = {name: "capabilities" in arm_of(few, name).products for name in ("original", "full", "igds@0.5")}
-    assert asked == {"original": True, "full": True, "igds@0.5": False}
-    assert "capabilities" in arm_of(every, "igds@0.5").products
-    one, other = (arm_of(run, "full").inputs_of("capabilities") for run in (few, every))
-    assert one == other
-
-
 def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monkeypatch):
     """With sampling: every draw has a stream of its own, so when and with which others it is made does not matter."""
     changes = {"tasks.math.samples": 4, "tasks.math.temperature": 1.0}
