@@ -85,16 +85,6 @@ def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_bo
     assert load(own, model="two", overrides=again).tasks["math"].curve is None
 
 
-def test_the_8b_models_of_the_paper_ask_for_its_eight_gpus_and_may_be_given_others():
-    for model in ("llama-3.1-8b", "qwen3-8b", "qwen3-8b-own-saes"):
-        paper = load_preset("paper", model)
-        assert (paper.launch.processes, paper.launch.training, paper.launch.parts) == (8, "fsdp", 8)
-        assert (paper.jobs["arm"].gpus, paper.jobs["default"].gpus) == (8, 1)
-    assert load_preset("paper").launch.processes == load_preset("paper").launch.parts == 1
-    one = load_preset("paper", model, overrides={"launch.processes": 1, "launch.training": None})
-    assert (one.launch.processes, one.launch.training, one.launch.parts) == (1, None, 8)
-
-
 def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
     preset = load(model="two", tasks=["translation"])
     assert preset.chosen.identify == FolderRef(folder="models/two")

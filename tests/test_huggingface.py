@@ -13,7 +13,7 @@ from igds_utils import tiny
 from igds_utils.config.refs import HubRef
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
-from igds_utils.data.huggingface import ATTEMPTS, snapshot
+from igds_utils.data.huggingface import snapshot
 from igds_utils.engine.loading import load_lm, load_tokenizer
 from igds_utils.engine.prompts import encode, encode_pair
 
@@ -135,13 +135,6 @@ def test_a_busy_hub_is_asked_again(hub_box, empty_cache, capsys):
     with hub_box.fault("unavailable", "tokenizer.json", times=1):
         assert load_tokenizer(HubRef(hub=GEMMA)).eos_token == "<eos>"
     assert len(asked(hub_box, f"{GEMMA}/resolve/")) > len(set(asked(hub_box, f"{GEMMA}/resolve/")))
-
-
-def test_a_hub_that_stays_busy_ends_in_one_clear_error(hub_box, empty_cache):
-    with hub_box.fault("unavailable", LLAMA), pytest.raises(SourceError) as error:
-        load_lm(HubRef(hub=LLAMA))
-    assert f"in {ATTEMPTS} attempts: the hub is unavailable (503)" in str(error.value)
-    assert len(asked(hub_box, f"GET /api/models/{LLAMA}")) == ATTEMPTS
 
 
 def test_a_file_that_breaks_off_is_continued(hub_box, empty_cache, monkeypatch):

@@ -1,12 +1,8 @@
 """The laptop preset on a data mirror: every set from its file, its own data only where asked for, all notebooks."""
 
 import json
-import subprocess
-import sys
 
-import pandas as pd
 import pytest
-import yaml
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
@@ -17,10 +13,6 @@ from igds_utils.training import capabilities
 
 TASKS = ["math", "summarization", "translation"]
 SIZES = {"prior": 6, "validation": 3, "confirmation": 3, "pool": 12, "test": 4}
-ASKED = {"limit": {"mmlu": 1}, "arms": ["igds@0.5"]}
-TINY = {"identify": {"tiny": "llama"}, "train": {"tiny": "llama"}, "saes": {"source": "tiny", "name": "random"}}
-
-
 def summaries(split, n, repeats=1):
     talk = "#Person1#: {} {}?\n#Person2#: Yes."
     return [
@@ -98,28 +90,3 @@ def test_without_mirror_and_hub_it_stops_and_says_what_can_be_read_instead(hub_b
     words = rf"{MIRROR}.*SET=tasks.summarization.data.sources={{}}"
     with hub_box.fault("missing", "knkarthick"), pytest.raises(SourceError, match=words):
         sets_of(preset, "summarization")
-
-
-@pytest.mark.slow
-def test_all_notebooks_on_the_mirror(mirror, tmp_path):
-    """The preset as it is, but for sizes and a tiny model."""
-    changes = {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()} | small()
-    changes |= {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4, "bootstrap": 50}
-    for task in TASKS:
-        changes |= {f"tasks.{task}.max_new_tokens": 6}
-        changes |= {f"tasks.{task}.selectors": ["random", "igds", "igds_k3"]}
-        changes |= {f"tasks.{task}.capabilities.{key}": value for key, value in ASKED.items()}
-    changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
-    sizes = ("prior", "validation", "max_new_tokens")
-    changes |= {f"tasks.math.stability.{size}": 4 for size in sizes}
-    changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
-    command = f"{sys.executable} -m igds_utils.cli run --preset laptop --results {tmp_path}".split()
-    for key, value in changes.items():
-        text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
-        command += ["--set", f"{key}={text}"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout[-5000:]
-    root = tmp_path / "laptop"
-    assert (root / "report.html").stat().st_size > 10_000
-    table8 = pd.read_csv(root / "tables/table8.csv")
-    assert set(table8["Trained on"]) == {"Math", "Summarization", "Translation"}

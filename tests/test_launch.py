@@ -180,16 +180,6 @@ def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked,
             launch.check_gpus(load_preset("smoke"), parts=8)
 
 
-@pytest.mark.slow
-def test_two_machines_are_started_by_one_command(tmp_path, steps, monkeypatch):
-    both = 'SLURM_NODEID=0 "$@" & first=$!; SLURM_NODEID=1 "$@" && wait $first'
-    monkeypatch.setattr(launch, "STARTER", ("bash", "-c", both, "-"))
-    asked = {"processes": 2, "machines": 2}
-    run = open_run("smoke", tasks=["math"], overrides={"launch": asked}, results=str(tmp_path))
-    launch.call(run, f"{steps}:table", 3)
-    assert run.read("table.parquet")["by"].tolist() == [0, 1, 0]
-
-
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])
 def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name):
     from accelerate.commands.config.config_args import load_config_from_file

@@ -180,16 +180,6 @@ def examples():
     }
 
 
-def test_shape_of_the_default_model(real):
-    shape = load_preset("quick").chosen.shape
-    assert (real.n_layers, real.width) == (shape.layers, shape.width) == (30, 576)
-    assert real.model.num_parameters() == shape.parameters
-    assert real.model.config.vocab_size == shape.vocabulary == len(real.tokenizer)
-    assert real.model.config.num_key_value_heads * real.model.config.head_dim == shape.kv_width
-    assert real.model.get_output_embeddings().weight is real.model.get_input_embeddings().weight
-    assert real.model.dtype == torch.float32
-
-
 def test_special_tokens_of_the_default_model(real):
     tokenizer, generation = real.tokenizer, real.model.generation_config
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)

@@ -46,14 +46,6 @@ def opened(tmp_path):
     return opened
 
 
-def test_a_pool_is_measured_with_one_model_after_the_other(opened, loads):
-    run = opened(**{"tasks.math.selectors": ["igds", "loss", "mona", "ifd", "igds_recalled", "rds"]})
-    assert loads == [(READ, 0)]
-    measure(run, "math")
-    assert loads[1:] == [(TRAINED, 0), (READ, 0)]
-    assert run.lm.n_layers == 4 and len(loads) == 3  # a notebook goes on with it
-
-
 def test_no_selector_holds_a_second_model(opened, loads):
     tagger = TinyRef(tiny="qwen3")
     run = opened(

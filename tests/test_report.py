@@ -11,7 +11,7 @@ from igds_utils.config.config import PROJECT, load_preset, preset_names
 from igds_utils.core.experiment import Run
 from igds_utils.plots.style import empty_figure, save_figure
 from igds_utils.reporting import report
-from igds_utils.reporting.report import FOLD, exhibits, save_exhibit, shown
+from igds_utils.reporting.report import FOLD, exhibits, shown
 from igds_utils.running.runner import REPORT_STAGES, STAGES
 from igds_utils.tables import save_table
 
@@ -71,13 +71,6 @@ def test_a_figure_comes_with_its_numbers_task_by_task(tmp_path):
     assert short["title"] == "The numbers, math" and not short["folded"]
     assert long["title"] == "The numbers, translation (24 rows)" and long["folded"]
     assert shown(tmp_path, "table1", ["math"]) == []
-
-
-def test_a_saved_table_says_what_it_shows_and_what_its_brackets_are(tmp_path):
-    run = Run(load_preset("smoke", overrides={"confidence": 0.9}), tmp_path)
-    save_exhibit(run, pd.DataFrame({"Arm": ["IGDS"], "Score": ["1.0 [0.5, 1.5]"]}), "table2")
-    written, exhibit = (run.root / "tables/table2.md").read_text(encoding="utf8"), exhibits()["table2"]
-    assert written.startswith(f"**{exhibit.title}.** {exhibit.caption} {exhibit.setting} In square brackets: 90 %")
 
 
 # ---- the page --------------------------------------------------------------------------------------------

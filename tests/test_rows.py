@@ -201,6 +201,18 @@ def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, tmp_path, monkeypat
     assert not list(tmp_path.glob("rows/*/rows.jsonl"))
 
 
+@pytest.mark.parametrize("where", ["/api/datasets/openai/gsm8k", "/resolve/"])
+def test_a_busy_hub_is_asked_again_and_a_gated_one_says_how_to_get_access(hub_box, tmp_path, monkeypatch, where):
+    monkeypatch.delenv(rows.MIRROR, raising=False)
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+    with hub_box.fault("gated", "openai/gsm8k"), pytest.raises(SourceError, match="openai/gsm8k .*hf auth login"):
+        read(hub="openai/gsm8k")
+    with hub_box.fault("unavailable", where, times=1):
+        assert len(list(rows.source_rows(DataSource(hub="openai/gsm8k", config="main"), ["question"], "x"))) == 40
+    assert len(hub_box.requests) > len(set(hub_box.requests)), "nothing was asked for again"
+
+
 def test_the_cache_is_asked_by_what_is_read(tmp_path, monkeypatch):
     """Another split, revision or column is another copy; the same is fetched once."""
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))

@@ -229,29 +229,6 @@ def test_a_folder_that_cannot_be_read_is_one_clear_error(tmp_path):
 
 
 GEMMA, CANONICAL = "gemma-scope-2b-pt-res-canonical", "layer_{layer}/width_16k/canonical"
-RELEASES = [
-    (GEMMA, CANONICAL, 26, "layer_25/width_16k/canonical"),
-    (GEMMA, "layer_{layer}/width_65k/canonical", 26, "layer_25/width_65k/canonical"),
-    ("llama_scope_lxr_8x", None, 32, "l31r_8x"),
-    ("qwen-scope-3-8b-base-w64k-l50", None, 36, "layer35"),
-]
-
-
-@pytest.mark.parametrize(("release", "sae_id", "n_layers", "last"), RELEASES)
-def test_releases_of_the_paper_cover_every_layer_of_their_model(monkeypatch, release, sae_id, n_layers, last):
-    asked = []
-
-    def load(*args):
-        asked.append(args)
-        return tiny.sae()
-
-    monkeypatch.setattr(module, "load_release", load)
-    saes = Saes(SaeConfig(source="release", name=release, id=sae_id), n_layers, WIDTH, "cpu")
-    assert saes.layers == list(range(n_layers))
-    assert saes[n_layers - 1] is not None
-    assert asked == [(release, last, "cpu")]
-
-
 def test_an_unknown_release_or_id_is_named():
     with pytest.raises(SourceError, match="sae_lens knows no release 'gemma-scope'"):
         Saes(SaeConfig(source="release", name="gemma-scope"), 26, WIDTH)

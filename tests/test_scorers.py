@@ -6,12 +6,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-import yaml
 
 from igds_utils import tasks
 from igds_utils.config.refs import AccuracyMetric, CometMetric, FolderRef, HubRef, RougeMetric
 from igds_utils.data import metrics
 from igds_utils.data.hub import SourceError
+from igds_utils.data.huggingface import snapshot
 from igds_utils.tasks.examples import Example
 
 PAIR = {"source_text": "Ann has 3 coins and buys 2 more.", "target_language": "Chinese"}
@@ -63,30 +63,9 @@ def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> FolderRef:
-    """A random COMET model on a tiny BERT, saved as a checkpoint folder."""
-    from comet.models import RegressionMetric
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("comet")
-    (folder / "bert").mkdir()
-    letters = sorted({*PAIR["source_text"].lower().replace(" ", ""), *CHINESE})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (folder / "bert/vocab.txt").write_text("\n".join(vocabulary), encoding="utf8")
-    BertTokenizerFast(str(folder / "bert/vocab.txt")).save_pretrained(folder / "bert")
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder / "bert")
-    arguments = {
-        "encoder_model": "BERT", "pretrained_model": str(folder / "bert"), "hidden_sizes": [8], "layer": "mix",
-        "class_identifier": "regression_metric", "nr_frozen_epochs": 0, "train_data": [], "validation_data": [],
-    }  # fmt: skip
-    torch.manual_seed(0)
-    model = RegressionMetric(**{k: v for k, v in arguments.items() if k != "class_identifier"})
-    (folder / "checkpoints").mkdir()
-    kept = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    torch.save(kept | {"pytorch-lightning_version": "2.0"}, folder / "checkpoints/model.ckpt")
-    (folder / "hparams.yaml").write_text(yaml.safe_dump(arguments))
-    return FolderRef(folder=str(folder))
+def checkpoint() -> FolderRef:
+    """The tiny COMET of the hub in a box, as a folder."""
+    return FolderRef(folder=str(snapshot(CometMetric().checkpoint)))
 
 
 def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):

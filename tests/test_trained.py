@@ -58,18 +58,6 @@ def test_an_arm_trained_again_after_another_gives_the_same_products(results):
         pd.testing.assert_frame_equal(table[columns], first[product][columns], check_exact=True)
 
 
-def test_kept_weights_are_read_instead_of_trained_again(results, monkeypatch):
-    run = open_run("smoke", tasks=["math"], overrides={"sft.keep_weights": True}, results=results)
-    arm = arm_of(run, "igds@0.5")
-    arm.make("log")
-    weights = arm.lm.model.state_dict()
-    folder = run.store.root / arm.folder / "weights"
-    assert (folder / "model.safetensors").is_file() and not (folder / "training_args.bin").exists()
-    monkeypatch.setattr(sft, "train", refuse)
-    again = arm_of(run, "igds@0.5").lm.model.state_dict()
-    assert all((again[name] == tensor).all() for name, tensor in weights.items())
-
-
 def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypatch):
     """As `original` does, whether it was trained just now or read from its kept weights."""
     asked = {"sft.keep_weights": True}
