@@ -91,6 +91,23 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
     return SmokeRun(folder / "smoke", told)
 
 
+@pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3"])
+def lm(request):
+    """A tiny random model of each of the three architectures."""
+    from igds_utils import tiny
+    from igds_utils.engine.lm import LM
+
+    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
+
+
+@pytest.fixture(scope="module", params=["jumprelu", "topk"])
+def saes(request):
+    """An SAE after every layer of a tiny model, of two kinds."""
+    from igds_utils import tiny
+
+    return {layer: tiny.sae(request.param, seed=layer) for layer in range(tiny.LAYERS)}
+
+
 def execute(stage: str, parameters: dict[str, Any]) -> None:
     """Execute the code cells of a notebook in this process, with other parameters."""
     import nbformat

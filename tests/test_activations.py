@@ -5,7 +5,6 @@ import torch
 
 from igds_utils import tiny
 from igds_utils.engine import activations, prompts
-from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
 
 LAYERS = list(range(tiny.LAYERS))
@@ -20,11 +19,6 @@ TEXTS = [
 
 class Saes(dict):
     device = "cpu"
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3"])
-def lm(request):
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
 
 
 @pytest.fixture(scope="module", params=["jumprelu", "topk"])

@@ -18,16 +18,6 @@ FEATURES = [Feature(0, 3), Feature(1, 7), Feature(1, 21), Feature(tiny.LAYERS - 
 NEW = 9
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def lm(request):
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
-
-
-@pytest.fixture(scope="module", params=["jumprelu", "topk"])
-def saes(request):
-    return {layer: tiny.sae(request.param, seed=layer) for layer in range(tiny.LAYERS)}
-
-
 def prompts(lm, n=4):
     generator = torch.Generator().manual_seed(1)
     lengths = [5, 14, 9, 1, 12][:n]

@@ -18,11 +18,6 @@ ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def lm(request) -> LM:
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
-
-
 @pytest.fixture(params=["left", "right"])
 def inputs(request, lm):
     return pad(SEQUENCES, 1, request.param, lm.device)

@@ -13,7 +13,6 @@ from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.engine.features import features_of
-from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import effects, intervention, recall
 from igds_utils.identification.scoring import feature_resonant_score
@@ -24,7 +23,6 @@ from igds_utils.selection.samples import MEASUREMENTS
 from igds_utils.selection.tokens import neuron_means, token_activations, weighted_hidden_states
 from igds_utils.selectors import rank_pool
 
-ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SMALL = {"selection.examples": 3}
 CONTROLS = ["matched_activations", "ranked_activations", "recalled_activations"]
 open_smoke = partial(open_run, "smoke", tasks=["math"])
@@ -46,11 +44,6 @@ def found_features(run, task="math"):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return found_features(open_smoke(overrides=dict(SMALL), results=str(tmp_path_factory.mktemp("pools"))))
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def lm(request):
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
 
 
 TEXTS = [

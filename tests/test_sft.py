@@ -186,19 +186,6 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
         sft.train(lm, make_pairs(16), config(), 0, tmp_path)
 
 
-def test_gradient_checkpointing_changes_memory_only(tmp_path):
-    pairs, plain, again = make_pairs(32), make_lm(), make_lm()
-    sft.train(plain, pairs, config(), 0, tmp_path)
-    calls, checkpoint = [], torch.utils.checkpoint.checkpoint
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "transformers.modeling_utils.checkpoint", lambda *a, **k: calls.append(1) or checkpoint(*a, **k)
-        )
-        sft.train(again, pairs, config(gradient_checkpointing=True), 0, tmp_path)
-    assert calls
-    torch.testing.assert_close(weights(again), weights(plain))
-
-
 def test_a_model_comes_back_in_its_precision_and_its_weights_are_written_whole_in_fp32(tmp_path):
     """Trained in fp32: at this rate steps in bf16 weights would be lost, and the weights that are written show them."""
     lm, folder = make_lm(), tmp_path / "weights"
@@ -215,22 +202,3 @@ def test_a_model_comes_back_in_its_precision_and_its_weights_are_written_whole_i
     assert kept.dtype == torch.float32
     assert 0 < (kept - before.float()).abs().max() < 1e-5
     assert torch.equal(kept.bfloat16(), weights(lm))
-
-
-@pytest.mark.parametrize("gpu", [False, True])
-def test_training_takes_place_on_the_gpu_wherever_the_weights_lie(tmp_path, monkeypatch, gpu):
-    from transformers import TrainingArguments
-    from trl import SFTConfig
-
-    def two_gpus(arguments):
-        arguments._n_gpu = 2 * gpu
-        return torch.device("cuda:0" if gpu else "cpu")
-
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(two_gpus))
-    for name in ("is_available", "is_bf16_supported"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: gpu)
-    asked = sft.trainer_arguments(config(), 4, 0, tmp_path)
-    assert (asked.use_cpu, asked.bf16, asked.dataloader_pin_memory) == (not gpu, gpu, gpu)
-    assert asked.n_gpu <= 1  # one model in a process: TRL refuses copies on all GPUs
-    assert asked.train_batch_size == config().global_batch
-    assert asked.ddp_timeout == 24 * 3600 > SFTConfig.ddp_timeout

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from test_generation import ARCHITECTURES, FEATURES, obvious_hidden, prompts
+from test_generation import FEATURES, obvious_hidden, prompts
 
 from igds_utils import tiny
 from igds_utils.engine import teacher_forced
 from igds_utils.engine.caching import read_prefix
-from igds_utils.engine.lm import LM, edited, residuals
+from igds_utils.engine.lm import edited, residuals
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import intervention
@@ -16,16 +16,6 @@ from igds_utils.identification.effects import KEYS
 from igds_utils.tasks.examples import Example
 
 SILENT = Feature(2, 63)
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def lm(request):
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
-
-
-@pytest.fixture(scope="module", params=["jumprelu", "topk"])
-def saes(request):
-    return {layer: tiny.sae(request.param, seed=layer) for layer in range(tiny.LAYERS)}
 
 
 def texts_of(prompt_ids):

@@ -13,7 +13,6 @@ from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.selection import tool
 from igds_utils.selection.explain import explain
-from igds_utils.selection.features import task_features
 from igds_utils.selection.samples import Samples
 from igds_utils.selection.tool import select
 from igds_utils.selection.user_pool import PoolError
@@ -265,18 +264,6 @@ def test_a_bad_request_is_one_message_with_the_mend(case, run, file, finished, c
     more, expected = BAD_CALLS[case]
     message = refused(call(file, finished, run, *more), capsys)
     assert re.search(expected, message), message
-
-
-@pytest.mark.parametrize(
-    "content", ["[]", "{", '{"selected": []}', '{"selected": ["x"]}', '{"features": []}']
-)
-def test_a_file_without_task_features_is_refused(run, content, tmp_path):
-    stored = tmp_path / "task_features.json"
-    stored.write_text(content)
-    with pytest.raises(ConfigError, match="is no task_features.json|selects no feature|'x' is no feature"):
-        task_features(run, "math", str(stored))
-    stored.write_text(json.dumps({"selected": ["l1_p3", "l2_p0"], "features": []}))
-    assert task_features(run, "math", str(stored)) == task_features(run, "math", "l1_p3, l2_p0")
 
 
 # ---- the command line ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from igds_utils import selectors
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import features, pool, tool
-from igds_utils.selection.user_pool import PoolError, read_pool
+from igds_utils.selection.user_pool import read_pool
 from igds_utils.tasks import get
 
 N, PART = 22, 4
@@ -48,20 +48,6 @@ def test_samples_and_records_are_read_in_any_order(file, tmp_path):
     samples.write(tmp_path / "out.jsonl", [7, 0, 21])
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [RECORDS[7], RECORDS[0], RECORDS[21]]
-
-
-def test_what_is_left_out_later_is_counted_with_what_could_not_be_read(tmp_path):
-    path = tmp_path / "pool.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in [{"question": ""}, *RECORDS]))
-    with pytest.raises(PoolError, match=r"(?s)line 1: .*line 3: too long.*2 of 23 records cannot be used"):
-        read_pool(str(path), get("math")).settled({1: "too long"})
-    kept = read_pool(str(path), get("math")).settled({1: "too long"}, skip_bad=True)
-    assert sorted(kept.left_out) == [0, 2] and kept.remarks[-1].startswith(
-        "21 of 23 records are used, because 2"
-    )
-    assert [e.target for e in kept] == [r["target"] for i, r in enumerate(RECORDS) if i != 1]
-    again = read_pool(str(path), get("math"), left_out=kept.left_out)
-    assert again.ids == kept.ids and [*again] == [*kept]
 
 
 @pytest.mark.parametrize("selector", ["igds", "loss", "ifd", "longest", "zip"])
