@@ -11,16 +11,7 @@ from scipy.sparse import csr_matrix
 from igds_utils.selection import texts
 from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
-from igds_utils.selectors.diversity import (
-    Bundle,
-    entropy_law,
-    feature_sets,
-    instag,
-    lazy_greedy,
-    walk,
-)
-
-# ---- SAE-GreedSelect and SAE-SimScale --------------------------------------------------------------------
+from igds_utils.selectors.diversity import Bundle, entropy_law, feature_sets, instag, lazy_greedy, walk
 
 
 def plain_greedy(sets, ties, size):
@@ -73,9 +64,6 @@ def test_the_threshold_is_a_quantile_of_what_is_not_zero():
     assert feature_sets(csr_matrix((2, 3)), 0.5)[1] == 0.0
 
 
-# ---- #InsTag ---------------------------------------------------------------------------------------------
-
-
 def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
     tags = csr_matrix([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
     chosen = lambda names, size: instag(made_pool([sample(name) for name in names]), size, tags, rare=1)  # noqa: E731
@@ -110,8 +98,6 @@ def test_tags_are_read_from_json_that_breaks_off():
     assert texts.parse_tags(whole) == ["math problem", "fractions"]
     assert texts.parse_tags("no tags") == []
 
-
-# ---- ZIP -------------------------------------------------------------------------------------------------
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "elu", "in", "ort", "ush")]
 SMALL = {"k1": 20, "k2": 8, "k3": 4}

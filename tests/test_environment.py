@@ -112,9 +112,6 @@ def test_the_locked_versions_are_installed():
     assert installed == {name: Version(pin).public for name, pin in LOCK.items()}
 
 
-# ---- make ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def checkout(tmp_path):
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):

@@ -24,9 +24,6 @@ def smoke(results, overrides=None, task="math") -> Run:
     return open_run("smoke", tasks=[task], overrides=overrides, results=str(results))
 
 
-# ---- opening ----
-
-
 # ---- data ----
 
 
@@ -55,9 +52,6 @@ def test_training_pairs_come_in_the_order_asked_for_and_end_in_eos(results, rend
             record["prompt"] + record["completion"] + tiny.EOS
         ).removeprefix(tiny.BOS)
         assert 0 < n_prompt < len(tokens)
-
-
-# ---- what products depend on ----
 
 
 def inputs(run: Run) -> str:
@@ -156,9 +150,6 @@ def test_a_model_saved_anew_into_its_folder_is_another_input(results, tmp_path):
     tiny.save_model("llama", 1, tmp_path)  # files of the same names and sizes
     after = both()
     assert after[0] != before[0] and after[1] != before[1]
-
-
-# ---- the manifest ----
 
 
 def test_the_manifest_names_all_that_a_second_run_must_share(results):

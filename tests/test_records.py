@@ -35,8 +35,6 @@ def texts(examples):
     return [(list(e.fields.values()), e.target) for e in examples]
 
 
-# ---- formats and columns ---------------------------------------------------------------------------------
-
 WHY = [(["Why?"], "So.")]
 
 
@@ -101,9 +99,6 @@ def test_what_a_column_asks_for(how, text, taken):
     assert take(Column(column="x", take=how), text) == taken
 
 
-# ---- ids -------------------------------------------------------------------------------------------------
-
-
 def test_ids_come_from_a_column_from_two_or_from_the_line(read):
     rows = [{"id": i, "source": s, "question": "q", "target": "t"} for i, s in [("a", "x"), (7, "y"), (None, "z")]]
     ids = lambda **columns: [example.id for example in read(rows, columns=columns)[1]]  # noqa: E731
@@ -116,9 +111,6 @@ def test_ids_come_from_a_column_from_two_or_from_the_line(read):
         ids(id="uuid")
     wrong = read([{"id": 3.0, "question": "q", "target": "t"}])[1][0]
     assert str(wrong).startswith("field 'id' holds 3.0: an id is text or a whole number (write 3, which")
-
-
-# ---- what is refused or left out -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

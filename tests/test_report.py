@@ -21,8 +21,6 @@ FRAME = pd.DataFrame({
     "Prompt": ["{text}\nSolution:", "(−0.5), 0–25", HOSTILE],
 })  # fmt: skip
 
-# ---- exhibits --------------------------------------------------------------------------------------------
-
 SAVED = {  # how notebooks save
     "tables": re.compile(r'save_exhibit\(run, .*?, ("[\w{}]+")(?:, task)?\)'),
     "figures": re.compile(r'save_figure\(.*?"figures", (f?"[\w{}]+")\)', re.DOTALL),
@@ -71,9 +69,6 @@ def test_a_figure_comes_with_its_numbers_task_by_task(tmp_path):
     assert short["title"] == "The numbers, math" and not short["folded"]
     assert long["title"] == "The numbers, translation (24 rows)" and long["folded"]
     assert shown(tmp_path, "table1", ["math"]) == []
-
-
-# ---- the page --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -36,9 +36,6 @@ def records(*names):
     return [record for _, record in find_rows(list(map(str, names)))]
 
 
-# ---- containers ------------------------------------------------------------------------------------------
-
-
 def zst(text):
     return pa.compress(text.encode(), codec="zstd", asbytes=True)
 
@@ -150,9 +147,6 @@ def test_a_bad_line_stands_in_its_place(tmp_path, line, words):
     place, wrong = found[5]
     assert place == "a.jsonl line 7" and re.search(words, wrong)
     assert [record for _, record in found[:5]] == [record for _, record in found[6:]] == RECORDS
-
-
-# ---- the hub and its mirror ------------------------------------------------------------------------------
 
 
 def read(**source):

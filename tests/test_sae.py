@@ -72,9 +72,6 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-# ---- reading ----
-
-
 def test_a_few_features_read_as_the_whole_sae_reads_them(sae, h):
     expected = sae.encode(h)[..., INDICES]
     assert (expected > 0).any() and (expected == 0).any()
@@ -90,9 +87,6 @@ def test_one_feature_a_row(sae, h):
         close(found[row], sae.encode(h[row])[:, INDICES[feature]])
 
 
-# ---- amplifying ----
-
-
 def test_influence_is_what_doubling_the_feature_adds_to_the_reconstruction(sae, h):
     z = sae.encode(h.reshape(-1, WIDTH))
     d = directions(sae, torch.tensor(INDICES))
@@ -102,9 +96,6 @@ def test_influence_is_what_doubling_the_feature_adds_to_the_reconstruction(sae, 
         doubled[:, index] *= 2
         added = sae.decode(doubled) - sae.decode(z)
         torch.testing.assert_close(z[:, index, None] * d[column], added, rtol=1e-3, atol=2e-5)
-
-
-# ---- where they come from ----
 
 
 @pytest.fixture

@@ -47,9 +47,6 @@ def family(request):
     saes.drop()
 
 
-# ---- every format ----
-
-
 def test_influence_is_a_times_d_in_residual_units(family):
     lm, saes, residual = family
     assert saes.layers == list(range(lm.n_layers))
@@ -91,9 +88,6 @@ def test_recall_reads_all_layers_in_one_pass_with_one_sae_at_a_time(family, monk
         handle.remove()
     assert len(passes) == 1 and most == [0] * len(saes.layers)
     assert set(table.loc[table["candidate"], "layer"]) == set(saes.layers)
-
-
-# ---- against the files ----
 
 
 def test_gemma_scope_is_read_as_its_file_says(hub_box):
@@ -166,18 +160,12 @@ def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
     torch.testing.assert_close(features.encode(h)[0], kept.values[:2], rtol=1e-3, atol=1e-3)
 
 
-# ---- layers ----
-
-
 def test_a_releases_own_l0_is_known():
     found = [
         Saes(config, n_layers, 64).stated_l0(1) for config, n_layers in ((GEMMA, 26), (LLAMA, 32), (QWEN, 36))
     ]
     assert found == [102, 50, 50]
     assert Saes(SaeConfig(source="tiny", name="random"), 4, 32).stated_l0(1) is None
-
-
-# ---- Neuronpedia ----
 
 
 # ---- faults ----

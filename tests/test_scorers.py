@@ -59,9 +59,6 @@ def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
     assert tasks.get("summarization").score_corpus(outputs, examples) == {}
 
 
-# ---- COMET -----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def checkpoint() -> FolderRef:
     """The tiny COMET of the hub in a box, as a folder."""

@@ -64,9 +64,6 @@ def test_pools_and_budgets_that_do_not_fit_are_refused():
         made_pool([POOL[0], POOL[0]])
 
 
-# ---- every selector --------------------------------------------------------------------------------------
-
-
 def made_up(name, members):
     """Any measurement, drawn from each sample's id alone."""
     rows = [np.random.default_rng(list(f"{name}{one.id}".encode())) for one in members]
@@ -111,9 +108,6 @@ def test_every_selector_keeps_the_contract(name):
     json.dumps(ranking.attrs["selector"], allow_nan=False)
 
 
-# ---- selectors that choose -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def half(monkeypatch):
     """Takes the first samples but one, of which the last only fills."""
@@ -149,9 +143,6 @@ def test_what_made_a_ranking_is_read_back_with_it(tmp_path):
     ranking.to_parquet(tmp_path / "ranking.parquet")
     said = pd.read_parquet(tmp_path / "ranking.parquet").attrs["selector"]
     assert said == ranking.attrs["selector"] and said["seed"] == 3
-
-
-# ---- baselines and IGDS ----------------------------------------------------------------------------------
 
 
 def test_random_depends_on_the_seed_alone_and_takes_every_sample_about_equally_often():

@@ -26,9 +26,6 @@ def config(**fields):
     return SftConfig(**{"lr": 1e-3, "global_batch": 16} | fields)
 
 
-# ---- batches ----
-
-
 def test_every_sample_is_seen_once_an_epoch_the_longest_of_a_batch_first():
     lengths = [5 + i % 7 for i in range(20)]
     batches = sft.global_batches(lengths, config(epochs=2.0, global_batch=8), seed=3)
@@ -57,9 +54,6 @@ def test_processes_share_a_batch_in_equal_parts_of_like_lengths():
     assert sft.dealt(batch, 3, 2)[1][-1] == ([1], 1)  # no target
     assert sft.dealt(batch, 8, 1) == [batch]
     assert [len(share) for share in sft.dealt(batch, 4, 3)] == [4, 4, 4]
-
-
-# ---- training ----
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3"])

@@ -20,9 +20,6 @@ from igds_utils.selectors.similarity import bm25, embedding, generalized_jaccard
 POOL, EXAMPLES = samples(*"abcde"), [sample("e0"), sample("e1")]
 
 
-# ---- BM25 ------------------------------------------------------------------------------------------------
-
-
 def test_words_keep_digits_operators_single_letters_and_stop_words():
     assert words("The sum of 12 + 7*x is $19.") == "the sum of 12 + 7 * x is $ 19 .".split()
     assert words("snake_case Été 3x") == ["snake", "_", "case", "été", "3", "x"]
@@ -48,9 +45,6 @@ def test_bm25_averages_the_highest_scores_over_the_examples():
     assert bm25(pool, examples, top=2) == pytest.approx(highest)
 
 
-# ---- embedding similarity --------------------------------------------------------------------------------
-
-
 def test_embedding_is_the_cosine_to_the_mean_of_unit_vectors():
     vectors, examples = np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 1.0]])
     assert embedding(None, vectors, examples) == pytest.approx([math.sqrt(0.5), 1.0, 0.0])
@@ -61,9 +55,6 @@ def test_the_default_encoder_puts_word_problems_together():
     texts = ["Tom has 3 apples and buys 4.", "Anna sells 2 of 9 pears.", "It rains in Paris."]
     tom, anna, rain = embed(load_encoder(MINILM), texts)
     assert tom @ anna > 2 * max(tom @ rain, anna @ rain)
-
-
-# ---- MONA ------------------------------------------------------------------------------------------------
 
 
 def test_sparse_jaccard_equals_the_dense_computation():
@@ -92,9 +83,6 @@ def test_mona_compares_with_the_mean_of_the_examples():
     assert ids(rank_pool("mona_neurons", pool))[0] == "s4"
 
 
-# ---- RDS+ ------------------------------------------------------------------------------------------------
-
-
 def test_round_robin_equals_the_authors_loop():
     similarity = np.random.default_rng(1).random((30, 4)).round(1)
     queues = [sorted(range(30), key=lambda i: (-column[i], i)) for column in similarity.T]
@@ -106,8 +94,6 @@ def test_round_robin_equals_the_authors_loop():
     order, found = round_robin(similarity, np.arange(30), 20)
     assert order.tolist() == saved[:20] and found == rounds
 
-
-# ---- LESS ------------------------------------------------------------------------------------------------
 
 CONFIG = LessConfig(rank=2, epochs=2, batch=2, dimensions=6, lr=1e-2)
 TEXTS = [

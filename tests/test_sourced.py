@@ -56,9 +56,6 @@ def texts(members):
     return [examples.normalize(example.text) for example in members]
 
 
-# ---- dealing ---------------------------------------------------------------------------------------------
-
-
 def test_every_set_comes_from_its_source_in_its_size_and_the_seed_decides(three):
     task = tasks.get("math")
     sets = task.sets(config(three), seed=0)
@@ -86,9 +83,6 @@ def test_sets_without_a_source_come_from_the_tasks_own_data(three):
     assert {len(sets[name]) for name in SETS} == set(SIZES.values())
     assert all(text.startswith("prior") for text in texts(sets["prior"]))
     assert all("family" in example.meta for example in sets["test"] + sets["pool"])
-
-
-# ---- keeping apart ---------------------------------------------------------------------------------------
 
 
 def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirror):
@@ -190,9 +184,6 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
         open_run("smoke", tasks=["math"], overrides={"tasks.math.sizes.pool": None}, results=str(tmp_path))
 
 
-# ---- refusals --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -207,9 +198,6 @@ def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)
     with pytest.raises((ConfigError, SourceError), match=words):
         tasks.get("math").sets(config(three), 0)
-
-
-# ---- the shipped presets ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["math", "summarization", "translation"])

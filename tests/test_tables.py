@@ -8,25 +8,8 @@ import pytest
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
-from igds_utils.display import (
-    NOT_JUDGED,
-    NOT_RUN,
-    NOTHING,
-    SELECTORS,
-    Metric,
-    metric_of,
-    paper_values,
-)
-from igds_utils.tables import (
-    MARK,
-    model_facts,
-    prompt_templates,
-    save_table,
-    table1,
-    table2,
-    table6,
-    table9,
-)
+from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, SELECTORS, Metric, metric_of, paper_values
+from igds_utils.tables import MARK, model_facts, prompt_templates, save_table, table1, table2, table6, table9
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -41,9 +24,6 @@ def test_a_metric_is_shown_in_its_unit():
     assert metric_of(tasks.get("math")).show(0.378) == "37.8"
     assert metric_of(tasks.get("summarization")).show(0.452) == "0.452"
     assert metric_of(tasks.get("translation")).show(22.6) == "22.6"
-
-
-# ---- Table 1 ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -94,9 +74,6 @@ def test_table1_says_what_is_established_and_when_nothing_was_found(found):
     found["math"]["features"] |= {"features": [], "selected": []}
     empty = table1(found, {"math": POINTS}, "x", PAPER)
     assert empty["Top feature"][0] == "none" and empty["δ (validation)"][0] == NOTHING
-
-
-# ---- Table 2 ---------------------------------------------------------------------------------------------
 
 
 def record(selector, score, ratio=0.5, **more):
@@ -150,9 +127,6 @@ def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_d
     assert table["Above Random's draws"].tolist()[2:] == [NOTHING] * 4 + ["3 of 5"]
 
 
-# ---- Tables 6 and 9 --------------------------------------------------------------------------------------
-
-
 def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():
     recall = {"n_features_total": 9216, "layers": [24, 6], "model_layers": 30, "model_width": 576}
     facts = model_facts(load_preset("quick"), recall)  # without a model
@@ -179,9 +153,6 @@ def test_table9_shows_the_runs_templates_beside_the_papers():
     for column in table:
         assert table[column].str.count(re.escape(MARK)).tolist() == [1] * 3 + [0] * 12
         assert table.loc["Task feature identification"][column].str.contains(f":{MARK} {{").all()
-
-
-# ---- writing ---------------------------------------------------------------------------------------------
 
 
 def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
