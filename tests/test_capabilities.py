@@ -86,20 +86,6 @@ def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, t
     assert "IGDS_DATA_MIRROR" in str(caught.value) and "benchmarks=[mmlu_dev]" in str(caught.value)
 
 
-def test_mmlu_from_a_mirror_keeps_subjects_apart(tmp_path, monkeypatch):
-    rows = [
-        {"subject": s, "question": q, "choices": list("wxyz"), "answer": 2}
-        for s, q in (("anatomy", "a?"), ("virology", "v?"))
-    ]
-    write(tmp_path / "cais/mmlu/dev.jsonl", rows)
-    write(tmp_path / "cais/mmlu/test.jsonl", rows)
-    monkeypatch.setenv(MIRROR, str(tmp_path))
-    found = capabilities._mmlu_mirror("virology")
-    assert [row["question"] for row in found["dev"] + found["test"]] == ["v?", "v?"]
-    tasks, shots = capabilities._tasks("mmlu", None)
-    assert len(tasks) == 57 and shots == 5
-
-
 def test_table8_pairs_questions_and_says_what_was_not_run():
     base = pd.DataFrame(
         {"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": [1.0, 0, 0, 1]}

@@ -75,14 +75,6 @@ def test_the_correlation_is_over_arms_with_and_without_the_untrained_model(compa
     assert few["all"]["rho"] is None and few["trained"]["rho"] is None
 
 
-def test_the_table_shows_the_papers_scores_only_where_it_has_them(compared):
-    table = activation_table(compared, POINTS, {"igds": 37.8}).set_index("Arm")
-    assert table.index[0] == "IGDS 50 %" and table.loc["IGDS 50 %", "Paper: Gemma-2-2B"] == "37.8"
-    assert table.loc["Original", "Moved"] == "–" and table.loc["Full", "Paper: Gemma-2-2B"] == "–"
-    of_curve = activation_table(compared.assign(main=False), POINTS, {"igds": 37.8})
-    assert set(of_curve["Paper: Gemma-2-2B"]) == {"–"}
-
-
 @pytest.mark.filterwarnings("error")
 def test_the_figure_names_every_arm_and_draws_every_seed(compared, two_seeds):
     figure = ridges(activations(SHIFTS), compared)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from igds_utils.config.config import PROJECT
-from igds_utils.config.refs import FolderRef, WheelRef
+from igds_utils.config.refs import WheelRef
 from igds_utils.data import hub
 
 FILES = {"toy/data.txt": "héllo\n" * 100, "toy/locale/fr.json": "{}", "toy/locale/deep/zh.json": "[]"}
@@ -84,13 +84,6 @@ def test_files_and_folders_of_a_wheel_lie_apart_and_are_fetched_once(cache, whee
     folder = hub.wheel_file(ref(wheel, "toy/locale/"))
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
     assert found == ["deep/zh.json", "fr.json"]
-
-
-def test_a_local_folder_is_read_from_the_projects_root(tmp_path):
-    assert hub.local_folder(FolderRef(folder="igds_utils")) == PROJECT / "igds_utils"
-    assert hub.local_folder(FolderRef(folder=str(tmp_path))) == tmp_path.resolve()
-    with pytest.raises(hub.SourceError, match=r"no folder .*missing: correct `folder:` in the preset"):
-        hub.local_folder(FolderRef(folder="missing"))
 
 
 @pytest.mark.parametrize(

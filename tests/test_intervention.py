@@ -106,10 +106,3 @@ def test_the_contrast_is_the_change_of_the_own_target_minus_that_of_another_samp
     assert pd.isna(intervention.causal_effects(TWO, 0.95, 100, 0)["contrast"]).all()
     forced = intervention.causal_effects(rows.filter(regex="layer|feature|sample_id|loglik"), 0.95, 100, 0).iloc[0]
     assert forced["delta_loglik"] == pytest.approx(0.25) and pd.isna(forced["delta"]) and pd.isna(forced["changed"])
-
-
-def test_winners_by_every_quantity_stand_beside_the_chosen_one():
-    deltas = intervention.causal_effects(TWO, 0.95, 500, 0).assign(contrast=[0.1, 0.2])
-    ranked = intervention.rank_features(deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0))
-    found = intervention.task_features(ranked, deltas[deltas["feature"] == 1], 1)
-    assert found["winners"] == {"delta": "l3_p1", "delta_loglik": "l3_p1", "contrast": "l5_p9"}

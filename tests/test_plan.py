@@ -122,12 +122,6 @@ def test_the_text_has_the_totals_and_names_what_does_not_fit(preset):
     assert "Scoring does not fit" in small and "Training does not fit" not in small
 
 
-def test_a_preset_without_speeds_and_shape_still_counts_its_tokens(preset):
-    text = plan.render(preset(**{"models.tiny.shape": None, "speeds": None}))
-    assert "Time is not known" in text and "Memory and disk are not known" in text and "minutes" not in text
-    assert next(line for line in text.splitlines() if line.startswith("total")).split()[1] != "0"
-
-
 def estimate(**changes):
     """What the parameters and the estimate of notebook 08 compute."""
     cells = {cell.id: cell for cell in nbformat.read(PROJECT / "notebooks/08_robustness.ipynb", 4).cells}

@@ -6,12 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import same_color
 from PIL import Image
 
 from igds_utils import plots
 from igds_utils.display import Metric
-from igds_utils.plots import style
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 
@@ -162,14 +160,6 @@ def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a
     assert points(math) == [pytest.approx(place) for place in [(15, 0), (60, 1), (55, 2), (60, 3)]]
     assert intervals(math) == [pytest.approx(ends) for ends in [(5, 35), (50, 80), (45, 75), (50, 80)]]
     assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]  # not the other ratio
-
-
-def test_seeds_of_an_arm_are_lines_of_one_look():
-    figure = plots.training_loss(LOGS)
-    assert legend(figure) == ["Full", "Random 50 %", "Loss 50 %", "IFD 50 %", "ZIP 50 %", "IGDS 50 %"]
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
-    assert len(lines) == len(LOGS)
-    assert sum(same_color(line.get_color(), style.ACCENT) for line in lines) == 2
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):

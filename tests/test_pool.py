@@ -15,7 +15,6 @@ from igds_utils.engine import activations, prompts
 from igds_utils.engine.features import features_of
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import effects, intervention, recall
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection import pool as pools
 from igds_utils.selection.features import feature_norms
 from igds_utils.selection.pool import open_pool
@@ -172,12 +171,6 @@ def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
 
 
 # ---- IGDS and its controls -------------------------------------------------------------------------------
-
-
-def test_frs_is_the_sum_over_task_features():
-    values = np.array([[1.0, 2.0], [0.0, 3.0]])
-    assert feature_resonant_score(values).tolist() == [3.0, 3.0]
-    assert feature_resonant_score(values, norms=np.array([2.0, 0.5])).tolist() == [3.0, 1.5]
 
 
 def test_igds_scores_equal_one_prompt_at_a_time_through_the_whole_model(run):

@@ -2,11 +2,13 @@
 
 import ast
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from box import models as box
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from igds_utils import tasks, tiny
@@ -33,25 +35,6 @@ RECORDS = {
     ),
     "translation": ("Please translate the following text into Chinese.\nGood night:\n", "晚安："),
 }
-
-
-def prepending():
-    """Byte-level BPE that puts <|im_start|>, its BOS, before whatever it is given, as SmolLM2's does here."""
-    made = tiny.tokenizer()
-    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
-    )
-    return made
-
-
-def no_bos():
-    """Byte-level BPE without BOS; thinking is switched off in its chat template, as Qwen3's can be."""
-    made = tiny.tokenizer()
-    made.bos_token = None
-    made.chat_template = tiny.CHAT_TEMPLATE.replace(
-        "assistant\n", "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
-    )
-    return made
 
 
 def spaces_as_letters():
@@ -88,7 +71,12 @@ def merging():
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token="<s>", eos_token="</s>")
 
 
-KINDS = {"plain": tiny.tokenizer, "prepending": prepending, "no_bos": no_bos, "spaces": spaces_as_letters}
+KINDS = {
+    "plain": tiny.tokenizer,
+    "puts BOS before all": partial(box.tokenizer, "llama", True),
+    "no BOS": partial(box.tokenizer, "qwen3", True),
+    "spaces as letters": spaces_as_letters,
+}
 
 
 @pytest.fixture(params=list(KINDS), scope="module")
@@ -128,7 +116,7 @@ def test_chat_prompts_put_the_body_into_the_users_turn_and_open_the_answer_with_
     body, cue = BARE[task.name].rsplit("\n", 1)
     rendered = prompts.identification_prompt(task, example, tiny.tokenizer(), "chat")
     assert rendered == f"<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n{cue}"
-    without_thought = prompts.identification_prompt(task, example, no_bos(), "chat")
+    without_thought = prompts.identification_prompt(task, example, box.tokenizer("qwen3", True), "chat")
     assert without_thought.endswith(f"assistant\n<think>\n\n</think>\n\n{cue}")
 
 

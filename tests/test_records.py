@@ -71,13 +71,6 @@ def test_instruction_and_input_are_joined_also_where_the_instruction_alone_is_na
     assert read([{"question": "a", "target": "b"}])[0].how == ""
 
 
-def test_a_task_of_ones_own_may_leave_a_part_of_its_prompt_empty_but_not_all(read):
-    records = [{"instruction": a, "input": b, "output": c} for a, b, c in ["xyz", "x z", " yz", "  z", "xy "]]
-    _, made = read(records, task="own")
-    assert texts(made[:3]) == [(["x", "y"], "z"), (["x", ""], "z"), (["", "y"], "z")]
-    assert str(made[3]) == "field 'instruction' and 'input' is empty" and str(made[4]) == "field 'output' is empty"
-
-
 def test_a_target_is_made_by_the_tasks_template_unless_a_record_holds_it(read):
     parts = {"question": "q", "solution": "2 + 3 = 5.", "answer": 5}
     made = "2 + 3 = 5.\nThe final answer is \\boxed{5}."

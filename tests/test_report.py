@@ -11,7 +11,7 @@ from igds_utils.config.config import PROJECT, load_preset, preset_names
 from igds_utils.core.experiment import Run
 from igds_utils.plots.style import empty_figure, save_figure
 from igds_utils.reporting import report
-from igds_utils.reporting.report import FOLD, exhibits, shown
+from igds_utils.reporting.report import exhibits
 from igds_utils.running.runner import REPORT_STAGES, STAGES
 from igds_utils.tables import save_table
 
@@ -57,18 +57,6 @@ def test_what_notebooks_save_is_shown_once_and_a_report_makes_it_again():
     template = (PROJECT / "igds_utils/reporting/report.html.j2").read_text(encoding="utf8")
     assert sorted([*re.findall(r'\{\{ exhibit\("(.*?)"\)', template), "claims"]) == sorted(exhibits())
     assert {f"table{n}" for n in range(1, 10)} | {f"figure{n}" for n in range(1, 8)} <= set(exhibits())
-
-
-def test_a_figure_comes_with_its_numbers_task_by_task(tmp_path):
-    for task in ("math", "translation"):
-        save_figure(empty_figure("x"), tmp_path / "figures", f"quality_{task}")
-    save_table(FRAME, tmp_path / "tables", "quality_math", "caption")
-    save_table(pd.concat([FRAME] * FOLD), tmp_path / "tables", "quality_translation", "caption")
-    one, two, short, long = shown(tmp_path, "quality_{task}", ["math", "translation"])
-    assert one["alt"].endswith(", math") and two["title"].endswith("known quality, translation.")
-    assert short["title"] == "The numbers, math" and not short["folded"]
-    assert long["title"] == "The numbers, translation (24 rows)" and long["folded"]
-    assert shown(tmp_path, "table1", ["math"]) == []
 
 
 @pytest.fixture

@@ -160,14 +160,6 @@ def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
     torch.testing.assert_close(features.encode(h)[0], kept.values[:2], rtol=1e-3, atol=1e-3)
 
 
-def test_a_releases_own_l0_is_known():
-    found = [
-        Saes(config, n_layers, 64).stated_l0(1) for config, n_layers in ((GEMMA, 26), (LLAMA, 32), (QWEN, 36))
-    ]
-    assert found == [102, 50, 50]
-    assert Saes(SaeConfig(source="tiny", name="random"), 4, 32).stated_l0(1) is None
-
-
 # ---- faults ----
 
 

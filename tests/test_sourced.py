@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from igds_utils import cli, tasks
+from igds_utils import tasks
 from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.core.experiment import open_run
@@ -158,7 +158,6 @@ def own_pool(file, **change):
     ("change", "pool", "said"),
     [
         ({}, 50, r"because field 's' is empty \(1\)"),
-        ({"tasks.math.sizes.test": 2}, 50, "field 's' is empty"),
         ({"tasks.math.sizes.pool": 12}, 12, r"12 of 51 .*, beyond sizes.pool, null takes all \(38\)"),
         ({"tasks.math.sizes.pool": None}, 50, "pool: 50 of 51 rows are used"),
     ],
@@ -170,9 +169,6 @@ def test_a_pool_of_ones_own_is_used_whole_unless_its_size_is_given(change, pool,
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
     assert len(run.sets("math")["pool"]) == pool == run.config("math").sizes.pool
     assert re.search(said, capsys.readouterr().out)
-    plan = ["plan", "--preset", "smoke", "--tasks", "math", "--set"]
-    field, source = next(iter(overrides.items()))
-    assert change or (cli.main([*plan, f"{field}={json.dumps(source)}"]) == 0 and "pool 50" in capsys.readouterr().out)
 
 
 def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror, tmp_path):

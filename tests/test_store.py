@@ -304,11 +304,3 @@ def test_a_missing_product_says_what_to_run(products, ask):
         FileNotFoundError, match="recall.parquet.* is not there: run the notebooks before this one"
     ):
         ask(products, "math/recall.parquet")
-
-
-def test_content_hashes_tell_order_and_text_apart():
-    assert store.content_hash(["a", "b"]) == store.content_hash(("a", "b"))
-    assert store.content_hash(["a", "b"]) != store.content_hash(["b", "a"])
-    assert store.content_hash({"x": 1, "y": 2}) == store.content_hash({"y": 2, "x": 1})
-    for records in ([], [{"b": 1, "a": "é"}], [("x", {"q": 1.5}), ["y", None]]):
-        assert store.content_hash(iter(records)) == store.content_hash(records)

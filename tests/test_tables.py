@@ -53,13 +53,6 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert not [column for column in table if column.startswith("Paper")]
 
 
-def test_table1_puts_the_paper_beside_its_own_model(found):
-    table = table1(found, {"math": POINTS}, "llama-3.1-8b", PAPER)
-    assert len(table) == 1 and table["Model"][0] == "Llama-3.1-8B"
-    assert table["Paper: δ (validation)"][0] == "+1.5 ACC"
-    assert table["Paper: Top feature"][0] == "l19_p16897" and table["Top feature"][0] == "l14_p7"
-
-
 def test_table1_says_what_is_established_and_when_nothing_was_found(found):
     found["math"]["features"]["features"][0]["established"] = True
     assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"  # another chosen one is not
