@@ -6,12 +6,12 @@ from argparse import Namespace
 
 import pytest
 import torch
+from box.comet import wmt22_comet_da
 
 from igds_utils import tasks
 from igds_utils.config.refs import AccuracyMetric, CometMetric, FolderRef, HubRef, RougeMetric
 from igds_utils.data import metrics
 from igds_utils.data.hub import SourceError
-from igds_utils.data.huggingface import snapshot
 from igds_utils.tasks.examples import Example
 
 PAIR = {"source_text": "Ann has 3 coins and buys 2 more.", "target_language": "Chinese"}
@@ -60,9 +60,11 @@ def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> FolderRef:
+def checkpoint(tmp_path_factory) -> FolderRef:
     """The tiny COMET of the hub in a box, as a folder."""
-    return FolderRef(folder=str(snapshot(CometMetric().checkpoint)))
+    folder = tmp_path_factory.mktemp("comet")
+    wmt22_comet_da(folder)
+    return FolderRef(folder=str(folder))
 
 
 def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):
