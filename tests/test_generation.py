@@ -15,7 +15,7 @@ from igds_utils.engine.steering import Steering
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 FEATURES = [Feature(0, 3), Feature(1, 7), Feature(1, 21), Feature(tiny.LAYERS - 1, 5)]
-NEW = 9
+NEW = 6
 
 
 def prompts(lm, n=4):

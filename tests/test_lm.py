@@ -109,6 +109,7 @@ def test_where_a_model_is_put(tmp_path, monkeypatch):
 
     assert place() is None  # without a GPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for free, expected in ((weights * 2, {"": 0}), (int(weights * 1.5), "auto")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device, free=free: (free, free))
         assert place() == expected

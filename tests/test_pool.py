@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from igds_utils import selectors, tiny
+from igds_utils import tiny
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
@@ -112,15 +112,6 @@ def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatc
     for name in every:
         again.measured(name)
     assert calls and all("up to date" in line for line in calls)
-
-
-def test_every_selector_runs_on_what_is_measured(tmp_path, capsys):
-    models = {"models.tiny-llama.identify": {"tiny": "gemma2"}, "models.tiny-llama.train": {"tiny": "qwen3"}}
-    overrides = SMALL | models | {"tasks.math.sizes.pool": 8}
-    pool = open_pool(found_features(open_smoke(overrides=overrides, results=str(tmp_path))), "math")
-    for name in selectors.names():
-        assert sorted(rank_pool(name, pool, size=4)["sample_id"]) == pool.ids
-    assert capsys.readouterr().out.count("/target_loss.parquet: making it") == 1
 
 
 def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monkeypatch):

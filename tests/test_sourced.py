@@ -186,7 +186,7 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
         (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
         (lambda s: s["pool"].update(sets=["pool", "test"]), "both fill test"),
         (lambda s: s.update(more={**s["pool"]}), "source 'more' is no set; say with `sets`"),
-        (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool\.colums"),
+        (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool: .*unknown key 'colums'"),
         (lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}), "no field 'a' for 'answer'"),
     ],
 )

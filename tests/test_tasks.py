@@ -124,7 +124,7 @@ def test_what_is_held_out_is_dealt_first_and_extra_examples_avoid_it(loaded):
 
 def test_unusable_data_are_refused_by_name(loaded):
     task, made = loaded
-    with pytest.raises(ConfigError, match=rf"tasks\.{task.name}\.data\.max_numbr.*\n.*known keys"):
+    with pytest.raises(ConfigError, match=rf"tasks\.{task.name}\.data.*unknown key 'max_numbr'"):
         task.sets(config(made.data | {"max_numbr": 3}), seed=0)
     if task.name != "math":
         with pytest.raises(ConfigError, match="asks for 120 pool examples .* lower tasks.*sizes.pool"):
@@ -182,7 +182,7 @@ def test_a_preset_may_hold_a_task_or_name_its_file(tmp_path):
     [
         ({"prompt": "Country: {country}\nCapital"}, "prompt must end in a line of its own with the colon ':'"),
         ({"prompt": "国家：{country}\n首都："}, r"with the colon ':' \(U\+003A\).*首都：' \(U\+FF1A\)"),
-        ({"titel": "x"}, "titel: .*\nknown keys: title, .*prompt, target"),
+        ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'"),
     ],
 )
 def test_unusable_files_are_refused_by_name(tmp_path, change, words):

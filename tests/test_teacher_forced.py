@@ -81,7 +81,7 @@ def test_forced_effects_of_own_and_other_targets_equal_a_full_forward_pass(lm, s
     for given in (None, targets):
         table = intervention.forced_effects(lm, Steering(saes, FEATURES, 2.0), FEATURES, samples, 24, given)
         assert len(table) == len(samples) * len(FEATURES)
-        for row in table.sample(6, random_state=0).itertuples():
+        for row in table.sample(5, random_state=0).itertuples():
             place, feature = int(row.sample_id[1:]), Feature(row.layer, row.feature)
             prompt, target = samples[place].prompt, (given or [[9, 30, 1]] * 4)[place]
             for value, scale in ((row.loglik_amplified, 2.0), (row.loglik_original, 0.0)):
@@ -106,7 +106,7 @@ def test_clamped_features_and_random_directions_equal_a_full_forward_pass(lm, sa
         drawn = np.random.default_rng([5, feature.layer, feature.index]).standard_normal(tiny.WIDTH)
         return h + 1.5 * a * d.norm() * torch.tensor(drawn / np.linalg.norm(drawn), dtype=torch.float32)
 
-    for row in table.sample(8, random_state=0).itertuples():
+    for row in table.sample(5, random_state=0).itertuples():
         feature, sample = Feature(row.layer, row.feature), samples[int(row.sample_id[1:])]
         first = len(sample.prompt) - 1
         log_p = steered_logits(lm, saes, sample.tokens, first, feature, change).log_softmax(-1)[first:-1]
