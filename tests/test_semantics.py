@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -11,7 +10,7 @@ from igds_utils import tiny
 from igds_utils.analysis import semantics
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature, FeatureSet
-from igds_utils.plots import feature_map, feature_topology, rising_words
+from igds_utils.plots import rising_words
 
 
 def test_words_are_runs_of_letters_in_any_script():
@@ -78,19 +77,3 @@ FEATURES = [
     {"layer": layer, "feature": index, "name": f"l{layer}_p{index}", "delta": delta}
     for layer, index, delta in ((6, 9, 0.3), (2, 1, 0.2), (6, 4, 0.1))
 ]
-
-
-def test_figures_5_6_and_7_name_what_they_were_given():
-    def texts(figure):
-        shown = [text.get_text() for axis in figure.axes for text in [*axis.texts, *axis.get_yticklabels()]]
-        return " ".join(shown + [axis.get_title("left") for axis in figure.axes])
-
-    recalled = pd.DataFrame({"layer": [6, 2, 6], "feature": [9, 1, 4], "candidate": [True, True, False]})
-    shown = texts(feature_map({"math": recalled}, {"math": {"features": FEATURES, "selected": ["l6_p9"]}}, [2, 6]))
-    assert "Math: 2 recalled" in shown and "l6_p9" in shown and "l2_p1" not in shown
-    shown = texts(feature_topology({"math": semantics.topology(FEATURES, ["l6_p9"])}, [2, 6], ["l5_p77"]))
-    assert "l2_p1" in shown and "l5_p77" in shown and "l6_p4" not in shown
-    shift = semantics.lexical_shift(["a b"], ["step step b"])
-    assert "step" in texts(rising_words({"math": shift}, {"math": "l6_p9"}))
-    empty = rising_words({"math": semantics.lexical_shift(["a"], ["a"])}, {"math": "l6_p9"})
-    assert "no word" in empty.get_suptitle()

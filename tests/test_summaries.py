@@ -97,12 +97,8 @@ def test_summarise_tells_what_one_training_of_an_arm_takes(evaluation):
         "igds@0.5-s1": pd.DataFrame({"target_tokens": [20, 20]}),
     }
     records = {r["arm"]: (r["target_tokens"], r["steps"]) for r in summarise(evaluation, {}, 0.5, logs)}
-    assert records == {
-        "original": (None, None),
-        "full": (60, 3),
-        "random@0.5": (None, None),
-        "igds@0.5": (35, 2),
-    }
+    unknown = (None, None)
+    assert records == {"original": unknown, "full": (60, 3), "random@0.5": unknown, "igds@0.5": (35, 2)}
 
 
 def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
