@@ -71,9 +71,3 @@ def test_logit_lens_reads_the_direction_through_norm_and_head(architecture):
     best = lm.tokenizer.decode([int(logits.argmax())])
     assert lens.loc[0, "token"] == best
     assert lens["logit"].is_monotonic_decreasing and len(lens) == 400
-
-
-FEATURES = [
-    {"layer": layer, "feature": index, "name": f"l{layer}_p{index}", "delta": delta}
-    for layer, index, delta in ((6, 9, 0.3), (2, 1, 0.2), (6, 4, 0.1))
-]
