@@ -82,8 +82,11 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     pools = [(sizes.pool, task.selectors)]
     if task.quality:
         pools.append((min(task.quality.size, sizes.pool), some))
-    needs, epochs = [(need, n) for n, some in pools for need in _measured(some)], preset.selection.less.epochs
-    scored = sum(n * need_tokens(need, prompt, target, epochs) for need, n in needs)
+    measured, epochs = (
+        [(name, n) for n, some in pools for name in _measured(some)],
+        preset.selection.less.epochs,
+    )
+    scored = sum(n * measurement_tokens(name, prompt, target, epochs) for name, n in measured)
     trained = [arm for arm in everyone if arm.trained]
     shown = task.sft.epochs * sum(arm.size(sizes.pool) for arm in trained)
     asked = len(everyone) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
@@ -133,34 +136,34 @@ def _asked(config: CapabilitiesConfig) -> tuple[int, int]:
 # ---- selectors -------------------------------------------------------------------------------------------
 
 
-def need_tokens(need: str, prompt: float, target: float, less_epochs: int = 4) -> float:
-    """Tokens of one pool sample that the model reads to measure what a selector needs.
+def measurement_tokens(name: str, prompt: float, target: float, less_epochs: int = 4) -> float:
+    """Tokens of one pool sample that the model reads for a measurement.
 
-    Nothing for needs that are measured without the model (tags, embeddings, texts) and for those on the few examples
-    of the target task. less_epochs: checkpoints under which LESS reads every sample.
+    Nothing for those that are made without the model (tags, embeddings, texts) and for those on the few examples of
+    the target task. less_epochs: checkpoints under which LESS reads every sample.
     """
     whole = prompt + target
     known = dict.fromkeys(["target_loss", "hidden_states", "sae_mean", "sae_max", "neuron_mean"], whole)
     known |= {"bare_target_loss": target, "gradients": less_epochs * whole}
-    return known.get(need, prompt if need.endswith(("_activations", "_reads")) else 0)
+    return known.get(name, prompt if name.endswith(("_activations", "_reads", "_cosines")) else 0)
 
 
-def need_operations(need: str, tokens: float, shape: Shape, blocks: int) -> float:
-    """Floating-point operations of reading so many tokens for a need: 2 a parameter and token, 6 with a backward pass.
+def measurement_operations(name: str, tokens: float, shape: Shape, blocks: int) -> float:
+    """Floating-point operations of reading so many tokens: 2 a parameter and token, 6 with a backward pass.
 
     blocks: how many are run where activations inside of the model are read (the highest layer read + 1).
     """
-    whole = need in {"target_loss", "bare_target_loss", "hidden_states"}
-    passes = 3 if need == "gradients" else 1 if whole else blocks / shape.layers
+    whole = name in {"target_loss", "bare_target_loss", "hidden_states"}
+    passes = 3 if name == "gradients" else 1 if whole else blocks / shape.layers
     return 2 * shape.parameters * tokens * passes
 
 
 def _measured(names: Sequence[str]) -> set[str]:
-    """What is measured on a pool for these selectors: each need once, and all controls of IGDS in one pass."""
-    needs = {need for name in names for need in selectors.get(name).needs}
+    """What is measured on a pool for these selectors: each once, and all controls of IGDS in one pass."""
+    every = {measured for name in names for measured in selectors.get(name).measurements}
     alone = {"task_feature_activations", "unrecalled_activations"}
-    controls = {need for need in needs if need.endswith(("_activations", "_reads"))} - alone
-    return needs - controls | {"critical_reads"} if controls else needs
+    controls = {name for name in every if name.endswith(("_activations", "_reads"))} - alone
+    return every - controls | {"critical_reads"} if controls else every
 
 
 # ---- memory and disk -------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def test_two_processes_score_a_pool_as_one(tmp_path):
         else:
             pool.measure(run, "math")
         names = ("target_loss", "task_feature_activations")
-        tables.append([run.read(f"math/needs/{name}.parquet") for name in names])
+        tables.append([run.read(f"math/measurements/{name}.parquet") for name in names])
     for one, two in zip(*tables, strict=True):
         pd.testing.assert_frame_equal(one, two, check_exact=True)
 

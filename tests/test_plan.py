@@ -110,15 +110,15 @@ def test_minutes_are_tokens_over_speed_and_processes(preset):
     assert two["starts"] == pytest.approx((len(STAGES) + 4 + 1 + 2 * 4) * 30 / 60)  # every trained arm twice
 
 
-def test_every_need_of_a_selector_is_known():
-    free = {"examples", "tags", "embeddings", "target_cut"}
-    for need in {need for name in selectors.names() for need in selectors.get(name).needs}:
-        assert (plan.need_tokens(need, 1, 1) > 0) != (need in free or need.startswith("example_")), need
+def test_every_measurement_of_a_selector_is_known():
+    free = {"tags", "embeddings", "target_cut", "target_examples", "example_gradients"}
+    for one in {one for name in selectors.names() for one in selectors.get(name).measurements}:
+        assert (plan.measurement_tokens(one, 1, 1) > 0) != (one in free or one.startswith("examples.")), one
 
 
 def test_operations_follow_the_blocks_that_run(preset):
-    for need, each in (("target_loss", 2), ("task_feature_activations", 1), ("gradients", 6)):
-        assert plan.need_operations(need, 7, preset().chosen.shape, blocks=1) == each * 7e6
+    for name, each in (("target_loss", 2), ("task_feature_activations", 1), ("gradients", 6)):
+        assert plan.measurement_operations(name, 7, preset().chosen.shape, blocks=1) == each * 7e6
 
 
 def held(preset):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from pools import made_pool
 
 from igds_utils import selectors
 from igds_utils.analysis import planted
@@ -12,7 +13,6 @@ from igds_utils.analysis.semantics import changed_outputs
 from igds_utils.engine.activations import critical_residuals, feature_activations
 from igds_utils.engine.features import features_of
 from igds_utils.identification import evidence, intervention, recall
-from igds_utils.selectors import Context, PoolSample
 
 ARCHITECTURES = ("llama", "gemma2", "qwen3")
 VALIDATION, CONFIRMATION = planted.draw(64, seed=2), planted.draw(64, seed=3)
@@ -112,9 +112,8 @@ def test_the_score_ranks_a_pool_in_its_known_order_whatever_its_targets(model):
     orders = []
     for examples in (pool, wrong):
         values = activations(model, [model.roles["confidence"]], examples).round(2)
-        shown = [PoolSample(e.id, e.target, e.fields["text"]) for e in examples]
-        context = Context(shown, task_feature_activations=lambda values=values: values)
-        orders.append(selectors.rank_pool("igds", context)["sample_id"].tolist())
+        pool_of = made_pool(examples, task_feature_activations=values)
+        orders.append(selectors.rank_pool("igds", pool_of)["sample_id"].tolist())
     known = sorted(pool, key=lambda e: (-e.meta["sure"], e.id))
     assert orders[0] == orders[1] == [e.id for e in known]
 

@@ -1,17 +1,19 @@
 """Precision, recall, kept defects, overlap and length against cases that can be counted by hand."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from pools import made_pool, samples
 from scipy.stats import spearmanr
 
 from igds_utils import selectors
-from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
-from igds_utils.selection import needs, pool, quality
-from igds_utils.selection.needs import critical
+from igds_utils.selection import quality
+from igds_utils.selection.pool import Pool
 from igds_utils.tasks import corruptions
 from igds_utils.tasks.examples import Example
 
@@ -175,12 +177,6 @@ def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
     assert at_all["recall"].eq(1).all() and at_all["precision"].eq(at_all["chance"]).all()
 
 
-def test_presets_that_ask_for_a_pool_can_make_it():
-    for name in ("smoke", "quick"):
-        config = load_preset(name).tasks["math"]
-        assert config.quality is not None and config.quality.size <= 96
-
-
 # ---- the label is invisible ----
 
 
@@ -207,9 +203,8 @@ def run(tmp_path_factory):
 
 def ranked(run, examples, folder):
     """Rankings of a pool by every selector there is, all measured now."""
-    members = needs.Pool(run, "math", examples, folder, 0, tuple(selectors.names()))
-    context = pool.context_of(members)
-    return context, {name: selectors.rank_pool(name, context, 6) for name in members.selectors}
+    pool = Pool(run, "math", examples, folder)
+    return pool, {name: selectors.rank_pool(name, pool, 6) for name in selectors.names()}
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +219,7 @@ def test_no_selector_sees_a_label(run, truth):
     assert [e.meta for e in lies] != [e.meta for e in members]
     one, by_truth = truth
     other, by_lies = ranked(run, lies, "lies")
-    assert list(one.pool) == list(other.pool)
-    assert {field.name for field in fields(one.pool[0])} == {"id", "target", "instruction"}
-    assert set(by_truth) == set(selectors.names()) and len(by_truth) > 20
+    assert one.samples == other.samples
     for name, table in by_truth.items():
         pd.testing.assert_frame_equal(table, by_lies[name], obj=name)
 
@@ -256,17 +249,17 @@ def test_frs_is_blind_to_the_target_side(run, truth):
 
 
 @pytest.mark.parametrize("units", ["activation", "residual"])
-def test_units_matter_to_the_ranking_of_several_features_alone(smoke_run, monkeypatch, units):
-    lengths = np.array([1.0, 9.0, 0.1, 1.0])  # those of the tiny SAEs are all one
-    for module in (quality, critical):
-        monkeypatch.setattr(module, "feature_norms", lambda _run, features: lengths[: len(features)])
-    overrides = {"scoring.units": units}
-    run = open_run("smoke", tasks=["translation"], overrides=overrides, results=str(smoke_run.results))
-    members = pool.open_pool(run, "translation")
-    raw = run.read("translation/needs/critical_reads.parquet")
-    raw = raw[members.measured("ranked_activations").about["features"]].to_numpy()[:, :3]
-    expected = spearmanr(raw.sum(axis=1), (raw * lengths[:3]).sum(axis=1)).statistic
-    both = quality.unit_overlap(members, "igds_k3", 0.5)
+def test_units_matter_to_the_ranking_of_several_features_alone(monkeypatch, units):
+    lengths, names = np.array([1.0, 9.0, 0.1]), [f"l1_p{i}" for i in range(3)]
+    monkeypatch.setattr(quality, "feature_norms", lambda _run, found: lengths[: len(found)])
+    raw = np.random.default_rng(0).random((12, 3))
+    stored = raw * lengths if units == "residual" else raw
+    measured = {"ranked_activations": stored, "task_feature_activations": stored[:, :1]}
+    about = {name: {"features": names[: values.shape[1]]} for name, values in measured.items()}
+    pool = made_pool(samples(*"abcdefghijkl"), about=about, **measured)
+    pool.run = SimpleNamespace(preset=SimpleNamespace(scoring=SimpleNamespace(units=units)))
+    expected = spearmanr(raw.sum(axis=1), (raw * lengths).sum(axis=1)).statistic
+    both = quality.unit_overlap(pool, "igds_k3", 0.5)
     assert both["spearman"] == pytest.approx(expected) and both["spearman"] < 1
-    alone = quality.unit_overlap(members, "igds", 0.5)
+    alone = quality.unit_overlap(pool, "igds", 0.5)
     assert (alone["jaccard"], alone["spearman"]) == pytest.approx((1, 1))

@@ -71,7 +71,7 @@ def test_a_ratio_that_was_not_judged_says_so(compared):
 
 
 def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
-    records = quality._records(compared, 0.5)
+    records = quality.summary_records(compared, 0.5)
     table = selection_table({"ratio": 0.5, "selectors": records})
     assert table["Selector"].iloc[-1] == "chance" and len(table) == len(records) + 1
     best = max(records, key=lambda record: record["both_precision"])
@@ -82,7 +82,7 @@ def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
 
 
 def test_the_table_survives_what_is_unknown(compared):
-    record = quality._records(compared, 0.5)[0]
+    record = quality.summary_records(compared, 0.5)[0]
     record |= {"prompt_precision": None, "prompt_low": None, "prompt_high": None, "length_rho": None}
     row = selection_table({"ratio": 0.5, "selectors": [record]}).iloc[0]
     assert row["Clean (%), prompt side"] == row["Length correlation"] == "–"

@@ -1,21 +1,20 @@
-"""Selectors, rankings and selections against cases that can be checked by hand."""
+"""Selectors, rankings and selections, the baselines and IGDS, against cases that can be checked by hand."""
 
 import json
-from functools import partial
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from pools import ids, made_pool, sample
 from scipy.sparse import csr_matrix
 
 from igds_utils import selectors
-from igds_utils.selectors import Context, PoolSample, rank, rank_pool, select
+from igds_utils.selectors import rank, rank_pool, select
+from igds_utils.selectors.baselines import loss
+from igds_utils.selectors.igds import igds
 
-POOL = [PoolSample(f"s{i}", f"target {i}") for i in range(5)]
-
-
-def ids(ranking):
-    return ranking["sample_id"].tolist()
+POOL = [sample(f"s{i}", f"target {i}") for i in range(5)]
 
 
 def test_rank_orders_by_score_then_id():
@@ -30,10 +29,9 @@ def test_rank_orders_by_score_then_id():
 def test_rank_refuses_nan_by_name_and_wrong_shapes():
     with pytest.raises(ValueError, match=r"1 samples have no score \(NaN\): b"):
         rank([1.0, np.nan], ["a", "b"], "highest")
-    with pytest.raises(ValueError, match="pool has 2 samples"):
-        rank([1.0], ["a", "b"], "highest")
-    with pytest.raises(ValueError, match=r"\(2, 1\)"):
-        rank(np.ones((2, 1)), ["a", "b"], "highest")
+    for scores, shape in (([1.0], r"\(1,\)"), (np.ones((2, 1)), r"\(2, 1\)")):
+        with pytest.raises(ValueError, match=f"{shape}, the pool has 2 samples"):
+            rank(scores, ["a", "b"], "highest")
 
 
 @pytest.mark.parametrize(
@@ -43,134 +41,94 @@ def test_select_takes_exactly_the_rounded_share(n, ratio, size):
     ranking = rank(np.arange(n), [f"s{i:02d}" for i in range(n)], "lowest")
     shuffled = ranking.sample(frac=1, random_state=0)
     assert select(shuffled, ratio) == [f"s{i:02d}" for i in range(size)]
-
-
-@pytest.mark.parametrize("ratio", [0.0, -0.5, 1.01])
-def test_select_refuses_a_ratio_out_of_range(ratio):
     with pytest.raises(ValueError, match=r"\(0, 1\]"):
-        select(rank([1.0], ["a"], "lowest"), ratio)
+        select(ranking, ratio + 1)
 
 
-def test_unknown_selector_lists_the_known_ones():
+def test_names_and_parameters_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="igds, .*loss, .*random"):
         selectors.get("los")
-
-
-def test_registering_a_name_twice_is_refused():
     with pytest.raises(ValueError, match="registered twice"):
-        selectors.register("random")(type(selectors.get("loss")))
-    assert selectors.get("loss").name == "loss"
+        selectors.register("random", "lowest")(loss)
+    with pytest.raises(ValueError, match="no parameter 'depth'; known: k"):
+        selectors.register("igds_deep", "highest", depth=3)(igds)
 
 
-def test_random_depends_on_the_seed_and_not_on_the_pool_order():
-    one = rank_pool("random", Context(POOL, seed=1))
-    assert ids(one) == ids(rank_pool("random", Context(POOL[::-1], seed=1)))
-    orders = {tuple(ids(rank_pool("random", Context(POOL, seed=seed)))) for seed in range(20)}
-    assert len(orders) > 10
-    assert sorted(ids(one)) == [sample.id for sample in POOL]
-
-
-def test_random_takes_every_sample_about_equally_often():
-    taken = [i for seed in range(400) for i in select(rank_pool("random", Context(POOL, seed=seed)), 0.4)]
-    shares = np.array([taken.count(sample.id) for sample in POOL]) / 400
-    assert np.abs(shares - 0.4).max() < 0.1
-
-
-def test_loss_takes_the_lowest_and_igds_the_highest_sum():
-    losses = np.array([0.3, 0.1, 0.5, 0.2, 0.4])
-    activations = np.array([[0, 1], [2, 0], [0, 0], [1, 5], [3, 0]], dtype=float)
-    context = Context(POOL, target_loss=lambda: losses, task_feature_activations=lambda: activations)
-    assert ids(rank_pool("loss", context)) == ["s1", "s3", "s0", "s4", "s2"]
-    frs = rank_pool("igds", context)
-    assert ids(frs) == ["s3", "s4", "s1", "s0", "s2"]
-    assert frs["score"].tolist() == [6.0, 3.0, 2.0, 1.0, 0.0]
-
-
-def test_measurements_are_made_once_and_only_when_needed():
-    calls = []
-
-    def losses():
-        calls.append("losses")
-        return np.arange(5.0)
-
-    context = Context(POOL, target_loss=losses)
-    rank_pool("random", context)
-    assert calls == []
-    rank_pool("loss", context)
-    rank_pool("loss", context)
-    assert calls == ["losses"]
-
-
-def test_what_the_context_lacks_is_named():
-    with pytest.raises(ValueError, match="'igds' needs task_feature_activations"):
-        rank_pool("igds", Context(POOL))
-    with pytest.raises(ValueError, match="4 rows for a pool of 5"):
-        rank_pool("loss", Context(POOL, target_loss=lambda: np.arange(4.0)))
+def test_pools_and_budgets_that_do_not_fit_are_refused():
+    for size in (0, 6):
+        with pytest.raises(ValueError, match=f"{size} samples cannot be selected from a pool of 5"):
+            rank_pool("random", made_pool(POOL), size=size)
+    with pytest.raises(ValueError, match="the pool is empty"):
+        made_pool([])
     with pytest.raises(ValueError, match="'s0' twice"):
-        Context([POOL[0], POOL[0]])
+        made_pool([POOL[0], POOL[0]])
 
 
-def made_up(need, samples):
+# ---- every selector --------------------------------------------------------------------------------------
+
+
+def made_up(name, members):
     """Any measurement, drawn from each sample's id alone."""
-    rows = [np.random.default_rng(list(f"{need}{sample.id}".encode())) for sample in samples]
-    match need.removeprefix("example_"):
+    rows = [np.random.default_rng(list(f"{name}{one.id}".encode())) for one in members]
+    match name.removeprefix("examples."):
         case "target_loss" | "bare_target_loss":
             return np.array([row.random() + 0.5 for row in rows])
         case "target_cut":
             return np.array([row.random() < 0.1 for row in rows])
         case "sae_mean" | "sae_max" | "tags":
             return csr_matrix([row.random(30) * (row.random(30) < 0.3) for row in rows])
-        case "gradients":
+        case "gradients" | "example_gradients":
             return np.array([row.normal(size=(2, 6)) for row in rows])
     return np.array([row.random(6) for row in rows])
 
 
-def made_up_context(name, pool):
-    """A context that offers exactly what a selector declares to need."""
-    needs, examples = selectors.get(name).needs, [PoolSample("e0", "tell 3", "ask what 3"), POOL[0]]
-    sources = {
-        need: partial(made_up, need, examples if need.startswith("example_") else pool)
-        for need in needs
-        if need != "examples"
+def made_up_pool(name, members):
+    """A pool that offers exactly the measurements that a selector names."""
+    examples = [sample("e0", "tell 3", "ask what 3"), POOL[0]]
+    named = [one for one in selectors.get(name).measurements if one != "target_examples"]
+    of_examples = {one.removeprefix("examples."): made_up(one, examples) for one in named if "." in one}
+    own = {
+        one: made_up(one, examples if one.startswith("example_") else members)
+        for one in named
+        if "." not in one
     }
-    return Context(
-        pool, seed=1, examples=examples if any("example" in need for need in needs) else (), **sources
-    )
+    return made_pool(members, seed=1, examples=examples, of_examples=of_examples, **own)
 
 
-WORDS = [PoolSample(f"s{i:02d}", "so " * (i % 5 + 1) + f"{i}", f"how many {i % 4} + {i}?") for i in range(12)]
+WORDS = [sample(f"s{i:02d}", "so " * (i % 5 + 1) + f"{i}", f"how many {i % 4} + {i}?") for i in range(12)]
 
 
 @pytest.mark.parametrize("name", selectors.names())
 def test_every_selector_keeps_the_contract(name):
-    ranking = rank_pool(name, made_up_context(name, WORDS), size=5)
-    assert sorted(ids(ranking)) == [sample.id for sample in WORDS]
+    ranking = rank_pool(name, made_up_pool(name, WORDS), size=5)
+    assert sorted(ids(ranking)) == [one.id for one in WORDS]
     assert ranking["rank"].tolist() == list(range(1, 13))
     assert len(select(ranking, 5 / 12)) == len(set(select(ranking, 5 / 12))) == 5
-    other_order = rank_pool(name, made_up_context(name, WORDS[::-1]), size=5)
-    assert ids(other_order) == ids(ranking)
-    alone = rank_pool(name, made_up_context(name, WORDS[:1]))
-    assert ids(alone) == ["s00"]
+    assert ids(rank_pool(name, made_up_pool(name, WORDS[::-1]), size=5)) == ids(
+        ranking
+    )  # in any order of the pool
+    assert ids(rank_pool(name, made_up_pool(name, WORDS[:1]))) == ["s00"]
     json.dumps(ranking.attrs["selector"], allow_nan=False)
 
 
-class Half(selectors.Procedure):
-    """Takes the first samples but one, of which the last only fills."""
-
-    direction = "lowest"
-
-    def choose(self, context, size):
-        order = np.arange(size)[::-1][:-1]
-        return selectors.Choice(order, np.arange(len(context.pool)), {"seen": len(context.pool)}, filled=1)
+# ---- selectors that choose -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def half(monkeypatch):
-    monkeypatch.setitem(selectors.base._REGISTRY, "half", Half("half"))
+    """Takes the first samples but one, of which the last only fills."""
+    monkeypatch.setattr(selectors.base, "_REGISTRY", {})
+
+    @selectors.register("half", "lowest")
+    def choose(pool, size, order=None):
+        order = np.arange(size)[::-1][:-1] if order is None else np.array(order)
+        return selectors.Choice(order, np.arange(len(pool.ids)), {"seen": len(pool.ids)}, filled=1)
+
+    return choose
 
 
 def test_a_choice_comes_first_and_what_fills_the_budget_is_marked(half):
-    ranking = rank_pool("half", Context(POOL), size=4)
+    ranking = rank_pool("half", made_pool(POOL), size=4)
     assert ids(ranking) == ["s3", "s2", "s1", "s0", "s4"]
     assert ranking["filled"].tolist() == [False, False, True, True, False]
     assert ranking["rank"].tolist() == [1, 2, 3, 4, 5]
@@ -180,36 +138,80 @@ def test_a_choice_comes_first_and_what_fills_the_budget_is_marked(half):
 
 
 @pytest.mark.parametrize("order", [[0, 0], [0, 1, 2]])
-def test_a_choice_that_repeats_or_overspends_is_refused(half, monkeypatch, order):
-    choice = selectors.Choice(np.array(order), np.arange(5))
-    monkeypatch.setattr(Half, "choose", lambda *_: choice)
+def test_a_choice_that_repeats_or_overspends_is_refused(half, order):
+    selectors.register("other", "lowest", order=order)(half)
     with pytest.raises(ValueError, match="for a budget of 2"):
-        rank_pool("half", Context(POOL), size=2)
-
-
-@pytest.mark.parametrize("size", [0, 6])
-def test_a_budget_outside_the_pool_is_refused(size):
-    with pytest.raises(ValueError, match=f"{size} samples cannot be selected from a pool of 5"):
-        rank_pool("random", Context(POOL), size=size)
+        rank_pool("other", made_pool(POOL), size=2)
 
 
 def test_what_made_a_ranking_is_read_back_with_it(tmp_path):
-    ranking = rank_pool("random", Context(POOL, seed=3))
+    ranking = rank_pool("random", made_pool(POOL, seed=3))
     ranking.to_parquet(tmp_path / "ranking.parquet")
     said = pd.read_parquet(tmp_path / "ranking.parquet").attrs["selector"]
     assert said == ranking.attrs["selector"] and said["seed"] == 3
 
 
-def test_an_unknown_parameter_of_a_variant_is_refused():
-    with pytest.raises(ValueError, match="no parameter 'depth'; known: k"):
-        selectors.register("igds_deep", depth=3)(type(selectors.get("igds")))
+# ---- baselines and IGDS ----------------------------------------------------------------------------------
 
 
-def test_an_empty_pool_is_refused():
-    with pytest.raises(ValueError, match="the pool is empty"):
-        Context([])
+def test_random_depends_on_the_seed_alone_and_takes_every_sample_about_equally_often():
+    one = rank_pool("random", made_pool(POOL, seed=1))
+    assert ids(one) == ids(rank_pool("random", made_pool(POOL[::-1], seed=1)))
+    taken = [i for seed in range(400) for i in select(rank_pool("random", made_pool(POOL, seed=seed)), 0.4)]
+    shares = np.array([taken.count(one.id) for one in POOL]) / 400
+    assert np.abs(shares - 0.4).max() < 0.1
 
 
-def test_loss_highest_is_the_other_end_of_loss():
-    context = Context(POOL, target_loss=lambda: np.array([0.3, 0.1, 0.5, 0.2, 0.4]))
-    assert ids(rank_pool("loss_highest", context)) == ids(rank_pool("loss", context))[::-1]
+def test_loss_takes_the_lowest_and_igds_the_highest_sum():
+    activations = np.array([[0, 1], [2, 0], [0, 0], [1, 5], [3, 0]], dtype=float)
+    pool = made_pool(POOL, target_loss=[0.3, 0.1, 0.5, 0.2, 0.4], task_feature_activations=activations)
+    assert ids(rank_pool("loss", pool)) == ["s1", "s3", "s0", "s4", "s2"]
+    assert ids(rank_pool("loss_highest", pool)) == ["s2", "s4", "s0", "s3", "s1"]
+    frs = rank_pool("igds", pool)
+    assert ids(frs) == ["s3", "s4", "s1", "s0", "s2"]
+    assert frs["score"].tolist() == [6.0, 3.0, 2.0, 1.0, 0.0]
+
+
+def test_longest_counts_the_target_only():
+    members = [sample("a", "xx", "a long instruction"), sample("b", "xxx", "i")]
+    assert ids(rank_pool("longest", made_pool(members))) == ["b", "a"]
+
+
+CONDITIONED = [1.0, 1.0, 1.8, 2.0, 3.0, 0.5, 1.5, 0.9]
+BARE = [2.0, 1.25, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0]  # ratios .5 .8 .9 2. 1.5 .125 .75 .9
+CUT = [False, False, False, False, False, True, False, False]
+
+
+def ifd(name="ifd", size=None):
+    members = [sample(f"s{i}", " \n" if i == 6 else "t") for i in range(8)]
+    measured = dict(target_loss=CONDITIONED, bare_target_loss=BARE, target_cut=CUT)
+    about = {"bare_target_loss": {"header": "Answer:"}}
+    return rank_pool(name, made_pool(members, about=about, **measured), size)
+
+
+def test_ifd_takes_the_highest_ratios_of_the_survivors():
+    ranking = ifd(size=3)
+    assert ids(ranking, 3) == ["s2", "s7", "s1"]  # s2 and s7 tie: by id
+    assert ranking["score"].tolist()[:3] == [0.9, 0.9, 0.8]
+    assert not ranking["filled"].any()
+    made = ranking.attrs["selector"]
+    assert made["facts"]["dropped_ratio_above_1"] == 2
+    assert made["facts"]["dropped_empty_target"] == made["facts"]["dropped_cut_target"] == 1
+    assert made["facts"]["chosen"] == 3 and made["facts"]["filled"] == 0
+    assert made["measured"] == {"bare_target_loss": {"header": "Answer:"}}
+
+
+def test_ifd_fills_with_the_next_ratios_above_one_and_counts_them():
+    ranking = ifd(size=6)
+    assert ids(ranking, 6) == ["s2", "s7", "s1", "s0", "s4", "s3"]  # then 1.5, 2.0
+    assert ranking["filled"].tolist()[:6] == [False] * 4 + [True] * 2
+    facts = ranking.attrs["selector"]["facts"]
+    assert facts["chosen"] == 4 and facts["filled"] == facts["filled_ratio_above_1"] == 2
+    assert ids(ifd(), 8)[6:] == ["s6", "s5"]  # what has no usable target comes last
+    assert ifd().attrs["selector"]["facts"]["filled_unusable_target"] == 2
+
+
+def test_ifd_perplexity_is_the_exponential_of_the_difference():
+    ranking = ifd("ifd_perplexity").set_index("sample_id")["score"]
+    assert ranking["s0"] == pytest.approx(math.exp(1.0) / math.exp(2.0))
+    assert ids(ifd("ifd_perplexity", 4), 4) == ["s7", "s2", "s1", "s0"]  # differences -.1 -.2 -.25 -1

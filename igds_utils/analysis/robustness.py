@@ -12,26 +12,31 @@ def selection_costs(run: Run, task: str) -> pd.DataFrame:
     """What it took each selector to score and rank the pool, one row each (Table 4).
 
     Columns: selector; seconds, from the records of the stored products; tokens that the model read
-    (`plan.need_tokens`); operations (`plan.need_operations`), nan where the preset states no shape of the model. A
-    selector is charged in full for every measurement that it needs, also where it shares it with another one.
+    (`plan.measurement_tokens`); operations (`plan.measurement_operations`), nan where the preset states no shape of the
+    model. A selector is charged in full for every measurement that it asks for, also where it shares it with another.
     Identification of the task features is not part of it, as in the paper.
     """
-    from igds_utils.selection import pool
+    from igds_utils.selection.pool import open_pool
 
     config, shape, rows = run.config(task), run.preset.chosen.shape, []
     blocks = max(feature.layer for feature in run.task_features(task)) + 1
     size, prompt, target = config.sizes.pool, config.prompt_tokens, config.target_tokens
     epochs = run.preset.selection.less.epochs
-    members = pool.open_pool(run, task, config.seeds[0])
+    pool = open_pool(run, task, config.seeds[0])
     for name in config.selectors:
         kind = selectors.get(name)
-        products = {members.measured(need).product for need in kind.needs if need != "examples"}
+        products = {pool.measured(measured).product for measured in kind.measurements} - {""}
         ranking = f"{name}-s{config.seeds[0]}" if kind.seeded else name
         products.add(f"{task}/scores/{ranking}.parquet")
         row = {"selector": name, "seconds": sum(run.store.seconds(product) for product in products)}
-        read = {need: size * plan.need_tokens(need, prompt, target, epochs) for need in kind.needs}
+        read = {
+            measured: size * plan.measurement_tokens(measured, prompt, target, epochs)
+            for measured in kind.measurements
+        }
         row["tokens"] = sum(read.values())
         if shape is not None:
-            row["operations"] = sum(plan.need_operations(need, n, shape, blocks) for need, n in read.items())
+            row["operations"] = sum(
+                plan.measurement_operations(measured, n, shape, blocks) for measured, n in read.items()
+            )
         rows.append(row)
     return pd.DataFrame(rows, columns=["selector", "seconds", "tokens", "operations"])

@@ -1,1 +1,1 @@
-"""Pools and what selectors need of them, pools of known quality, and selection as a tool."""
+"""Pools and what is measured on them, pools of known quality, and selection as a tool."""

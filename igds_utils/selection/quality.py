@@ -7,7 +7,6 @@ target side by construction.
 
 from __future__ import annotations
 
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +17,13 @@ from igds_utils.core.arms import selection_size
 from igds_utils.data import stats
 from igds_utils.engine.features import Feature
 from igds_utils.identification.scoring import feature_resonant_score
-from igds_utils.selection.needs.critical import feature_norms
+from igds_utils.selection.features import feature_norms
 from igds_utils.tasks.corruptions import SIDES as SIDE_OF
 from igds_utils.tasks.examples import Example
 
 if TYPE_CHECKING:
     from igds_utils.core.experiment import Run
-    from igds_utils.selection.needs import Pool
+    from igds_utils.selection.pool import Pool
 
 SIDES = ("target", "prompt", "both")
 RATIOS = tuple(tenths / 10 for tenths in range(1, 11))  # of the precision curve
@@ -68,26 +67,28 @@ def precision(
     and those spoilt on that side are judged (`both`: all). recall: share of all clean samples that were selected,
     whose own chance level is the ratio. chance: the precision that a random selection would have.
     """
-    chance, rows = cache(partial(_chance, known)), []
+    rows, n_clean = [], (known["defect"] == CLEAN).sum()
     for selector, ranking in rankings.items():
         ordered = known.set_index("sample_id").loc[ranking.sort_values("rank")["sample_id"]].reset_index()
         for ratio in ratios:
             chosen = ordered.head(selection_size(ratio, len(ordered)))
             bad = spoilt(chosen)
             for side in SIDES:
-                judged = chosen["side"].isin(("", side)) if side != "both" else chosen["side"].notna()
-                clean = (~bad[judged]).to_numpy(float)
+                clean = (~bad[_judged(chosen, side)]).to_numpy(float)
                 found = stats.interval(clean, confidence) if clean.size else (np.nan,) * 3
-                recall = clean.sum() / (known["defect"] == CLEAN).sum()
-                row = (selector, side, ratio, len(chosen), clean.size, int(clean.sum()), *found, recall)
-                rows.append((*row, chance(side, len(chosen))))
+                row = (selector, side, ratio, len(chosen), clean.size, int(clean.sum()), *found)
+                rows.append((*row, clean.sum() / n_clean, _chance(known, side, len(chosen))))
     names = "selector side ratio selected judged clean precision low high recall chance"
     return pd.DataFrame(rows, columns=names.split())
 
 
+def _judged(samples: pd.DataFrame, side: str) -> pd.Series:
+    return samples["side"].isin(("", side)) | (side == "both")
+
+
 def _chance(known: pd.DataFrame, side: str, selected: int) -> float:
     """Share of clean samples among the judged ones of a random selection; a lone duplicate counts as clean."""
-    judged = known if side == "both" else known[known["side"].isin(("", side))]
+    judged = known[_judged(known, side)]
     copies = (judged["defect"] == "duplicate").sum()
     beside = (selected - 1) / (len(known) - 1)  # how often its original was drawn too
     return float(((judged["defect"] == CLEAN).sum() + copies * (1 - beside)) / len(judged))
@@ -159,39 +160,31 @@ def report(run: Run, task: str, rankings: dict[str, pd.DataFrame]) -> dict[str, 
     many samples there are of each kind, and a record a selector at the task's ratio.
     """
     known, preset, ratio = labels(run.examples(task, "quality")), run.preset, run.config(task).ratio
-    grid = tuple(sorted({*RATIOS, ratio}))
+    ratios = tuple(sorted({*RATIOS, ratio}))
     made: dict[str, Any] = {
-        "precision": precision(rankings, known, grid, preset.confidence),
+        "precision": precision(rankings, known, ratios, preset.confidence),
         "defects": defects_kept(rankings, known, ratio, preset.confidence),
         "overlap": overlap(rankings, ratio),
     }
     for name, table in made.items():
         run.store.write(f"{task}/quality/{name}.parquet", table)
     made["length"] = length_correlation(rankings, known, preset.confidence, preset.bootstrap, preset.seed)
-    made["summary"] = {
-        "ratio": ratio,
-        "samples": known["defect"].value_counts().to_dict(),
-        "selectors": _records(made, ratio),
-    }
+    samples = known["defect"].value_counts().to_dict()
+    made["summary"] = {"ratio": ratio, "samples": samples, "selectors": summary_records(made, ratio)}
     run.store.write(f"{task}/quality/summary.json", made["summary"])
     return made
 
 
-def _records(made: dict[str, pd.DataFrame], ratio: float) -> list[dict[str, Any]]:
+def summary_records(made: dict[str, pd.DataFrame], ratio: float) -> list[dict[str, Any]]:
     """One record a selector: precision of each side with interval and chance, recall, correlation with length."""
     at_ratio = made["precision"][np.isclose(made["precision"]["ratio"], ratio)]
-    lengths = made["length"].set_index("selector")
-    records = []
+    lengths, records = made["length"].set_index("selector").add_prefix("length_"), []
     for selector, rows in at_ratio.groupby("selector", sort=False):
-        of_side = rows.set_index("side")
-        record = {"selector": selector, "recall": of_side["recall"].iloc[0]}
-        for side in SIDES:
-            shown = of_side.loc[side, ["precision", "low", "high", "chance"]].items()
-            record |= {f"{side}_{name}": value for name, value in shown}
-        record |= {f"length_{name}": value for name, value in lengths.loc[selector].items()}
-        records.append(
-            {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in record.items()}
-        )
+        record = {"selector": selector, "recall": rows["recall"].iloc[0]}
+        for side, row in rows.set_index("side").iterrows():
+            record |= row[["precision", "low", "high", "chance"]].add_prefix(f"{side}_").to_dict()
+        record |= lengths.loc[selector].to_dict()
+        records.append({key: None if pd.isna(value) else value for key, value in record.items()})
     return records
 
 
@@ -200,11 +193,10 @@ def unit_overlap(pool: Pool, selector: str, ratio: float) -> pd.Series:
 
     `jaccard` of the two selections at a ratio and `spearman` of the scores; both are 1 where one feature is read.
     """
-    kind, units = selectors.get(selector), pool.run.preset.scoring.units
-    found, k = pool.measured(kind.needs[0]), kind.parameters["k"]
-    features = [Feature.parse(name) for name in found.about["features"]][:k]
-    norms, values = feature_norms(pool.run, features), found.values[:, :k]
-    raw = values / norms if units == "residual" else values
+    kind = selectors.get(selector)
+    found, k = pool.measured(kind.measurements[0]), kind.parameters["k"]
+    norms = feature_norms(pool.run, [Feature.parse(name) for name in found.about["features"]][:k])
+    raw = found.values[:, :k] / (norms if pool.run.preset.scoring.units == "residual" else 1)
     scores = {"raw": feature_resonant_score(raw), "residual": feature_resonant_score(raw, norms)}
-    rankings = {name: selectors.rank(s, pool.samples.ids, kind.direction) for name, s in scores.items()}
+    rankings = {name: selectors.rank(s, pool.ids, kind.direction) for name, s in scores.items()}
     return overlap(rankings, ratio).set_index(["a", "b"]).loc["raw", "residual"]

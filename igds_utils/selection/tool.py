@@ -1,17 +1,7 @@
-"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook.
-
-run = open_run("quick", tasks=["math"])
-chosen = tool.select(run, "math", "pool.jsonl", "selection", selector="igds", ratio=0.5)
-print(explain.explain("selection", "line-000017"))
-
-What is measured on a pool is stored with the run's results, so another selector or ratio costs little, and a call that
-was killed goes on where it was.
-"""
-
-from __future__ import annotations
+"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook: `select`."""
 
 import difflib
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +15,17 @@ from igds_utils.config.config import ConfigError
 from igds_utils.core import launch, store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.core.store import fingerprint
 from igds_utils.data.hub import temporary_folder
-from igds_utils.engine.sae import Feature
-from igds_utils.selection import pool as pools
-from igds_utils.selection.needs import Pool
-from igds_utils.selection.readable import FIRES, check_readable
+from igds_utils.engine import prompts
+from igds_utils.engine.loading import load_config
+from igds_utils.selection.features import task_features
+from igds_utils.selection.pool import Pool
+from igds_utils.selection.samples import MEASUREMENTS, Samples
 from igds_utils.selection.user_pool import PoolError, UserPool, read_pool
 
 FACTS = "selection.json"
 FILES = ("scores.parquet", "scores.csv", "selection.jsonl", FACTS)  # in the order in which they are written
+FIRES = "task_feature_activations"
 
 
 @dataclass(frozen=True)
@@ -51,26 +42,6 @@ class Selection:
         return store.Store(self.folder).read("selection.jsonl")
 
 
-class PoolRun(Run):
-    """A run that reads features which the caller names, where it names any, in place of those of the causal filter."""
-
-    def __init__(self, run: Run, features: list[Feature] | None):
-        super().__init__(run.preset, run.root)
-        self._models = run._models
-        self.store.log = lambda text: None
-        self._features = features
-
-    def task_features(self, task: str) -> list[Feature]:
-        if self._features is not None:
-            return self._features
-        if not self.store.has(f"{task}/task_features.json"):
-            raise ConfigError(
-                f"no task features of {task} are stored in {self.store.root}: run notebooks 1 and 2 (make reproduce "
-                f"TASKS={task} PRESET={self.preset.name}), or name features as l<layer>_p<index>"
-            )
-        return super().task_features(task)
-
-
 def select(
     run: Run,
     task: str,
@@ -82,100 +53,139 @@ def select(
     columns: dict[str, Any] | None = None,
     skip_bad: bool = False,
 ) -> Selection:
-    """Rank a pool of the user's own and write its best `ratio` into a folder; nothing is written if anything is wrong.
+    """Rank training samples of your own by a selector, and write the best of them into a folder.
 
-    source, columns: as for `user_pool.read_pool`. skip_bad: leave out records that cannot be used. features: names
-    joined by commas, or a task_features.json; by default those that the causal filter chose.
+        run = open_run("quick", tasks=["math"])
+        chosen = select(run, "math", "pool.jsonl", "selection", selector="igds", ratio=0.5)
+        chosen.records[0]  # the best sample, as it stands in the file
+        print(explain(run, "selection", chosen.scores["sample_id"][0]))
 
-    Texts are read, scored and written part by part, so that they may be larger than memory. What is measured is held
-    for the whole pool: a number a sample for IGDS, Loss and IFD, a vector for RDS+, LESS and embeddings, the features
-    that fire for MONA and the coverage selectors. ZIP, BM25 and #InsTag hold all texts, or their words.
+    run: which models and SAEs read the samples (`open_run` of a preset). task: how they are put to them; one of the
+    preset's. source: files, a folder of them, or a dataset of the hub; what is in them need not fit into memory.
+    folder: where the selection goes; nothing is written if anything is wrong.
+
+    selector: by name (`selectors.names()`). ratio: the share of the samples that is kept. features: for IGDS, task
+    features as "l14_p11575,l9_p3" or the path of a task_features.json; by default those that the run found in notebooks
+    1 and 2. columns: field of the task -> the column that holds it, where they differ (`read_pool`). skip_bad: leave
+    out samples that cannot be used, instead of refusing the pool.
 
     Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
-    selection.json (what was asked for, and what to know). Raises `ConfigError` (a pool's problems are `PoolError`).
+    selection.json (what was asked for, and what to know). What is measured is stored with the run's results, so that
+    another selector or ratio costs little, and a call that was killed goes on where it was. Raises `ConfigError`;
+    problems of the samples are `PoolError`, with file and line.
+
+    Texts are read, scored and written part by part. What is measured is held for all samples: a number each for IGDS,
+    Loss and IFD, a vector for RDS+, LESS and embeddings, the features that fire for MONA and the coverage selectors.
+    ZIP, BM25 and #InsTag hold all texts, or their words.
     """
     folder = Path(folder)
     _check_request(run, task, selector, ratio, folder)
-    own = PoolRun(run, read_features(features) if features else None)
-    pool = read_pool(source, own.task(task), columns)
-    _keep_what_is_given(folder, [*pool.files, Path(features)])
-    pool, cut = check_readable(own, task, pool, selector, skip_bad)
-    members = members_of(own, task, pool, selector)
-    size, left_out = selection_size(ratio, len(pool)), sorted(pool.left_out)
+    asked = selectors.get(selector).measurements
+    samples = read_pool(source, run.task(task), columns)
+    _keep_what_is_given(folder, [*samples.files, Path(features)])
+    found = task_features(run, task, features) if features or FIRES in asked else None
+    samples, cut = check_readable(run, task, samples, asked, skip_bad)
+    pool = pool_of(run, task, samples, selector, found)
+    size, left_out = selection_size(ratio, len(samples)), sorted(samples.left_out)
     try:
-        if run.preset.launch.processes > 1 and not own.store.holds(members.measure_all):
-            asked = (task, source, selector, features, columns, left_out)
-            launch.share(own, "igds_utils.selection.tool:measure", *asked)
-        ranking = selectors.rank_pool(selector, pools.context_of(members, pool.ids), size)
+        if run.preset.launch.processes > 1 and not run.store.holds(pool.measure_all):
+            what = (task, source, selector, features, columns, left_out)
+            launch.share(run, "igds_utils.selection.tool:measure", *what)
+        ranking = selectors.rank_pool(selector, pool, size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
         raise ConfigError(f"selector {selector!r}: {error}") from None
     except selectors.UnusableScores as error:
-        raise PoolError(f"{pool.place(pool.ids.index(error.ids[0]))}: {error}") from None
+        raise PoolError(f"{samples.place(samples.ids.index(error.ids[0]))}: {error}") from None
     names = [source] if isinstance(source, str) else source
     where = [str(path.resolve()) if (path := Path(name).expanduser()).exists() else name for name in names]
-    request = {
+    facts = {
         "preset": run.preset.name, "model": run.preset.model, "task": task, "selector": selector, "ratio": ratio,
         "source": where[0] if len(where) == 1 else where, "features": features, "columns": columns or {},
-        "data": members.samples.data_version, "left_out": left_out,
-    }  # fmt: skip
-    facts = request | {
-        "samples": len(ranking),
-        "selected": size,
+        "data": pool.data_version, "left_out": left_out, "samples": len(ranking), "selected": size,
         "made_by": ranking.attrs["selector"],
-        "remarks": [*pool.remarks, *cut, *remarks(ranking, size, members)],
-    }
-    return _write(folder, pool, ranking, size, facts)
+        "remarks": [*samples.remarks, *cut, *remarks(ranking, size, pool)],
+    }  # fmt: skip
+    return _write(folder, samples, ranking, size, facts)
 
 
 def measure(
     run: Run, task: str, source: Any, selector: str, features: str, columns: dict | None, left_out: list[int]
 ) -> None:
-    """All that a selector needs of a user's pool, for `launch.share`."""
-    own = PoolRun(run, read_features(features) if features else None)
-    pool = read_pool(source, own.task(task), columns, left_out=left_out)
-    members_of(own, task, pool, selector).measure_all()
+    """All that a selector asks of a user's pool, for `launch.share`."""
+    samples = read_pool(source, run.task(task), columns, left_out=left_out)
+    found = task_features(run, task, features) if features else None
+    pool_of(run, task, samples, selector, found).measure_all()
 
 
-def members_of(run: Run, task: str, pool: UserPool, selector: str) -> Pool:
-    """A user's pool as selectors see it."""
-    key = fingerprint((e.id, e.fields, e.target) for e in pool)
-    return Pool(run, task, pool, f"{task}/pools/{key}", run.preset.seed, (selector,))
+def pool_of(run: Run, task: str, samples: UserPool, selector: str, found: list | None) -> Pool:
+    """A user's samples as a selector sees them; found: task features, by default the run's own."""
+    key = store.fingerprint((sample.id, sample.fields, sample.target) for sample in samples)
+    return Pool(run, task, samples, f"{task}/pools/{key}", run.preset.seed, (selector,), found)
 
 
-def read_features(text: str) -> list[Feature]:
-    """Features by name, joined by commas, or those that a task_features.json selected."""
-    names = [name.strip() for name in text.split(",")]
-    if text.endswith(".json"):
+def check_readable(
+    run: Run, task: str, pool: UserPool, measurements: Sequence[str], skip_bad: bool
+) -> tuple[UserPool, list[str]]:
+    """A user's pool whose samples the models can read for some measurements, and how many are cut.
+
+    Others are left out by `skip_bad`; without it they are a `PoolError`. Nothing is computed before all are checked.
+    """
+    read = {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}
+    problems, cut, config, chosen = {}, Counter(), run.config(task), run.preset.chosen
+    limits = {}
+    for what in read:
+        model = load_config(chosen.train if what == "training_pairs" else chosen.identify)
+        limits[what] = model.get_text_config().max_position_embeddings
+    for number, sample in enumerate(pool if read else ()):
+        one = Samples(run, task, [sample])
         try:
-            names = json.loads(Path(text).read_text(encoding="utf-8-sig"))["selected"]
-        except OSError:
-            raise ConfigError(f"there is no file {text}: correct the path of the task features") from None
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(
-                f"{text} is no task_features.json: it must hold a list `selected` of names l<layer>_p<index>"
-            ) from None
-    found = []
-    for name in names:
-        try:
-            found.append(Feature.parse(name))
-        except ValueError:
-            raise ConfigError(f"{name!r} is no feature: write l<layer>_p<index>") from None
-    if not found:
-        raise ConfigError(f"{text} selects no feature: name some as l<layer>_p<index>")
+            cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
+        except ValueError as error:
+            problems[number] = str(error)
+    pool = pool.settled(problems, skip_bad)
+    settings = {
+        "targets": f"sft.max_length {config.sft.max_length}",
+        "prompts": f"tasks.{task}.max_prompt_tokens {config.max_prompt_tokens}",
+    }
+    return pool, [
+        f"{cut[kind]} of {len(pool)} {kind} are longer than what is read of them ({setting})"
+        for kind, setting in settings.items() if cut[kind]
+    ]  # fmt: skip
+
+
+def _cut(one: Samples, what: str, most: int) -> set[str]:
+    """Whether `prompts` or `targets` of one sample are not read to their end; `ValueError` where it cannot be read."""
+    run, training = one.run, what == "training_pairs"
+    tokenizer = run.train_tokenizer if training else run.tokenizer
+    if what == "prompts":
+        ids, whole, setting = prompts.encode(tokenizer, one.prompts[0]), [], "max_prompt_tokens"
+    else:
+        ids, whole = getattr(one, what)[0][0], getattr(one, f"uncut_{what}")[0][0]
+        setting = "sft.max_length"
+    if len(ids) > most:
+        raise ValueError(
+            f"{len(ids):,} tokens of it are read, the model reads at most {most:,}: shorten it, or lower {setting}"
+        )
+    found = {"targets"} if len(whole) > len(ids) else set()
+    if run.config(one.task).max_prompt_tokens:
+        shown = one.training_records[0]["prompt"] if training else one.prompts[0]
+        longest = max(one.samples[0].fields.values(), key=len)
+        found |= {"prompts"} if prompts.as_text(longest, tokenizer) not in shown else set()
     return found
 
 
-def remarks(ranking: pd.DataFrame, size: int, members: Pool) -> list[str]:
+def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
     """What a reader of a selection has to know: features that are silent, and ties that decided."""
     made, said = ranking.attrs["selector"], []
-    if FIRES in selectors.get(made["name"]).needs:
-        names = ", ".join(feature.name for feature in members.run.task_features(members.task))
-        silent = int((members.measured(FIRES).values.sum(axis=1) == 0).sum())
+    selector = selectors.get(made["name"])
+    if FIRES in selector.measurements:
+        names = ", ".join(feature.name for feature in pool.task_features)
+        silent = int((pool.task_feature_activations.sum(axis=1) == 0).sum())
         if silent == len(ranking):
             said.append(f"no sample of this pool fires {names}: the scores say nothing about it")
         elif silent:
             said.append(f"{silent} of {len(ranking)} samples do not fire {names}: their score is 0")
-    if not isinstance(selectors.get(made["name"]), selectors.Procedure):
+    if not selector.chooses:
         kept = ranking["rank"] <= size
         tied = ranking["score"] == ranking.loc[ranking["rank"] == size, "score"].item()
         if (tied & ~kept).any():
@@ -208,20 +218,24 @@ def _keep_what_is_given(folder: Path, given: list[Path]) -> None:
     written = [folder / name for name in FILES]
     taken = next((file for file in given if file.resolve() in [path.resolve() for path in written]), None)
     there = [file for file in written if file.exists()]
-    if there and not {*written[:-1]} <= {*there}:  # no whole selection; its facts go first when it is replaced
+    if there and not {*written[:-1]} <= {
+        *there
+    }:  # no whole selection; its facts go first when it is replaced
         taken = taken or there[0]
     if taken:
         raise ConfigError(f"{taken} would be overwritten by the selection: name another folder with --out")
 
 
 def _write(
-    folder: Path, pool: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]
+    folder: Path, samples: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]
 ) -> Selection:
-    numbers = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) of the pool, in the ranking's order
+    numbers = pd.Index(samples.ids).get_indexer(
+        ranking["sample_id"]
+    )  # (N,) of the pool, in the ranking's order
     scores = pd.DataFrame(
         {
             "sample_id": ranking["sample_id"],
-            "place": [pool.place(number) for number in numbers],
+            "place": [samples.place(number) for number in numbers],
             "score": ranking["score"],
             "rank": ranking["rank"],
             "selected": ranking["rank"] <= size,
@@ -230,11 +244,13 @@ def _write(
     )
     best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
     try:
-        with temporary_folder(folder / "selection") as new:  # an earlier selection stays until this one is whole
+        with temporary_folder(
+            folder / "selection"
+        ) as new:  # an earlier selection stays until this one is whole
             out = store.Store(new)
             out.write("scores.parquet", scores)
             scores.to_csv(new / "scores.csv", index=False, lineterminator="\n")
-            pool.write(new / "selection.jsonl", best)
+            samples.write(new / "selection.jsonl", best)
             out.write(FACTS, facts)
             (folder / FACTS).unlink(missing_ok=True)
             for name in FILES:

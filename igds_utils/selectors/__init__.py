@@ -1,23 +1,8 @@
-"""Selectors by name. A new one is a file with a class that `register` decorates, and a line here."""
+"""Selectors by name. A new one is a function that `register` decorates; its module is imported here."""
 
-from igds_utils.selectors import (  # noqa: F401  (importing registers)
-    bm25,
-    coverage,
-    embedding,
-    ifd,
-    igds,
-    instag,
-    length,
-    less,
-    loss,
-    mona,
-    random,
-    rds,
-    zip,
-)
+from igds_utils.selectors import baselines, diversity, igds, similarity  # noqa: F401  (importing registers)
 from igds_utils.selectors.base import (
     Choice,
-    Procedure,
     Selector,
     UnusableScores,
     get,
@@ -27,13 +12,9 @@ from igds_utils.selectors.base import (
     register,
     select,
 )
-from igds_utils.selectors.context import Context, PoolSample
 
 __all__ = [
     "Choice",
-    "Context",
-    "PoolSample",
-    "Procedure",
     "Selector",
     "UnusableScores",
     "get",

@@ -27,10 +27,12 @@ from igds_utils.core import store
 from igds_utils.core.experiment import open_run
 from igds_utils.core.manifest import machine
 from igds_utils.engine import loading, losses
-from igds_utils.selection import needs, pool
-from igds_utils.selectors import Context, PoolSample, rank_pool
-from igds_utils.selectors.coverage import lazy_greedy
-from igds_utils.selectors.zip import Bundle
+from igds_utils.selection.pool import Pool, open_pool
+from igds_utils.selection.samples import MEASUREMENTS
+from igds_utils.selectors import rank_pool
+from igds_utils.selectors.base import document
+from igds_utils.selectors.diversity import Bundle, lazy_greedy
+from igds_utils.tasks.examples import Example
 from igds_utils.tasks.own_data import draw_problem
 
 LARGE, SMALL = 20_000, 5_000  # samples of a pool
@@ -105,19 +107,21 @@ def bench_greedy(size: int = 30) -> dict:
 # ---- ZIP -------------------------------------------------------------------------------------------------
 
 
-def problems(n: int) -> list[PoolSample]:
+def problems(n: int) -> list[Example]:
     """Word problems of the default task."""
     random = Random(0)
     drawn = (draw_problem(random, random.randint(1, 3), 20) for _ in range(n))
-    return [PoolSample(f"p{i:05d}", one.target.partition("\n")[0], one.text) for i, one in enumerate(drawn)]
+    return [
+        Example(f"p{i:05d}", one.fields, one.target.partition("\n")[0], ()) for i, one in enumerate(drawn)
+    ]
 
 
 def bench_zip() -> dict:
-    contexts = {n: Context(problems(n)) for n in (SMALL, LARGE)}
+    pools = {n: Pool(None, "", problems(n), "") for n in (SMALL, LARGE)}
     taken = medians(
         3,
-        small=lambda: rank_pool("zip", contexts[SMALL], BUDGET),
-        large=lambda: rank_pool("zip", contexts[LARGE], BUDGET),
+        small=lambda: rank_pool("zip", pools[SMALL], BUDGET),
+        large=lambda: rank_pool("zip", pools[LARGE], BUDGET),
     )
     growth = LARGE * math.log(LARGE) / (SMALL * math.log(SMALL))
     return {
@@ -126,12 +130,12 @@ def bench_zip() -> dict:
         "seconds": taken,
         "large_over_small": taken["large"] / taken["small"],
         "n_log_n": growth,
-    } | bench_bundle(contexts[SMALL].pool)
+    } | bench_bundle(pools[SMALL].samples)
 
 
-def bench_bundle(members: list[PoolSample], kept: int = 1500, tried: int = 300) -> dict:
+def bench_bundle(members: list[Example], kept: int = 1500, tried: int = 300) -> dict:
     """A kept compressor state against compressing everything again: time of a trial, and how often g differs."""
-    texts = [f"{one.document}\n".encode() for one in members]
+    texts = [f"{document(one)}\n".encode() for one in members]
     bundle, whole = Bundle(), b"".join(texts[:kept])
     for text in texts[:kept]:
         bundle.add(text)
@@ -169,17 +173,17 @@ def rank_fresh(names: list[str]) -> Counter:
     with tempfile.TemporaryDirectory() as folder:
         run = open_run("quick", tasks=["math"], overrides=changed, results=folder)
         run.store.log = lambda line: None
-        context, known = pool.context(run, "math"), default_lm()
-        measurements = {name: counted(name, measure) for name, measure in needs.MEASUREMENTS.items()}
+        pool, known = open_pool(run, "math"), default_lm()
+        measured = {name: (counted(name, one), reads) for name, (one, reads) in MEASUREMENTS.items()}
         passes = counted("loss passes", losses.target_losses)
         loaded = patch.object(loading, "load_lm", lambda ref, dtype: known)
         with (
             loaded,
-            patch.dict(needs.MEASUREMENTS, measurements),
+            patch.dict(MEASUREMENTS, measured),
             patch.object(losses, "target_losses", passes),
         ):
             for name in names:
-                rank_pool(name, context, LM_POOL // 2)
+                rank_pool(name, pool, LM_POOL // 2)
     return calls
 
 
@@ -198,7 +202,7 @@ def bench_shared() -> dict:
         "ifd_and_loss_over_ifd": taken["both"] / taken["ifd"],
         "selectors": SHARED,
         "loss_passes": calls.pop("loss passes"),
-        "times_a_need_was_computed": dict(sorted(calls.items())),
+        "times_a_measurement_was_made": dict(sorted(calls.items())),
     }
 
 

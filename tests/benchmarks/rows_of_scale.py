@@ -10,14 +10,14 @@ from common import size
 
 from igds_utils.config.config import PROJECT
 
-# One process a size: its peak memory is its own. Prompts are read part by part, as the needs of selectors are measured.
+# One process a size: its peak memory is its own. Prompts are read part by part, as a pool is measured.
 GROWTH = """
 import json, resource, sys, time
 from itertools import islice
 from igds_utils import tiny
 from igds_utils.engine import activations
 from igds_utils.engine.lm import LM
-from igds_utils.selection.needs.critical import PROMPTS
+from igds_utils.selection.pool import PROMPTS
 from igds_utils.engine.sae import Feature
 lm, n = LM(tiny.model("llama"), tiny.tokenizer(), "llama"), int(sys.argv[1])
 saes = type("Saes", (dict,), {"device": "cpu"})({1: tiny.sae(seed=1)})

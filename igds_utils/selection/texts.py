@@ -1,19 +1,25 @@
-"""Tags of instructions, for #InsTag: from a tagging language model, or word n-grams where there is none."""
+"""What is read from the text of a sample without its template: sentence embeddings, and tags for #InsTag."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
 from scipy.sparse import csr_matrix
 
+from igds_utils.config.refs import Ref
 from igds_utils.engine.generation import generate
 from igds_utils.engine.lm import LM
+from igds_utils.engine.loading import model_folder
 from igds_utils.engine.prompts import as_text
-from igds_utils.selectors.words import words
+from igds_utils.selectors.similarity import words
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 MAX_NEW_TOKENS = 256  # about a dozen tags with their explanations
 NGRAMS = (1, 2)
@@ -22,6 +28,22 @@ INSTRUCTION = (
     "You are a helpful assistant. Please identify tags of user intentions in the following user query and provide an "
     'explanation for each tag. Please respond in the JSON format {{"tag": str, "explanation": str}}.\nQuery: {text}'
 )
+
+
+def load_encoder(ref: Ref) -> SentenceTransformer:
+    """A sentence encoder: one with its own pooling (MiniLM, BGE), or any transformer, which then gets mean pooling.
+
+    No code of a repository is run: an LLM2Vec repository is read as the causal model that it is built on, without
+    the two-way attention that its own code switches on. Raises `SourceError` where the reference cannot be resolved.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(model_folder(ref)))
+
+
+def embed(encoder: SentenceTransformer, texts: Sequence[str], batch: int = 32) -> np.ndarray:
+    """Sentence embeddings, each of length 1: (N, d) float32. Texts beyond the encoder's limit are cut by it."""
+    return encoder.encode(list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
 
 
 def model_tags(lm: LM, texts: Sequence[str], rows: int = 16) -> list[list[str]]:
@@ -52,23 +74,6 @@ def word_ngrams(text: str) -> list[str]:
     return list(found)
 
 
-def normalise(tag: str) -> str:
-    """A tag in lower case, without punctuation, each word cut to its stem (Porter); "" where nothing is left."""
-    return " ".join(_stem(word) for word in words(tag) if any(map(str.isalnum, word)))
-
-
-@cache
-def _stem(word: str) -> str:
-    return _stemmer().stem(word)
-
-
-@cache
-def _stemmer():
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer()
-
-
 def tag_matrix(tags: Iterable[Iterable[str]]) -> tuple[csr_matrix, list[str]]:
     """Which sample has which tag after normalisation: CSR (N, tags) of 0 and 1, and the tags of its columns, sorted."""
     sets = [{normalise(tag) for tag in one} - {""} for one in tags]
@@ -77,3 +82,15 @@ def tag_matrix(tags: Iterable[Iterable[str]]) -> tuple[csr_matrix, list[str]]:
     rows = np.repeat(np.arange(len(sets)), [len(one) for one in sets])
     columns = np.array([column[name] for one in sets for name in sorted(one)], dtype=int)
     return csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(sets), len(names))), names
+
+
+def normalise(tag: str) -> str:
+    """A tag in lower case, without punctuation, each word cut to its stem (Porter); "" where nothing is left."""
+    return " ".join(_stem()(word) for word in words(tag) if any(map(str.isalnum, word)))
+
+
+@cache
+def _stem() -> Callable[[str], str]:
+    from nltk.stem.porter import PorterStemmer
+
+    return cache(PorterStemmer().stem)

@@ -1,0 +1,250 @@
+"""Coverage, #InsTag and ZIP: fast searches against plain ones, and cases that can be followed by hand."""
+
+import random
+import zlib
+
+import numpy as np
+import pytest
+from pools import made_pool, sample, samples
+from scipy.sparse import csr_matrix
+
+from igds_utils.config.refs import TinyRef
+from igds_utils.engine.loading import load_lm
+from igds_utils.selection import texts
+from igds_utils.selectors import rank_pool
+from igds_utils.selectors.base import document
+from igds_utils.selectors.diversity import (
+    Bundle,
+    entropy_law,
+    feature_sets,
+    instag,
+    lazy_greedy,
+    least_redundant,
+    walk,
+)
+
+# ---- SAE-GreedSelect and SAE-SimScale --------------------------------------------------------------------
+
+
+def plain_greedy(sets, ties, size):
+    """Look at everything that is left at every step."""
+    order, covered = [], set()
+    while len(order) < size:
+        left = [i for i in range(len(sets)) if i not in order]
+        best = min(left, key=lambda i: (-len(set(sets[i]) - covered), ties[i]))
+        if not set(sets[best]) - covered and covered:
+            covered = set()
+            continue
+        covered |= set(sets[best])
+        order.append(best)
+    return order
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_lazy_greedy_is_plain_greedy(seed):
+    draw = np.random.default_rng(seed)
+    sets = [np.flatnonzero(draw.random(30) < draw.choice([0.0, 0.05, 0.3])) for _ in range(40)]
+    ties = draw.permutation(40)
+    for size in (1, 13, 40):
+        assert lazy_greedy(sets, ties, size)[0].tolist() == plain_greedy(sets, ties, size)
+
+
+def arrays(*sets):
+    return [np.array(one, dtype=int) for one in sets]
+
+
+def test_a_new_cover_starts_when_nothing_adds_a_feature():
+    order, covers = lazy_greedy(arrays([0, 1, 2], [0, 1], [2], [3], [], [0]), np.arange(6), 6)
+    assert order.tolist() == [0, 3, 1, 2, 5, 4]  # covers {0, 3}, {1, 2}, {5}; then the one without features
+    assert covers == 3
+
+
+def test_simscale_keeps_what_the_cover_holds_less_than_the_limit_of():
+    sets = arrays([0, 1, 2, 3, 4], [0, 1, 2, 3, 9], [0, 1, 2, 5], [7], [], [])
+    order, covers = walk(sets, np.arange(6), 6, overlap=0.8)
+    # sample 1 is held to 4/5 and left for the second cover, sample 2 to 3/4 and kept
+    assert order.tolist() == [0, 2, 3, 1, 4, 5]
+    assert covers == 2
+    assert walk(sets, np.arange(6), 2, overlap=0.7)[0].tolist() == [0, 3]
+
+
+def test_the_threshold_is_a_quantile_of_what_is_not_zero():
+    largest = csr_matrix(np.array([[0.0, 1.0, 4.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [3.0, 5.0, 0.0]]))
+    sets, threshold = feature_sets(largest, 0.5)
+    assert threshold == 3.0
+    assert [one.tolist() for one in sets] == [[2], [], [], [1]]
+    assert feature_sets(csr_matrix((2, 3)), 0.5)[1] == 0.0
+
+
+@pytest.mark.parametrize("name", ["greedselect", "simscale"])
+def test_a_ranking_says_what_it_covers(name):
+    draw = np.random.default_rng(0)
+    largest = csr_matrix(draw.random((10, 40)) * (draw.random((10, 40)) < 0.3))
+    ranking = rank_pool(name, made_pool(samples(*"abcdefghij"), sae_max=largest), size=4)
+    facts, sets = ranking.attrs["selector"]["facts"], feature_sets(largest, 0.5)[0]
+    seen = {feature for i in ranking["sample_id"][:4] for feature in sets[int(i[1:])].tolist()}
+    assert facts["chosen"] == 4 and facts["features_covered"] == len(seen) <= facts["features_of_pool"]
+    assert ranking["score"].iloc[4:].is_monotonic_decreasing
+
+
+# ---- #InsTag ---------------------------------------------------------------------------------------------
+
+
+def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
+    tags = csr_matrix([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    chosen = lambda names, size: instag(made_pool([sample(name) for name in names]), size, tags, rare=1)  # noqa: E731
+    # first cover: s1 (three tags), s3 (brings the fourth); second: s0, s2; third: s4. s5 has no tag.
+    whole = chosen("abcdef", 6)
+    assert whole.order.tolist() == [1, 3, 0, 2, 4] and whole.facts["covers"] == 3
+    assert chosen("abcdef", 3).order.tolist() == [1, 3, 0]
+    assert chosen("fedcba", 3).order.tolist() == [1, 3, 4]  # ties by id
+
+
+def test_instag_drops_rare_tags_and_counts_what_has_none():
+    tags = csr_matrix(
+        [[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]]
+    )  # the last two columns are one sample's each
+    pool = made_pool(samples(*"abc"), tags=tags)
+    ranking = rank_pool("instag", pool, 3)
+    assert ranking["score"].tolist() == [2, 2, 0]
+    assert ranking["filled"].tolist() == [False, False, True]
+    facts = ranking.attrs["selector"]["facts"]
+    assert facts["dropped_rare_tags"] == 2 and facts["samples_without_tag"] == 1
+    assert instag(pool, 2, tags, rare=1).order.tolist() == [0, 2]  # now s2 brings a tag of its own
+
+
+def test_tags_differ_neither_by_case_nor_by_ending_nor_by_punctuation():
+    matrix, names = texts.tag_matrix([["Solving Equations", "math."], ["solve equation!", "..."], []])
+    assert names == ["math", "solv equat"]
+    assert matrix.toarray().tolist() == [[1, 1], [0, 1], [0, 0]]
+
+
+def test_word_ngrams_stop_at_punctuation():
+    assert texts.word_ngrams("How many? How many left") == ["how", "many", "how many", "left", "many left"]
+
+
+def test_tags_are_read_from_json_that_breaks_off():
+    whole = '[{"tag": "math problem", "explanation": "a \\"sum\\""}, {"tag":"fractions", "expl'
+    assert texts.parse_tags(whole) == ["math problem", "fractions"]
+    assert texts.parse_tags("no tags") == []
+
+
+def test_a_tagging_model_is_asked_about_the_instruction(monkeypatch):
+    lm, asked = load_lm(TinyRef(tiny="llama")), []
+
+    def answer(lm, prompts, *_, **__):
+        asked.extend(prompts)
+        return [['{"tag": "sum"}'], ["nothing"]]
+
+    monkeypatch.setattr(texts, "generate", answer)
+    assert texts.model_tags(lm, ["What is 1 + 1?", "Hi"]) == [["sum"], []]
+    assert "What is 1 + 1?" in asked[0] and asked[0].endswith("assistant\n")
+
+
+# ---- ZIP -------------------------------------------------------------------------------------------------
+
+WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "elu", "in", "ort", "ush")]
+SMALL = {"k1": 20, "k2": 8, "k3": 4}
+
+
+def problems(n, seed=0, longest=25):
+    draw = random.Random(seed)
+    text = lambda: " ".join(draw.choices(WORDS, k=draw.randint(3, longest)))  # noqa: E731
+    return [sample(f"s{i:03d}", text(), text()) for i in range(n)]
+
+
+def ratio(*some):
+    whole = b"".join(some)
+    return len(whole) / len(zlib.compress(whole, 9))
+
+
+def as_bytes(members):
+    return [f"{document(one)}\n".encode() for one in members]
+
+
+def lowest(values, among, k):
+    return sorted(among, key=lambda i: (values[i], i))[:k]
+
+
+def local_set(packed, among, k3):
+    """Third step: grown from empty by the smallest joint ratio; ties fall to the first of `among`."""
+    local = []
+    for _ in range(k3):
+        values = {i: ratio(*[packed[j] for j in local], packed[i]) for i in among if i not in local}
+        local.append(min(values, key=values.get))
+    return local
+
+
+def literal(packed, size, official, k1, k2, k3):
+    """The authors' program from its description, whatever repeats; or without replacement and with an exact budget."""
+    state, selected = [ratio(text) for text in packed], []
+    while len(selected) < size:
+        before = [packed[i] for i in selected]
+        first = lowest(state, [i for i in range(len(packed)) if official or i not in selected], k1)
+        for i in first:
+            state[i] = ratio(*before, packed[i])
+        second = lowest(state, first, k2)
+        if official:
+            for i in second:
+                state[i] = 1e6
+            selected += local_set(packed, second, k3)
+        else:
+            selected += local_set(packed, sorted(second), min(k3, size - len(selected), len(second)))
+    return selected
+
+
+@pytest.mark.parametrize(("n", "size", "seed"), [(60, 17, 0), (60, 30, 1), (24, 24, 2), (10, 7, 3)])
+def test_zip_without_replacement_equals_brute_force(n, size, seed):
+    members = problems(n, seed)
+    found = entropy_law(made_pool(members), size, **SMALL)
+    assert found.order.tolist() == literal(as_bytes(members), size, False, **SMALL)
+    assert len(set(found.order.tolist())) == size and found.facts == {}
+
+
+@pytest.mark.parametrize(
+    ("k1", "size", "seed", "longest"),
+    [(20, 4, 0, 25), (20, 44, 1, 25), (40, 44, 2, 25), (60, 30, 4, 25), (40, 28, 5, 3), (60, 24, 6, 3)],
+)
+def test_official_zip_equals_its_description_with_its_duplicates(k1, size, seed, longest):
+    members, numbers = problems(60, seed, longest), SMALL | {"k1": k1}  # short texts: many of equal g
+    program = literal(as_bytes(members), size, True, **numbers)
+    found = entropy_law(made_pool(members), size, mode="official", **numbers)
+    distinct = list(dict.fromkeys(program))
+    assert found.order.tolist() == distinct[:size]
+    assert found.facts == {"taken": len(program), "distinct": len(distinct)}
+    assert len(program) % SMALL["k3"] == 0  # it ends with a whole round
+    if (k1, size) == (20, 44):
+        assert len(distinct) < 40  # it selects twice, late
+
+
+@pytest.mark.parametrize("name", ["zip", "zip_official"])
+def test_a_pool_below_the_defaults_is_no_error_and_equal_texts_fall_to_the_smaller_id(name):
+    ranking = rank_pool(name, made_pool(problems(12)), 5)
+    assert len(ranking) == 12 and not ranking["filled"].any()
+    alike = made_pool([sample(one, "same", "same") for one in "cab"])
+    assert rank_pool(name, alike, 2)["sample_id"][0] == "a"
+
+
+def test_a_bundle_knows_the_ratio_of_the_whole_far_beyond_the_window():
+    """zlib looks back 32 KiB; the state that is kept must give what compressing everything again gives."""
+    packed, bundle = as_bytes(problems(400, 5, longest=60)), Bundle()
+    for number, text in enumerate(packed):
+        if number % 40 == 0:
+            assert bundle.ratio_with(text) == ratio(*packed[: number + 1])
+        bundle.add(text)
+    assert sum(map(len, packed)) > 3 * 32768
+
+
+def test_the_local_set_is_grown_from_empty_by_the_smallest_joint_ratio():
+    packed = as_bytes(problems(9, 3))
+    assert least_redundant(packed, 4) == local_set(packed, range(9), 4)
+
+
+def test_zip_leaves_out_what_repeats_the_others():
+    members = problems(30, 4)
+    doubled = members + [sample(f"t{i}", one.target, one.text) for i, one in enumerate(members)]
+    taken = rank_pool("zip", made_pool(doubled), 30)["sample_id"].tolist()[:30]
+    known = {one.id: document(one) for one in doubled}
+    distinct = lambda some: len({known[i] for i in some})  # noqa: E731
+    chance = np.mean([distinct(random.Random(s).sample(sorted(known), 30)) for s in range(50)])
+    assert 30 - distinct(taken) < (30 - chance) / 3
