@@ -81,7 +81,7 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     confirmed = _amplified(task, settings.k, settings.k, sizes.confirmation, new)
     pools = [(sizes.pool, task.selectors)]
     if task.quality:
-        pools.append((min(task.quality.size, sizes.pool), some))
+        pools.append((task.quality.size, some))
     measured, epochs = (
         [(name, n) for n, some in pools for name in _measured(some)],
         preset.selection.less.epochs,

@@ -125,19 +125,10 @@ def known_quality_pool(
     return made
 
 
-def quality_pool(pool: list[Example], config: QualityConfig | None, seed: int, task: str) -> list[Example]:
-    """The pool of known quality of a task, as its preset sizes it; `run.examples(task, "quality")` is the same.
-
-    Made from the first samples of the task's clean pool, without those that its own data marks as off-task: what is to
-    be judged has to be known. Raises `ConfigError` where the preset asks for no such pool, or for too small a one.
-    """
-    if config is None:
-        raise ConfigError(
-            f"tasks.{task}.quality is not set: give it at least a size to make a pool of known quality"
-        )
-    sound = [example for example in pool if not example.meta.get("off_task")]
+def quality_pool(examples: list[Example], config: QualityConfig, seed: int, task: str) -> list[Example]:
+    """`known_quality_pool` of a task's set, as its preset says; raises `ConfigError` where it is too small."""
     try:
-        return known_quality_pool(sound[: config.size], config.target_rate, config.prompt_rate, seed)
+        return known_quality_pool(examples, config.target_rate, config.prompt_rate, seed)
     except ValueError as error:
         raise ConfigError(f"tasks.{task}.quality: {error}") from None
 
