@@ -68,7 +68,7 @@ reference:
 	@rm -rf results/reference/$(PRESET)
 	@mkdir -p results/reference/$(PRESET)
 	@cd '$(RESULTS)/$(PRESET)' && find . \( -path ./notebooks -o -path './.*' -o -name weights -o -name llama_factory \
-	  -o -name pools \) -prune -o -type f -size -1000k ! -name run.json ! -name '.*' -print0 | tar cf - --null -T - \
+	  -o -name pools -o -path ./benchmarks \) -prune -o -type f -size -1000k ! -name run.json ! -name '.*' -print0 | tar cf - --null -T - \
 	  | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
 	@cd '$(RESULTS)/$(PRESET)' && find . -maxdepth 1 -name report.html -size -4096k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)' \;
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m igds_utils.reporting.report; fi

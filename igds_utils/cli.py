@@ -1,10 +1,8 @@
 """The `igds` command: run the notebooks of a preset, plan what they would cost, select from a pool of one's own.
 
-igds run --preset quick --tasks math --set tasks.math.sft.lr=5e-5
+igds run --preset quick --tasks math --set sft.lr=5e-5
 igds select pool.jsonl --task math --ratio 0.5 --out selection
 """
-
-from __future__ import annotations
 
 import argparse
 import sys
@@ -35,20 +33,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="igds", description="Interpretability-guided data selection.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     what = argparse.ArgumentParser(add_help=False)
-    what.add_argument(
-        "--preset",
-        default="quick",
-        help=f"one of {', '.join(preset_names())}, or the path of a YAML file (default: quick)",
-    )
+    known = f"one of {', '.join(preset_names())}, or the path of a YAML file (default: quick)"
+    what.add_argument("--preset", default="quick", help=known)
     what.add_argument("--model", default="", help="a model of the preset (default: the one that it chooses)")
     what.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change fields of the preset, for example tasks.math.sft.lr=5e-5; can be repeated",
-    )
+        "--set", dest="changes", action="append", default=[], metavar="FIELD=VALUE",
+        help="change fields of the preset, for example sft.lr=5e-5; can be repeated",
+    )  # fmt: skip
     tasks = argparse.ArgumentParser(add_help=False, parents=[what])
     tasks.add_argument(
         "--tasks", type=task_names, default=[], help="tasks of the preset, comma-separated (default: all)"
@@ -63,11 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         ("saes", _saes, where, "train the SAEs of the preset's model"),
     ):
         commands.add_parser(name, parents=[parent], help=text, description=text).set_defaults(call=call)
-    commands.choices["run"].add_argument(
-        "--profile",
-        default="",
-        help="run as jobs of a cluster: slurm, or the folder of a snakemake profile (default: here, in order)",
-    )
+    text = "run as jobs of a cluster: slurm, or the folder of a snakemake profile (default: here, in order)"
+    commands.choices["run"].add_argument("--profile", default="", help=text)
     _add_selection(commands, [what, folder])
     return parser
 
@@ -75,45 +63,31 @@ def _parser() -> argparse.ArgumentParser:
 def _add_selection(commands, parents: list[argparse.ArgumentParser]) -> None:
     text = "rank a pool of your own and keep the best share of it"
     select = commands.add_parser("select", parents=parents, help=text, description=text)
-    select.add_argument(
-        "pool",
-        nargs="+",
+    add, many = select.add_argument, {"dest": "columns", "action": "append", "default": []}
+    add(
+        "pool", nargs="+",
         help="JSON, CSV, Parquet or Arrow files, a folder of them, or a dataset of the hub as owner/name, "
         "owner/name:split or owner/name:split@configuration",
-    )
-    select.add_argument("--task", required=True, help="the task of the preset that the samples belong to")
-    select.add_argument("--selector", default="igds", help="by name (default: igds)")
-    select.add_argument(
-        "--ratio", type=float, default=0.5, help="share of the pool that is kept (default: 0.5)"
-    )
-    select.add_argument(
-        "--features",
-        default="",
+    )  # fmt: skip
+    add("--task", required=True, help="the task of the preset that the samples belong to")
+    add("--selector", default="igds", help="by name (default: igds)")
+    add("--ratio", type=float, default=0.5, help="share of the pool that is kept (default: 0.5)")
+    add(
+        "--features", default="",
         help="task features such as l14_p11575, comma-separated, or a task_features.json "
         "(default: those that the preset's run found)",
-    )
-    select.add_argument(
-        "--column",
-        dest="columns",
-        action="append",
-        type=_column,
-        default=[],
-        metavar="FIELD=NAME",
+    )  # fmt: skip
+    add(
+        "--column", **many, type=_column, metavar="FIELD=NAME",
         help="the column that holds a field of the task, where it has another name; dots lead into nested records, "
         "braces make a template such as '{instruction}\\n{input}'; `id=` numbers the records; can be repeated",
-    )
-    select.add_argument(
-        "--value",
-        dest="columns",
-        action="append",
-        type=_value,
-        metavar="FIELD=TEXT",
+    )  # fmt: skip
+    add(
+        "--value", **many, type=_value, metavar="FIELD=TEXT",
         help="the same text for a field of all records, for example target_language=French; can be repeated",
-    )
-    select.add_argument(
-        "--skip-bad", action="store_true", help="leave out records that cannot be used, and count them"
-    )
-    select.add_argument("--out", default="selection", help="folder of what is written (default: selection)")
+    )  # fmt: skip
+    add("--skip-bad", action="store_true", help="leave out records that cannot be used, and count them")
+    add("--out", default="selection", help="folder of what is written (default: selection)")
     select.set_defaults(call=_select)
     text = "say why a sample of a selection ranks where it does"
     explain = commands.add_parser("explain", parents=parents, help=text, description=text)
@@ -145,9 +119,8 @@ def _report(options: argparse.Namespace) -> int:
 
     root = Path(options.results) / load_preset(options.preset).name
     if not (root / "run.json").is_file():
-        raise ConfigError(
-            f"nothing is stored in {root}: run the pipeline first (make reproduce PRESET={options.preset})"
-        )
+        mend = f"run the pipeline first (make reproduce PRESET={options.preset})"
+        raise ConfigError(f"nothing is stored in {root}: {mend}")
     return _notebooks(options, REPORT_STAGES)
 
 
@@ -157,19 +130,11 @@ def _saes(options: argparse.Namespace) -> int:
 
 def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: str = "") -> int:
     from igds_utils.running import runner
-    from igds_utils.running.lock import Refused
 
+    asked = (options.preset, options.model, options.tasks, options.changes, options.results, stages, profile)
     try:
-        runner.run(
-            options.preset,
-            options.model,
-            options.tasks,
-            options.changes,
-            options.results,
-            stages,
-            profile=profile,
-        )
-    except Refused as error:
+        runner.run(*asked)
+    except runner.Refused as error:
         return _say(error, 2)
     except runner.RunError as error:
         return _say(error, 1)
@@ -194,9 +159,8 @@ def _select(options: argparse.Namespace) -> int:
     )  # fmt: skip
     for remark in made.facts["remarks"]:
         print(f"igds: note: {remark}", file=sys.stderr)
-    print(
-        f"{made.facts['selected']} of {made.facts['samples']} samples, best first: {options.out}/selection.jsonl"
-    )
+    kept = f"{made.facts['selected']} of {made.facts['samples']} samples, best first"
+    print(f"{kept}: {options.out}/selection.jsonl")
     return 0
 
 
@@ -210,7 +174,9 @@ def _explain(options: argparse.Namespace) -> int:
 def _opened(options: argparse.Namespace, tasks: list[str]):
     from igds_utils.core.experiment import open_run
 
-    return open_run(options.preset, options.model, tasks, options.changes, options.results)
+    run = open_run(options.preset, options.model, tasks, options.changes, options.results, count=False)
+    run.store.log = lambda line: print(line, file=sys.stderr)  # what is printed is the answer alone
+    return run
 
 
 if __name__ == "__main__":

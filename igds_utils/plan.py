@@ -4,12 +4,10 @@
 
 Nothing is fetched either, but for a pool that is used whole (`sizes.pool` none): `igds plan` reads it, to count it.
 
-A stage takes tokens / (speed x processes) seconds. The speeds of one process, which has a GPU or all cores of a CPU,
-stand in the preset (`speeds`); memory and disk follow from the `shape` of the model. All of it is an estimate: expect
-to be off by a factor of two in time and by a third in memory.
+A stage takes tokens / (speed x processes) seconds, or x parts where jobs share it (`launch`). The speeds of one
+process, which has a GPU or all cores of a CPU, stand in the preset (`speeds`); memory and disk follow from the `shape`
+of the model. All of it is an estimate: expect to be off by a factor of two in time and by a third in memory.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -17,11 +15,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from igds_utils import selectors
-from igds_utils.config.refs import describe
-from igds_utils.config.settings import CapabilitiesConfig, Preset, Shape, TaskConfig
+from igds_utils.config.refs import Shape, describe
+from igds_utils.config.settings import CapabilitiesConfig, Preset, TaskConfig
 from igds_utils.core.arms import arms, asked_in_general
 
-NOTEBOOKS = 11  # of a run; each starts once
+NOTEBOOKS = 12  # of a run; each starts once
+SHARED = ("causal filter", "scoring", "stability")  # by the jobs that `launch.parts` asks for
+LAUNCHED = ("training", "evaluation", "capabilities")  # in `launch.processes` processes
 # Candidates by the source of the SAEs: 9.2 basis points of Gemma's 26 x 16,384 (Table 1); of SmolLM2's 4 x 4,608
 CANDIDATES = {"release": 400, "folder": 40, "tiny": 40}
 FIRES = 0.22  # share of random (feature, sample) pairs that fire along the original answer; of quick's math
@@ -48,16 +48,19 @@ def stages(preset: Preset) -> pd.DataFrame:
     passes), of all processes together; minutes, nan where the preset states no speeds.
     """
     rows = [(name, *row) for name, task in preset.tasks.items() for row in _stages(preset, task)]
-    starts, processes = NOTEBOOKS, preset.launch.processes
-    if processes > 1:  # for recall, filter, confirmation and scoring, and to train an arm and to ask it
-        starts += sum(4 + sum(1 + arm.trained for arm in arms(task)) for task in preset.tasks.values())
+    launch, starts = preset.launch, NOTEBOOKS
+    if launch.parts > 1:
+        starts += len(SHARED) * launch.parts
+    if launch.processes > 1:  # to train an arm, and to ask it
+        starts += sum(1 + arm.trained for task in preset.tasks.values() for arm in arms(task))
     rows.append(("all", "starts", f"{starts} of notebooks and processes", 0, 0, 0))
     frame = pd.DataFrame(rows, columns=["task", "stage", "what", "read", "generate", "train"])
     frame = frame.round().astype(dict.fromkeys(["read", "generate", "train"], int))
     if (speeds := preset.speeds) is None:
         return frame.assign(minutes=math.nan)
+    together = dict.fromkeys(SHARED, launch.parts) | dict.fromkeys(LAUNCHED, launch.processes)
     seconds = frame.read / speeds.forward + frame.generate / speeds.decode + frame.train / speeds.train
-    frame["minutes"] = seconds / processes / 60
+    frame["minutes"] = seconds / frame["stage"].map(together).fillna(1) / 60
     frame.loc[frame["stage"] == "starts", "minutes"] = starts * speeds.notebook / 60
     return frame
 
@@ -234,7 +237,7 @@ def disk(preset: Preset) -> list[Part]:
 
 def render(preset: Preset) -> str:
     """The plan as text. A step that does not fit into the memory that the preset states is named in a sentence."""
-    model, frame, speeds, processes = preset.chosen, stages(preset), preset.speeds, preset.launch.processes
+    model, frame, speeds, launch = preset.chosen, stages(preset), preset.speeds, preset.launch
     names, tasks = dict.fromkeys([describe(model.identify), describe(model.train)]), preset.tasks.items()
     lines = [
         f"Preset {preset.name}: {preset.description.strip()}",
@@ -247,7 +250,7 @@ def render(preset: Preset) -> str:
     formats = dict.fromkeys(["read", "generate", "train"], "{:,}".format) | {"minutes": "{:,.1f}".format}
     lines += ["", shown.to_string(sparsify=False, formatters=formats), ""]
     total = f"{max(minutes, 1):.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} hours"
-    time = f"Time: about {total} at the preset's speeds, processes: {processes}"
+    time = f"Time: about {total} at the preset's speeds, processes: {launch.processes}, parts: {launch.parts}"
     lines.append(time if speeds else "Time is not known: the preset states no speeds")
     if model.shape is None:
         lines.append(f"Memory and disk are not known: the preset states no shape of {preset.model}")

@@ -2,8 +2,11 @@
 
 import pytest
 
+from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
-from igds_utils.core.arms import arm_of, arms, asked_in_general, main_arms
+from igds_utils.core.arms import arm_of, arms, asked_in_general, main_arms, selection_size
+
+CURVE = {"selectors": ["random", "igds", "igds_k3"], "curve": {"ratios": [0.2, 0.8], "selectors": ["igds"]}}
 
 
 def task(**fields):
@@ -12,18 +15,20 @@ def task(**fields):
     return TaskConfig(**fixed, **fields)
 
 
-CURVE = {"selectors": ["random", "igds", "igds_k3"], "curve": {"ratios": [0.2, 0.8], "selectors": ["igds"]}}
+def names(found):
+    return [arm.name for arm in found]
 
 
 def test_every_selector_and_seed_has_its_arm_and_some_more_of_the_curve():
     found = arms(task(**CURVE, ratio=0.3, seeds=[7, 8]))
-    assert [arm.name for arm in found] == [
+    assert names(found) == [
         *("original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3", "igds@0.2", "igds@0.8"),
         *("full-s8", "random@0.3-s8", "igds@0.3-s8", "igds_k3@0.3-s8", "igds@0.2-s8", "igds@0.8-s8"),
     ]
     assert [arm.seed for arm in found] == [7] * 7 + [8] * 6
     assert [arm.name for arm in found if not arm.trained] == ["original"]
     assert [(arm.selector, arm.ratio) for arm in found[5:7]] == [("igds", 0.2), ("igds", 0.8)]
+    assert task(**CURVE).ratios_of("igds") == [0.5, 0.2, 0.8] and task(**CURVE).ratios_of("random") == [0.5]
 
 
 def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equal_steps():
@@ -42,48 +47,44 @@ def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equa
 
 def test_tables_compare_the_arms_of_one_ratio_and_checks_are_halves_at_any():
     config = task(**CURVE, ratio=0.3, corrupted=0.5)
-    assert [arm.name for arm in arms(config)[-2:]] == ["clean@0.5", "corrupted@0.5"]
-    names = ["original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3"]
-    assert [arm.name for arm in main_arms(config)] == names
-    half = [arm.name for arm in main_arms(task(**CURVE, corrupted=0.5))]
-    assert half == [name.replace("0.3", "0.5") for name in names]
-
-
-def test_the_ratios_of_a_selector_begin_with_that_of_all():
-    config = task(**CURVE)
-    assert config.ratios_of("igds") == [0.5, 0.2, 0.8] and config.ratios_of("random") == [0.5]
-    assert task().ratios_of("igds") == [0.5]
+    assert names(arms(config))[-2:] == ["clean@0.5", "corrupted@0.5"]
+    assert names(main_arms(config)) == ["original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3"]
+    assert "clean@0.5" not in names(main_arms(task(**CURVE, corrupted=0.5)))
 
 
 def test_sizes():
     original, full, half = arms(task(selectors=["igds"]))
     assert (original.size(10), full.size(10), half.size(10), half.size(1)) == (0, 10, 5, 1)
+    for ratio, pool in ((0, 10), (1.1, 10), (0.5, 0)):
+        with pytest.raises(ValueError):
+            selection_size(ratio, pool)
 
 
 def test_a_job_of_one_arm_sees_that_arm_alone():
-    assert [arm.name for arm in arms(task(selectors=["igds"], only_arms=["igds@0.5"]))] == ["igds@0.5"]
-    with pytest.raises(ValueError, match="no arm 'loss'; known: original, full, igds@0.5"):
+    assert names(arms(task(selectors=["igds"], only_arms=["igds@0.5"]))) == ["igds@0.5"]
+    with pytest.raises(ConfigError, match="no arm 'loss'; known: original, full, igds@0.5"):
         arms(task(selectors=["igds"], only_arms=["loss"]))
 
 
 def test_a_selector_stands_for_its_arm_of_the_main_ratio_and_first_seed():
     known = arms(task(**CURVE, ratio=0.3, seeds=[3, 4]))
-    names = ("igds", "igds@0.8-s4", "full")
-    assert [arm_of(name, known).name for name in names] == ["igds@0.3", "igds@0.8-s4", "full"]
+    asked = ("igds", "igds@0.8-s4", "full")
+    assert [arm_of(name, known).name for name in asked] == ["igds@0.3", "igds@0.8-s4", "full"]
 
 
-def test_named_arms_and_the_original_are_asked_in_general_or_all_but_checks_and_curve():
+@pytest.mark.parametrize(
+    ("capabilities", "fields", "asked"),
+    [
+        (None, {}, []),
+        ({}, {}, ["original", "full", "igds@0.5"]),  # all but checks and curve
+        ({"arms": ["igds@0.2"]}, {}, ["original", "igds@0.2"]),
+        ({"arms": ["igds"]}, {}, ["original", "igds@0.5"]),
+        ({"arms": ["igds@0.5"]}, {"only_arms": ["full"]}, []),
+    ],
+)
+def test_which_arms_are_asked_in_general(capabilities, fields, asked):
     curve = {"ratios": [0.2], "selectors": ["igds"]}
-
-    def asked(capabilities, **fields):
-        config = task(selectors=["igds"], curve=curve, corrupted=0.5, capabilities=capabilities, **fields)
-        return [arm.name for arm in asked_in_general(config)]
-
-    assert asked(None) == []
-    assert asked({}) == ["original", "full", "igds@0.5"]
-    assert asked({"arms": ["igds@0.5"]}) == ["original", "igds@0.5"]
-    assert asked({"arms": ["igds@0.2"]}) == ["original", "igds@0.2"]
-    assert asked({"arms": ["igds@0.5"]}, only_arms=["full"]) == []
-    assert asked({"arms": ["igds"]}) == ["original", "igds@0.5"]
-    with pytest.raises(ValueError, match="no arm 'loss'; known: original"):
-        asked({"arms": ["loss"]})
+    config = task(selectors=["igds"], curve=curve, corrupted=0.5, capabilities=capabilities, **fields)
+    assert names(asked_in_general(config)) == asked
+    with pytest.raises(ConfigError, match="no arm 'loss'; known: original"):
+        asked_in_general(task(capabilities={"arms": ["loss"]}, selectors=["igds"]))

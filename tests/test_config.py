@@ -1,4 +1,4 @@
-"""Presets: what is refused, and with which words."""
+"""Presets: what is read, what is refused, and with which place in the message."""
 
 import copy
 
@@ -19,21 +19,15 @@ MODEL = {
     "train": {"hub": "someone/some-model", "revision": "abc"},
     "saes": {"source": "folder", "name": "data/saes"},
 }
+CURVE = {"ratios": [0.2, 0.8], "selectors": ["igds"]}
 PRESET = {
     "name": "mine",
     "description": "for these tests",
     "model": "one",
     "models": {"one": MODEL, "two": {**MODEL, "identify": {"folder": "models/two"}}},
-    "tasks": {"math": {**TASK, "sft": {"lr": 1e-4}}, "translation": TASK},
+    "tasks": {"math": {**TASK, "sft": {"lr": 1e-4}, "curve": CURVE}, "translation": TASK},
     "sft": {"lr": 1e-3, "global_batch": 8},
-    "speeds": {"forward": 1, "decode": 1, "train": 1, "notebook": 1},
 }
-
-
-def curve(**changes):
-    """What gives a task a curve, valid but for the changes."""
-    whole = {"ratios": [0.2, 0.8], "selectors": ["igds"]} | changes
-    return lambda raw: raw["tasks"]["math"].update(curve=whole)
 
 
 @pytest.fixture
@@ -52,69 +46,53 @@ def load(tmp_path):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_shipped_preset_is_valid_with_each_model_and_bears_its_file_name(name):
     preset = load_preset(name)
-    assert preset.name == name
-    assert preset.chosen and preset.tasks
+    assert preset.name == name and preset.chosen and preset.tasks
     for model in preset.models:
         assert load_preset(name, model).model == model
 
 
 def test_shared_training_settings_reach_every_task_which_may_change_them(load):
-    tasks = load().tasks
-    assert (tasks["math"].sft.lr, tasks["translation"].sft.lr) == (1e-4, 1e-3)
+    preset = load()
+    tasks = preset.tasks
+    assert (preset.sft.lr, tasks["math"].sft.lr, tasks["translation"].sft.lr) == (1e-3, 1e-4, 1e-3)
     assert tasks["math"].sft.global_batch == tasks["translation"].sft.global_batch == 8
+    dumped = type(preset).model_validate(preset.model_dump(mode="json"))  # what processes of a launch read
+    assert dumped == preset
 
 
 def test_an_override_reaches_the_field_it_names(load):
-    overrides = {"sft.lr": 0.5, "tasks.math.sizes.pool": 99, "recall.tau": 0.9}
-    preset = load(overrides=overrides)
+    preset = load(overrides={"sft.lr": 0.5, "tasks.math.sizes.pool": 99, "recall.tau": 0.9})
     assert preset.tasks["translation"].sft.lr == 0.5
     assert preset.tasks["math"].sft.lr == 1e-4  # the task's own value stands
-    assert preset.tasks["math"].sizes.pool == 99
-    assert preset.recall.tau == 0.9
-
-
-def asking(**overrides):
-    """A preset whose second model asks for other fields."""
-    return lambda raw: raw["models"]["two"].update(overrides=overrides)
+    assert preset.tasks["math"].sizes.pool == 99 and preset.recall.tau == 0.9
+    changed = load(overrides={"tasks.math.curve.ratios": [0.9]}).tasks["math"].curve
+    assert changed.ratios == [0.9] and changed.selectors == ["igds"]
+    assert load(overrides={"tasks.math.curve": None}).tasks["math"].curve is None
 
 
 def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_both(load):
-    own = asking(**{"launch.processes": 8, "recall.tau": 0.7, "sft.lr": 0.25})
+    def own(raw):
+        raw["models"]["two"]["overrides"] = {"launch.processes": 8, "recall.tau": 0.7, "sft.lr": 0.25}
+
     assert (load(own).launch.processes, load(own).recall.tau) == (1, 0.8)
     two = load(own, model="two", overrides={"recall.tau": 0.9})
     assert (two.launch.processes, two.recall.tau) == (8, 0.9)
     assert (two.tasks["math"].sft.lr, two.tasks["translation"].sft.lr) == (1e-4, 0.25)
     assert load(own, overrides={"model": "two", "launch": {"processes": 2}}).launch.processes == 2
     assert load(own, model="two", overrides={"models.two.overrides": {}}).launch.processes == 1
-    again = {
-        "tasks.math.curve.ratios": [0.9],
-        "tasks.math.curve": None,
-    }  # each is applied once, in this order
+    # each is applied once, in this order
+    again = {"tasks.math.curve.ratios": [0.9], "tasks.math.curve": None}
     assert load(own, model="two", overrides=again).tasks["math"].curve is None
 
 
 def test_the_8b_models_of_the_paper_ask_for_its_eight_gpus_and_may_be_given_others():
     for model in ("llama-3.1-8b", "qwen3-8b", "qwen3-8b-own-saes"):
         paper = load_preset("paper", model)
-        assert (paper.launch.processes, paper.launch.training) == (8, "fsdp")
-        assert (paper.jobs["default"].gpus, paper.jobs["default"].minutes) == (8, 1440)
-    assert load_preset("paper").launch.processes == load_preset("paper").jobs["default"].gpus == 1
+        assert (paper.launch.processes, paper.launch.training, paper.launch.parts) == (8, "fsdp", 8)
+        assert (paper.jobs["arm"].gpus, paper.jobs["default"].gpus) == (8, 1)
+    assert load_preset("paper").launch.processes == load_preset("paper").launch.parts == 1
     one = load_preset("paper", model, overrides={"launch.processes": 1, "launch.training": None})
-    assert (one.launch.processes, one.launch.training) == (1, None)
-
-
-def test_an_override_changes_a_curve_or_leaves_it_out(load):
-    assert load(curve()).tasks["math"].curve.ratios == [0.2, 0.8]
-    changed = load(curve(), overrides={"tasks.math.curve.ratios": [0.9]}).tasks["math"].curve
-    assert changed.ratios == [0.9] and changed.selectors == ["igds"]
-    assert load(curve(), overrides={"tasks.math.curve": None}).tasks["math"].curve is None
-
-
-@pytest.mark.parametrize("name", ["laptop", "paper"])
-def test_figure_4_comes_without_any_change(name):
-    math = load_preset(name).tasks["math"]
-    assert math.ratio == 0.5 and math.curve.ratios == [0.2, 0.8]
-    assert math.curve.selectors == ["random", "loss", "ifd", "zip", "igds"]
+    assert (one.launch.processes, one.launch.training, one.launch.parts) == (1, None, 8)
 
 
 def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
@@ -131,75 +109,41 @@ def test_a_reference_is_told_by_its_first_key(load):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("place", "value", "words"),
     [
-        (lambda raw: raw.update(taks={}), ["taks", "did you mean 'tasks'"]),
-        (lambda raw: raw["sft"].update(learning_rate=1), ["sft.learning_rate", "known here: lr, epochs"]),
-        (lambda raw: raw["tasks"]["math"].update(ratio=0), ["tasks.math.ratio", "greater than 0"]),
-        (
-            lambda raw: raw["tasks"]["math"].update(ratios=[0.2, 0.5]),
-            ["tasks.math.ratios: unknown key (did you mean 'ratio'?)"],
-        ),
-        (curve(ratios=[0.2, 2]), ["tasks.math.curve.ratios.1", "less than or equal to 1"]),
-        (curve(ratios=[]), ["tasks.math.curve.ratios", "at least 1 item"]),
-        (
-            curve(ratios=[0.2, 0.5]),
-            ["tasks.math", "curve.ratios must differ from each other and from ratio, 0.5, not 0.2, 0.5"],
-        ),
-        (curve(ratios=[0.2, 0.2]), ["tasks.math", "curve.ratios must differ", "not 0.2, 0.2"]),
-        (
-            curve(selectors=["igds", "zip"]),
-            ["tasks.math", "curve.selectors must be among selectors (random, loss, igds), not zip"],
-        ),
-        (curve(seeds=[1]), ["tasks.math.curve.seeds", "known here: ratios, selectors"]),
-        (lambda raw: raw["tasks"]["math"].pop("max_new_tokens"), ["tasks.math.max_new_tokens", "required"]),
-        (
-            lambda raw: raw["tasks"]["math"].update(metric={"name": "accuracy", "timeot": 3}),
-            [
-                "tasks.math.metric.accuracy.timeot",
-                "did you mean 'timeout'",
-                "known here: name, answer, timeout",
-            ],
-        ),
-        (
-            lambda raw: raw["tasks"]["math"].update(metric={"name": "bleurt"}),
-            ["tasks.math.metric", "'comet'"],
-        ),
-        (
-            lambda raw: raw["models"]["one"].update(overrides={"launch.proceses": 8}),
-            ["mine.yaml: launch.proceses", "did you mean 'processes'"],
-        ),
-        (
-            lambda raw: raw["models"]["one"].update(overrides={"name.x": 8}),
-            ["mine.yaml: models.one.overrides: 'name.x': 'name' has no fields of its own"],
-        ),
-        (lambda raw: raw["models"]["one"].update(overrides=8), ["mine.yaml: models.one.overrides"]),
-        (lambda raw: raw["models"].update(two=8), ["mine.yaml: models.two"]),
-        (lambda raw: raw.update(model="three"), ["no model 'three'", "one, two"]),
-        (lambda raw: raw["models"]["one"].update(train={"git": "x"}), ["mine.yaml", "models.one.train"]),
+        ("taks", {}, ["unknown key 'taks' (did you mean 'tasks'?)"]),
+        ("sft.learning_rate", 1, ["tasks.math.sft: unknown key 'learning_rate'; known here: lr, epochs"]),
+        ("tasks.math.ratio", 0, ["tasks.math.ratio", "greater than 0"]),
+        ("tasks.math.ratios", [0.2, 0.5], ["tasks.math: unknown key 'ratios' (did you mean 'ratio'?)"]),
+        ("tasks.math.curve.ratios", [0.2, 2], ["tasks.math.curve.ratios.1", "less than or equal to 1"]),
+        ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ", "not 0.2, 0.5"]),
+        ("tasks.math.curve.ratios", [0.2, 0.2], ["tasks.math", "curve.ratios must differ", "not 0.2, 0.2"]),
+        ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors", "not zip"]),
+        ("tasks.math.curve.seeds", [1], ["tasks.math.curve: unknown key 'seeds'; known here: ratios, selectors"]),
+        ("tasks.math.max_new_tokens", None, ["tasks.math.max_new_tokens"]),
+        ("tasks.math.metric", {"name": "accuracy", "timeot": 3}, ["accuracy: unknown key 'timeot'", "'timeout'?"]),
+        ("tasks.math.metric", {"name": "bleurt"}, ["tasks.math.metric", "'comet'"]),
+        ("tasks.math.sft", 8, ["tasks.math.sft"]),
+        ("sft", 8, ["sft"]),
+        ("models.one.overrides", {"launch.proceses": 8}, ["launch: unknown key 'proceses'", "'processes'?"]),
+        ("models.one.overrides", {"name.x": 8}, ["models.one.overrides: 'name.x': 'name' has no fields"]),
+        ("models.one.overrides", 8, ["mine.yaml: models.one.overrides"]),
+        ("models.two", 8, ["mine.yaml: models.two"]),
+        ("model", "three", ["no model 'three'", "one, two"]),
+        ("models.one.train", {"git": "x"}, ["mine.yaml", "models.one.train"]),
     ],
-)
-def test_what_does_not_fit_is_refused_with_its_place(load, change, words):
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_its_place(load, place, value, words):
+    def change(raw):
+        *parents, last = place.split(".")
+        for key in parents:
+            raw = raw[key]
+        raw[last] = value
+
     with pytest.raises(ConfigError) as caught:
         load(change)
     for word in ["mine.yaml", *words]:
         assert word in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"model": "three"}, "no model 'three'; known: one, two"),
-        ({"tasks": ["maths"]}, "no task 'maths'; known: math, translation"),
-        ({"overrides": {"recall.tua": 1}}, "recall.tua: unknown key (did you mean 'tau'?)"),
-        ({"overrides": {"name.x": 1}}, "'name' has no fields of its own"),
-        ({"overrides": {"recall.tau": 3}}, "recall.tau"),
-    ],
-)
-def test_what_is_asked_for_must_exist(load, arguments, words):
-    with pytest.raises(ConfigError) as caught:
-        load(**arguments)
-    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -226,18 +170,19 @@ def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
         ({"overrides": "recall.tau=0.5, sft"}, "recall.tau"),
         ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2 b=3' is no YAML: close its brackets and quotes"),
         ({"overrides": "a={b: 1, b: 2}"}, "is no YAML"),
-        ({"overrides": "a={{b}}"}, "is no YAML"),
         ({"overrides": "a={[b]: 1}"}, "is no YAML"),
         ({"overrides": ["recall.tau=0.5"]}, "overrides must name fields"),
         ({"overrides": {1: 2}}, "overrides must name fields"),
+        ({"overrides": {"recall.tua": 1}}, "recall: unknown key 'tua' (did you mean 'tau'?)"),
+        ({"overrides": {"name.x": 1}}, "'name' has no fields of its own"),
+        ({"overrides": {"recall.tau": 3}}, "recall.tau"),
         ({"tasks": {"math": 1}}, "tasks must be a list of names"),
         ({"tasks": [1]}, "tasks must be a list of names"),
-        ({"tasks": 3}, "tasks must be a list of names"),
-        ({"tasks": "maths"}, "no task 'maths'"),
-        ({"model": 3}, "no model 3"),
+        ({"tasks": "maths"}, "no task 'maths'; known: math, translation"),
+        ({"model": 3}, "no model 3; known: one, two"),
     ],
 )
-def test_a_value_of_another_type_is_one_sentence(load, given, words):
+def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
     with pytest.raises(ConfigError) as caught:
         load(**given)
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -249,31 +194,25 @@ def test_text_from_papermills_p_is_taken(load):
     assert list(load(tasks="math").tasks) == ["math"] and len(load(tasks=None, overrides=None).tasks) == 2
 
 
-def test_a_key_given_twice_is_refused_and_a_merged_one_may_be_changed(tmp_path):
-    file = tmp_path / "twice.yaml"
-    file.write_text("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n")
-    with pytest.raises(ConfigError, match="line 4: 'recall' is given twice"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n", "line 4: 'recall' is given twice"),
+        ("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n", "odd.yaml: unknown key 'one'"),  # a merged one may change
+        ("a: [1,", "odd.yaml is not valid YAML"),
+        (b"name: \xe9", "odd.yaml is not valid YAML"),
+        ("tasks: {math: }", "odd.yaml: tasks holds each task's name with fields below it"),
+        ("tasks: [math]", "odd.yaml: tasks holds each task's name with fields below it"),
+        ("", "odd.yaml holds no fields"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused(tmp_path, text, words):
+    file = tmp_path / "odd.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=words):
         load_preset(str(file))
-    file.write_text("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n")
-    with pytest.raises(ConfigError, match="twice.yaml: one: unknown key"):
-        load_preset(str(file))
-
-
-def test_an_unknown_preset_is_answered_with_the_known_ones():
-    with pytest.raises(ConfigError, match="no preset 'nope'"):
+    with pytest.raises(ConfigError, match="no preset 'nope': known are .*quick"):
         load_preset("nope")
-
-
-def test_a_file_that_is_not_yaml(tmp_path):
-    file = tmp_path / "broken.yaml"
-    for text in (b"a: [1,", "name: é".encode("latin-1")):
-        file.write_bytes(text)
-        with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
-            load_preset(str(file))
-    for text in ("tasks: {math: }", "tasks: [math]"):
-        file.write_text(text)
-        with pytest.raises(ConfigError, match="broken.yaml: tasks holds each task's name with fields below it"):
-            load_preset(str(file))
 
 
 def test_a_preset_of_an_older_version_is_read_without_its_dropped_fields(tmp_path, capsys):
@@ -285,11 +224,4 @@ def test_a_preset_of_an_older_version_is_read_without_its_dropped_fields(tmp_pat
     file.write_text(yaml.safe_dump(raw))
     assert load_preset(str(file)) == load_preset("smoke")
     said = capsys.readouterr().out
-    assert all(f"old.yaml: {name} is left out" in said for name in ("series", "racing", "device_batch"))
-
-
-def test_an_empty_file(tmp_path):
-    file = tmp_path / "empty.yaml"
-    file.write_text("")
-    with pytest.raises(ConfigError, match="empty.yaml holds no fields"):
-        load_preset(str(file))
+    assert "old.yaml: tasks.*.series is left out" in said and "sft.device_batch is left out" in said

@@ -1,6 +1,5 @@
 """Several processes under accelerate (gloo, on the CPU) against one."""
 
-import json
 import sys
 from functools import partial
 
@@ -11,26 +10,25 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from igds_utils.analysis import stability
 from igds_utils.config.config import ConfigError, load_preset
-from igds_utils.config.machines import LaunchConfig
+from igds_utils.config.settings import LaunchConfig
 from igds_utils.core import arms, launch
 from igds_utils.core.experiment import open_run
+from igds_utils.engine import distributed
 from igds_utils.identification import effects, recall
-from igds_utils.selection import pool, tool
+from igds_utils.selection import pool
 from igds_utils.training.trained import TrainedArm
 
 # What the processes import: functions of the test, in a module of their own.
 STEPS = """
 import pandas as pd
-from igds_utils.engine import shards
+from igds_utils.engine import distributed
 
 def table(run, upto):
-    build = lambda number: pd.DataFrame({"square": [number**2], "by": [int(shards.os.environ["RANK"])]})
-    def finish(rows):
-        return rows.assign(root=shards.map_in_order(lambda square: square**0.5, rows["square"].tolist()))
-    run.make_in_parts("table.parquet", range(upto), build, "square", finish=finish)
-    run.make("product.json", lambda: {"processes": shards.processes(), "by": shards.is_first()})
+    build = lambda number: pd.DataFrame({"square": [number**2], "by": [distributed.process_index()]})
+    squares = run.make_in_parts("table.parquet", range(upto), build, "square")["square"].tolist()
+    roots = distributed.map_in_order(lambda square: square**0.5, squares)
+    run.make("product.json", lambda: {"processes": distributed.processes(), "roots": roots})
 
 def killed(run, task, arm):
     from igds_utils.training import trained
@@ -43,16 +41,11 @@ def killed(run, task, arm):
     SFTTrainer.training_step = dies
     trained.train(run, task, arm)
 
-def identify(run):
-    from igds_utils.identification import effects, recall
-    features = recall.candidates(recall.measure(run, "math"))[:4]
-    effects.measure(run, "math", "validation", features)
-
 def loads(run):
     from transformers.integrations import is_fsdp_enabled
     from igds_utils.engine.loading import load_lm
     weights = load_lm(run.preset.chosen.train).model.lm_head.weight
-    norms = shards.map_in_order(lambda _: float(weights.detach().norm()), range(2))
+    norms = distributed.map_in_order(lambda _: float(weights.detach().norm()), range(2))
     run.make("loaded.json", lambda: {"dealt out": is_fsdp_enabled(), "norms": norms})
 
 def fails(run):
@@ -86,16 +79,30 @@ def weights(run):
     return load_file(run.store.root / "math/arms/full/weights/model.safetensors")
 
 
+def test_one_process_does_all_of_the_work_by_itself():
+    seen = []
+    assert distributed.map_in_order(lambda x: seen.append(x) or x * x, [3, 1, 2]) == [9, 1, 4]
+    assert seen == [3, 1, 2] and distributed.on_main_process(lambda: "made") == "made"
+    assert distributed.processes() == 1 and distributed.is_main_process()
+
+
 def test_two_processes_make_one_table(tmp_path, steps, capfd):
     run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
     launch.call(run, f"{steps}:table", 5)
     table = run.read("table.parquet")
     assert table["square"].tolist() == [0, 1, 4, 9, 16]
     assert table["by"].tolist() == [0, 1, 0, 1, 0]
-    assert table["root"].tolist() == [0, 1, 2, 3, 4]
-    assert run.read("product.json") == {"processes": 2, "by": True}
+    assert run.read("product.json") == {"processes": 2, "roots": [0, 1, 2, 3, 4]}
     assert capfd.readouterr().out.count("table.parquet: making it") == 1
     assert not list(run.store.root.glob("launch-*")) and not list(run.store.root.glob("*.parts-*"))
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_told(tmp_path, steps, capfd):
+    run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
+    with pytest.raises(launch.LaunchError, match="fails failed in one of its processes"):
+        launch.call(run, f"{steps}:fails")
+    assert "ValueError: the reason" in capfd.readouterr().out
 
 
 @pytest.mark.slow
@@ -135,116 +142,27 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(again).items())
 
 
-def test_processes_are_started_for_what_is_not_stored_and_not_by_themselves(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(launch, "call", lambda run, *what: called.append(what))
-    asked = dict(preset="smoke", tasks=["math"], results=str(tmp_path))
-    run = open_run(**asked, overrides={"launch.processes": 2})
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    launch.share(run, "module:function")
-    monkeypatch.delenv("WORLD_SIZE")
-    launch.share(open_run(**asked), "module:function")
-    assert called == []
-    features = recall.candidates(recall.measure(run, "math"))[:2]
-    effects.measure(run, "math", "validation", features)
-    names = [feature.name for feature in features]
-    assert called == [
-        ("igds_utils.identification.recall:_counted", "math", "math/recall.parquet", None),
-        *(
-            ("igds_utils.identification.effects:effects_of", "math", "validation", kind, names, "", None, "", None)
-            for kind in ("forced", "generated")
-        ),
-    ]
-    recall.measure(run, "math")
-    effects.measure(run, "math", "validation", features)
-    assert len(called) == 3
+def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
+    """Recall, causal filter and a pool's measurements: identical tables, whoever made the parts."""
+    changes = {"tasks.math.selectors": ["loss", "igds"], "tasks.math.curve": None}
+    changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260, "intervention.cache_gb": 0.0006}
 
-
-def test_no_process_is_started_for_a_pool_whose_measurements_are_stored(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(launch, "call", lambda run, function, *more: called.append(function))
-    changes = {"launch.processes": 2, "tasks.math.selectors": ["loss"], "tasks.math.curve": None}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
-    pool.measure_ahead(run, "math")
-    assert called == ["igds_utils.selection.pool:measure"]
-    pool.measure(run, "math")
-    pool.measure_ahead(run, "math")
-    assert len(called) == 1
-    file = tmp_path / "pool.jsonl"
-    records = [{"question": f"{i} and {7 * i}?", "target": f"It is {8 * i}."} for i in range(4)]
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    for _ in range(2):  # what nobody measured in the others is measured here
-        tool.select(run, "math", str(file), tmp_path / "out", selector="loss")
-    assert called[1:] == ["igds_utils.selection.tool:measure"]
-
-
-def test_a_filter_that_a_pool_needs_starts_no_processes_of_its_own_where_one_asks(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(launch, "call", lambda run, function, *more: called.append(function))
-    changes = {"launch.processes": 2, "tasks.math.selectors": ["igds_unrecalled"], "tasks.math.curve": None}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
-    facts = {"layers": [0, 1], "n_features_total": 128, "n_candidates": 2}
-    run.store.write("math/recall.json", facts)
-    pool.measure_ahead(run, "math")
-    assert called == ["igds_utils.selection.pool:measure"]
-
-
-@pytest.mark.slow
-def test_two_processes_identify_as_one(tmp_path, steps):
-    """Recall, causal filter and a source of the stability notebook, all in several parts."""
-    found = []
-    many = {"tasks.math.sizes.prior": 130, "tasks.math.sizes.validation": 130}
-    for processes in (1, 2):
-        changes = {"launch.processes": processes} | many
-        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
-        launch.share(run, f"{steps}:identify")
-        features = recall.candidates(recall.measure(run, "math"))[:4]
-        effects.measure(run, "math", "validation", features)
-        stability.identify(run, "math", next(iter(run.config("math").stability.sources)))
-        found.append({path.relative_to(run.root): path for path in run.root.rglob("*") if path.is_file()})
-    assert [*found[0]] and sorted(found[0]) == sorted(found[1])
-    tables = [path for path in found[0] if path.suffix == ".parquet"]
-    assert len(tables) == 4
-    for path in tables:
-        one, two = (pd.read_parquet(files[path]) for files in found)
-        pd.testing.assert_frame_equal(one, two, check_exact=True)
-    for path in (path for path in found[0] if path.suffix == ".jsonl"):
-        assert found[0][path].read_text() == found[1][path].read_text()
-
-
-@pytest.mark.slow
-def test_two_processes_score_a_pool_as_one(tmp_path):
-    tables = []
-    for processes in (1, 2):
-        changes = {
-            "tasks.math.selectors": ["loss", "igds"],
-            "tasks.math.curve": None,
-            "launch.processes": processes,
-        }
-        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
+    def work(folder, part):
+        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / folder), part=part)
         run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
-        if processes > 1:
-            pool.measure_ahead(run, "math")
-        else:
-            pool.measure(run, "math")
-        names = ("target_loss", "task_feature_activations")
-        tables.append([run.read(f"math/measurements/{name}.parquet") for name in names])
-    for one, two in zip(*tables, strict=True):
-        pd.testing.assert_frame_equal(one, two, check_exact=True)
+        with run.until_part():
+            effects.measure(run, "math", "validation", recall.candidates(recall.measure(run, "math"))[:4])
+        pool.measure(run, "math")
+        return {path.relative_to(run.root): path for path in run.root.rglob("*.parquet")}
 
-
-@pytest.mark.slow
-def test_two_processes_select_from_a_file_as_one(tmp_path, steps):
-    file, found = tmp_path / "pool.jsonl", []
-    records = [{"question": f"{i} and {7 * i}?", "target": f"It is {8 * i}."} for i in range(600)]
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    for processes in (1, 2):
-        changes = {"launch.processes": processes}
-        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / str(processes)))
-        made = tool.select(run, "math", str(file), tmp_path / f"out{processes}", selector="loss")
-        found.append((made.scores, made.records))
-    pd.testing.assert_frame_equal(found[0][0], found[1][0], check_exact=True)
-    assert found[0][1] == found[1][1] and len(found[0][1]) == 300
+    alone = work("one", "")
+    for part in ("3/3", "1/3"):
+        work("many", part)
+    shared = work("many", "")
+    assert sorted(alone) == sorted(shared) and len(alone) >= 4
+    for path in alone:
+        one, many = pd.read_parquet(alone[path]), pd.read_parquet(shared[path])
+        pd.testing.assert_frame_equal(one, many, check_exact=True)
 
 
 def test_srun_starts_one_task_on_each_machine_beside_the_step_that_calls_it(tmp_path, monkeypatch):
@@ -265,17 +183,14 @@ def test_srun_starts_one_task_on_each_machine_beside_the_step_that_calls_it(tmp_
 @pytest.mark.parametrize(
     ("gpus", "asked", "mend"),
     [
-        (
-            2,
-            {"processes": 8},
-            "needs 8 GPUs on this machine, one a process, and it has 2: give SET.*processes=2",
-        ),
+        (2, {"processes": 8}, "needs 8 GPUs on this machine, .* and it has 2: give SET.*processes=2"),
         (7, {"processes": 8}, "launch.processes=7"),
         (4, {"processes": 16, "machines": 2}, "launch.processes=8"),
         (8, {"processes": 16, "machines": 2}, None),
         (8, {"processes": 8}, None),
         (1, {"processes": 1}, None),
         (0, {"processes": 8}, None),  # all on the processors
+        (2, {"processes": 2, "parts": 8}, None),  # the jobs of parts have machines of their own
     ],
 )
 def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked, mend, tmp_path, monkeypatch):
@@ -288,23 +203,19 @@ def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked,
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
     with pytest.raises(ConfigError if mend else InterruptedError, match=mend):
         launch.call(run, "module:function")
+    if gpus == 2:
+        with pytest.raises(ConfigError, match="launch.parts 8: this machine has 2 GPUs, give SET.*parts=2"):
+            launch.check_gpus(load_preset("smoke"), parts=8)
 
 
 @pytest.mark.slow
-def test_two_machines_are_started_by_the_presets_command(tmp_path, steps):
+def test_two_machines_are_started_by_one_command(tmp_path, steps, monkeypatch):
     both = 'SLURM_NODEID=0 "$@" & first=$!; SLURM_NODEID=1 "$@" && wait $first'
-    asked = {"processes": 2, "machines": 2, "starter": ["bash", "-c", both, "-"]}
+    monkeypatch.setattr(launch, "STARTER", ("bash", "-c", both, "-"))
+    asked = {"processes": 2, "machines": 2}
     run = open_run("smoke", tasks=["math"], overrides={"launch": asked}, results=str(tmp_path))
     launch.call(run, f"{steps}:table", 3)
     assert run.read("table.parquet")["by"].tolist() == [0, 1, 0]
-
-
-@pytest.mark.slow
-def test_a_process_that_fails_is_told(tmp_path, steps, capfd):
-    run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
-    with pytest.raises(launch.LaunchError, match="fails failed in one of its processes"):
-        launch.call(run, f"{steps}:fails")
-    assert "ValueError: the reason" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])

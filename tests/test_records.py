@@ -6,8 +6,7 @@ import pytest
 
 from igds_utils import tasks
 from igds_utils.config.config import ConfigError
-from igds_utils.config.refs import Column, DataSource
-from igds_utils.config.taskspec import TaskSpec
+from igds_utils.config.refs import Column, DataSource, TaskSpec
 from igds_utils.data.rows import find_rows
 from igds_utils.tasks.records import Records, refusal, take
 

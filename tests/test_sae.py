@@ -10,7 +10,7 @@ from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAECon
 from safetensors.torch import load_file, save_file
 
 from igds_utils import tiny
-from igds_utils.config.settings import SaeConfig
+from igds_utils.config.refs import SaeConfig
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module

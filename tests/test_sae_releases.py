@@ -9,8 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from igds_utils.config.refs import HubRef
-from igds_utils.config.settings import SaeConfig
+from igds_utils.config.refs import HubRef, SaeConfig
 from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module

@@ -13,8 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from igds_utils import tiny
 from igds_utils.config.config import PRESETS, PROJECT, load_preset
-from igds_utils.config.settings import Sizes, TaskConfig
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
 from igds_utils.engine.batching import token_batches
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import load_folder

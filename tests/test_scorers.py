@@ -9,8 +9,7 @@ import torch
 import yaml
 
 from igds_utils import tasks
-from igds_utils.config.refs import FolderRef, HubRef
-from igds_utils.config.taskspec import METRICS, AccuracyMetric, CometMetric, RougeMetric
+from igds_utils.config.refs import METRICS, AccuracyMetric, CometMetric, FolderRef, HubRef, RougeMetric
 from igds_utils.data import metrics
 from igds_utils.data.hub import SourceError
 from igds_utils.tasks.base import SCORERS

@@ -9,7 +9,7 @@ from test_losses import make_pairs, plain_loss
 from transformers import AutoModelForCausalLM
 
 from igds_utils import tiny
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig
 from igds_utils.engine import losses
 from igds_utils.engine.lm import LM
 from igds_utils.training import sft

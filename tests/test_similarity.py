@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from igds_utils import tiny
 from igds_utils.config.refs import FolderRef
-from igds_utils.config.stages import MINILM, LessConfig
+from igds_utils.config.settings import MINILM, LessConfig
 from igds_utils.engine import losses, prompts
 from igds_utils.engine.lm import LM
 from igds_utils.engine.loading import model_folder

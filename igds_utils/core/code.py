@@ -1,11 +1,4 @@
-"""By which code a product was made: a hash of its stage's source, in which comments and docstrings do not count.
-
-A stage's code is the module whose function builds the product, and every module of the package that it imports,
-directly or not: less would miss an edit that changes the product. `core/` and `config/` are followed but not counted;
-they open, store and configure whatever the product is, and every commit there would concern all products.
-"""
-
-from __future__ import annotations
+"""By which code a product was made: a hash of its stage's source, in which comments and docstrings do not count."""
 
 import ast
 import hashlib
@@ -16,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
-UNCOUNTED = ("core", "config")
+UNCOUNTED = ("core", "config")  # they open, store and configure whatever the product is
 
 
 def code_version(build: Callable[..., Any]) -> str | None:
-    """Hash of the code behind `build`; None where that is nothing of the package.
+    """Hash of the code behind `build`, without comments and docstrings; None where that is nothing of the package.
 
-    Of a function that a notebook defines, the stage is what it uses of the package.
+    It covers the module of `build` and every module of the package that it imports, directly or not, but for `core/`
+    and `config/`. Of a function that a notebook defines, it covers what the function uses of the package.
     """
     stage = _used(build, set())
     return _version(frozenset(stage)) if stage else None

@@ -17,7 +17,7 @@ from igds_utils.config.config import PROJECT, ConfigError, load_preset
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
-from igds_utils.core.claim import claim
+from igds_utils.core.launch import claim
 from igds_utils.data.hub import local_folder, sha256
 from igds_utils.data.huggingface import FILES, PICKLED
 from igds_utils.engine.features import Feature, sae_folders
@@ -32,15 +32,20 @@ def open_run(
     tasks: list[str] | None = None,
     overrides: dict[str, Any] | None = None,
     results: str = "",
+    part: str = "",
+    count: bool = True,
 ) -> Run:
     """Open a preset; its products live under <results>/<preset>/<model>/ (results: "" is the project's own folder).
 
-    Raises `ConfigError` where another preset file of the same name has its results there.
+    part: "3/8" makes the third of eight shares of products that come in parts (`store.Store`). count: whether the pools
+    that are used whole (`sizes.pool` none) are read and counted. Raises `ConfigError` where another preset file of the
+    same name has its results there.
     """
     chosen = load_preset(preset, model, tasks, overrides)
     root = (Path(str(results)) if results else PROJECT / "results") / chosen.name
     claim(root, str(preset))
-    return counted(Run(chosen, root))
+    run = Run(chosen, root, part)
+    return counted(run) if count else run
 
 
 def counted(run: Run) -> Run:
@@ -56,10 +61,11 @@ def counted(run: Run) -> Run:
 class Run:
     """A preset with everything that is loaded or stored for it; models and data are loaded when first used."""
 
-    def __init__(self, preset: Preset, root: Path):
-        self.preset, self.root = preset, root
-        self.store = store.Store(root / preset.model)
+    def __init__(self, preset: Preset, root: Path, part: str = ""):
+        self.preset, self.root, self.part = preset, root, part
+        self.store = store.Store(root / preset.model, part=part)
         self.make, self.make_in_parts, self.read = self.store.make, self.store.make_in_parts, self.store.read
+        self.until_part = self.store.until_part
         self._tasks: dict[str, Task] = {}
         self._sets: dict[str, Sets] = {}
         self._versions: dict[tuple[str, str], str] = {}
@@ -99,19 +105,13 @@ class Run:
 
         def build() -> dict[str, Any]:
             shared = shared_with_test(sets["pool"], sets["test"])
-            return {
-                **sets.facts,
-                "pool_shares_13_words_with_test": {"samples": len(shared), "ids": shared[:100]},
-                "test_references": answer_room(self.train_tokenizer, sets["test"], limit)
-                if sets["test"]
-                else {"longer": 0},
-            }
+            room = answer_room(self.train_tokenizer, sets["test"], limit) if sets["test"] else {"longer": 0}
+            told = {"samples": len(shared), "ids": shared[:100]}
+            return {**sets.facts, "pool_shares_13_words_with_test": told, "test_references": room}
 
-        versions = {name: self.data_version(task, name) for name in ("pool", "test")}
-        model = stamped(self.preset.chosen.train)
-        made = self.make(
-            f"{task}/data.json", build, facts=sets.facts, max_new_tokens=limit, model=model, **versions
-        )
+        inputs = {name: self.data_version(task, name) for name in ("pool", "test")}
+        inputs |= {"facts": sets.facts, "max_new_tokens": limit, "model": stamped(self.preset.chosen.train)}
+        made = self.make(f"{task}/data.json", build, **inputs)
         if (found := made["test_references"])["longer"]:
             print(
                 f"{task}: {found['longer']:.0%} of the test references are longer than max_new_tokens, {limit}: median "
@@ -136,21 +136,19 @@ class Run:
         """The identification prompt of one example, rendered and cut as the preset says."""
         from igds_utils.engine.prompts import identification_prompt
 
-        config = self.config(task)
-        return identification_prompt(
-            self.task(task), example, self.tokenizer, config.rendering, config.max_prompt_tokens
-        )
+        own, config = self.task(task), self.config(task)
+        return identification_prompt(own, example, self.tokenizer, config.rendering, config.max_prompt_tokens)
 
     def training_records(self, task: str, examples: list[Example]) -> list[dict[str, str]]:
         """Samples in the SFT rendering, in the order given: id, prompt, completion."""
         from igds_utils.engine.prompts import sft_pair
 
-        config, measure, tokenizer = self.config(task), self.task(task), self.train_tokenizer
-        records = []
-        for example in examples:
-            prompt, completion = sft_pair(measure, example, tokenizer, config.sft.rendering, config)
-            records.append({"id": example.id, "prompt": prompt, "completion": completion})
-        return records
+        own, config, tokenizer = self.task(task), self.config(task), self.train_tokenizer
+        pairs = [sft_pair(own, example, tokenizer, config.sft.rendering, config) for example in examples]
+        return [
+            {"id": example.id, "prompt": prompt, "completion": completion}
+            for example, (prompt, completion) in zip(examples, pairs, strict=True)
+        ]
 
     def training_pairs(self, records: list[dict[str, str]]) -> list[tuple[list[int], int]]:
         """Token ids of prompt + completion + end of each record, and how many of them are the prompt's."""
@@ -163,12 +161,10 @@ class Run:
         """Samples of any set, by id, with the token ids that the causal filter reads."""
         from igds_utils.engine.prompts import Sample, encode_pair
 
-        tokenizer = self.tokenizer
         known = {example.id: example for members in self.sets(task).values() for example in members}
         made = []
         for example in (known[sample_id] for sample_id in ids):
-            prompt = self.prompt(task, example)
-            tokens, n_prompt = encode_pair(tokenizer, prompt, f" {example.target}")
+            tokens, n_prompt = encode_pair(self.tokenizer, self.prompt(task, example), f" {example.target}")
             made.append(Sample(example.id, tokens[:n_prompt], tokens, example))
         return made
 
@@ -233,8 +229,8 @@ class Run:
         """The tokenizer of the model that is fine-tuned, without loading the model."""
         from igds_utils.engine.loading import load_tokenizer
 
-        same = self.preset.chosen.identify == self.preset.chosen.train
-        return self.tokenizer if same else load_tokenizer(self.preset.chosen.train)
+        chosen = self.preset.chosen
+        return self.tokenizer if chosen.identify == chosen.train else load_tokenizer(chosen.train)
 
     @cached_property
     def saes(self):
@@ -253,39 +249,34 @@ class Run:
     def inputs(self, task: str, *sets: str) -> dict[str, Any]:
         """What every product of the identification model depends on: model, SAEs, rendering, these sets' samples."""
         chosen = self.preset.chosen
-        return {
-            "model": stamped(chosen.identify),
-            "dtype": chosen.dtype,
+        return self._read_by(task, chosen.identify) | {
             "saes": {**chosen.saes.model_dump(), "content": self.sae_version},
-            **self._asked(task),
             "data": {name: self.data_version(task, name) for name in sets},
-        }
-
-    def _asked(self, task: str) -> dict[str, Any]:
-        """How a task is put to a model."""
-        config = self.config(task)
-        return {
-            "rendering": config.rendering,
-            "max_prompt_tokens": config.max_prompt_tokens,
-            "wording": store.fingerprint(self.task(task).wording),
         }
 
     def training_inputs(self, task: str) -> dict[str, Any]:
         """What everything that reads samples as training samples depends on, beside the samples."""
-        chosen, config = self.preset.chosen, self.config(task)
+        config = self.config(task)
+        rendering = [config.sft.rendering, config.rendering, config.shots]
+        own = {"rendering": rendering, "max_length": config.sft.max_length}
+        return self._read_by(task, self.preset.chosen.train) | own
+
+    def _read_by(self, task: str, model: Ref) -> dict[str, Any]:
+        """A model, and how a task is put to it."""
+        config = self.config(task)
         return {
-            "model": stamped(chosen.train),
-            "dtype": chosen.dtype,
-            **self._asked(task),
-            "rendering": [config.sft.rendering, config.rendering, config.shots],
-            "max_length": config.sft.max_length,
+            "model": stamped(model),
+            "dtype": self.preset.chosen.dtype,
+            "rendering": config.rendering,
+            "max_prompt_tokens": config.max_prompt_tokens,
+            "wording": store.content_hash(self.task(task).wording),
         }
 
     def data_version(self, task: str, name: str) -> str:
         """A hash of all samples of a set."""
         if (task, name) not in self._versions:
             versions = [example.version for example in self.examples(task, name)]
-            self._versions[task, name] = store.fingerprint(versions)
+            self._versions[task, name] = store.content_hash(versions)
         return self._versions[task, name]
 
     @cached_property
@@ -297,7 +288,7 @@ class Run:
             rule = "; thresholds by decoder norms" if saes.name.startswith("llama_scope") else ""
             return saes.name + rule
         files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir())
-        return store.fingerprint(
+        return store.content_hash(
             [(path.parent.name, path.name, sha256(path)) for path in files if path.is_file()]
         )
 
@@ -311,5 +302,5 @@ def stamped(ref: Ref | None) -> Any:
         return ref
     files = sorted(file for pattern in [*FILES, *PICKLED] for file in local_folder(ref).glob(pattern))
     stats = [(file.name, file.stat()) for file in files]
-    content = store.fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    content = store.content_hash([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
     return {**ref.model_dump(), "content": content}

@@ -1,11 +1,11 @@
-"""Steps that several processes take together: a function of the package, called in each of them by `accelerate launch`.
+"""Training and answering in several processes, and which processes and presets own what.
 
-A notebook is one process. Where the preset asks for more (`launch.processes`), it hands over what is dear,
+Where the preset asks for several processes (`launch.processes`), a notebook starts them with `accelerate launch`,
 
     launch.call(run, "igds_utils.training.trained:train", "math", "igds@0.5", training=True)
 
 and reads the products from the store afterwards. Every process opens the same run and calls the function; what the
-function makes with `run.make` is made by all and written once (`shards`).
+function makes with `run.make` is made by all and written once (`engine.distributed`).
 """
 
 from __future__ import annotations
@@ -17,21 +17,27 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from igds_utils.config.config import ConfigError
-from igds_utils.config.machines import LaunchConfig
-from igds_utils.config.settings import Preset
-from igds_utils.core.processes import follow, this_process
-from igds_utils.engine import shards
+import psutil
+
+from igds_utils.config.config import PRESETS, ConfigError, preset_file
+from igds_utils.config.settings import LaunchConfig, Preset
+from igds_utils.core.store import write_whole
+from igds_utils.data.hub import sha256
+from igds_utils.engine import distributed
 
 if TYPE_CHECKING:
     from igds_utils.core.experiment import Run
 
 PROFILES = Path(__file__).resolve().parents[1] / "profiles"
+# One task on each machine, inside a job step: that holds the job's resources and counts as a task of one machine.
+STARTER = ("srun", "--overlap", "--nodes={machines}", "--ntasks={machines}", "--ntasks-per-node=1", "-K1")
 
 
 class LaunchError(RuntimeError):
@@ -42,9 +48,8 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
     """Call `function(run, *arguments)`, named "module:function", in `run.preset.launch.processes` processes.
 
     arguments: plain values. training: whether the model may be sharded as `launch.training` says. Several machines must
-    share the folder of results, and this process must run on the first of them; it lets go of its models, so that a
-    GPU holds those of one process. Raises `ConfigError` for too few GPUs, and `LaunchError` if a process fails; the
-    products that were finished until then stay.
+    share the folder of results, and this process must run on the first of them; it unloads its models. Raises
+    `ConfigError` for too few GPUs, and `LaunchError` if a process fails; products that were finished until then stay.
     """
     check_gpus(run.preset)
     run.unload()
@@ -63,7 +68,7 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
     file = (run.store.root / name).resolve()
     try:
         if launch.machines > 1:
-            starter = [part.replace("{machines}", str(launch.machines)) for part in launch.starter]
+            starter = [part.format(machines=launch.machines) for part in STARTER]
             command = [*starter, sys.executable, "-m", "igds_utils.core.launch", str(file)]
         else:
             command = _accelerate(launch, request, file, machine=0)
@@ -73,26 +78,19 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
         file.unlink()
 
 
-def share(run: Run, function: str, *arguments: Any) -> None:
-    """`call`, where the preset asks for several processes; nothing happens without them, and in one of them.
-
-    What makes a product calls it first, naming itself, where the product is not fresh.
-    """
-    if run.preset.launch.processes > 1 and shards.processes() == 1:
-        call(run, function, *arguments)
-
-
-def check_gpus(preset: Preset) -> None:
-    """Raise `ConfigError` where this machine has GPUs, but not one for each of its processes (`launch.processes`).
+def check_gpus(preset: Preset, parts: int = 1) -> None:
+    """Raise `ConfigError` where this machine has GPUs, but not one for each of its processes (`launch`) or `parts`.
 
     Without a GPU, processes share the processors.
     """
     launch = preset.launch
-    if launch.processes == 1:
+    if launch.processes == parts == 1:
         return
     import torch
 
     gpus, here = torch.cuda.device_count(), launch.processes // launch.machines
+    if 0 < gpus < parts:
+        raise ConfigError(f'launch.parts {parts}: this machine has {gpus} GPUs, give SET="launch.parts={gpus}"')
     if not 0 < gpus < here:
         return
     raise ConfigError(
@@ -149,8 +147,59 @@ def _show(process: subprocess.Popen, function: str) -> None:
             process.wait()
 
 
+# ---- owners ----------------------------------------------------------------------------------------------
+
+
+def this_process() -> str:
+    """Machine, id and birth (an id can be used again) of a runner, for the environment of its jobs."""
+    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time()}"
+
+
+def follow(runner: str) -> None:
+    """End this job and its kernel once the runner is gone (killed, so that it could not do it itself)."""
+    machine, pid, created = runner.split()
+    while machine == platform.node():
+        time.sleep(0.5)
+        try:
+            process = psutil.Process(int(pid))
+            # one that was killed stays in the list until its parent asks for it
+            alive = (
+                abs(process.create_time() - float(created)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            alive = False
+        if not alive:
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
+            os._exit(1)
+
+
+def claim(root: Path, preset: str) -> None:
+    """Record beside the results of a preset which file it is; `ConfigError` where that is another one.
+
+    The recorded file may change, and it may be moved. A copy of the same content may use the results while it is
+    one; the record stays with the first file for as long as that exists.
+    """
+    file, record = preset_file(preset), root / "preset.json"
+    shipped = file.resolve().parent == PRESETS
+    own = {"file": file.stem if shipped else str(file.resolve()), "sha256": sha256(file)}
+    try:
+        kept = json.loads(record.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        kept = None
+    moved = kept and kept["file"] != own["file"]
+    if moved and kept["sha256"] != own["sha256"]:
+        raise ConfigError(
+            f"{root} holds the results of another preset of this name, {kept['file']}: change `name` in {file.name}, "
+            "or give another folder of results"
+        )
+    if kept != own and not (moved and preset_file(kept["file"]).is_file()):
+        with suppress(OSError):  # results that may only be read
+            write_whole(record, json.dumps(own))
+
+
 def main() -> None:
-    """One of the processes; or, where `launch.starter` called it, one of the machines, which starts its processes."""
+    """One of the processes; or, where STARTER called it, one of the machines, which starts its processes."""
     file = Path(sys.argv[1])
     request = json.loads(file.read_text(encoding="utf8"))
     preset = Preset.model_validate(request["preset"])
@@ -165,10 +214,10 @@ def main() -> None:
         # accelerate would number it (cpu:0), and torch reads no checkpoint to a numbered one
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     threading.Thread(target=follow, args=(request["caller"],), daemon=True).start()
-    shards.meet()
+    distributed.start()
     module, _, function = request["function"].partition(":")
     getattr(import_module(module), function)(Run(preset, Path(request["root"])), *request["arguments"])
-    shards.leave()
+    distributed.end()
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from igds_utils.config.config import PROJECT
 from igds_utils.config.settings import Preset
 from igds_utils.core.experiment import Run
+from igds_utils.core.store import write_whole
 from igds_utils.data.huggingface import newest
 
 PACKAGES = (
@@ -25,7 +28,6 @@ COMET_TOKENIZER = "xlm-roberta-large"
 
 def manifest(run: Run) -> dict[str, Any]:
     """Preset, versions, commits, machine, fingerprints of data and SAEs, and the time and memory of each notebook."""
-    timings = run.root / "timings.json"
     return {
         "preset": run.preset.model_dump(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -36,7 +38,7 @@ def manifest(run: Run) -> dict[str, Any]:
         "left_out": {task: run.data_facts(task) for task in run.tasks},
         "saes": run.sae_version,
         "unpinned": unpinned_commits(run.preset),
-        "notebooks": json.loads(timings.read_text(encoding="utf8")) if timings.exists() else {},
+        "notebooks": timings(run.root),
     }
 
 
@@ -69,10 +71,20 @@ def _unpinned(value: Any) -> Iterator[str]:
             yield from _unpinned(inner)
 
 
-def made_in(timings: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Notebook -> its longest complete run, of all that timings.json holds: later ones find everything made."""
-    complete = {name: [entry for entry in runs if entry["complete"]] for name, runs in timings.items()}
-    return {name: max(runs, key=lambda entry: entry["seconds"]) for name, runs in complete.items() if runs}
+def timings(root: Path) -> dict[str, dict[str, float]]:
+    """Notebook -> seconds and peak memory (bytes) of its longest run: later ones find everything made.
+
+    snakemake's benchmark records, which a new run replaces, are added to <root>/timings.json, and all of it returned.
+    """
+    kept = json.loads(file.read_text(encoding="utf8")) if (file := root / "timings.json").is_file() else {}
+    kept = {name: entry for name, entry in kept.items() if isinstance(entry, dict)}  # version 0.1 kept lists
+    for record in sorted((root / "benchmarks").glob("*.tsv")):
+        row = pd.to_numeric(pd.read_csv(record, sep="\t").loc[0, ["s", "max_rss"]], errors="coerce").fillna(0)
+        found = {"seconds": round(row["s"], 1), "peak_bytes": row["max_rss"] * 2**20}
+        kept[record.stem] = max(kept.get(record.stem, found), found, key=lambda entry: entry["seconds"])
+    if kept:
+        write_whole(file, json.dumps(kept, indent=1))
+    return kept
 
 
 def machine() -> dict[str, Any]:

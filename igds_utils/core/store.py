@@ -2,19 +2,18 @@
 
 Beside every product lies `<product>.made.json` with the inputs that it was made from. A product is fresh if it is there
 and its inputs are the same; otherwise it is made again and the log says which input changed. The record also holds a
-hash of the code that made it (`code.code_version`). Where only that differs the product is kept, or every commit would
+hash of the code that made it (`code_version`). Where only that differs the product is kept, or every commit would
 make all finished runs stale; the log says so, with the command that removes it, and a removed product is made again.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -22,33 +21,39 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from pydantic import BaseModel
+from tqdm import tqdm
 
 from igds_utils import __version__
-from igds_utils.config.config import PROJECT
+from igds_utils.config.config import PROJECT, ConfigError
 from igds_utils.core.code import code_version
-from igds_utils.engine import shards
+from igds_utils.engine import distributed
 
 
-class _NotStored(Exception):
-    """A product that is not fresh, where none may be made."""
+class OnlyPart(Exception):
+    """This job has made its share of a product; the job without `part` joins the shares."""
 
 
 class Store:
     """A folder of products. Paths are relative to it; the suffix says how a product is written.
 
     .parquet: DataFrame; .json: any JSON value; .jsonl: list of records.
+
+    part: "3/8" makes the third of eight shares of every product that comes in parts (`make_in_parts`); jobs with other
+    shares may work in the same folder.
     """
 
-    def __init__(self, root: Path, log: Callable[[str], None] = print):
-        self.root, self.log = root, log
-        self._only_reads = False
+    def __init__(self, root: Path, log: Callable[[str], None] = print, part: str = ""):
+        self.root, self.log, self.part = root, log, part
+        self._alone = FileLock(root / ".make.lock", is_singleton=True) if part else nullcontext()
+        self._share = _share(part) if part else (distributed.process_index(), distributed.processes())
 
     def make(self, path: str, build: Callable[[], Any], **inputs: Any) -> Any:
         """The product at `path`, as it is read from disk; first made by `build()` if it is not fresh.
 
         inputs: everything that the product depends on: parameters, and `store.version(upstream)` of other products.
-        Where several processes work together, all of them call `build` and the first one writes what it gives.
+        Where several processes work together, all of them call `build` and the main one writes what it gives.
         """
         return self._made(path, lambda: _timed(build), inputs, build)
 
@@ -60,31 +65,26 @@ class Store:
         stage: Callable[..., Any],
     ) -> Any:
         """`make` of a product that comes with the seconds that it took; stage: the function whose code makes it."""
-        made_from = _plain(inputs | {"igds_utils": __version__})
-        reason = shards.from_first(lambda: self._stale(path, made_from))
-        if reason is not None and self._only_reads:
-            raise _NotStored(path)
-        if shards.is_first() and not self._only_reads:
-            self.log(f"{path}: {reason or 'up to date' + self._by_other_code(path, stage)}")
-        if reason is None:
-            return self.read(path)
-        # nothing here holds the product while it is read: it would be in memory twice
-        shards.from_first(partial(self._keep, path, made_from, stage, *build()))
+        made_from = _made_from(inputs)
+        with self._alone:
+            record = distributed.on_main_process(lambda: self._record(path))
+            reason = _stale(record, made_from)
+            if distributed.is_main_process():
+                self.log(f"{path}: {reason or 'up to date' + self._by_other_code(path, record, stage)}")
+            if reason is not None:
+                # nothing here holds the product while it is read: it would be in memory twice
+                distributed.on_main_process(partial(self._keep, path, made_from, stage, *build()))
         return self.read(path)
 
-    def _keep(
-        self, path: str, made_from: dict, stage: Callable[..., Any], product: Any, seconds: float
-    ) -> None:
-        self._record(path).unlink(missing_ok=True)
+    def _keep(self, path: str, made_from: dict, stage: Callable, product: Any, seconds: float) -> None:
+        (self.root / f"{path}.made.json").unlink(missing_ok=True)
         self.write(path, product)
         record = {"inputs": made_from, "seconds": round(seconds, 2), "sha256": _sha256(self.root / path)}
-        record["code"] = code_version(stage)
-        write_whole(self._record(path), json.dumps(record, indent=1).encode())
+        self.write(f"{path}.made.json", record | {"code": code_version(stage)})
 
-    def _by_other_code(self, path: str, stage: Callable[..., Any]) -> str:
+    def _by_other_code(self, path: str, record: dict[str, Any], stage: Callable[..., Any]) -> str:
         """What to say of a fresh product whose code has changed since; nothing where it has not, or is not known."""
-        before = json.loads(self._record(path).read_text(encoding="utf8")).get("code")
-        if before is None or code_version(stage) in (before, None):
+        if (before := record.get("code")) is None or code_version(stage) in (before, None):
             return ""
         file = (self.root / path).resolve()
         shown = file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file
@@ -98,48 +98,72 @@ class Store:
         label: str,
         together: Callable[[list[Any]], Iterable[Sequence[Any]]] | None = None,
         finish: Callable[[pd.DataFrame], Any] = lambda table: table,
+        whole: bool = False,
         **inputs: Any,
     ) -> Any:
         """Like `make`, for what comes in parts, each a table: a killed run loses at most one call of `build`.
 
         parts: what `build` is called with; they and their order must depend on the inputs alone. together: cuts a list
-        of parts that are missing into lists of neighbours, each of which `build` then gets at once and gives a table
-        for every part; it may cut otherwise after a kill. Where several processes work together, each builds and stores
-        its share. finish: makes the product of the rows of all parts, which come in the order of the parts; every
-        process calls it, so it may share out what it does.
+        of parts into lists of neighbours, each of which `build` then gets at once and gives a table for every part; it
+        may cut otherwise after a kill. finish: makes the product of the rows of all parts, which
+        come in the order of the parts.
+
+        List k of parts belongs to share k modulo the number of shares, so that a share holds the batches that one job
+        would make. A process of a launch makes its share, and the main one joins all. A job with `part` makes its share
+        and raises `OnlyPart`, unless the product is fresh; whole: one such job makes all of it while the others wait.
         """
-        made_from = _plain(inputs | {"igds_utils": __version__})
+        made_from = _made_from(inputs)
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
         names = [f"{path}.parts-{key}/{number:05d}" for number in range(len(parts))]
+        first, step = (0, 1) if whole and self.part else self._share
 
-        def missing() -> list[int]:
-            return [number for number, name in enumerate(names) if not self.has(f"{name}.json")]
-
-        def build_some(piece: Sequence[tuple[int, Any]]) -> None:
-            some = [part for _, part in piece]
-            tables, seconds = _timed(lambda: build(some) if together else [build(part) for part in some])
-            for (number, _), table in zip(piece, tables, strict=True):
-                self.write(f"{names[number]}.parquet", table)
-                self.write(f"{names[number]}.json", seconds / len(piece))  # last: now the part is there
+        def build_share() -> None:
+            there = distributed.on_main_process(
+                lambda: {n for n, name in enumerate(names) if self.has(f"{name}.json")}
+            )
+            # jobs of other shares must cut alike, whatever is there by now
+            numbers = [n for n in range(len(parts)) if self.part or n not in there]
+            left, cut = iter(numbers), together or (lambda some: [[part] for part in some])
+            pieces = [[next(left) for _ in piece] for piece in cut([parts[n] for n in numbers])]
+            for piece in tqdm(pieces[first::step], desc=label, unit="part"):
+                if piece := [number for number in piece if number not in there]:
+                    some = [parts[number] for number in piece]
+                    tables, seconds = _timed(lambda: build(some) if together else [build(some[0])])  # noqa: B023
+                    for number, table in zip(piece, tables, strict=True):
+                        self.write(f"{names[number]}.parquet", table)
+                        self.write(
+                            f"{names[number]}.json", seconds / len(piece)
+                        )  # last: now the part is there
 
         def build_all() -> tuple[Any, float]:
-            numbers = shards.from_first(missing)
-            left, cut = iter(numbers), together or (lambda some: [[part] for part in some])
-            pieces = [[(next(left), part) for part in piece] for piece in cut([parts[n] for n in numbers])]
-            shards.map_in_order(build_some, pieces, desc=label, unit="part")
+            build_share()
+            distributed.wait_for_everyone()
+            if not distributed.is_main_process():
+                return None, 0.0
             table = pd.concat([self.read(f"{name}.parquet") for name in names], ignore_index=True)
             product, seconds = _timed(lambda: finish(table))
             return product, seconds + sum(self.read(f"{name}.json") for name in names)
 
+        if self.part and not whole and not self.fresh(path, **inputs):
+            self.log(f"{path}: making part {self.part}")
+            build_share()
+            raise OnlyPart(path)
         product = self._made(path, build_all, inputs, build)
-        shards.from_first(lambda: self._remove_parts(path))
+        if not self.part or whole:
+            distributed.on_main_process(lambda: self._remove_parts(path))
         return product
+
+    @contextmanager
+    def until_part(self) -> Iterator[None]:
+        """What needs a whole product of which this job made a part is left out: the context ends there."""
+        try:
+            yield
+        except OnlyPart as made:
+            self.log(f"{made}: the job without `part` goes on")
 
     def _remove_parts(self, path: str) -> None:
         for old in self.root.glob(f"{path}.parts-*"):
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
+            shutil.rmtree(old, ignore_errors=True)  # another job may do the same
 
     def write(self, path: str, product: Any) -> None:
         """Write a product that is made anew every time (summaries, manifests)."""
@@ -148,7 +172,10 @@ class Store:
 
     def read(self, path: str) -> Any:
         """A stored product; `FileNotFoundError` says what to run if it is missing."""
-        file = self._existing(self.root / path)
+        file = self.root / path
+        if not file.exists():
+            where = "run the notebooks before this one first (or `make reproduce`)"
+            raise FileNotFoundError(f"{file} is not there: {where}")
         match file.suffix:
             case ".parquet":
                 return pd.read_parquet(file)
@@ -163,54 +190,49 @@ class Store:
 
     def version(self, path: str) -> str:
         """What identifies a product's content, for the inputs of those made from it."""
-        return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["sha256"]
+        return self.read(f"{path}.made.json")["sha256"]
 
     def seconds(self, path: str) -> float:
         """How long it took to make a product; the sum over its parts, whenever and wherever each was made."""
-        return json.loads(self._existing(self._record(path)).read_text(encoding="utf8"))["seconds"]
+        return self.read(f"{path}.made.json")["seconds"]
 
     def fresh(self, path: str, **inputs: Any) -> bool:
         """Whether `make` with these inputs would read the product rather than build it."""
-        fresh = self._stale(path, _plain(inputs | {"igds_utils": __version__})) is None
-        if self._only_reads and not fresh:  # what would be done now prepares making it
-            raise _NotStored(path)
-        return fresh
+        return _stale(self._record(path), _made_from(inputs)) is None
 
-    def holds(self, ask: Callable[[], Any]) -> bool:
-        """Whether all products that `ask` makes are fresh; it is called, and ends where one would have to be made."""
-        self._only_reads = True
-        try:
-            ask()
-        except _NotStored:
-            return False
-        finally:
-            self._only_reads = False
-        return True
-
-    def _existing(self, file: Path) -> Path:
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{file} is not there: run the notebooks before this one first (or `make reproduce`)"
-            )
-        return file
-
-    def _record(self, path: str) -> Path:
-        return self.root / f"{path}.made.json"
-
-    def _stale(self, path: str, made_from: dict) -> str | None:
-        """Why a product must be made (again), or None."""
+    def _record(self, path: str) -> dict[str, Any] | None:
+        """The record of a product: None where there is no product, {} where it was not finished."""
         if not self.has(path):
-            return "making it"
-        try:
-            before = json.loads(self._record(path).read_text(encoding="utf8"))["inputs"]
-        except (FileNotFoundError, json.JSONDecodeError):
-            return "making it again, it was not finished"
-        changed = [key for key in sorted({*before, *made_from}) if before.get(key) != made_from.get(key)]
-        if not changed:
             return None
-        return "making it again, changed: " + "; ".join(
-            _difference(key, before.get(key), made_from.get(key)) for key in changed
-        )
+        try:
+            return self.read(f"{path}.made.json")
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+
+def _share(part: str) -> tuple[int, int]:
+    """Index, from 0, and number of shares of "3/8"."""
+    number, slash, of = part.partition("/")
+    if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise ConfigError(f"part must be NUMBER/OF, as 3/8, not {part!r}")
+    return int(number) - 1, int(of)
+
+
+def _made_from(inputs: dict[str, Any]) -> dict[str, Any]:
+    return _plain(inputs | {"igds_utils": __version__})
+
+
+def _stale(record: dict[str, Any] | None, made_from: dict[str, Any]) -> str | None:
+    """Why a product must be made (again), or None."""
+    if not record:
+        return "making it" if record is None else "making it again, it was not finished"
+    before = record["inputs"]
+    changed = [key for key in sorted({*before, *made_from}) if before.get(key) != made_from.get(key)]
+    if not changed:
+        return None
+    return "making it again, changed: " + "; ".join(
+        _difference(key, before.get(key), made_from.get(key)) for key in changed
+    )
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
@@ -239,7 +261,7 @@ def _plain_object(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r:.60} cannot be stored as JSON: give plain values")
 
 
-def fingerprint(records: Any) -> str:
+def content_hash(records: Any) -> str:
     """A short hash of any JSON value (a data set's samples, a list of ids).
 
     That of an iterator is the hash of the list of what it gives, one record in memory at a time.

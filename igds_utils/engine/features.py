@@ -16,7 +16,7 @@ from igds_utils.data.hub import SourceError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from igds_utils.config.settings import SaeConfig
+    from igds_utils.config.refs import SaeConfig
 
 LAYER_FOLDER = "layer_{:02d}"  # of one layer's SAE, in a folder of SAEs
 OF_LAYER = re.compile(r"(?:layer_|blocks\.)(\d+)(?:\D.*)?")  # layer_03_width_16k, blocks.3.hook_resid_post

@@ -19,7 +19,7 @@ from transformers import (
 from igds_utils import tiny
 from igds_utils.config.refs import FolderRef, HubRef, Ref, TinyRef, WheelRef, describe
 from igds_utils.data import hub
-from igds_utils.engine import shards
+from igds_utils.engine import distributed
 from igds_utils.engine.lm import LM
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
@@ -107,7 +107,7 @@ def first_device() -> torch.device:
     """Where a model that is loaded begins: on the GPU of this process, without one in main memory."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) if shards.processes() > 1 else 0)
+    return torch.device("cuda", distributed.own_gpu() % torch.cuda.device_count())
 
 
 def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
@@ -120,7 +120,7 @@ def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
     if sharded or not torch.cuda.is_available():
         return None
     own = first_device().index
-    if shards.processes() > 1:
+    if distributed.shares_machine():
         return {"": own}
     free, _total = torch.cuda.mem_get_info(own)
     return {"": own} if _weight_bytes(folder, dtype) <= ROOM * free else "auto"

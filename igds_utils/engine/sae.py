@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from igds_utils import tiny
-from igds_utils.config.settings import SaeConfig
+from igds_utils.config.refs import SaeConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
 from igds_utils.engine.features import Feature as Feature

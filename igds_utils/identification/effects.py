@@ -17,8 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from igds_utils.config.stages import InterventionConfig
-from igds_utils.core import launch
+from igds_utils.config.settings import InterventionConfig
 from igds_utils.core.experiment import Run
 from igds_utils.engine import activations, caching
 from igds_utils.engine.batching import even_chunks
@@ -83,7 +82,7 @@ def effects_of(
     sample's own, "generated" `intervention.generated_effects` (stored without the kind). folder: where, the task's own
     by default. max_new_tokens: of an answer, the task's own by default. label: of features other than the candidates;
     the original answers are shared. random: a seed; amplifies random directions in place of the features' own
-    (`Steering`). The processes that the preset asks for share the parts.
+    (`Steering`).
     """
     features = [Feature.parse(one) if isinstance(one, str) else one for one in features]
     ids, settings = [example.id for example in run.examples(task, name)], run.preset.intervention
@@ -91,11 +90,6 @@ def effects_of(
     path = f"{folder or task}/effects_{'' if generates else f'{kind}_'}{name}{label}.parquet"
     inputs = _inputs(run, task, name, features, folder) | {"random": random}
     inputs |= {"max_new_tokens": new, "metric": run.task(task).scoring} if generates else {"kind": kind}
-    if not run.store.fresh(path, **inputs):
-        names = [feature.name for feature in features]
-        launch.share(
-            run, f"{__name__}:effects_of", task, name, kind, names, folder, max_new_tokens, label, random
-        )
     if run.store.fresh(path, **inputs):  # without the model and an SAE, which tell how the work is parted
         return run.make(path, lambda: pd.DataFrame(), **inputs)  # nothing is made: it says so, and reads
     samples, rows = run.samples(task, ids), TOGETHER
@@ -123,7 +117,8 @@ def effects_of(
     return run.make_in_parts(
         path, parts_of(features, ids, run.saes.one_column), build, f"{task} {name}",
         together=lambda missing: batches_of(missing, rows),
-        finish=lambda table: table.sort_values("sample_id", kind="stable", ignore_index=True), **inputs,
+        finish=lambda table: table.sort_values("sample_id", kind="stable", ignore_index=True),
+        whole=not generates, **inputs,
     )  # fmt: skip
 
 
@@ -151,7 +146,7 @@ def originals(
     records = run.make_in_parts(
         f"{folder or task}/originals_{name}.jsonl", samples, build, f"{task} {name} originals",
         together=lambda missing: even_chunks(missing, _rows(run, samples, new)),
-        finish=lambda table: table.to_dict("records"), max_new_tokens=new, **run.inputs(task, name),
+        finish=lambda table: table.to_dict("records"), whole=True, max_new_tokens=new, **run.inputs(task, name),
     )  # fmt: skip
     return {record["id"]: record["tokens"] for record in records}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from igds_utils.config.config import ConfigError
-from igds_utils.core import launch
 from igds_utils.core.experiment import Run
-from igds_utils.engine import activations, shards
+from igds_utils.engine import activations
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.prompts import cue_prompt
@@ -83,16 +83,11 @@ def overlap(recalled: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _counted(run: Run, task: str, path: str, prompts: Sequence[str] | None = None) -> pd.DataFrame:
-    """`frequency_recall` of prompts, by default the task's prior set, stored at `path`.
-
-    Where the preset asks for several processes, they share the prompts, and then the layers.
-    """
+    """`frequency_recall` of prompts, by default the task's prior set, stored at `path`."""
     tau = run.preset.recall.tau
     inputs = {"tau": tau, "decoded": DECODED, **run.inputs(task, *([] if prompts else ["prior"]))}
     if prompts:
         inputs["prompts"] = prompts
-    if not run.store.fresh(path, **inputs):
-        launch.share(run, f"{__name__}:_counted", task, path, prompts)
 
     def read(part: Sequence[str]) -> pd.DataFrame:
         found = activations.critical_residuals(run.lm, part, run.saes.layers, run.preset.batch_tokens)
@@ -103,7 +98,7 @@ def _counted(run: Run, task: str, path: str, prompts: Sequence[str] | None = Non
         return frequency_recall(residual, run.saes, tau)
 
     parts = list(even_chunks(prompts or run.prompts(task, "prior"), PROMPTS))
-    return run.make_in_parts(path, parts, read, f"{task} recall", finish=count, **inputs)
+    return run.make_in_parts(path, parts, read, f"{task} recall", finish=count, whole=True, **inputs)
 
 
 def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.DataFrame:
@@ -114,7 +109,6 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
     residual: {layer: (N, d)} at the critical positions of D_prior (`activations.critical_residuals`).
     Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate, and fvu, the
     layer's (`engine.sae.unexplained`) over the first DECODED prompts.
-    Where several processes work together, all of them call it, and each reads the SAEs of its share of the layers.
     """
 
     n = len(next(iter(residual.values())))
@@ -140,7 +134,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
             }
         )
 
-    rows = shards.map_in_order(of_layer, saes.layers, desc="recall", unit="layer", leave=False, delay=2)
+    rows = [of_layer(layer) for layer in tqdm(saes.layers, desc="recall", unit="layer", leave=False, delay=2)]
     saes.drop()  # up to 2 GB that what comes next can use
     found = pd.concat(rows, ignore_index=True)
     found["candidate"] = fires_often(found["frequency"], n, tau)

@@ -4,31 +4,30 @@ snakemake orders the notebooks (notebooks/Snakefile), papermill executes each on
 own records decide what is already done: every notebook is executed every time and skips what is fresh.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import papermill
 import psutil
+from filelock import FileLock, Timeout
 
 from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
+from igds_utils.config.settings import JobConfig
 from igds_utils.core.arms import arms, asked_in_general
-from igds_utils.core.claim import claim
-from igds_utils.core.launch import check_gpus
-from igds_utils.core.processes import this_process
+from igds_utils.core.launch import PROFILES, check_gpus, claim, this_process
+from igds_utils.core.manifest import timings
 from igds_utils.core.store import Store
 from igds_utils.display import duration
-from igds_utils.running.cluster import profile_folder, resources
-from igds_utils.running.job import NAMES, RUNNER, literal, load_papermill
-from igds_utils.running.lock import hold
+from igds_utils.running.job import NAMES, RUNNER, literal
 
 NOTEBOOKS = PROJECT / "notebooks"
 STAGES = (
@@ -46,12 +45,18 @@ STAGES = (
     "11_report",
 )
 ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
+# what `launch.parts` jobs share; the notebooks have a parameter `part`
+PART_STAGES = ("02_causal_intervention", "03_data_scoring", "06_stability")
 # What only reads stored results, beside each other: before the last, and after the first where a run has them after it.
 REPORT_STAGES = ("05_evaluation", "03_data_scoring", *STAGES[STAGES.index("06_stability") :])
 
 
 class RunError(RuntimeError):
     """A run that failed; the message says where to read more."""
+
+
+class Refused(RuntimeError):
+    """A run that was not begun, because another one is at work in its folder."""
 
 
 def run(
@@ -61,25 +66,23 @@ def run(
     overrides: dict[str, Any] | None = None,
     results: str | Path = "results",
     stages: tuple[str, ...] = STAGES,
-    notebooks: str | Path = NOTEBOOKS,
     profile: str = "",
+    notebooks: str | Path = NOTEBOOKS,
 ) -> Path:
     """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
 
     profile: a snakemake profile, by its folder or its name under igds_utils/profiles (slurm): notebooks become jobs of
-    a cluster, and every arm one of its own. Without it they run here, one after the other.
-
-    Raises `ConfigError` before anything runs where preset, override or notebook do not fit together,
-    `lock.Refused` where another runner works in the folder, and `RunError` where a notebook fails. From the main
-    thread only.
+    a cluster, and every arm one of its own. Without it they run here, one after the other, but for shares
+    (`launch.parts`). Raises `ConfigError` before anything runs where preset, override or notebook do not fit together,
+    `Refused` where another runner works in the folder, and `RunError` where a notebook fails. Main thread only.
     """
     started = time.time()
     request = _request(preset, model, tasks, overrides, results, stages, notebooks, split=bool(profile))
     folder = profile_folder(profile) if profile else None
     root = Path(request["root"])
     with hold(root):
-        run_file = _write(request)
-        code = _snakemake(run_file, request, folder)
+        code = _snakemake(_write(request), request, folder)
+        timings(root)
     if code:
         raise RunError(_reason(request, started))
     made = root / "report.html" if REPORT_STAGES[-1] in stages else root
@@ -90,12 +93,6 @@ def run(
 def prepare(**what: Any) -> Path:
     """Check what is asked for (as for `run`) and write it to <results>/<preset>/run.json, for the Snakefile."""
     return _write(_request(**what))
-
-
-def read_run(file: Path) -> dict[str, Any]:
-    """What `prepare` wrote: parameters (of every notebook), stages, reading (whether they only read stored
-    results), notebooks (folder), root (of the products)."""
-    return json.loads(Path(file).read_text(encoding="utf8"))
 
 
 # ---- what is asked for -----------------------------------------------------------------------------------
@@ -117,7 +114,11 @@ def _request(
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
         asked_in_general(task)
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
-        check_gpus(chosen)
+        check_gpus(chosen, chosen.launch.parts)
+    reading = tuple(stages) == REPORT_STAGES
+    shared = (
+        [] if reading or chosen.launch.parts == 1 else [stage for stage in stages if stage in PART_STAGES]
+    )
     results = Path(results).resolve()
     request = {
         "parameters": {
@@ -129,24 +130,42 @@ def _request(
             "results": "" if results == PROJECT / "results" else str(results),
         },
         "stages": list(stages),
-        "reading": tuple(stages) == REPORT_STAGES,
+        "reading": reading,
         "notebooks": str(Path(notebooks).resolve()),
         "root": str(results / chosen.name),
-        "arms": [(task, arm.name) for task in chosen.tasks for arm in arms(chosen.tasks[task])]
+        "arms": [(name, arm.name) for name, task in chosen.tasks.items() for arm in arms(task)]
         if split
         else [],
-        "jobs": resources(chosen.jobs, stages, STAGES),
+        "parts": dict.fromkeys(shared, chosen.launch.parts),
+        "jobs": resources(chosen.jobs, stages),
     }
     for stage in stages:
-        _check_parameters(Path(request["notebooks"]) / f"{stage}.ipynb", request["parameters"])
+        given = [*request["parameters"], *(["part"] if stage in shared else [])]
+        _check_parameters(Path(request["notebooks"]) / f"{stage}.ipynb", given)
     return request
 
 
-def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+def profile_folder(name: str) -> Path:
+    """The folder of a snakemake profile, named by itself or by the profile's name; raises `ConfigError` without one."""
+    folder = next((path for path in (PROFILES / name, Path(name)) if (path / "config.yaml").is_file()), None)
+    if folder is None:
+        raise ConfigError(f"no profile {name!r}: give slurm, or a folder with a snakemake config.yaml")
+    return folder.resolve()
+
+
+def resources(jobs: dict[str, JobConfig], stages: Sequence[str]) -> dict[str, dict[str, int]]:
+    """What each of the notebooks `stages`, an arm and a part ask a cluster for; `ConfigError` for an unknown job."""
+    if unknown := sorted(set(jobs) - {"default", "arm", "part", *STAGES}):
+        raise ConfigError(f"jobs: no notebook {unknown[0]!r}; known: default, arm, part, {', '.join(STAGES)}")
+    default = jobs.get("default", JobConfig())
+    return {name: jobs.get(name, default).resources for name in (*stages, "arm", "part")}
+
+
+def _check_parameters(notebook: Path, parameters: Sequence[str]) -> None:
     """papermill only warns about a parameter that a notebook does not have: refuse it here."""
     if not notebook.is_file():
         raise ConfigError(f"no notebook {_short(notebook)}")
-    known = load_papermill().inspect_notebook(literal(notebook))
+    known = papermill.inspect_notebook(literal(notebook))
     if unknown := [name for name in parameters if name not in known]:
         raise ConfigError(
             f"{notebook.name}: no parameter {', '.join(map(repr, unknown))} in the cell tagged `parameters`; "
@@ -163,6 +182,26 @@ def _write(request: dict[str, Any]) -> Path:
 # ---- running ---------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def hold(root: Path) -> Iterator[None]:
+    """Be the only runner of the folder `root` in this context; raises `Refused` where another one is at work.
+
+    The lock is the operating system's: it dies with the process that holds it and is never left behind.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    store, since = Store(root), datetime.now().astimezone().isoformat(timespec="seconds")
+    earlier = store.read(".runner.json") if store.has(".runner.json") else {}
+    try:
+        with FileLock(root / ".runner.lock", timeout=0):
+            store.write(".runner.json", {"runner": this_process(), "since": since})
+            yield
+    except Timeout:
+        who = f" (process {earlier['runner'].split()[1]}, since {earlier['since']})" if earlier else ""
+        raise Refused(
+            f"another run works in {root}{who}: wait for it, end it, or give another folder with RESULTS="
+        ) from None
+
+
 def _snakemake(run_file: Path, request: dict[str, Any], profile: Path | None) -> int:
     """snakemake's exit code. Its jobs write to our standard output; it and they end when we do."""
     where = ("--profile", str(profile)) if profile else ("--cores", str(_cores()))
@@ -172,11 +211,10 @@ def _snakemake(run_file: Path, request: dict[str, Any], profile: Path | None) ->
         # the runner has its own lock, which unlike snakemake's is never left behind
         *("--nolock", "--rerun-incomplete", "--forceall", "--quiet", "all"),
     ]
-    environment = {
-        **os.environ,
-        RUNNER: this_process(),
+    environment = os.environ | {
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONNOUSERSITE": "1",
+        RUNNER: this_process(),
     }
     environment.pop("JUPYTER_PATH", None)  # its kernels would come before this environment's
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)

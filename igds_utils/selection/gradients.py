@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from igds_utils.config.stages import LessConfig
+from igds_utils.config.settings import LessConfig
 from igds_utils.engine.batching import even_chunks, pad
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import Pair, target_labels, token_losses

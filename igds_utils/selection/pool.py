@@ -18,7 +18,6 @@ from scipy.sparse import csr_matrix
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
-from igds_utils.core import launch
 from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import activations, losses, prompts
 from igds_utils.engine.features import Feature
@@ -327,12 +326,6 @@ def open_pool(run: Run, task: str, seed: int = 0, name: Name = "pool") -> Pool:
                 "false"
             )
     return Pool(run, task, run.examples(task, name), f"{task}/measurements", seed, config.selectors)
-
-
-def measure_ahead(run: Run, task: str, name: Name = "pool") -> None:
-    """Measure what is not stored of a pool in the processes that the preset asks for, if there are several."""
-    if run.preset.launch.processes > 1 and not run.store.holds(lambda: measure(run, task, name)):
-        launch.share(run, "igds_utils.selection.pool:measure", task, name)
 
 
 def measure(run: Run, task: str, name: Name = "pool") -> None:

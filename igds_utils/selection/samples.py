@@ -122,17 +122,18 @@ class StoredSamples(Samples):
         """Make some measurements, in the order of their definition."""
         order = list(MEASUREMENTS)
         for name in sorted({*names}, key=lambda name: (order.index(name.rpartition(".")[2]), name)):
-            self.measured(name)
+            with self.run.until_part():
+                self.measured(name)
 
     def version(self, name: str) -> str:
         """What identifies a measurement, made first if it is not stored; part of a ranking's inputs."""
         made = self.measured(name)
         content = self.run.store.version(made.product) if made.product else ""
-        return store.fingerprint([content, made.about])
+        return store.content_hash([content, made.about])
 
     @cached_property
     def data_version(self) -> str:
-        return store.fingerprint(sample.version for sample in self.samples)
+        return store.content_hash(sample.version for sample in self.samples)
 
     @property
     def identified_from(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
-from igds_utils.core import launch, store
+from igds_utils.core import store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
 from igds_utils.data.hub import temporary_folder
@@ -88,9 +88,6 @@ def select(
     pool = pool_of(run, task, samples, selector, found)
     size, left_out = selection_size(ratio, len(samples)), sorted(samples.left_out)
     try:
-        if run.preset.launch.processes > 1 and not run.store.holds(pool.measure_all):
-            what = (task, source, selector, features, columns, left_out)
-            launch.share(run, "igds_utils.selection.tool:measure", *what)
         ranking = selectors.rank_pool(selector, pool, size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
         raise ConfigError(f"selector {selector!r}: {error}") from None
@@ -108,18 +105,9 @@ def select(
     return _write(folder, samples, ranking, size, facts)
 
 
-def measure(
-    run: Run, task: str, source: Any, selector: str, features: str, columns: dict | None, left_out: list[int]
-) -> None:
-    """All that a selector asks of a user's pool, for `launch.share`."""
-    samples = read_pool(source, run.task(task), columns, left_out=left_out)
-    found = task_features(run, task, features) if features else None
-    pool_of(run, task, samples, selector, found).measure_all()
-
-
 def pool_of(run: Run, task: str, samples: UserPool, selector: str, found: list | None) -> Pool:
     """A user's samples as a selector sees them; found: task features, by default the run's own."""
-    key = store.fingerprint((sample.id, sample.fields, sample.target) for sample in samples)
+    key = store.content_hash((sample.id, sample.fields, sample.target) for sample in samples)
     return Pool(run, task, samples, f"{task}/pools/{key}", run.preset.seed, (selector,), found)
 
 

@@ -6,7 +6,7 @@ import yaml
 from pydantic import ValidationError
 
 from igds_utils.config.config import PRESETS, PROJECT, ConfigError
-from igds_utils.config.taskspec import TaskSpec
+from igds_utils.config.refs import TaskSpec
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
 

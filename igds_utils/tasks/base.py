@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from igds_utils.config.config import ConfigError
-from igds_utils.config.settings import TaskConfig
-from igds_utils.config.taskspec import (
+from igds_utils.config.refs import (
     AccuracyMetric,
     ChrfMetric,
     CometMetric,
@@ -22,6 +21,7 @@ from igds_utils.config.taskspec import (
     RougeMetric,
     TaskSpec,
 )
+from igds_utils.config.settings import TaskConfig
 from igds_utils.data import metrics
 from igds_utils.tasks import own_data
 from igds_utils.tasks.corruptions import corrupted_pool, quality_pool

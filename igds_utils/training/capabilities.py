@@ -83,7 +83,7 @@ def reader(lm: LM, batch_tokens: int = 2048) -> HFLM:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from igds_utils.engine import shards
+    from igds_utils.engine import distributed
     from igds_utils.engine.batching import pad, token_batches
     from igds_utils.engine.losses import logits_at
 
@@ -105,7 +105,7 @@ def reader(lm: LM, batch_tokens: int = 2048) -> HFLM:
                 return answers(requests, {sequences[i]: asked[sequences[i]] for i in batch})
 
             batches = token_batches([len(ids) for ids in sequences], batch_tokens)
-            found = dict(one for part in shards.map_in_order(answer, batches) for one in part)
+            found = dict(one for part in distributed.map_in_order(answer, batches) for one in part)
             return [found[number] for number in range(len(requests))]
 
     @torch.inference_mode()

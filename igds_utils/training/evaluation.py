@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from igds_utils.config.settings import TaskConfig
-from igds_utils.core.store import fingerprint
+from igds_utils.core.store import content_hash
 from igds_utils.data.metrics import pass_at_k
-from igds_utils.engine import shards
+from igds_utils.engine import distributed
 from igds_utils.engine.prompts import encode, encode_all, evaluation_prompt
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
@@ -48,7 +48,7 @@ def batches(asked: Sequence[Question], config: TaskConfig, rows: int) -> Iterato
     """Questions whose answers decode together, at least one batch for each process that shares the work."""
     from igds_utils.engine.batching import even_chunks
 
-    share = math.ceil(len(asked) / shards.processes())
+    share = math.ceil(len(asked) / distributed.processes())
     return even_chunks(asked, max(1, min(share, rows // config.samples)))
 
 
@@ -83,7 +83,7 @@ def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
     """What stored outputs depend on beside the model and the test set."""
     names = ("rendering", "shots", "max_prompt_tokens", "max_new_tokens", "samples", "temperature", "top_p")
     draws = {"draws": "one stream a sample and k"} if config.samples > 1 else {}
-    return {"wording": fingerprint(task.wording), **{name: getattr(config, name) for name in names}} | draws
+    return {"wording": content_hash(task.wording), **{name: getattr(config, name) for name in names}} | draws
 
 
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:

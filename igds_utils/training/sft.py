@@ -26,9 +26,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from igds_utils.config.stages import SftConfig
-from igds_utils.core.store import fingerprint
-from igds_utils.engine import shards
+from igds_utils.config.settings import SftConfig
+from igds_utils.core.store import content_hash
+from igds_utils.engine import distributed
 from igds_utils.engine.batching import even_chunks, token_batches
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
@@ -66,17 +66,17 @@ def train(
     samples = _fitting(pairs, config.max_length)
     batches = global_batches([len(ids) for ids, _ in samples], config, seed)
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
-    own = workdir / fingerprint(inputs)  # checkpoints of this very training
+    own = workdir / content_hash(inputs)  # checkpoints of this very training
     arguments, precision = trainer_arguments(config, len(batches), seed, own), lm.model.dtype
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
         trainer = _make_trainer(
             lm, [[samples[i] for i in batch] for batch in batches], arguments, config.device_tokens, bar
         )
-        trainer.train(resume_from_checkpoint=shards.from_first(lambda: last_checkpoint(own)))
+        trainer.train(resume_from_checkpoint=distributed.on_main_process(lambda: last_checkpoint(own)))
         if weights is not None:
             _save(trainer, weights)
-    shards.from_first(lambda: shutil.rmtree(own, ignore_errors=True))
+    distributed.on_main_process(lambda: shutil.rmtree(own, ignore_errors=True))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     trainer.accelerator.free_memory()  # the optimizer's state would live on in reference cycles
     for parameter in lm.model.parameters():  # not the buffers: rotary frequencies stay in fp32
@@ -166,7 +166,7 @@ def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         seed=seed,
         num_train_epochs=1,  # the records already hold every epoch
         # a step is one batch of the trainer, which its `training_step` cuts into micro-batches
-        per_device_train_batch_size=math.ceil(config.global_batch / shards.processes()),
+        per_device_train_batch_size=math.ceil(config.global_batch / distributed.processes()),
         learning_rate=config.lr,
         lr_scheduler_type=SCHEDULES[config.schedule],
         # rounded down: transformers rounds up, and the first warm-up step has lr 0, one of four steps of a small run
@@ -177,7 +177,7 @@ def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         ddp_find_unused_parameters=False,
-        ddp_timeout=int(shards.PATIENCE.total_seconds()),
+        ddp_timeout=int(distributed.PATIENCE.total_seconds()),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # the records are tokens and labels
         save_strategy="steps" if config.checkpoint_steps else "no",
@@ -202,7 +202,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
     from trl import SFTTrainer
 
     size = arguments.per_device_train_batch_size
-    shares = [dealt(batch, size, shards.processes()) for batch in batches]
+    shares = [dealt(batch, size, distributed.processes()) for batch in batches]
     # the first share has the longest samples: cut like it, no process holds more, and all make as many passes
     longest = [[len(ids) for ids, _ in share[0]] for share in shares]
     parts = [micro_batches(lengths, device_tokens) for lengths in longest]
@@ -283,7 +283,7 @@ def _save(trainer, weights: Path) -> None:
         shutil.rmtree(weights, ignore_errors=True)
         new.rename(weights)
 
-    shards.from_first(replace)
+    distributed.on_main_process(replace)
 
 
 @contextmanager

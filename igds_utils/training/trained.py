@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from igds_utils.config.refs import FolderRef
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig
 from igds_utils.core import arms, launch
 from igds_utils.core.arms import Arm
 from igds_utils.core.experiment import Run, stamped
-from igds_utils.engine import activations, shards
+from igds_utils.engine import activations, distributed
 from igds_utils.engine.features import Feature
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import target_losses
@@ -135,9 +135,9 @@ class TrainedArm:
         checkpoints = run.store.root / self.folder / "checkpoints"
         pairs = run.training_pairs(run.read(f"{self.task}/selected/{self.arm.name}.jsonl"))
         # several processes hand the model on to others
-        weights = self._weights if self.recipe.keep_weights or shards.processes() > 1 else None
+        weights = self._weights if self.recipe.keep_weights or distributed.processes() > 1 else None
         log = sft.train(lm, pairs, self.recipe, self.arm.seed, checkpoints, weights, self.inputs)
-        shards.from_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+        distributed.on_main_process(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         if weights:
             about = {"folder": weights.name, "bytes": sum(file.stat().st_size for file in weights.iterdir())}
             run.make(f"{self.folder}/weights.json", lambda: about, **self.inputs)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from common import model, pool, size
 
-from igds_utils.config.stages import SftConfig
+from igds_utils.config.settings import SftConfig
 from igds_utils.engine import losses
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import LM
