@@ -143,6 +143,28 @@ def effect_agreement(
     return style.with_legend(figure)
 
 
+def recognition(table: pd.DataFrame, agreement: dict[str, dict], metric: Metric) -> Figure:
+    """Do causal effects find the features that recognise sound prompts? AUC of every recalled feature against them.
+
+    `table` is quality/features.parquet, `agreement` quality/agreement.json. The effect on the score has a panel where
+    three features or more generated answers.
+    """
+    shown = [by for by in ("loglik", "score") if by == "loglik" or agreement[EFFECTS[by][0]]["n"] > 2]
+    figure, axes = style.new_figure(style.COLUMN * max(1.2, len(shown)), 2.8, columns=len(shown), sharey=True)
+    for axis, by in zip(axes[0], shown, strict=True):
+        column, _, title = EFFECTS[by]
+        unit, here = metric if by == "score" else LOGLIK, table.dropna(subset=column)
+        axis.axhline(0.5, label="chance", **style.DASHED)
+        rest, best = here[~here["selected"]], here[here["selected"]]
+        draw = partial(style.dots, axis, names=("auc",), upright=True)
+        draw(rest, rest[column] * unit.factor, colour=style.MUTED, s=16, label="recalled feature")
+        draw(best, best[column] * unit.factor, s=36, label="task feature")
+        axis.set(title=correlation(agreement[column]), xlabel=f"{title}\n({unit.unit})")
+        axis.grid()
+    axes[0, 0].set_ylabel("AUC, clean against corrupted prompts")
+    return style.with_legend(figure)
+
+
 def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layers: list[int]) -> Figure:
     """Figure 5: layer against feature index (log axis) of every recalled feature, one panel a task.
 

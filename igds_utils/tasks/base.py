@@ -70,8 +70,8 @@ class Task:
         """The sets prior, validation, confirmation, pool and test, and quality where asked for, in the preset's sizes.
 
         No example of one set says the same (`normalize`) as one of another. The same seed gives the same sets. The
-        preset's shares of pool and quality are corrupted (`corruptions`). Raises `ConfigError` for unusable `data` parameters or
-        too little data.
+        preset's shares of pool and quality are corrupted (`corruptions`). Raises `ConfigError` for unusable `data`
+        parameters or too little data.
         """
         sets = deal_sets(self, config, seed)
         if config.corrupted:

@@ -51,7 +51,7 @@ class Example:
 class Sets(dict[str, list[Example]]):
     """The sets of a task by name.
 
-    facts: what was left out when they were made. "quality" is among them where a preset asks for a pool of known quality.
+    "quality" is among them where a preset asks for it. facts: what was left out when they were made.
     """
 
     def __init__(self, sets: dict[str, list[Example]], facts: dict[str, Any] | None = None):
