@@ -143,13 +143,12 @@ def effect_agreement(
     return style.with_legend(figure)
 
 
-def recognition(table: pd.DataFrame, agreement: dict[str, dict], metric: Metric) -> Figure:
+def recognition(table: pd.DataFrame, metric: Metric, resamples: int = 2000, seed: int = 0) -> Figure:
     """Do causal effects find the features that recognise sound prompts? AUC of every recalled feature against them.
 
-    `table` is quality/features.parquet, `agreement` quality/agreement.json. The effect on the score has a panel where
-    three features or more generated answers.
+    `table` is quality/features.parquet. The effect on the score has a panel where three features or more generated.
     """
-    shown = [by for by in ("loglik", "score") if by == "loglik" or agreement[EFFECTS[by][0]]["n"] > 2]
+    shown = [by for by in ("loglik", "score") if by == "loglik" or table[EFFECTS[by][0]].notna().sum() > 2]
     figure, axes = style.new_figure(style.COLUMN * max(1.2, len(shown)), 2.8, columns=len(shown), sharey=True)
     for axis, by in zip(axes[0], shown, strict=True):
         column, _, title = EFFECTS[by]
@@ -159,7 +158,8 @@ def recognition(table: pd.DataFrame, agreement: dict[str, dict], metric: Metric)
         draw = partial(style.dots, axis, names=("auc",), upright=True)
         draw(rest, rest[column] * unit.factor, colour=style.MUTED, s=16, label="recalled feature")
         draw(best, best[column] * unit.factor, s=36, label="task feature")
-        axis.set(title=correlation(agreement[column]), xlabel=f"{title}\n({unit.unit})")
+        rho = spearman(here[column], here["auc"], resamples=resamples, seed=seed, permute=True)
+        axis.set(title=correlation(rho._asdict()), xlabel=f"{title}\n({unit.unit})")
         axis.grid()
     axes[0, 0].set_ylabel("AUC, clean against corrupted prompts")
     return style.with_legend(figure)

@@ -8,7 +8,7 @@ are not judged. The best recalled feature is found by the labels and is an oracl
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,25 +19,22 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from igds_utils import selectors
 from igds_utils.core.experiment import Run
 from igds_utils.core.store import content_hash
-from igds_utils.data.stats import Correlation, spearman
+from igds_utils.data.stats import spearman
 from igds_utils.engine import activations
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.identification.intervention import QUANTITIES
 from igds_utils.identification.recall import fires_often
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection import features, quality
 from igds_utils.selection.pool import Pool, fixed_layer
-from igds_utils.selection.samples import Samples, StoredSamples
-from igds_utils.selectors import rank
+from igds_utils.selection.samples import StoredSamples
 from igds_utils.tasks.corruptions import rewritten
 
-CHOSEN, RECALLED, COSINE = "task features", "all recalled features", "cosine to the prior's mean"
-ORACLE = "best recalled feature (oracle)"
+STABLE = ("igds", "igds_recalled", "prior_cosine")  # selectors that score rewritten prompts too
 DRAWS = 20  # random directions
 RATIO = 0.5  # of the pool that is kept, for the clean share
-Residuals = dict[int, Tensor]  # {layer: (N, d)}, at p
 
 
 class Score(NamedTuple):
@@ -87,7 +84,13 @@ def scores(pool: Pool, prior: dict[str, StoredSamples], oracle: Feature | None =
         found.extend(each for each in of_layer if each.features)
 
     def read(some: Sequence[Feature]) -> Callable[[int], Tensor]:
-        return lambda layer: feature_values(run, h, [feature for feature in some if feature.layer == layer])
+        def at(layer: int) -> Tensor:
+            if not (here := [feature for feature in some if feature.layer == layer]):
+                return h[layer][:, :0]
+            values = activations.feature_activations(h, run.saes, here).numpy()
+            return torch.from_numpy(features.in_units(run, values, here))
+
+        return at
 
     def contrast(layer: int) -> tuple[np.ndarray, np.ndarray]:
         """Prompts of this task and of the others, (n, d), and which are which."""
@@ -105,32 +108,20 @@ def scores(pool: Pool, prior: dict[str, StoredSamples], oracle: Feature | None =
     def unlearned(layer: int) -> Tensor:
         encode = random_sae(mine[layer], run.saes.d_sae, fires.get(layer, 0.0), generator)
         frequency = pd.Series((encode(mine[layer]) > 0).double().mean(0).numpy())
-        return encode(h[layer])[:, fires_often(frequency, len(mine[layer]), run.preset.recall.tau).to_numpy()]
+        kept = np.flatnonzero(fires_often(frequency, len(mine[layer]), run.preset.recall.tau))
+        return encode(h[layer])[:, kept]
 
-    add(CHOSEN, read(pool.task_features), summed=True)
-    add(RECALLED, read(features.recalled(run, task)), summed=True)
+    add("task features", read(pool.task_features), summed=True)
+    add("all recalled features", read(features.recalled(run, task)), summed=True)
     if oracle:
-        add(ORACLE, read([oracle]), summed=True)
+        add("best recalled feature (oracle)", read([oracle]), summed=True)
     add("random SAE, its recalled features", unlearned, [own], summed=True)
     if others:
         add("mean difference to other tasks", difference, prior.values())
         add("linear probe against other tasks", probe, prior.values())
-    add(COSINE, lambda layer: cosine(h[layer], mine[layer]), [own])
+    add("cosine to the prior's mean", lambda layer: torch.cosine_similarity(h[layer], mine[layer].mean(0)[None]), [own])
     add("random directions", lambda layer: h[layer] @ torch.randn(h[layer].shape[1], DRAWS, generator=generator))
     return found
-
-
-def feature_values(run: Run, h: Residuals, some: Sequence[Feature]) -> Tensor:
-    """Activations of some features in the units in which the preset counts them: (N, features)."""
-    if not some:
-        return next(iter(h.values())).new_zeros(len(next(iter(h.values()))), 0)
-    values = activations.feature_activations(h, run.saes, some).numpy()
-    return torch.from_numpy(features.in_units(run, values, some))
-
-
-def cosine(h: Tensor, of_prior: Tensor) -> Tensor:
-    """Cosine of each residual (N, d) to the mean of the prior set's (n, d): (N,). The selector prior_cosine is this."""
-    return torch.cosine_similarity(h, of_prior.mean(dim=0)[None])
 
 
 def random_sae(h: Tensor, n_features: int, l0: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -172,7 +163,7 @@ def judge(
     for score in found:
         draws = score.values.reshape(len(known), -1).T  # (draws, N)
         areas = auc(draws[:, clean], draws[:, corrupted])
-        ranked = {str(i): rank(values, known["sample_id"], "highest") for i, values in enumerate(draws)}
+        ranked = {str(i): selectors.rank(values, known["sample_id"], "highest") for i, values in enumerate(draws)}
         kept = quality.precision(ranked, known, (RATIO,), confidence).query("side == 'prompt'")
         row = score._asdict() | {"auc": areas.mean(), "low": np.nan, "high": np.nan, "sd": np.nan}
         if len(draws) > 1:
@@ -194,11 +185,10 @@ def feature_table(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     filter; auc of its activation at p, clean against corrupted prompts; of the clean prompts fires, the share on which
     it does, and variation, standard deviation over mean.
     """
-    run, recalled, (clean, corrupted) = pool.run, features.recalled(pool.run, pool.task), sides(known)
-    a = feature_values(run, pool.at_p, recalled).numpy().T  # (F, N)
-    table = pd.DataFrame({"name": [feature.name for feature in recalled]})
+    run, (clean, corrupted), read = pool.run, sides(known), pool.measured("recalled_activations")
+    a, table = read.values.T, pd.DataFrame({"name": read.about["features"]})  # (F, N)
     table["auc"] = auc(a[:, clean], a[:, corrupted])
-    table["fires"], table["variation"] = (a[:, clean] > 0).mean(1), _variation(a[:, clean])
+    table["fires"], table["variation"] = (a[:, clean] > 0).mean(1), stats.variation(a[:, clean], axis=1)
     measured = pd.DataFrame(run.read(f"{pool.task}/task_features.json")["features"])
     columns = ["name", "layer", "feature", *QUANTITIES.values()]
     table = measured.reindex(columns=columns).merge(table, on="name", validate="one_to_one")
@@ -206,82 +196,42 @@ def feature_table(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("delta_loglik", ascending=False, ignore_index=True)
 
 
-def agreement(table: pd.DataFrame, confidence: float, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Does the effect of a feature tell what it recognises? Rank correlation of either effect with the auc.
-
-    By the effect's column: rho with its bootstrap interval (low, high) and permutation p over the n features. None:
-    cannot be told.
-    """
-    made = {}
-    for effect in QUANTITIES.values():
-        both = table[[effect, "auc"]].astype(float).dropna()
-        found = Correlation(np.nan, np.nan, np.nan, np.nan, len(both))
-        if len(both):
-            found = spearman(both[effect], both["auc"], confidence, resamples, seed, permute=True)
-        made[effect] = {key: None if np.isnan(value) else value for key, value in found._asdict().items()}
-    return made
-
-
-def reliability(pool: Pool, prior: StoredSamples, known: pd.DataFrame) -> pd.DataFrame:
+def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     """Is a score the same where names and numbers of the prompt are others, but not the task (`rewritten`)?
 
-    A row a score: rung, n clean samples that could be rewritten, rho between both scores with its interval (low, high),
-    fires (share of clean samples above 0) and variation (standard deviation over mean).
+    A row a selector: n clean samples that could be rewritten, rho between both scores with its interval (low, high);
+    over all clean samples fires, the share above 0, and variation, standard deviation over mean.
     """
-    run, layer, preset = pool.run, fixed_layer(pool.run), pool.run.preset
-    clean = np.flatnonzero(sides(known)[0])
-    again = {i: rewritten(pool.samples[i], preset.seed) for i in clean}
-    places = [i for i, sample in again.items() if sample.fields != pool.samples[i].fields]
-    if not places:
-        return pd.DataFrame(columns=["rung", "n", "rho", "low", "high", "fires", "variation"])
-    after = Samples(run, pool.task, [again[i] for i in places]).residuals(run.saes.layers)
-    kinds: dict[str, Callable[[Residuals], np.ndarray]] = {
-        name: lambda h, some=some: feature_resonant_score(feature_values(run, h, some).numpy())
-        for name, some in {CHOSEN: pool.task_features, RECALLED: features.recalled(run, pool.task)}.items()
-    }
-    kinds[COSINE] = lambda h: cosine(h[layer], prior.at_p[layer]).numpy()
-    rows = []
-    for rung, score in kinds.items():
-        before = score(pool.at_p)
-        found = spearman(before[places], score(after), preset.confidence, preset.bootstrap, preset.seed)
-        row = {"rung": rung, "n": found.n, "rho": found.rho, "low": found.low, "high": found.high}
-        rows.append(row | {"fires": (before[clean] > 0).mean(), "variation": _variation(before[clean])})
+    run, preset, rows, clean = pool.run, pool.run.preset, [], sides(known)[0]
+    sound = [sample for sample, kept in zip(pool.samples, clean, strict=True) if kept]
+    changed = [made for sample in sound if (made := rewritten(sample, preset.seed)) != sample]
+    other = Pool(run, pool.task, changed, f"{pool.task}/quality/rewritten", pool.seed, one_pass=True)
+    for name in STABLE:
+        values = pd.Series(selectors.get(name)(pool, 0), pool.ids)
+        again, own = selectors.get(name)(other, 0), values.to_numpy()[clean]
+        found = spearman(values[other.ids], again, preset.confidence, preset.bootstrap, preset.seed)
+        facts = {"fires": (own > 0).mean(), "variation": stats.variation(own)}
+        rows.append({"selector": name} | found._asdict() | facts)
     return pd.DataFrame(rows)
 
 
-def _variation(values: np.ndarray) -> np.ndarray:
-    """Standard deviation over |mean| of the last axis; nan where all is 0."""
-    mean = np.abs(values.mean(-1))
-    return np.divide(values.std(-1), mean, out=np.full_like(mean, np.nan), where=mean > 0)
-
-
-def report(pool: Pool, prior: dict[str, StoredSamples]) -> dict[str, Any]:
-    """All of this for a pool of known quality, stored under <task>/quality/ and returned by name.
-
-    features, ladder and reliability are tables, agreement is JSON.
-    """
+def report(pool: Pool, prior: dict[str, StoredSamples]) -> dict[str, pd.DataFrame]:
+    """The tables features, ladder and reliability of a pool of known quality, stored under <task>/quality/."""
     run, task, preset = pool.run, pool.task, pool.run.preset
-    known = quality.labels(run.examples(task, "quality"))
+    known, filtered = quality.labels(run.examples(task, "quality")), run.read(f"{task}/task_features.json")
     sure = {"confidence": preset.confidence, "resamples": preset.bootstrap, "seed": preset.seed}
-    filtered = run.read(f"{task}/task_features.json")
     inputs = pool.identified_from | sure | {
         "labels": content_hash(known.to_dict("list")), "units": preset.scoring.units,
         "features": content_hash([filtered["features"], filtered["selected"]]),
         "recalled": run.store.version(f"{task}/recall.parquet"),
         "priors": {name: samples.data_version for name, samples in prior.items()},
     }  # fmt: skip
-
-    def climb(table: pd.DataFrame) -> pd.DataFrame:
-        oracle = features_of(table.nlargest(1, "auc"))
-        return judge(scores(pool, prior, *oracle), known, **sure)
-
-    made: dict[str, Any] = {}
+    made: dict[str, pd.DataFrame] = {}
     builds = {
-        "features.parquet": lambda: feature_table(pool, known),
-        "agreement.json": lambda: agreement(made["features"], **sure),
-        "ladder.parquet": lambda: climb(made["features"]),
-        "reliability.parquet": lambda: reliability(pool, prior[task], known),
+        "features": lambda: feature_table(pool, known),
+        "ladder": lambda: judge(scores(pool, prior, *features_of(made["features"].nlargest(1, "auc"))), known, **sure),
+        "reliability": lambda: reliability(pool, known),
     }
     for name, build in builds.items():
-        made[name.partition(".")[0]] = run.make(f"{task}/quality/{name}", build, **inputs)
+        made[name] = run.make(f"{task}/quality/{name}.parquet", build, **inputs)
     return made

@@ -7,9 +7,6 @@ and parquet files. The paper's values come from `display.paper_values()` and alw
 from igds_utils.tables.arms import (
     activation_table,
     benefit_table,
-    ladder_table,
-    recognition_table,
-    reliability_table,
     selection_table,
     table2,
     table3,
@@ -31,7 +28,7 @@ from igds_utils.tables.features import (
 from igds_utils.tables.writing import load_table, save_table, to_latex, to_markdown
 
 __all__ = [
-    "MARK", "PAPER_SOURCES", "activation_table", "agreement_table", "benefit_table", "ladder_table",
-    "load_table", "model_facts", "prompt_templates", "recognition_table", "reliability_table", "save_table", "selection_table", "table1", "table2", "table3",
+    "MARK", "PAPER_SOURCES", "activation_table", "agreement_table", "benefit_table", "load_table",
+    "model_facts", "prompt_templates", "save_table", "selection_table", "table1", "table2", "table3",
     "table4", "table5", "table6", "table7", "table8", "table9", "to_latex", "to_markdown",
 ]  # fmt: skip

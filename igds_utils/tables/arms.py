@@ -273,46 +273,5 @@ def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"Selector": "chance", **chance}])
 
 
-def ladder_table(ladder: pd.DataFrame) -> pd.DataFrame:
-    """The scores that the rule judges (quality/ladder.parquet); of several draws the SD over them."""
-    show, rows = display.RHO, []
-    for row in ladder[ladder["fixed"]].to_dict("records"):
-        area, spread = show.show_interval(row["auc"], row["low"], row["high"]), f", SD {show.show(row['sd'])}"
-        rows.append({
-            "Score": row["rung"],
-            "Layer": "all" if display.missing(row["layer"]) else str(row["layer"]),
-            "Features": str(row["features"]),
-            "AUC": area + ("" if display.missing(row["sd"]) else spread),
-            "Clean share at 50 % (%)": display.SHARE.show(row["share"]),
-            "By chance (%)": display.SHARE.show(row["chance"]),
-            "Seconds": display.number(row["seconds"]),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def recognition_table(features: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Every recalled feature: its effects, and what it recognises (quality/features.parquet)."""
-    return pd.DataFrame({
-        "Feature": features["name"] + features["selected"].map({True: " *", False: ""}),
-        "Δ log-likelihood": [display.LOGLIK.show(value, signed=True) for value in features["delta_loglik"]],
-        f"δ ({metric.unit})": [metric.show(value, signed=True) for value in features["delta"]],
-        "AUC": features["auc"].map(display.RHO.show),
-        "Fires (%)": features["fires"].map(display.SHARE.show),
-        "Variation (%)": features["variation"].map(display.SHARE.show),
-    })  # fmt: skip
-
-
-def reliability_table(reliability: pd.DataFrame) -> pd.DataFrame:
-    """How far a score holds where names and numbers are others (quality/reliability.parquet)."""
-    rho = [display.RHO.show_interval(*values) for values in reliability[["rho", "low", "high"]].to_numpy()]
-    return pd.DataFrame({
-        "Score": reliability["rung"],
-        "Samples": reliability["n"].astype(str),
-        "Rank correlation": rho,
-        "Fires (%)": reliability["fires"].map(display.SHARE.show),
-        "Variation (%)": reliability["variation"].map(display.SHARE.show),
-    })  # fmt: skip
-
-
 def _share_of(record: dict[str, Any], side: str) -> str:
     return display.SHARE.show_interval(*(record[f"{side}_{part}"] for part in ("precision", "low", "high")))
