@@ -69,7 +69,8 @@ def test_tokens_of_every_stage(preset, stage, expected):
         # with and without its prompt, IGDS, and its controls together; lengths need no model
         ({"selectors": ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]},
          "scoring", (40 * (58 + 8 + 2 * 50), 0, 0)),
-        ({"quality": {"size": 10, "selectors": ["loss"]}}, "scoring", (40 * 108 + 10 * 58, 0, 0)),
+        # one pass over the prompts of a pool of known quality for all that is read there, and half of them rewritten
+        ({"quality": {"size": 10, "selectors": ["loss", "igds"]}}, "scoring", (40 * 108 + 10 * (58 + 1.5 * 50), 0, 0)),
         # without recall as many random features pass through the filter, once a seed, and are read by themselves
         ({"selectors": ["igds", "igds_unrecalled"], "seeds": [0, 1]},
          "causal filter", (round(232 + 57.6 * 4 * 0.4 * 8), round((4 + 7.2 * 4) * 12), 0)),

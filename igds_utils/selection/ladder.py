@@ -92,18 +92,15 @@ def scores(pool: Pool, prior: dict[str, StoredSamples], oracle: Feature | None =
 
         return at
 
-    def contrast(layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Prompts of this task and of the others, (n, d), and which are which."""
-        rows = torch.cat([read[layer] for read in (mine, *others)])
-        return rows.numpy(), np.arange(len(rows)) < len(mine[layer])
+    def difference(layer: int) -> Tensor:
+        rest = torch.cat([other[layer] for other in others])
+        return h[layer] @ (mine[layer].mean(0) - rest.mean(0))
 
     def probe(layer: int) -> Tensor:
-        probed = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
-        return torch.from_numpy(probed.fit(*contrast(layer)).decision_function(h[layer].numpy()))
-
-    def difference(layer: int) -> Tensor:
-        rows, ours = contrast(layer)
-        return h[layer] @ torch.from_numpy(rows[ours].mean(0) - rows[~ours].mean(0))
+        rows = torch.cat([read[layer] for read in (mine, *others)]).numpy()
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
+        model.fit(rows, np.arange(len(rows)) < len(mine[layer]))
+        return torch.from_numpy(model.decision_function(h[layer].numpy()))
 
     def unlearned(layer: int) -> Tensor:
         encode = random_sae(mine[layer], run.saes.d_sae, fires.get(layer, 0.0), generator)
@@ -131,7 +128,7 @@ def random_sae(h: Tensor, n_features: int, l0: float, generator: torch.Generator
     """
     directions = torch.nn.functional.normalize(torch.randn(h.shape[1], n_features, generator=generator), dim=0)
     threshold = (h @ directions).flatten().topk(round(l0 * len(h)) + 1).values[-1]
-    return lambda x: (x @ directions) * (x @ directions > threshold)
+    return lambda x: torch.nn.functional.threshold(x @ directions, threshold.item(), 0.0)
 
 
 # ---- held against the labels -----------------------------------------------------------------------------
@@ -168,7 +165,7 @@ def judge(
         row = score._asdict() | {"auc": areas.mean(), "low": np.nan, "high": np.nan, "sd": np.nan}
         if len(draws) > 1:
             row["sd"] = areas.std(ddof=1)
-        else:
+        elif min(clean.sum(), corrupted.sum()) > 1:
             test = stats.bootstrap(
                 (draws[0, clean], draws[0, corrupted]), auc, vectorized=True, n_resamples=resamples, batch=256,
                 confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
@@ -205,6 +202,8 @@ def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     run, preset, rows, clean = pool.run, pool.run.preset, [], sides(known)[0]
     sound = [sample for sample, kept in zip(pool.samples, clean, strict=True) if kept]
     changed = [made for sample in sound if (made := rewritten(sample, preset.seed)) != sample]
+    if not changed:
+        return pd.DataFrame(columns=["selector", "n", "rho", "low", "high", "fires", "variation"])
     other = Pool(run, pool.task, changed, f"{pool.task}/quality/rewritten", pool.seed, one_pass=True)
     for name in STABLE:
         values = pd.Series(selectors.get(name)(pool, 0), pool.ids)

@@ -80,10 +80,10 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
 
     A set may come out smaller than its size by the examples that were dropped: another set has them, they repeat (pool
     and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`,
-    but not of the pool of known quality, which takes what is left; an empty set always is. facts, where there are
-    `sources` or too few samples of known quality: `sources` -> name -> rows, used, left out (reason ->
-    rows); `sets` -> name -> size, asked, repeats, overlaps (set -> examples that this set did without because that one
-    has them).
+    and so is an empty set. The pool of known quality takes what is left, and where that is less than half of its size,
+    samples of the pool itself. facts, where there are `sources` or too few samples of known quality: `sources` -> name
+    -> rows, used, left out (reason -> rows); `sets` -> name -> size, asked, repeats, overlaps (set -> examples that the
+    set did without because that one has them), of_pool.
     """
     sourced = data_parameters(Sourced, {"sources": config.data.get("sources", {})}, task.name)
     asked, given = config.set_sizes, {name: sourced.sets_of(name) for name in sourced.sources}
@@ -108,12 +108,13 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     sets, counts = _deal(streams, asked, task.name)
     for name, found in facts.items():
         dealt = [one for one in given[name] if one in streams]
-        found["used"] = sum(len(sets[one]) for one in dealt)
+        found["used"] = sum(len(sets[one]) for one in dealt if "of_pool" not in counts[one])
         if left := sum(1 for _ in streams[dealt[0]].left):
             beyond = ", ".join("quality.size" if one == "quality" else f"sizes.{one}" for one in dealt)
             found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in dealt)] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
-    told = "sources" in config.data or len(sets.get("quality", [])) < asked.get("quality", 0)
+    few = counts.get("quality", {})
+    told = "sources" in config.data or "of_pool" in few or few.get("size", 0) < few.get("asked", 0)
     return Sets(numbered, {"sources": facts, "sets": counts} if told else {})
 
 
@@ -184,6 +185,8 @@ def _deal(
                 members.append(example)
                 continue
             stream.dropped += 1
+        if of_pool := name == "quality" and 2 * len(members) < size:
+            members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
         if size != 0 and not members:
             why = _counted(stream.out | {f"in {other}": n for other, n in overlaps.items()}) or "all are dealt"
             raise ConfigError(
@@ -198,6 +201,7 @@ def _deal(
         sets[name] = members
         asked = len(members) if size is None else size
         counts[name] = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
+        counts[name] |= {"of_pool": True} if of_pool else {}
     return sets, counts
 
 
@@ -238,6 +242,8 @@ def describe(facts: dict[str, Any]) -> str:
         said = [f"{n} in {other}" for other, n in counts["overlaps"].items()]
         if counts["repeats"]:
             said.append(f"{counts['repeats']} repeats {'kept' if name in REPEATING else 'dropped'}")
+        if counts.get("of_pool"):
+            said.append("samples of the pool itself, of whose source too few are left")
         if said or counts["size"] < counts["asked"]:
             parts.append(f"{name} {counts['size']} of {counts['asked']}" + f" ({', '.join(said)})" * bool(said))
     for name, source in facts.get("sources", {}).items():
