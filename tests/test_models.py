@@ -13,7 +13,7 @@ from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, loading, losses
 from igds_utils.identification import recall
 from igds_utils.selection import tool
-from igds_utils.selection.pool import measure, open_pool
+from igds_utils.selection.pool import open_pool
 
 READ, TRAINED = TinyRef(tiny="llama"), TinyRef(tiny="llama", seed=1)
 
@@ -51,7 +51,7 @@ def opened(tmp_path):
 def test_a_pool_is_measured_with_one_model_after_the_other(opened, loads):
     run = opened(**{"tasks.math.selectors": ["igds", "loss", "mona", "ifd", "igds_recalled", "rds"]})
     assert loads == [(READ, 0)]
-    measure(run, "math")
+    open_pool(run, "math").measure_all()
     assert loads[1:] == [(TRAINED, 0), (READ, 0)]
     assert run.lm.n_layers == 4 and len(loads) == 3  # a notebook goes on with it
 
@@ -62,7 +62,7 @@ def test_no_selector_holds_a_second_model(opened, loads):
         **{"tasks.math.selectors": selectors.names(), "selection.tagger": tagger.model_dump()},
         **{"tasks.math.sizes.pool": 4},
     )
-    measure(run, "math")
+    open_pool(run, "math").measure_all()
     assert {ref for ref, _ in loads} == {READ, TRAINED, tagger}
     assert all(others == 0 for _, others in loads)
 
@@ -91,7 +91,7 @@ def test_a_model_that_is_changed_is_loaded_anew_and_alone(opened, loads):
 
 def test_one_model_that_is_read_and_trained_is_loaded_once_for_a_pool(opened, loads):
     run = opened(**{"models.tiny-llama.train": READ.model_dump(), "tasks.math.selectors": ["loss", "igds"]})
-    measure(run, "math")
+    open_pool(run, "math").measure_all()
     assert run.train_lm is run.lm and loads == [(READ, 0)]
 
 

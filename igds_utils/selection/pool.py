@@ -340,9 +340,3 @@ def open_pool(run: Run, task: str, seed: int = 0, name: Name = "pool") -> Pool:
                 "false"
             )
     return Pool(run, task, run.examples(task, name), f"{task}/measurements", seed, config.selectors)
-
-
-def measure(run: Run, task: str, name: Name = "pool") -> None:
-    """All that the selectors of a pool ask for."""
-    for seed in run.config(task).seeds:
-        open_pool(run, task, seed, name).measure_all()
