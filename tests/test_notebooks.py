@@ -136,7 +136,7 @@ def test_a_run_leaves_the_products_that_results_readme_lists(smoke_run, task):
             for name in ("precision.parquet", "defects.parquet", "overlap.parquet", "summary.json")
         ]
     assert [name for name in names if not (folder / name).is_file()] == []
-    assert list((folder / "needs").glob("*.parquet"))
+    assert list((folder / "measurements").glob("*.parquet"))
     assert not list(folder.rglob("*.parts-*")) and not list(folder.rglob("*checkpoint*/*"))
 
 
