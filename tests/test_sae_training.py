@@ -254,8 +254,11 @@ def notebook_parameters() -> dict:
     return {name: value for name, value in values.items() if name != "__builtins__"}
 
 
+DEFAULT = yaml.safe_load((PRESETS / "saes" / "default.yaml").read_text(encoding="utf8"))
+
+
 def test_no_preset_draws_an_evaluation_set_beyond_what_is_reserved():
-    reserved = notebook_parameters()["reserved"]
+    reserved = DEFAULT["corpus"]["reserved"]
     for name in ("quick", "smoke"):
         for task, config in load_preset(name).tasks.items():
             sizes = config.sizes
@@ -264,14 +267,11 @@ def test_no_preset_draws_an_evaluation_set_beyond_what_is_reserved():
 
 def test_paper_recipe_is_a_configuration_of_the_notebook():
     values = yaml.safe_load((PRESETS / "saes" / "qwen3-8b.yaml").read_text(encoding="utf8"))
-    known = notebook_parameters()
-    assert set(values) <= set(known)
-    values = known | values
-    recipe = Recipe(
-        features=values["expansion"] * 4096, **{n: values[n] for n in Recipe.model_fields if n in values}
-    )
+    assert set(values) <= set(notebook_parameters())
+    changed = {part: DEFAULT[part] | fields for part, fields in values["recipe"].items()}
+    recipe = Recipe(features=values["expansion"] * 4096, k=values["k"], **changed["training"])
     assert (recipe.architecture, recipe.features, recipe.batch, recipe.lr) == ("jumprelu", 65536, 2048, 5e-5)
-    assert values["layers"] == list(range(12, 19)) and values["context"] == 512
+    assert values["layers"] == list(range(12, 19)) and Corpus(**changed["corpus"]).context == 512
     assert recipe.k == 50  # the loss aims at it
 
 
@@ -296,12 +296,16 @@ def test_shipped_saes_are_what_their_table_says():
 @pytest.mark.slow
 def test_notebook_runs_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
-    values = {"preset": "smoke", "tasks": ["math"], "layers": [1], "batch": 64, "k": 4, "held_out": 0.2}
-    values |= {"mix": {"math": {"chat": 24, "bare": 8}}, "reserved": {"math": 20}, "dead_after": 20}
-    values |= {"output": str(tmp_path / "saes"), "results": str(tmp_path / "results")}
+    values = {"preset": "smoke", "tasks": ["math"], "layers": [1], "expansion": 2, "k": 4}
+    values["results"] = str(tmp_path / "results")
+    values["recipe"] = {
+        "corpus": {"mix": {"math": {"chat": 24, "bare": 8}}, "reserved": {"math": 20}, "held_out": 0.2},
+        "training": {"batch": 64, "dead_after": 20, "passes": 3},
+        "stored": {"output": str(tmp_path / "saes")},
+    }
     printed = []
     for _ in range(2):
-        execute("00_sae_training", values | {"expansion": 2, "passes": 3})
+        execute("00_sae_training", values)
         printed.append("quality_01.json: up to date" in capsys.readouterr().out)
     assert printed == [False, True]
     assert load_folder(tmp_path / "saes" / "layer_01").cfg.d_sae == 64
