@@ -112,13 +112,14 @@ def p_value(value: float | None) -> str:
 
 
 def correlation(found: dict) -> str:
-    """Text of a rank correlation (`stats.Correlation` as a dict): its interval, or n and p where pairs are few."""
+    """Text of a rank correlation (`stats.Correlation` as a dict): its interval, and n and p where it has a p value."""
     if missing(found["rho"]):
         return "no rank correlation"
+    text = f"ρ = {RHO.show_interval(found['rho'], found['low'], found['high'])}"
     if missing(found["p_value"]):
-        return f"ρ = {RHO.show_interval(found['rho'], found['low'], found['high'])}"
+        return text
     p = p_value(found["p_value"])
-    return f"ρ = {RHO.show(found['rho'])}, n = {found['n']}, p {p if p.startswith('<') else f'= {p}'}"
+    return f"{text}, n = {found['n']}, p {p if p.startswith('<') else f'= {p}'}"
 
 
 def selector_title(selector: str) -> str:

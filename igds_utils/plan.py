@@ -26,6 +26,7 @@ LAUNCHED = ("training", "evaluation", "capabilities")  # in `launch.processes` p
 CANDIDATES = {"release": 400, "folder": 40, "tiny": 40}
 FIRES = 0.22  # share of random (feature, sample) pairs that fire along the original answer; of quick's math
 ABOVE = 0.4  # share of the blocks above a candidate's, about: all that an amplified target is read through
+AT_P = ("_activations", "_reads", "_cosines")  # how measurements end that read prompts alone
 SHOT_TOKENS = 160  # of one Minerva example
 # Benchmark -> subjects, questions, tokens that are read for a question, with its worked examples and its choices
 QUESTIONS = {"mmlu": (57, 14042, 725), "truthfulqa": (1, 817, 1710), "mmlu_dev": (57, 281, 100)}
@@ -84,11 +85,13 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     confirmed = _amplified(task, settings.k, settings.k, sizes.confirmation, new)
     pools = [(sizes.pool, task.selectors)]
     if task.quality:
-        pools.append((min(task.quality.size, sizes.pool), some))
-    measured, epochs = (
-        [(name, n) for n, some in pools for name in _measured(some)],
-        preset.selection.less.epochs,
-    )
+        pools.append((task.quality.size, some))
+    measured, epochs = [(name, sizes.pool) for name in _measured(task.selectors)], preset.selection.less.epochs
+    if task.quality:  # one pass serves all that is read at p, a second one reads the clean prompts rewritten
+        clean = 1 - task.quality.target_rate - task.quality.prompt_rate
+        read_once = {name for name in _measured(some) if not name.endswith(AT_P)}
+        measured += [(name, task.quality.size) for name in read_once]
+        measured.append(("critical_reads", task.quality.size * (1 + clean)))
     scored = sum(n * measurement_tokens(name, prompt, target, epochs) for name, n in measured)
     trained = [arm for arm in everyone if arm.trained]
     shown = task.sft.epochs * sum(arm.size(sizes.pool) for arm in trained)
@@ -148,7 +151,7 @@ def measurement_tokens(name: str, prompt: float, target: float, less_epochs: int
     whole = prompt + target
     known = dict.fromkeys(["target_loss", "hidden_states", "sae_mean", "sae_max", "neuron_mean"], whole)
     known |= {"bare_target_loss": target, "gradients": less_epochs * whole}
-    return known.get(name, prompt if name.endswith(("_activations", "_reads", "_cosines")) else 0)
+    return known.get(name, prompt if name.endswith(AT_P) else 0)
 
 
 def measurement_operations(name: str, tokens: float, shape: Shape, blocks: int) -> float:

@@ -11,7 +11,7 @@ from igds_utils.config.refs import TinyRef
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, loading, losses
 from igds_utils.identification import recall
-from igds_utils.selection.pool import measure, open_pool
+from igds_utils.selection.pool import open_pool
 
 READ, TRAINED = TinyRef(tiny="llama"), TinyRef(tiny="llama", seed=1)
 
@@ -52,7 +52,7 @@ def test_no_selector_holds_a_second_model(opened, loads):
         **{"tasks.math.selectors": selectors.names(), "selection.tagger": tagger.model_dump()},
         **{"tasks.math.sizes.pool": 4},
     )
-    measure(run, "math")
+    open_pool(run, "math").measure_all()
     assert {ref for ref, _ in loads} == {READ, TRAINED, tagger}
     assert all(others == 0 for _, others in loads)
 

@@ -70,6 +70,30 @@ def test_the_runner_knows_every_notebook():
     assert {path.stem for path in NOTEBOOKS} == {*STAGES, *APPENDICES}
 
 
+STEP = re.compile(r"^\d+\. `(\S+): (\w+)`, called in `(\S+)`$", re.MULTILINE)
+PATH = STEP.findall((PROJECT / "notebooks/README.md").read_text(encoding="utf8"))
+
+
+def names_in(file):
+    """Names, attributes and short texts of a module's or notebook's code; and the functions that it defines."""
+    cells = [cell.source for cell in code(file)] if file.suffix == ".ipynb" else [file.read_text(encoding="utf8")]
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell))]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {node.value for node in nodes if isinstance(node, ast.Constant)}
+    return used, {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+def test_a_row_of_the_pool_reaches_table_2_by_a_short_path():
+    assert (PATH[0][1], PATH[-1][1]) == ("examples", "table2") and len(PATH) <= 25
+
+
+@pytest.mark.parametrize("file, function, caller", PATH)
+def test_the_path_of_a_row_is_that_of_the_code(file, function, caller):
+    assert function in names_in(PROJECT / file)[1]
+    assert function in names_in(PROJECT / caller)[0]
+
+
 def test_the_solutions_answer_every_exercise_from_the_products_of_a_run(smoke_run, capsys, monkeypatch):
     monkeypatch.setattr("igds_utils.engine.loading.load_lm", lambda *_: pytest.fail("no model is needed"))
     execute("solutions", {"preset": "smoke", "results": str(smoke_run.results)})

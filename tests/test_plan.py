@@ -62,6 +62,31 @@ def test_tokens_of_every_stage(preset, stage, expected):
     assert tokens(preset(), stage) == expected
 
 
+@pytest.mark.parametrize(
+    ("change", "stage", "expected"),
+    [
+        ({"max_new_tokens": 3}, "evaluation", (1500, 6 * 2 * (3 + 4 * 3), 0)),
+        # with and without its prompt, IGDS, and its controls together; lengths need no model
+        ({"selectors": ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]},
+         "scoring", (40 * (58 + 8 + 2 * 50), 0, 0)),
+        # one pass over the prompts of a pool of known quality for all that is read there, and half of them rewritten
+        ({"quality": {"size": 10, "selectors": ["loss", "igds"]}}, "scoring", (40 * 108 + 10 * (58 + 1.5 * 50), 0, 0)),
+        # without recall as many random features pass through the filter, once a seed, and are read by themselves
+        ({"selectors": ["igds", "igds_unrecalled"], "seeds": [0, 1]},
+         "causal filter", (round(232 + 57.6 * 4 * 0.4 * 8), round((4 + 7.2 * 4) * 12), 0)),
+        ({"selectors": ["igds", "igds_unrecalled"]}, "scoring", (40 * 2 * 50, 0, 0)),
+        # the original, full and three selectors; two questions of each of 57 subjects, all of TruthfulQA
+        ({"capabilities": {"limit": {"mmlu": 2}}}, "capabilities", (5 * (114 * 725 + 817 * 1710), 0, 0)),
+        ({"stability": {"sources": {"a": {"x": 1}, "b": {"x": 2}, "own": {}}, "prior": 7, "validation": 2,
+                        "max_new_tokens": 5}},
+         "stability", (round(2 * (350 + 116 + 256)), 2 * 12 * 5, 0)),
+    ],
+)  # fmt: skip
+def test_tokens_follow_what_a_task_asks_for(preset, change, stage, expected):
+    changed = preset(**{f"tasks.math.{name}": value for name, value in change.items()})
+    assert tokens(changed, stage) == expected
+
+
 def test_minutes_are_tokens_over_speed_and_processes(preset):
     alone = plan.stages(preset()).set_index("stage")["minutes"]
     assert alone["recall"] == pytest.approx(1000 / 100 / 60)

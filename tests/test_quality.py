@@ -141,11 +141,10 @@ def smoke(tmp_path, **overrides):
     return open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
 
 
-def test_the_pool_is_the_tasks_own_without_what_is_off_task(tmp_path):
+def test_the_pool_is_a_set_of_its_own(tmp_path):
     run = smoke(tmp_path, size=10, target_rate=0.3, prompt_rate=0.2)
     made = run.examples("math", "quality")
-    sound = [e for e in run.examples("math", "pool") if not e.meta["off_task"]]
-    assert [e.id for e in made] == [e.id for e in sound[:10]]
+    assert [e.id for e in made] == [f"math-quality-{i:04d}" for i in range(10)]
     assert quality.labels(made)["side"].value_counts().to_dict() == {"": 5, "target": 3, "prompt": 2}
     assert run.examples("math", "quality") == made
 

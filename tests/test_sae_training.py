@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from conftest import execute
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from igds_utils import tiny
-from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.config import PRESETS, PROJECT, load_preset
 from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
 from igds_utils.engine.batching import token_batches
 from igds_utils.engine.lm import LM
@@ -216,16 +217,11 @@ def test_cross_entropy_by_hand(lm, texts):
 # ---- the notebook and what is shipped --------------------------------------------------------------------
 
 
-def notebook_parameters() -> dict:
-    cells = json.loads((PROJECT / "notebooks" / "00_sae_training.ipynb").read_text(encoding="utf8"))["cells"]
-    (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    values: dict = {}
-    exec("".join(cell["source"]), values)
-    return {name: value for name, value in values.items() if name != "__builtins__"}
+DEFAULT = yaml.safe_load((PRESETS / "saes" / "default.yaml").read_text(encoding="utf8"))
 
 
 def test_no_preset_draws_an_evaluation_set_beyond_what_is_reserved():
-    reserved = notebook_parameters()["reserved"]
+    reserved = DEFAULT["corpus"]["reserved"]
     for name in ("quick", "smoke"):
         for task, config in load_preset(name).tasks.items():
             sizes = config.sizes
@@ -253,12 +249,16 @@ def test_shipped_saes_are_what_their_table_says():
 @pytest.mark.slow
 def test_notebook_runs_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
-    values = {"preset": "smoke", "tasks": ["math"], "layers": [1], "batch": 64, "k": 4, "held_out": 0.2}
-    values |= {"mix": {"math": {"chat": 24, "bare": 8}}, "reserved": {"math": 20}, "dead_after": 20}
-    values |= {"output": str(tmp_path / "saes"), "results": str(tmp_path / "results")}
+    values = {"preset": "smoke", "tasks": ["math"], "layers": [1], "expansion": 2, "k": 4}
+    values["results"] = str(tmp_path / "results")
+    values["recipe"] = {
+        "corpus": {"mix": {"math": {"chat": 24, "bare": 8}}, "reserved": {"math": 20}, "held_out": 0.2},
+        "training": {"batch": 64, "dead_after": 20, "passes": 3},
+        "stored": {"output": str(tmp_path / "saes")},
+    }
     printed = []
     for _ in range(2):
-        execute("00_sae_training", values | {"expansion": 2, "passes": 3})
+        execute("00_sae_training", values)
         printed.append("quality_01.json: up to date" in capsys.readouterr().out)
     assert printed == [False, True]
     assert load_folder(tmp_path / "saes" / "layer_01").cfg.d_sae == 64

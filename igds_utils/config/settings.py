@@ -157,9 +157,9 @@ class Sizes(Strict):
 
 
 class QualityConfig(Strict):
-    """Pool samples of which some are corrupted, to judge selectors without training."""
+    """Samples of which some are corrupted, to judge selectors without training; a set of its own."""
 
-    size: int = Field(96, ge=4, description="samples; fewer where the task's pool has fewer")
+    size: int = Field(96, ge=4, description="samples; fewer where the source of the pool holds fewer besides")
     target_rate: float = Field(
         0.25, ge=0, description="share whose target is corrupted, which FRS cannot see"
     )
@@ -283,6 +283,11 @@ class TaskConfig(Strict):
                 f"{', '.join(unknown)}; curve=null leaves the curve out"
             )
         return self
+
+    @property
+    def set_sizes(self) -> dict[str, int | None]:
+        """Samples of every set by name; the pool of known quality, where there is one, comes last."""
+        return self.sizes.model_dump() | ({"quality": self.quality.size} if self.quality else {})
 
     def seeds_of(self, selector: str) -> list[int]:
         """The seeds of a selector's arms: those of the task, and for Random as many more as it has draws."""

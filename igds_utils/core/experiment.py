@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from igds_utils import tasks
-from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.config import PROJECT, ConfigError, load_preset
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
@@ -88,7 +88,7 @@ class Run:
         return self._tasks[task]
 
     def sets(self, task: str) -> Sets:
-        """The sets prior, validation, confirmation, pool and test, no two with a text in common."""
+        """The sets of a task by name (`Task.sets`), no two with a text in common."""
         if task not in self._sets:
             self._sets[task] = self.task(task).sets(self.config(task), self.preset.seed)
             if dropped := describe(self._sets[task].facts):
@@ -121,12 +121,11 @@ class Run:
         return made
 
     def examples(self, task: str, name: str) -> list[Example]:
-        """A set of `sets`, or "quality": the pool of known quality, where the task has one."""
-        if name == "quality":
-            from igds_utils.tasks.corruptions import quality_pool
-
-            pool, quality = self.sets(task).clean_pool, self.config(task).quality
-            return quality_pool(pool, quality, self.preset.seed, task)
+        """A set of `sets`; "quality" is the pool of known quality, where the task has one."""
+        if name == "quality" and not self.config(task).quality:
+            raise ConfigError(
+                f"tasks.{task}.quality is not set: give it at least a size to make a pool of known quality"
+            )
         return self.sets(task)[name]
 
     def prompts(self, task: str, name: str) -> list[str]:

@@ -140,11 +140,14 @@ def standard_error(a: np.ndarray, b: np.ndarray, trainings: tuple[int, int]) -> 
     return np.sqrt(variance), np.maximum(variance**2 / np.maximum(doubt, np.finfo(float).tiny), freedom)
 
 
-def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Correlation:
+def spearman(
+    x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 0, permute: bool = False
+) -> Correlation:
     """Spearman's rank correlation of x (n,) and y (n,) with a percentile bootstrap over pairs.
 
-    Fewer than `FEW` pairs get a p value over all n! pairings instead: their bootstrap would claim certainty. With fewer
-    than three, or where one side does not vary, there is no correlation. What does not exist is nan.
+    Fewer than `FEW` pairs get a p value over all n! pairings instead: their bootstrap would claim certainty. permute:
+    more pairs get a p value too, over as many random pairings as there are resamples. With fewer than three pairs, or
+    where one side does not vary, there is no correlation. What does not exist is nan.
     """
     x, y = _levels(_finite(x, "spearman")), _levels(_finite(y, "spearman"))
     if x.size != y.size:
@@ -152,13 +155,16 @@ def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 
     if x.size < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(np.nan, np.nan, np.nan, np.nan, x.size)
     rho = float(_rank_correlation(x, y))
-    if x.size < FEW:
+    p_value = np.nan
+    if x.size < FEW or permute:
         ranks, others = stats.rankdata(x), stats.rankdata(y) - (y.size + 1) / 2
-        exact = stats.permutation_test(
+        test = stats.permutation_test(
             (ranks,), lambda ranks, axis: (ranks * others).sum(axis), permutation_type="pairings", vectorized=True,
-            n_resamples=np.inf, batch=10_000,
+            n_resamples=np.inf if x.size < FEW else resamples, batch=10_000, rng=np.random.default_rng(seed),
         )  # fmt: skip
-        return Correlation(rho, np.nan, np.nan, float(exact.pvalue), x.size)
+        p_value = float(test.pvalue)
+    if x.size < FEW:
+        return Correlation(rho, np.nan, np.nan, p_value, x.size)
     with warnings.catch_warnings():  # a resample of one repeated pair has no ranks: scipy warns, we drop it
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
@@ -169,7 +175,7 @@ def spearman(x, y, confidence: float = 0.95, resamples: int = 2000, seed: int = 
     drawn = drawn[np.isfinite(drawn)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Correlation(rho, float(low), float(high), np.nan, x.size)
+    return Correlation(rho, float(low), float(high), p_value, x.size)
 
 
 def holm(p_values) -> np.ndarray:

@@ -8,10 +8,12 @@ from igds_utils.plots.features import (
     feature_topology,
     placebo_effects,
     recall_frequency,
+    recognition,
     rising_words,
 )
 from igds_utils.plots.results import (
     activation_distributions,
+    ladder,
     main_result,
     monitor,
     precision_dots,
@@ -23,7 +25,7 @@ from igds_utils.plots.style import SELECTOR_COLOURS, save_figure, selector_colou
 
 __all__ = [
     "SELECTOR_COLOURS", "activation_distributions", "causal_effects", "dose_response", "effect_agreement",
-    "feature_map", "feature_topology", "main_result", "monitor", "placebo_effects", "precision_dots",
-    "recall_frequency", "rising_words", "save_figure", "score_against_ratio", "score_distributions", "selector_colour",
-    "training_loss",
+    "feature_map", "feature_topology", "ladder", "main_result", "monitor", "placebo_effects", "precision_dots",
+    "recall_frequency", "recognition", "rising_words", "save_figure", "score_against_ratio", "score_distributions",
+    "selector_colour", "training_loss",
 ]  # fmt: skip

@@ -131,16 +131,38 @@ def effect_agreement(
     if frame.empty or (frame := frame.dropna(subset=["delta", "delta_loglik"])).empty:
         return style.empty_figure(NO_CANDIDATE)
     figure, axes = style.new_figure(style.COLUMN, 2.8)
-    axis, chosen = axes[0, 0], frame["name"].isin(selected)
-    draw = partial(style.dots, axis, names=("delta",), factor=metric.factor, upright=True)
-    rest, best = frame[~chosen], frame[chosen]
-    draw(rest, rest["delta_loglik"], colour=style.MUTED, s=16, label="candidate")
-    draw(best, best["delta_loglik"], s=36, label=f"chosen: {', '.join(best['name'])}")
-    rho = spearman(frame["delta_loglik"], frame["delta"], resamples=resamples, seed=seed)
-    axis.set(title=correlation(rho._asdict()), ylabel=f"causal effect δ ({metric.unit})")
-    axis.set_xlabel("change of target log-likelihood (nats / token)")
-    axis.grid()
+    _against(axes[0, 0], frame, "delta_loglik", "delta", selected, 1, metric.factor, resamples, seed)
+    axes[0, 0].set(xlabel="change of target log-likelihood (nats / token)", ylabel=f"causal effect δ ({metric.unit})")
     return style.with_legend(figure)
+
+
+def recognition(table: pd.DataFrame, metric: Metric, resamples: int = 2000, seed: int = 0) -> Figure:
+    """Do causal effects find the features that recognise sound prompts? AUC of every recalled feature against them.
+
+    `table` is quality/features.parquet. The effect on the score has a panel where three features or more generated.
+    """
+    shown = {"delta_loglik": (1.0, "change of log-likelihood\n(nats a token)")}
+    if table["delta"].notna().sum() > 2:
+        shown["delta"] = metric.factor, f"causal effect δ\n({metric.unit})"
+    figure, axes = style.new_figure(style.COLUMN * max(1.2, len(shown)), 2.8, columns=len(shown), sharey=True)
+    for axis, (column, (factor, label)) in zip(axes[0], shown.items(), strict=True):
+        here, chosen = table.dropna(subset=column), table.loc[table["selected"], "name"].tolist()
+        _against(axis, here, column, "auc", chosen, factor, 1, resamples, seed)
+        axis.axhline(0.5, label="chance", **style.DASHED)
+        axis.set_xlabel(label)
+    axes[0, 0].set_ylabel("AUC, clean against corrupted prompts")
+    return style.with_legend(figure)
+
+
+def _against(axis, frame, x: str, y: str, selected: list[str], factor: float, rise: float, resamples, seed) -> None:
+    """Column y (times `rise`) of features against column x (times `factor`), with the rank correlation of the two."""
+    chosen, draw = frame["name"].isin(selected), partial(style.dots, axis, names=(y,), factor=rise, upright=True)
+    rest, best = frame[~chosen], frame[chosen]
+    draw(rest, rest[x] * factor, colour=style.MUTED, s=16, label="feature")
+    draw(best, best[x] * factor, s=36, label=f"chosen: {', '.join(best['name'])}")
+    rho = spearman(frame[x], frame[y], resamples=resamples, seed=seed, permute=True)
+    axis.set_title(correlation(rho._asdict()))
+    axis.grid()
 
 
 def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layers: list[int]) -> Figure:

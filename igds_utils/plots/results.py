@@ -163,6 +163,26 @@ def score_distributions(rankings: dict[str, pd.DataFrame], n_selected: int) -> F
     return style.with_legend(figure)
 
 
+def ladder(table: pd.DataFrame) -> Figure:
+    """AUC of every score that the rule judges with its interval, and of its single layers as pale dots.
+
+    `table` is quality/ladder.parquet; the line of random directions reaches one SD over draws to either side.
+    """
+    fixed = table[table["fixed"]].assign(low=lambda t: t["low"].fillna(t["auc"] - t["sd"]))
+    fixed = fixed.assign(high=fixed["high"].fillna(fixed["auc"] + fixed["sd"]))
+    rungs, rest = list(fixed["rung"]), table[~table["fixed"]]
+    figure, axes = style.new_figure(style.PAGE * 0.75, 1.0 + 0.22 * len(rungs))
+    axis = axes[0, 0]
+    axis.axvline(0.5, label="chance", **style.DASHED)
+    style.dots(axis, rest, rest["rung"].map(rungs.index), ("auc",), style.PALE, s=12, label="at one other layer")
+    colours = [style.ACCENT] + [style.MUTED] * (len(rungs) - 1)
+    style.dots(axis, fixed, range(len(rungs)), ("auc", "low", "high"), colours)
+    style.name_rows(axis, rungs, rungs[:1])
+    axis.set(xlabel="AUC, clean against corrupted prompts", xlim=(-0.02, 1.02))
+    axis.grid(axis="x")
+    return style.with_legend(figure)
+
+
 def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
     """Share of clean samples in every selection at a ratio, target side and prompt side apart, with intervals.
 

@@ -55,19 +55,11 @@ def unrecalled(run: Run, task: str, seed: int) -> list[Feature]:
     return intervention.selected_features(ranking, run.preset.intervention.k)
 
 
-def at_critical(
-    run: Run,
-    prompts: Sequence[str],
-    found: Sequence[Feature],
-    reader: activations.FeatureReader | None = None,
-) -> np.ndarray:
-    """a_i(x, p) of some features for each rendered prompt: (N, features); passes stop at the highest of their layers.
-
-    reader: the features' own, where several parts are read one after the other.
-    """
+def at_critical(run: Run, prompts: Sequence[str], found: Sequence[Feature]) -> np.ndarray:
+    """a_i(x, p) of some features for each rendered prompt: (N, features); passes stop at their highest layer."""
     layers = sorted({feature.layer for feature in found})
     residual = activations.critical_residuals(run.lm, prompts, layers, run.preset.batch_tokens)
-    return (reader or activations.FeatureReader(run.saes, found)).read(residual).numpy()
+    return activations.feature_activations(residual, run.saes, found).numpy()
 
 
 def in_units(run: Run, values: np.ndarray, found: Sequence[Feature]) -> np.ndarray:

@@ -50,11 +50,13 @@ class Pool(StoredSamples):
         seed: int = 0,
         selectors: Sequence[str] = (),
         task_features: list[Feature] | None = None,
+        one_pass: bool = False,
     ):
         """samples: a list, or a pool that stays in its file (`user_pool.UserPool`). folder: as for `StoredSamples`.
 
         seed: of the random features that controls read. selectors: those that the pool is for. task_features: by
-        default those that the causal filter chose.
+        default those that the causal filter chose. one_pass: all that is read at p comes from one pass (`at_p`);
+        of a pool that is trained on, each selector makes its own, so that its cost is known.
         """
         if isinstance(
             samples, list
@@ -62,6 +64,7 @@ class Pool(StoredSamples):
             samples = [Example(one.id, one.fields, one.target, ()) for one in samples]
         super().__init__(run, task, samples, folder)
         self.seed, self.selectors, self._task_features = seed, selectors, task_features
+        self.one_pass = one_pass
 
     @property
     def task_features(self) -> list[Feature]:
@@ -72,6 +75,13 @@ class Pool(StoredSamples):
         """The first samples of D_prior: what the target task looks like. Measured once for all pools of a task."""
         prior = self.run.examples(self.task, "prior")[: self.run.preset.selection.examples]
         return Pool(self.run, self.task, prior, f"{self.task}/measurements/examples")
+
+    def at(self, part: Sequence[int]) -> Samples:
+        own = super().at(part)
+        if self.one_pass:
+            kept = slice(part[0], part[-1] + 1)
+            return Samples(self.run, self.task, own.samples, {layer: h[kept] for layer, h in self.at_p.items()})
+        return own
 
     def measure_all(self) -> None:
         """Measure all that its selectors ask for, one model after the other."""
@@ -204,16 +214,13 @@ class Pool(StoredSamples):
     @measurement("prompts")
     def prior_cosines(self) -> Measured:
         """Cosine of each sample's residual stream at p to the mean of D_prior's, (N, 1), at one layer."""
-        run = self.run
-        layer = min(run.saes.layers, key=lambda own: abs(own + 1 - DEPTH * run.lm_config.num_hidden_layers))
-
-        def read(rendered: Sequence[str]) -> torch.Tensor:
-            return activations.critical_residuals(run.lm, rendered, [layer], run.preset.batch_tokens)[layer]
-
-        mean = cache(lambda: read(run.prompts(self.task, "prior")).mean(dim=0))  # (d,)
+        run, layer = self.run, fixed_layer(self.run)
+        prior = Samples(run, self.task, run.examples(self.task, "prior"))
+        mean = cache(lambda: prior.residuals([layer])[layer].mean(dim=0))  # (d,)
 
         def build(part: Samples) -> pd.DataFrame:
-            return pd.DataFrame({"cosine": torch.cosine_similarity(read(part.prompts), mean()[None])})
+            h = part.residuals([layer])[layer]
+            return pd.DataFrame({"cosine": torch.cosine_similarity(h, mean()[None])})
 
         inputs = self.identified_from | {"layer": layer, "prior": run.data_version(self.task, "prior")}
         table = self.in_parts("prior_cosines", build, PROMPTS, **inputs)
@@ -254,11 +261,11 @@ class Pool(StoredSamples):
 
     def _read(self, name: str, found: list[Feature], size: int) -> pd.DataFrame:
         """a_i(x, p) of some features, a column each."""
-        names = [feature.name for feature in found]
+        names, layers = [feature.name for feature in found], sorted({feature.layer for feature in found})
         reader = cache(lambda: activations.FeatureReader(self.run.saes, found))
 
         def build(part: Samples) -> pd.DataFrame:
-            return pd.DataFrame(features.at_critical(self.run, part.prompts, found, reader()), columns=names)
+            return pd.DataFrame(reader().read(part.residuals(layers)).numpy(), columns=names)
 
         return self.in_parts(name, build, size, features=names, **self.identified_from)
 
@@ -305,6 +312,12 @@ class Pool(StoredSamples):
         return self.in_parts(name, build, **inputs)
 
 
+def fixed_layer(run: Run) -> int:
+    """The layer with an SAE nearest to 60 % of the depth, where what reads one layer reads."""
+    depth = DEPTH * run.lm_config.num_hidden_layers
+    return min(run.saes.layers, key=lambda layer: abs(layer + 1 - depth))
+
+
 def open_pool(run: Run, task: str, seed: int = 0, name: Name = "pool") -> Pool:
     """The pool that a task trains on, or its pool of known quality; measurements are stored apart.
 
@@ -314,7 +327,8 @@ def open_pool(run: Run, task: str, seed: int = 0, name: Name = "pool") -> Pool:
     if name == "quality":
         asked = config.quality.selectors if config.quality else "all"
         asked = selectors.names() if asked == "all" else asked
-        return Pool(run, task, run.examples(task, name), f"{task}/quality/measurements", seed, asked)
+        folder = f"{task}/quality/measurements"
+        return Pool(run, task, run.examples(task, name), folder, seed, asked, one_pass=True)
     if run.preset.intervention.strict and any(one.startswith("igds") for one in config.selectors):
         found = run.read(f"{task}/task_features.json")
         if not found["established"]:
@@ -326,9 +340,3 @@ def open_pool(run: Run, task: str, seed: int = 0, name: Name = "pool") -> Pool:
                 "false"
             )
     return Pool(run, task, run.examples(task, name), f"{task}/measurements", seed, config.selectors)
-
-
-def measure(run: Run, task: str, name: Name = "pool") -> None:
-    """All that the selectors of a pool ask for."""
-    for seed in run.config(task).seeds:
-        open_pool(run, task, seed, name).measure_all()

@@ -1,15 +1,17 @@
 """Samples of a task as the models read them, and measurements of them, each made once and stored."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from igds_utils.core import store
 from igds_utils.core.experiment import Run
-from igds_utils.engine import prompts
+from igds_utils.engine import activations, prompts
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.losses import Pair
 from igds_utils.tasks.examples import Example
@@ -20,13 +22,22 @@ PART = 256  # samples of one part: what a killed measurement loses at most
 class Samples:
     """Samples in the renderings that models read. All of these are in memory: a pool is read part by part."""
 
-    def __init__(self, run: Run, task: str, samples: Sequence[Example]):
-        self.run, self.task, self.samples = run, task, samples
+    def __init__(
+        self, run: Run, task: str, samples: Sequence[Example], read: dict[int, Tensor] | None = None
+    ):
+        """read: the residual stream at p after some layers, {layer: (N, d)}, where it was read before."""
+        self.run, self.task, self.samples, self._read_before = run, task, samples, read
 
     @cached_property
     def prompts(self) -> list[str]:
         """Identification prompts, each ending in its critical colon."""
         return [self.run.prompt(self.task, sample) for sample in self.samples]
+
+    def residuals(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Residual stream at p after some layers, {layer: (N, d)}: one pass, which stops after the highest."""
+        if self._read_before is not None:
+            return {layer: self._read_before[layer] for layer in layers}
+        return activations.critical_residuals(self.run.lm, self.prompts, layers, self.run.preset.batch_tokens)
 
     @cached_property
     def uncut_pairs(self) -> list[Pair]:
@@ -151,6 +162,15 @@ class StoredSamples(Samples):
     def at(self, part: Sequence[int]) -> Samples:
         """Those of one part, neighbours: no other sample is read, rendered and tokenized."""
         return Samples(self.run, self.task, self.samples[part[0] : part[-1] + 1])
+
+    @cached_property
+    def at_p(self) -> dict[int, Tensor]:
+        """Residual stream at p after every layer with an SAE, {layer: (N, d)}: one pass, kept in memory and timed."""
+        self.run.lm  # noqa: B018  (loaded before the clock starts)
+        start = time.perf_counter()
+        found = self.residuals(self.run.saes.layers)
+        self.pass_seconds = time.perf_counter() - start
+        return found
 
     def in_parts(
         self, name: str, build: Callable[[Samples], pd.DataFrame], size: int = PART, **inputs: Any

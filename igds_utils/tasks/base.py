@@ -21,10 +21,10 @@ from igds_utils.config.refs import (
     RougeMetric,
     TaskSpec,
 )
-from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.config.settings import TaskConfig
 from igds_utils.data import metrics
 from igds_utils.tasks import own_data
-from igds_utils.tasks.corruptions import corrupted_pool
+from igds_utils.tasks.corruptions import corrupted_pool, quality_pool
 from igds_utils.tasks.examples import (
     HELD_OUT,
     Example,
@@ -67,15 +67,17 @@ class Task:
     # ---- data ----
 
     def sets(self, config: TaskConfig, seed: int) -> Sets:
-        """The sets prior, validation, confirmation, pool and test, in the preset's sizes.
+        """The sets prior, validation, confirmation, pool and test, and quality where asked for, in the preset's sizes.
 
         No example of one set says the same (`normalize`) as one of another. The same seed gives the same sets. The
-        preset's share of the pool is corrupted (`corruptions`). Raises `ConfigError` for unusable `data` parameters or
-        too little data.
+        preset's shares of pool and quality are corrupted (`corruptions`). Raises `ConfigError` for unusable `data`
+        parameters or too little data.
         """
         sets = deal_sets(self, config, seed)
         if config.corrupted:
             sets["pool"] = corrupted_pool(sets["pool"], config.corrupted, seed)
+        if config.quality:
+            sets["quality"] = quality_pool(sets["quality"], config.quality, seed, self.name)
         return sets
 
     def extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
@@ -98,7 +100,7 @@ class Task:
         random_stream(self.name, "english", seed).shuffle(texts)
         return texts
 
-    def own_examples(self, config: TaskConfig, sizes: Sizes, seed: int) -> list[Example]:
+    def own_examples(self, config: TaskConfig, sizes: dict[str, int | None], seed: int) -> list[Example]:
         """Examples of the task's own data, without id, in the order in which sets of these sizes are dealt."""
         return self._data(config).examples(sizes, random_stream(self.name, "sets", seed))
 

@@ -18,6 +18,12 @@ from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import QualityConfig
 from igds_utils.tasks.examples import Example, random_stream
 
+# Names that take the place of others where a prompt is written again; none of them is in the word problems.
+NAMES = (
+    "Astrid", "Boris", "Camila", "Dmitri", "Esther", "Feng", "Greta", "Hiroshi", "Ingrid", "Jamal", "Kofi", "Leila",
+)  # fmt: skip
+INSIDE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+\b")  # a capitalised word within a sentence
+
 # (sample, another sample, random) -> the corrupted sample, or None where this kind cannot corrupt it
 Corrupt = Callable[[Example, Example, Random], Example | None]
 
@@ -125,21 +131,32 @@ def known_quality_pool(
     return made
 
 
-def quality_pool(pool: list[Example], config: QualityConfig | None, seed: int, task: str) -> list[Example]:
-    """The pool of known quality of a task, as its preset sizes it; `run.examples(task, "quality")` is the same.
-
-    Made from the first samples of the task's clean pool, without those that its own data marks as off-task: what is to
-    be judged has to be known. Raises `ConfigError` where the preset asks for no such pool, or for too small a one.
-    """
-    if config is None:
-        raise ConfigError(
-            f"tasks.{task}.quality is not set: give it at least a size to make a pool of known quality"
-        )
-    sound = [example for example in pool if not example.meta.get("off_task")]
+def quality_pool(examples: list[Example], config: QualityConfig, seed: int, task: str) -> list[Example]:
+    """`known_quality_pool` of a task's set, as its preset says; raises `ConfigError` where it is too small."""
     try:
-        return known_quality_pool(sound[: config.size], config.target_rate, config.prompt_rate, seed)
+        return known_quality_pool(examples, config.target_rate, config.prompt_rate, seed)
     except ValueError as error:
         raise ConfigError(f"tasks.{task}.quality: {error}") from None
+
+
+def rewritten(example: Example, seed: int) -> Example:
+    """The same sample with other names (`NAMES`) and other numbers of as many digits in its prompt; no corruption.
+
+    A name is a word that is capitalised within a sentence; the same name or number becomes the same everywhere. A
+    prompt with neither stays as it is.
+    """
+    random, text = random_stream("rewritten", example.id, seed), _own_text(example)
+    free = [name for name in random.sample(NAMES, len(NAMES)) if name not in text]
+    names = list(dict.fromkeys(INSIDE.findall(text)))
+    other = {name: free[turn % len(free)] for turn, name in enumerate(names)}
+    for number in dict.fromkeys(re.findall(r"\d+", text)):
+        digits = [number]
+        while digits[-1] == number:
+            digits.append(str(random.randint(10 ** (len(number) - 1), 10 ** len(number) - 1)))
+        other[number] = digits[-1]
+    found = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    known = re.compile(rf"\b(?:{found})\b|\d+" if names else r"\d+")
+    return _with_text(example, known.sub(lambda match: other[match[0]], text)) or example
 
 
 def _corrupted(

@@ -51,13 +51,12 @@ class Example:
 class Sets(dict[str, list[Example]]):
     """The sets of a task by name.
 
-    facts: what was left out when they were made. clean_pool: the pool before a share of it was corrupted.
+    "quality" is among them where a preset asks for it. facts: what was left out when they were made.
     """
 
     def __init__(self, sets: dict[str, list[Example]], facts: dict[str, Any] | None = None):
         super().__init__(sets)
         self.facts = facts or {}
-        self.clean_pool = sets["pool"]
 
 
 @cache

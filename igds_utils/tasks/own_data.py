@@ -19,7 +19,6 @@ from pydantic import Field, field_validator
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import Strict, WheelRef
-from igds_utils.config.settings import Sizes
 from igds_utils.data import hub
 from igds_utils.data.metrics import words
 from igds_utils.tasks.examples import SETS, Example, normalize, unique
@@ -45,7 +44,7 @@ class OwnData(Strict):
         """Every usable example without id, each saying something else, in the order of the source."""
         raise NotImplementedError
 
-    def examples(self, sizes: Sizes, random: Random) -> list[Example]:
+    def examples(self, sizes: dict[str, int | None], random: Random) -> list[Example]:
         """The same in the order in which sets of these sizes are dealt: a seeded shuffle."""
         made = self.load()
         random.shuffle(made)
@@ -95,15 +94,16 @@ class WordProblems(OwnData):
     def title(cls, data: dict[str, Any]) -> str:
         return "generated word problems"
 
-    def examples(self, sizes: Sizes, random: Random) -> list[Example]:
-        """The requests, mixed in, all fall into the pool, which is dealt last."""
-        if sizes.pool is None:
+    def examples(self, sizes: dict[str, int | None], random: Random) -> list[Example]:
+        """The requests, mixed in, all fall into the pool; after it comes the pool of known quality, without any."""
+        if (size := sizes["pool"]) is None:
             raise ConfigError("generated problems have no end: give tasks.math.sizes.pool a number")
-        total, requests = sum(getattr(sizes, name) for name in SETS), round(self.off_task * sizes.pool)
+        total, requests = sum(sizes[name] for name in SETS), round(self.off_task * size)
         made = self._draw(total - requests, requests, random)
-        pool = made[total - sizes.pool :]
+        pool = made[total - size :]
         random.shuffle(pool)
-        return made[: total - sizes.pool] + pool
+        seen = {normalize(example.text) for example in made}
+        return made[: total - size] + pool + self._draw(sizes.get("quality", 0), 0, random, seen)
 
     def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
         requests = round(self.off_task * n)

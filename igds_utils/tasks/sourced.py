@@ -7,8 +7,8 @@ What a preset writes under `tasks.<task>.data`:
       pool: {hub: open-r1/OpenR1-Math-220k, columns: {...}}
       test: {hub: HuggingFaceH4/MATH-500, split: test, columns: {...}}
 
-Sets that no source names come from the task's own data. What one set says no other does: sets are dealt in the
-order of `SETS`, so the test set stays whole.
+Sets that no source names come from the task's own data; the pool of known quality, unless named, from where the pool
+comes from. What one set says no other does: sets are dealt in the order of `SETS`, so the test set stays whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import model_validator
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import DataSource, Strict
-from igds_utils.config.settings import Sizes, TaskConfig
+from igds_utils.config.settings import TaskConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.metrics import words
 from igds_utils.data.rows import mirror_folder, reservoir, source_rows, title
@@ -33,6 +33,7 @@ from igds_utils.tasks.records import Records, refusal
 if TYPE_CHECKING:
     from igds_utils.tasks.base import Task
 
+KNOWN = (*SETS, "quality")
 REPEATING = ("pool", "test")  # what repeats inside these stays, as the benchmark has it
 
 
@@ -46,9 +47,9 @@ class Sourced(Strict):
         taken: dict[str, str] = {}
         for name in self.sources:
             for one in self.sets_of(name):
-                if one not in SETS:
+                if one not in KNOWN:
                     raise ValueError(
-                        f"source {name!r} is no set; say with `sets` which of {', '.join(SETS)} it fills"
+                        f"source {name!r} is no set; say with `sets` which of {', '.join(KNOWN)} it fills"
                     )
                 if (other := taken.setdefault(one, name)) != name:
                     raise ValueError(
@@ -58,7 +59,9 @@ class Sourced(Strict):
 
     def sets_of(self, name: str) -> list[str]:
         """Which sets a source fills: those that it lists, or the one that it is named after."""
-        return self.sources[name].sets or [name]
+        named = {other: source.sets or [other] for other, source in self.sources.items()}
+        alone = "pool" in named[name] and not any("quality" in sets for sets in named.values())
+        return [*named[name], *["quality"] * alone]
 
 
 def origins(config: TaskConfig) -> dict[str, str]:
@@ -68,7 +71,7 @@ def origins(config: TaskConfig) -> dict[str, str]:
     for name, source in named.sources.items():
         mirrored = source.mirror and mirror_folder()
         place = source.mirror.path if mirrored else source.file and str(source.file) or title(source)
-        found |= dict.fromkeys(named.sets_of(name), place)
+        found |= dict.fromkeys([one for one in named.sets_of(name) if one in config.set_sizes], place)
     return found
 
 
@@ -77,18 +80,20 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
 
     A set may come out smaller than its size by the examples that were dropped: another set has them, they repeat (pool
     and test keep repeats, counted) or are joined, or a row lacks a text. Otherwise too few rows are a `ConfigError`,
-    and so is an empty set. facts, where there are `sources`: `sources` -> name -> rows, used, left out (reason ->
-    rows); `sets` -> name -> size, asked, repeats, overlaps (set -> examples that this set did without because that one
-    has them).
+    and so is an empty set. The pool of known quality takes what is left, and where that is less than half of its size,
+    samples of the pool itself. facts, where there are `sources` or too few samples of known quality: `sources` -> name
+    -> rows, used, left out (reason -> rows); `sets` -> name -> size, asked, repeats, overlaps (set -> examples that the
+    set did without because that one has them), of_pool.
     """
     sourced = data_parameters(Sourced, {"sources": config.data.get("sources", {})}, task.name)
-    filled = [one for name in sourced.sources for one in sourced.sets_of(name)]
+    asked, given = config.set_sizes, {name: sourced.sets_of(name) for name in sourced.sources}
+    sizes = {name: asked[name] for name in KNOWN if asked.get(name, 0) != 0}
+    filled = [one for sets in given.values() for one in sets]
     streams: dict[str, _Stream] = {}
     facts: dict[str, dict[str, Any]] = {}
-    if own := [name for name in SETS if name not in filled and getattr(config.sizes, name) != 0]:
-        sizes = config.sizes.model_copy(update=dict.fromkeys(filled, 0))
+    if own := [name for name in sizes if name not in filled]:
         try:
-            examples = task.own_examples(config, sizes, seed)
+            examples = task.own_examples(config, asked | dict.fromkeys(filled, 0), seed)
         except ConfigError as error:
             if not filled:
                 raise
@@ -96,19 +101,21 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
             raise ConfigError(f"{wanted}, nor can the task itself: {error}") from None
         streams = dict.fromkeys(own, _Stream("the task's own data", examples))
     for name, source in sourced.sources.items():
-        if wanted := [one for one in sourced.sets_of(name) if getattr(config.sizes, one) != 0]:
+        if wanted := [one for one in given[name] if one in sizes]:
             examples, facts[name] = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
             random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
             streams |= dict.fromkeys(wanted, _Stream(name, examples, facts[name]["left out"]))
-    sets, counts = _deal(streams, config.sizes, task.name)
+    sets, counts = _deal(streams, asked, task.name)
     for name, found in facts.items():
-        asked = [one for one in sourced.sets_of(name) if one in streams]
-        found["used"] = sum(len(sets[one]) for one in asked)
-        if left := sum(1 for _ in streams[asked[0]].left):
-            beyond = ", ".join(f"sizes.{one}" for one in asked)
-            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in asked)] = left
+        dealt = [one for one in given[name] if one in streams]
+        found["used"] = sum(len(sets[one]) for one in dealt if "of_pool" not in counts[one])
+        if left := sum(1 for _ in streams[dealt[0]].left):
+            beyond = ", ".join("quality.size" if one == "quality" else f"sizes.{one}" for one in dealt)
+            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in dealt)] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
-    return Sets(numbered, {"sources": facts, "sets": counts} if "sources" in config.data else {})
+    few = counts.get("quality", {})
+    told = "sources" in config.data or "of_pool" in few or few.get("size", 0) < few.get("asked", 0)
+    return Sets(numbered, {"sources": facts, "sets": counts} if told else {})
 
 
 def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Example], dict[str, Any]]:
@@ -155,14 +162,14 @@ class _Stream:
 
 
 def _deal(
-    streams: dict[str, _Stream], sizes: Sizes, task: str
+    streams: dict[str, _Stream], sizes: dict[str, int | None], task: str
 ) -> tuple[dict[str, list[Example]], dict[str, dict[str, Any]]]:
-    """Fill the sets in the order of `SETS`, each from its stream, and count what was passed over."""
+    """Fill the sets in the order of `KNOWN`, each from its stream, and count what was passed over."""
     owner: dict[str, str] = {}  # normalized text -> the set that has it
     sets: dict[str, list[Example]] = {}
     counts: dict[str, dict[str, Any]] = {}
-    for name in SETS:
-        size, stream = getattr(sizes, name), streams.get(name)
+    for name in [name for name in KNOWN if name in sizes]:
+        size, stream = sizes[name], streams.get(name)
         members: list[Example] = []
         own: set[str] = set()
         repeats, overlaps = 0, Counter()
@@ -178,13 +185,15 @@ def _deal(
                 members.append(example)
                 continue
             stream.dropped += 1
+        if of_pool := name == "quality" and 2 * len(members) < size:
+            members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
         if size != 0 and not members:
             why = _counted(stream.out | {f"in {other}": n for other, n in overlaps.items()}) or "all are dealt"
             raise ConfigError(
                 f"task {task}: no {name} example is left of {stream.name} ({why}): correct tasks.{task}.data.sources, "
                 "or lower the sizes of the other sets"
             )
-        if size and size - len(members) > stream.dropped:
+        if name != "quality" and size and size - len(members) > stream.dropped:
             raise ConfigError(
                 f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
                 f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
@@ -192,6 +201,7 @@ def _deal(
         sets[name] = members
         asked = len(members) if size is None else size
         counts[name] = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
+        counts[name] |= {"of_pool": True} if of_pool else {}
     return sets, counts
 
 
@@ -232,6 +242,8 @@ def describe(facts: dict[str, Any]) -> str:
         said = [f"{n} in {other}" for other, n in counts["overlaps"].items()]
         if counts["repeats"]:
             said.append(f"{counts['repeats']} repeats {'kept' if name in REPEATING else 'dropped'}")
+        if counts.get("of_pool"):
+            said.append("samples of the pool itself, of whose source too few are left")
         if said or counts["size"] < counts["asked"]:
             parts.append(f"{name} {counts['size']} of {counts['asked']}" + f" ({', '.join(said)})" * bool(said))
     for name, source in facts.get("sources", {}).items():
