@@ -36,7 +36,7 @@ reproduce: $(STAMP) ## run the whole pipeline of a preset; ends with results/PRE
 
 test: $(STAMP) ## lint and test (minutes)
 	@$(BIN)/ruff check .
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: $(STAMP) ## the same with the slow tests
 	@$(BIN)/ruff check .

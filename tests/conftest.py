@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from box.server import Box
+from filelock import FileLock
 
 # No test may reach a hub but this one. The libraries read the environment when they are first imported, so it is set
 # here, before any of them; the server costs nothing until it is asked.
@@ -59,14 +61,51 @@ class SmokeRun:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory) -> SmokeRun:
-    """All notebooks of the smoke preset, run once through the command line, outside of the project's folder."""
-    folder = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "smoke", "--results", str(folder)]
-    done = subprocess.run(
-        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
-    )
-    assert done.returncode == 0, f"the smoke run failed:\n{done.stdout[-5000:]}"
-    return SmokeRun(folder / "smoke", done.stdout)
+    """All notebooks of the smoke preset, run once through the command line, outside of the project's folder.
+
+    Workers of pytest-xdist share one run: the first makes it, and the others wait.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, log = shared / "smoke-run", shared / "smoke-run.log"
+    with FileLock(shared / "smoke-run.lock"):
+        if not log.exists():
+            folder.mkdir()
+            command = [
+                sys.executable,
+                "-m",
+                "igds_utils.cli",
+                "run",
+                "--preset",
+                "smoke",
+                "--results",
+                str(folder),
+            ]
+            done = subprocess.run(
+                command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
+            )
+            log.write_text(f"{done.stdout}\nexit code {done.returncode}")
+    told = log.read_text()
+    assert told.endswith("exit code 0"), f"the smoke run failed:\n{told[-5000:]}"
+    return SmokeRun(folder / "smoke", told)
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3"])
+def lm(request):
+    """A tiny random model of each of the three architectures."""
+    from igds_utils import tiny
+    from igds_utils.engine.lm import LM
+
+    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
+
+
+@pytest.fixture(scope="module", params=["jumprelu", "topk"])
+def saes(request):
+    """An SAE after every layer of a tiny model, of two kinds."""
+    from igds_utils import tiny
+
+    return {layer: tiny.sae(request.param, seed=layer) for layer in range(tiny.LAYERS)}
 
 
 def execute(stage: str, parameters: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ import torch
 
 from igds_utils import tiny
 from igds_utils.engine import activations, prompts
-from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
 
 LAYERS = list(range(tiny.LAYERS))
@@ -20,11 +19,6 @@ TEXTS = [
 
 class Saes(dict):
     device = "cpu"
-
-
-@pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3"])
-def lm(request):
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
 
 
 @pytest.fixture(scope="module", params=["jumprelu", "topk"])
@@ -57,21 +51,6 @@ def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, side, batch_tok
             torch.testing.assert_close(found[layer][row], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_feature_activations_come_in_the_order_asked_for(lm, saes):
-    residual = activations.critical_residuals(lm, TEXTS, LAYERS)
-    features = [
-        Feature(2, 5),
-        Feature(0, 63),
-        *(Feature(1, i) for i in range(0, tiny.D_SAE, 3)),
-        Feature(2, 1),
-    ]
-    found = activations.feature_activations(residual, saes, features)
-    for column, feature in enumerate(features):
-        expected = saes[feature.layer].encode(residual[feature.layer])[:, feature.index]
-        torch.testing.assert_close(found[:, column], expected, rtol=1e-5, atol=1e-5)
-    assert (found > 0).any()
-
-
 def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
     texts = [f"{text[:-1]} {i}:" for i in range(7) for text in TEXTS][:32]
     features = [Feature(layer, index) for layer in LAYERS for index in range(0, tiny.D_SAE, 7)]
@@ -82,10 +61,3 @@ def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
         for tokens in (10**6, 1)
     )
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
-
-
-def test_a_prompt_that_does_not_end_in_a_colon_is_refused(lm):
-    with pytest.raises(ValueError, match="must end in the colon"):
-        activations.critical_residuals(lm, ["no cue"], [0])
-
-

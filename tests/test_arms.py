@@ -4,7 +4,7 @@ import pytest
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
-from igds_utils.core.arms import arm_of, arms, asked_in_general, main_arms, selection_size
+from igds_utils.core.arms import arms, asked_in_general, main_arms, selection_size
 
 CURVE = {"selectors": ["random", "igds", "igds_k3"], "curve": {"ratios": [0.2, 0.8], "selectors": ["igds"]}}
 
@@ -64,12 +64,6 @@ def test_a_job_of_one_arm_sees_that_arm_alone():
     assert names(arms(task(selectors=["igds"], only_arms=["igds@0.5"]))) == ["igds@0.5"]
     with pytest.raises(ConfigError, match="no arm 'loss'; known: original, full, igds@0.5"):
         arms(task(selectors=["igds"], only_arms=["loss"]))
-
-
-def test_a_selector_stands_for_its_arm_of_the_main_ratio_and_first_seed():
-    known = arms(task(**CURVE, ratio=0.3, seeds=[3, 4]))
-    asked = ("igds", "igds@0.8-s4", "full")
-    assert [arm_of(name, known).name for name in asked] == ["igds@0.3", "igds@0.8-s4", "full"]
 
 
 @pytest.mark.parametrize(

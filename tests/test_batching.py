@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from igds_utils.engine.batching import even_chunks, pad, positions, token_batches
+from igds_utils.engine.batching import pad, token_batches
 
 CPU = torch.device("cpu")
 
@@ -29,11 +29,6 @@ def test_batches_by_hand():
     assert token_batches([], 10) == []
 
 
-def test_even_chunks():
-    assert list(even_chunks("abcde", 2)) == ["ab", "cd", "e"]
-    assert list(even_chunks([], 2)) == []
-
-
 @pytest.mark.parametrize(
     ("side", "ids", "mask", "position"),
     [
@@ -47,8 +42,3 @@ def test_padding(side, ids, mask, position):
     assert batch["attention_mask"].tolist() == mask
     assert batch["position_ids"].tolist() == position
     assert all(tensor.dtype == torch.long for tensor in batch.values())
-
-
-def test_a_samples_own_tokens_are_counted_from_zero_on_both_sides():
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
-    assert positions(mask)[mask.bool()].tolist() == [0, 1, 2, 0, 1, 2]

@@ -22,24 +22,6 @@ def lm():
     return LM(tiny.model("llama"), tiny.tokenizer(), "tiny")
 
 
-def test_the_shipped_questions_have_four_choices_and_an_answer_among_them():
-    questions = capabilities.development_questions()
-    assert len(questions) == 281 and len({q["subject"] for q in questions}) == 57
-    assert all(len(q["choices"]) == 4 and all(q["choices"]) and q["answer"] in range(4) for q in questions)
-    (known,) = [q for q in questions if "pituitary gland" in q["question"]]
-    assert known["choices"] == ["Abdominal", "Cranial", "Pleural", "Spinal"] and known["answer"] == 1
-
-
-def test_a_score_is_whether_the_likeliest_letter_is_the_answer(lm):
-    table = capabilities.score(lm, ["mmlu_dev"], limit=1)
-    assert len(table) == 57 == table["subject"].nunique()
-    assert not table.duplicated(["benchmark", "subject", "item"]).any()
-    by_subject = table.set_index("subject")["score"]
-    for question in capabilities.development_questions()[::60]:
-        first = next(q for q in capabilities.development_questions() if q["subject"] == question["subject"])
-        assert by_subject[question["subject"]] == float(likeliest(lm, first) == first["answer"])
-
-
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3"])
 def test_likelihoods_equal_those_of_lm_evals_own_model(name):
     lm = LM(tiny.model(name), tiny.tokenizer(), name)
@@ -55,22 +37,6 @@ def test_likelihoods_equal_those_of_lm_evals_own_model(name):
         found = capabilities.reader(lm, batch_tokens).loglikelihood(requests, disable_tqdm=True)
         assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=1e-5)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-
-
-def likeliest(lm, question) -> int:
-    text = f"The following are multiple choice questions (with answers) about {question['subject']}.\n\n"
-    text += question["question"].strip()
-    text += "".join(
-        f"\n{letter}. {choice}" for letter, choice in zip("ABCD", question["choices"], strict=True)
-    )
-    scores = []
-    for letter in "ABCD":
-        whole = lm.tokenizer(f"{text}\nAnswer: {letter}")["input_ids"]
-        n = len(lm.tokenizer(f"{text}\nAnswer:")["input_ids"])
-        with torch.no_grad():
-            logits = lm.model(torch.tensor([whole])).logits[0].log_softmax(-1)
-        scores.append(sum(float(logits[i - 1, whole[i]]) for i in range(n, len(whole))))
-    return int(np.argmax(scores))
 
 
 def write(path, rows):
@@ -113,31 +79,11 @@ def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm
     assert table.loc[0, "score"] + other.loc[0, "score"] == pytest.approx(1)
 
 
-def test_a_mirror_without_the_benchmark_says_which_file_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv(MIRROR, str(tmp_path))
-    with pytest.raises(SourceError, match=r"truthful_qa.generation.validation\.jsonl is not there"):
-        capabilities._truthfulqa_mirror()
-
-
 def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, tmp_path, monkeypatch):
     monkeypatch.delenv(MIRROR, raising=False)
     with hub_box.fault("missing", "truthful"), pytest.raises(SourceError) as caught:
         capabilities.score(lm, ["truthfulqa"])
     assert "IGDS_DATA_MIRROR" in str(caught.value) and "benchmarks=[mmlu_dev]" in str(caught.value)
-
-
-def test_mmlu_from_a_mirror_keeps_subjects_apart(tmp_path, monkeypatch):
-    rows = [
-        {"subject": s, "question": q, "choices": list("wxyz"), "answer": 2}
-        for s, q in (("anatomy", "a?"), ("virology", "v?"))
-    ]
-    write(tmp_path / "cais/mmlu/dev.jsonl", rows)
-    write(tmp_path / "cais/mmlu/test.jsonl", rows)
-    monkeypatch.setenv(MIRROR, str(tmp_path))
-    found = capabilities._mmlu_mirror("virology")
-    assert [row["question"] for row in found["dev"] + found["test"]] == ["v?", "v?"]
-    tasks, shots = capabilities._tasks("mmlu", None)
-    assert len(tasks) == 57 and shots == 5
 
 
 def test_table8_pairs_questions_and_says_what_was_not_run():
@@ -159,33 +105,3 @@ def test_table8_pairs_questions_and_says_what_was_not_run():
     assert list(other.index) == list(display.SELECTORS.values())
     assert other.loc["IGDS", "Dev, 0 shots (%)"] == display.NOT_RUN
     assert other.loc["IGDS", "Paper: TruthfulQA"] == "35.88"
-
-
-def test_table8_has_one_row_for_all_seeds_of_an_arm():
-    base = pd.DataFrame({"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": 0.0})
-    arms = {
-        "original": base, "igds@0.5": base.assign(score=[1.0, 1, 0, 0]), "random@0.5": base,
-        "igds@0.5-s1": base.assign(score=[1.0, 1, 1, 1]), "random@0.5-s1": None,
-    }  # fmt: skip
-    titles = {"mmlu_dev": "Dev (%)"}
-    table = tables.table8({"math": arms}, titles, {"math": "Math"}, display.paper_values(), resamples=200)
-    table = table.set_index("Arm")
-    assert not [arm for arm in table.index if "seed" in arm] and table.index.is_unique
-    assert table.loc["IGDS 50 %", "Dev (%)"].startswith("75.0 [")
-    # seeds gain 50 and 100: two trainings say next to nothing about a third
-    assert table.loc["IGDS 50 %", "change, Dev (%)"].startswith("+75.0 [−")
-    assert table.loc["Random 50 %", "Dev (%)"].startswith("0.0 [")
-
-
-def test_table7_shows_every_rouge_with_the_papers_beside():
-    rows = [
-        ("original", "a", 0.2, 0.1, 0.15), ("original", "b", 0.4, 0.1, 0.25),
-        ("igds@0.5", "a", 0.5, 0.3, 0.4), ("igds@0.5-s1", "a", 0.7, 0.3, 0.4),
-    ]  # fmt: skip
-    evaluation = pd.DataFrame(rows, columns=["arm", "sample_id", "rouge1", "rouge2", "rougeL"])
-    table = tables.table7(evaluation, display.paper_values(), resamples=200).set_index("Arm")
-    assert table.loc["Original", "ROUGE-1"].startswith("0.300")
-    assert table.loc["IGDS 50 %", "ROUGE-1"] == "0.600"
-    assert table.loc["IGDS 50 %", "Paper: Gemma-2-2B (R-1, R-2, R-L)"] == "0.4522, 0.2089, 0.3627"
-    assert table.loc["ZIP", "Paper: Qwen3-8B (R-1, R-2, R-L)"] == "0.4849, 0.2198, 0.3916"
-    assert table.loc["ZIP", "ROUGE-2"] == display.NOT_RUN

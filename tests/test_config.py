@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from igds_utils.config.config import PRESETS, ConfigError, changes, load_preset, preset_names
-from igds_utils.config.refs import FolderRef, HubRef, TinyRef, WheelRef
+from igds_utils.config.refs import FolderRef
 
 TASK = {
     "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},
@@ -85,27 +85,10 @@ def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_bo
     assert load(own, model="two", overrides=again).tasks["math"].curve is None
 
 
-def test_the_8b_models_of_the_paper_ask_for_its_eight_gpus_and_may_be_given_others():
-    for model in ("llama-3.1-8b", "qwen3-8b", "qwen3-8b-own-saes"):
-        paper = load_preset("paper", model)
-        assert (paper.launch.processes, paper.launch.training, paper.launch.parts) == (8, "fsdp", 8)
-        assert (paper.jobs["arm"].gpus, paper.jobs["default"].gpus) == (8, 1)
-    assert load_preset("paper").launch.processes == load_preset("paper").launch.parts == 1
-    one = load_preset("paper", model, overrides={"launch.processes": 1, "launch.training": None})
-    assert (one.launch.processes, one.launch.training, one.launch.parts) == (1, None, 8)
-
-
 def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
     preset = load(model="two", tasks=["translation"])
     assert preset.chosen.identify == FolderRef(folder="models/two")
     assert list(preset.tasks) == ["translation"]
-
-
-def test_a_reference_is_told_by_its_first_key(load):
-    assert load().chosen.identify == TinyRef(tiny="llama")
-    assert load().chosen.train == HubRef(hub="someone/some-model", revision="abc")
-    wheel = {"wheel": "w", "version": "1", "sha256": "00", "file": "f"}
-    assert load(lambda raw: raw["models"]["one"].update(train=wheel)).chosen.train == WheelRef(**wheel)
 
 
 @pytest.mark.parametrize(
@@ -114,21 +97,12 @@ def test_a_reference_is_told_by_its_first_key(load):
         ("taks", {}, ["unknown key 'taks' (did you mean 'tasks'?)"]),
         ("sft.learning_rate", 1, ["tasks.math.sft: unknown key 'learning_rate'; known here: lr, epochs"]),
         ("tasks.math.ratio", 0, ["tasks.math.ratio", "greater than 0"]),
-        ("tasks.math.ratios", [0.2, 0.5], ["tasks.math: unknown key 'ratios' (did you mean 'ratio'?)"]),
         ("tasks.math.curve.ratios", [0.2, 2], ["tasks.math.curve.ratios.1", "less than or equal to 1"]),
         ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ", "not 0.2, 0.5"]),
-        ("tasks.math.curve.ratios", [0.2, 0.2], ["tasks.math", "curve.ratios must differ", "not 0.2, 0.2"]),
         ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors", "not zip"]),
-        ("tasks.math.curve.seeds", [1], ["tasks.math.curve: unknown key 'seeds'; known here: ratios, selectors"]),
-        ("tasks.math.max_new_tokens", None, ["tasks.math.max_new_tokens"]),
         ("tasks.math.metric", {"name": "accuracy", "timeot": 3}, ["accuracy: unknown key 'timeot'", "'timeout'?"]),
-        ("tasks.math.metric", {"name": "bleurt"}, ["tasks.math.metric", "'comet'"]),
-        ("tasks.math.sft", 8, ["tasks.math.sft"]),
-        ("sft", 8, ["sft"]),
         ("models.one.overrides", {"launch.proceses": 8}, ["launch: unknown key 'proceses'", "'processes'?"]),
         ("models.one.overrides", {"name.x": 8}, ["models.one.overrides: 'name.x': 'name' has no fields"]),
-        ("models.one.overrides", 8, ["mine.yaml: models.one.overrides"]),
-        ("models.two", 8, ["mine.yaml: models.two"]),
         ("model", "three", ["no model 'three'", "one, two"]),
         ("models.one.train", {"git": "x"}, ["mine.yaml", "models.one.train"]),
     ],
@@ -154,9 +128,7 @@ def test_what_does_not_fit_is_refused_with_its_place(load, place, value, words):
         ('a={"file": "my x=1.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x=1.jsonl", "q": {"r": "p"}}, "b": 2}),
         ("a=[random, igds] b='x  y=3'", {"a": ["random", "igds"], "b": "x  y=3"}),
         ("description=two words models.a-b.1.name=x", {"description": "two words", "models.a-b.1.name": "x"}),
-        ("", {}),
         (None, {}),
-        ({"a.b": 1}, {"a.b": 1}),
     ],
 )  # fmt: skip
 def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
@@ -167,19 +139,12 @@ def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
     ("given", "words"),
     [
         ({"overrides": "recall.tau"}, "'recall.tau' is not FIELD=VALUE"),
-        ({"overrides": "recall.tau=0.5, sft"}, "recall.tau"),
         ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2 b=3' is no YAML: close its brackets and quotes"),
-        ({"overrides": "a={b: 1, b: 2}"}, "is no YAML"),
-        ({"overrides": "a={[b]: 1}"}, "is no YAML"),
         ({"overrides": ["recall.tau=0.5"]}, "overrides must name fields"),
-        ({"overrides": {1: 2}}, "overrides must name fields"),
         ({"overrides": {"recall.tua": 1}}, "recall: unknown key 'tua' (did you mean 'tau'?)"),
         ({"overrides": {"name.x": 1}}, "'name' has no fields of its own"),
-        ({"overrides": {"recall.tau": 3}}, "recall.tau"),
         ({"tasks": {"math": 1}}, "tasks must be a list of names"),
-        ({"tasks": [1]}, "tasks must be a list of names"),
         ({"tasks": "maths"}, "no task 'maths'; known: math, translation"),
-        ({"model": 3}, "no model 3; known: one, two"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
@@ -188,21 +153,13 @@ def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_text_from_papermills_p_is_taken(load):
-    preset = load(tasks="math, translation", overrides="recall.tau=0.5 seed=3")
-    assert list(preset.tasks) == ["math", "translation"] and (preset.recall.tau, preset.seed) == (0.5, 3)
-    assert list(load(tasks="math").tasks) == ["math"] and len(load(tasks=None, overrides=None).tasks) == 2
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n", "line 4: 'recall' is given twice"),
         ("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n", "odd.yaml: unknown key 'one'"),  # a merged one may change
         ("a: [1,", "odd.yaml is not valid YAML"),
-        (b"name: \xe9", "odd.yaml is not valid YAML"),
         ("tasks: {math: }", "odd.yaml: tasks holds each task's name with fields below it"),
-        ("tasks: [math]", "odd.yaml: tasks holds each task's name with fields below it"),
         ("", "odd.yaml holds no fields"),
     ],
 )

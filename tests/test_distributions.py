@@ -47,13 +47,6 @@ def ridges(read, table):
     return plots.activation_distributions({"math": read}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"})
 
 
-def test_winsorizing_moves_extremes_in_and_keeps_the_rest():
-    values = np.append(np.linspace(0, 1, 199), 50.0)
-    moved = distributions.winsorize(values)
-    assert moved.max() < 2 and moved.size == values.size and np.median(moved) == np.median(values)
-    assert np.array_equal(moved[5:-5], values[5:-5])
-
-
 def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt(compared):
     table = compared.set_index("arm")
     for arm, by in list(SHIFTS.items())[1:]:
@@ -80,14 +73,6 @@ def test_the_correlation_is_over_arms_with_and_without_the_untrained_model(compa
     assert rho["all"]["low"] is None  # five arms have no interval
     few = distributions.correlation(compared.head(2), resamples=50)
     assert few["all"]["rho"] is None and few["trained"]["rho"] is None
-
-
-def test_the_table_shows_the_papers_scores_only_where_it_has_them(compared):
-    table = activation_table(compared, POINTS, {"igds": 37.8}).set_index("Arm")
-    assert table.index[0] == "IGDS 50 %" and table.loc["IGDS 50 %", "Paper: Gemma-2-2B"] == "37.8"
-    assert table.loc["Original", "Moved"] == "–" and table.loc["Full", "Paper: Gemma-2-2B"] == "–"
-    of_curve = activation_table(compared.assign(main=False), POINTS, {"igds": 37.8})
-    assert set(of_curve["Paper: Gemma-2-2B"]) == {"–"}
 
 
 @pytest.mark.filterwarnings("error")

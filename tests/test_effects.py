@@ -57,51 +57,6 @@ def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch)
     assert effects.measure(run, "math", "validation", FEATURES).equals(found)
 
 
-def test_batches_hold_no_more_rows_than_fit_and_no_part_depends_on_them(monkeypatch):
-    ids, mixed = ["x", "y", "z"], [Feature(1, 0), Feature(0, 0), Feature(1, 1), Feature(0, 2), Feature(0, 1)]
-    for one_column in (True, False):
-        parts = effects.parts_of(mixed, ids, one_column)
-        found = [(feature, i) for some, i in parts for feature in some]
-        assert sorted(found) == sorted((feature, i) for feature in mixed for i in ids)
-        for rows in (1, 2, 7, 100):
-            batches = list(effects.batches_of(parts, rows))
-            assert [part for batch in batches for part in batch] == parts
-            assert all(len(batch) == 1 or len(batch) * len(batch[0][0]) <= rows for batch in batches)
-            assert all(some == batch[0][0] for batch in batches for some, _ in batch)
-    assert [len(batch) for batch in effects.batches_of(effects.parts_of(mixed, ids, True), 10)] == [2, 1]
-    layers = [{feature.layer for feature in some} for some, _ in effects.parts_of(mixed, ids, False)]
-    assert layers == [{0}] * 3 + [{1}] * 3
-    monkeypatch.setattr(effects, "FEATURES", 2)
-    sizes = [len(some) for some, _ in effects.parts_of(mixed, ids, True)]
-    assert sizes == [2] * 3 + [1] * 3 + [2] * 3  # layer after layer
-
-
-def test_less_memory_uses_the_parts_that_are_there(open_smoke, monkeypatch):
-    amplified, read = intervention.generated_effects, []
-
-    def short_of_memory(*arguments):
-        if read:
-            raise MemoryError
-        read.extend(sample.id for sample in arguments[3])
-        return amplified(*arguments)
-
-    run = open_smoke()
-    run = open_smoke(**memory_for(run, 8))  # four features on two samples
-    monkeypatch.setattr(intervention, "generated_effects", short_of_memory)
-    with pytest.raises(MemoryError):
-        effects.measure(run, "math", "validation", FEATURES)
-    less, rest = open_smoke(**memory_for(run, 2)), []
-    monkeypatch.setattr(
-        intervention, "generated_effects", lambda *args: rest.append(args[2:4]) or amplified(*args)
-    )
-    found = effects.measure(less, "math", "validation", FEATURES)
-    assert len(found) == 16 and len(read) == 2
-    assert all(len(some) * len(own) <= 2 for some, own in rest)
-    assert not set(read) & {sample.id for _, own in rest for sample in own}
-    assert sum(len(some) * len(own) for some, own in rest) == 8
-    assert effects.measure(open_smoke(), "math", "validation", FEATURES).equals(found)
-
-
 @pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
 @pytest.mark.parametrize("kind", ["jumprelu", "topk"])
 def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
@@ -124,31 +79,6 @@ def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
     slow = effects.measure(run, "math", "validation", random, label="_slow")
     assert sum(decoded) == len(random) * 4  # the originals are there already
     assert fast.equals(slow)
-
-
-def test_stored_effects_are_read_without_a_model(open_smoke):
-    found = effects.measure(open_smoke(), "math", "validation", FEATURES)
-    again = open_smoke()
-    again._models = None  # an error where one is asked for
-    assert effects.measure(again, "math", "validation", FEATURES).equals(found)
-
-
-def test_one_encoder_at_a_time_where_a_feature_takes_the_whole_of_it(open_smoke, monkeypatch):
-    monkeypatch.setattr(tiny, "sae", partial(tiny.sae, "topk"))
-    held = []
-
-    class Watched(effects.Steering):
-        def __init__(self, saes, features, *arguments):
-            super().__init__(saes, features, *arguments)
-            held.append({feature.layer for feature in features})
-
-    run = open_smoke()
-    whole = obvious(run, run.samples("math", [example.id for example in run.examples("math", "validation")]))
-    monkeypatch.setattr(effects, "Steering", Watched)
-    found = effects.measure(run, "math", "validation", FEATURES)
-    assert held == [{0}, {1}, {2}, {3}] * 2
-    exact = ["layer", "feature", "sample_id", "output_amplified", "score_amplified"]
-    assert found[exact].equals(whole[exact])
 
 
 def test_the_filter_ranks_all_and_the_best_by_loglik_generate_and_are_held_against_another_target(open_smoke):

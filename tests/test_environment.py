@@ -89,10 +89,6 @@ def test_what_the_code_imports_is_a_direct_requirement():
     assert not missing, f"not among pyproject's dependencies: {missing}"
 
 
-def test_the_design_cards_packages_are_direct_requirements():
-    assert {canonicalize_name(requirement.name) for requirement in DIRECT} >= DESIGN_CARD
-
-
 def test_the_conda_door_installs_the_same_lock_and_names_the_same_pins():
     environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf8"))
     python, pip, section = environment["dependencies"]
@@ -116,9 +112,6 @@ def test_the_locked_versions_are_installed():
     assert installed == {name: Version(pin).public for name, pin in LOCK.items()}
 
 
-# ---- make ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def checkout(tmp_path):
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
@@ -131,13 +124,6 @@ def make(folder, *arguments):
     return subprocess.run(
         ["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, env=environment
     )
-
-
-def test_make_alone_lists_the_targets(checkout):
-    shown = make(checkout).stdout
-    for target in ("reproduce", "test", "test-all", "plan", "report", "lab", "saes", "clean"):
-        assert re.search(rf"^  {target} +\w", shown, re.MULTILINE)
-    assert not (checkout / ".venv").exists()
 
 
 def test_make_refuses_a_variable_that_it_does_not_know(checkout):
@@ -164,18 +150,6 @@ def test_what_is_installed_is_not_installed_again(checkout):
     assert "pip" in make(checkout, "-n", "reproduce").stdout
 
 
-@pytest.mark.parametrize("size, kept", [(1000, True), (5_000_000, False)])
-def test_make_reference_keeps_a_report_that_is_small(checkout, size, kept):
-    run = checkout / "results" / "mine"
-    for name in ("tables/table2.md", "figures/figure3.png", "timings.json", "model/math/summary.json"):
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text("{}")
-    (run / "report.html").write_bytes(b"x" * size)
-    assert make(checkout, "reference", "PRESET=mine").returncode == 0
-    there = checkout / "results" / "reference" / "mine"
-    assert (there / "model/math/summary.json").is_file() and (there / "report.html").is_file() == kept
-
-
 def test_make_hands_on_what_it_was_given_whatever_quotes_and_spaces_it_holds(checkout):
     igds = checkout / ".venv" / "bin" / "igds"
     igds.parent.mkdir(parents=True)
@@ -186,14 +160,6 @@ def test_make_hands_on_what_it_was_given_whatever_quotes_and_spaces_it_holds(che
     asked = [f"{name}={value}" for name, value in zip(names, given, strict=True)]
     shown = make(checkout, "-s", "-o", ".venv/.installed", "reproduce", *asked).stdout.splitlines()
     assert shown[0] == "run" and shown[2::2] == given
-
-
-def test_ci_calls_the_test_command_of_the_readme_and_nothing_else():
-    lines = (PROJECT / ".ci" / "run").read_text(encoding="utf8").splitlines()
-    commands = [line for line in lines if line and not line.startswith("#")]
-    assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "exec make test"]
-    assert os.access(PROJECT / ".ci" / "run", os.X_OK)
-    assert "make test" in (PROJECT / "README.md").read_text(encoding="utf8")
 
 
 def test_a_folder_imports_only_what_stands_above_it_in_the_readme():

@@ -75,20 +75,6 @@ def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
     assert outputs["output"][0] == lm.tokenizer.decode(plain, skip_special_tokens=True).strip()
 
 
-def test_sampled_outputs_follow_seed_and_arm(lm):
-    config = task_config(samples=3, temperature=1.0, top_p=1.0)
-
-    def draw(seed, arm):
-        return answers(lm, config, seed, arm)["output"].tolist()
-
-    first = answers(lm, config, 0, "full")
-    assert first["k"].tolist() == [0, 1, 2] * 3
-    assert first["output"].nunique() > 3
-    assert draw(0, "full") == first["output"].tolist()
-    assert draw(1, "full") != first["output"].tolist()
-    assert draw(0, "igds@0.5") != first["output"].tolist()
-
-
 def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
     config = task_config(samples=4, temperature=1.0, top_p=0.9)
     whole = answers(lm, config)
@@ -99,13 +85,6 @@ def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
         assert evaluation.rows_that_fit(lm, asked, config, memory) == rows
         assert answers(lm, config, rows=rows).equals(whole)
     assert answers(lm, config, examples=EXAMPLES[:0:-1]).equals(whole[4:].reset_index(drop=True))
-
-
-def test_scores_of_single_outputs():
-    scored = evaluation.score_outputs(Echo(), EXAMPLES, table("one", "no", "three apples"))
-    assert list(scored.columns) == ["sample_id", "output", "accuracy", "length", "score"]
-    assert scored["score"].tolist() == [1.0, 0.0, 1.0]
-    assert scored["length"].tolist() == [3.0, 2.0, 12.0]
 
 
 def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
@@ -130,12 +109,3 @@ def test_corpus_scores_of_arms_follow_the_examples():
     assert list(found) == ["full", "igds"] and found["full"] == {"chrf": 100, "bleu": pytest.approx(100)}
     assert found["igds"] == task.score_corpus(["une pomme", "deux", "x"], examples)
     assert evaluation.corpus_scores(tasks.get("math"), examples, full) == {}
-
-
-def test_missing_uneven_and_foreign_outputs_are_named():
-    with pytest.raises(ValueError, match="e2 has 0 outputs"):
-        evaluation.score_outputs(Echo(), EXAMPLES, table("one", "x"))
-    with pytest.raises(ValueError, match="e2 has 1 outputs, the first example 2"):
-        evaluation.score_outputs(Echo(), EXAMPLES, table("one", "x", "x", "x", "x", each=2))
-    with pytest.raises(ValueError, match="outputs of 'e2'"):
-        evaluation.score_outputs(Echo(), EXAMPLES[:2], table("a", "b", "c"))

@@ -9,13 +9,10 @@ import pytest
 from igds_utils import tiny
 from igds_utils.config.config import PRESETS, ConfigError
 from igds_utils.core.experiment import Run, open_run
-from igds_utils.core.manifest import manifest, unpinned_commits
-from igds_utils.engine import prompts
+from igds_utils.core.manifest import manifest
 from igds_utils.running.runner import prepare
 from igds_utils.tasks.examples import SETS, normalize
 from igds_utils.training import evaluation
-
-RENDERINGS = ["bare", "chat"]
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +22,6 @@ def results(tmp_path_factory):
 
 def smoke(results, overrides=None, task="math") -> Run:
     return open_run("smoke", tasks=[task], overrides=overrides, results=str(results))
-
-
-# ---- opening ----
-
-
-def test_products_lie_under_preset_and_model(results):
-    run = smoke(results)
-    run.make("math/x.json", lambda: 1)
-    assert (results / "smoke" / "tiny-llama" / "math" / "x.json").exists()
-    assert run.root == results / "smoke" and run.tasks == ["math"]
-    with pytest.raises(ConfigError, match="did you mean 'tau'"):
-        smoke(results, {"recall.taus": 1})
 
 
 # ---- data ----
@@ -55,31 +40,6 @@ def test_sets_of_the_default_preset_have_no_text_in_common(results, task):
     assert "" not in texts
 
 
-def test_two_runs_have_the_same_data_and_another_seed_has_other(results):
-    one, same, other = smoke(results), smoke(results), smoke(results, {"seed": 1})
-    for name in SETS:
-        assert one.examples("math", name) == same.examples("math", name)
-        assert one.data_version("math", name) != other.data_version("math", name)
-
-
-@pytest.mark.parametrize("rendering", RENDERINGS)
-@pytest.mark.parametrize("task", ["math", "translation"])
-def test_a_samples_prompt_is_a_prefix_that_ends_at_the_critical_token(results, task, rendering):
-    run = smoke(results, {f"tasks.{task}.rendering": rendering}, task)
-    tokenizer = run.lm.tokenizer
-    chosen = run.examples(task, "confirmation") + run.examples(task, "validation")
-    samples = run.samples(task, [example.id for example in chosen])
-    texts = run.prompts(task, "confirmation") + run.prompts(task, "validation")
-    assert [sample.id for sample in samples] == [example.id for example in chosen]
-    for sample, example, text in zip(samples, chosen, texts, strict=True):
-        assert sample.example is example
-        assert sample.tokens[: len(sample.prompt)] == sample.prompt == prompts.encode(tokenizer, text)
-        assert prompts.critical_position(tokenizer, text, text) == len(sample.prompt) - 1
-        assert tokenizer.decode(sample.prompt[-1:]).endswith(":")
-        assert tokenizer.decode(sample.tokens[len(sample.prompt) :]) == f" {example.target}{tiny.EOS}"
-        assert text.startswith("<|im_start|>user") == (rendering == "chat")
-
-
 @pytest.mark.parametrize("rendering", ["records", "evaluation"])
 def test_training_pairs_come_in_the_order_asked_for_and_end_in_eos(results, rendering):
     run = smoke(results, {"tasks.math.sft": {"rendering": rendering}})
@@ -93,16 +53,6 @@ def test_training_pairs_come_in_the_order_asked_for_and_end_in_eos(results, rend
             record["prompt"] + record["completion"] + tiny.EOS
         ).removeprefix(tiny.BOS)
         assert 0 < n_prompt < len(tokens)
-
-
-def test_a_score_is_the_tasks_own_metric(results):
-    run = smoke(results)
-    example = run.examples("math", "test")[0]
-    score = run.score("math")
-    assert score([f"\\boxed{{{example.references[0]}}}", "no idea"], [example, example]) == [1.0, 0.0]
-
-
-# ---- what products depend on ----
 
 
 def inputs(run: Run) -> str:
@@ -203,9 +153,6 @@ def test_a_model_saved_anew_into_its_folder_is_another_input(results, tmp_path):
     assert after[0] != before[0] and after[1] != before[1]
 
 
-# ---- the manifest ----
-
-
 def test_the_manifest_names_all_that_a_second_run_must_share(results):
     run = smoke(results)
     run.store.write("manifest.json", manifest(run))
@@ -218,33 +165,6 @@ def test_the_manifest_names_all_that_a_second_run_must_share(results):
     assert found["left_out"]["math"]["pool_shares_13_words_with_test"]["samples"] >= 0
     assert found["saes"] == run.sae_version
     assert found["machine"]["processor"] and found["machine"]["threads"] >= 1
-
-
-def test_the_manifest_tells_the_commit_of_what_is_read_unpinned(results, empty_cache):
-    dialogues = {"hub": "someone/dialogues", "columns": {}}
-    changes = {
-        "models.tiny-llama.saes": {"source": "release", "name": "gemma-scope-2b-pt-res-canonical"},
-        "tasks.math.data": {
-            "sources": {"one": dialogues, "two": {"hub": "someone/pinned", "revision": "abc"}}
-        },
-        "tasks.math.metric": {"name": "comet"},
-        "tasks.math.capabilities": {"benchmarks": ["mmlu"]},
-    }
-    fetched = {
-        "datasets--someone--dialogues": "1", "datasets--someone--pinned": "2", "datasets--someone--others": "3",
-        "models--google--gemma-scope-2b-pt-res": "4", "datasets--cais--mmlu": "5", "models--xlm-roberta-large": "6",
-        "datasets--truthfulqa--truthful_qa": "7", "models--Unbabel--wmt22-comet-da": "8",
-    }  # fmt: skip
-    for folder, commit in fetched.items():
-        (empty_cache / folder / "refs").mkdir(parents=True)
-        (empty_cache / folder / "refs" / "main").write_text(commit)
-    assert unpinned_commits(smoke(results, changes).preset) == {
-        "someone/dialogues": "1",
-        "google/gemma-scope-2b-pt-res": "4",
-        "cais/mmlu": "5",
-        "xlm-roberta-large": "6",
-    }
-    assert unpinned_commits(smoke(results).preset) == {}
 
 
 def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path):
@@ -263,20 +183,3 @@ def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path
             again()
     mine.write_text(text)  # a copy that says the same
     open_run(mine, results=results)
-    mine.write_text(text.replace("tau: 0.8", "tau: 0.5"))  # no copy any more
-    with pytest.raises(ConfigError, match="of this name, smoke: change `name` in mine.yaml"):
-        open_run(mine, results=results)
-    open_run("smoke", results=results)
-
-
-def test_a_preset_file_may_be_moved_and_changed_in_its_place(tmp_path):
-    results, text = str(tmp_path / "results"), (PRESETS / "smoke.yaml").read_text()
-    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    first.write_text(text)
-    open_run(first, results=results)
-    first.rename(second)
-    open_run(second, results=results)
-    second.write_text(text.replace("tau: 0.8", "tau: 0.5"))
-    open_run(second, results=results)
-    with pytest.raises(ConfigError, match="second.yaml: change `name` in smoke.yaml"):
-        open_run("smoke", results=results)

@@ -16,10 +16,7 @@ def open_exported(results, tasks, overrides):
     selections = {}
     for task in tasks:
         known, pool = arms.arms(run.config(task)), run.examples(task, "pool")
-        selections[task] = {
-            arms.arm_of("full", known): pool,
-            arms.arm_of("igds@0.5", known): pool[3:7],
-        }
+        selections[task] = {arms.arm_of("full", known): pool, arms.arm_of("igds@0.5", known): pool[3:7]}
         for arm, examples in selections[task].items():
             run.make(f"{task}/selected/{arm.name}.jsonl", partial(run.training_records, task, examples))
         export.write_selections(run, task, selections[task])
@@ -56,7 +53,9 @@ def test_the_folder_loads_as_a_data_set(tmp_path):
         assert loaded["train"].to_list() == run.training_records("math", examples)
 
 
-@pytest.mark.parametrize(("rendering", "max_prompt_tokens"), [("records", None), ("records", 80), ("evaluation", 80)])
+@pytest.mark.parametrize(
+    ("rendering", "max_prompt_tokens"), [("records", None), ("records", 80), ("evaluation", 80)]
+)
 def test_llama_factory_trains_on_the_tokens_of_sft(tmp_path, rendering, max_prompt_tokens):
     """Also where prompts are cut, which at 80 tokens most of these are."""
     tasks = ["math", "translation"]
@@ -67,8 +66,3 @@ def test_llama_factory_trains_on_the_tokens_of_sft(tmp_path, rendering, max_prom
         for arm, examples in selections[task].items():
             pairs = run.training_pairs(run.training_records(task, examples))
             assert llama_factory_samples(folder, arm, run.train_tokenizer) == pairs
-
-
-def test_a_prompt_has_no_bos_where_the_tokenizer_has_none():
-    (record,) = export.llama_factory_records([{"id": "a", "prompt": "2 + 2 =\n", "completion": "4"}], None, "</s>")
-    assert record == {"system": "", "instruction": "2 + 2 =\n", "output": "4</s>"}

@@ -4,13 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from igds_utils import tiny
-from igds_utils.engine import generation
-from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import Feature
-from igds_utils.engine.steering import Steering
 from igds_utils.identification import intervention
-from igds_utils.tasks.examples import Example
 
 
 def effects(rows):
@@ -95,25 +90,6 @@ def test_all_chosen_features_must_be_established():
     assert [row["established"] for row in found["features"]] == [True, False]
 
 
-def test_generated_effects_pair_each_row_with_its_original():
-    lm, saes = LM(tiny.model("llama"), tiny.tokenizer(), "llama"), {layer: tiny.sae(seed=layer) for layer in range(4)}
-    samples = [
-        intervention.Sample(f"s{i}", ids, [*ids, 9, 30, 1], Example(f"s{i}", {}, "t", ("t",)))
-        for i, ids in enumerate([[5, 6, 7], [8, 9, 10, 11, 12]])
-    ]
-    features = [Feature(0, 3), Feature(2, 11)]
-    steering = Steering(saes, features, 4.0)
-    table = intervention.generated_effects(
-        lm, steering, features, samples, lambda outputs, _: [float(len(text)) for text in outputs], 6
-    )
-    assert len(table) == 4 and set(table["sample_id"]) == {"s0", "s1"}
-    assert (table["score_original"] == table["output_original"].str.len()).all()
-    alone = generation.decode(lm, [samples[1].prompt], [(0, features[1])], 6, steering)[0]
-    row = table[(table["sample_id"] == "s1") & (table["layer"] == 2)].iloc[0]
-    assert row["output_amplified"] == generation.to_text(lm, alone)
-    assert row["tokens_amplified"] == len(alone)
-
-
 def test_the_ranking_follows_the_quantity_that_is_asked_for_and_what_did_not_generate_comes_last_by_score():
     rows = [(1, 0, 0.1, 0.5), (1, 1, 0.2, 0.1), (1, 2, float("nan"), 0.9), (1, 3, float("nan"), 0.0)]
     effects = pd.DataFrame(rows, columns=["layer", "feature", "delta", "delta_loglik"])
@@ -130,10 +106,3 @@ def test_the_contrast_is_the_change_of_the_own_target_minus_that_of_another_samp
     assert pd.isna(intervention.causal_effects(TWO, 0.95, 100, 0)["contrast"]).all()
     forced = intervention.causal_effects(rows.filter(regex="layer|feature|sample_id|loglik"), 0.95, 100, 0).iloc[0]
     assert forced["delta_loglik"] == pytest.approx(0.25) and pd.isna(forced["delta"]) and pd.isna(forced["changed"])
-
-
-def test_winners_by_every_quantity_stand_beside_the_chosen_one():
-    deltas = intervention.causal_effects(TWO, 0.95, 500, 0).assign(contrast=[0.1, 0.2])
-    ranked = intervention.rank_features(deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0))
-    found = intervention.task_features(ranked, deltas[deltas["feature"] == 1], 1)
-    assert found["winners"] == {"delta": "l3_p1", "delta_loglik": "l3_p1", "contrast": "l5_p9"}

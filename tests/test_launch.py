@@ -1,6 +1,5 @@
 """Several processes under accelerate (gloo, on the CPU) against one."""
 
-import sys
 from functools import partial
 
 import numpy as np
@@ -98,14 +97,6 @@ def test_two_processes_make_one_table(tmp_path, steps, capfd):
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_told(tmp_path, steps, capfd):
-    run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
-    with pytest.raises(launch.LaunchError, match="fails failed in one of its processes"):
-        launch.call(run, f"{steps}:fails")
-    assert "ValueError: the reason" in capfd.readouterr().out
-
-
-@pytest.mark.slow
 def test_of_a_model_that_is_sharded_one_process_reads_the_weights(tmp_path, steps):
     changes = {"launch.processes": 2, "launch.training": "fsdp"}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
@@ -165,30 +156,11 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
         pd.testing.assert_frame_equal(one, many, check_exact=True)
 
 
-def test_srun_starts_one_task_on_each_machine_beside_the_step_that_calls_it(tmp_path, monkeypatch):
-    called = []
-
-    def started(command, **_):
-        called.append(command)
-        raise InterruptedError
-
-    monkeypatch.setattr(launch.subprocess, "Popen", started)
-    run = open_run("smoke", overrides={"launch": {"processes": 16, "machines": 2}}, results=str(tmp_path))
-    with pytest.raises(InterruptedError):
-        launch.call(run, "module:function")
-    srun = " ".join(called[0][: called[0].index(sys.executable)])
-    assert srun.startswith("srun --overlap --nodes=2 --ntasks=2 --ntasks-per-node=1")
-
-
 @pytest.mark.parametrize(
     ("gpus", "asked", "mend"),
     [
         (2, {"processes": 8}, "needs 8 GPUs on this machine, .* and it has 2: give SET.*processes=2"),
-        (7, {"processes": 8}, "launch.processes=7"),
         (4, {"processes": 16, "machines": 2}, "launch.processes=8"),
-        (8, {"processes": 16, "machines": 2}, None),
-        (8, {"processes": 8}, None),
-        (1, {"processes": 1}, None),
         (0, {"processes": 8}, None),  # all on the processors
         (2, {"processes": 2, "parts": 8}, None),  # the jobs of parts have machines of their own
     ],
@@ -206,16 +178,6 @@ def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked,
     if gpus == 2:
         with pytest.raises(ConfigError, match="launch.parts 8: this machine has 2 GPUs, give SET.*parts=2"):
             launch.check_gpus(load_preset("smoke"), parts=8)
-
-
-@pytest.mark.slow
-def test_two_machines_are_started_by_one_command(tmp_path, steps, monkeypatch):
-    both = 'SLURM_NODEID=0 "$@" & first=$!; SLURM_NODEID=1 "$@" && wait $first'
-    monkeypatch.setattr(launch, "STARTER", ("bash", "-c", both, "-"))
-    asked = {"processes": 2, "machines": 2}
-    run = open_run("smoke", tasks=["math"], overrides={"launch": asked}, results=str(tmp_path))
-    launch.call(run, f"{steps}:table", 3)
-    assert run.read("table.parquet")["by"].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])

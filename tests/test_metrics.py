@@ -2,7 +2,6 @@
 
 import itertools
 import string
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from math import comb
 from random import Random
@@ -67,13 +66,6 @@ def test_math_correct(output, reference, right):
     assert metrics.math_correct(output, reference) is right
 
 
-def test_math_correct_works_off_the_main_thread_and_without_a_time_limit():
-    answers = [("\\boxed{\\frac{2}{4}}", "\\frac{1}{2}"), ("是12", "12"), ("", "1")]
-    with ThreadPoolExecutor(1) as thread:
-        assert list(thread.map(metrics.math_correct, *zip(*answers, strict=True))) == [True, True, False]
-    assert metrics.math_correct("4", "4", timeout=None)
-
-
 def test_pass_at_k_is_the_mean_over_all_subsets():
     for n, c, k in itertools.product(range(1, 6), range(6), range(1, 6)):
         if c > n or k > n:
@@ -135,8 +127,3 @@ def test_bleu_by_hand():
     """Four of five words and then fewer: precisions 4/5, 3/4, 2/3, 1/2 and no brevity penalty."""
     expected = 100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
     assert metrics.bleu("a b c d e", "a b c d f") == pytest.approx(expected)
-
-
-def test_chinese_bleu_counts_characters():
-    assert metrics.bleu("要忽略的代码", "要忽略的诊断", chinese=True) > 30
-    assert metrics.bleu("要忽略的代码", "要忽略的诊断") < 1

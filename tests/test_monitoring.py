@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy, intervals, legend, points
+from test_plots import POINTS
 
-from igds_utils import plots
 from igds_utils.analysis import monitoring
 from igds_utils.core.arms import arms
 from igds_utils.core.experiment import open_run
@@ -53,21 +52,6 @@ def test_seeds_of_a_point_count_as_such():
     assert watched["activation"].tolist() == pytest.approx([10, 12])
     assert watched["lost"].iloc[1] == pytest.approx(-0.075) and not watched["score_alert"].iloc[1]
     assert watched["n"].tolist() == [40, 40]
-
-
-def test_a_point_without_the_feature_is_refused_by_name():
-    with pytest.raises(ValueError, match="v1 has no l9_p9; it holds l1_p2, score"):
-        monitoring.watch(series([("v1", 0.5, 0)]), "l9_p9")
-
-
-def test_the_figure_marks_alerts():
-    named = [("Original", 0.2, 0), ("IGDS 50 %", 0.8, 0), ("Random 50 %", 0.3, 2)]
-    watched = monitoring.watch(series(named), "l1_p2", resamples=300)
-    figure = plots.monitor(watched, POINTS, "l1_p2", "models in order")
-    assert_tidy(figure)
-    assert [[x for x, _ in points(axis, "alert")] for axis in figure.axes] == [[2], [2]]
-    assert len(intervals(figure.axes[0])) == 3 and "band of Original" in legend(figure)
-    assert "accuracy" in figure.axes[0].get_ylabel() and "l1_p2" in figure.axes[1].get_ylabel()
 
 
 def test_stored_arms_become_a_series(tmp_path):

@@ -6,13 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import same_color
 from PIL import Image
 
 from igds_utils import plots
-from igds_utils.config.config import PROJECT
-from igds_utils.display import MORE_SELECTORS, SELECTORS, Metric, arm_title, selector_of
-from igds_utils.plots import style
+from igds_utils.display import Metric
 
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 
@@ -111,13 +108,6 @@ def test_no_text_overlaps_or_leaves_the_page(name):
     assert_tidy(figure)
 
 
-def test_the_overlap_check_can_fail():
-    figure = DRAWN["effects"]()
-    figure.axes[0].set_xlabel("x" * 200)
-    with pytest.raises(AssertionError, match="leaves"):
-        assert_tidy(figure)
-
-
 def test_recall_counts_features_above_each_share_and_candidates_of_every_layer():
     table, facts = recall_table()
     left, right = plots.recall_frequency(table, facts).axes
@@ -140,13 +130,6 @@ def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
     assert x == pytest.approx(1) and 0 < y < 0.5  # just below the first row
     assert rows(axis) == [f["name"] for f in given]
     assert [label.get_fontweight() for label in axis.get_yticklabels()].count("bold") == 1
-
-
-def test_effects_on_the_log_likelihood_are_drawn_where_candidates_were_ranked_by_it():
-    axis = DRAWN["effects on the log-likelihood"]().axes[0]
-    given = features(9)
-    assert points(axis)[:-1] == [pytest.approx((f["delta_loglik"], given.index(f))) for f in [*given[1:], given[0]]]
-    assert points(axis)[-1][0] == pytest.approx(given[0]["delta"]) and "nats" in axis.get_xlabel()
 
 
 def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():
@@ -177,44 +160,6 @@ def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a
     assert points(math) == [pytest.approx(place) for place in [(15, 0), (60, 1), (55, 2), (60, 3)]]
     assert intervals(math) == [pytest.approx(ends) for ends in [(5, 35), (50, 80), (45, 75), (50, 80)]]
     assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]  # not the other ratio
-
-
-def test_an_unknown_interval_has_no_line():
-    _, axes = style.new_figure(3, 2)
-    table = pd.DataFrame({"score": [1.0, 2.0], "low": [0.5, None], "high": [1.5, 3.0]})
-    style.dots(axes[0, 0], table, [0, 1], upright=True, factor=2)
-    assert points(axes[0, 0]) == [(0, 2), (1, 4)] and intervals(axes[0, 0]) == [(1, 3)]
-
-
-def test_seeds_of_an_arm_are_lines_of_one_look():
-    figure = plots.training_loss(LOGS)
-    assert legend(figure) == ["Full", "Random 50 %", "Loss 50 %", "IFD 50 %", "ZIP 50 %", "IGDS 50 %"]
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
-    assert len(lines) == len(LOGS)
-    assert sum(same_color(line.get_color(), style.ACCENT) for line in lines) == 2
-
-
-def test_selectors_differ_in_colour_or_marker():
-    assert set(plots.SELECTOR_COLOURS) == set(SELECTORS)
-    looks = [(plots.selector_colour(s), style.selector_marker(s)) for s in [*SELECTORS, *MORE_SELECTORS]]
-    assert len(set(looks)) == len(looks)
-    assert plots.selector_colour("someone's") == plots.selector_colour("someone's")
-
-
-def test_an_arm_is_named_with_ratio_and_seed():
-    assert arm_title("igds@0.5-s1") == "IGDS 50 %, seed 1"
-    assert arm_title("full") == "Full"
-    assert arm_title("full-s2") == "Full, seed 2"
-    assert arm_title("sae-simscale@0.2") == "sae-simscale 20 %"
-    assert selector_of("full-s2") == "full" and selector_of("igds@0.5-s1") == "igds"
-
-
-@pytest.mark.parametrize("name", ["figure1", "figure2"])
-def test_a_drawn_figure_has_a_picture_for_the_page_and_a_pdf(name):
-    folder = PROJECT / "notebooks" / "figures"
-    assert (folder / f"{name}.svg").is_file() and (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    width = int((folder / f"{name}.svg").read_text().partition('width="')[2].partition('"')[0])
-    assert Image.open(folder / f"{name}.png").width == pytest.approx(width / 96 * 200, abs=1)
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):

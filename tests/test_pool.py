@@ -3,22 +3,18 @@
 import shutil
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from igds_utils import selectors, tiny
+from igds_utils import tiny
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.engine.features import features_of
-from igds_utils.engine.lm import LM
-from igds_utils.engine.sae import Feature, FeatureSet
+from igds_utils.engine.sae import Feature
 from igds_utils.identification import effects, intervention, recall
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection import pool as pools
 from igds_utils.selection.features import feature_norms
 from igds_utils.selection.pool import open_pool
@@ -26,7 +22,6 @@ from igds_utils.selection.samples import MEASUREMENTS
 from igds_utils.selection.tokens import neuron_means, token_activations, weighted_hidden_states
 from igds_utils.selectors import rank_pool
 
-ARCHITECTURES = ["llama", "gemma2", "qwen3"]
 SMALL = {"selection.examples": 3}
 CONTROLS = ["matched_activations", "ranked_activations", "recalled_activations"]
 open_smoke = partial(open_run, "smoke", tasks=["math"])
@@ -48,11 +43,6 @@ def found_features(run, task="math"):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return found_features(open_smoke(overrides=dict(SMALL), results=str(tmp_path_factory.mktemp("pools"))))
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def lm(request):
-    return LM(tiny.model(request.param), tiny.tokenizer(), request.param)
 
 
 TEXTS = [
@@ -124,15 +114,6 @@ def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatc
     assert calls and all("up to date" in line for line in calls)
 
 
-def test_every_selector_runs_on_what_is_measured(tmp_path, capsys):
-    models = {"models.tiny-llama.identify": {"tiny": "gemma2"}, "models.tiny-llama.train": {"tiny": "qwen3"}}
-    overrides = SMALL | models | {"tasks.math.sizes.pool": 8}
-    pool = open_pool(found_features(open_smoke(overrides=overrides, results=str(tmp_path))), "math")
-    for name in selectors.names():
-        assert sorted(rank_pool(name, pool, size=4)["sample_id"]) == pool.ids
-    assert capsys.readouterr().out.count("/target_loss.parquet: making it") == 1
-
-
 def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monkeypatch):
     read = []
     monkeypatch.setattr(
@@ -152,15 +133,6 @@ def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monk
     assert run.examples("math", "pool")[0].text not in header
 
 
-@pytest.mark.parametrize(
-    ("rendering", "sft", "header"),
-    [("bare", "evaluation", "Solution:"), ("chat", "records", "\n"), ("bare", "records", "\n")],
-)
-def test_the_bare_header_of_each_rendering(run, rendering, sft, header):
-    config = SimpleNamespace(rendering=rendering, shots=0, sft=SimpleNamespace(rendering=sft))
-    assert prompts.bare_header(run.task("math"), run.tokenizer, config) == header
-
-
 def test_targets_beyond_the_training_length_are_cut_and_counted(run):
     pairs = open_pool(run, "math").uncut_training_pairs
     limit = max(n for _, n in pairs) + 2
@@ -173,22 +145,6 @@ def test_targets_beyond_the_training_length_are_cut_and_counted(run):
     none = open_smoke(overrides=SMALL | {"sft.max_length": limit - 2}, results=results)
     with pytest.raises(ValueError, match=r"math-pool-\d+: its prompt alone has \d+ tokens, sft.max_length"):
         open_pool(none, "math").measured("target_loss")
-
-
-def test_a_killed_measurement_goes_on_where_it_stopped(run):
-    pool, done = open_pool(run, "math"), []
-
-    def build(part):
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append([one.id for one in part.samples])
-        return pd.DataFrame({"value": done[-1]})
-
-    with pytest.raises(KeyboardInterrupt):
-        pool.in_parts("slow", build, 5, version=1)
-    done.append("restarted")
-    assert pool.in_parts("slow", build, 5, version=1)["value"].tolist() == pool.ids
-    assert done[:4] == [pool.ids[:5], pool.ids[5:10], "restarted", pool.ids[10:15]]
 
 
 def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
@@ -205,30 +161,7 @@ def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
     assert {open_pool(run, "math").version(name) for name in CONTROLS} == versions
 
 
-def test_embeddings_and_tags_name_their_source(run, monkeypatch):
-    monkeypatch.setattr("igds_utils.selection.texts.MAX_NEW_TOKENS", 2)
-    pool = open_pool(run, "math")
-    assert pool.embeddings.shape == (16, 32)
-    assert np.linalg.norm(pool.embeddings, axis=1) == pytest.approx(np.ones(16), rel=1e-5)
-    said = rank_pool("embedding", pool).attrs["selector"]["measured"]
-    assert said["embeddings"] == said["examples.embeddings"] == {"encoder": {"tiny": "llama", "seed": 0}}
-    assert (
-        rank_pool("instag", pool).attrs["selector"]["measured"]["tags"]["tagger"].startswith("word n-grams")
-    )
-    tagger = open_smoke(
-        overrides={"selection.tagger": {"tiny": "llama"}}, results=str(run.root.parent / "tagger")
-    )
-    said = rank_pool("instag", open_pool(tagger, "math")).attrs["selector"]["measured"]
-    assert said["tags"] == {"tagger": {"tiny": "llama", "seed": 0}}
-
-
 # ---- IGDS and its controls -------------------------------------------------------------------------------
-
-
-def test_frs_is_the_sum_over_task_features():
-    values = np.array([[1.0, 2.0], [0.0, 3.0]])
-    assert feature_resonant_score(values).tolist() == [3.0, 3.0]
-    assert feature_resonant_score(values, norms=np.array([2.0, 0.5])).tolist() == [3.0, 1.5]
 
 
 def test_igds_scores_equal_one_prompt_at_a_time_through_the_whole_model(run):
@@ -299,42 +232,6 @@ def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
             assert of_name["delta_loglik"] == row.delta_loglik
         best.append(names)
     assert best[0] != best[1]
-
-
-def test_igds_reads_its_own_layers_and_all_controls_share_one_pass(run, monkeypatch):
-    fresh = found_features(open_smoke(overrides=dict(SMALL), results=str(run.root.parent / "controls")))
-    passes, one_pass = [], activations.critical_residuals
-    monkeypatch.setattr(
-        activations, "critical_residuals", lambda *args: passes.append(args[2]) or one_pass(*args)
-    )
-    pool = open_pool(fresh, "math")
-    names = ["igds", *(name for name in selectors.names() if name.startswith("igds_"))]
-    rankings = {name: rank_pool(name, pool) for name in names}
-    (feature,) = fresh.task_features("math")
-    own, of_all, without_recall = passes
-    assert own == [feature.layer] and len(of_all) > 1 and len(without_recall) == 1
-    best_first = rankings["igds"]["sample_id"].tolist()
-    assert rankings["igds_bottom"]["sample_id"].tolist() == best_first[::-1]
-    assert rankings["igds_k3"].attrs["selector"]["parameters"] == {"k": 3}
-
-
-@pytest.mark.parametrize(("kind", "times"), [("jumprelu", 1), ("topk", 4)])
-def test_an_sae_of_one_column_a_feature_is_read_once_for_all_parts(kind, times, tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny, "sae", partial(tiny.sae, kind))
-    run = found_features(open_smoke(overrides=dict(SMALL), results=str(tmp_path)))
-    whole = open_pool(run, "math").critical_reads
-    (run.store.root / "math/measurements/critical_reads.parquet").unlink()
-    monkeypatch.setattr(pools, "CONTROL_PROMPTS", 4)
-    made = []
-
-    def counted(sae, indices):
-        made.append(len(indices))
-        return FeatureSet(sae, indices)
-
-    monkeypatch.setattr(activations, "FeatureSet", counted)
-    in_parts = open_pool(run, "math").critical_reads
-    assert len(made) == times * len({Feature.parse(name).layer for name in in_parts})
-    np.testing.assert_allclose(in_parts, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_residual_units_weigh_each_feature_by_its_direction(run):

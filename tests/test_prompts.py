@@ -2,11 +2,13 @@
 
 import ast
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from box import models as box
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from igds_utils import tasks, tiny
@@ -33,25 +35,6 @@ RECORDS = {
     ),
     "translation": ("Please translate the following text into Chinese.\nGood night:\n", "晚安："),
 }
-
-
-def prepending():
-    """Byte-level BPE that puts <|im_start|>, its BOS, before whatever it is given, as SmolLM2's does here."""
-    made = tiny.tokenizer()
-    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 0)]
-    )
-    return made
-
-
-def no_bos():
-    """Byte-level BPE without BOS; thinking is switched off in its chat template, as Qwen3's can be."""
-    made = tiny.tokenizer()
-    made.bos_token = None
-    made.chat_template = tiny.CHAT_TEMPLATE.replace(
-        "assistant\n", "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
-    )
-    return made
 
 
 def spaces_as_letters():
@@ -88,7 +71,12 @@ def merging():
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token="<s>", eos_token="</s>")
 
 
-KINDS = {"plain": tiny.tokenizer, "prepending": prepending, "no_bos": no_bos, "spaces": spaces_as_letters}
+KINDS = {
+    "plain": tiny.tokenizer,
+    "puts BOS before all": partial(box.tokenizer, "llama", True),
+    "no BOS": partial(box.tokenizer, "qwen3", True),
+    "spaces as letters": spaces_as_letters,
+}
 
 
 @pytest.fixture(params=list(KINDS), scope="module")
@@ -128,7 +116,7 @@ def test_chat_prompts_put_the_body_into_the_users_turn_and_open_the_answer_with_
     body, cue = BARE[task.name].rsplit("\n", 1)
     rendered = prompts.identification_prompt(task, example, tiny.tokenizer(), "chat")
     assert rendered == f"<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n{cue}"
-    without_thought = prompts.identification_prompt(task, example, no_bos(), "chat")
+    without_thought = prompts.identification_prompt(task, example, box.tokenizer("qwen3", True), "chat")
     assert without_thought.endswith(f"assistant\n<think>\n\n</think>\n\n{cue}")
 
 
@@ -155,13 +143,6 @@ def test_worked_examples_are_those_of_the_evaluation_harness():
         for shot in ast.literal_eval(listed.value)
     ]
     assert theirs == list(tasks.get("math").shots)
-
-
-def test_more_shots_than_worked_examples_are_refused():
-    with pytest.raises(ValueError, match="math has 4 worked examples, not 5"):
-        prompts.evaluation_prompt(tasks.get("math"), MATH, None, "bare", shots=5)
-    with pytest.raises(ValueError, match="summarization has 0 worked examples, not 4"):
-        prompts.evaluation_prompt(tasks.get("summarization"), SUMMARY, None, "bare", shots=4)
 
 
 def test_sft_pairs_in_both_renderings(sample):
@@ -201,18 +182,6 @@ def test_a_prompt_that_is_too_long_is_cut_in_its_text_and_never_at_the_cue(token
         assert cut.startswith(before) and cut.endswith(after) and len(cut) < len(whole)
         assert body.startswith(cut.removeprefix(before).removesuffix(after))
         assert prompts.critical_position(tokenizer, cut, cut) == len(prompts.encode(tokenizer, cut)) - 1
-
-
-def test_training_and_test_prompts_are_cut_alike():
-    tokenizer, task = tiny.tokenizer(), tasks.get("math")
-    long = replace(MATH, fields={"question": "How many? " * 100})
-    four = prompts.evaluation_prompt(task, long, tokenizer, "bare", shots=4, max_tokens=2500)
-    assert len(prompts.encode(tokenizer, four)) <= 2500 and four.count("### Solution:") == 5
-    short = config().model_copy(update={"max_prompt_tokens": 200})
-    for rendering, end in (("records", BOXED + ".\n"), ("evaluation", "Solution:")):
-        prompt, completion = prompts.sft_pair(task, long, tokenizer, rendering, short)
-        assert len(prompts.encode(tokenizer, prompt)) <= 200 and prompt.endswith(end)
-        assert completion.endswith(MATH.target)
 
 
 def test_instructions_that_alone_are_too_long_are_refused():
@@ -267,24 +236,6 @@ def test_control_tokens_in_a_text_stay_text(tokenizer, rendering, shots):
     *found, completion = pair(forged, f"38.{tokens[1]} And more.")
     assert found == [*expected[:2]] and found[1] == [tokenizer.eos_token_id]
     assert completion == f" 38.{tokens[1][0]} {tokens[1][1:]} And more."
-    # given raw, a completion is text all the same
-    assert [i for i in prompts.encode_pair(tokenizer, "Solution:", f" 5{tokens[1]}")[0] if i in special][
-        1:
-    ] == ([tokenizer.eos_token_id] if tokenizer.bos_token_id is not None else [])
-
-
-def test_a_remark_names_a_sample_with_control_tokens_and_others_stay_as_they_are(capsys):
-    made, task = tiny.tokenizer(), tasks.get("math")
-    prompts.say_once.cache_clear()
-    for sample in ("c2", "c3"):
-        example = Example(sample, {"question": "Is a < b |> c <|im_end|>?"}, "", ())
-        prompt = prompts.identification_prompt(task, example, made, "bare")
-    assert prompt.startswith("Is a < b |> c < |im_end|>?\n")
-    assert capsys.readouterr().out.count("c2 holds <|im_end|>, a control token") == 1
-    # products made where those tokens took effect are not taken for these, and all others stay up to date
-    assert example.version != (example.id, example.fields, "", ())
-    assert MATH.version == (MATH.id, MATH.fields, MATH.target, MATH.references)
-    assert prompts.as_text("a <b> <| c |> <im_end>", made) == "a <b> <| c |> <im_end>"
 
 
 def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
@@ -295,33 +246,6 @@ def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
     made.eos_token = None
     with pytest.raises(ValueError, match="no EOS"):
         prompts.encode_pair(made, "Solution:", " 38.")
-
-
-def test_a_text_is_rendered_and_tokenized_once_for_all_that_ask_for_it(monkeypatch):
-    made, task = prepending(), tasks.get("math")
-    examples = [replace(MATH, id=str(i), fields={"question": f"{i} + {i}?"}) for i in range(6)]
-    read, rendered, call, render = [], [], type(made).__call__, type(made).apply_chat_template
-    monkeypatch.setattr(
-        type(made), "__call__", lambda self, t, **o: read.append(list(t)) or call(self, t, **o)
-    )
-    monkeypatch.setattr(
-        type(made), "apply_chat_template", lambda *a, **o: rendered.append(1) or render(*a, **o)
-    )
-
-    def measure(some):
-        texts = [prompts.identification_prompt(task, one, made, "chat", 200) for one in some]
-        assert all(len(prompts.encode(made, text)) <= 200 for text in texts)
-        return prompts.critical_positions(made, texts, texts), prompts.encode_pairs(
-            made, texts, [" 1"] * len(some)
-        )
-
-    first = measure(examples)
-    assert len(rendered) == 6 and sum(map(len, read)) == 12  # prompts, and prompts with targets
-    assert measure(examples) == first and measure(examples[2:4])[0] == first[0][2:4]
-    assert len(rendered) == 6 and sum(map(len, read)) == 12
-    monkeypatch.setattr(prompts, "KEPT", 5)  # a pool of a million rows leaves no trace
-    measure(examples)
-    assert len(prompts._READ[made]) <= 5 and measure(examples) == first
 
 
 # ---- the critical position -------------------------------------------------------------------------------

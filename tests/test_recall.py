@@ -79,37 +79,6 @@ def fit_of(table, saes):
     return recall.sae_fit(table, saes)[0]["carries over"].to_dict()
 
 
-def test_many_prompts_are_encoded_part_by_part(monkeypatch):
-    sizes = []
-
-    class Watched(Identity):
-        def encode(self, h):
-            sizes.append(len(h))
-            return h
-
-    draw = torch.Generator().manual_seed(0)
-    residual = {layer: torch.randn(11, 64, generator=draw).relu() for layer in (3, 8)}
-    whole = recall.frequency_recall(residual, SAES, tau=0.5)
-    monkeypatch.setattr(recall, "ENCODED", 4)
-    in_parts = recall.frequency_recall(residual, Saes({3: Watched(), 8: Watched()}), tau=0.5)
-    assert sizes == [4, 4, 3] * 2
-    exact = ["layer", "feature", "frequency", "max_activation", "candidate"]
-    assert in_parts[exact].equals(whole[exact])
-    assert in_parts["mean_activation"].to_numpy() == pytest.approx(
-        whole["mean_activation"].to_numpy(), rel=1e-6
-    )
-
-
-def test_numbers_are_those_of_the_plain_means():
-    draw = torch.Generator().manual_seed(1)
-    a = torch.randn(96, 500, generator=draw).relu() * 7
-    one = Saes({3: Identity()})
-    one.layers = [3]
-    table = recall.frequency_recall({3: a}, one, tau=0.5)
-    assert table["frequency"].tolist() == (a > 0).float().mean(0).double().tolist()
-    assert table["mean_activation"].tolist() == a.mean(0).double().tolist()
-
-
 def test_a_frequency_of_exactly_tau_counts_whatever_the_rounding():
     n = 96
     for k in range(1, n + 1):
@@ -127,13 +96,6 @@ def test_candidates_are_ordered_by_frequency_activation_and_place():
     table = recall.frequency_recall(RESIDUAL, SAES, tau=0.5)
     expected = [Feature(3, 0), Feature(8, 1), Feature(8, 0), Feature(8, 2)]
     assert recall.candidates(table) == expected
-
-
-def test_ties_go_by_layer_then_index():
-    table = recall.frequency_recall({3: torch.ones(2, 2), 8: torch.ones(2, 2)}, SAES, tau=1.0)
-    assert recall.candidates(table.sample(frac=1, random_state=3)) == [
-        Feature(3, 0), Feature(3, 1), Feature(8, 0), Feature(8, 1),
-    ]  # fmt: skip
 
 
 def test_summary_counts_in_basis_points():

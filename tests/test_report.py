@@ -11,17 +11,15 @@ from igds_utils.config.config import PROJECT, load_preset, preset_names
 from igds_utils.core.experiment import Run
 from igds_utils.plots.style import empty_figure, save_figure
 from igds_utils.reporting import report
-from igds_utils.reporting.report import FOLD, as_cells, exhibits, save_exhibit, shown
+from igds_utils.reporting.report import exhibits
 from igds_utils.running.runner import REPORT_STAGES, STAGES
-from igds_utils.tables import load_table, save_table
+from igds_utils.tables import save_table
 
 HOSTILE = "<script>alert(1)</script><img src=http://x.org/a.png>"
 FRAME = pd.DataFrame({
     "Arm": ["IGDS", "Random", "l14_p11575"], "Moved": ["−2.71 [−2.84, +1.00]", "–", "a-b (−1.0)"],
     "Prompt": ["{text}\nSolution:", "(−0.5), 0–25", HOSTILE],
 })  # fmt: skip
-
-# ---- exhibits --------------------------------------------------------------------------------------------
 
 SAVED = {  # how notebooks save
     "tables": re.compile(r'save_exhibit\(run, .*?, ("[\w{}]+")(?:, task)?\)'),
@@ -59,46 +57,6 @@ def test_what_notebooks_save_is_shown_once_and_a_report_makes_it_again():
     template = (PROJECT / "igds_utils/reporting/report.html.j2").read_text(encoding="utf8")
     assert sorted([*re.findall(r'\{\{ exhibit\("(.*?)"\)', template), "claims"]) == sorted(exhibits())
     assert {f"table{n}" for n in range(1, 10)} | {f"figure{n}" for n in range(1, 8)} <= set(exhibits())
-
-
-def test_a_table_read_back_equals_what_was_saved(tmp_path):
-    save_table(FRAME, tmp_path, "table2", "Scores")
-    pd.testing.assert_frame_equal(load_table(tmp_path, "table2"), FRAME)
-    assert "-2.71 [-2.84" in (tmp_path / "table2.csv").read_text(encoding="utf8")
-
-
-def test_a_figure_comes_with_its_numbers_task_by_task(tmp_path):
-    for task in ("math", "translation"):
-        save_figure(empty_figure("x"), tmp_path / "figures", f"quality_{task}")
-    save_table(FRAME, tmp_path / "tables", "quality_math", "caption")
-    save_table(pd.concat([FRAME] * FOLD), tmp_path / "tables", "quality_translation", "caption")
-    one, two, short, long = shown(tmp_path, "quality_{task}", ["math", "translation"])
-    assert one["alt"].endswith(", math") and two["title"].endswith("known quality, translation.")
-    assert short["title"] == "The numbers, math" and not short["folded"]
-    assert long["title"] == "The numbers, translation (24 rows)" and long["folded"]
-    assert shown(tmp_path, "table1", ["math"]) == []
-
-
-def test_a_saved_table_says_what_it_shows_and_what_its_brackets_are(tmp_path):
-    run = Run(load_preset("smoke", overrides={"confidence": 0.9}), tmp_path)
-    save_exhibit(run, pd.DataFrame({"Arm": ["IGDS"], "Score": ["1.0 [0.5, 1.5]"]}), "table2")
-    written, exhibit = (run.root / "tables/table2.md").read_text(encoding="utf8"), exhibits()["table2"]
-    assert written.startswith(f"**{exhibit.title}.** {exhibit.caption} {exhibit.setting} In square brackets: 90 %")
-
-
-def test_cells_of_numbers_of_the_paper_and_of_the_strong_row_are_marked():
-    frame = pd.DataFrame({
-        "Task": ["Math", "Math", "Gemma (paper)"], "Arm": ["Loss", "IGDS", "IGDS"],
-        "Score": ["not run at this scale", "60.0 [50.0, 70.0]", "−1.5"], "Paper: Gemma": ["1", "<0.001", "–"],
-    })  # fmt: skip
-    table = as_cells(frame, strong="IGDS")
-    assert [look for _, look in table["columns"]] == ["", "", "number", "number paper"]
-    assert [look for _, look in table["rows"][0]] == ["", "", "number", "number paper"]
-    assert all("strong" in look for _, look in table["rows"][1])
-    assert all("paper" in look for _, look in table["rows"][2])
-
-
-# ---- the page --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

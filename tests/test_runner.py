@@ -1,21 +1,16 @@
 """The runner on two toy notebooks: order, refusals, failures, and being killed."""
 
 import json
-import re
-import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
-import torch
 import yaml
-from filelock import FileLock
 
 from igds_utils import cli
 from igds_utils.config.config import ConfigError, load_preset
@@ -161,13 +156,6 @@ def test_a_run_that_is_asked_to_end_takes_its_notebook_with_it(toy, number):
     assert not list(toy.executed.glob(".*.ipynb"))
 
 
-def test_a_kernel_that_dies_is_told(toy):
-    write_notebook(Path(toy.request["notebooks"], "second.ipynb"), "import os; os._exit(9)")
-    toy.request["stages"] = ("second",)
-    with pytest.raises(runner.RunError, match="second failed: the kernel died"):
-        toy.run()
-
-
 def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):
     write_notebook(Path(toy.request["notebooks"], "second.ipynb"), parameters='preset = "quick"\ntaks = []')
     with pytest.raises(ConfigError) as caught:
@@ -178,25 +166,6 @@ def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):
     Path(toy.request["notebooks"], "second.ipynb").unlink()
     with pytest.raises(ConfigError, match=r"no notebook .*second\.ipynb"):
         toy.run()
-
-
-def test_an_arm_that_there_is_not_is_refused_before_anything_runs(tmp_path):
-    asked = {"tasks.math.capabilities": {"arms": ["losses"]}}
-    with pytest.raises(ConfigError, match="no arm 'losses'; known: original, full, random@0.5"):
-        runner.run("smoke", overrides=asked, results=tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_job_of_an_earlier_runner_is_waited_for(toy):
-    """The lock of a killed runner is free at once; its last job needs a moment longer."""
-    toy.request["stages"] = ("first",)
-    toy.executed.mkdir(parents=True)
-    lock = FileLock(toy.executed / ".first.lock", thread_local=False)  # released by another thread
-    lock.acquire()
-    threading.Timer(2.0, lock.release).start()
-    started = time.monotonic()
-    toy.run()
-    assert time.monotonic() - started > 2 and toy.notebooks() == ["first.ipynb"]
 
 
 # ---- clusters --------------------------------------------------------------------------------------------
@@ -267,67 +236,6 @@ def test_the_notebooks_that_are_shared_say_where_a_share_ends(stage):
     assert 'part = ""' in "".join(notebook["cells"][1]["source"])
 
 
-def test_the_jobs_of_a_model_ask_for_what_it_needs(tmp_path):
-    what = {"preset": "paper", "tasks": ["math"], "results": tmp_path, "split": True}
-    gpus = {}
-    for model in ("gemma-2-2b", "llama-3.1-8b"):
-        jobs = json.loads(runner.prepare(model=model, **what).read_text())["jobs"]
-        stages = ("01_feature_recall", "part", "arm", "05_evaluation", "08_robustness", "11_report")
-        gpus[model] = [jobs[stage]["gpu"] for stage in stages]
-    assert gpus == {"gemma-2-2b": [1, 1, 1, 1, 0, 0], "llama-3.1-8b": [1, 1, 8, 1, 0, 0]}
-
-
-def test_too_few_gpus_are_told_before_the_first_notebook_and_not_where_others_train(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    model = ["--preset", "paper", "--model", "llama-3.1-8b", "--tasks", "math"]
-    asked = ["run", *model, "--results", str(tmp_path), "--set", "launch.parts=1"]
-    assert cli.main(asked) == 2
-    assert "launch.processes 8 needs 8 GPUs on this machine" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-    what = {"preset": "paper", "model": "llama-3.1-8b", "tasks": ["math"], "results": tmp_path}
-    runner.prepare(**what, split=True)
-    runner.prepare(**what, stages=runner.REPORT_STAGES)
-
-
-def test_a_report_waits_only_for_what_it_reads(tmp_path):
-    run = runner.prepare(preset="smoke", results=tmp_path, stages=runner.REPORT_STAGES)
-    shown = dry_run(tmp_path, "--cores", "2", "--config", f"run={run}")
-    waits = {}
-    for block in (block for block in shown.split("\n[") if "rule notebook:" in block):
-        *inputs, output = re.findall(r" notebooks/(\w+)\.ipynb", block.partition("jobid:")[0])
-        waits[output] = set(inputs)
-    before, first, last = "03_data_scoring", "05_evaluation", "11_report"
-    others = set(runner.REPORT_STAGES) - {before, first, last}
-    assert waits[before] == waits[first] == set()
-    assert all(waits[stage] == {first} for stage in others)
-    assert waits[last] == {before, first, *others}
-
-
-def test_what_reads_stored_results_starts_without_models():
-    """Their imports take longer than most of these notebooks."""
-    code = """import sys
-from igds_utils import plots, tables
-from igds_utils.analysis import distributions, monitoring, semantics, stability
-from igds_utils.reporting import claims, report
-from igds_utils.running import job
-heavy = {"torch", "transformers", "sae_lens", "datasets", "nbconvert"} & set(sys.modules)
-sys.exit(str(heavy) if heavy else 0)"""
-    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_on_one_machine_all_arms_are_one_job_wherever_the_results_lie(tmp_path):
-    folder = tmp_path / "OneDrive - University" / "o'neil {x} {{stage}}"
-    run = runner.prepare(preset="smoke", results=folder)
-    shown = dry_run(folder, "--printshellcmds", "--cores", "3", "--config", f"run={run}")
-    commands = [shlex.split(line) for line in shown.splitlines() if "igds_utils.running.job" in line]
-    assert [command[-2:] for command in commands] == [[str(run), stage] for stage in runner.STAGES]
-    assert "rule arm:" not in shown
-    assert shown.count("threads: 3") == len(runner.STAGES)
-
-
 def test_a_job_of_one_arm_runs_the_notebook_for_it_alone(tmp_path, monkeypatch):
     seen = {}
 
@@ -372,11 +280,6 @@ def test_the_command_line_hands_on_what_it_was_given(calls):
     assert calls == [("p", "m", ["math", "translation"], overrides, "r", runner.STAGES, "")]
 
 
-def test_empty_values_mean_the_presets_own(calls):
-    assert cli.main(["saes", "--tasks", "", "--model", ""]) == 0
-    assert calls == [("quick", "", [], {}, "results", ("00_sae_training",), "")]
-
-
 def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
     assert cli.main(["plan", "--preset", toy.request["preset"], "--set", "sft.lrr=1"]) == 2
     message = capsys.readouterr().err
@@ -386,11 +289,6 @@ def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
         assert cli.main(["plan", "--set", change]) == 2
         message = capsys.readouterr().err
         assert message.startswith(f"igds: {words}") and message.count("\n") == 1
-
-
-def test_a_report_needs_a_run(toy, capsys):
-    assert cli.main(["report", "--preset", toy.request["preset"], "--results", str(toy.results)]) == 2
-    assert "nothing is stored in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "code"), [(runner.Refused("busy"), 2), (runner.RunError("broke"), 1)])

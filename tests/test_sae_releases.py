@@ -14,9 +14,8 @@ from igds_utils.data import huggingface
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module
 from igds_utils.engine.activations import critical_residuals
-from igds_utils.engine.features import neuronpedia_url
 from igds_utils.engine.loading import load_lm
-from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
+from igds_utils.engine.sae import FeatureSet, Saes, directions
 from igds_utils.identification.recall import frequency_recall
 
 GEMMA = SaeConfig(
@@ -46,9 +45,6 @@ def family(request):
     saes = Saes(config, lm.n_layers, lm.width)
     yield lm, saes, critical_residuals(lm, PROMPTS, saes.layers)
     saes.drop()
-
-
-# ---- every format ----
 
 
 def test_influence_is_a_times_d_in_residual_units(family):
@@ -92,9 +88,6 @@ def test_recall_reads_all_layers_in_one_pass_with_one_sae_at_a_time(family, monk
         handle.remove()
     assert len(passes) == 1 and most == [0] * len(saes.layers)
     assert set(table.loc[table["candidate"], "layer"]) == set(saes.layers)
-
-
-# ---- against the files ----
 
 
 def test_gemma_scope_is_read_as_its_file_says(hub_box):
@@ -147,17 +140,6 @@ def test_llama_scope_fires_where_openmoss_says_it_does(hub_box, capsys, layer):
     assert ((sae.encode(h) > 0) != (expected > 0)).sum() > 500
 
 
-def test_thresholds_stay_where_decoder_norms_did_not_enter_the_sparsity(hub_box, empty_cache):
-    folder = hub_box.folder("models", "fnlp/Llama3_1-8B-Base-LXR-8x") / "Llama3_1-8B-Base-L1R-8x"
-    file = folder / "hyperparams.json"
-    written = file.read_text()
-    try:
-        file.write_text(json.dumps({**json.loads(written), "sparsity_include_decoder_norm": False}))
-        assert len(Saes(LLAMA, 3, 64)[1].threshold.unique()) == 1
-    finally:
-        file.write_text(written)
-
-
 def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
     saes = Saes(QWEN, 2, 4096)
     sae, h = saes[0], torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
@@ -178,28 +160,6 @@ def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
     torch.testing.assert_close(features.encode(h)[0], kept.values[:2], rtol=1e-3, atol=1e-3)
 
 
-# ---- layers ----
-
-
-def test_a_releases_own_l0_is_known():
-    found = [
-        Saes(config, n_layers, 64).stated_l0(1) for config, n_layers in ((GEMMA, 26), (LLAMA, 32), (QWEN, 36))
-    ]
-    assert found == [102, 50, 50]
-    assert Saes(SaeConfig(source="tiny", name="random"), 4, 32).stated_l0(1) is None
-
-
-# ---- Neuronpedia ----
-
-
-def test_a_feature_links_to_its_page_where_there_is_one(tmp_path):
-    page = "https://www.neuronpedia.org/"
-    assert neuronpedia_url(GEMMA, Feature(14, 11575)) == f"{page}gemma-2-2b/14-gemmascope-res-16k/11575"
-    assert neuronpedia_url(LLAMA, Feature(19, 16897)) == f"{page}llama3.1-8b/19-llamascope-res-32k/16897"
-    assert neuronpedia_url(QWEN, Feature(16, 36564)) is None
-    assert neuronpedia_url(SaeConfig(source="tiny", name="random"), Feature(0, 1)) is None
-
-
 # ---- faults ----
 
 
@@ -211,11 +171,3 @@ def test_a_feature_links_to_its_page_where_there_is_one(tmp_path):
 def test_a_truncated_file_says_how_to_fetch_it_anew(hub_box, empty_cache, config, width, file):
     with hub_box.fault("stub", file), pytest.raises(SourceError, match=r"cannot be read .* fetched anew"):
         Saes(config, 2, width)[0]
-
-
-def test_a_repository_that_is_gone_is_named(hub_box, empty_cache):
-    with (
-        hub_box.fault("missing", "fnlp/"),
-        pytest.raises(SourceError, match="has no repository fnlp/Llama3_1"),
-    ):
-        Saes(LLAMA, 3, 64)[0]

@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
 from conftest import execute
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from igds_utils import tiny
-from igds_utils.config.config import PRESETS, PROJECT, load_preset
+from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
 from igds_utils.engine.batching import token_batches
 from igds_utils.engine.lm import LM
@@ -171,15 +169,14 @@ def test_training_lowers_the_unexplained_variance_and_gives_the_same_weights_aga
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_stored_sae_reads_back_equal_within_rounding(captured, trained, tmp_path, dtype, monkeypatch):
-    folder = export(trained, tmp_path / "layer_01", dtype)
+def test_stored_sae_reads_back_equal_within_rounding(captured, trained, tmp_path, monkeypatch):
+    folder = export(trained, tmp_path / "layer_01", "float16")
     stored = load_file(folder / "sae_weights.safetensors")
-    assert {stored["W_enc"].dtype, stored["W_dec"].dtype} == {getattr(torch, dtype)}
+    assert {stored["W_enc"].dtype, stored["W_dec"].dtype} == {torch.float16}
     sae, exact = load_folder(folder), load_folder(trained)
     assert {p.dtype for p in sae.parameters()} == {torch.float32}
     assert sae.cfg.architecture() == "jumprelu"
-    eps = torch.finfo(getattr(torch, dtype)).eps
+    eps = torch.finfo(torch.float16).eps
     for name, weight in exact.named_parameters():
         assert torch.allclose(dict(sae.named_parameters())[name], weight, rtol=eps, atol=1e-6), name
     acts, _, _ = captured.load(1)
@@ -189,11 +186,11 @@ def test_stored_sae_reads_back_equal_within_rounding(captured, trained, tmp_path
     assert sae_quality.recalled(exact, acts, 0.1)
     monkeypatch.setattr(sae_training.shutil, "copy", lambda *_: pytest.fail("disk full"))
     with pytest.raises(pytest.fail.Exception):  # what is there stays
-        export(trained, folder, dtype)
+        export(trained, folder, "float16")
     assert load_folder(folder).cfg.d_sae == 64 and [p.name for p in tmp_path.iterdir()] == ["layer_01"]
 
 
-@pytest.mark.parametrize(("layer", "k"), [(1, 16), (2, 24)])
+@pytest.mark.parametrize(("layer", "k"), [(1, 16)])
 def test_jumprelu_comes_near_the_l0_that_it_is_asked_for(captured, lm, tmp_path, layer, k):
     recipe = RECIPE.model_copy(update={"architecture": "jumprelu", "k": k, "l0_warmup_steps": 10})
     sae = load_folder(train(captured, layer, recipe, lm.name, tmp_path))
@@ -214,33 +211,6 @@ def test_cross_entropy_by_hand(lm, texts):
     assert sae_quality.cross_entropy(lm, some, 1) == pytest.approx(total / count, rel=1e-5)
     assert sae_quality.cross_entropy(lm, some, 1, lambda h: h) == pytest.approx(total / count, rel=1e-5)
     assert sae_quality.cross_entropy(lm, some, 1, torch.zeros_like) != pytest.approx(total / count, rel=1e-3)
-
-
-def test_quality_row_and_table(lm, captured, trained, tmp_path):
-    folder = export(trained, tmp_path / "layer_01", "float16")
-    row = sae_quality.quality(lm, 1, folder, trained, captured, captured)
-    assert row["ce_recovered"] == pytest.approx(
-        (row["ce_zero"] - row["ce_sae"]) / (row["ce_zero"] - row["ce"])
-    )
-    assert 0 <= row["dead"] == row["silent_held_out"] < 1
-    assert row["same_candidates"] is True
-    table = sae_quality.markdown([{**row, "layer": 20}, row])
-    assert [line.split("|")[1].strip(" :-") for line in table.splitlines()] == ["layer", "", "1", "20"]
-    assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
-def test_rates_are_measured_where_the_sae_lies():
-    """Residuals are stored in main memory; fake tensors hold no data, but know their device."""
-
-    class Sae:
-        device = torch.device("cuda:0")
-
-        def encode(self, h):
-            assert h.device == self.device
-            return h
-
-    with FakeTensorMode():
-        assert sae_quality.firing_rates(Sae(), torch.zeros(5, 3, dtype=torch.float16)).device.type == "cpu"
 
 
 # ---- the notebook and what is shipped --------------------------------------------------------------------
@@ -265,6 +235,7 @@ def test_no_preset_draws_an_evaluation_set_beyond_what_is_reserved():
             assert sizes.test + sizes.validation + sizes.confirmation <= reserved[task], (name, task)
 
 
+<<<<<<< HEAD
 def test_paper_recipe_is_a_configuration_of_the_notebook():
     values = yaml.safe_load((PRESETS / "saes" / "qwen3-8b.yaml").read_text(encoding="utf8"))
     assert set(values) <= set(notebook_parameters())
@@ -275,6 +246,8 @@ def test_paper_recipe_is_a_configuration_of_the_notebook():
     assert recipe.k == 50  # the loss aims at it
 
 
+=======
+>>>>>>> w-tests
 SHIPPED = PROJECT / "data" / "saes" / "smollm2-135m-instruct"
 
 

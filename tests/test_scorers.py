@@ -6,13 +6,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-import yaml
+from box.comet import wmt22_comet_da
 
 from igds_utils import tasks
-from igds_utils.config.refs import METRICS, AccuracyMetric, CometMetric, FolderRef, HubRef, RougeMetric
+from igds_utils.config.refs import AccuracyMetric, CometMetric, FolderRef, HubRef, RougeMetric
 from igds_utils.data import metrics
 from igds_utils.data.hub import SourceError
-from igds_utils.tasks.base import SCORERS
 from igds_utils.tasks.examples import Example
 
 PAIR = {"source_text": "Ann has 3 coins and buys 2 more.", "target_language": "Chinese"}
@@ -21,12 +20,6 @@ CHINESE = "安有3个硬币，又买了2个。"
 
 def example(*references, **fields):
     return Example("e", fields or {"question": "?"}, references[0], references)
-
-
-def test_every_metric_of_a_preset_has_a_scorer():
-    assert set(SCORERS) == set(METRICS)
-    for name, kind in METRICS.items():
-        assert kind().name == name
 
 
 def test_answers_may_have_to_be_boxed_and_any_reference_may_match():
@@ -66,33 +59,11 @@ def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
     assert tasks.get("summarization").score_corpus(outputs, examples) == {}
 
 
-# ---- COMET -----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> FolderRef:
-    """A random COMET model on a tiny BERT, saved as a checkpoint folder."""
-    from comet.models import RegressionMetric
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
+    """The tiny COMET of the hub in a box, as a folder."""
     folder = tmp_path_factory.mktemp("comet")
-    (folder / "bert").mkdir()
-    letters = sorted({*PAIR["source_text"].lower().replace(" ", ""), *CHINESE})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (folder / "bert/vocab.txt").write_text("\n".join(vocabulary), encoding="utf8")
-    BertTokenizerFast(str(folder / "bert/vocab.txt")).save_pretrained(folder / "bert")
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder / "bert")
-    arguments = {
-        "encoder_model": "BERT", "pretrained_model": str(folder / "bert"), "hidden_sizes": [8], "layer": "mix",
-        "class_identifier": "regression_metric", "nr_frozen_epochs": 0, "train_data": [], "validation_data": [],
-    }  # fmt: skip
-    torch.manual_seed(0)
-    model = RegressionMetric(**{k: v for k, v in arguments.items() if k != "class_identifier"})
-    (folder / "checkpoints").mkdir()
-    kept = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    torch.save(kept | {"pytorch-lightning_version": "2.0"}, folder / "checkpoints/model.ckpt")
-    (folder / "hparams.yaml").write_text(yaml.safe_dump(arguments))
+    wmt22_comet_da(folder)
     return FolderRef(folder=str(folder))
 
 
@@ -107,14 +78,6 @@ def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):
     raw = model.predict(samples, gpus=0, progress_bar=False, num_workers=0)["scores"][0]
     assert together[1] == pytest.approx(100 * raw)
     assert metrics.comet([], checkpoint) == []
-
-
-def test_comet_takes_this_processs_gpu_and_leaves_it(checkpoint, monkeypatch):
-    model, moved = metrics._comet_model(checkpoint), []
-    monkeypatch.setattr(type(model), "to", lambda self, device: moved.append(device))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert len(metrics.comet([(PAIR["source_text"], "3", CHINESE)], checkpoint)) == 1
-    assert moved == ["cuda", "cpu"]
 
 
 def test_objects_are_read_of_a_pinned_checkpoint_alone(checkpoint, tmp_path, monkeypatch):
@@ -144,12 +107,3 @@ def test_a_translation_may_be_scored_by_comet(checkpoint):
     assert scores[1]["comet"] == pytest.approx(sum(expected) / 2, abs=1e-3)
     assert scores[0]["chrf"] == 100
     assert tasks.get("translation").metric == "chrf"
-
-
-def test_the_papers_checkpoint_comes_from_the_hub(hub_box, empty_cache):
-    made = CometMetric()
-    assert made.checkpoint == HubRef(hub="Unbabel/wmt22-comet-da", revision=made.checkpoint.revision)
-    (score,) = metrics.comet([(PAIR["source_text"], "安有3个", CHINESE)], made.checkpoint)
-    assert 0 < score < 200
-    asked = [request for request in hub_box.requests if "wmt22-comet-da" in request]
-    assert any(made.checkpoint.revision in request for request in asked)

@@ -66,10 +66,6 @@ def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
     assert rows(named) == [selector_title(selector) for selector in order]
 
 
-def test_a_ratio_that_was_not_judged_says_so(compared):
-    assert plots.precision_dots(compared["precision"], 0.3).get_suptitle() == "no selection of 30 % was judged"
-
-
 def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
     records = quality.summary_records(compared, 0.5)
     table = selection_table({"ratio": 0.5, "selectors": records})
@@ -79,10 +75,3 @@ def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
     shown = table["Clean (%), prompt side"].iloc[0]
     assert shown.startswith(f"{100 * best['prompt_precision']:.0f} [") and shown.endswith("]")
     assert table["Recall (%)"].iloc[-1] == "50"
-
-
-def test_the_table_survives_what_is_unknown(compared):
-    record = quality.summary_records(compared, 0.5)[0]
-    record |= {"prompt_precision": None, "prompt_low": None, "prompt_high": None, "length_rho": None}
-    row = selection_table({"ratio": 0.5, "selectors": [record]}).iloc[0]
-    assert row["Clean (%), prompt side"] == row["Length correlation"] == "–"

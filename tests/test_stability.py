@@ -12,8 +12,6 @@ from igds_utils.analysis import stability
 from igds_utils.analysis.stability import Source
 from igds_utils.core.experiment import open_run
 from igds_utils.display import paper_values
-from igds_utils.identification import effects as effects_of_run
-from igds_utils.identification import recall
 from igds_utils.identification.intervention import causal_effects, rank_features
 from igds_utils.tables import table5
 
@@ -30,13 +28,6 @@ def source(deltas, n=8, loglik=0.0, frequency=1.0):
     found = {"layer": 1, "feature": range(len(deltas)), "frequency": frequency, "mean_activation": 1.0}
     found = pd.DataFrame(found).assign(candidate=True)
     return Source(found, table, rank_features(causal_effects(table, 0.95, 50, 0), found))
-
-
-def test_fewer_layers_leave_the_candidates_that_lie_in_them():
-    ranked = pd.DataFrame({"name": ["l2_p0", "l1_p7", "l2_p3"], "layer": [2, 1, 2]})
-    upper = stability.on_layers(ranked, [2, 3])
-    assert list(upper["name"]) == ["l2_p0", "l2_p3"] and list(upper.index) == [0, 1]
-    assert stability.on_layers(ranked, [0, 3]).empty
 
 
 def test_the_jaccard_index_expected_by_chance_equals_the_mean_over_all_draws():
@@ -111,27 +102,6 @@ def test_table5_stars_what_all_sources_share_and_keeps_the_papers_lists_apart():
     few = {"a": source([0.5, 0.4, 0.1]).ranked, "b": source([0.4, 0.5, 0.1]).ranked}
     short = table5(few, POINTS, paper_values(), top=5)
     assert list(short["a (δ, points)"]) == ["l1_p0 (+50.0)", "l1_p1 (+40.0)", "l1_p2 (+10.0)", "–", "–"]
-
-
-def test_a_source_that_changes_nothing_is_the_main_identification(tmp_path, monkeypatch):
-    sources = {
-        "tasks.math.stability.sources": {"own": {}, "money": {"families": ["shopping", "savings", "ages"]}}
-    }
-    run = open_run("smoke", tasks=["math"], overrides=sources, results=str(tmp_path))
-    recalled = recall.measure(run, "math")
-    rows, ranked = effects_of_run.causal_filter(run, "math", recall.candidates(recalled))
-    lines = []
-    monkeypatch.setattr(run, "_models", None)  # nothing is read or generated again
-    monkeypatch.setattr(run.store, "log", lines.append)
-    found = stability.identify(run, "math", "own")
-    assert lines and all(line.endswith("up to date") for line in lines)
-    pd.testing.assert_frame_equal(found.effects, rows)
-    pd.testing.assert_frame_equal(found.ranked, ranked)
-    pd.testing.assert_frame_equal(found.recalled, recalled)
-    assert len(found.ranked) == recalled["candidate"].sum() and found.ranked_by == "loglik"
-    assert not run.store.has("math/stability/own/recall.parquet")
-    assert stability.source_run(run, "math", "own") is run
-    assert stability.source_run(run, "math", "money") is not run
 
 
 def test_identification_runs_on_each_source_with_its_own_samples(tmp_path):

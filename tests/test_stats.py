@@ -94,7 +94,7 @@ def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_un
         assert found.p_value == pytest.approx(2 * scipy_stats.t.sf(0.1 / np.sqrt(error), 1))
 
 
-@pytest.mark.parametrize("trainings", [(3, 3), (5, 5), (10, 10), (2, 5), (1, 5), (3, 0), (5, 0)])
+@pytest.mark.parametrize("trainings", [(3, 3), (2, 5), (1, 5), (5, 0)])
 @pytest.mark.parametrize("luck", [0, 1, 2], ids=lambda luck: f"luck {luck}")
 def test_the_interval_of_a_difference_covers_what_it_claims(trainings, luck):
     """luck: the standard deviation of a training, in standard errors of the difference over samples and answers."""
@@ -114,28 +114,6 @@ def test_the_interval_of_a_difference_covers_what_it_claims(trainings, luck):
     assert 0.93 <= (np.abs(a.mean((1, 2)) - b.mean((1, 2))) <= reach).mean() <= 0.97
 
 
-@pytest.mark.parametrize("n", [9, 40])  # exact, and drawn
-def test_rounding_moves_no_p_value(n):
-    rng = np.random.default_rng(n)
-    a, b = rng.integers(0, 11, (2, n)) / 10
-    b[-1] += a.sum() - b.sum()  # a difference of zero, up to rounding
-    for shift in (0.0, 0.2):
-        found = paired_difference(pd.Series(a + shift), pd.Series(b))
-        for side in rng.choice([-1e-16, 1e-16], (20, n)):
-            again = paired_difference(pd.Series(a + shift + side), pd.Series(b))
-            assert again.p_value == found.p_value and (again.low > 0) == (found.low > 0)
-        assert (found.p_value == 1) == (shift == 0)
-
-
-@pytest.mark.parametrize("n", [6, 30])
-def test_rounding_moves_no_rank_correlation(n):
-    rng = np.random.default_rng(n)
-    x, y = rng.integers(0, 4, (2, n)) / 10
-    found = spearman(x, y)
-    for noise in rng.choice([-1e-16, 0, 1e-16], (20, 2, n)):
-        assert spearman(x + noise[0], y + noise[1]) == pytest.approx(found, nan_ok=True)
-
-
 def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
     rng = np.random.default_rng(5)
     x = rng.random(40)
@@ -144,12 +122,6 @@ def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
     found = spearman(x, y)
     assert found.rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
     assert -1 <= found.low < found.rho < found.high <= 1 and np.isnan(found.p_value) and found.n == 40
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("x, y", [([1, 2], [1, 2]), ([1, 1, 1, 1], [1, 2, 3, 4])])
-def test_no_correlation_without_variation(x, y):
-    assert np.isnan(spearman(x, y)[:4]).all()
 
 
 @pytest.mark.filterwarnings("error")

@@ -97,12 +97,8 @@ def test_summarise_tells_what_one_training_of_an_arm_takes(evaluation):
         "igds@0.5-s1": pd.DataFrame({"target_tokens": [20, 20]}),
     }
     records = {r["arm"]: (r["target_tokens"], r["steps"]) for r in summarise(evaluation, {}, 0.5, logs)}
-    assert records == {
-        "original": (None, None),
-        "full": (60, 3),
-        "random@0.5": (None, None),
-        "igds@0.5": (35, 2),
-    }
+    unknown = (None, None)
+    assert records == {"original": unknown, "full": (60, 3), "random@0.5": unknown, "igds@0.5": (35, 2)}
 
 
 def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
@@ -112,17 +108,6 @@ def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
     alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {}, 0.5, {})}
     together = {r["arm"]: r["vs_random_p"] for r in summarise(pd.concat([evaluation, more]), {}, 0.5, {})}
     assert together["igds@0.5"] == pytest.approx(min(1.0, 2 * alone["igds@0.5"]))
-
-
-def test_summarise_tells_the_selectors_at_the_main_ratio_from_those_of_the_curve(evaluation):
-    more = evaluation[evaluation["arm"] == "igds@0.5"].assign(arm="igds@0.3", ratio=0.3)
-
-    def main(ratio):
-        found = summarise(pd.concat([evaluation, more]), {}, ratio, {})
-        return {record["arm"] for record in found if record["main"]}
-
-    assert main(0.5) == {"original", "full", "random@0.5", "igds@0.5"}
-    assert main(0.3) == {"original", "full", "igds@0.3"}
 
 
 def test_a_task_check_passes_only_when_its_interval_leaves_out_zero_and_its_arms_were_trained_twice(

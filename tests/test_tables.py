@@ -8,42 +8,11 @@ import pytest
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
-from igds_utils.display import (
-    NOT_JUDGED,
-    NOT_RUN,
-    NOTHING,
-    SELECTORS,
-    Metric,
-    metric_of,
-    number,
-    p_value,
-    paper_values,
-)
-from igds_utils.engine.prompts import sft_pair
-from igds_utils.tables import (
-    MARK,
-    model_facts,
-    prompt_templates,
-    save_table,
-    table1,
-    table2,
-    table6,
-    table9,
-    to_latex,
-    to_markdown,
-)
-from igds_utils.tasks.examples import Example
+from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, SELECTORS, Metric, metric_of, paper_values
+from igds_utils.tables import MARK, model_facts, prompt_templates, save_table, table1, table2, table6, table9
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
-
-
-def test_numbers_have_a_true_minus_and_no_negative_zero():
-    assert number(-1.25, 2) == "−1.25"
-    assert number(-0.001, 2) == "0.00" and number(-0.001, 2, signed=True) == "0.00"
-    assert number(1234.5, 1, signed=True) == "+1,234.5"
-    assert number(None) == number(float("nan")) == NOTHING
-    assert [p_value(p) for p in (0.0004, 0.05, None)] == ["<0.001", "0.050", NOTHING]
 
 
 def test_a_metric_is_shown_in_its_unit():
@@ -55,9 +24,6 @@ def test_a_metric_is_shown_in_its_unit():
     assert metric_of(tasks.get("math")).show(0.378) == "37.8"
     assert metric_of(tasks.get("summarization")).show(0.452) == "0.452"
     assert metric_of(tasks.get("translation")).show(22.6) == "22.6"
-
-
-# ---- Table 1 ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -87,13 +53,6 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert not [column for column in table if column.startswith("Paper")]
 
 
-def test_table1_puts_the_paper_beside_its_own_model(found):
-    table = table1(found, {"math": POINTS}, "llama-3.1-8b", PAPER)
-    assert len(table) == 1 and table["Model"][0] == "Llama-3.1-8B"
-    assert table["Paper: δ (validation)"][0] == "+1.5 ACC"
-    assert table["Paper: Top feature"][0] == "l19_p16897" and table["Top feature"][0] == "l14_p7"
-
-
 def test_table1_says_what_is_established_and_when_nothing_was_found(found):
     found["math"]["features"]["features"][0]["established"] = True
     assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"  # another chosen one is not
@@ -108,9 +67,6 @@ def test_table1_says_what_is_established_and_when_nothing_was_found(found):
     found["math"]["features"] |= {"features": [], "selected": []}
     empty = table1(found, {"math": POINTS}, "x", PAPER)
     assert empty["Top feature"][0] == "none" and empty["δ (validation)"][0] == NOTHING
-
-
-# ---- Table 2 ---------------------------------------------------------------------------------------------
 
 
 def record(selector, score, ratio=0.5, **more):
@@ -164,14 +120,6 @@ def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_d
     assert table["Above Random's draws"].tolist()[2:] == [NOTHING] * 4 + ["3 of 5"]
 
 
-def test_table2_of_a_task_that_the_paper_does_not_have():
-    table = table2({"coding": [record("igds", 0.5)]}, {"coding": POINTS}, PAPER)
-    assert set(table["Paper: Qwen3-8B (vs Full, %)"]) == set(table["Paper: metric"]) == {NOTHING}
-
-
-# ---- Tables 6 and 9 --------------------------------------------------------------------------------------
-
-
 def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():
     recall = {"n_features_total": 9216, "layers": [24, 6], "model_layers": 30, "model_width": 576}
     facts = model_facts(load_preset("quick"), recall)  # without a model
@@ -200,25 +148,6 @@ def test_table9_shows_the_runs_templates_beside_the_papers():
         assert table.loc["Task feature identification"][column].str.contains(f":{MARK} {{").all()
 
 
-@pytest.mark.parametrize("name, rendering", [("summarization", "records"), ("translation", "evaluation")])
-def test_table9_shows_what_the_run_renders(name, rendering):
-    """The parts of a record make up the training sample; where that has the test's prompt, it is the instruction."""
-    changed = {"sft.rendering": rendering, f"tasks.{name}.max_prompt_tokens": None}
-    settings = load_preset("paper", tasks=[name], overrides=changed).tasks[name]
-    task = tasks.get(name)
-    found = prompt_templates({name: task}, {name: settings})[name]
-    fields = {field: f"{{{field}}}" for field in task.row_fields}
-    example = Example("x", fields, task.target_template.format(**fields), ())
-    prompt, completion = sft_pair(task, example, None, rendering, settings)
-    instruction, given, output = found["sft"].values()
-    assert prompt.strip() == f"{instruction}\n{given}".strip() and completion.strip() == output
-    if rendering == "evaluation":
-        assert instruction == found["evaluation"]["Prompt"]
-
-
-# ---- writing ---------------------------------------------------------------------------------------------
-
-
 def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
     frame = pd.DataFrame({"Arm": ["IGDS", "a|b"], "Gain (%)": ["−1.5 [−2, 3]", "x_1 & y"]})
     paths = save_table(frame, tmp_path / "tables", "table2", "Scores at 50 %")
@@ -229,18 +158,3 @@ def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
     assert "a\\|b" in paths[1].read_text(encoding="utf8")
     latex = paths[2].read_text(encoding="utf8")
     assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex and r"\toprule" in latex and r"50 \%" in latex
-
-
-def test_markdown_and_latex_keep_line_breaks_inside_a_cell_and_latex_is_ascii():
-    frame = pd.DataFrame({"Prompt": ["{q}\n" + "long " * 20]})
-    assert "{q}<br>long" in to_markdown(frame, "c")
-    latex = to_latex(frame, "t", "δ in ‱ × 2 – one")
-    assert r"\{q\}\newline long" in latex and r"p{0.6\linewidth}" in latex and latex.isascii()
-    assert latex.count(r"p{0.6") == 1 and to_latex(frame.assign(Other=frame), "t", "c").count(r"p{0.3\lin") == 2
-
-
-def test_the_papers_values_are_complete_where_the_text_gives_them():
-    for task in ("math", "summarization", "translation"):
-        for model in PAPER["models"]:
-            assert list(PAPER["table2"][task][model]) == list(SELECTORS)
-            assert set(PAPER["table1"][model][task]) == {"recalled_bp", "feature", "delta"}

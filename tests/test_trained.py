@@ -58,18 +58,6 @@ def test_an_arm_trained_again_after_another_gives_the_same_products(results):
         pd.testing.assert_frame_equal(table[columns], first[product][columns], check_exact=True)
 
 
-def test_kept_weights_are_read_instead_of_trained_again(results, monkeypatch):
-    run = open_run("smoke", tasks=["math"], overrides={"sft.keep_weights": True}, results=results)
-    arm = arm_of(run, "igds@0.5")
-    arm.make("log")
-    weights = arm.lm.model.state_dict()
-    folder = run.store.root / arm.folder / "weights"
-    assert (folder / "model.safetensors").is_file() and not (folder / "training_args.bin").exists()
-    monkeypatch.setattr(sft, "train", refuse)
-    again = arm_of(run, "igds@0.5").lm.model.state_dict()
-    assert all((again[name] == tensor).all() for name, tensor in weights.items())
-
-
 def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypatch):
     """As `original` does, whether it was trained just now or read from its kept weights."""
     asked = {"sft.keep_weights": True}
@@ -85,27 +73,6 @@ def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypat
     assert {tensor.dtype for tensor in trained.values()} == {torch.bfloat16}
     assert all(torch.equal(again[name], tensor) for name, tensor in trained.items())
     assert "dtype" not in arm_of(whole, "igds@0.5").inputs and arm.inputs["dtype"] == "bfloat16"
-
-
-def test_only_the_prompts_that_are_read_are_rendered(results, monkeypatch):
-    run, rendered = open_run("smoke", tasks=["math"], results=results), []
-    prompt = run.prompt
-    monkeypatch.setattr(run, "prompt", lambda task, one: rendered.append(one.id) or prompt(task, one))
-    monkeypatch.setattr(trained, "FIXED_PROMPTS", 3)
-    found = arm_of(run, "original").make("activations")
-    assert found["sample_id"].tolist() == rendered and len(rendered) == 3
-
-
-def test_further_arms_that_are_asked_in_general_leave_stored_answers_fresh(results):
-    few, every = (
-        open_run("smoke", tasks=["math"], overrides={"tasks.math.capabilities": asked}, results=results)
-        for asked in ({"arms": ["full"]}, {})
-    )
-    asked = {name: "capabilities" in arm_of(few, name).products for name in ("original", "full", "igds@0.5")}
-    assert asked == {"original": True, "full": True, "igds@0.5": False}
-    assert "capabilities" in arm_of(every, "igds@0.5").products
-    one, other = (arm_of(run, "full").inputs_of("capabilities") for run in (few, every))
-    assert one == other
 
 
 def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monkeypatch):

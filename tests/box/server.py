@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ class Fault:
     """What goes wrong, where, and how many times still.
 
     Kinds: `missing` (404), `gated` (401), `unavailable` (503), `cut` (the connection ends in the middle of a file),
-    `stub` (the file itself ends in the middle), `slow` (a file arrives in small pieces).
+    `stub` (the file itself ends in the middle).
     """
 
     kind: str
@@ -190,17 +189,7 @@ class Handler(BaseHTTPRequestHandler):
             body = body[first : last + 1]
         if self.command == "GET" and self.box.strikes(address, "cut"):
             return self.send(status, body, cut=len(body) // 2, **headers)
-        if self.command == "GET" and self.box.strikes(address, "slow"):
-            return self.send_slowly(status, body, headers)
         self.send(status, body, **headers)
-
-    def send_slowly(self, status: int, body: bytes, headers: dict[str, str], pieces: int = 10) -> None:
-        self.send(status, body, cut=0, **headers)
-        size = len(body) // pieces + 1
-        for start in range(0, len(body), size):
-            self.wfile.write(body[start : start + size])
-            self.wfile.flush()
-            time.sleep(0.05)
 
 
 def commit(name: str, revision: str) -> str | None:
