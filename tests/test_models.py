@@ -8,15 +8,12 @@ import torch
 
 from igds_utils import selectors
 from igds_utils.config.refs import TinyRef
+from igds_utils.core import launch
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, loading, losses
 from igds_utils.identification import recall
-<<<<<<< HEAD
 from igds_utils.selection import tool
 from igds_utils.selection.pool import open_pool
-=======
-from igds_utils.selection.pool import measure, open_pool
->>>>>>> w-tests
 
 READ, TRAINED = TinyRef(tiny="llama"), TinyRef(tiny="llama", seed=1)
 
@@ -51,7 +48,6 @@ def opened(tmp_path):
     return opened
 
 
-<<<<<<< HEAD
 def test_a_pool_is_measured_with_one_model_after_the_other(opened, loads):
     run = opened(**{"tasks.math.selectors": ["igds", "loss", "mona", "ifd", "igds_recalled", "rds"]})
     assert loads == [(READ, 0)]
@@ -60,8 +56,6 @@ def test_a_pool_is_measured_with_one_model_after_the_other(opened, loads):
     assert run.lm.n_layers == 4 and len(loads) == 3  # a notebook goes on with it
 
 
-=======
->>>>>>> w-tests
 def test_no_selector_holds_a_second_model(opened, loads):
     tagger = TinyRef(tiny="qwen3")
     run = opened(
@@ -93,7 +87,6 @@ def test_a_model_that_is_changed_is_loaded_anew_and_alone(opened, loads):
         run.load(run.preset.chosen.train).model.lm_head.weight.zero_()
     assert torch.equal(run.train_lm.model.lm_head.weight[0], before)
     assert loads == [(READ, 0)] * 3
-<<<<<<< HEAD
 
 
 def test_one_model_that_is_read_and_trained_is_loaded_once_for_a_pool(opened, loads):
@@ -133,5 +126,3 @@ def test_what_starts_processes_holds_no_model_itself(opened, monkeypatch):
     with pytest.raises(InterruptedError):
         launch.call(run, "module:function")
     assert left == [None, None]
-=======
->>>>>>> w-tests

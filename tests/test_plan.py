@@ -62,7 +62,6 @@ def test_tokens_of_every_stage(preset, stage, expected):
     assert tokens(preset(), stage) == expected
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("change", "stage", "expected"),
     [
@@ -101,8 +100,6 @@ def test_the_paper_recalls_math_on_all_of_gsm8k_but_the_validation_sets():
     assert tokens(paper, "recall") == (sizes.prior * paper.tasks["math"].prompt_tokens, 0, 0)
 
 
-=======
->>>>>>> w-tests
 def test_minutes_are_tokens_over_speed_and_processes(preset):
     alone = plan.stages(preset()).set_index("stage")["minutes"]
     assert alone["recall"] == pytest.approx(1000 / 100 / 60)

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from conftest import execute
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from igds_utils import tiny
-from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.config import PRESETS, PROJECT, load_preset
 from igds_utils.config.settings import SftConfig, Sizes, TaskConfig
 from igds_utils.engine.batching import token_batches
 from igds_utils.engine.lm import LM
@@ -235,7 +236,6 @@ def test_no_preset_draws_an_evaluation_set_beyond_what_is_reserved():
             assert sizes.test + sizes.validation + sizes.confirmation <= reserved[task], (name, task)
 
 
-<<<<<<< HEAD
 def test_paper_recipe_is_a_configuration_of_the_notebook():
     values = yaml.safe_load((PRESETS / "saes" / "qwen3-8b.yaml").read_text(encoding="utf8"))
     assert set(values) <= set(notebook_parameters())
@@ -246,8 +246,6 @@ def test_paper_recipe_is_a_configuration_of_the_notebook():
     assert recipe.k == 50  # the loss aims at it
 
 
-=======
->>>>>>> w-tests
 SHIPPED = PROJECT / "data" / "saes" / "smollm2-135m-instruct"
 
 

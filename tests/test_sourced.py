@@ -158,14 +158,9 @@ def own_pool(file, **change):
     ("change", "pool", "said"),
     [
         ({}, 50, r"because field 's' is empty \(1\)"),
-<<<<<<< HEAD
         ({"tasks.math.sizes.test": 2}, 50, "field 's' is empty"),
         ({"tasks.math.sizes.pool": 12}, 12, r"24 of 51 .*, beyond sizes.pool, quality.size, null takes all \(26\)"),
         ({"tasks.math.sizes.pool": None}, 50, r"quality 12 of 12 \(samples of the pool itself.*pool: 50 of 51"),
-=======
-        ({"tasks.math.sizes.pool": 12}, 12, r"12 of 51 .*, beyond sizes.pool, null takes all \(38\)"),
-        ({"tasks.math.sizes.pool": None}, 50, "pool: 50 of 51 rows are used"),
->>>>>>> w-tests
     ],
 )
 def test_a_pool_of_ones_own_is_used_whole_unless_its_size_is_given(change, pool, said, tmp_path, capsys):

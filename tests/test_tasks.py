@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from igds_utils import tasks
-from igds_utils.config.config import PRESETS, ConfigError
+from igds_utils.config.config import PRESETS, ConfigError, load_preset
 from igds_utils.config.refs import ExactMetric, TaskSpec
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.core.experiment import open_run
