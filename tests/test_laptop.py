@@ -1,0 +1,125 @@
+"""The laptop preset on a data mirror: every set from its file, its own data only where asked for, all notebooks."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+from igds_utils import tasks
+from igds_utils.config.config import load_preset
+from igds_utils.data.hub import SourceError
+from igds_utils.data.rows import MIRROR
+from igds_utils.tasks.sourced import origins
+from igds_utils.training import capabilities
+
+TASKS = ["math", "summarization", "translation"]
+SIZES = {"prior": 6, "validation": 3, "confirmation": 3, "pool": 12, "test": 4}
+ASKED = {"limit": {"mmlu": 1}, "arms": ["igds@0.5"]}
+TINY = {"identify": {"tiny": "llama"}, "train": {"tiny": "llama"}, "saes": {"source": "tiny", "name": "random"}}
+
+
+def summaries(split, n, repeats=1):
+    talk = "#Person1#: {} {}?\n#Person2#: Yes."
+    return [
+        {"dialogue": talk.format(split, i), "summary": f"They speak of {split} {i} ({r})."}
+        for i in range(n)
+        for r in range(repeats)
+    ]
+
+
+def pairs(kind, n, **more):
+    return [{"en": f"{kind} sentence {i}", "zh": f"{kind} 句子 {i}", **more} for i in range(n)]
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A mirror with a few rows of every dataset that the preset reads, in the layout that it expects."""
+    choices = {"choices": list("wxyz"), "answer": 2}
+    subjects = [n.removeprefix("mmlu_") for n in capabilities._shipped_tasks() if n.startswith("mmlu_")]
+    asked = [{"subject": name, "question": f"{name} {i}?", **choices} for name in subjects for i in range(5)]
+    truth = {"question": "Which?", "correct_answers": ["This"], "incorrect_answers": ["That", "None"]}
+    files = {
+        "openai/gsm8k/main/train": [{"question": f"Question {i}?", "answer": f"{i}.\n#### {i}"} for i in range(10)],
+        "knkarthick/dialogsum/train": summaries("train", 20),
+        "knkarthick/dialogsum/validation": [*summaries("validation", 20), *summaries("long " * 200, 5)],
+        "knkarthick/dialogsum/test": summaries("test", 6, repeats=3),
+        "alma/en-zh/train": [*pairs("earlier", 40), *pairs("word " * 30, 5)],
+        "wmt24/en-zh/test": [*pairs("canary", 1, domain="canary"), *pairs("later", 8, domain="news")],
+        "cais/mmlu/dev": asked,
+        "cais/mmlu/test": asked,
+        "truthfulqa/truthful_qa/generation/validation": [truth],
+    }
+    for name, rows in files.items():
+        file = tmp_path / "mirror" / f"{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    monkeypatch.setenv(MIRROR, str(tmp_path / "mirror"))
+    return tmp_path / "mirror"
+
+
+def small(**changes):
+    sizes = {f"tasks.{task}.sizes": SIZES for task in TASKS}
+    return sizes | {f"tasks.{task}.corrupted": 0 for task in TASKS} | changes
+
+
+def sets_of(preset, task):
+    config = preset.tasks[task]
+    return tasks.get(task).sets(config, preset.seed)
+
+
+def test_every_set_comes_from_the_file_of_its_dataset(mirror):
+    preset = load_preset("laptop", overrides=small())
+    begins = {
+        "math": {"prior": "Question"},
+        "summarization": dict.fromkeys(("prior", "validation", "confirmation"), "#Person1#: validation")
+        | {"pool": "#Person1#: train", "test": "#Person1#: test"},
+        "translation": dict.fromkeys(("prior", "validation", "confirmation", "pool"), "earlier")
+        | {"test": "later"},
+    }
+    for task in TASKS:
+        sets = sets_of(preset, task)
+        assert {name: len(members) for name, members in sets.items()} == SIZES
+        for name, start in begins[task].items():
+            texts = [next(v for v in e.fields.values() if v != "Chinese") for e in sets[name]]
+            assert all(text.startswith(start) for text in texts), (task, name)
+    assert {len(e.references) for e in sets_of(preset, "summarization")["test"]} == {3}
+    assert origins(preset.tasks["translation"])["test"] == "wmt24/en-zh/test.jsonl"
+    # the model answers no benchmark: what is learnt and tested in math is generated
+    assert all("family" in example.meta for example in sets_of(preset, "math")["test"])
+
+
+def test_without_mirror_and_hub_it_stops_and_says_what_can_be_read_instead(hub_box, tmp_path, monkeypatch):
+    monkeypatch.delenv(MIRROR, raising=False)
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    preset = load_preset("laptop", overrides=small())
+    words = rf"{MIRROR}.*SET=tasks.summarization.data.sources={{}}"
+    with hub_box.fault("missing", "knkarthick"), pytest.raises(SourceError, match=words):
+        sets_of(preset, "summarization")
+
+
+@pytest.mark.slow
+def test_all_notebooks_on_the_mirror(mirror, tmp_path):
+    """The preset as it is, but for sizes and a tiny model."""
+    changes = {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()} | small()
+    changes |= {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4, "bootstrap": 50}
+    for task in TASKS:
+        changes |= {f"tasks.{task}.max_new_tokens": 6}
+        changes |= {f"tasks.{task}.selectors": ["random", "igds", "igds_k3"]}
+        changes |= {f"tasks.{task}.capabilities.{key}": value for key, value in ASKED.items()}
+    changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
+    sizes = ("prior", "validation", "max_new_tokens")
+    changes |= {f"tasks.math.stability.{size}": 4 for size in sizes}
+    changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
+    command = f"{sys.executable} -m igds_utils.cli run --preset laptop --results {tmp_path}".split()
+    for key, value in changes.items():
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
+        command += ["--set", f"{key}={text}"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-5000:]
+    root = tmp_path / "laptop"
+    assert (root / "report.html").stat().st_size > 10_000
+    table8 = pd.read_csv(root / "tables/table8.csv")
+    assert set(table8["Trained on"]) == {"Math", "Summarization", "Translation"}
