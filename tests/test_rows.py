@@ -21,6 +21,7 @@ from igds_utils.data.rows import find_rows
 
 RECORDS = [{"id": f"s{i}", "q": f"Wie viele, {i}?\u2028", "n": {"en": "one", "zh": "一"}} for i in range(5)]
 TEXT = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS)
+CUT = gzip.compress(TEXT.encode(), mtime=0)[:40]  # without the time, the same in every worker
 FLAT = [{"id": f"s{i}", "q": f'"{i}",\nnew line'} for i in range(5)]
 
 
