@@ -63,13 +63,15 @@ bench: $(STAMP) ## the engine against its limits; on an idle machine, about 16 m
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
 
-# Maintenance: keep of a finished run what readers look at and its products, without weights and whatever is above 1 MB.
+# Maintenance: keep of a finished run what readers look at (notebooks, report) and its products below 1 MB; no weights.
 reference:
 	@rm -rf results/reference/$(PRESET)
 	@mkdir -p results/reference/$(PRESET)
 	@cd '$(RESULTS)/$(PRESET)' && find . \( -path ./notebooks -o -path './.*' -o -name weights -o -name llama_factory \
 	  -o -name pools -o -path ./benchmarks \) -prune -o -type f -size -1000k ! -name run.json ! -name '.*' -print0 | tar cf - --null -T - \
 	  | tar xf - -C '$(CURDIR)/results/reference/$(PRESET)'
+	@mkdir -p results/reference/$(PRESET)/notebooks
+	@cd '$(RESULTS)/$(PRESET)' && find ./notebooks -name '[0-9]*.ipynb' -size -2048k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)/notebooks' \;
 	@cd '$(RESULTS)/$(PRESET)' && find . -maxdepth 1 -name report.html -size -4096k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)' \;
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m igds_utils.reporting.report; fi
 

@@ -239,3 +239,14 @@ def test_a_run_killed_anywhere_continues_to_the_same_products(smoke_run, tmp_pat
         one, two = (json.loads((folder / path).read_text())["sha256"] for folder in (undisturbed, continued))
         assert one == two, path
     assert not list(continued.rglob("*.parts*"))
+
+
+EXECUTED = sorted(PROJECT.glob("results/reference/*/notebooks/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def test_an_executed_notebook_of_a_reference_has_the_cells_of_today(path):
+    ran = [cell for cell in code(path) if "injected-parameters" not in cell.metadata.get("tags", [])]
+    today = code(PROJECT / "notebooks" / path.name)
+    assert [cell.source for cell in ran] == [cell.source for cell in today]
+    assert all(cell.execution_count for cell in ran)
