@@ -126,7 +126,8 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     assert "ZeroDivisionError" in failed.read_text()
     assert not (toy.executed / "second.ipynb").exists()
 
-    # and then it works
+    # and then it works; a run that was stopped has left the record of what it finished
+    (toy.root / "benchmarks/first.tsv").write_text("s\tmax_rss\n777.5\t100.5\n")
     capfd.readouterr()
     assert toy.run(tasks=["math"], overrides={"seed": 3}) == toy.root
     assert sorted(toy.notebooks()) == ["first.ipynb", "second.ipynb"]
@@ -138,6 +139,7 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     # the longest run of each notebook counts
     timings = json.loads((toy.root / "timings.json").read_text())
     assert sorted(timings) == ["first", "second"] and all(one["seconds"] > 0 for one in timings.values())
+    assert timings["first"]["seconds"] == 777.5
     record = toy.root / "benchmarks/first.tsv"
     for seconds, kept in (("999.5", 999.5), ("1.0", 999.5)):
         record.write_text(f"s\tmax_rss\n{seconds}\t100.5\n")

@@ -233,9 +233,7 @@ class TaskConfig(Strict):
     rendering: Literal["bare", "chat"] = "bare"
     shots: int = 0
     max_prompt_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="longer prompts are cut in their text; none: no limit",
+        None, ge=1, description="longer prompts are cut in their text; none: no limit"
     )
     max_new_tokens: int
     selectors: list[str] = ["random", "loss", "igds"]
@@ -302,7 +300,7 @@ class TaskConfig(Strict):
 
 
 class Speeds(Strict):
-    """What the plan divides tokens by: the speeds of one process on the machine that the preset is for."""
+    """What the plan divides tokens by: the speeds of one process on the preset's machine."""
 
     forward: float = Field(gt=0, description="tokens a second, forward pass")
     decode: float = Field(gt=0, description="tokens a second, batched decoding")

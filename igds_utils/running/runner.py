@@ -81,6 +81,7 @@ def run(
     folder = profile_folder(profile) if profile else None
     root = Path(request["root"])
     with hold(root):
+        timings(root)  # what a run that was stopped left; this one replaces snakemake's records
         code = _snakemake(_write(request), request, folder)
         timings(root)
     if code:
