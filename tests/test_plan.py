@@ -126,8 +126,8 @@ def test_memory_of_every_step(preset):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="the plan says 7.6 GB, the reference's record 5.4: the plan counts logits at all positions, which training no "
-    "longer computes, and every sample of a batch as the longest; the record is of a continued run, sampled now and then",
+    reason="the plan says 7.6 GB, the reference's record 5.4: the plan counts logits at all positions, not at those of "
+    "targets alone, and every sample as the longest; the record is of a continued run, sampled now and then",
 )
 def test_the_plan_of_quick_comes_near_the_reference_run():
     runs = json.loads((PROJECT / "results/reference/quick/timings.json").read_text())

@@ -259,9 +259,7 @@ class TaskConfig(Strict):
     quality: QualityConfig | None = Field(None, description="the pool of known quality; none: it is not made")
     stability: StabilityConfig | None = Field(None, description="not measured where it is left out")
     capabilities: CapabilitiesConfig | None = Field(None, description="not measured where it is left out")
-    only_arms: list[str] | None = Field(
-        None, description="of all arms only these; a cluster's jobs train one each"
-    )
+    only_arms: list[str] | None = Field(None, description="of all arms only these; a cluster's jobs train one each")
     sft: SftConfig
     prompt_tokens: int = Field(description="mean tokens of a rendered prompt, for the plan")
     target_tokens: int = Field(description="mean tokens of a target, for the plan")
