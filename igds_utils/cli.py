@@ -17,123 +17,43 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.changes = {field: value for text in options.changes for field, value in changes(text).items()}
-        return options.call(options)
+        return COMMANDS[options.command][0](options)
     except (ConfigError, SourceError) as error:
         return _say(error, 2)
     except KeyboardInterrupt:
         return _say("interrupted: the same command continues where this run was", 130)
 
 
-def _say(message: object, code: int) -> int:
+def _say(message: object, code: int = 0) -> int:
     print(f"igds: {message}", file=sys.stderr)
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="igds", description="Interpretability-guided data selection.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    what = argparse.ArgumentParser(add_help=False)
-    known = f"one of {', '.join(preset_names())}, or the path of a YAML file (default: quick)"
-    what.add_argument("--preset", default="quick", help=known)
-    what.add_argument("--model", default="", help="a model of the preset (default: the one that it chooses)")
-    what.add_argument(
-        "--set", dest="changes", action="append", default=[], metavar="FIELD=VALUE",
-        help="change fields of the preset, for example sft.lr=5e-5; can be repeated",
-    )  # fmt: skip
-    tasks = argparse.ArgumentParser(add_help=False, parents=[what])
-    tasks.add_argument(
-        "--tasks", type=task_names, default=[], help="tasks of the preset, comma-separated (default: all)"
-    )
-    folder = argparse.ArgumentParser(add_help=False)
-    folder.add_argument("--results", default="results", help="folder of all results (default: results)")
-    where = argparse.ArgumentParser(add_help=False, parents=[tasks, folder])
-    for name, call, parent, text in (
-        ("run", _run, where, "run all notebooks of a preset in their order; continues what was interrupted"),
-        ("plan", _plan, tasks, "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
-        ("report", _report, where, "make tables, figures and report again from stored results"),
-        ("saes", _saes, where, "train the SAEs of the preset's model"),
-    ):
-        commands.add_parser(name, parents=[parent], help=text, description=text).set_defaults(call=call)
-    text = "run as jobs of a cluster: slurm, or the folder of a snakemake profile (default: here, in order)"
-    commands.choices["run"].add_argument("--profile", default="", help=text)
-    _add_selection(commands, [what, folder])
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
+    for name, (_, options, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        for option in options.split():
+            command.add_argument(option, **OPTIONS[option])
     return parser
 
 
-def _add_selection(commands, parents: list[argparse.ArgumentParser]) -> None:
-    text = "rank a pool of your own and keep the best share of it"
-    select = commands.add_parser("select", parents=parents, help=text, description=text)
-    add, many = select.add_argument, {"dest": "columns", "action": "append", "default": []}
-    add(
-        "pool", nargs="+",
-        help="JSON, CSV, Parquet or Arrow files, a folder of them, or a dataset of the hub as owner/name, "
-        "owner/name:split or owner/name:split@configuration",
-    )  # fmt: skip
-    add("--task", required=True, help="the task of the preset that the samples belong to")
-    add("--selector", default="igds", help="by name (default: igds)")
-    add("--ratio", type=float, default=0.5, help="share of the pool that is kept (default: 0.5)")
-    add(
-        "--features", default="",
-        help="task features such as l14_p11575, comma-separated, or a task_features.json "
-        "(default: those that the preset's run found)",
-    )  # fmt: skip
-    add(
-        "--column", **many, type=_column, metavar="FIELD=NAME",
-        help="the column that holds a field of the task, where it has another name; dots lead into nested records, "
-        "braces make a template such as '{instruction}\\n{input}'; `id=` numbers the records; can be repeated",
-    )  # fmt: skip
-    add(
-        "--value", **many, type=_value, metavar="FIELD=TEXT",
-        help="the same text for a field of all records, for example target_language=French; can be repeated",
-    )  # fmt: skip
-    add("--skip-bad", action="store_true", help="leave out records that cannot be used, and count them")
-    add("--out", default="selection", help="folder of what is written (default: selection)")
-    select.set_defaults(call=_select)
-    text = "say why a sample of a selection ranks where it does"
-    explain = commands.add_parser("explain", parents=parents, help=text, description=text)
-    explain.add_argument("folder", help="what `igds select` wrote")
-    explain.add_argument("sample", help="id of the sample, as in scores.csv")
-    explain.set_defaults(call=_explain)
-
-
-def _column(text: str) -> tuple[str, str]:
-    field, equals, name = text.partition("=")
-    if not (field and equals and (name or field == "id")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=NAME")
-    return field, name.replace("\\n", "\n")
-
-
-def _value(text: str) -> tuple[str, dict[str, str]]:
-    field, value = _column(text)
-    return field, {"value": value}
+# ---- commands --------------------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
-    from igds_utils.running.runner import STAGES
-
-    return _notebooks(options, STAGES, profile=options.profile)
-
-
-def _report(options: argparse.Namespace) -> int:
-    from igds_utils.running.runner import REPORT_STAGES
-
-    root = Path(options.results) / load_preset(options.preset).name
-    if not (root / "run.json").is_file():
-        mend = f"run the pipeline first (make reproduce PRESET={options.preset})"
-        raise ConfigError(f"nothing is stored in {root}: {mend}")
-    return _notebooks(options, REPORT_STAGES)
-
-
-def _saes(options: argparse.Namespace) -> int:
-    return _notebooks(options, ("00_sae_training",))
-
-
-def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: str = "") -> int:
     from igds_utils.running import runner
 
-    asked = (options.preset, options.model, options.tasks, options.changes, options.results, stages, profile)
+    stages = {"report": runner.REPORT_STAGES, "saes": ("00_sae_training",)}.get(options.command, runner.STAGES)
+    if options.command == "report":
+        root = Path(options.results) / load_preset(options.preset).name
+        if not (root / "run.json").is_file():
+            mend = f"run the pipeline first (make reproduce PRESET={options.preset})"
+            raise ConfigError(f"nothing is stored in {root}: {mend}")
+    asked = (options.preset, options.model, options.tasks, options.changes, options.results, stages)
     try:
-        runner.run(*asked)
+        runner.run(*asked, getattr(options, "profile", ""))
     except runner.Refused as error:
         return _say(error, 2)
     except runner.RunError as error:
@@ -158,7 +78,7 @@ def _select(options: argparse.Namespace) -> int:
         options.ratio, options.features, dict(options.columns), options.skip_bad,
     )  # fmt: skip
     for remark in made.facts["remarks"]:
-        print(f"igds: note: {remark}", file=sys.stderr)
+        _say(f"note: {remark}")
     kept = f"{made.facts['selected']} of {made.facts['samples']} samples, best first"
     print(f"{kept}: {options.out}/selection.jsonl")
     return 0
@@ -177,6 +97,78 @@ def _opened(options: argparse.Namespace, tasks: list[str]):
     run = open_run(options.preset, options.model, tasks, options.changes, options.results, count=False)
     run.store.log = lambda line: print(line, file=sys.stderr)  # what is printed is the answer alone
     return run
+
+
+def _column(text: str) -> tuple[str, str]:
+    field, equals, name = text.partition("=")
+    if not (field and equals and (name or field == "id")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=NAME")
+    return field, name.replace("\\n", "\n")
+
+
+def _value(text: str) -> tuple[str, dict[str, str]]:
+    field, value = _column(text)
+    return field, {"value": value}
+
+
+OPTIONS = {
+    "--preset": dict(
+        default="quick",
+        help=f"one of {', '.join(preset_names())}, or the path of a YAML file (default: quick)",
+    ),
+    "--model": dict(default="", help="a model of the preset (default: the one that it chooses)"),
+    "--set": dict(
+        dest="changes", action="append", default=[], metavar="FIELD=VALUE",
+        help="change fields of the preset, for example sft.lr=5e-5; can be repeated",
+    ),
+    "--tasks": dict(type=task_names, default=[], help="tasks of the preset, comma-separated (default: all)"),
+    "--results": dict(default="results", help="folder of all results (default: results)"),
+    "--profile": dict(
+        default="",
+        help="run as jobs of a cluster: slurm, or the folder of a snakemake profile (default: here, in order)",
+    ),
+    "pool": dict(
+        nargs="+",
+        help="JSON, CSV, Parquet or Arrow files, a folder of them, or a dataset of the hub as owner/name, "
+        "owner/name:split or owner/name:split@configuration",
+    ),
+    "--task": dict(required=True, help="the task of the preset that the samples belong to"),
+    "--selector": dict(default="igds", help="by name (default: igds)"),
+    "--ratio": dict(type=float, default=0.5, help="share of the pool that is kept (default: 0.5)"),
+    "--features": dict(
+        default="",
+        help="task features such as l14_p11575, comma-separated, or a task_features.json "
+        "(default: those that the preset's run found)",
+    ),
+    "--column": dict(
+        dest="columns", action="append", default=[], type=_column, metavar="FIELD=NAME",
+        help="the column that holds a field of the task, where it has another name; dots lead into nested records, "
+        "braces make a template such as '{instruction}\\n{input}'; `id=` numbers the records; can be repeated",
+    ),
+    "--value": dict(
+        dest="columns", action="append", default=[], type=_value, metavar="FIELD=TEXT",
+        help="the same text for a field of all records, for example target_language=French; can be repeated",
+    ),
+    "--skip-bad": dict(action="store_true", help="leave out records that cannot be used, and count them"),
+    "--out": dict(default="selection", help="folder of what is written (default: selection)"),
+    "folder": dict(help="what `igds select` wrote"),
+    "sample": dict(help="id of the sample, as in scores.csv"),
+}  # fmt: skip
+SHARED = "--preset --model --set"
+SELECT = "pool --task --selector --ratio --features --column --value --skip-bad --out --results"
+COMMANDS = {  # what it calls, its options, its help
+    "run": (
+        _run, f"{SHARED} --tasks --results --profile",
+        "run all notebooks of a preset in their order; continues what was interrupted",
+    ),
+    "plan": (_plan, f"{SHARED} --tasks", "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
+    "report": (_run, f"{SHARED} --tasks --results", "make tables, figures and report again from stored results"),
+    "saes": (_run, f"{SHARED} --tasks --results", "train the SAEs of the preset's model"),
+    "select": (_select, f"{SHARED} {SELECT}", "rank a pool of your own and keep the best share of it"),
+    "explain": (
+        _explain, f"{SHARED} folder sample --results", "say why a sample of a selection ranks where it does",
+    ),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,24 +8,23 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import yaml
+from pandas import isna as missing
 
 from igds_utils.tasks.base import Task
 
-SELECTORS = {
-    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD",
-    "zip": "ZIP", "igds": "IGDS",
+SELECTORS = {  # those of the paper's Table 2
+    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD", "zip": "ZIP",
+    "igds": "IGDS",
 }  # fmt: skip
-MORE_SELECTORS = {  # those that Table 2 of the paper does not have
+MORE_SELECTORS = {
     "full_steps": "Full (equal steps)", "loss_highest": "Loss (highest)", "longest": "Longest target",
-    "ifd_perplexity": "IFD (perplexities)",
-    "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect", "simscale": "SAE-SimScale",
-    "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA (least similar)", "mona_neurons": "MONA (neurons)",
-    "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
-    "igds_bottom": "IGDS (bottom)", "igds_matched": "IGDS (matched features)",
-    "igds_recalled": "IGDS (all recalled)", "igds_unrecalled": "IGDS (random candidates)",
-    "prior_cosine": "Cosine to the prior's mean", "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
+    "ifd_perplexity": "IFD (perplexities)", "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect",
+    "simscale": "SAE-SimScale", "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA (least similar)",
+    "mona_neurons": "MONA (neurons)", "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
+    "igds_bottom": "IGDS (bottom)", "igds_matched": "IGDS (matched features)", "igds_recalled": "IGDS (all recalled)",
+    "igds_unrecalled": "IGDS (random candidates)", "prior_cosine": "Cosine to the prior's mean",
+    "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
 }  # fmt: skip
 ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
     "igds": ("IGDS", "k1"),
@@ -51,14 +50,12 @@ class Metric:
     digits: int
 
     def show(self, value: float | None, signed: bool = False) -> str:
-        return number(None if missing(value) else value * self.factor, self.digits, signed)
+        return number(value if missing(value) else value * self.factor, self.digits, signed)
 
     def show_interval(self, value, low=None, high=None, signed: bool = False) -> str:
         """`12.5 [3.1, 21.9]`; the brackets are left out where the interval is unknown."""
-        text = self.show(value, signed)
-        if text == NOTHING or missing(low) or missing(high):
-            return text
-        return f"{text} [{self.show(low, signed)}, {self.show(high, signed)}]"
+        text, low, high = (self.show(one, signed) for one in (value, low, high))
+        return text if NOTHING in (text, low, high) else f"{text} [{low}, {high}]"
 
     def show_of(self, record: dict, name: str, signed: bool = False) -> str:
         """A record's `name` with `name_low` and `name_high`; a dash where it has none."""
@@ -87,10 +84,6 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
 def at_main_ratio(records: list[dict]) -> dict[str, dict]:
     """Records of `summaries.summarise` by selector: `original`, `full`, and every selector at the task's ratio."""
     return {record["selector"]: record for record in records if record["main"]}
-
-
-def missing(value) -> bool:
-    return value is None or bool(pd.isna(value))
 
 
 def number(value: float | None, digits: int = 1, signed: bool = False) -> str:

@@ -11,6 +11,7 @@ of the model. All of it is an estimate: expect to be off by a factor of two in t
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ from igds_utils.core.arms import arms, asked_in_general
 NOTEBOOKS = 12  # of a run; each starts once
 SHARED = ("causal filter", "scoring", "stability")  # by the jobs that `launch.parts` asks for
 LAUNCHED = ("training", "evaluation", "capabilities")  # in `launch.processes` processes
+TOKENS = ["read", "generate", "train"]
 # Candidates by the source of the SAEs: 9.2 basis points of Gemma's 26 x 16,384 (Table 1); of SmolLM2's 4 x 4,608
 CANDIDATES = {"release": 400, "folder": 40, "tiny": 40}
 FIRES = 0.22  # share of random (feature, sample) pairs that fire along the original answer; of quick's math
@@ -32,11 +34,13 @@ SHOT_TOKENS = 160  # of one Minerva example
 QUESTIONS = {"mmlu": (57, 14042, 725), "truthfulqa": (1, 817, 1710), "mmlu_dev": (57, 281, 100)}
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-LONGEST = 1.75  # a batch is as wide as its longest sample: this many times the mean, about
+# The longest sample of a pool, in means: 1.4 to 1.9 in the seven pools of quick, laptop and gpu that hold short texts.
+# In others it is 4 and more; there `device_tokens` and `max_length` decide.
+LONGEST = 1.5
 BLOCK_VALUES = 24  # of one block, a token and unit of width: norms, attention, gated MLP and residuals
 USABLE = 0.9  # of a GPU's memory; the rest is left to the allocator
 
-Part = tuple[str, float]  # what, bytes
+Parts = dict[str, float]  # what -> bytes
 
 
 # ---- tokens and minutes ----------------------------------------------------------------------------------
@@ -55,8 +59,8 @@ def stages(preset: Preset) -> pd.DataFrame:
     if launch.processes > 1:  # to train an arm, and to ask it
         starts += sum(1 + arm.trained for task in preset.tasks.values() for arm in arms(task))
     rows.append(("all", "starts", f"{starts} of notebooks and processes", 0, 0, 0))
-    frame = pd.DataFrame(rows, columns=["task", "stage", "what", "read", "generate", "train"])
-    frame = frame.round().astype(dict.fromkeys(["read", "generate", "train"], int))
+    frame = pd.DataFrame(rows, columns=["task", "stage", "what", *TOKENS])
+    frame = frame.round().astype(dict.fromkeys(TOKENS, int))
     if (speeds := preset.speeds) is None:
         return frame.assign(minutes=math.nan)
     together = dict.fromkeys(SHARED, launch.parts) | dict.fromkeys(LAUNCHED, launch.processes)
@@ -69,52 +73,49 @@ def stages(preset: Preset) -> pd.DataFrame:
 def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, float, float]]:
     """The stages of a task: name, what, tokens to read, generate and train."""
     sizes, prompt, target, new = task.sizes, task.prompt_tokens, task.target_tokens, task.max_new_tokens
-    everyone, settings = arms(task), preset.intervention
-    candidates = CANDIDATES[preset.chosen.saes.source]
-    generate = min(settings.finalists or candidates, candidates)
+    settings, candidates = preset.intervention, CANDIDATES[preset.chosen.saes.source]
+    finalists = min(settings.finalists or candidates, candidates)
     some = task.quality.selectors if task.quality else []
     some = selectors.names() if some == "all" else some
     ablated = "igds_unrecalled"  # filters as many random features, once a seed
     drawn = len(task.seeds) if ablated in task.selectors else int(ablated in some)
     placebos = 2 * settings.placebos
     told = candidates * (1 + FIRES * drawn) + placebos + settings.contrasts  # their targets are read
-    said = generate * (1 + FIRES * drawn) + 2 * len(settings.doses)  # their answers are generated
+    said = finalists * (1 + FIRES * drawn) + 2 * len(settings.doses)  # their answers are generated
     if settings.rank_by == "score":
-        said += min(placebos, 2 * generate)
-    read, written = _amplified(task, told, said, sizes.validation, new)
+        said += min(placebos, 2 * finalists)
+    filtered = _amplified(task, told, said, sizes.validation, new)
     confirmed = _amplified(task, settings.k, settings.k, sizes.confirmation, new)
-    pools = [(sizes.pool, task.selectors)]
-    if task.quality:
-        pools.append((task.quality.size, some))
-    measured, epochs = [(name, sizes.pool) for name in _measured(task.selectors)], preset.selection.less.epochs
-    if task.quality:  # one pass serves all that is read at p, a second one reads the clean prompts rewritten
-        clean = 1 - task.quality.target_rate - task.quality.prompt_rate
-        read_once = {name for name in _measured(some) if not name.endswith(AT_P)}
-        measured += [(name, task.quality.size) for name in read_once]
-        measured.append(("critical_reads", task.quality.size * (1 + clean)))
-    scored = sum(n * measurement_tokens(name, prompt, target, epochs) for name, n in measured)
+    epochs = preset.selection.less.epochs
+    read = partial(measurement_tokens, prompt=prompt, target=target, less_epochs=epochs)
+    scored, ranked = sizes.pool * sum(map(read, _measured(task.selectors))), [(sizes.pool, task.selectors)]
+    if own := task.quality:  # one pass serves all that is read at p, a second one reads the clean prompts rewritten
+        ranked.append((own.size, some))
+        once = sum(read(name) for name in _measured(some) if not name.endswith(AT_P))
+        scored += own.size * (once + prompt * (2 - own.target_rate - own.prompt_rate))
+    ranked = " + ".join(f"{len(names)} selectors x {n}" for n, names in ranked)
+    everyone = arms(task)
     trained = [arm for arm in everyone if arm.trained]
     shown = task.sft.epochs * sum(arm.size(sizes.pool) for arm in trained)
     asked = len(everyone) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
     # a trained model stops where targets do, about; the untrained one does not stop
     answered = sizes.test * task.samples * (new + len(trained) * min(target, new))
-    ranked = " + ".join(f"{len(some)} selectors x {n}" for n, some in pools)
     found = [
         ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
-        ("causal filter", f"{generate} candidates answer x {sizes.validation}", read, written, 0),
+        ("causal filter", f"{finalists} candidates answer x {sizes.validation}", *filtered, 0),
         ("confirmation", f"{settings.k} x {sizes.confirmation}", *confirmed, 0),
         ("scoring", ranked, scored, 0, 0),
         ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
         ("evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", asked, answered, 0),
     ]
     if task.capabilities:
-        answering, (questions, read) = len(asked_in_general(task)), _asked(task.capabilities)
-        found.append(("capabilities", f"{answering} arms x {questions}", answering * read, 0, 0))
+        answering, (questions, length) = len(asked_in_general(task)), _asked(task.capabilities)
+        found.append(("capabilities", f"{answering} arms x {questions}", answering * length, 0, 0))
     if own := task.stability:
-        n = len(own.searched)
-        read, written = _amplified(task, candidates, generate, own.validation, own.max_new_tokens)
-        what = f"{n} sources, {generate} candidates answer x {own.validation}"
-        found.append(("stability", what, n * (own.prior * prompt + read), n * written, 0))
+        n, samples = len(own.searched), own.validation
+        told, said = _amplified(task, candidates, finalists, samples, own.max_new_tokens)
+        what = f"{n} sources, {finalists} candidates answer x {samples}"
+        found.append(("stability", what, n * (own.prior * prompt + told), n * said, 0))
     return found
 
 
@@ -175,64 +176,76 @@ def _measured(names: Sequence[str]) -> set[str]:
 # ---- memory and disk -------------------------------------------------------------------------------------
 
 
-def memory(preset: Preset) -> dict[str, list[Part]]:
+def memory(preset: Preset) -> dict[str, Parts]:
     """What one process holds at the peak of each step, of a GPU's memory or of main memory.
 
-    Of several tasks the one that holds most counts; answers of arms hold no more than the causal filter. A training
-    that is sharded (`launch.training`) holds its share of the state. Nothing where the preset states no shape of its
-    model.
+    Of several tasks the one that holds most counts; answers of arms hold no more than the causal filter. Nothing where
+    the preset states no shape of its model.
     """
-    shape, launch = preset.chosen.shape, preset.launch
+    shape, settings, tasks = preset.chosen.shape, preset.intervention, preset.tasks.values()
     if shape is None:
         return {}
-    width, cached, batch = BYTES[preset.chosen.dtype], 0.0, 0.0
-    for task in preset.tasks.values():
-        prompt, target, sft = LONGEST * task.prompt_tokens, LONGEST * task.target_tokens, task.sft
-        most = preset.intervention.finalists or CANDIDATES[preset.chosen.saes.source]
-        rows = most * task.sizes.validation
-        cached = max(cached, rows * (prompt + task.max_new_tokens))  # tokens
-        longest = min(prompt + target, sft.max_length)
-        batch = max(batch, min(max(sft.device_tokens, longest), sft.global_batch * longest))
-    libraries = ("Python and libraries", 1e9)
+    size, finalists = BYTES[preset.chosen.dtype], settings.finalists or CANDIDATES[preset.chosen.saes.source]
+    longest = max(t.sizes.validation * (LONGEST * t.prompt_tokens + t.max_new_tokens) for t in tasks)
     sae = 8 * shape.width * shape.d_sae  # encoder and decoder in fp32
-    model = [("weights", width * shape.parameters), ("an SAE", sae), libraries]
+    model = {"weights": size * shape.parameters, "an SAE": sae, "Python and libraries": 1e9}
     # keys and values of all amplified answers, or as many as the preset allows
-    caches = min(cached * 2 * shape.layers * shape.kv_width * width, 1e9 * preset.intervention.cache_gb)
+    caches = min(finalists * longest * 2 * shape.layers * shape.kv_width * size, 1e9 * settings.cache_gb)
     # the residual stream after every block, what one block computes, and logits in parts of 0.5 GB with two copies
-    one_pass = preset.batch_tokens * shape.width * (shape.layers + BLOCK_VALUES) * width + 1.5e9
-    again = any(task.sft.gradient_checkpointing for task in preset.tasks.values())
-    values = shape.layers + BLOCK_VALUES if again else shape.layers * BLOCK_VALUES
+    one_pass = preset.batch_tokens * shape.width * (shape.layers + BLOCK_VALUES) * size + 1.5e9
+    return {
+        "causal filter": model | {"caches": caches},
+        "scoring": model | {f"a pass of {preset.batch_tokens:,} tokens": one_pass},
+        "training": max((_training(preset, task) for task in tasks), key=_gigabytes),
+    }
+
+
+def _training(preset: Preset, task: TaskConfig) -> Parts:
+    """What a process holds in the largest part of an optimizer step.
+
+    That is the process's share of the global batch, or as much of it as a device takes at once, padded to its longest
+    sample. A training that is sharded (`launch.training`) holds its share of the state.
+    """
+    shape, launch, sft, size = preset.chosen.shape, preset.launch, task.sft, BYTES[preset.chosen.dtype]
+    mean = task.prompt_tokens + task.target_tokens
+    longest = min(LONGEST * mean, sft.max_length)
+    share = math.ceil(sft.global_batch / launch.processes) * longest
+    tokens = min(max(sft.device_tokens, longest), share)
+    learnt = tokens * task.target_tokens / mean  # only what predicts a target meets the vocabulary
+    values = shape.layers + BLOCK_VALUES if sft.gradient_checkpointing else shape.layers * BLOCK_VALUES
     # of a parameter: fp32 weight, gradient and AdamW's two moments; and the weight in 16 bit where products are
-    state = shape.parameters * (16 if width == 4 else 18) / (launch.processes if launch.training else 1)
-    training = [
-        ("weights, gradients, moments", state),
-        ("activations", batch * shape.width * values * width),
-        ("logits", 3 * batch * shape.vocabulary * 4),  # fp32, with their softmax and gradient
-        libraries,
-    ]
+    state = shape.parameters * (16 if size == 4 else 18) / (launch.processes if launch.training else 1)
+    parts = {
+        "weights, gradients, moments": state,
+        "activations": tokens * shape.width * values * size,
+        "logits": 3 * learnt * shape.vocabulary * 4,  # fp32, with their softmax and gradient
+        "Python and libraries": 1e9,
+    }
     if launch.processes > 1 and not launch.training:
-        training.append(("exchanged gradients", 4 * shape.parameters))
-    scoring = [*model, (f"a pass of {preset.batch_tokens:,} tokens", one_pass)]
-    return {"causal filter": [*model, ("caches", caches)], "scoring": scoring, "training": training}
+        parts["exchanged gradients"] = 4 * shape.parameters
+    return parts
 
 
-def disk(preset: Preset) -> list[Part]:
+def disk(preset: Preset) -> Parts:
     """What a run keeps on disk beside data sets and tables; nothing where the preset states no shape of its model."""
     model, shape, tasks = preset.chosen, preset.chosen.shape, preset.tasks.values()
     if shape is None:
-        return []
+        return {}
     models, weights = len({str(model.identify), str(model.train)}), 4 * shape.parameters  # of an arm: fp32
-    parts = [("models", models * BYTES[model.dtype] * shape.parameters)]
-    if model.saes.source == "release":
-        layers = shape.layers if model.saes.layers == "all" else len(model.saes.layers)
-        parts.append((f"SAEs of {layers} layers", layers * 8 * shape.width * shape.d_sae))
-    if any(task.sft.checkpoint_steps for task in tasks):  # weights and two moments; the last one and the next
-        parts.append(("two checkpoints of the arm in training", 2 * 3 * weights))
-    if kept := sum(arm.trained for task in tasks if task.sft.keep_weights for arm in arms(task)):
-        parts.append((f"weights of {kept} arms", kept * weights))
-    elif preset.launch.processes > 1:
-        parts.append(("weights of the last arm, handed from training to answering", weights))
-    return parts
+    layers = shape.layers if model.saes.layers == "all" else len(model.saes.layers)
+    kept = sum(arm.trained for task in tasks if task.sft.keep_weights for arm in arms(task))
+    saes = layers * 8 * shape.width * shape.d_sae if model.saes.source == "release" else 0
+    checkpoints = any(task.sft.checkpoint_steps for task in tasks)
+    handed_on = preset.launch.processes > 1 and not kept
+    parts = {
+        "models": models * BYTES[model.dtype] * shape.parameters,
+        f"SAEs of {layers} layers": saes,
+        # weights and two moments; the last one and the next
+        "two checkpoints of the arm in training": checkpoints * 2 * 3 * weights,
+        f"weights of {kept} arms": kept * weights,
+        "weights of the last arm, handed from training to answering": handed_on * weights,
+    }
+    return {what: size for what, size in parts.items() if size}
 
 
 # ---- text ------------------------------------------------------------------------------------------------
@@ -248,9 +261,9 @@ def render(preset: Preset) -> str:
         *(f"Task   {name}: {', '.join(arm.name for arm in arms(task))}" for name, task in tasks),
     ]
     minutes = frame["minutes"].sum()
-    frame.loc[len(frame)] = ["total", "", "", *frame[["read", "generate", "train"]].sum(), minutes]
+    frame.loc[len(frame)] = ["total", "", "", *frame[TOKENS].sum(), minutes]
     shown = (frame if speeds else frame.drop(columns="minutes")).set_index(["task", "stage", "what"])
-    formats = dict.fromkeys(["read", "generate", "train"], "{:,}".format) | {"minutes": "{:,.1f}".format}
+    formats = dict.fromkeys(TOKENS, "{:,}".format) | {"minutes": "{:,.1f}".format}
     lines += ["", shown.to_string(sparsify=False, formatters=formats), ""]
     total = f"{max(minutes, 1):.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} hours"
     time = f"Time: about {total} at the preset's speeds, processes: {launch.processes}, parts: {launch.parts}"
@@ -262,17 +275,19 @@ def render(preset: Preset) -> str:
     lines.append(f"Disk beside the data: about {_listed(disk(preset))}")
     whole = speeds.memory_gb if speeds and speeds.memory_gb else math.inf
     for step, parts in memory(preset).items():
-        if _gigabytes(parts) > USABLE * whole:
-            need = f"it needs {_gigabytes(parts):.1f} GB, and {USABLE:.0%} of {whole:g} GB can be used"
-            lines.append(f"{step.capitalize()} does not fit into the memory of a GPU: {need}")
+        if (need := _gigabytes(parts)) > USABLE * whole:
+            lines.append(
+                f"{step.capitalize()} does not fit into the memory of a GPU: it needs {need:.1f} GB, and {USABLE:.0%} "
+                f"of {whole:g} GB can be used"
+            )
     return "\n".join(lines)
 
 
-def _gigabytes(parts: list[Part]) -> float:
-    return sum(size for _, size in parts) / 1e9
+def _gigabytes(parts: Parts) -> float:
+    return sum(parts.values()) / 1e9
 
 
-def _listed(parts: list[Part]) -> str:
+def _listed(parts: Parts) -> str:
     """All parts in GB, the largest first."""
-    ordered = sorted(parts, key=lambda part: -part[1])
+    ordered = sorted(parts.items(), key=lambda part: -part[1])
     return f"{_gigabytes(parts):.1f} GB ({' + '.join(f'{size / 1e9:.1f} {what}' for what, size in ordered)})"

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from igds_utils.config.config import PRESETS, ConfigError, changes, load_preset, preset_names
-from igds_utils.config.refs import FolderRef
+from igds_utils.config.refs import FolderRef, HubRef, WheelRef
+from igds_utils.tasks.examples import data_parameters
 
 TASK = {
     "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},
@@ -95,7 +96,8 @@ def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
     ("place", "value", "words"),
     [
         ("taks", {}, ["unknown key 'taks' (did you mean 'tasks'?)"]),
-        ("sft.learning_rate", 1, ["tasks.math.sft: unknown key 'learning_rate'; known here: lr, epochs"]),
+        ("sft.learning_rate", 1, ["mine.yaml: sft: unknown key 'learning_rate'; known here: lr, epochs"]),
+        ("tasks.math.sft.lrr", 1, ["tasks.math.sft: unknown key 'lrr' (did you mean 'lr'?)"]),
         ("tasks.math.ratio", 0, ["tasks.math.ratio", "greater than 0"]),
         ("tasks.math.curve.ratios", [0.2, 2], ["tasks.math.curve.ratios.1", "less than or equal to 1"]),
         ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ", "not 0.2, 0.5"]),
@@ -153,13 +155,22 @@ def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_an_unknown_key_of_a_tasks_data_is_named_once_with_its_place():
+    with pytest.raises(ConfigError) as caught:
+        data_parameters(WheelRef, {"whel": "x"}, "math")
+    known = "known here: wheel, version, sha256, file"
+    assert str(caught.value) == f"tasks.math.data: unknown key 'whel' (did you mean 'wheel'?); {known}"
+    with pytest.raises(ConfigError, match=r"^tasks\.math\.data\.hub: Input should be a valid string$"):
+        data_parameters(HubRef, {"hub": 1}, "math")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n", "line 4: 'recall' is given twice"),
         ("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n", "odd.yaml: unknown key 'one'"),  # a merged one may change
         ("a: [1,", "odd.yaml is not valid YAML"),
-        ("tasks: {math: }", "odd.yaml: tasks holds each task's name with fields below it"),
+        ("tasks: {math: }", "odd.yaml: tasks.math: Input should be a valid dictionary"),
         ("", "odd.yaml holds no fields"),
     ],
 )
@@ -180,5 +191,5 @@ def test_a_preset_of_an_older_version_is_read_without_its_dropped_fields(tmp_pat
     file = tmp_path / "old.yaml"
     file.write_text(yaml.safe_dump(raw))
     assert load_preset(str(file)) == load_preset("smoke")
-    said = capsys.readouterr().out
-    assert "old.yaml: tasks.*.series is left out" in said and "sft.device_batch is left out" in said
+    said = capsys.readouterr().err
+    assert "series is left out" in said and "device_batch is left out" in said

@@ -42,8 +42,7 @@ def preset(tmp_path):
 
 def tokens(preset, stage):
     """Tokens that a stage reads, generates and trains on."""
-    row = plan.stages(preset).set_index("stage").loc[stage]
-    return row["read"], row["generate"], row["train"]
+    return tuple(plan.stages(preset).groupby("stage")[plan.TOKENS].sum().loc[stage])
 
 
 @pytest.mark.parametrize(
@@ -102,14 +101,15 @@ def test_minutes_are_tokens_over_speed_and_processes(preset):
 
 
 def held(preset):
-    return {step: sum(size for _, size in parts) for step, parts in plan.memory(preset).items()}
+    return {step: sum(parts.values()) for step, parts in plan.memory(preset).items()}
 
 
 def test_memory_of_every_step(preset):
-    batch, model = 406, 4e6 + 2 * 4 * 10 * 70 + 1e9  # weights, SAE, libraries
-    caches = 5 * 4 * (1.75 * 50 + 12) * 2 * 2 * 5 * 4  # keys and values of two blocks in fp32
+    model, batch = 4e6 + 2 * 4 * 10 * 70 + 1e9, 406  # weights, SAE, libraries; as many tokens as a device holds
+    caches = 5 * 4 * (1.5 * 50 + 12) * 2 * 2 * 5 * 4  # keys and values of two blocks in fp32
     one_pass = 1000 * 10 * (2 + 24) * 4 + 1.5e9
-    training = 1e9 + 16e6 + batch * 10 * 24 * 2 * 4 + 3 * batch * 100 * 4
+    learnt = 406 * 8 / 58  # of 58 tokens 8 are a target's: logits, softmax and gradient are of them alone
+    training = 1e9 + 16e6 + batch * 10 * 24 * 2 * 4 + 3 * learnt * 100 * 4
     found = {"causal filter": model + caches, "scoring": model + one_pass, "training": training}
     assert held(preset()) == pytest.approx(found)
     less = batch * 10 * 4 * (24 * 2 - (2 + 24))
@@ -124,11 +124,22 @@ def test_memory_of_every_step(preset):
     assert half["weights, gradients, moments"] == 18e6
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the plan says 7.6 GB, the reference's record 5.4: the plan counts logits at all positions, not at those of "
-    "targets alone, and every sample as the longest; the record is of a continued run, sampled now and then",
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({}, 406),
+        ({"sft.global_batch": 3}, 3 * 1.5 * 58),  # padded to the longest
+        ({"sft.global_batch": 5, "launch.processes": 2}, 3 * 1.5 * 58),  # the larger share
+        ({"sft.global_batch": 3, "sft.max_length": 60}, 3 * 60),
+        ({"tasks.math.sft.device_tokens": 1}, 1.5 * 58),  # one sample, however long
+    ],
 )
+def test_the_largest_part_of_an_optimizer_step(preset, changes, tokens):
+    parts = plan.memory(preset(**changes))["training"]
+    assert parts["activations"] == pytest.approx(tokens * 10 * 24 * 2 * 4)
+    assert parts["logits"] == pytest.approx(3 * tokens * 8 / 58 * 100 * 4)
+
+
 def test_the_plan_of_quick_comes_near_the_reference_run():
     runs = json.loads((PROJECT / "results/reference/quick/timings.json").read_text())
     largest = max(entry["peak_bytes"] for entry in runs.values())
@@ -136,10 +147,10 @@ def test_the_plan_of_quick_comes_near_the_reference_run():
 
 
 def test_disk_counts_what_a_run_keeps_and_what_it_holds_for_a_while(preset):
-    assert plan.disk(preset()) == [("models", 4e6), ("weights of 4 arms", 16e6)]
+    assert plan.disk(preset()) == {"models": 4e6, "weights of 4 arms": 16e6}
     asked = {"sft.keep_weights": False, "sft.checkpoint_steps": 5, "launch.processes": 2}
     saes = {"models.tiny.saes": {"source": "release", "name": "some"}}
-    sizes = [size for _, size in plan.disk(preset(**asked, **saes))]
+    sizes = list(plan.disk(preset(**asked, **saes)).values())
     assert sizes == [4e6, 2 * 2 * 4 * 10 * 70, 2 * 12e6, 4e6]  # SAEs; two checkpoints; weights on their way
 
 

@@ -10,31 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
+from igds_utils.config.refs import ConfigError
 from igds_utils.config.settings import Preset
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
-DROPPED = (  # fields that presets of version 0.1 may hold
-    "tasks.*.series",
-    "tasks.*.max_candidates",
-    "tasks.*.stability.max_candidates",
-    "intervention.racing",
-    "models.*.shape.tied",
-    "sft.device_batch",
-    "tasks.*.sft.device_batch",
-)
-
-
-class ConfigError(ValueError):
-    """A preset or an override that cannot be used; the message names the file, the field and the mend."""
 
 
 # ---- what a caller gives ---------------------------------------------------------------------------------
 
-NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 5e-5 for text
-NEXT_CHANGE = re.compile(r"(\s+)(?=[A-Za-z_][\w.@-]*=)")  # where another FIELD=VALUE may begin
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")  # YAML 1.1 takes 5e-5 for text
+NEXT_CHANGE = re.compile(r"\s+(?=[A-Za-z_][\w.@-]*=)")  # before what may be another FIELD=VALUE
 
 
 def task_names(tasks: Any) -> list[str]:
@@ -58,27 +45,21 @@ def changes(overrides: Any) -> dict[str, Any]:
                 f"overrides must name fields, with papermill -y 'overrides: {{recall.tau: 0.5}}', not {overrides!r}"
             )
         return dict(overrides)
-    found, parts = {}, NEXT_CHANGE.split((overrides or "").strip())
-    while parts and parts != [""]:
-        field, equals, value = parts.pop(0).partition("=")
+    found, left = {}, (overrides or "").strip()
+    while left:
+        field, equals, left = left.partition("=")
         if not equals or not field:
             raise ConfigError(f"{field!r} is not FIELD=VALUE, as in recall.tau=0.5")
-        while field not in found:
+        for end in [*(match.start() for match in NEXT_CHANGE.finditer(left)), len(left)]:
             try:
-                found[field] = _value(value)
+                found[field] = yaml.load(left[:end], _Loader)
             except yaml.YAMLError:
-                if not parts:
-                    raise ConfigError(
-                        f"{field}: {value!r} is no YAML: close its brackets and quotes"
-                    ) from None
-                value += parts.pop(0) + parts.pop(0)
-        del parts[:1]  # the space before the next one
+                continue
+            left = left[end:].lstrip()
+            break
+        else:
+            raise ConfigError(f"{field}: {left!r} is no YAML: close its brackets and quotes")
     return found
-
-
-def _value(text: str) -> Any:
-    read = yaml.load(text, _Loader)
-    return float(read) if isinstance(read, str) and NUMBER.fullmatch(read) else read
 
 
 # ---- reading ---------------------------------------------------------------------------------------------
@@ -97,6 +78,9 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(problem=f"{place}: {key.value!r} is given twice")
             known.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("+-0123456789"))
 
 
 def preset_names() -> list[str]:
@@ -123,22 +107,17 @@ def load_preset(
     path, tasks, overrides = preset_file(str(name)), task_names(tasks), changes(overrides)
     raw = _read(path)
     asked = _changed(raw, overrides, "override")  # it names the chosen model, and what that one changes
-    chosen = str(model or asked.get("model"))
-    own = {str(field): value for field, value in _at(asked, "models", chosen, "overrides").items()}
-    raw = _changed(raw, own, f"{path.name}: models.{chosen}.overrides:")
-    raw = _changed(raw, overrides, "override")
-    for task in _at(raw, "tasks"):
-        if _own_pool(f"tasks.{task}", overrides):
+    model = model or str(asked.get("model", ""))
+    own = _at(asked, "models", model, "overrides")
+    raw = _changed(raw, own, f"{path.name}: models.{model}.overrides:")
+    raw = _changed(raw, overrides, "override") | {"model": model}
+    for task, given in _at(_changed({}, overrides, "override"), "tasks").items():
+        if _fills_pool(_at(given, "data", "sources")) and "pool" not in _at(given, "sizes"):
             _at(raw, "tasks", task, "sizes")["pool"] = None
-    if model:
-        raw["model"] = _known(model, raw.get("models", {}), "model", path.name)
     if tasks:
-        raw["tasks"] = {task: raw["tasks"][_known(task, raw["tasks"], "task", path.name)] for task in tasks}
-    try:
-        preset = Preset.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path.name)) from None
-    _known(preset.model, preset.models, "model", path.name)
+        raw["tasks"] = {task: _known(raw, "tasks", task, path.name) for task in tasks}
+    preset = Preset.read(raw, path.name)
+    _known(raw, "models", model, path.name)
     return preset
 
 
@@ -152,33 +131,21 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path.name} holds no fields: a preset starts with name, description, model")
-    listed = raw.get("tasks", {})
-    if not isinstance(listed, dict) or not all(isinstance(task, dict) for task in listed.values()):
-        raise ConfigError(f"{path.name}: tasks holds each task's name with fields below it, such as sizes")
-    for place in DROPPED:
-        if _drop(raw, *place.split(".")):
-            print(f"{path.name}: {place} is left out: version 0.2 has no such field")
     return raw
 
 
-def _own_pool(task: str, overrides: dict[str, Any]) -> bool:
-    """Whether overrides name a source that fills a task's pool, and no size of it."""
-    made = _changed(
-        {}, {key: value for key, value in overrides.items() if f"{key}.".startswith(f"{task}.")}, ""
-    )
-    made = _at(made, *task.split("."))
-    fills = [
-        "pool" in (source.get("sets") or [name])
-        for name, source in _at(made, "data", "sources").items()
-        if {"file", "hub"} & {*_at(source)}
-    ]
-    return any(fills) and "pool" not in _at(made, "sizes")
+def _fills_pool(sources: dict[str, Any]) -> bool:
+    """Whether one of `sources` is named anew for the pool."""
+    named = {name: source for name, source in sources.items() if {"file", "hub"} & {*_at(source)}}
+    return any("pool" in (source.get("sets") or [name]) for name, source in named.items())
 
 
-def _known(name: str, known: Any, what: str, file: str) -> str:
+def _known(raw: dict[str, Any], group: str, name: str, file: str) -> Any:
+    """The model or task of that name."""
+    known = _at(raw, group)
     if name not in known:
-        raise ConfigError(f"{file}: no {what} {name!r}; known: {', '.join(known)}")
-    return name
+        raise ConfigError(f"{file}: no {group[:-1]} {name!r}; known: {', '.join(known)}")
+    return known[name]
 
 
 def _at(raw: Any, *keys: str) -> dict[str, Any]:
@@ -192,7 +159,7 @@ def _changed(raw: dict, overrides: dict[str, Any], whose: str) -> dict[str, Any]
     """A copy with other values at dotted places. whose: how a message begins."""
     raw = copy.deepcopy(raw)
     for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
+        *parents, last = str(dotted).split(".")
         node = raw
         for key in parents:
             node = node.setdefault(key, {})
@@ -200,19 +167,3 @@ def _changed(raw: dict, overrides: dict[str, Any], whose: str) -> dict[str, Any]
                 raise ConfigError(f"{whose} {dotted!r}: {key!r} has no fields of its own")
         node[last] = copy.deepcopy(value)  # what comes next may change a field of it
     return raw
-
-
-def _drop(node: Any, key: str, *rest: str) -> bool:
-    """Remove a field, under every name where a name is *; whether there was one."""
-    if not isinstance(node, dict):
-        return False
-    if not rest:
-        return node.pop(key, None) is not None
-    return any([_drop(node.get(name), *rest) for name in (list(node) if key == "*" else [key])])
-
-
-def _explain(error: ValidationError, file: str) -> str:
-    problems = [
-        (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()
-    ]
-    return "\n".join(": ".join(filter(None, (file, place, text))) for place, text in problems)

@@ -2,10 +2,18 @@
 
 import difflib
 import re
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic_core import ValidationError
+
+DROPPED = {"series", "max_candidates", "racing", "tied", "device_batch"}  # fields of version 0.1
+
+
+class ConfigError(ValueError):
+    """A preset or an override that cannot be used; the message names the file, the field and the mend."""
 
 
 class Strict(BaseModel):
@@ -13,15 +21,36 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def read(cls, raw: Any, file: str = "", place: tuple[str, ...] = ()) -> Self:
+        """The record of plain values. Raises `ConfigError`, a line a problem: `file`, the place of the field
+        (`place` and from there), and what is wrong with it."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            lines = []
+            for problem in error.errors():
+                where = ".".join(map(str, (*place, *problem["loc"])))
+                text = problem["msg"].removeprefix("Value error, ")
+                lines.append(": ".join(filter(None, (file, where, text))))
+            raise ConfigError("\n".join(lines)) from None
+
     @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, fields: Any):
+    def _known_keys(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
         known = list(cls.model_fields)
-        for key in [key for key in fields if key not in known] if isinstance(fields, dict) else []:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"unknown key {key!r}{hint}; known here: {', '.join(known)}")
-        return fields
+        for key in [key for key in fields if key not in known]:
+            if key not in DROPPED:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise ValueError(f"unknown key {key!r}{hint}; known here: {', '.join(known)}")
+            print(f"{key} is left out: version 0.2 has no such field", file=sys.stderr)
+        return {key: value for key, value in fields.items() if key in known}
+
+
+# ---- models and SAEs -------------------------------------------------------------------------------------
 
 
 class HubRef(Strict):
@@ -40,10 +69,10 @@ class FolderRef(Strict):
 class WheelRef(Strict):
     """One file inside a pinned wheel of the Python package index."""
 
-    wheel: str = Field(description="name of the package")
+    wheel: str  # name of the package
     version: str
-    sha256: str = Field(description="of the wheel file")
-    file: str = Field(description="path inside the wheel")
+    sha256: str  # of the wheel file
+    file: str  # path inside the wheel
 
 
 class TinyRef(Strict):
@@ -53,49 +82,28 @@ class TinyRef(Strict):
     seed: int = 0
 
 
-KINDS = {"hub": HubRef, "folder": FolderRef, "wheel": WheelRef, "tiny": TinyRef}
-
-
-def _kind_of_ref(value: Any) -> str | None:
-    keys = value if isinstance(value, dict) else type(value).model_fields
-    return next((kind for kind in KINDS if kind in keys), None)
-
-
-Ref = Annotated[
-    Annotated[HubRef, Tag("hub")]
-    | Annotated[FolderRef, Tag("folder")]
-    | Annotated[WheelRef, Tag("wheel")]
-    | Annotated[TinyRef, Tag("tiny")],
-    Discriminator(_kind_of_ref),
-]
+Ref = HubRef | FolderRef | WheelRef | TinyRef
 
 
 def describe(ref: Ref) -> str:
     """A short name of a model reference, for tables and messages."""
     match ref:
-        case HubRef():
-            return ref.hub
-        case FolderRef():
-            return Path(ref.folder).name
-        case WheelRef():
-            return Path(ref.file).stem.split(".")[0]
-        case TinyRef():
-            return f"tiny random {ref.tiny}"
-
-
-# ---- models and SAEs -------------------------------------------------------------------------------------
+        case HubRef(hub=name):
+            return name
+        case FolderRef(folder=path):
+            return Path(path).name
+        case WheelRef(file=path):
+            return Path(path).stem.split(".")[0]
+    return f"tiny random {ref.tiny}"
 
 
 class SaeConfig(Strict):
     """A set of SAEs, one a layer: a sae_lens release, a local folder with one `layer_NN` folder each, or tiny."""
 
     source: Literal["release", "folder", "tiny"]
-    name: str = Field(description="release name, or the folder (relative to the project's root)")
-    id: str | None = Field(
-        None,
-        description="release: the SAE of a layer, with {layer} for its number (layer_{layer}/width_16k/canonical); "
-        "needed where a release has several a layer",
-    )
+    name: str  # release name, or the folder (relative to the project's root)
+    # release: the SAE of a layer, {layer} its number (layer_{layer}/width_16k/canonical); needed where it has several
+    id: str | None = None
     layers: list[int] | Literal["all"] = "all"
 
 
@@ -104,22 +112,20 @@ class Shape(Strict):
 
     parameters: int
     layers: int
-    width: int = Field(description="of the residual stream")
-    kv_width: int = Field(description="key heads times head size")
+    width: int  # of the residual stream
+    kv_width: int  # key heads times head size
     vocabulary: int
-    d_sae: int = Field(0, description="features of one layer's SAE; 0 leaves SAEs out of the plan")
+    d_sae: int = 0  # features of one layer's SAE; 0 leaves SAEs out of the plan
 
 
 class ModelConfig(Strict):
-    identify: Ref = Field(description="the instruction-tuned model whose features are read and steered")
-    train: Ref = Field(description="the model that is fine-tuned and evaluated")
+    identify: Ref  # the instruction-tuned model whose features are read and steered
+    train: Ref  # the model that is fine-tuned and evaluated
     saes: SaeConfig
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shape: Shape | None = None
-    overrides: dict[str, Any] = Field(
-        default_factory=dict,
-        description="fields of the preset that change where this model is chosen, by dotted name (launch.processes)",
-    )
+    # fields of the preset that change where this model is chosen, by dotted name (launch.processes)
+    overrides: dict[str, Any] = {}
 
 
 # ---- rows of data ----------------------------------------------------------------------------------------
@@ -129,19 +135,16 @@ PIECE = re.compile(r"\{([^{}]+)\}")  # the name of a column in a template
 
 
 class Column(Strict):
-    """What a field of a task is filled with: a column of the row, several in a template, or a fixed text."""
+    """What a field of a task is filled with: a column of the row, several in a template, or a fixed text.
 
-    column: str | None = Field(
-        None,
-        description="its name; dots lead into nested records and lists (translation.en, messages.0.content); names in "
-        "braces make a template ({instruction}\n{input})",
-    )
-    take: Literal["text", "gsm8k_solution", "gsm8k_answer", "boxed"] = Field(
-        "text",
-        description="gsm8k_solution: without the last line `#### N` and the marks <<...>>; gsm8k_answer: that N; "
-        "boxed: what the last \\boxed{} holds",
-    )
-    value: str | None = Field(None, description="the same text for every row, in place of a column")
+    Dots in a column's name lead into nested records and lists (translation.en, messages.0.content); names in braces
+    make a template ({instruction}\\n{input}). take: gsm8k_solution, without the last line `#### N` and the marks
+    <<...>>; gsm8k_answer, that N; boxed, what the last \\boxed{} holds.
+    """
+
+    column: str | None = None
+    take: Literal["text", "gsm8k_solution", "gsm8k_answer", "boxed"] = "text"
+    value: str | None = None  # the same text for every row, in place of a column
 
     @model_validator(mode="after")
     def _one_origin(self):
@@ -155,21 +158,18 @@ class Column(Strict):
         return PIECE.findall(self.column or "") or [self.column] * (self.column is not None)
 
 
-def _named(columns: Any) -> Any:
+def _named(column: Any) -> Any:
     """`question: problem` is short for `question: {column: problem}`."""
-    if not isinstance(columns, dict):
-        return columns
-    return {field: {"column": c} if isinstance(c, str) else c for field, c in columns.items()}
+    return {"column": column} if isinstance(column, str) else column
 
 
-Columns = Annotated[dict[str, Column], BeforeValidator(_named)]
-SetName = Literal["test", "validation", "confirmation", "prior", "pool"]
+Columns = dict[str, Annotated[Column, BeforeValidator(_named)]]
 
 
 class MirrorFile(Strict):
     """Where a data mirror keeps a source that does not lie there under its hub id."""
 
-    path: str = Field(description="of a JSONL file, from the mirror's folder")
+    path: str  # of a JSONL file, from the mirror's folder
     columns: Columns
 
 
@@ -180,29 +180,16 @@ class DataSource(Strict):
     config: str | None = None
     split: str = "train"
     revision: str = "main"
-    file: str | list[str] | None = Field(
-        None, description="JSON, CSV, Parquet, Arrow, or a folder of such; relative to the project's root"
-    )
+    # JSON, CSV, Parquet, Arrow, or a folder of such; relative to the project's root
+    file: str | list[str] | None = None
     mirror: MirrorFile | None = None
-    columns: Columns = Field(
-        {}, description="field -> column of the row; by default of the same name, or as a known format has it"
-    )
-    sets: list[SetName] | None = Field(
-        None, description="which sets it fills; by default the one it is named after"
-    )
-    where: dict[str, list[str | int | bool]] = Field(
-        default_factory=dict, description="column -> the values of which a row must have one"
-    )
-    max_words: dict[str, int] = Field(
-        default_factory=dict, description="field -> most words; longer rows are left out"
-    )
-    rows: int | None = Field(
-        None, ge=1, description="draw so many at random in one pass, for sources beyond memory"
-    )
-    join_repeats: bool = Field(
-        False,
-        description="rows with the same prompt become one example with the targets of all as references",
-    )
+    columns: Columns = {}  # by field; by default of the same name, or as a known format has it
+    # which sets it fills; by default the one it is named after
+    sets: list[Literal["test", "validation", "confirmation", "prior", "pool"]] | None = None
+    where: dict[str, list[str | int | bool]] = {}  # column -> the values of which a row must have one
+    max_words: dict[str, int] = {}  # field -> most words; longer rows are left out
+    rows: PositiveInt | None = None  # draw so many at random in one pass, for sources beyond memory
+    join_repeats: bool = False  # rows with the same prompt become one example with the references of all
 
     @model_validator(mode="after")
     def _one_place(self):
@@ -215,22 +202,21 @@ class DataSource(Strict):
 
 
 class AccuracyMetric(Strict):
-    """Whether the answer is mathematically equal to the reference (math-verify); pass@k with several samples."""
+    """Whether the answer is mathematically equal to the reference (math-verify); pass@k with several samples.
+
+    answer: the last \\boxed{}, or where there is none what math-verify or else the last number gives; or the box alone.
+    """
 
     name: Literal["accuracy"] = "accuracy"
-    answer: Literal["box_else_number", "box"] = Field(
-        "box_else_number",
-        description="the last \\boxed{}, or where there is none what math-verify or else the last number gives; or the "
-        "box alone",
-    )
-    timeout: int | None = Field(5, ge=1, description="seconds for parsing and for comparing one answer")
+    answer: Literal["box_else_number", "box"] = "box_else_number"
+    timeout: PositiveInt | None = 5  # seconds for parsing and for comparing one answer
 
 
 class RougeMetric(Strict):
     """ROUGE-1 F1, the mean over an example's references, with ROUGE-2 and ROUGE-L beside it (rouge-score)."""
 
     name: Literal["rouge1"] = "rouge1"
-    stemming: bool = Field(False, description="Porter stemming, rouge-score's use_stemmer")
+    stemming: bool = False  # Porter's, rouge-score's use_stemmer
 
 
 class ChrfMetric(Strict):
@@ -246,7 +232,7 @@ class CometMetric(Strict):
     checkpoint: HubRef | FolderRef = HubRef(
         hub="Unbabel/wmt22-comet-da", revision="2760a223ac957f30acfb18c8aa649b01cf1d75f2"
     )
-    batch: int = Field(64, ge=1, description="translations scored together")
+    batch: PositiveInt = 64  # translations scored together
 
 
 class ExactMetric(Strict):
@@ -255,10 +241,6 @@ class ExactMetric(Strict):
     name: Literal["exact_match"] = "exact_match"
 
 
-METRICS = {
-    kind.model_fields["name"].default: kind
-    for kind in (AccuracyMetric, RougeMetric, ChrfMetric, CometMetric, ExactMetric)
-}
 Metric = Annotated[
     AccuracyMetric | RougeMetric | ChrfMetric | CometMetric | ExactMetric, Field(discriminator="name")
 ]
@@ -268,37 +250,29 @@ class TaskSpec(Strict):
     """A task: templates over the fields that its sources fill, and a metric."""
 
     title: str
-    data: Literal["word_problems", "article_leads", "interface_messages"] | None = Field(
-        None, description="what is read or made where a preset names no `sources` (tasks/own_data.py)"
-    )
-    prompt: str = Field(description="identification prompt; its last line is the cue and ends in a colon")
-    target: str = Field(description="what is learnt, over the fields")
-    reference: str = Field(description="the field that outputs are scored against")
+    # what is read or made where a preset names no `sources` (tasks/own_data.py)
+    data: Literal["word_problems", "article_leads", "interface_messages"] | None = None
+    prompt: str  # for identification; its last line is the cue and ends in a colon
+    target: str  # what is learnt
+    reference: str  # the field that outputs are scored against
     metric: Metric
-    instruction: str | None = Field(None, description="SFT record; by default the prompt without its cue")
-    input: str = Field("", description="SFT record")
-    output: str | None = Field(
-        None, description="SFT record, over {target}; by default the cue and the target"
-    )
-    stops: list[str] = Field([], description="an output ends before the first of these")
-    optional: list[str] | None = Field(
-        None,
-        description="fields that a row may leave empty, but not all of the prompt's or of the target's; by default any",
-    )
-    few_shot: str = Field("", description="the prompt with worked examples, over {shots} and the fields")
-    shot: str = Field("", description="how one worked example is written, over its fields")
-    shots: list[dict[str, str]] = Field([], description="the worked examples")
+    instruction: str | None = None  # of the SFT record; by default the prompt without its cue
+    input: str = ""  # of the SFT record
+    output: str | None = None  # of the SFT record, over {target}; by default the cue and the target
+    stops: list[str] = []  # an output ends before the first of these
+    # fields that a row may leave empty, but not all of the prompt's or of the target's; by default any
+    optional: list[str] | None = None
+    few_shot: str = ""  # the prompt with worked examples, over {shots} and the fields
+    shot: str = ""  # how one worked example is written, over its fields
+    shots: list[dict[str, str]] = []  # the worked examples
 
     @model_validator(mode="after")
     def _ends_in_a_cue(self):
         if not re.search(r"\n[^\n]+:$", self.prompt):
+            last = self.prompt[-1:]  # a colon of another script looks the same
+            code = f" (U+{ord(last):04X})" if not last.isascii() else ""
             raise ValueError(
                 f"prompt must end in a line of its own with the colon ':' (U+003A), the critical position "
-                f"(\\nAnswer:), not in {self.prompt[-20:]!r}{_last_character(self.prompt)}"
+                f"(\\nAnswer:), not in {self.prompt[-20:]!r}{code}"
             )
         return self
-
-
-def _last_character(text: str) -> str:
-    """The code point of a text's end, where it may be taken for an ASCII character."""
-    return f" (U+{ord(text[-1]):04X})" if text and not text[-1].isascii() else ""

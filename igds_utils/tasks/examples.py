@@ -9,9 +9,6 @@ from random import Random
 from string import Formatter
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import Strict
 
 # The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
@@ -76,12 +73,7 @@ def normalize(text: str) -> str:
 
 def data_parameters(schema: type[Data], data: dict[str, Any], task: str) -> Data:
     """Read a task's `data` section into its record; raises `ConfigError` naming the key and what is known."""
-    try:
-        return schema.model_validate(data)
-    except ValidationError as error:
-        lines = [f"tasks.{task}.data.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        known = ", ".join(schema.model_fields)
-        raise ConfigError("\n".join(lines) + f"\nknown keys of tasks.{task}.data: {known}") from None
+    return schema.read(data, place=("tasks", task, "data"))
 
 
 def random_stream(task: str, purpose: str, seed: int) -> Random:
