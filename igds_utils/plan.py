@@ -10,14 +10,14 @@ of the model. All of it is an estimate: expect to be off by a factor of two in t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pandas as pd
 
 from igds_utils import selectors
 from igds_utils.config.refs import Shape, describe
-from igds_utils.config.settings import CapabilitiesConfig, Preset, TaskConfig
+from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core.arms import arms, asked_in_general
 
 NOTEBOOKS = 12  # of a run; each starts once
@@ -64,15 +64,17 @@ def stages(preset: Preset) -> pd.DataFrame:
     if (speeds := preset.speeds) is None:
         return frame.assign(minutes=math.nan)
     together = dict.fromkeys(SHARED, launch.parts) | dict.fromkeys(LAUNCHED, launch.processes)
-    seconds = frame.read / speeds.forward + frame.generate / speeds.decode + frame.train / speeds.train
+    seconds = frame[TOKENS] @ [1 / speeds.forward, 1 / speeds.decode, 1 / speeds.train]
     frame["minutes"] = seconds / frame["stage"].map(together).fillna(1) / 60
     frame.loc[frame["stage"] == "starts", "minutes"] = starts * speeds.notebook / 60
     return frame
 
 
-def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, float, float]]:
+def _stages(preset: Preset, task: TaskConfig) -> Iterator[tuple[str, str, float, float, float]]:
     """The stages of a task: name, what, tokens to read, generate and train."""
     sizes, prompt, target, new = task.sizes, task.prompt_tokens, task.target_tokens, task.max_new_tokens
+    yield "recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0
+
     settings, candidates = preset.intervention, CANDIDATES[preset.chosen.saes.source]
     finalists = min(settings.finalists or candidates, candidates)
     some = task.quality.selectors if task.quality else []
@@ -85,59 +87,52 @@ def _stages(preset: Preset, task: TaskConfig) -> list[tuple[str, str, float, flo
     if settings.rank_by == "score":
         said += min(placebos, 2 * finalists)
     filtered = _amplified(task, told, said, sizes.validation, new)
+    yield "causal filter", f"{finalists} candidates answer x {sizes.validation}", *filtered, 0
     confirmed = _amplified(task, settings.k, settings.k, sizes.confirmation, new)
-    epochs = preset.selection.less.epochs
-    read = partial(measurement_tokens, prompt=prompt, target=target, less_epochs=epochs)
-    scored, ranked = sizes.pool * sum(map(read, _measured(task.selectors))), [(sizes.pool, task.selectors)]
+    yield "confirmation", f"{settings.k} x {sizes.confirmation}", *confirmed, 0
+
+    less = preset.selection.less.epochs
+    read = partial(measurement_tokens, prompt=prompt, target=target, less_epochs=less)
+    what = f"{len(task.selectors)} selectors x {sizes.pool}"
+    scored = sizes.pool * sum(map(read, _measured(task.selectors)))
     if own := task.quality:  # one pass serves all that is read at p, a second one reads the clean prompts rewritten
-        ranked.append((own.size, some))
+        what += f" + {len(some)} selectors x {own.size}"
         once = sum(read(name) for name in _measured(some) if not name.endswith(AT_P))
         scored += own.size * (once + prompt * (2 - own.target_rate - own.prompt_rate))
-    ranked = " + ".join(f"{len(names)} selectors x {n}" for n, names in ranked)
+    yield "scoring", what, scored, 0, 0
+
     everyone = arms(task)
     trained = [arm for arm in everyone if arm.trained]
     shown = task.sft.epochs * sum(arm.size(sizes.pool) for arm in trained)
+    yield "training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)
     asked = len(everyone) * sizes.test * (prompt + task.shots * SHOT_TOKENS)
     # a trained model stops where targets do, about; the untrained one does not stop
     answered = sizes.test * task.samples * (new + len(trained) * min(target, new))
-    found = [
-        ("recall", f"{sizes.prior} prompts", sizes.prior * prompt, 0, 0),
-        ("causal filter", f"{finalists} candidates answer x {sizes.validation}", *filtered, 0),
-        ("confirmation", f"{settings.k} x {sizes.confirmation}", *confirmed, 0),
-        ("scoring", ranked, scored, 0, 0),
-        ("training", f"{len(trained)} arms, pool {sizes.pool}", 0, 0, shown * (prompt + target)),
-        ("evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", asked, answered, 0),
-    ]
-    if task.capabilities:
-        answering, (questions, length) = len(asked_in_general(task)), _asked(task.capabilities)
-        found.append(("capabilities", f"{answering} arms x {questions}", answering * length, 0, 0))
+    yield "evaluation", f"{len(everyone)} arms x {sizes.test} x {task.samples}", asked, answered, 0
+
+    if own := task.capabilities:
+        answering = len(asked_in_general(task))
+        for name in own.benchmarks:
+            subjects, known, length = QUESTIONS[name]
+            limit = own.limit.get(name) if isinstance(own.limit, dict) else own.limit
+            n = known if limit is None else min(known, subjects * limit)
+            yield "capabilities", f"{answering} arms x {n} of {name}", answering * n * length, 0, 0
+
     if own := task.stability:
         n, samples = len(own.searched), own.validation
         told, said = _amplified(task, candidates, finalists, samples, own.max_new_tokens)
         what = f"{n} sources, {finalists} candidates answer x {samples}"
-        found.append(("stability", what, n * (own.prior * prompt + told), n * said, 0))
-    return found
+        yield "stability", what, n * (own.prior * prompt + told), n * said, 0
 
 
 def _amplified(task: TaskConfig, told: float, said: float, samples: int, new: int) -> tuple[float, float]:
-    """Tokens that are read and generated to amplify features on so many samples: told over the target, said in answers.
+    """Tokens read and generated to amplify features on so many samples: told over the target, said in answers.
 
     Prompts and targets are read once, and the target again for every feature, from its block up. The original answer
     and the amplified ones are `new` tokens long: the model has not learnt to stop.
     """
-    read = samples * (task.prompt_tokens + task.target_tokens) + samples * told * ABOVE * task.target_tokens
-    return read, samples * (1 + said) * new
-
-
-def _asked(config: CapabilitiesConfig) -> tuple[int, int]:
-    """Questions of general benchmarks that one arm is asked, and the tokens that it reads for them."""
-    questions, read = 0, 0
-    for benchmark in config.benchmarks:
-        subjects, known, length = QUESTIONS[benchmark]
-        most = config.limit.get(benchmark) if isinstance(config.limit, dict) else config.limit
-        n = known if most is None else min(known, subjects * most)
-        questions, read = questions + n, read + n * length
-    return questions, read
+    read = task.prompt_tokens + task.target_tokens * (1 + told * ABOVE)
+    return samples * read, samples * (1 + said) * new
 
 
 # ---- selectors -------------------------------------------------------------------------------------------
@@ -234,16 +229,14 @@ def disk(preset: Preset) -> Parts:
     models, weights = len({str(model.identify), str(model.train)}), 4 * shape.parameters  # of an arm: fp32
     layers = shape.layers if model.saes.layers == "all" else len(model.saes.layers)
     kept = sum(arm.trained for task in tasks if task.sft.keep_weights for arm in arms(task))
+    kept = kept or int(preset.launch.processes > 1)  # one is handed from training to answering
     saes = layers * 8 * shape.width * shape.d_sae if model.saes.source == "release" else 0
-    checkpoints = any(task.sft.checkpoint_steps for task in tasks)
-    handed_on = preset.launch.processes > 1 and not kept
+    checkpoints = 2 * any(task.sft.checkpoint_steps for task in tasks)  # the last one and the next
     parts = {
         "models": models * BYTES[model.dtype] * shape.parameters,
         f"SAEs of {layers} layers": saes,
-        # weights and two moments; the last one and the next
-        "two checkpoints of the arm in training": checkpoints * 2 * 3 * weights,
+        "checkpoints": checkpoints * 3 * weights,  # weights and two moments
         f"weights of {kept} arms": kept * weights,
-        "weights of the last arm, handed from training to answering": handed_on * weights,
     }
     return {what: size for what, size in parts.items() if size}
 
@@ -273,13 +266,11 @@ def render(preset: Preset) -> str:
         return "\n".join(lines)
     lines += [f"Memory of {step}: about {_listed(parts)}" for step, parts in memory(preset).items()]
     lines.append(f"Disk beside the data: about {_listed(disk(preset))}")
-    whole = speeds.memory_gb if speeds and speeds.memory_gb else math.inf
+    room = USABLE * speeds.memory_gb if speeds and speeds.memory_gb else math.inf
     for step, parts in memory(preset).items():
-        if (need := _gigabytes(parts)) > USABLE * whole:
-            lines.append(
-                f"{step.capitalize()} does not fit into the memory of a GPU: it needs {need:.1f} GB, and {USABLE:.0%} "
-                f"of {whole:g} GB can be used"
-            )
+        if (need := _gigabytes(parts)) > room:
+            need = f"it needs {need:.1f} GB, and {room:.1f} GB can be used"
+            lines.append(f"{step.capitalize()} does not fit into the memory of a GPU: {need}")
     return "\n".join(lines)
 
 

@@ -71,12 +71,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         known = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(problem="a key must be a plain name")
-            if key.value in known and key.tag != "tag:yaml.org,2002:merge":
-                place = f"line {key.start_mark.line + 1}"
-                raise yaml.constructor.ConstructorError(problem=f"{place}: {key.value!r} is given twice")
-            known.add(key.value)
+            if str(key.value) in known and key.tag != "tag:yaml.org,2002:merge":
+                twice = f"line {key.start_mark.line + 1}: {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(problem=twice)
+            known.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 

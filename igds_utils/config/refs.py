@@ -50,9 +50,6 @@ class Strict(BaseModel):
         return {key: value for key, value in fields.items() if key in known}
 
 
-# ---- models and SAEs -------------------------------------------------------------------------------------
-
-
 class HubRef(Strict):
     """A Hugging Face repository, pinned to a revision."""
 
@@ -128,9 +125,6 @@ class ModelConfig(Strict):
     overrides: dict[str, Any] = {}
 
 
-# ---- rows of data ----------------------------------------------------------------------------------------
-
-
 PIECE = re.compile(r"\{([^{}]+)\}")  # the name of a column in a template
 
 
@@ -196,9 +190,6 @@ class DataSource(Strict):
         if (self.hub is None) == (self.file is None):
             raise ValueError("a source is either on the `hub` or in a `file`")
         return self
-
-
-# ---- metrics and tasks -----------------------------------------------------------------------------------
 
 
 class AccuracyMetric(Strict):

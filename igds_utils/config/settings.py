@@ -8,13 +8,10 @@ from igds_utils.config.refs import Metric, ModelConfig, Ref, Strict, TaskSpec, W
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
-# ---- stages of a run -------------------------------------------------------------------------------------
-
 
 class RecallConfig(Strict):
     tau: Share = 0.8  # of D_prior, on which a candidate must fire
-    # a variant: by how much a candidate's frequency must exceed its mean over the prior sets of the other tasks; none:
-    # as in the paper, it need not
+    # a variant: by how much its frequency must exceed its mean over the prior sets of the other tasks
     contrast: Share | None = None
 
 
@@ -83,15 +80,11 @@ class SftConfig(Strict):
     gradient_checkpointing: bool = False  # less memory, about a third slower
 
 
-# ---- machines --------------------------------------------------------------------------------------------
-
-
 class LaunchConfig(Strict):
     """How many processes train and evaluate an arm together (`accelerate launch`), and how many jobs share the rest."""
 
     processes: PositiveInt = 1  # on all machines together, a GPU each; 1: the notebook's own
-    # accelerate configuration of training: fsdp or zero3 (igds_utils/profiles), or the path of a YAML file; without it
-    # every process holds the whole model
+    # accelerate's configuration: fsdp or zero3 (igds_utils/profiles), or a YAML file; none: every process holds all
     training: str | None = None
     machines: PositiveInt = 1
     parts: PositiveInt = 1  # jobs that share notebook 02, 03 or 06, a GPU each
@@ -128,9 +121,6 @@ class Speeds(Strict):
     memory_gb: PositiveFloat | None = None  # of one GPU; none: nothing is compared with it
 
 
-# ---- tasks -----------------------------------------------------------------------------------------------
-
-
 class Sizes(Strict):
     prior: int
     validation: int
@@ -155,12 +145,9 @@ class QualityConfig(Strict):
 
 
 class StabilityConfig(Strict):
-    """Independent identification of a task's features on several sources (Table 5).
+    """Independent identification of a task's features on several sources (Table 5)."""
 
-    sources: of each name, what it changes in the task's `data` section; {}, nothing, is the task's own identification,
-    which is read and not repeated.
-    """
-
+    # what each changes of the task's `data`; {}, nothing: the task's own identification, which is not repeated
     sources: dict[str, dict[str, Any]] = Field(min_length=2)
     prior: PositiveInt  # prompts of each source
     validation: int = Field(ge=2)  # samples of each source on which its candidates are amplified
@@ -212,8 +199,7 @@ class TaskConfig(Strict):
     samples: PositiveInt = 1  # completions a test item; 1 is greedy, pass@k needs k
     temperature: float = 0.7
     top_p: float = 0.95
-    # share of the pool with corrupted prompts; if any, arms also train on the clean and on the corrupted samples, with
-    # the first two seeds
+    # share of the pool with corrupted prompts; if any, arms also train on the clean and on the corrupted samples
     corrupted: float = Field(0.0, ge=0, lt=1)
     quality: QualityConfig | None = None  # the pool of known quality; none: it is not made
     stability: StabilityConfig | None = None  # none: not measured
@@ -225,17 +211,15 @@ class TaskConfig(Strict):
 
     @model_validator(mode="after")
     def _curve_adds_arms(self):
-        if self.curve is None:
-            return self
-        named = [f"{ratio:g}" for ratio in (self.ratio, *self.curve.ratios)]  # as arms are
-        if len(set(named)) < len(named):
+        ratios, named = (self.curve.ratios, self.curve.selectors) if self.curve else ([], [])
+        first, *others = [f"{ratio:g}" for ratio in (self.ratio, *ratios)]  # as arms are named
+        if len({first, *others}) <= len(others):
+            given = f"{first}, not {', '.join(others)}"
+            raise ValueError(f"curve.ratios must differ from each other and from ratio, {given}")
+        if unknown := [name for name in named if name not in self.selectors]:
+            known = ", ".join(self.selectors)
             raise ValueError(
-                f"curve.ratios must differ from each other and from ratio, {named[0]}, not {', '.join(named[1:])}"
-            )
-        if unknown := [name for name in self.curve.selectors if name not in self.selectors]:
-            raise ValueError(
-                f"curve.selectors must be among selectors ({', '.join(self.selectors)}), not "
-                f"{', '.join(unknown)}; curve=null leaves the curve out"
+                f"curve.selectors must be among selectors ({known}), not {', '.join(unknown)}; curve=null leaves it out"
             )
         return self
 
@@ -270,8 +254,7 @@ class Preset(Strict):
     selection: SelectionConfig = SelectionConfig()
     sft: SftConfig = SftConfig()  # training; a task may change fields of it
     launch: LaunchConfig = LaunchConfig()
-    # what jobs on a cluster get, by notebook; `arm` is 04_sft for one arm, `part` a share of 02, 03 or 06
-    # (`launch.parts`), `default` all others
+    # what a cluster's jobs get, by notebook; `arm`: 04_sft for one; `part`: of `launch.parts`; `default`: all others
     jobs: dict[str, JobConfig] = {}
     batch_tokens: int = 2048  # of one forward pass
     bootstrap: int = 2000  # resamples of every interval
