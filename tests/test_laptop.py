@@ -6,7 +6,6 @@ import sys
 
 import pandas as pd
 import pytest
-import yaml
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
@@ -17,7 +16,6 @@ from igds_utils.training import capabilities
 
 TASKS = ["math", "summarization", "translation"]
 SIZES = {"prior": 6, "validation": 3, "confirmation": 3, "pool": 12, "test": 4}
-ASKED = {"limit": {"mmlu": 1}, "arms": ["igds@0.5"]}
 TINY = {"identify": {"tiny": "llama"}, "train": {"tiny": "llama"}, "saes": {"source": "tiny", "name": "random"}}
 
 
@@ -66,8 +64,7 @@ def small(**changes):
 
 
 def sets_of(preset, task):
-    config = preset.tasks[task]
-    return tasks.get(task).sets(config, preset.seed)
+    return tasks.get(task).sets(preset.tasks[task], preset.seed)
 
 
 def test_every_set_comes_from_the_file_of_its_dataset(mirror):
@@ -105,18 +102,15 @@ def test_all_notebooks_on_the_mirror(mirror, tmp_path):
     """The preset as it is, but for sizes and a tiny model."""
     changes = {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()} | small()
     changes |= {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4, "bootstrap": 50}
-    for task in TASKS:
-        changes |= {f"tasks.{task}.max_new_tokens": 6}
-        changes |= {f"tasks.{task}.selectors": ["random", "igds", "igds_k3"]}
-        changes |= {f"tasks.{task}.capabilities.{key}": value for key, value in ASKED.items()}
+    each = {"max_new_tokens": 6, "selectors": ["random", "igds", "igds_k3"]}
+    each |= {"capabilities.limit": {"mmlu": 1}, "capabilities.arms": ["igds@0.5"]}
+    changes |= {f"tasks.{task}.{key}": value for task in TASKS for key, value in each.items()}
     changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
-    sizes = ("prior", "validation", "max_new_tokens")
-    changes |= {f"tasks.math.stability.{size}": 4 for size in sizes}
+    changes |= {f"tasks.math.stability.{size}": 4 for size in ("prior", "validation", "max_new_tokens")}
     changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
     command = f"{sys.executable} -m igds_utils.cli run --preset laptop --results {tmp_path}".split()
     for key, value in changes.items():
-        text = yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]
-        command += ["--set", f"{key}={text}"]
+        command += ["--set", f"{key}={json.dumps(value)}"]
     done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout[-5000:]
     root = tmp_path / "laptop"
