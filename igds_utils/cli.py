@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     for name, (_, options, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        for option in options.split():
+        for option in f"--preset --model --set {options}".split():
             command.add_argument(option, **OPTIONS[option])
     return parser
 
@@ -154,20 +154,17 @@ OPTIONS = {
     "folder": dict(help="what `igds select` wrote"),
     "sample": dict(help="id of the sample, as in scores.csv"),
 }  # fmt: skip
-SHARED = "--preset --model --set"
 SELECT = "pool --task --selector --ratio --features --column --value --skip-bad --out --results"
-COMMANDS = {  # what it calls, its options, its help
+COMMANDS = {  # what it calls, its options beside preset, model and changes of fields, its help
     "run": (
-        _run, f"{SHARED} --tasks --results --profile",
+        _run, "--tasks --results --profile",
         "run all notebooks of a preset in their order; continues what was interrupted",
     ),
-    "plan": (_plan, f"{SHARED} --tasks", "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
-    "report": (_run, f"{SHARED} --tasks --results", "make tables, figures and report again from stored results"),
-    "saes": (_run, f"{SHARED} --tasks --results", "train the SAEs of the preset's model"),
-    "select": (_select, f"{SHARED} {SELECT}", "rank a pool of your own and keep the best share of it"),
-    "explain": (
-        _explain, f"{SHARED} folder sample --results", "say why a sample of a selection ranks where it does",
-    ),
+    "plan": (_plan, "--tasks", "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
+    "report": (_run, "--tasks --results", "make tables, figures and report again from stored results"),
+    "saes": (_run, "--tasks --results", "train the SAEs of the preset's model"),
+    "select": (_select, SELECT, "rank a pool of your own and keep the best share of it"),
+    "explain": (_explain, "folder sample --results", "say why a sample of a selection ranks where it does"),
 }  # fmt: skip
 
 

@@ -91,8 +91,8 @@ def _stages(preset: Preset, task: TaskConfig) -> Iterator[tuple[str, str, float,
     confirmed = _amplified(task, settings.k, settings.k, sizes.confirmation, new)
     yield "confirmation", f"{settings.k} x {sizes.confirmation}", *confirmed, 0
 
-    less = preset.selection.less.epochs
-    read = partial(measurement_tokens, prompt=prompt, target=target, less_epochs=less)
+    epochs = preset.selection.less.epochs
+    read = partial(measurement_tokens, prompt=prompt, target=target, less_epochs=epochs)
     what = f"{len(task.selectors)} selectors x {sizes.pool}"
     scored = sizes.pool * sum(map(read, _measured(task.selectors)))
     if own := task.quality:  # one pass serves all that is read at p, a second one reads the clean prompts rewritten
@@ -210,15 +210,14 @@ def _training(preset: Preset, task: TaskConfig) -> Parts:
     values = shape.layers + BLOCK_VALUES if sft.gradient_checkpointing else shape.layers * BLOCK_VALUES
     # of a parameter: fp32 weight, gradient and AdamW's two moments; and the weight in 16 bit where products are
     state = shape.parameters * (16 if size == 4 else 18) / (launch.processes if launch.training else 1)
-    parts = {
+    exchanges = launch.processes > 1 and not launch.training
+    return {
         "weights, gradients, moments": state,
         "activations": tokens * shape.width * values * size,
         "logits": 3 * learnt * shape.vocabulary * 4,  # fp32, with their softmax and gradient
+        "exchanged gradients": exchanges * 4 * shape.parameters,
         "Python and libraries": 1e9,
     }
-    if launch.processes > 1 and not launch.training:
-        parts["exchanged gradients"] = 4 * shape.parameters
-    return parts
 
 
 def disk(preset: Preset) -> Parts:
@@ -232,13 +231,12 @@ def disk(preset: Preset) -> Parts:
     kept = kept or int(preset.launch.processes > 1)  # one is handed from training to answering
     saes = layers * 8 * shape.width * shape.d_sae if model.saes.source == "release" else 0
     checkpoints = 2 * any(task.sft.checkpoint_steps for task in tasks)  # the last one and the next
-    parts = {
+    return {
         "models": models * BYTES[model.dtype] * shape.parameters,
         f"SAEs of {layers} layers": saes,
         "checkpoints": checkpoints * 3 * weights,  # weights and two moments
         f"weights of {kept} arms": kept * weights,
     }
-    return {what: size for what, size in parts.items() if size}
 
 
 # ---- text ------------------------------------------------------------------------------------------------
@@ -280,5 +278,5 @@ def _gigabytes(parts: Parts) -> float:
 
 def _listed(parts: Parts) -> str:
     """All parts in GB, the largest first."""
-    ordered = sorted(parts.items(), key=lambda part: -part[1])
-    return f"{_gigabytes(parts):.1f} GB ({' + '.join(f'{size / 1e9:.1f} {what}' for what, size in ordered)})"
+    ordered = sorted(((size / 1e9, what) for what, size in parts.items() if size), reverse=True)
+    return f"{_gigabytes(parts):.1f} GB ({' + '.join(f'{size:.1f} {what}' for size, what in ordered)})"
