@@ -66,6 +66,7 @@ def test_an_override_reaches_the_field_it_names(load):
     assert preset.tasks["translation"].sft.lr == 0.5
     assert preset.tasks["math"].sft.lr == 1e-4  # the task's own value stands
     assert preset.tasks["math"].sizes.pool == 99 and preset.recall.tau == 0.9
+    assert preset.tasks["translation"].sizes.pool == 16  # although it is an alias of the other in the file
     changed = load(overrides={"tasks.math.curve.ratios": [0.9]}).tasks["math"].curve
     assert changed.ratios == [0.9] and changed.selectors == ["igds"]
     assert load(overrides={"tasks.math.curve": None}).tasks["math"].curve is None

@@ -4,7 +4,6 @@
 tasks, and returns a frozen, typed record.
 """
 
-import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def load_preset(
     raw = _changed(raw, overrides, "override") | {"model": model}
     for task, given in _at(_changed({}, overrides, "override"), "tasks").items():
         if _fills_pool(_at(given, "data", "sources")) and "pool" not in _at(given, "sizes"):
-            _at(raw, "tasks", task, "sizes")["pool"] = None
+            raw = _changed(raw, {f"tasks.{task}.sizes.pool": None}, "override")
     if tasks:
         raw["tasks"] = {task: _known(raw, "tasks", task, path.name) for task in tasks}
     preset = Preset.read(raw, path.name)
@@ -155,13 +154,15 @@ def _at(raw: Any, *keys: str) -> dict[str, Any]:
 
 def _changed(raw: dict, overrides: dict[str, Any], whose: str) -> dict[str, Any]:
     """A copy with other values at dotted places. whose: how a message begins."""
-    raw = copy.deepcopy(raw)
+    raw = dict(raw)
     for dotted, value in overrides.items():
         *parents, last = str(dotted).split(".")
         node = raw
         for key in parents:
-            node = node.setdefault(key, {})
-            if not isinstance(node, dict):
+            below = node.get(key, {})
+            if not isinstance(below, dict):
                 raise ConfigError(f"{whose} {dotted!r}: {key!r} has no fields of its own")
-        node[last] = copy.deepcopy(value)  # what comes next may change a field of it
+            node[key] = dict(below)  # an alias of the YAML stands at other places too, which stay as they are
+            node = node[key]
+        node[last] = value
     return raw
