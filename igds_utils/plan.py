@@ -199,7 +199,8 @@ def _training(preset: Preset, task: TaskConfig) -> Parts:
     """What a process holds in the largest part of an optimizer step.
 
     That is the process's share of the global batch, or as much of it as a device takes at once, padded to its longest
-    sample. A training that is sharded (`launch.training`) holds its share of the state.
+    sample. A training that is sharded (`launch.training`) holds its share of the state. Measured with quick's model on
+    8 samples of 125 and 190 tokens: 4.6 and 5.8 GB; by this: 4.9 and 5.7.
     """
     shape, launch, sft, size = preset.chosen.shape, preset.launch, task.sft, BYTES[preset.chosen.dtype]
     mean = task.prompt_tokens + task.target_tokens
