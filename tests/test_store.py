@@ -12,7 +12,7 @@ import pytest
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import TinyRef
-from igds_utils.core import code, store
+from igds_utils.core import store
 from igds_utils.core.store import Store
 
 TEXT = "é 中文 \u2028 line separator \x85 next line \x0b tab \r\n 'quotes' \"double\" \\boxed{3}"
@@ -77,14 +77,13 @@ def test_a_change_of_the_stages_code_is_told_and_the_product_kept_until_it_is_re
 ):
     for name, source in PACKAGE.items():
         store.write_whole(tmp_path / "package" / name, source)
-    monkeypatch.setattr(code, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(store, "PACKAGE", tmp_path / "package")
 
     def build():
         return {"x": 1}
 
     def make():
-        for known in (code._parsed, code._version):
-            known.cache_clear()
+        store._parsed.cache_clear()
         return products.make("math/a.json", build)
 
     build.__module__ = "igds_utils.stage.build"
