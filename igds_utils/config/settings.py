@@ -113,35 +113,26 @@ class SftConfig(Strict):
 class LaunchConfig(Strict):
     """How many processes train and evaluate an arm together (`accelerate launch`), and how many jobs share the rest."""
 
-    processes: int = Field(1, ge=1, description="on all machines together, a GPU each; 1: the notebook's own")
+    processes: int = Field(1, ge=1, description="a GPU each; 1: the notebook's own")
     training: str | None = Field(
         None,
         description="accelerate configuration of training: fsdp or zero3 (igds_utils/profiles), or the path of a "
         "YAML file; without it every process holds the whole model",
     )
-    machines: int = Field(1, ge=1)
     parts: int = Field(1, ge=1, description="jobs that share notebook 02, 03 or 06, a GPU each")
-
-    @model_validator(mode="after")
-    def _processes_spread_evenly(self):
-        if self.processes % self.machines:
-            message = f"launch.processes {self.processes} is no multiple of launch.machines {self.machines}"
-            raise ValueError(message)
-        return self
 
 
 class JobConfig(Strict):
     """What one job asks a cluster for; `resources` has the names that snakemake and its executors know."""
 
-    gpus: int = Field(0, ge=0, description="on all nodes together")
-    nodes: int = Field(1, ge=1)
-    cpus: int = Field(2, ge=1, description="on each node")
-    memory_gb: int = Field(16, ge=1, description="on each node")
+    gpus: int = Field(0, ge=0)
+    cpus: int = Field(2, ge=1)
+    memory_gb: int = Field(16, ge=1)
     minutes: int = Field(120, ge=1)
 
     @property
     def resources(self) -> dict[str, int]:
-        own = {"gpu": self.gpus, "nodes": self.nodes, "cpus": self.cpus}
+        own = {"gpu": self.gpus, "cpus": self.cpus}
         return own | {"mem_mb": self.memory_gb * 1000, "runtime": self.minutes}
 
 
