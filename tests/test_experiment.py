@@ -10,7 +10,7 @@ from igds_utils import tiny
 from igds_utils.config.config import PRESETS, ConfigError
 from igds_utils.core.experiment import Run, open_run
 from igds_utils.core.manifest import manifest
-from igds_utils.running.runner import prepare
+from igds_utils.running import runner
 from igds_utils.tasks.examples import SETS, normalize
 from igds_utils.training import evaluation
 
@@ -175,7 +175,7 @@ def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path
     open_run("smoke", overrides={"recall.tau": 0.7}, results=results)
     for again in (
         lambda: open_run(str(mine), results=results),
-        lambda: prepare(preset=str(mine), results=results),
+        lambda: runner.run(str(mine), results=results),
     ):
         with pytest.raises(
             ConfigError, match="the results of another preset of this name, smoke: change `name` in"
