@@ -131,9 +131,9 @@ def _saes(options: argparse.Namespace) -> int:
 def _notebooks(options: argparse.Namespace, stages: tuple[str, ...], profile: str = "") -> int:
     from igds_utils.running import runner
 
-    asked = (options.preset, options.model, options.tasks, options.changes, options.results, stages, profile)
+    asked = {"model": options.model, "tasks": options.tasks, "overrides": options.changes, "results": options.results}
     try:
-        runner.run(*asked)
+        runner.run(options.preset, profile, stages=stages, **asked)
     except runner.Refused as error:
         return _say(error, 2)
     except runner.RunError as error:

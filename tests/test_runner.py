@@ -284,7 +284,7 @@ def test_unknown_profiles_and_jobs_are_refused(toy):
 def calls(monkeypatch):
     """What the command line asks the runner for."""
     seen = []
-    monkeypatch.setattr(runner, "run", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(runner, "run", lambda *arguments, **what: seen.append((*arguments, what)))
     return seen
 
 
@@ -292,8 +292,9 @@ def test_the_command_line_hands_on_what_it_was_given(calls):
     arguments = ["run", "--preset", "p", "--tasks", "math, translation", "--model", "m", "--results", "r"]
     changes = ["--set", "sft.lr=5e-5", "--set", "a.b=[0.2, 0.5]", "--set", "c=chat", "--set", "d=3"]
     assert cli.main([*arguments, *changes]) == 0
-    overrides = {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": 3}
-    assert calls == [("p", "m", ["math", "translation"], overrides, "r", runner.STAGES, "")]
+    what = {"model": "m", "tasks": ["math", "translation"], "results": "r", "stages": runner.STAGES}
+    what["overrides"] = {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": 3}
+    assert calls == [("p", "", what)]
 
 
 def test_a_refused_request_is_one_message_and_code_2(toy, capsys):

@@ -92,9 +92,12 @@ def test_training_equals_a_loop_written_out(architecture, tmp_path):
 def test_micro_batches_change_rounding_alone_and_runs_are_bit_identical(tmp_path, monkeypatch):
     pairs, trained, logs, held = make_pairs(60), [], [], []
     forward = sft.token_losses
-    monkeypatch.setattr(
-        sft, "token_losses", lambda *a, **k: held.append(k["input_ids"].numel()) or forward(*a, **k)
-    )
+
+    def counted(*args, **inputs):
+        held.append(inputs["input_ids"].numel())
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(sft, "token_losses", counted)
     for device_tokens in (10_000, 10_000, 120):
         lm, held[:] = make_lm("gemma2"), []
         logs.append(sft.train(lm, pairs, config(device_tokens=device_tokens), 0, tmp_path))

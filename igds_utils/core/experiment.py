@@ -103,11 +103,9 @@ class Run:
         sets, limit = self.sets(task), self.config(task).max_new_tokens
 
         def build() -> dict[str, Any]:
-            ids = shared_with_test(sets["pool"], sets["test"])
+            ids, test = shared_with_test(sets["pool"], sets["test"]), sets["test"]
+            room = prompts.answer_room(self.train_tokenizer, test, limit) if test else {"longer": 0}
             shared = {"samples": len(ids), "ids": ids[:100]}
-            room = {"longer": 0}
-            if sets["test"]:
-                room = prompts.answer_room(self.train_tokenizer, sets["test"], limit)
             return {**sets.facts, "pool_shares_13_words_with_test": shared, "test_references": room}
 
         inputs = {name: self.data_version(task, name) for name in ("pool", "test")}
@@ -274,10 +272,8 @@ class Run:
             # by which rule their features fire, which is not sae_lens's
             rule = "; thresholds by decoder norms" if saes.name.startswith("llama_scope") else ""
             return saes.name + rule
-        files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir())
-        return store.content_hash(
-            [(path.parent.name, path.name, sha256(path)) for path in files if path.is_file()]
-        )
+        files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir() if path.is_file())
+        return store.content_hash([(path.parent.name, path.name, sha256(path)) for path in files])
 
 
 def stamped(ref: Ref | None) -> Any:
@@ -288,6 +284,5 @@ def stamped(ref: Ref | None) -> Any:
     if not isinstance(ref, FolderRef):
         return ref
     files = sorted(file for pattern in [*FILES, *PICKLED] for file in local_folder(ref).glob(pattern))
-    stats = [(file.name, file.stat()) for file in files]
-    content = store.content_hash([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-    return {**ref.model_dump(), "content": content}
+    stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return {**ref.model_dump(), "content": store.content_hash(stats)}

@@ -69,25 +69,17 @@ class Refused(RuntimeError):
     """A run that was not begun, because another one is at work in its folder."""
 
 
-def run(
-    preset: str,
-    model: str = "",
-    tasks: Sequence[str] = (),
-    overrides: dict[str, Any] | None = None,
-    results: str | Path = "results",
-    stages: Sequence[str] = STAGES,
-    profile: str = "",
-    notebooks: str | Path = NOTEBOOKS,
-) -> Path:
-    """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
+def run(preset: str, profile: str = "", **what: Any) -> Path:
+    """Execute notebooks in order; the folder <results>/<preset> with all that they made.
 
     profile: a snakemake profile, by its folder or its name under igds_utils/profiles (slurm): notebooks become jobs of
     a cluster, and every arm one of its own. Without it they run here, one after the other, but for shares
-    (`launch.parts`). Raises `ConfigError` before anything runs where preset, override or notebook do not fit together,
-    `Refused` where another runner works in the folder, and `RunError` where a notebook fails. Main thread only.
+    (`launch.parts`). what: the other arguments of `asked`. Raises `ConfigError` before anything runs where preset,
+    override or notebook do not fit together, `Refused` where another runner works in the folder, and `RunError` where a
+    notebook fails. Main thread only.
     """
     started = time.time()
-    request = asked(preset, model, tasks, overrides, results, stages, notebooks, split=bool(profile))
+    request = asked(preset, **what, split=bool(profile))
     folder = profile_folder(profile) if profile else None
     root = Path(request["root"])
     with hold(root):
@@ -98,7 +90,7 @@ def run(
         timings(root)
     if code:
         raise RunError(_reason(root, started))
-    made = root / "report.html" if REPORT_STAGES[-1] in stages else root
+    made = root / "report.html" if REPORT_STAGES[-1] in request["stages"] else root
     print(f"All done in {duration(time.time() - started)}: {_short(made)}", flush=True)
     return root
 
@@ -116,8 +108,10 @@ def asked(
     notebooks: str | Path = NOTEBOOKS,
     split: bool = False,
 ) -> dict[str, Any]:
-    """What `run` is asked for, checked, as its jobs read it in run.json; split: every arm is a job of its own.
+    """What `run` is asked for, checked, as its jobs read it in run.json.
 
+    model, tasks, overrides: as of `load_preset`. results: the folder of all results. stages: names of notebooks in the
+    folder `notebooks`. split: whether every arm is a job of its own.
     Paths among the parameters are relative to the folder of the notebooks, in which these run: their executed copies
     name no folder of this machine.
     """
@@ -141,6 +135,10 @@ def asked(
     }
     for stage in stages:
         _check_parameters(notebooks / f"{stage}.ipynb", [*parameters, *(["part"] if stage in shared else [])])
+    jobs = chosen.jobs
+    if unknown := sorted(set(jobs) - {"default", "arm", "part", *STAGES}):
+        raise ConfigError(f"jobs: no notebook {unknown[0]!r}; known: default, arm, part, {', '.join(STAGES)}")
+    default = jobs.get("default", JobConfig())
     every = [(name, arm.name) for name, task in chosen.tasks.items() for arm in arms(task)]
     return {
         "parameters": parameters,
@@ -150,7 +148,7 @@ def asked(
         "root": str(results / chosen.name),
         "arms": every if split else [],
         "parts": dict.fromkeys(shared, parts),
-        "jobs": resources(chosen.jobs, stages),
+        "jobs": {name: jobs.get(name, default).resources for name in (*stages, "arm", "part")},
     }
 
 
@@ -160,14 +158,6 @@ def profile_folder(name: str) -> Path:
     if folder is None:
         raise ConfigError(f"no profile {name!r}: give slurm, or a folder with a snakemake config.yaml")
     return folder.resolve()
-
-
-def resources(jobs: dict[str, JobConfig], stages: Sequence[str]) -> dict[str, dict[str, int]]:
-    """What each of the notebooks `stages`, an arm and a part ask a cluster for; `ConfigError` for an unknown job."""
-    if unknown := sorted(set(jobs) - {"default", "arm", "part", *STAGES}):
-        raise ConfigError(f"jobs: no notebook {unknown[0]!r}; known: default, arm, part, {', '.join(STAGES)}")
-    default = jobs.get("default", JobConfig())
-    return {name: jobs.get(name, default).resources for name in (*stages, "arm", "part")}
 
 
 def _check_parameters(notebook: Path, parameters: Sequence[str]) -> None:
