@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,6 @@ def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
     return [[*batch, *filler][rank::processes] for rank in range(processes)]
 
 
-def micro_batches(lengths: Sequence[int], device_tokens: int) -> list[range]:
-    """Which samples, longest first, a device holds at once: at most `device_tokens` tokens, padding among them."""
-    ends = [0, *accumulate(map(len, token_batches(lengths, device_tokens)))]
-    return [range(start, end) for start, end in pairwise(ends)]
-
-
 def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     """The pairs, with targets cut at `max_length` tokens of prompt and target."""
     for number, (ids, n_prompt) in enumerate(pairs):
@@ -197,7 +191,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
     shares = [dealt(batch, size, distributed.processes()) for batch in batches]
     # the first share has the longest samples: cut like it, no process holds more, and all make as many passes
     longest = [[len(ids) for ids, _ in share[0]] for share in shares]
-    parts = [micro_batches(lengths, device_tokens) for lengths in longest]
+    parts = [token_batches(lengths, device_tokens) for lengths in longest]
     samples = chain.from_iterable(chain.from_iterable(shares))
     records = [{"input_ids": ids, "labels": [IGNORED] * n + ids[n:]} for ids, n in samples]
 
@@ -215,9 +209,8 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
             self.clock = self.clock or time.perf_counter()
             step, loss = self.state.global_step, 0.0
             for rows in parts[step]:
-                # what lies beyond the longest sample is padding
-                end = longest[step][rows.start]
-                part = {name: t[rows.start : rows.stop, :end] for name, t in inputs.items()}
+                end = longest[step][rows[0]]  # what lies beyond the longest sample is padding
+                part = {name: tensor[rows, :end] for name, tensor in inputs.items()}
                 last = rows is parts[step][-1]
                 self.accelerator.gradient_state._set_sync_gradients(last)
                 with nullcontext() if last else self.accelerator.no_sync(model):
