@@ -60,6 +60,7 @@ def timings(root: Path) -> dict[str, dict[str, float]]:
     snakemake's benchmark records, which a new run replaces, are added to <root>/timings.json, and all of it returned.
     """
     kept = json.loads(file.read_text(encoding="utf8")) if (file := root / "timings.json").is_file() else {}
+    kept = {name: entry for name, entry in kept.items() if isinstance(entry, dict)}  # version 0.1 kept lists
     for record in sorted((root / "benchmarks").glob("*.tsv")):
         row = pd.to_numeric(pd.read_csv(record, sep="\t").loc[0, ["s", "max_rss"]], errors="coerce").fillna(0)
         found = {"seconds": round(row["s"], 1), "peak_bytes": row["max_rss"] * 2**20}
