@@ -51,9 +51,9 @@ def _run(options: argparse.Namespace) -> int:
         if not (root / "run.json").is_file():
             mend = f"run the pipeline first (make reproduce PRESET={options.preset})"
             raise ConfigError(f"nothing is stored in {root}: {mend}")
-    asked = (options.preset, options.model, options.tasks, options.changes, options.results, stages)
+    asked = {"model": options.model, "tasks": options.tasks, "overrides": options.changes, "results": options.results}
     try:
-        runner.run(*asked, getattr(options, "profile", ""))
+        runner.run(options.preset, getattr(options, "profile", ""), stages=stages, **asked)
     except runner.Refused as error:
         return _say(error, 2)
     except runner.RunError as error:

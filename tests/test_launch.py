@@ -10,7 +10,6 @@ import yaml
 from safetensors.torch import load_file
 
 from igds_utils.config.config import ConfigError, load_preset
-from igds_utils.config.settings import LaunchConfig
 from igds_utils.core import arms, launch
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import distributed
@@ -38,7 +37,7 @@ def killed(run, task, arm):
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
     SFTTrainer.training_step = dies
-    trained.train(run, task, arm)
+    trained.make_products(run, task, arm, "log")
 
 def loads(run):
     from transformers.integrations import is_fsdp_enabled
@@ -93,7 +92,7 @@ def test_two_processes_make_one_table(tmp_path, steps, capfd):
     assert table["by"].tolist() == [0, 1, 0, 1, 0]
     assert run.read("product.json") == {"processes": 2, "roots": [0, 1, 2, 3, 4]}
     assert capfd.readouterr().out.count("table.parquet: making it") == 1
-    assert not list(run.store.root.glob("launch-*")) and not list(run.store.root.glob("*.parts-*"))
+    assert not list(run.store.root.glob("*.parts-*"))
 
 
 @pytest.mark.slow
@@ -126,7 +125,7 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
         launch.call(again, f"{steps}:killed", "math", "full", training=True)
     checkpoints = again.store.root / "math/arms/full/checkpoints"
     assert [folder.name for folder in checkpoints.glob("*/checkpoint-*")] == ["checkpoint-2"]
-    launch.call(again, "igds_utils.training.trained:train", "math", "full", training=True)
+    launch.call(again, "igds_utils.training.trained:make_products", "math", "full", "log", training=True)
     assert not checkpoints.exists()
     assert again.read("math/arms/full/log.parquet")["loss"].tolist() == together["log"]["loss"].tolist()
     undisturbed = weights(two)
@@ -156,48 +155,52 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
         pd.testing.assert_frame_equal(one, many, check_exact=True)
 
 
+@pytest.fixture
+def commands(monkeypatch):
+    """What `launch.call` would start."""
+    seen = []
+
+    def started(command, **_):
+        seen.append(command)
+        raise InterruptedError
+
+    monkeypatch.setattr(launch.subprocess, "Popen", started)
+    return seen
+
+
 @pytest.mark.parametrize(
     ("gpus", "asked", "mend"),
     [
-        (2, {"processes": 8}, "needs 8 GPUs on this machine, .* and it has 2: give SET.*processes=2"),
-        (4, {"processes": 16, "machines": 2}, "launch.processes=8"),
+        (2, {"processes": 8}, "launch.processes 8 needs a GPU each, and this machine has 2: give SET.*processes=2"),
         (0, {"processes": 8}, None),  # all on the processors
         (2, {"processes": 2, "parts": 8}, None),  # the jobs of parts have machines of their own
     ],
 )
-def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked, mend, tmp_path, monkeypatch):
-    def started(*_, **__):
-        raise InterruptedError
-
+def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked, mend, tmp_path, monkeypatch, commands):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(launch.subprocess, "Popen", started)
-    changes = {"launch": asked}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    run = open_run("smoke", tasks=["math"], overrides={"launch": asked}, results=str(tmp_path))
     with pytest.raises(ConfigError if mend else InterruptedError, match=mend):
         launch.call(run, "module:function")
+    assert len(commands) == (mend is None)
     if gpus == 2:
-        with pytest.raises(ConfigError, match="launch.parts 8: this machine has 2 GPUs, give SET.*parts=2"):
+        with pytest.raises(ConfigError, match="launch.parts 8 .* has 2: give SET.*parts=2"):
             launch.check_gpus(load_preset("smoke"), parts=8)
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])
-def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name):
+def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name, tmp_path, commands):
     from accelerate.commands.config.config_args import load_config_from_file
 
     file = launch.configuration(name)
     read = load_config_from_file(str(file))  # refuses unknown keys
-    assert read.num_processes == 8 and read.mixed_precision == "bf16"
+    assert read.num_processes == 8 and read.num_machines == 1 and read.mixed_precision == "bf16"
     assert yaml.safe_load(file.read_text())["distributed_type"] in ("FSDP", "DEEPSPEED")
-    asked = LaunchConfig(processes=16, machines=2, training=name)
-    command = launch._accelerate(asked, {"training": True, "address": ["first", 29500]}, file, machine=1)
-    text = " ".join(command)
-    assert f"--config_file {file}" in text and "--num_processes 16 --num_machines 2 --machine_rank 1" in text
-    plain = launch._accelerate(asked, {"training": False, "address": ["first", 29500]}, file, machine=1)
-    assert "--config_file" not in plain
-
-
-def test_what_does_not_fit_together_is_refused():
+    changes = {"launch": {"processes": 16, "training": name}}
+    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    for training in (True, False):
+        with pytest.raises(InterruptedError):
+            launch.call(run, "module:function", training=training)
+    assert f"--num_processes 16 --config_file {file}" in " ".join(commands[0])
+    assert "--config_file" not in commands[1]
     with pytest.raises(launch.LaunchError, match="no 'fdsp'; known are fsdp, zero3"):
         launch.configuration("fdsp")
-    with pytest.raises(ConfigError, match="launch.processes 3 is no multiple of launch.machines 2"):
-        load_preset("smoke", overrides={"launch": {"processes": 3, "machines": 2}})

@@ -17,7 +17,7 @@ from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.core import manifest
 from igds_utils.core.arms import arms
 from igds_utils.core.launch import PROFILES
-from igds_utils.running import job, runner
+from igds_utils.running import runner
 
 PARAMETERS = 'preset = "quick"\nmodel = ""\ntasks = []\noverrides = {}\nresults = "results"'
 FIRST = "from pathlib import Path\nPath(results, 'made').write_text(f'{tasks} {overrides}')\nprint('first is here')"
@@ -136,6 +136,13 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     assert str(Path(sys.executable)) in shown  # the kernel is this environment's
     assert "[2/2] second: done in" in shown
 
+    # an executed notebook names no folder of this machine, beside what its cells print
+    for stage in toy.request["stages"]:
+        notebook = nbformat.read(toy.executed / f"{stage}.ipynb", 4)
+        given = next(cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", []))
+        told = json.dumps([notebook.metadata, given, [cell.metadata for cell in notebook.cells]])
+        assert "results" in told and str(toy.results.parent) not in told and '"/' not in told
+
     # the longest run of each notebook counts
     timings = json.loads((toy.root / "timings.json").read_text())
     assert sorted(timings) == ["first", "second"] and all(one["seconds"] > 0 for one in timings.values())
@@ -173,6 +180,12 @@ def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):
 # ---- clusters --------------------------------------------------------------------------------------------
 
 
+def written(folder, **what):
+    """The file of what is asked for, as jobs read it."""
+    (folder / "run.json").write_text(json.dumps(runner.asked(**what)))
+    return folder / "run.json"
+
+
 def dry_run(folder, *options):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(runner.NOTEBOOKS / "Snakefile")]
     command += ["--directory", str(folder), "--dry-run", "--forceall", "--nolock", *options]
@@ -184,7 +197,7 @@ def dry_run(folder, *options):
 def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_path):
     """The profile itself, with snakemake's own executor in the place of SLURM's, which is not installed."""
     overrides = {"jobs": {"default": {"minutes": 7}, "arm": {"gpus": 8, "memory_gb": 100, "cpus": 16}}}
-    run = runner.prepare(preset="smoke", overrides=overrides, results=tmp_path, split=True)
+    run = written(tmp_path, preset="smoke", overrides=overrides, results=tmp_path, split=True)
     profile = ["--profile", str(PROFILES / "slurm"), "--executor", "local", "--cores", "64"]
     shown = dry_run(tmp_path, *profile, "--config", f"run={run}")
     names = [(t, arm.name) for t, task in load_preset("smoke").tasks.items() for arm in arms(task)]
@@ -204,7 +217,7 @@ def test_shares_of_a_notebook_are_jobs_before_the_one_that_joins_them(tmp_path):
     overrides = {"launch.parts": 3, "jobs": {"part": {"gpus": 1, "minutes": 9}}}
     what = {"preset": "smoke", "overrides": overrides, "results": tmp_path}
     for split, each in ((True, "threads: 2"), (False, "threads: 4")):  # of jobs.part; of 12 cores
-        run = runner.prepare(**what, split=split)
+        run = written(tmp_path, **what, split=split)
         blocks = dry_run(tmp_path, "--cores", "12", "--printshellcmds", "--config", f"run={run}").split("\n[")
         shares = [block for block in blocks if "rule part:" in block]
         assert len(shares) == 3 * len(runner.PART_STAGES)
@@ -225,8 +238,8 @@ def test_a_job_of_a_share_ends_its_notebook_where_all_shares_are_needed(toy):
     notebook = nbformat.read(file, 4)
     notebook.cells[1].metadata["tags"] = ["parts"]
     nbformat.write(notebook, file)
-    run = json.loads(runner.prepare(**toy.request).read_text())
-    assert job.execute(run, "second", "3/8")
+    run = runner.asked(**toy.request)
+    assert runner.execute(run, "second", "3/8")
     assert toy.notebooks() == ["second.part3of8.ipynb"]
     assert "share 3/8" in (toy.executed / "second.part3of8.ipynb").read_text()
 
@@ -234,7 +247,7 @@ def test_a_job_of_a_share_ends_its_notebook_where_all_shares_are_needed(toy):
 @pytest.mark.parametrize("stage", runner.PART_STAGES)
 def test_the_notebooks_that_are_shared_say_where_a_share_ends(stage):
     notebook = json.loads((runner.NOTEBOOKS / f"{stage}.ipynb").read_text())
-    assert 1 < len(job.until_shared(notebook)["cells"]) < len(notebook["cells"])
+    assert 1 < len(runner.until_shared(notebook)["cells"]) < len(notebook["cells"])
     assert 'part = ""' in "".join(notebook["cells"][1]["source"])
 
 
@@ -243,13 +256,14 @@ def test_a_job_of_one_arm_runs_the_notebook_for_it_alone(tmp_path, monkeypatch):
 
     def run_notebook(notebook, output, parameters, folder):
         seen.update(parameters)
-        output.write_text("{}")
+        paths = {"input_path": str(notebook), "output_path": str(output)}
+        output.write_text(json.dumps({"metadata": {"papermill": paths}}))
         return ""
 
-    monkeypatch.setattr(job, "_papermill", run_notebook)
+    monkeypatch.setattr(runner, "_papermill", run_notebook)
     parameters = {"preset": "smoke", "tasks": ["math", "translation"], "overrides": {"seed": 3}}
     run = {"root": str(tmp_path), "notebooks": "n", "stages": ["04_sft"], "parameters": parameters}
-    assert job.execute(run, "04_sft", "math", "igds@0.5")
+    assert runner.execute(run, "04_sft", "math", "igds@0.5")
     assert (tmp_path / "notebooks/04_sft.math.igds@0.5.ipynb").is_file()
     assert seen["tasks"] == ["math"]
     chosen = load_preset("smoke", tasks=seen["tasks"], overrides=seen["overrides"])
@@ -270,7 +284,7 @@ def test_unknown_profiles_and_jobs_are_refused(toy):
 def calls(monkeypatch):
     """What the command line asks the runner for."""
     seen = []
-    monkeypatch.setattr(runner, "run", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(runner, "run", lambda *arguments, **what: seen.append((*arguments, what)))
     return seen
 
 
@@ -278,8 +292,9 @@ def test_the_command_line_hands_on_what_it_was_given(calls):
     arguments = ["run", "--preset", "p", "--tasks", "math, translation", "--model", "m", "--results", "r"]
     changes = ["--set", "sft.lr=5e-5", "--set", "a.b=[0.2, 0.5]", "--set", "c=chat", "--set", "d=3"]
     assert cli.main([*arguments, *changes]) == 0
-    overrides = {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": 3}
-    assert calls == [("p", "m", ["math", "translation"], overrides, "r", runner.STAGES, "")]
+    what = {"model": "m", "tasks": ["math", "translation"], "results": "r", "stages": runner.STAGES}
+    what["overrides"] = {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": 3}
+    assert calls == [("p", "", what)]
 
 
 def test_a_refused_request_is_one_message_and_code_2(toy, capsys):

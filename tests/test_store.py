@@ -12,7 +12,7 @@ import pytest
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import TinyRef
-from igds_utils.core import code, store
+from igds_utils.core import store
 from igds_utils.core.store import Store
 
 TEXT = "é 中文 \u2028 line separator \x85 next line \x0b tab \r\n 'quotes' \"double\" \\boxed{3}"
@@ -30,6 +30,10 @@ def products(tmp_path, log) -> Store:
 
 def never():
     pytest.fail("built although it is fresh")
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def table(*values) -> pd.DataFrame:
@@ -77,14 +81,13 @@ def test_a_change_of_the_stages_code_is_told_and_the_product_kept_until_it_is_re
 ):
     for name, source in PACKAGE.items():
         store.write_whole(tmp_path / "package" / name, source)
-    monkeypatch.setattr(code, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(store, "PACKAGE", tmp_path / "package")
 
     def build():
         return {"x": 1}
 
     def make():
-        for known in (code._parsed, code._version):
-            known.cache_clear()
+        store._parsed.cache_clear()
         return products.make("math/a.json", build)
 
     build.__module__ = "igds_utils.stage.build"
@@ -104,16 +107,8 @@ def test_a_change_of_the_stages_code_is_told_and_the_product_kept_until_it_is_re
     ("before", "now", "reason"),
     [
         ({"tau": 0.8}, {"tau": 0.9}, "tau (0.8 -> 0.9)"),
-        (
-            {"saes": {"name": "a", "layers": [1]}},
-            {"saes": {"name": "a", "layers": [2]}},
-            "saes.layers ([1] -> [2])",
-        ),
-        (
-            {"model": TinyRef(tiny="llama")},
-            {"model": TinyRef(tiny="qwen3")},
-            'model.tiny ("llama" -> "qwen3")',
-        ),
+        ({"saes": {"name": "a", "of": [1]}}, {"saes": {"name": "a", "of": [2]}}, "saes.of ([1] -> [2])"),
+        ({"model": TinyRef(tiny="llama")}, {"model": TinyRef(tiny="qwen3")}, 'model.tiny ("llama" -> "qwen3")'),
     ],
 )
 def test_changed_inputs_make_it_again_and_the_log_says_which(products, log, before, now, reason):
@@ -140,12 +135,8 @@ def test_a_product_without_its_record_is_made_again(products, log, damage):
 
 def test_an_exception_while_building_leaves_the_old_product(products):
     products.make("a.json", lambda: "old", x=1)
-
-    def fails():
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        products.make("a.json", fails, x=2)
+        products.make("a.json", interrupted, x=2)
     assert products.read("a.json") == "old"
     assert products.fresh("a.json", x=1) and not products.fresh("a.json", x=2)
 
@@ -167,17 +158,11 @@ def test_an_exception_while_writing_leaves_the_old_file_and_no_other(products, m
 
 def test_a_kill_between_product_and_record_is_not_taken_for_finished(products, monkeypatch):
     products.make("a.json", lambda: "old", x=1)
-    write = Store.write
-
-    def killed(self, path, product):
-        if path.endswith(".made.json"):
-            raise KeyboardInterrupt
-        write(self, path, product)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", killed)
+        patch.setattr(store, "code_version", interrupted)  # the product is written, its record is not
         with pytest.raises(KeyboardInterrupt):
             products.make("a.json", lambda: "new", x=2)
+    assert products.read("a.json") == "new"
     assert not products.fresh("a.json", x=1) and not products.fresh("a.json", x=2)
 
 
@@ -209,13 +194,8 @@ def test_a_killed_run_builds_only_the_parts_that_are_missing(products, monkeypat
 
 
 def test_parts_of_other_inputs_are_neither_used_nor_kept(products):
-    def killed(part):
-        if part == 2:
-            raise KeyboardInterrupt
-        return table("old")
-
     with pytest.raises(KeyboardInterrupt):
-        products.make_in_parts("e.parquet", [1, 2], killed, "effects", x=1)
+        products.make_in_parts("e.parquet", [table, interrupted], lambda part: part("old"), "effects", x=1)
     assert list(products.root.glob("e.parquet.parts-*"))
     found = products.make_in_parts("e.parquet", [1, 2], lambda _: table("new"), "effects", x=2)
     assert found["value"].tolist() == ["new", "new"]
@@ -291,16 +271,12 @@ def test_every_kind_of_product_survives_any_text(products):
     assert products.make("r.jsonl", lambda: records) == records == products.read("r.jsonl")
     products.write("r.json", {"text": TEXT, "values": [1, 2.5, None, True]})
     assert products.read("r.json") == {"text": TEXT, "values": [1, 2.5, None, True]}
-    frame = pd.DataFrame(
-        {"text": [TEXT, ""], "score": [0.1, float("nan")], "n": [1, 2], "positive": [True, False]}
-    )
+    frame = pd.DataFrame({"text": [TEXT, ""], "score": [0.1, float("nan")], "n": [1, 2], "positive": [True, False]})
     products.write("r.parquet", frame)
     pd.testing.assert_frame_equal(products.read("r.parquet"), frame, check_dtype=False)
 
 
 @pytest.mark.parametrize("ask", [Store.read, Store.version, Store.seconds])
 def test_a_missing_product_says_what_to_run(products, ask):
-    with pytest.raises(
-        FileNotFoundError, match="recall.parquet.* is not there: run the notebooks before this one"
-    ):
+    with pytest.raises(FileNotFoundError, match="recall.parquet.* is not there: run the notebooks before this one"):
         ask(products, "math/recall.parquet")

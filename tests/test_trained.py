@@ -13,6 +13,10 @@ from igds_utils.training import sft, trained
 from igds_utils.training.trained import TrainedArm
 
 
+def opened(results, **changes):
+    return open_run("smoke", tasks=["math"], overrides=changes, results=results)
+
+
 def arm_of(run, name):
     return TrainedArm(run, "math", arms.arm_of(name, arms.arms(run.config("math"))))
 
@@ -24,7 +28,7 @@ def refuse(*args, **kwargs):
 @pytest.fixture
 def results(tmp_path):
     """A results folder with what the notebooks before this one leave: task features, and samples for each arm."""
-    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
+    run = opened(str(tmp_path))
     run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
     pool = run.examples("math", "pool")
     for number, arm in enumerate(arms.arms(run.config("math"))):
@@ -34,19 +38,18 @@ def results(tmp_path):
 
 
 def test_an_arm_whose_products_are_there_is_not_trained(results, monkeypatch):
-    first = arm_of(open_run("smoke", tasks=["math"], results=results), "igds@0.5").make_all()
+    first = arm_of(opened(results), "igds@0.5").make_all()
     monkeypatch.setattr(sft, "train", refuse)
-    again = arm_of(open_run("smoke", tasks=["math"], results=results), "igds@0.5").make_all()
+    again = arm_of(opened(results), "igds@0.5").make_all()
     assert {"log", "outputs", "activations"} <= set(first) == set(again)
     for change in ({"sft.lr": 1e-5}, {"tasks.math.max_new_tokens": 3}):
-        run = open_run("smoke", tasks=["math"], overrides=change, results=results)
         with pytest.raises(AssertionError, match="trained again"):
-            arm_of(run, "igds@0.5").make_all()
+            arm_of(opened(results, **change), "igds@0.5").make_all()
 
 
 def test_an_arm_trained_again_after_another_gives_the_same_products(results):
-    first = arm_of(open_run("smoke", tasks=["math"], results=results), "random@0.5").make_all()
-    run = open_run("smoke", tasks=["math"], results=results)
+    first = arm_of(opened(results), "random@0.5").make_all()
+    run = opened(results)
     original, other = arm_of(run, "original"), arm_of(run, "full")
     untrained = {name: tensor.clone() for name, tensor in original.lm.model.state_dict().items()}
     assert any((other.lm.model.state_dict()[name] != tensor).any() for name, tensor in untrained.items())
@@ -60,11 +63,8 @@ def test_an_arm_trained_again_after_another_gives_the_same_products(results):
 
 def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypatch):
     """As `original` does, whether it was trained just now or read from its kept weights."""
-    asked = {"sft.keep_weights": True}
-    half = asked | {"models.tiny-llama.dtype": "bfloat16"}
-    run, whole = (
-        open_run("smoke", tasks=["math"], overrides=changes, results=results) for changes in (half, asked)
-    )
+    whole = opened(results, **{"sft.keep_weights": True})
+    run = opened(results, **{"sft.keep_weights": True, "models.tiny-llama.dtype": "bfloat16"})
     arm = arm_of(run, "igds@0.5")
     arm.make("log")
     trained = {name: tensor.clone() for name, tensor in arm.lm.model.state_dict().items()}
@@ -77,8 +77,7 @@ def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypat
 
 def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monkeypatch):
     """With sampling: every draw has a stream of its own, so when and with which others it is made does not matter."""
-    changes = {"tasks.math.samples": 4, "tasks.math.temperature": 1.0}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=results)
+    run = opened(results, **{"tasks.math.samples": 4, "tasks.math.temperature": 1.0})
     whole = arm_of(run, "original").make("outputs")
     shutil.rmtree(run.store.root / "math/arms/original")
     answered, answer = [], trained.evaluation.answer
@@ -101,7 +100,7 @@ def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monk
 
 
 def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
-    run = open_run("smoke", tasks=["math"], results=results)
+    run = opened(results)
     arm = arm_of(run, "igds@0.5")
     found = arm.make_all()["likelihoods"].set_index("sample_id")["loglik"]
     examples = run.examples("math", "test")
@@ -115,8 +114,7 @@ def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
 
 
 def test_the_whole_pool_in_equal_steps_takes_larger_batches(results):
-    changes = {"tasks.math.full_steps": True, "sft.global_batch": 4}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=results)
+    run = opened(results, **{"tasks.math.full_steps": True, "sft.global_batch": 4})
     pool = run.examples("math", "pool")
     for name in ("full_steps", "igds@0.5"):
         chosen = pool[: arm_of(run, name).arm.size(len(pool))]

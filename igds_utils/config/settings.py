@@ -83,31 +83,23 @@ class SftConfig(Strict):
 class LaunchConfig(Strict):
     """How many processes train and evaluate an arm together (`accelerate launch`), and how many jobs share the rest."""
 
-    processes: PositiveInt = 1  # on all machines together, a GPU each; 1: the notebook's own
+    processes: PositiveInt = 1  # a GPU each; 1: the notebook's own
     # accelerate's configuration: fsdp or zero3 (igds_utils/profiles), or a YAML file; none: every process holds all
     training: str | None = None
-    machines: PositiveInt = 1
     parts: PositiveInt = 1  # jobs that share notebook 02, 03 or 06, a GPU each
-
-    @model_validator(mode="after")
-    def _processes_spread_evenly(self):
-        if self.processes % self.machines:
-            raise ValueError(f"launch.processes {self.processes} is no multiple of launch.machines {self.machines}")
-        return self
 
 
 class JobConfig(Strict):
     """What one job asks a cluster for; `resources` has the names that snakemake and its executors know."""
 
-    gpus: NonNegativeInt = 0  # on all nodes together
-    nodes: PositiveInt = 1
-    cpus: PositiveInt = 2  # on each node
-    memory_gb: PositiveInt = 16  # on each node
+    gpus: NonNegativeInt = 0
+    cpus: PositiveInt = 2
+    memory_gb: PositiveInt = 16
     minutes: PositiveInt = 120
 
     @property
     def resources(self) -> dict[str, int]:
-        own = {"gpu": self.gpus, "nodes": self.nodes, "cpus": self.cpus}
+        own = {"gpu": self.gpus, "cpus": self.cpus}
         return own | {"mem_mb": self.memory_gb * 1000, "runtime": self.minutes}
 
 

@@ -54,24 +54,24 @@ def arms(task: TaskConfig) -> list[Arm]:
     The first seed goes unnamed; the others end in -s<seed>. `full_steps` stands beside `full` where the task asks for
     it, and Random's further draws follow. Where a share of the pool is corrupted, `clean@<ratio>` and
     `corrupted@<ratio>` come last, for the first two seeds: as many samples of each as the smaller side has
-    (`corruptions.ruler`). `only_arms` of the task keeps some of them; raises `ConfigError` if it names one that is none
-    of them.
+    (`corruptions.ruler`). `only_arms` of the task keeps some; raises `ConfigError` if it names none of these.
     """
-    selected = [(selector, task.ratio) for selector in task.selectors]
+
+    def arm(selector: str, ratio: float, seed: int) -> Arm:
+        name = selector if selector in WHOLE else f"{selector}@{ratio:g}"
+        return Arm(name if seed == task.seeds[0] else f"{name}-s{seed}", selector, ratio, seed)
+
+    asked = [(whole, 1.0) for whole in WHOLE[: 1 + task.full_steps]]
+    asked += [(selector, task.ratio) for selector in task.selectors]
     if task.curve:
-        selected += [(selector, ratio) for ratio in task.curve.ratios for selector in task.curve.selectors]
-    found = [Arm("original", "original", 0.0, task.seeds[0])]
-    for seed in task.seeds:
-        end = "" if seed == task.seeds[0] else f"-s{seed}"
-        found += [Arm(f"{whole}{end}", whole, 1.0, seed) for whole in WHOLE[: 1 + task.full_steps]]
-        found += [Arm(f"{selector}@{ratio:g}{end}", selector, ratio, seed) for selector, ratio in selected]
+        asked += [(selector, ratio) for ratio in task.curve.ratios for selector in task.curve.selectors]
     draws = task.seeds_of("random")[len(task.seeds) :] if "random" in task.selectors else []
-    found += [Arm(f"random@{task.ratio:g}-s{seed}", "random", task.ratio, seed) for seed in draws]
+    found = [Arm("original", "original", 0.0, task.seeds[0])]
+    found += [arm(selector, ratio, seed) for seed in task.seeds for selector, ratio in asked]
+    found += [arm("random", task.ratio, seed) for seed in draws]
     if task.corrupted:
         ratio = min(task.corrupted, 1 - task.corrupted)
-        for seed in task.seeds[:2]:
-            end = "" if seed == task.seeds[0] else f"-s{seed}"
-            found += [Arm(f"{side}@{ratio:g}{end}", side, ratio, seed) for side in CHECKS]
+        found += [arm(side, ratio, seed) for seed in task.seeds[:2] for side in CHECKS]
     return found if task.only_arms is None else [arm_of(name, found) for name in task.only_arms]
 
 

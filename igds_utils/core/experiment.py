@@ -20,6 +20,7 @@ from igds_utils.core import store
 from igds_utils.core.launch import claim
 from igds_utils.data.hub import local_folder, sha256
 from igds_utils.data.huggingface import FILES, PICKLED
+from igds_utils.engine import prompts
 from igds_utils.engine.features import Feature, sae_folders
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
@@ -42,7 +43,7 @@ def open_run(
     same name has its results there.
     """
     chosen = load_preset(preset, model, tasks, overrides)
-    root = (Path(str(results)) if results else PROJECT / "results") / chosen.name
+    root = Path(results or PROJECT / "results").resolve() / chosen.name
     claim(root, str(preset))
     run = Run(chosen, root, part)
     return counted(run) if count else run
@@ -99,33 +100,28 @@ class Run:
         """What was left out to make the sets, which pool samples share 13 words in a row with a test item, and whether
         the test references fit into `max_new_tokens`, which is printed where they do not.
         """
-        from igds_utils.engine.prompts import answer_room
-
         sets, limit = self.sets(task), self.config(task).max_new_tokens
 
         def build() -> dict[str, Any]:
-            shared = shared_with_test(sets["pool"], sets["test"])
-            room = answer_room(self.train_tokenizer, sets["test"], limit) if sets["test"] else {"longer": 0}
-            told = {"samples": len(shared), "ids": shared[:100]}
-            return {**sets.facts, "pool_shares_13_words_with_test": told, "test_references": room}
+            ids, test = shared_with_test(sets["pool"], sets["test"]), sets["test"]
+            room = prompts.answer_room(self.train_tokenizer, test, limit) if test else {"longer": 0}
+            shared = {"samples": len(ids), "ids": ids[:100]}
+            return {**sets.facts, "pool_shares_13_words_with_test": shared, "test_references": room}
 
         inputs = {name: self.data_version(task, name) for name in ("pool", "test")}
         inputs |= {"facts": sets.facts, "max_new_tokens": limit, "model": stamped(self.preset.chosen.train)}
         made = self.make(f"{task}/data.json", build, **inputs)
         if (found := made["test_references"])["longer"]:
             print(
-                f"{task}: {found['longer']:.0%} of the test references are longer than max_new_tokens, {limit}: median "
-                f"{found['median']}, 90 % at most {found['most']}, longest {found['longest']} tokens; raise "
-                f"tasks.{task}.max_new_tokens"
+                f"{task}: {found['longer']:.0%} of the test references are longer than {limit} tokens (90 % at most "
+                f"{found['most']}, longest {found['longest']}): raise tasks.{task}.max_new_tokens"
             )
         return made
 
     def examples(self, task: str, name: str) -> list[Example]:
         """A set of `sets`; "quality" is the pool of known quality, where the task has one."""
         if name == "quality" and not self.config(task).quality:
-            raise ConfigError(
-                f"tasks.{task}.quality is not set: give it at least a size to make a pool of known quality"
-            )
+            raise ConfigError(f"tasks.{task}.quality is not set: give it a size to make a pool of known quality")
         return self.sets(task)[name]
 
     def prompts(self, task: str, name: str) -> list[str]:
@@ -134,38 +130,29 @@ class Run:
 
     def prompt(self, task: str, example: Example) -> str:
         """The identification prompt of one example, rendered and cut as the preset says."""
-        from igds_utils.engine.prompts import identification_prompt
-
         own, config = self.task(task), self.config(task)
-        return identification_prompt(own, example, self.tokenizer, config.rendering, config.max_prompt_tokens)
+        return prompts.identification_prompt(own, example, self.tokenizer, config.rendering, config.max_prompt_tokens)
 
     def training_records(self, task: str, examples: list[Example]) -> list[dict[str, str]]:
         """Samples in the SFT rendering, in the order given: id, prompt, completion."""
-        from igds_utils.engine.prompts import sft_pair
-
-        own, config, tokenizer = self.task(task), self.config(task), self.train_tokenizer
-        pairs = [sft_pair(own, example, tokenizer, config.sft.rendering, config) for example in examples]
-        return [
-            {"id": example.id, "prompt": prompt, "completion": completion}
-            for example, (prompt, completion) in zip(examples, pairs, strict=True)
-        ]
+        own, config, records = self.task(task), self.config(task), []
+        for example in examples:
+            prompt, completion = prompts.sft_pair(own, example, self.train_tokenizer, config.sft.rendering, config)
+            records.append({"id": example.id, "prompt": prompt, "completion": completion})
+        return records
 
     def training_pairs(self, records: list[dict[str, str]]) -> list[tuple[list[int], int]]:
         """Token ids of prompt + completion + end of each record, and how many of them are the prompt's."""
-        from igds_utils.engine.prompts import encode_pairs
-
         texts = [[record[part] for record in records] for part in ("prompt", "completion")]
-        return encode_pairs(self.train_tokenizer, *texts)
+        return prompts.encode_pairs(self.train_tokenizer, *texts)
 
-    def samples(self, task: str, ids: list[str]):
+    def samples(self, task: str, ids: list[str]) -> list[prompts.Sample]:
         """Samples of any set, by id, with the token ids that the causal filter reads."""
-        from igds_utils.engine.prompts import Sample, encode_pair
-
         known = {example.id: example for members in self.sets(task).values() for example in members}
         made = []
         for example in (known[sample_id] for sample_id in ids):
-            tokens, n_prompt = encode_pair(self.tokenizer, self.prompt(task, example), f" {example.target}")
-            made.append(Sample(example.id, tokens[:n_prompt], tokens, example))
+            tokens, n_prompt = prompts.encode_pair(self.tokenizer, self.prompt(task, example), f" {example.target}")
+            made.append(prompts.Sample(example.id, tokens[:n_prompt], tokens, example))
         return made
 
     def score(self, task: str) -> Callable[[Sequence[str], Sequence[Example]], list[float]]:
@@ -248,18 +235,16 @@ class Run:
 
     def inputs(self, task: str, *sets: str) -> dict[str, Any]:
         """What every product of the identification model depends on: model, SAEs, rendering, these sets' samples."""
-        chosen = self.preset.chosen
-        return self._read_by(task, chosen.identify) | {
-            "saes": {**chosen.saes.model_dump(), "content": self.sae_version},
-            "data": {name: self.data_version(task, name) for name in sets},
-        }
+        saes = {**self.preset.chosen.saes.model_dump(), "content": self.sae_version}
+        data = {name: self.data_version(task, name) for name in sets}
+        return self._read_by(task, self.preset.chosen.identify) | {"saes": saes, "data": data}
 
     def training_inputs(self, task: str) -> dict[str, Any]:
         """What everything that reads samples as training samples depends on, beside the samples."""
         config = self.config(task)
         rendering = [config.sft.rendering, config.rendering, config.shots]
-        own = {"rendering": rendering, "max_length": config.sft.max_length}
-        return self._read_by(task, self.preset.chosen.train) | own
+        read = self._read_by(task, self.preset.chosen.train)
+        return read | {"rendering": rendering, "max_length": config.sft.max_length}
 
     def _read_by(self, task: str, model: Ref) -> dict[str, Any]:
         """A model, and how a task is put to it."""
@@ -287,10 +272,8 @@ class Run:
             # by which rule their features fire, which is not sae_lens's
             rule = "; thresholds by decoder norms" if saes.name.startswith("llama_scope") else ""
             return saes.name + rule
-        files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir())
-        return store.content_hash(
-            [(path.parent.name, path.name, sha256(path)) for path in files if path.is_file()]
-        )
+        files = sorted(path for folder in sae_folders(saes).values() for path in folder.iterdir() if path.is_file())
+        return store.content_hash([(path.parent.name, path.name, sha256(path)) for path in files])
 
 
 def stamped(ref: Ref | None) -> Any:
@@ -301,6 +284,5 @@ def stamped(ref: Ref | None) -> Any:
     if not isinstance(ref, FolderRef):
         return ref
     files = sorted(file for pattern in [*FILES, *PICKLED] for file in local_folder(ref).glob(pattern))
-    stats = [(file.name, file.stat()) for file in files]
-    content = store.content_hash([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-    return {**ref.model_dump(), "content": content}
+    stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return {**ref.model_dump(), "content": store.content_hash(stats)}

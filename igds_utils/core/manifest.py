@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from igds_utils.config.config import PROJECT
 from igds_utils.config.settings import Preset
-from igds_utils.core.experiment import Run
 from igds_utils.core.store import write_whole
 from igds_utils.data.huggingface import newest
 
-PACKAGES = (
-    "torch", "transformers", "sae-lens", "trl", "accelerate", "math-verify", "sacrebleu", "rouge-score", "pandas",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from igds_utils.core.experiment import Run
+
+PACKAGES = "torch transformers sae-lens trl accelerate math-verify sacrebleu rouge-score pandas".split()
 # what lm-eval and unbabel-comet fetch by themselves
-BENCHMARKS = {"mmlu": "cais/mmlu", "truthfulqa": "truthfulqa/truthful_qa"}
-COMET_TOKENIZER = "xlm-roberta-large"
+FETCHED = ("cais/mmlu", "truthfulqa/truthful_qa", "xlm-roberta-large")
 
 
 def manifest(run: Run) -> dict[str, Any]:
-    """Preset, versions, commits, machine, fingerprints of data and SAEs, and the time and memory of each notebook."""
+    """Preset, versions, commits, machine, hashes of data and SAEs, and the time and memory of each notebook."""
     return {
         "preset": run.preset.model_dump(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -44,31 +43,15 @@ def manifest(run: Run) -> dict[str, Any]:
 
 def unpinned_commits(preset: Preset) -> dict[str, str]:
     """Repository -> commit, of all that was fetched from the hub as it was on that day: no revision is named for it."""
-    chosen = preset.chosen
-    parts = [chosen.identify, chosen.train, preset.selection, *preset.tasks.values()]
-    names = {*_unpinned([part.model_dump() for part in parts])}
-    if chosen.saes.source == "release":
+    records, saes = [], preset.chosen.saes
+    json.loads(preset.model_dump_json(), object_hook=records.append)  # every record in it
+    names = {record["hub"] for record in records if "hub" in record and record.get("revision") is None}
+    if saes.source == "release":
         from igds_utils.engine.features import sae_release
 
-        names.add(sae_release(chosen.saes.name).repo_id)
-    for task in preset.tasks.values():
-        asked = task.capabilities.benchmarks if task.capabilities else []
-        names |= {BENCHMARKS[name] for name in asked if name in BENCHMARKS}
-        if task.metric and task.metric.name == "comet":
-            names.add(COMET_TOKENIZER)
-    found = {name: newest(name) for name in sorted(names)}
+        names.add(sae_release(saes.name).repo_id)
+    found = {name: newest(name) for name in sorted({*names, *FETCHED})}
     return {name: commit for name, commit in found.items() if commit}
-
-
-def _unpinned(value: Any) -> Iterator[str]:
-    """Repositories without a revision, anywhere in what a preset says."""
-    if isinstance(value, dict):
-        if "hub" in value and value.get("revision") is None:
-            yield value["hub"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _unpinned(inner)
 
 
 def timings(root: Path) -> dict[str, dict[str, float]]:
@@ -91,11 +74,7 @@ def machine() -> dict[str, Any]:
     """The processor, and how many threads and GPUs torch uses: what a measured time belongs to."""
     import torch
 
-    return {
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "gpus": torch.cuda.device_count(),
-    }
+    return {"processor": _processor(), "threads": torch.get_num_threads(), "gpus": torch.cuda.device_count()}
 
 
 def _commit() -> str:
@@ -108,10 +87,6 @@ def _commit() -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    file = Path("/proc/cpuinfo")
+    named = re.findall(r"model name\s*: (.+)", file.read_text(encoding="utf8")) if file.is_file() else []
+    return [*named, platform.processor() or platform.machine()][0]

@@ -1,33 +1,39 @@
 """Runs the notebooks of a preset in their order, and so that a run killed at any moment can be given again.
 
-snakemake orders the notebooks (notebooks/Snakefile), papermill executes each one (job.py), and the products'
-own records decide what is already done: every notebook is executed every time and skips what is fresh.
+snakemake orders the notebooks (notebooks/Snakefile), papermill executes each one, and the products' own records decide
+what is already done: every notebook is executed every time and skips what is fresh. The Snakefile's jobs are
+
+    python -m igds_utils.running.runner RUN.json STAGE [TASK ARM | PART]
+
+The executed notebook appears under its name (STAGE, STAGE.TASK.ARM for one arm alone, STAGE.part3of8 for a share) only
+when every cell has passed; one that failed is kept beside it as NAME.failed.ipynb, with its traceback.
 """
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import papermill
 import psutil
 from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 
 from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
 from igds_utils.config.settings import JobConfig
 from igds_utils.core.arms import arms, asked_in_general
-from igds_utils.core.launch import PROFILES, check_gpus, claim, this_process
+from igds_utils.core.launch import PROFILES, check_gpus, claim, follow, this_process
 from igds_utils.core.manifest import timings
-from igds_utils.core.store import Store
+from igds_utils.core.store import write_whole
 from igds_utils.display import duration
-from igds_utils.running.job import NAMES, RUNNER, literal
 
 NOTEBOOKS = PROJECT / "notebooks"
 STAGES = (
@@ -49,6 +55,10 @@ ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
 PART_STAGES = ("02_causal_intervention", "03_data_scoring", "06_stability")
 # What only reads stored results, beside each other: before the last, and after the first where a run has them after it.
 REPORT_STAGES = ("05_evaluation", "03_data_scoring", *STAGES[STAGES.index("06_stability") :])
+RUNNER = "IGDS_RUNNER"  # environment variable that names the process which must outlive its jobs
+FAILED, PARTIAL = "{}.failed.ipynb", ".{}.partial.ipynb"  # PARTIAL: still being executed
+LAST_OF_PART = "parts"  # tag of the cell after which the notebook of one share ends
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RunError(RuntimeError):
@@ -59,91 +69,87 @@ class Refused(RuntimeError):
     """A run that was not begun, because another one is at work in its folder."""
 
 
-def run(
-    preset: str,
-    model: str = "",
-    tasks: list[str] | tuple[str, ...] = (),
-    overrides: dict[str, Any] | None = None,
-    results: str | Path = "results",
-    stages: tuple[str, ...] = STAGES,
-    profile: str = "",
-    notebooks: str | Path = NOTEBOOKS,
-) -> Path:
-    """Execute the notebooks `stages` in order; the folder <results>/<preset> with all that they made.
+def run(preset: str, profile: str = "", **what: Any) -> Path:
+    """Execute notebooks in order; the folder <results>/<preset> with all that they made.
 
     profile: a snakemake profile, by its folder or its name under igds_utils/profiles (slurm): notebooks become jobs of
     a cluster, and every arm one of its own. Without it they run here, one after the other, but for shares
-    (`launch.parts`). Raises `ConfigError` before anything runs where preset, override or notebook do not fit together,
-    `Refused` where another runner works in the folder, and `RunError` where a notebook fails. Main thread only.
+    (`launch.parts`). what: the other arguments of `asked`. Raises `ConfigError` before anything runs where preset,
+    override or notebook do not fit together, `Refused` where another runner works in the folder, and `RunError` where a
+    notebook fails. Main thread only.
     """
     started = time.time()
-    request = _request(preset, model, tasks, overrides, results, stages, notebooks, split=bool(profile))
+    request = asked(preset, **what, split=bool(profile))
     folder = profile_folder(profile) if profile else None
     root = Path(request["root"])
     with hold(root):
         timings(root)  # what a run that was stopped left; this one replaces snakemake's records
-        code = _snakemake(_write(request), request, folder)
+        claim(root, preset)
+        write_whole(root / "run.json", json.dumps(request, indent=1))
+        code = _snakemake(request, folder)
         timings(root)
     if code:
-        raise RunError(_reason(request, started))
-    made = root / "report.html" if REPORT_STAGES[-1] in stages else root
+        raise RunError(_reason(root, started))
+    made = root / "report.html" if REPORT_STAGES[-1] in request["stages"] else root
     print(f"All done in {duration(time.time() - started)}: {_short(made)}", flush=True)
     return root
-
-
-def prepare(**what: Any) -> Path:
-    """Check what is asked for (as for `run`) and write it to <results>/<preset>/run.json, for the Snakefile."""
-    return _write(_request(**what))
 
 
 # ---- what is asked for -----------------------------------------------------------------------------------
 
 
-def _request(
-    preset="quick",
-    model="",
-    tasks=(),
-    overrides=None,
-    results="results",
-    stages=STAGES,
-    notebooks=NOTEBOOKS,
-    split=False,
+def asked(
+    preset: str,
+    model: str = "",
+    tasks: Sequence[str] = (),
+    overrides: dict[str, Any] | None = None,
+    results: str | Path = "results",
+    stages: Sequence[str] = STAGES,
+    notebooks: str | Path = NOTEBOOKS,
+    split: bool = False,
 ) -> dict[str, Any]:
-    """split: whether every arm is a job of its own."""
+    """What `run` is asked for, checked, as its jobs read it in run.json.
+
+    model, tasks, overrides: as of `load_preset`. results: the folder of all results. stages: names of notebooks in the
+    folder `notebooks`. split: whether every arm is a job of its own.
+    Paths among the parameters are relative to the folder of the notebooks, in which these run: their executed copies
+    name no folder of this machine.
+    """
     tasks, overrides = task_names(tasks), changes(overrides)
     chosen = load_preset(preset, model, tasks, overrides)
     for task in chosen.tasks.values():  # a name that no arm has is refused here, not after hours
         asked_in_general(task)
+    parts = chosen.launch.parts
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
-        check_gpus(chosen, chosen.launch.parts)
+        check_gpus(chosen, parts)
     reading = tuple(stages) == REPORT_STAGES
-    shared = (
-        [] if reading or chosen.launch.parts == 1 else [stage for stage in stages if stage in PART_STAGES]
-    )
-    results = Path(results).resolve()
-    request = {
-        "parameters": {
-            # notebooks run in their own folder, so a preset's path must not depend on where the runner was called
-            "preset": str(Path(preset).resolve()) if preset.endswith((".yaml", ".yml")) else preset,
-            "model": model,
-            "tasks": tasks,
-            "overrides": overrides,
-            "results": "" if results == PROJECT / "results" else str(results),
-        },
-        "stages": list(stages),
-        "reading": reading,
-        "notebooks": str(Path(notebooks).resolve()),
-        "root": str(results / chosen.name),
-        "arms": [(name, arm.name) for name, task in chosen.tasks.items() for arm in arms(task)]
-        if split
-        else [],
-        "parts": dict.fromkeys(shared, chosen.launch.parts),
-        "jobs": resources(chosen.jobs, stages),
+    shared = [] if reading or parts == 1 else [stage for stage in stages if stage in PART_STAGES]
+    notebooks, results = Path(notebooks).resolve(), Path(results).resolve()
+    own = preset.endswith((".yaml", ".yml"))
+    parameters = {
+        "preset": os.path.relpath(Path(preset).resolve(), notebooks) if own else preset,
+        "model": model,
+        "tasks": tasks,
+        "overrides": overrides,
+        "results": "" if results == PROJECT / "results" else os.path.relpath(results, notebooks),
     }
     for stage in stages:
-        given = [*request["parameters"], *(["part"] if stage in shared else [])]
-        _check_parameters(Path(request["notebooks"]) / f"{stage}.ipynb", given)
-    return request
+        _check_parameters(notebooks / f"{stage}.ipynb", [*parameters, *(["part"] if stage in shared else [])])
+    jobs = chosen.jobs
+    if unknown := sorted(set(jobs) - {"default", "arm", "part", *STAGES}):
+        raise ConfigError(f"jobs: no notebook {unknown[0]!r}; known: default, arm, part, {', '.join(STAGES)}")
+    default = jobs.get("default", JobConfig())
+    every = [(name, arm.name) for name, task in chosen.tasks.items() for arm in arms(task)]
+    return {
+        "parameters": parameters,
+        "stages": list(stages),
+        "reading": reading,
+        "notebooks": str(notebooks),
+        "root": str(results / chosen.name),
+        "arms": every if split else [],
+        "parts": dict.fromkeys(shared, parts),
+        "jobs": {name: jobs.get(name, default).resources for name in (*stages, "arm", "part")},
+    }
 
 
 def profile_folder(name: str) -> Path:
@@ -154,30 +160,16 @@ def profile_folder(name: str) -> Path:
     return folder.resolve()
 
 
-def resources(jobs: dict[str, JobConfig], stages: Sequence[str]) -> dict[str, dict[str, int]]:
-    """What each of the notebooks `stages`, an arm and a part ask a cluster for; `ConfigError` for an unknown job."""
-    if unknown := sorted(set(jobs) - {"default", "arm", "part", *STAGES}):
-        raise ConfigError(f"jobs: no notebook {unknown[0]!r}; known: default, arm, part, {', '.join(STAGES)}")
-    default = jobs.get("default", JobConfig())
-    return {name: jobs.get(name, default).resources for name in (*stages, "arm", "part")}
-
-
 def _check_parameters(notebook: Path, parameters: Sequence[str]) -> None:
     """papermill only warns about a parameter that a notebook does not have: refuse it here."""
     if not notebook.is_file():
         raise ConfigError(f"no notebook {_short(notebook)}")
-    known = papermill.inspect_notebook(literal(notebook))
+    known = papermill.inspect_notebook(_literal(notebook))
     if unknown := [name for name in parameters if name not in known]:
         raise ConfigError(
             f"{notebook.name}: no parameter {', '.join(map(repr, unknown))} in the cell tagged `parameters`; "
             f"known: {', '.join(known) or 'none'}"
         )
-
-
-def _write(request: dict[str, Any]) -> Path:
-    claim(Path(request["root"]), request["parameters"]["preset"])
-    Store(Path(request["root"])).write("run.json", request)
-    return Path(request["root"], "run.json")
 
 
 # ---- running ---------------------------------------------------------------------------------------------
@@ -190,41 +182,44 @@ def hold(root: Path) -> Iterator[None]:
     The lock is the operating system's: it dies with the process that holds it and is never left behind.
     """
     root.mkdir(parents=True, exist_ok=True)
-    store, since = Store(root), datetime.now().astimezone().isoformat(timespec="seconds")
-    earlier = store.read(".runner.json") if store.has(".runner.json") else {}
+    holder = root / ".runner"
     try:
         with FileLock(root / ".runner.lock", timeout=0):
-            store.write(".runner.json", {"runner": this_process(), "since": since})
+            holder.write_text(f"process {os.getpid()}, since {time.strftime('%F %T %z')}")
             yield
     except Timeout:
-        who = f" (process {earlier['runner'].split()[1]}, since {earlier['since']})" if earlier else ""
-        raise Refused(
-            f"another run works in {root}{who}: wait for it, end it, or give another folder with RESULTS="
-        ) from None
+        who = f" ({holder.read_text()})" if holder.exists() else ""
+        message = f"another run works in {root}{who}: wait for it, end it, or give another folder with RESULTS="
+        raise Refused(message) from None
 
 
-def _snakemake(run_file: Path, request: dict[str, Any], profile: Path | None) -> int:
+def _snakemake(request: dict[str, Any], profile: Path | None) -> int:
     """snakemake's exit code. Its jobs write to our standard output; it and they end when we do."""
-    where = ("--profile", str(profile)) if profile else ("--cores", str(_cores()))
+    root = Path(request["root"])
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(NOTEBOOKS / "Snakefile")),
-        *("--directory", request["root"], "--config", f"run={run_file}", *where),
+        *("--directory", str(root), "--config", f"run={root / 'run.json'}"),
+        *(("--profile", str(profile)) if profile else ("--cores", str(_cores()))),
         # the runner has its own lock, which unlike snakemake's is never left behind
         *("--nolock", "--rerun-incomplete", "--forceall", "--quiet", "all"),
     ]
-    environment = os.environ | {
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "PYTHONNOUSERSITE": "1",
-        RUNNER: this_process(),
-    }
+    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONNOUSERSITE": "1", RUNNER: this_process()}
     environment.pop("JUPYTER_PATH", None)  # its kernels would come before this environment's
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = psutil.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        with _interrupt_on_sigterm():
-            return process.wait()
+        return process.wait()
     finally:
-        _end(process, patience=60 if profile else 5)  # snakemake takes its jobs back from a cluster
-        for partial in Path(request["root"], "notebooks").glob(NAMES[2].format("*")):
+        # it and all that it started: asked first, then forced
+        family = [*process.children(recursive=True), process] if process.is_running() else []
+        for ask in (psutil.Process.terminate, psutil.Process.kill):
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    ask(member)
+            # snakemake takes its jobs back from a cluster
+            family = psutil.wait_procs(family, timeout=60 if profile else 5)[1]
+        signal.signal(signal.SIGTERM, before)
+        for partial in root.glob(f"notebooks/{PARTIAL.format('*')}"):
             partial.unlink()
 
 
@@ -235,42 +230,105 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(process: subprocess.Popen, patience: float) -> None:
-    """End a process that still runs and all that it started: asked first, forced after `patience` seconds."""
-    if process.poll() is not None:
-        return
-    top = psutil.Process(process.pid)
-    family = [*top.children(recursive=True), top]
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.terminate()
-    for member in psutil.wait_procs(family, timeout=patience)[1]:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-    process.wait()
-
-
-# ---- saying what happened --------------------------------------------------------------------------------
-
-
-def _reason(request: dict[str, Any], started: float) -> str:
-    for failed in sorted(Path(request["root"], "notebooks").glob(NAMES[1].format("*"))):
+def _reason(root: Path, started: float) -> str:
+    for failed in sorted(root.glob(f"notebooks/{FAILED.format('*')}")):
         if failed.stat().st_mtime >= started:
             error = json.loads(failed.read_text(encoding="utf8"))["metadata"]["igds"]["error"]
-            name = failed.name.removesuffix(NAMES[1].format(""))
+            name = failed.name.removesuffix(FAILED.format(""))
             return f"{name} failed: {error}\nThe notebook with its traceback: {_short(failed)}"
-    return f"a job ended before its notebook did; snakemake's log: {_short(Path(request['root']))}/.snakemake/log"
+    return f"a job ended before its notebook did; snakemake's log: {_short(root)}/.snakemake/log"
 
 
 def _short(path: Path) -> str:
     """As the user would type it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+# ---- one job ---------------------------------------------------------------------------------------------
+
+
+def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
+    """Execute `notebooks/<stage>.ipynb` with the run's parameters; True when all of it passed.
+
+    which: a task and one of its arms, for it alone; or a share such as "3/8"; without it, all. Writes
+    <root>/notebooks/<name>.ipynb or <name>.failed.ipynb.
+    """
+    name, parameters, source = ".".join([stage, *which]), run["parameters"], Path(run["notebooks"], f"{stage}.ipynb")
+    if len(which) == 2:
+        task, arm = which
+        overrides = parameters["overrides"] | {f"tasks.{task}.only_arms": [arm]}
+        parameters = parameters | {"tasks": [task], "overrides": overrides}
+    elif which:
+        number, _, of = which[0].partition("/")
+        name, parameters = f"{stage}.part{number}of{of}", parameters | {"part": which[0]}
+        os.environ["IGDS_GPU"] = str(int(number) - 1)
+    place, clock = f"[{run['stages'].index(stage) + 1}/{len(run['stages'])}] {name}", time.perf_counter()
+    print(place, flush=True)
+    folder = Path(run["root"], "notebooks")
+    failed, partial = folder / FAILED.format(name), folder / PARTIAL.format(name)
+    with FileLock(folder / f".{name}.lock"):  # the same job of a killed runner ends within a second or two
+        failed.unlink(missing_ok=True)
+        notebook = source
+        if "part" in parameters:
+            until = until_shared(json.loads(source.read_text(encoding="utf8")))
+            notebook = write_whole(partial, json.dumps(until))
+        error = _papermill(notebook, partial, parameters, source.parent)
+        executed = json.loads(partial.read_text(encoding="utf8"))
+        for path in ("input_path", "output_path"):  # of this machine
+            executed["metadata"]["papermill"].pop(path)
+        if error:
+            executed["metadata"]["igds"] = {"error": error}
+        text = json.dumps(executed, indent=1, ensure_ascii=False)
+        write_whole(failed if error else folder / f"{name}.ipynb", f"{text}\n")
+        partial.unlink()
+    done = f"{'failed after' if error else 'done in'} {duration(time.perf_counter() - clock)}"
+    print(f"{place}: {done}", flush=True)
+    return not error
+
+
+def until_shared(notebook: dict[str, Any]) -> dict[str, Any]:
+    """A notebook without the cells after the one that is tagged `parts`, which need all shares."""
+    tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
+    last = next(number for number, given in enumerate(tags) if LAST_OF_PART in given)
+    return notebook | {"cells": notebook["cells"][: last + 1]}
+
+
+def _literal(path: Path) -> str:
+    """A path for papermill, which fills in parameters where braces stand."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _papermill(notebook: Path, output: Path, parameters: dict[str, Any], folder: Path) -> str:
+    """Run all cells in `folder`, showing their output as it comes; the text of the error, or ""."""
+    try:
+        papermill.execute_notebook(
+            _literal(notebook),
+            _literal(output),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=folder,
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            coalesce_streams=True,  # a progress bar is kept as its last state, not as every state
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are about loopback sockets
+            start_timeout=300,
+            iopub_timeout=300,  # seconds; nbclient's 4 are too few on a busy machine
+        )
+    except papermill.PapermillExecutionError as error:
+        return f"{error.ename}: {ANSI.sub('', error.evalue)}"
+    except DeadKernelError:
+        return "the kernel died: it was ended from outside, or the machine ran out of memory"
+    return ""
+
+
+def main() -> int:
+    file, stage, *which = sys.argv[1:]
+    sys.stdout.reconfigure(line_buffering=True)  # into a pipe or a file too, what is said appears at once
+    if runner := os.environ.get(RUNNER):
+        threading.Thread(target=follow, args=(runner,), daemon=True).start()
+    return 0 if execute(json.loads(Path(file).read_text(encoding="utf8")), stage, *which) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,27 +23,20 @@ def write_selections(run: Run, task: str, arms: Collection[Arm]) -> None:
     The head of `selected/README.md` makes the folder a data set with one configuration an arm;
     `selected/llama_factory/` holds the records of each arm and `dataset_info.json`.
     """
-    files = {arm.name: f"{arm.name}.jsonl" for arm in arms}
-    head = yaml.safe_dump(
-        {"configs": [{"config_name": name, "data_files": file} for name, file in files.items()]},
-        sort_keys=False,
-    )
+    folder, info, tokenizer = f"{task}/selected", {}, run.train_tokenizer
+    configs = [{"config_name": arm.name, "data_files": f"{arm.name}.jsonl"} for arm in arms]
+    head = yaml.safe_dump({"configs": configs}, sort_keys=False)
     title = f"# Selections of {run.task(task).title}, preset `{run.preset.name}`, best first"
-    write_whole(run.store.root / task / "selected/README.md", f"---\n{head}---\n\n{title}\n")
-    info = {}
-    for name, file in files.items():
-        selected = run.read(f"{task}/selected/{file}")
-        records = llama_factory_records(
-            selected, run.train_tokenizer.bos_token, run.train_tokenizer.eos_token
-        )
-        run.store.write(f"{task}/selected/llama_factory/{name}.json", records)
-        info[name] = {"file_name": f"{name}.json", "columns": COLUMNS}
-    run.store.write(f"{task}/selected/llama_factory/dataset_info.json", info)
+    write_whole(run.store.root / folder / "README.md", f"---\n{head}---\n\n{title}\n")
+    for arm in arms:
+        selected = run.read(f"{folder}/{arm.name}.jsonl")
+        records = llama_factory_records(selected, tokenizer.bos_token, tokenizer.eos_token)
+        run.store.write(f"{folder}/llama_factory/{arm.name}.json", records)
+        info[arm.name] = {"file_name": f"{arm.name}.json", "columns": COLUMNS}
+    run.store.write(f"{folder}/llama_factory/dataset_info.json", info)
 
 
-def llama_factory_records(
-    selected: Sequence[dict[str, str]], bos: str | None, eos: str
-) -> list[dict[str, str]]:
+def llama_factory_records(selected: Sequence[dict[str, str]], bos: str | None, eos: str) -> list[dict[str, str]]:
     """`Run.training_records` as LLaMA-Factory's records, of which its template `empty` makes the tokens of `sft`.
 
     That template adds nothing: the record itself has BOS, as its system text unless the prompt opens with it, and

@@ -15,8 +15,8 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from itertools import accumulate, pairwise
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from igds_utils.engine.batching import even_chunks, token_batches
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
 
-LOG_COLUMNS = ["step", "loss", "lr", "grad_norm", "tokens", "target_tokens", "seconds"]
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 # What may differ between the runs of one training: how it is stored and computed, not what is learnt.
 NOT_LEARNT_FROM = {"keep_weights", "checkpoint_steps", "gradient_checkpointing", "device_tokens"}
@@ -50,7 +49,7 @@ def train(
 ) -> pd.DataFrame:
     """Fine-tune `lm.model` in place and return its log, one row an optimizer step.
 
-    It is trained with fp32 weights, and comes back in the precision in which it was given.
+    It is trained with fp32 weights, and comes back in its own precision.
 
     pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pair`); a target that
     reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
@@ -64,40 +63,39 @@ def train(
     Raises `ValueError` for no pairs or a pair without target, and `FloatingPointError` if the loss is not finite.
     """
     samples = _fitting(pairs, config.max_length)
-    batches = global_batches([len(ids) for ids, _ in samples], config, seed)
+    order = global_batches([len(ids) for ids, _ in samples], config, seed)
+    batches = [[samples[i] for i in batch] for batch in order]
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
     own = workdir / content_hash(inputs)  # checkpoints of this very training
     arguments, precision = trainer_arguments(config, len(batches), seed, own), lm.model.dtype
     lm.model.float()  # AdamW at small learning rates loses its steps in 16-bit weights
     with _restored(lm.model), tqdm(total=len(batches), desc="train", unit="step") as bar:
-        trainer = _make_trainer(
-            lm, [[samples[i] for i in batch] for batch in batches], arguments, config.device_tokens, bar
-        )
+        trainer = _make_trainer(lm, batches, arguments, config.device_tokens, bar)
         trainer.train(resume_from_checkpoint=distributed.on_main_process(lambda: last_checkpoint(own)))
         if weights is not None:
             _save(trainer, weights)
     distributed.on_main_process(lambda: shutil.rmtree(own, ignore_errors=True))
-    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    log = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
     trainer.accelerator.free_memory()  # the optimizer's state would live on in reference cycles
     for parameter in lm.model.parameters():  # not the buffers: rotary frequencies stay in fp32
         parameter.data = parameter.data.to(precision)
-    return pd.DataFrame(steps).rename(columns={"learning_rate": "lr"})[LOG_COLUMNS]
+    log["tokens"] = [sum(len(ids) for ids, _ in batch) for batch in batches]
+    log["target_tokens"] = log["tokens"] - [sum(n_prompt for _, n_prompt in batch) for batch in batches]
+    columns = ["step", "loss", "lr", "grad_norm", "tokens", "target_tokens", "seconds"]
+    return log.rename(columns={"learning_rate": "lr"})[columns]
 
 
 def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list[list[int]]:
     """Which samples every optimizer step sees: a random order per epoch, cut into global batches.
 
-    Inside a batch the longest comes first. The loss is a mean over all its target tokens, so the order within it
-    changes nothing but the padding.
+    Inside a batch the longest comes first: the loss is a mean over all its target tokens, so that changes only padding.
     """
     if not lengths:
         raise ValueError("no samples to train on: the selection is empty")
     random = np.random.default_rng(seed)
     epochs = [random.permutation(len(lengths)).tolist() for _ in range(math.ceil(config.epochs))]
     order = [i for epoch in epochs for i in epoch][: max(1, round(config.epochs * len(lengths)))]
-    return [
-        sorted(batch, key=lambda i: (-lengths[i], i)) for batch in even_chunks(order, config.global_batch)
-    ]
+    return [sorted(batch, key=lambda i: (-lengths[i], i)) for batch in even_chunks(order, config.global_batch)]
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -110,17 +108,12 @@ def last_checkpoint(folder: Path) -> str | None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for checkpoint in folder.parent.glob("*/checkpoint-*"):
-        if checkpoint.parent != folder or not _is_whole(checkpoint):
-            shutil.rmtree(checkpoint)
+        with suppress(OSError, ValueError):
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf8"))
+            if checkpoint.parent == folder:
+                continue
+        shutil.rmtree(checkpoint)
     return get_last_checkpoint(folder)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
@@ -133,12 +126,6 @@ def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
     return [[*batch, *filler][rank::processes] for rank in range(processes)]
 
 
-def micro_batches(lengths: Sequence[int], device_tokens: int) -> list[range]:
-    """Which samples, longest first, a device holds at once: at most `device_tokens` tokens, padding among them."""
-    ends = [0, *accumulate(map(len, token_batches(lengths, device_tokens)))]
-    return [range(start, end) for start, end in pairwise(ends)]
-
-
 def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     """The pairs, with targets cut at `max_length` tokens of prompt and target."""
     for number, (ids, n_prompt) in enumerate(pairs):
@@ -149,9 +136,8 @@ def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
                 "or cut the body of the prompt"
             )
     if cut := sum(len(ids) > max_length for ids, _ in pairs):
-        warnings.warn(
-            f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there", stacklevel=3
-        )
+        told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there"
+        warnings.warn(told, stacklevel=3)
     return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 
@@ -205,17 +191,9 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
     shares = [dealt(batch, size, distributed.processes()) for batch in batches]
     # the first share has the longest samples: cut like it, no process holds more, and all make as many passes
     longest = [[len(ids) for ids, _ in share[0]] for share in shares]
-    parts = [micro_batches(lengths, device_tokens) for lengths in longest]
-    counts = [
-        {"tokens": sum(len(ids) for ids, _ in batch), "target_tokens": sum(len(ids) - n for ids, n in batch)}
-        for batch in batches
-    ]
-    records = [
-        {"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]}
-        for of_step in shares
-        for share in of_step
-        for ids, n_prompt in share
-    ]
+    parts = [token_batches(lengths, device_tokens) for lengths in longest]
+    samples = chain.from_iterable(chain.from_iterable(shares))
+    records = [{"input_ids": ids, "labels": [IGNORED] * n + ids[n:]} for ids, n in samples]
 
     class Trainer(SFTTrainer):
         clock = None  # when the last step ended
@@ -231,10 +209,8 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
             self.clock = self.clock or time.perf_counter()
             step, loss = self.state.global_step, 0.0
             for rows in parts[step]:
-                # what lies beyond the longest sample is padding
-                part = {
-                    name: t[rows.start : rows.stop, : longest[step][rows.start]] for name, t in inputs.items()
-                }
+                end = longest[step][rows[0]]  # what lies beyond the longest sample is padding
+                part = {name: tensor[rows, :end] for name, tensor in inputs.items()}
                 last = rows is parts[step][-1]
                 self.accelerator.gradient_state._set_sync_gradients(last)
                 with nullcontext() if last else self.accelerator.no_sync(model):
@@ -256,18 +232,13 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
                         f"training diverged: the loss of step {step} is {logs['loss']}; "
                         f"lower sft.lr (now {self.args.learning_rate})"
                     )
-                logs |= counts[step - 1] | {"seconds": now - self.clock}
-                self.clock = now
+                logs["seconds"], self.clock = now - self.clock, now
                 bar.update(step - bar.n)
                 bar.set_postfix(loss=logs["loss"])
             super().log(logs, start_time)
 
-    trainer = Trainer(
-        model=lm.model,
-        args=arguments,
-        train_dataset=Dataset.from_list(records),
-        processing_class=lm.tokenizer,
-    )
+    data = Dataset.from_list(records)
+    trainer = Trainer(model=lm.model, args=arguments, train_dataset=data, processing_class=lm.tokenizer)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -12,7 +12,6 @@ from igds_utils.core import arms, launch
 from igds_utils.core.arms import Arm
 from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import activations, distributed
-from igds_utils.engine.features import Feature
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import target_losses
 from igds_utils.training import capabilities, evaluation, sft
@@ -47,9 +46,10 @@ class TrainedArm:
     def make_all(self) -> dict[str, pd.DataFrame]:
         """All products by name, made where they are not fresh, in the processes that the preset asks for."""
         if self.run.preset.launch.processes > 1 and not all(map(self._fresh, self.products)):
+            asked = self.run, f"{__name__}:make_products", self.task, self.arm.name
             if self.arm.trained:
-                launch.call(self.run, f"{__name__}:train", self.task, self.arm.name, training=True)
-            launch.call(self.run, f"{__name__}:read", self.task, self.arm.name)
+                launch.call(*asked, "log", training=True)
+            launch.call(*asked, *self.products)
         made = {product: self.make(product) for product in self.products}
         if not self.config.sft.keep_weights:
             shutil.rmtree(self._weights, ignore_errors=True)
@@ -57,15 +57,9 @@ class TrainedArm:
 
     def make(self, product: str) -> pd.DataFrame:
         """One product, read from disk if it is fresh; else the model is trained, unless its weights were kept."""
-        build = {
-            "log": lambda: self._loaded[1],
-            "likelihoods": self._likelihoods,
-            "activations": self._activations,
-            "capabilities": self._capabilities,
-        }
         if product == "outputs":
             return self._outputs()
-        return self.run.make(self._path(product), build[product], **self.inputs_of(product))
+        return self.run.make(self._path(product), getattr(self, f"_{product}"), **self.inputs_of(product))
 
     def _path(self, product: str) -> str:
         return f"{self.folder}/{product}.parquet"
@@ -76,14 +70,14 @@ class TrainedArm:
     def inputs_of(self, product: str) -> dict[str, Any]:
         """What a product of the arm depends on."""
         run, task, arm = self.run, self.task, {"arm": self.inputs}
-        test = run.data_version(task, "test") if product in ("outputs", "likelihoods") else None
         match product:
             case "outputs":
-                return arm | {"decoding": evaluation.decoding(run.task(task), self.config), "test": test}
+                decoding = evaluation.decoding(run.task(task), self.config)
+                return arm | {"decoding": decoding, "test": run.data_version(task, "test")}
             case "likelihoods":
-                return arm | run.training_inputs(task) | {"test": test}
+                return arm | run.training_inputs(task) | {"test": run.data_version(task, "test")}
             case "activations":
-                features = [feature.name for feature in self.features]
+                features = [feature.name for feature in run.task_features(task)]
                 return arm | {"features": features} | run.inputs(task, "pool")
             case "capabilities":
                 return arm | {"asked": self.config.capabilities.model_dump(mode="json", exclude={"arms"})}
@@ -110,10 +104,6 @@ class TrainedArm:
         if self.arm.selector != "full_steps":
             return recipe
         return recipe.model_copy(update={"global_batch": round(recipe.global_batch / self.config.ratio)})
-
-    @cached_property
-    def features(self) -> list[Feature]:
-        return self.run.task_features(self.task)
 
     # ---- the model ----
 
@@ -145,9 +135,11 @@ class TrainedArm:
 
     # ---- what is made of it ----
 
+    def _log(self) -> pd.DataFrame:
+        return self._loaded[1]
+
     def _outputs(self) -> pd.DataFrame:
-        run, config = self.run, self.config
-        task, arm = run.task(self.task), self.arm
+        run, config, arm, task = self.run, self.config, self.arm, self.run.task(self.task)
         asked = evaluation.questions(run.train_tokenizer, task, run.examples(self.task, "test"), config)
 
         def rows() -> int:
@@ -174,7 +166,7 @@ class TrainedArm:
         return capabilities.score(self.lm, asked.benchmarks, asked.limit, self.run.preset.batch_tokens)
 
     def _activations(self) -> pd.DataFrame:
-        run, features = self.run, self.features
+        run, features = self.run, self.run.task_features(self.task)
         examples = run.examples(self.task, "pool")[:FIXED_PROMPTS]
         prompts = [run.prompt(self.task, example) for example in examples]
         layers = sorted({feature.layer for feature in features})
@@ -188,18 +180,9 @@ class TrainedArm:
         return pd.DataFrame(rows, columns=["sample_id", "layer", "feature", "activation"])
 
 
-# ---- what `launch.call` calls ----------------------------------------------------------------------------
-
-
-def train(run: Run, task: str, arm: str) -> None:
-    """Train an arm in all processes, and store its weights and its log."""
+def make_products(run: Run, task: str, arm: str, *products: str) -> None:
+    """Make products of an arm in all processes that `launch.call` started, once it is trained or its weights read."""
     trained = TrainedArm(run, task, arms.arm_of(arm, arms.arms(run.config(task))))
     _ = trained.lm
-    trained.make("log")
-
-
-def read(run: Run, task: str, arm: str) -> None:
-    """Answer the test set and read the task features with the weights that `train` stored."""
-    trained = TrainedArm(run, task, arms.arm_of(arm, arms.arms(run.config(task))))
-    for product in trained.products:
+    for product in products:
         trained.make(product)
