@@ -11,9 +11,8 @@ from safetensors.torch import load_file
 
 from igds_utils import tiny
 from igds_utils.config.refs import HubRef
-from igds_utils.data import huggingface
-from igds_utils.data.hub import SourceError
-from igds_utils.data.huggingface import snapshot
+from igds_utils.data import hub
+from igds_utils.data.hub import SourceError, snapshot
 from igds_utils.engine.loading import load_lm, load_tokenizer
 from igds_utils.engine.prompts import encode, encode_pair
 
@@ -30,7 +29,7 @@ MODELS = {
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+    monkeypatch.setattr(hub, "PAUSE", 0.0)
 
 
 def asked(hub_box, what: str) -> list[str]:

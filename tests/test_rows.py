@@ -15,7 +15,7 @@ import pyarrow.feather
 import pytest
 
 from igds_utils.config.refs import DataSource
-from igds_utils.data import hub, huggingface, rows
+from igds_utils.data import hub, rows
 from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import find_rows
 
@@ -185,7 +185,7 @@ def test_a_dataset_of_the_hub_is_streamed_once(hub_box, tmp_path, monkeypatch):
 def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, tmp_path, monkeypatch):
     monkeypatch.delenv(rows.MIRROR, raising=False)
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+    monkeypatch.setattr(hub, "PAUSE", 0.0)
     for source, words in (
         ({}, "openai/gsm8k main train: no field 'q'; it has question, answer"),
         ({"split": "dev"}, "Correct `config` or `split`"),
@@ -200,7 +200,7 @@ def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, tmp_path, monkeypat
 def test_a_busy_hub_is_asked_again_and_a_gated_one_says_how_to_get_access(hub_box, tmp_path, monkeypatch, where):
     monkeypatch.delenv(rows.MIRROR, raising=False)
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+    monkeypatch.setattr(hub, "PAUSE", 0.0)
     with hub_box.fault("gated", "openai/gsm8k"), pytest.raises(SourceError, match="openai/gsm8k .*hf auth login"):
         read(hub="openai/gsm8k")
     with hub_box.fault("unavailable", where, times=1):

@@ -14,8 +14,7 @@ from igds_utils.engine import activations, prompts
 from igds_utils.selection import tool
 from igds_utils.selection.explain import explain
 from igds_utils.selection.samples import Samples
-from igds_utils.selection.tool import select
-from igds_utils.selection.user_pool import PoolError
+from igds_utils.selection.tool import PoolError, select
 from igds_utils.tasks import get
 from igds_utils.tasks.examples import Example
 
@@ -225,7 +224,7 @@ def test_a_sample_is_refused_where_what_is_read_of_it_does_not_fit(
         with pytest.raises(PoolError, match=f"^pool.jsonl line 3: .*{expected}"):
             ask()
         made = select(changed_run, "math", file, tmp_path / "out", selector, features=fires[0], skip_bad=True)
-        assert made.facts["left_out"] == [2] and len(made.scores) == 5
+        assert made.facts["left_out"] == ["pool.jsonl line 3"] and len(made.scores) == 5
         assert made.facts["remarks"][0] == "5 of 6 records are used, because 1 cannot be (--skip-bad)"
 
 

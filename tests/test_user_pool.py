@@ -8,7 +8,6 @@ import pytest
 from igds_utils import selectors
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import features, pool, tool
-from igds_utils.selection.user_pool import read_pool
 from igds_utils.tasks import get
 
 N, PART = 22, 4
@@ -37,7 +36,7 @@ def file(request, tmp_path):
 
 
 def test_samples_and_records_are_read_in_any_order(file, tmp_path):
-    samples = read_pool(str(file), get("math"))
+    samples = tool.read_pool(str(file), get("math"))
     assert len(samples) == N
     assert [e.fields["question"] for e in samples[2:5]] == [r["question"] for r in RECORDS[2:5]]
     assert [samples[i].target for i in (-1, 1)] == [RECORDS[i]["target"] for i in (-1, 1)]
@@ -57,7 +56,7 @@ def test_the_results_are_those_of_a_list(selector, run, tmp_path, monkeypatch):
     path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     named = "l2_p5,l3_p10"
     made = tool.select(run, "math", str(path), tmp_path / "out", selector=selector, features=named)
-    examples = list(read_pool(str(path), get("math")))
+    examples = list(tool.read_pool(str(path), get("math")))
     found = features.task_features(run, "math", named)
     own = pool.Pool(run, "math", examples, f"as_list/{selector}", run.preset.seed, task_features=found)
     expected = selectors.rank_pool(selector, own, N // 2)

@@ -16,7 +16,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.config.settings import Preset
 from igds_utils.core.experiment import Run
 from igds_utils.core.store import write_whole
-from igds_utils.data.huggingface import newest
+from igds_utils.data.hub import newest
 
 PACKAGES = (
     "torch", "transformers", "sae-lens", "trl", "accelerate", "math-verify", "sacrebleu", "rouge-score", "pandas",

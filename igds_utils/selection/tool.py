@@ -1,10 +1,19 @@
-"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook: `select`."""
+"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook: `select`.
+
+A record holds the fields of the task's prompt, and its target or what the task makes targets of; an "id" is optional,
+and whatever else it holds is kept. Records are read from files or the hub and checked to the last one before anything
+is computed: problems are one error that names file, line, field and mend.
+"""
+
+from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -12,20 +21,119 @@ import pandas as pd
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import DataSource
 from igds_utils.core import store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.data.hub import temporary_folder
+from igds_utils.data.hub import cache_root, temporary_folder
+from igds_utils.data.rows import find_rows
 from igds_utils.engine import prompts
 from igds_utils.engine.loading import load_config
 from igds_utils.selection.features import task_features
 from igds_utils.selection.pool import Pool
 from igds_utils.selection.samples import MEASUREMENTS, Samples
-from igds_utils.selection.user_pool import PoolError, UserPool, read_pool
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import Example
+from igds_utils.tasks.records import Records, refusal
 
 FACTS = "selection.json"
 FILES = ("scores.parquet", "scores.csv", "selection.jsonl", FACTS)  # in the order in which they are written
 FIRES = "task_feature_activations"
+
+
+class PoolError(ConfigError):
+    """A pool that cannot be used; the message names file, line, field and mend."""
+
+
+class UserPool(Sequence[Example]):
+    """Samples that are read from disk when they are asked for, so that a pool may be larger than memory.
+
+    The rows are read once, into a temporary file; of each sample only its id and its place there are kept. left_out:
+    places of records that are passed over, and of those of which no example can be made.
+    """
+
+    def __init__(self, records: Records, left_out: Collection[str] = ()):
+        self.records, self.name = records, records.rows.name
+        self.ids: list[str] = []
+        self._at: list[int] = []  # of each sample, where it is stored
+        (folder := cache_root()).mkdir(parents=True, exist_ok=True)
+        self._stored = TemporaryFile(dir=folder)
+        for example, place, record in records.read({*left_out}):
+            self.ids.append(example.id)
+            self._at.append(self._stored.tell())
+            self._stored.write(json.dumps([example.fields, example.target, place, record]).encode() + b"\n")
+        self.left_out = [*left_out, *records.problems]
+        if len(self) < 2:
+            self.refuse(records.problems)
+            held = "one sample" if self.ids else "no samples"
+            raise PoolError(f"{self.name} holds {held}: there is nothing to select from; give it at least two")
+        if (again := pd.Index(self.ids).duplicated()).any():
+            number = int(again.argmax())
+            sample_id = self.ids[number]
+            raise PoolError(
+                f"{self.place(number)}: id {sample_id!r} is that of {self.place(self.ids.index(sample_id))} too, and "
+                f"{again.sum()} ids repeat: read another column (--column id=NAME), make one of two "
+                "(--column 'id={source}-{id}'), or number the records (--column id=)"
+            )
+
+    def refuse(self, problems: dict[str, str]) -> None:
+        """Raise `PoolError` if there are any; place of a record -> what is wrong with it."""
+        if problems:
+            mend = "mend or remove them, or leave them out with --skip-bad"
+            raise PoolError(refusal([*problems.values()], self.records.count, mend))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, at):
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        number = range(len(self))[at]
+        fields, target, _, _ = self._read(number)
+        return Example(self.ids[number], fields, target, ())
+
+    def place(self, number: int) -> str:
+        """Where a sample stands, for messages: `pool.jsonl line 17`."""
+        return self._read(number)[2]
+
+    def _read(self, number: int) -> list:
+        self._stored.seek(self._at[number])
+        return json.loads(self._stored.readline())
+
+    @property
+    def remarks(self) -> list[str]:
+        """How the records were read, where that is not as they are, and how many were left out."""
+        count, out = self.records.count, len(self.left_out)
+        said = f"{len(self)} of {count} records are used, because {out} cannot be (--skip-bad)"
+        return [*filter(None, [self.records.how]), *[said] * bool(out)]
+
+    def write(self, file: Path, chosen: Sequence[int]) -> None:
+        """Write the records of some samples, in that order, as JSONL."""
+        with store.written_whole(file) as out:
+            for number in chosen:
+                record = self._read(number)[3]
+                try:
+                    line = json.dumps(record, ensure_ascii=False).encode()
+                except UnicodeEncodeError:  # half a character outside of the task's fields
+                    line = json.dumps(record).encode()
+                out.write(line + b"\n")
+
+
+def read_pool(
+    source: str | Sequence[str],
+    task: Task,
+    columns: dict[str, Any] | None = None,
+    left_out: Collection[str] = (),
+) -> UserPool:
+    """The pool in some files, a folder of shards, or of a dataset on the hub (`rows.find_rows`).
+
+    columns: field of the task -> the column that holds it, where they differ, or `{"value": text}` for all records, as
+    in a preset's sources; `id` is one of them, and an empty name numbers the records. left_out: places of records that
+    are passed over. Raises `PoolError`, `ConfigError` or `SourceError`.
+    """
+    columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
+    made = DataSource.model_validate({"file": "", "columns": columns})
+    return UserPool(Records(find_rows(source), task, made, scored=False), left_out)
 
 
 @dataclass(frozen=True)
@@ -82,11 +190,11 @@ def select(
     _check_request(run, task, selector, ratio, folder)
     asked = selectors.get(selector).measurements
     samples = read_pool(source, run.task(task), columns)
-    _keep_what_is_given(folder, [*samples.files, Path(features)])
+    _keep_what_is_given(folder, [*samples.records.rows.files.values(), Path(features)])
     found = task_features(run, task, features) if features or FIRES in asked else None
     samples, cut = check_readable(run, task, samples, asked, skip_bad)
     pool = pool_of(run, task, samples, selector, found)
-    size, left_out = selection_size(ratio, len(samples)), sorted(samples.left_out)
+    size = selection_size(ratio, len(samples))
     try:
         ranking = selectors.rank_pool(selector, pool, size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
@@ -98,7 +206,7 @@ def select(
     facts = {
         "preset": run.preset.name, "model": run.preset.model, "task": task, "selector": selector, "ratio": ratio,
         "source": where[0] if len(where) == 1 else where, "features": features, "columns": columns or {},
-        "data": pool.data_version, "left_out": left_out, "samples": len(ranking), "selected": size,
+        "data": pool.data_version, "left_out": samples.left_out, "samples": len(ranking), "selected": size,
         "made_by": ranking.attrs["selector"],
         "remarks": [*samples.remarks, *cut, *remarks(ranking, size, pool)],
     }  # fmt: skip
@@ -118,22 +226,24 @@ def check_readable(
 
     Others are left out by `skip_bad`; without it they are a `PoolError`. Nothing is computed before all are checked.
     """
-    read = {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}
-    problems, cut, config, chosen = {}, Counter(), run.config(task), run.preset.chosen
-    limits = {}
-    for what in read:
+    chosen, problems, cut = run.preset.chosen, dict(pool.records.problems), Counter()
+    limits = {}  # rendering of a sample that is read -> the tokens that its model reads at most
+    for what in {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}:
         model = load_config(chosen.train if what == "training_pairs" else chosen.identify)
         limits[what] = model.get_text_config().max_position_embeddings
-    for number, sample in enumerate(pool if read else ()):
+    for number, sample in enumerate(pool if limits else ()):
         one = Samples(run, task, [sample])
         try:
             cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
         except ValueError as error:
-            problems[number] = str(error)
-    pool = pool.settled(problems, skip_bad)
+            problems[pool.place(number)] = f"{pool.place(number)}: {error}"
+    if problems and not skip_bad:
+        pool.refuse(problems)
+    if problems.keys() - pool.records.problems.keys():
+        pool = UserPool(pool.records, problems.keys())
     settings = {
-        "targets": f"sft.max_length {config.sft.max_length}",
-        "prompts": f"tasks.{task}.max_prompt_tokens {config.max_prompt_tokens}",
+        "targets": f"sft.max_length {run.config(task).sft.max_length}",
+        "prompts": f"tasks.{task}.max_prompt_tokens {run.config(task).max_prompt_tokens}",
     }
     return pool, [
         f"{cut[kind]} of {len(pool)} {kind} are longer than what is read of them ({setting})"
@@ -181,10 +291,8 @@ def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
                 f"{(tied & kept).sum()} of the {size} selected have the same score as {(tied & ~kept).sum()} that were "
                 "left out: ties decided, by sample id"
             )
-    elif made["facts"]["filled"]:
-        said.append(
-            f"{made['facts']['filled']} of the {size} selected only fill the budget: the rule left them out"
-        )
+    elif filled := made["facts"]["filled"]:
+        said.append(f"{filled} of the {size} selected only fill the budget: the rule left them out")
     return said
 
 
@@ -204,37 +312,24 @@ def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Pat
 def _keep_what_is_given(folder: Path, given: list[Path]) -> None:
     """Refuse to write over a file that is read, or that no selection wrote."""
     written = [folder / name for name in FILES]
-    taken = next((file for file in given if file.resolve() in [path.resolve() for path in written]), None)
+    taken = [file for file in given if file.resolve() in [path.resolve() for path in written]]
     there = [file for file in written if file.exists()]
-    if there and not {*written[:-1]} <= {
-        *there
-    }:  # no whole selection; its facts go first when it is replaced
-        taken = taken or there[0]
+    if not {*written[:-1]} <= {*there}:  # no whole selection; its facts go first when it is replaced
+        taken += there
     if taken:
-        raise ConfigError(f"{taken} would be overwritten by the selection: name another folder with --out")
+        raise ConfigError(f"{taken[0]} would be overwritten by the selection: name another folder with --out")
 
 
-def _write(
-    folder: Path, samples: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]
-) -> Selection:
-    numbers = pd.Index(samples.ids).get_indexer(
-        ranking["sample_id"]
-    )  # (N,) of the pool, in the ranking's order
-    scores = pd.DataFrame(
-        {
-            "sample_id": ranking["sample_id"],
-            "place": [samples.place(number) for number in numbers],
-            "score": ranking["score"],
-            "rank": ranking["rank"],
-            "selected": ranking["rank"] <= size,
-            "filled": ranking["filled"],
-        }
-    )
+def _write(folder: Path, samples: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]) -> Selection:
+    numbers = pd.Index(samples.ids).get_indexer(ranking["sample_id"])  # (N,) of the pool, in the ranking's order
+    scores = ranking[["sample_id", "score", "rank", "filled"]].reset_index(drop=True)
+    scores.attrs = {}
+    scores.insert(1, "place", [samples.place(number) for number in numbers])
+    scores.insert(4, "selected", scores["rank"] <= size)
     best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
     try:
-        with temporary_folder(
-            folder / "selection"
-        ) as new:  # an earlier selection stays until this one is whole
+        # an earlier selection stays until this one is whole
+        with temporary_folder(folder / "selection") as new:
             out = store.Store(new)
             out.write("scores.parquet", scores)
             scores.to_csv(new / "scores.csv", index=False, lineterminator="\n")

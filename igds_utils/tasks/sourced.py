@@ -14,7 +14,7 @@ comes from. What one set says no other does: sets are dealt in the order of `SET
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from igds_utils.config.refs import DataSource, Strict
 from igds_utils.config.settings import TaskConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.metrics import words
-from igds_utils.data.rows import mirror_folder, reservoir, source_rows, title
+from igds_utils.data.rows import mirror_folder, reservoir, source_rows
 from igds_utils.tasks.examples import SETS, Example, Sets, data_parameters, normalize, number, random_stream
 from igds_utils.tasks.records import Records, refusal
 
@@ -45,34 +45,21 @@ class Sourced(Strict):
     @model_validator(mode="after")
     def _one_source_a_set(self):
         taken: dict[str, str] = {}
-        for name in self.sources:
-            for one in self.sets_of(name):
+        for name, sets in self.given.items():
+            for one in sets:
                 if one not in KNOWN:
-                    raise ValueError(
-                        f"source {name!r} is no set; say with `sets` which of {', '.join(KNOWN)} it fills"
-                    )
+                    known = ", ".join(KNOWN)
+                    raise ValueError(f"source {name!r} is no set; say with `sets` which of {known} it fills")
                 if (other := taken.setdefault(one, name)) != name:
-                    raise ValueError(
-                        f"sources {other!r} and {name!r} both fill {one}: take it from one of them"
-                    )
+                    raise ValueError(f"sources {other!r} and {name!r} both fill {one}: take it from one of them")
         return self
 
-    def sets_of(self, name: str) -> list[str]:
-        """Which sets a source fills: those that it lists, or the one that it is named after."""
-        named = {other: source.sets or [other] for other, source in self.sources.items()}
-        alone = "pool" in named[name] and not any("quality" in sets for sets in named.values())
-        return [*named[name], *["quality"] * alone]
-
-
-def origins(config: TaskConfig) -> dict[str, str]:
-    """Set -> where its rows come from, in a few words, of the sets that `sources` fill."""
-    named = Sourced(sources=config.data.get("sources", {}))
-    found = {}
-    for name, source in named.sources.items():
-        mirrored = source.mirror and mirror_folder()
-        place = source.mirror.path if mirrored else source.file and str(source.file) or title(source)
-        found |= dict.fromkeys([one for one in named.sets_of(name) if one in config.set_sizes], place)
-    return found
+    @property
+    def given(self) -> dict[str, list[str]]:
+        """Source -> which sets it fills: those that it lists, or the one that it is named after."""
+        named = {name: source.sets or [name] for name, source in self.sources.items()}
+        quality = ["quality"] * ("quality" not in sum(named.values(), []))
+        return {name: [*sets, *quality * ("pool" in sets)] for name, sets in named.items()}
 
 
 def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
@@ -86,12 +73,9 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     set did without because that one has them), of_pool.
     """
     sourced = data_parameters(Sourced, {"sources": config.data.get("sources", {})}, task.name)
-    asked, given = config.set_sizes, {name: sourced.sets_of(name) for name in sourced.sources}
-    sizes = {name: asked[name] for name in KNOWN if asked.get(name, 0) != 0}
-    filled = [one for sets in given.values() for one in sets]
-    streams: dict[str, _Stream] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    if own := [name for name in sizes if name not in filled]:
+    asked, filled = config.set_sizes, sum(sourced.given.values(), [])
+    streams: dict[str, _Stream] = {}  # of every set
+    if own := [name for name, size in asked.items() if size != 0 and name not in filled]:
         try:
             examples = task.own_examples(config, asked | dict.fromkeys(filled, 0), seed)
         except ConfigError as error:
@@ -100,18 +84,20 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
             wanted = f"no source of tasks.{task.name}.data.sources fills {', '.join(own)}"
             raise ConfigError(f"{wanted}, nor can the task itself: {error}") from None
         streams = dict.fromkeys(own, _Stream("the task's own data", examples))
-    for name, source in sourced.sources.items():
-        if wanted := [one for one in given[name] if one in sizes]:
-            examples, facts[name] = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
-            random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
-            streams |= dict.fromkeys(wanted, _Stream(name, examples, facts[name]["left out"]))
+    dealt, facts = {}, {}
+    for name, fills in sourced.given.items():
+        if not (ones := [one for one in fills if asked.get(one, 0) != 0]):
+            continue
+        dealt[name] = ones
+        examples, facts[name] = _read(task, sourced.sources[name], f"tasks.{task.name}.data.sources.{name}", seed)
+        random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
+        streams |= dict.fromkeys(ones, _Stream(name, examples, facts[name]["left out"]))
     sets, counts = _deal(streams, asked, task.name)
     for name, found in facts.items():
-        dealt = [one for one in given[name] if one in streams]
-        found["used"] = sum(len(sets[one]) for one in dealt if "of_pool" not in counts[one])
-        if left := sum(1 for _ in streams[dealt[0]].left):
-            beyond = ", ".join("quality.size" if one == "quality" else f"sizes.{one}" for one in dealt)
-            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in dealt)] = left
+        found["used"] = sum(len(sets[one]) for one in dealt[name] if "of_pool" not in counts[one])
+        if left := sum(1 for _ in streams[dealt[name][0]].left):
+            beyond = ", ".join("quality.size" if one == "quality" else f"sizes.{one}" for one in dealt[name])
+            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in dealt[name])] = left
     numbered = {name: number(members, task.name, name) for name, members in sets.items()}
     few = counts.get("quality", {})
     told = "sources" in config.data or "of_pool" in few or few.get("size", 0) < few.get("asked", 0)
@@ -126,30 +112,19 @@ def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Ex
     if source.mirror and mirror_folder():
         source = source.model_copy(update={"columns": source.mirror.columns})
     named = {name for column in source.columns.values() for name in column.names} | set(source.where)
-    known = named if set(task.row_fields) <= set(source.columns) else None
-    records = Records(source_rows(source, known and sorted(known), name), task, source)
-    counts, out, problems = Counter(), Counter(), []
-
-    def usable() -> Iterator[Example]:
-        for place, _, made in records.read():
-            counts["rows"] += 1
-            if isinstance(made, Example):
-                yield made
-            elif made.why == "wrong":
-                problems.append(f"{place}: {made}")
-            else:
-                out[str(made)] += 1
-
-    examples = list(usable()) if source.rows is None else reservoir(usable(), source.rows, Random(seed))
-    records.check_columns()
-    if problems:
-        raise SourceError(refusal(problems, counts["rows"], f"mend or remove them, or correct {name}"))
-    out["not drawn (rows)"] = counts["rows"] - out.total() - len(examples)
+    known = sorted(named) if set(task.row_fields) <= set(source.columns) else None
+    records = Records(source_rows(source, known, name), task, source)
+    usable = (made.example for made in records.read())
+    examples = list(usable) if source.rows is None else reservoir(usable, source.rows, Random(seed))
+    if records.problems:
+        mend = f"mend or remove them, or correct {name}"
+        raise SourceError(refusal([*records.problems.values()], records.count, mend))
+    out = records.left_out
+    out["not drawn (rows)"] = records.count - out.total() - len(examples)
     if source.join_repeats:
         joined = join_repeats(examples)
         out["joined"], examples = len(examples) - len(joined), joined
-    left_out = {reason: n for reason, n in out.items() if n}
-    return examples, {"rows": counts["rows"], "left out": left_out, "read as": records.how}
+    return examples, {"rows": records.count, "left out": dict(+out), "read as": records.how}
 
 
 class _Stream:
@@ -168,23 +143,21 @@ def _deal(
     owner: dict[str, str] = {}  # normalized text -> the set that has it
     sets: dict[str, list[Example]] = {}
     counts: dict[str, dict[str, Any]] = {}
-    for name in [name for name in KNOWN if name in sizes]:
+    for name in (name for name in KNOWN if name in sizes):
         size, stream = sizes[name], streams.get(name)
-        members: list[Example] = []
-        own: set[str] = set()
-        repeats, overlaps = 0, Counter()
+        members, repeats, overlaps = [], 0, Counter()
         while (size is None or len(members) < size) and (example := next(stream.left, None)) is not None:
             text = normalize(example.text)
-            if (other := owner.setdefault(text, name)) != name:
-                overlaps[other] += 1
-            elif text in own and name not in REPEATING:
+            other = owner.get(text)
+            owner.setdefault(text, name)
+            if other == name:
                 repeats += 1
-            else:
-                repeats += text in own
-                own.add(text)
+            elif other:
+                overlaps[other] += 1
+            if other is None or (other == name and name in REPEATING):
                 members.append(example)
-                continue
-            stream.dropped += 1
+            else:
+                stream.dropped += 1
         if of_pool := name == "quality" and 2 * len(members) < size:
             members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
         if size != 0 and not members:
