@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import huggingface_hub
@@ -121,7 +122,7 @@ def test_an_unknown_model_or_revision_is_named(hub_box, empty_cache):
 def test_a_busy_hub_is_asked_again(hub_box, empty_cache, capsys):
     with hub_box.fault("unavailable", f"/api/models/{LLAMA}", times=2):
         assert load_lm(HubRef(hub=LLAMA)).n_layers == 3
-    assert capsys.readouterr().err.count("the hub is unavailable (503); trying again") == 2
+    assert len(re.findall("503 Server Error.*; trying again in 0 s", capsys.readouterr().err)) == 2
     with hub_box.fault("unavailable", "tokenizer.json", times=1):
         assert load_tokenizer(HubRef(hub=GEMMA)).eos_token == "<eos>"
     assert len(asked(hub_box, f"{GEMMA}/resolve/")) > len(set(asked(hub_box, f"{GEMMA}/resolve/")))
