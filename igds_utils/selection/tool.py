@@ -89,7 +89,7 @@ class UserPool(Sequence[Example]):
         if isinstance(at, slice):
             return [self[number] for number in range(*at.indices(len(self)))]
         number = range(len(self))[at]
-        fields, target, _, _ = self._read(number)
+        fields, target, *_ = self._read(number)
         return Example(self.ids[number], fields, target, ())
 
     def place(self, number: int) -> str:
@@ -110,13 +110,12 @@ class UserPool(Sequence[Example]):
     def write(self, file: Path, chosen: Sequence[int]) -> None:
         """Write the records of some samples, in that order, as JSONL."""
         with store.written_whole(file) as out:
-            for number in chosen:
-                record = self._read(number)[3]
+            for record in (self._read(number)[3] for number in chosen):
+                line = json.dumps(record, ensure_ascii=False)
                 try:
-                    line = json.dumps(record, ensure_ascii=False).encode()
+                    out.write(f"{line}\n".encode())
                 except UnicodeEncodeError:  # half a character outside of the task's fields
-                    line = json.dumps(record).encode()
-                out.write(line + b"\n")
+                    out.write(f"{json.dumps(record)}\n".encode())
 
 
 def read_pool(
@@ -127,9 +126,9 @@ def read_pool(
 ) -> UserPool:
     """The pool in some files, a folder of shards, or of a dataset on the hub (`rows.find_rows`).
 
-    columns: field of the task -> the column that holds it, where they differ, or `{"value": text}` for all records, as
-    in a preset's sources; `id` is one of them, and an empty name numbers the records. left_out: places of records that
-    are passed over. Raises `PoolError`, `ConfigError` or `SourceError`.
+    columns: field of the task, or `id`, -> the column that holds it, where they differ, or `{"value": text}` for all
+    records, as in a preset's sources; an empty name of `id` numbers the records. left_out: places of records that are
+    passed over. Raises `PoolError`, `ConfigError` or `SourceError`.
     """
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
     made = DataSource.model_validate({"file": "", "columns": columns})
@@ -168,23 +167,20 @@ def select(
         chosen.records[0]  # the best sample, as it stands in the file
         print(explain(run, "selection", chosen.scores["sample_id"][0]))
 
-    run: which models and SAEs read the samples (`open_run` of a preset). task: how they are put to them; one of the
-    preset's. source: files, a folder of them, or a dataset of the hub; what is in them need not fit into memory.
-    folder: where the selection goes; nothing is written if anything is wrong.
-
-    selector: by name (`selectors.names()`). ratio: the share of the samples that is kept. features: for IGDS, task
-    features as "l14_p11575,l9_p3" or the path of a task_features.json; by default those that the run found in notebooks
-    1 and 2. columns: field of the task -> the column that holds it, where they differ (`read_pool`). skip_bad: leave
-    out samples that cannot be used, instead of refusing the pool.
+    run: which models and SAEs read the samples. task: how they are put to them; one of the preset's. source: files, a
+    folder of them, or a dataset of the hub. folder: where the selection goes; nothing is written if anything is wrong.
+    selector: by name (`selectors.names()`). ratio: the share of the samples that is kept. features: task features as
+    "l14_p11575,l9_p3" or the path of a task_features.json; by default those that the run found in notebooks 1 and 2.
+    columns: as of `read_pool`. skip_bad: leave out samples that cannot be used, instead of refusing the pool.
 
     Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
     selection.json (what was asked for, and what to know). What is measured is stored with the run's results, so that
     another selector or ratio costs little, and a call that was killed goes on where it was. Raises `ConfigError`;
     problems of the samples are `PoolError`, with file and line.
 
-    Texts are read, scored and written part by part. What is measured is held for all samples: a number each for IGDS,
-    Loss and IFD, a vector for RDS+, LESS and embeddings, the features that fire for MONA and the coverage selectors.
-    ZIP, BM25 and #InsTag hold all texts, or their words.
+    Texts are read, scored and written part by part and need not fit into memory. What is measured must: a number a
+    sample for IGDS, Loss and IFD, a vector for RDS+, LESS and embeddings, the features that fire for MONA and the
+    coverage selectors. ZIP, BM25 and #InsTag hold all texts, or their words.
     """
     folder = Path(folder)
     _check_request(run, task, selector, ratio, folder)
@@ -226,29 +222,27 @@ def check_readable(
 
     Others are left out by `skip_bad`; without it they are a `PoolError`. Nothing is computed before all are checked.
     """
-    chosen, problems, cut = run.preset.chosen, dict(pool.records.problems), Counter()
+    config, chosen, problems, cut = run.config(task), run.preset.chosen, dict(pool.records.problems), Counter()
     limits = {}  # rendering of a sample that is read -> the tokens that its model reads at most
     for what in {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}:
         model = load_config(chosen.train if what == "training_pairs" else chosen.identify)
         limits[what] = model.get_text_config().max_position_embeddings
     for number, sample in enumerate(pool if limits else ()):
-        one = Samples(run, task, [sample])
         try:
+            one = Samples(run, task, [sample])
             cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
         except ValueError as error:
             problems[pool.place(number)] = f"{pool.place(number)}: {error}"
-    if problems and not skip_bad:
+    if not skip_bad:
         pool.refuse(problems)
-    if problems.keys() - pool.records.problems.keys():
-        pool = UserPool(pool.records, problems.keys())
+    if len(problems) > len(pool.records.problems):
+        pool = UserPool(pool.records, problems)
     settings = {
-        "targets": f"sft.max_length {run.config(task).sft.max_length}",
-        "prompts": f"tasks.{task}.max_prompt_tokens {run.config(task).max_prompt_tokens}",
+        "targets": f"sft.max_length {config.sft.max_length}",
+        "prompts": f"tasks.{task}.max_prompt_tokens {config.max_prompt_tokens}",
     }
-    return pool, [
-        f"{cut[kind]} of {len(pool)} {kind} are longer than what is read of them ({setting})"
-        for kind, setting in settings.items() if cut[kind]
-    ]  # fmt: skip
+    said = "{} of {} {} are longer than what is read of them ({})"
+    return pool, [said.format(cut[kind], len(pool), kind, settings[kind]) for kind in settings if cut[kind]]
 
 
 def _cut(one: Samples, what: str, most: int) -> set[str]:
@@ -256,11 +250,11 @@ def _cut(one: Samples, what: str, most: int) -> set[str]:
     run, training = one.run, what == "training_pairs"
     tokenizer = run.train_tokenizer if training else run.tokenizer
     if what == "prompts":
-        ids, whole, setting = prompts.encode(tokenizer, one.prompts[0]), [], "max_prompt_tokens"
+        whole = ids = prompts.encode(tokenizer, one.prompts[0])
     else:
-        ids, whole = getattr(one, what)[0][0], getattr(one, f"uncut_{what}")[0][0]
-        setting = "sft.max_length"
+        (ids, _), (whole, _) = getattr(one, what)[0], getattr(one, f"uncut_{what}")[0]
     if len(ids) > most:
+        setting = "max_prompt_tokens" if what == "prompts" else "sft.max_length"
         raise ValueError(
             f"{len(ids):,} tokens of it are read, the model reads at most {most:,}: shorten it, or lower {setting}"
         )
@@ -322,10 +316,10 @@ def _keep_what_is_given(folder: Path, given: list[Path]) -> None:
 
 def _write(folder: Path, samples: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]) -> Selection:
     numbers = pd.Index(samples.ids).get_indexer(ranking["sample_id"])  # (N,) of the pool, in the ranking's order
-    scores = ranking[["sample_id", "score", "rank", "filled"]].reset_index(drop=True)
+    places = [samples.place(number) for number in numbers]
+    scores = ranking.assign(place=places, selected=ranking["rank"] <= size)
+    scores = pd.DataFrame(scores, columns=["sample_id", "place", "score", "rank", "selected", "filled"])
     scores.attrs = {}
-    scores.insert(1, "place", [samples.place(number) for number in numbers])
-    scores.insert(4, "selected", scores["rank"] <= size)
     best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
     try:
         # an earlier selection stays until this one is whole
