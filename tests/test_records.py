@@ -63,9 +63,9 @@ def test_instruction_and_input_are_joined_also_where_the_instruction_alone_is_na
     assert texts(made) == expected and found.how == "question is '{instruction}\\n{input}', target is 'output'"
     assert texts(read(records, columns={"question": "instruction", "target": "output"})[1]) == expected
     assert texts(read(records, columns={"question": "{instruction}"})[1]) == [(["Add."], "5")] * 3
-    chats = [[SYSTEM, ASK, ANSWER], [ASK, ANSWER, MORE, ANSWER], [ASK, ANSWER]]
-    said = read([{"messages": chat} for chat in chats])[0].how.split("; ")  # what of chats is not read
-    assert said[2:] == ["1 have a system turn, not read", "1 have further turns, not read"]
+    chats = read([{"messages": [SYSTEM, ASK, ANSWER, MORE, ANSWER]}])[0]
+    said = "of a chat the first user's turn and the answer to it are read, no system and no further turns"
+    assert chats.how.split("; ")[1] == said
     assert read([{"question": "a", "target": "b"}])[0].how == ""
 
 

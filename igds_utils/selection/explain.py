@@ -1,7 +1,7 @@
 """Why a sample of a selection stands where it does (`igds explain`): its score beside the cut, and what changes it."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from igds_utils.tasks.corruptions import own_field
 from igds_utils.tasks.examples import Example
 
 PIECES = 8  # into which a text of one sentence is cut
+PLACE = "where it stands, and the last one selected and the first one left out"
 FIRED = "what fires at the critical position (percentile: share of the pool that fires it less)"
 CHANGES = "what would change it: the score without a part of the text"
 
@@ -30,27 +31,22 @@ CHANGES = "what would change it: the score without a part of the text"
 class Explanation:
     """What `explain` found; `print` it, or look at its tables.
 
-    place: facts of the ranking. features: activation of each task feature at the critical position, and its percentile
-    in the pool. changes: the score without each part of the sample's text. Both tables are empty for selectors that
-    read no task features.
+    around: the sample's row of the scores, and those at the cut. features: activation of each task feature at the
+    critical position, and its percentile in the pool. changes: the score without each part of the sample's text. The
+    last two are empty for selectors that read no task features.
     """
 
-    place: dict[str, Any]
-    features: pd.DataFrame = field(default_factory=pd.DataFrame)
-    changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    around: pd.DataFrame
+    features: pd.DataFrame
+    changes: pd.DataFrame
+    remarks: list[str]
 
     def __str__(self) -> str:
-        at, first_out = self.place, self.place["first_out"]
-        lines = [
-            f"{at['sample_id']} ({at['place']}): rank {at['rank']} of {at['samples']}, score {at['score']:.4g}; "
-            f"{'selected' if at['selected'] else 'left out'}",
-            f"the {at['size']} best are selected; the last of them has {at['last_in']:.4g}"
-            + (f", the first one left out {first_out:.4g}" if first_out is not None else ""),
-        ]
-        for title, table in ((FIRED, self.features), (CHANGES, self.changes)):
+        lines = []
+        for title, table in ((PLACE, self.around), (FIRED, self.features), (CHANGES, self.changes)):
             if len(table):
-                lines += ["", title, table.to_string(index=False, float_format=lambda value: f"{value:.4g}")]
-        return "\n".join([*lines, "", *at["remarks"]])
+                lines += [title, table.to_string(index=False, float_format=lambda value: f"{value:.4g}"), ""]
+        return "\n".join([*lines, *self.remarks])
 
 
 def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
@@ -75,16 +71,11 @@ def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
     if sample_id not in scores.index:
         shown = ", ".join(scores.index[:3])
         raise ConfigError(f"no sample {sample_id!r} in {folder}: the ids are those of scores.csv ({shown}, ...)")
-    row, size = scores.loc[sample_id], int(facts["selected"])
-    place = {
-        "sample_id": sample_id, "place": row["place"], "rank": int(row["rank"]), "samples": len(scores),
-        "score": float(row["score"]), "selected": bool(row["selected"]), "size": size,
-        "last_in": float(scores["score"].iloc[size - 1]),
-        "first_out": float(scores["score"].iloc[size]) if size < len(scores) else None,
-    }  # fmt: skip
+    cut = scores.index[facts["selected"] - 1 : facts["selected"] + 1]
+    around = scores.loc[list(dict.fromkeys([sample_id, *cut]))].reset_index()
     if FIRES not in selectors.get(facts["selector"]).measurements:
         said = f"{facts['selector']} is not a score of the task features: there is no more to show"
-        return Explanation(place | {"remarks": [*facts["remarks"], said]})
+        return Explanation(around, pd.DataFrame(), pd.DataFrame(), [*facts["remarks"], said])
     samples = read_pool(facts["source"], run.task(facts["task"]), facts["columns"], facts["left_out"])
     found = [Feature.parse(name) for name in facts["made_by"]["measured"][FIRES]["features"]]
     pool = pool_of(run, facts["task"], samples, facts["selector"], found)
@@ -99,9 +90,9 @@ def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
             "percentile": 100 * (values < values[number]).mean(axis=0),
         }
     )
-    said = "the target is not read: no change of it moves this score"
     changes = _changes(pool, samples[number], facts, scores["score"])
-    return Explanation(place | {"remarks": [*facts["remarks"], said]}, fires, changes)
+    said = "the target is not read: no change of it moves this score"
+    return Explanation(around, fires, changes, [*facts["remarks"], said])
 
 
 def _changes(pool: Pool, sample: Example, facts: dict[str, Any], scores: pd.Series) -> pd.DataFrame:

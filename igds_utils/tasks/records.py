@@ -65,12 +65,12 @@ class Records:
     source: how fields are made of columns, and what is left out (`columns`, `where`, `max_words`); its place is not
     read. scored: whether outputs are scored against the examples; if not, a record may hold the `target` itself, and
     its `id`, and one without its texts is a problem. Known of the last pass: `count` of the rows, `problems` by place,
-    `left_out` by reason, `chats` that had system turns or further turns.
+    `left_out` by reason.
     """
 
     def __init__(self, rows: Rows, task: Task, source: DataSource, scored: bool = True):
         self.rows, self.task, self.source, self.scored = rows, task, source, scored
-        self.count, self.problems, self.left_out, self.chats = 0, {}, Counter(), Counter()
+        self.count, self.problems, self.left_out, self._chats = 0, {}, Counter(), False
         self._first = next((record for _, record in rows if isinstance(record, dict)), {})
         self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
         known, columns = dict.fromkeys([*self.prompt, "target", *parts, "id"]), source.columns
@@ -102,7 +102,7 @@ class Records:
 
         Raises `ConfigError` after the last record for a column that is named and that no record has.
         """
-        self.count, self.problems, self.left_out, self.chats = 0, {}, Counter(), Counter()
+        self.count, self.problems, self.left_out = 0, {}, Counter()
         for place, record in self.rows:
             self.count += 1
             if place in passed_over:
@@ -126,9 +126,8 @@ class Records:
     def how(self) -> str:
         """What stands for the fields where a known format was recognized, and what of it is not read."""
         said = [", ".join(f"{field} is {column.column!r}" for field, column in self.format.items())]
-        if self.chats:
-            said.append("of a chat the first user's turn and the answer to it are read")
-            said += [f"{n} have {kind}, not read" for kind, n in self.chats.items() if n]
+        if self._chats:
+            said.append("of a chat the first user's turn and the answer to it are read, no system and no further turns")
         return "; ".join(filter(None, said))
 
     def _example(self, place: str, record: dict[str, Any]) -> Example:
@@ -199,16 +198,13 @@ class Records:
 
     def _turn(self, turns: list[tuple[Any, Any]], name: str, field: str) -> Any:
         """What the user says, or the answer to it; a prompt that stands alone ends in what is answered."""
-        roles = [role for role, _ in turns if role != "system"]
+        self._chats = True
         asked, answers = ([i for i, (role, _) in enumerate(turns) if role in names] for names in (USER, ASSISTANT))
         at = asked[0 if self._columns[self.targets[0]].column == name else -1] if asked else -1
         found = [i for i in answers if i > at] if field in self.targets else [at] * bool(asked)
         if not found:
             who = "assistant" if field in self.targets else "user"
             raise LeftOut(f"chat {name!r} has no turn of the {who}")
-        if field in self.prompt:
-            self.chats["a system turn"] += len(roles) < len(turns)
-            self.chats["further turns"] += len(roles) > 1 + bool(answers)
         return turns[found[0]][1]
 
 

@@ -14,7 +14,7 @@ comes from. What one set says no other does: sets are dealt in the order of `SET
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     """
     sourced = data_parameters(Sourced, {"sources": config.data.get("sources", {})}, task.name)
     asked, filled = config.set_sizes, sum(sourced.given.values(), [])
-    streams: dict[str, _Stream] = {}  # of every set
+    streams = []
     if own := [name for name, size in asked.items() if size != 0 and name not in filled]:
         try:
             examples = task.own_examples(config, asked | dict.fromkeys(filled, 0), seed)
@@ -83,99 +83,101 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
                 raise
             wanted = f"no source of tasks.{task.name}.data.sources fills {', '.join(own)}"
             raise ConfigError(f"{wanted}, nor can the task itself: {error}") from None
-        streams = dict.fromkeys(own, _Stream("the task's own data", examples))
-    dealt, facts = {}, {}
+        streams = [_Stream("the task's own data", own, examples)]
     for name, fills in sourced.given.items():
-        if not (ones := [one for one in fills if asked.get(one, 0) != 0]):
-            continue
-        dealt[name] = ones
-        examples, facts[name] = _read(task, sourced.sources[name], f"tasks.{task.name}.data.sources.{name}", seed)
-        random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
-        streams |= dict.fromkeys(ones, _Stream(name, examples, facts[name]["left out"]))
-    sets, counts = _deal(streams, asked, task.name)
-    for name, found in facts.items():
-        found["used"] = sum(len(sets[one]) for one in dealt[name] if "of_pool" not in counts[one])
-        if left := sum(1 for _ in streams[dealt[name][0]].left):
-            beyond = ", ".join("quality.size" if one == "quality" else f"sizes.{one}" for one in dealt[name])
-            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in dealt[name])] = left
-    numbered = {name: number(members, task.name, name) for name, members in sets.items()}
+        if fills := [one for one in fills if asked.get(one, 0) != 0]:
+            streams.append(_read(task, sourced.sources[name], name, fills, seed))
+    sets: dict[str, list[Example]] = {}
+    counts: dict[str, dict[str, Any]] = {}
+    owner: dict[str, str] = {}  # normalized text -> the set that has it
+    of = {one: stream for stream in streams for one in stream.fills}
+    for name in (name for name in KNOWN if name in asked):
+        sets[name], counts[name] = _deal(task.name, name, asked[name], of.get(name), sets, owner)
+    for stream in streams:
+        stream.facts["used"] = sum(len(sets[one]) for one in stream.fills if "of_pool" not in counts[one])
+        if left := sum(1 for _ in stream.left):
+            sizes = ["quality.size" if one == "quality" else f"sizes.{one}" for one in stream.fills]
+            reason = f"beyond {', '.join(sizes)}" + ", null takes all" * ("pool" in stream.fills)
+            stream.facts["left out"][reason] = left
     few = counts.get("quality", {})
     told = "sources" in config.data or "of_pool" in few or few.get("size", 0) < few.get("asked", 0)
-    return Sets(numbered, {"sources": facts, "sets": counts} if told else {})
+    read = {stream.name: stream.facts for stream in streams if stream.name in sourced.sources}
+    numbered = {name: number(members, task.name, name) for name, members in sets.items()}
+    return Sets(numbered, {"sources": read, "sets": counts} if told else {})
 
 
-def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Example], dict[str, Any]]:
-    """The examples of one source, without id, and how many of its rows were left out for which reason.
+class _Stream:
+    """The usable examples of one source, dealt into the sets that it fills; facts: what was left out of its rows."""
+
+    def __init__(self, name: str, fills: list[str], examples: list[Example], facts: dict[str, Any] | None = None):
+        self.name, self.fills, self.total, self.left = name, fills, len(examples), iter(examples)
+        self.facts = facts or {"left out": {}}
+        out = self.facts["left out"].items()
+        # by so many, and those that are passed over in dealing, a set may be smaller than it should be
+        self.dropped = sum(n for reason, n in out if not reason.startswith(("filtered", "not drawn")))
+
+
+def _read(task: Task, source: DataSource, name: str, fills: list[str], seed: int) -> _Stream:
+    """The examples of one source, shuffled and without id, and how many of its rows were left out for which reason.
 
     Rows that lack a text are; other rows that cannot be read are a `SourceError` that lists them.
     """
     if source.mirror and mirror_folder():
         source = source.model_copy(update={"columns": source.mirror.columns})
+    place = f"tasks.{task.name}.data.sources.{name}"
     named = {name for column in source.columns.values() for name in column.names} | set(source.where)
     known = sorted(named) if set(task.row_fields) <= set(source.columns) else None
-    records = Records(source_rows(source, known, name), task, source)
+    records = Records(source_rows(source, known, place), task, source)
     usable = (made.example for made in records.read())
     examples = list(usable) if source.rows is None else reservoir(usable, source.rows, Random(seed))
     if records.problems:
-        mend = f"mend or remove them, or correct {name}"
+        mend = f"mend or remove them, or correct {place}"
         raise SourceError(refusal([*records.problems.values()], records.count, mend))
     out = records.left_out
     out["not drawn (rows)"] = records.count - out.total() - len(examples)
     if source.join_repeats:
         joined = join_repeats(examples)
         out["joined"], examples = len(examples) - len(joined), joined
-    return examples, {"rows": records.count, "left out": dict(+out), "read as": records.how}
-
-
-class _Stream:
-    """The examples of one source, each of which is dealt once, and how many of its rows were left out before."""
-
-    def __init__(self, name: str, examples: Sequence[Example], out: dict[str, int] | None = None):
-        self.name, self.total, self.left, self.out = name, len(examples), iter(examples), out or {}
-        lost = (n for reason, n in self.out.items() if not reason.startswith(("filtered", "not drawn")))
-        self.dropped = sum(lost)
+    random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
+    return _Stream(name, fills, examples, {"rows": records.count, "left out": dict(+out), "read as": records.how})
 
 
 def _deal(
-    streams: dict[str, _Stream], sizes: dict[str, int | None], task: str
-) -> tuple[dict[str, list[Example]], dict[str, dict[str, Any]]]:
-    """Fill the sets in the order of `KNOWN`, each from its stream, and count what was passed over."""
-    owner: dict[str, str] = {}  # normalized text -> the set that has it
-    sets: dict[str, list[Example]] = {}
-    counts: dict[str, dict[str, Any]] = {}
-    for name in (name for name in KNOWN if name in sizes):
-        size, stream = sizes[name], streams.get(name)
-        members, repeats, overlaps = [], 0, Counter()
-        while (size is None or len(members) < size) and (example := next(stream.left, None)) is not None:
-            text = normalize(example.text)
-            other = owner.get(text)
-            owner.setdefault(text, name)
-            if other == name:
-                repeats += 1
-            elif other:
-                overlaps[other] += 1
-            if other is None or (other == name and name in REPEATING):
-                members.append(example)
-            else:
-                stream.dropped += 1
-        if of_pool := name == "quality" and 2 * len(members) < size:
-            members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
-        if size != 0 and not members:
-            why = _counted(stream.out | {f"in {other}": n for other, n in overlaps.items()}) or "all are dealt"
-            raise ConfigError(
-                f"task {task}: no {name} example is left of {stream.name} ({why}): correct tasks.{task}.data.sources, "
-                "or lower the sizes of the other sets"
-            )
-        if name != "quality" and size and size - len(members) > stream.dropped:
-            raise ConfigError(
-                f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
-                f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
-            )
-        sets[name] = members
-        asked = len(members) if size is None else size
-        counts[name] = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
-        counts[name] |= {"of_pool": True} if of_pool else {}
-    return sets, counts
+    task: str,
+    name: str,
+    size: int | None,
+    stream: _Stream | None,
+    sets: dict[str, list[Example]],
+    owner: dict[str, str],
+) -> tuple[list[Example], dict[str, Any]]:
+    """The next set from its stream, and the counts of what was passed over; sets: those that are filled already."""
+    members, repeats, overlaps = [], 0, Counter()
+    while (size is None or len(members) < size) and (example := next(stream.left, None)) is not None:
+        text = normalize(example.text)
+        other = owner.get(text)
+        if other is None or (other == name and name in REPEATING):
+            members.append(example)
+        else:
+            stream.dropped += 1
+        repeats += other == name
+        overlaps.update({other} - {None, name})
+        owner.setdefault(text, name)
+    if of_pool := name == "quality" and 2 * len(members) < size:
+        members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
+    if size != 0 and not members:
+        out = stream.facts["left out"] | {f"in {other}": n for other, n in overlaps.items()}
+        raise ConfigError(
+            f"task {task}: no {name} example is left of {stream.name} ({_counted(out) or 'all are dealt'}): correct "
+            f"tasks.{task}.data.sources, or lower the sizes of the other sets"
+        )
+    if name != "quality" and size and size - len(members) > stream.dropped:
+        raise ConfigError(
+            f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
+            f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
+        )
+    asked = len(members) if size is None else size
+    counts = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
+    return members, counts | ({"of_pool": True} if of_pool else {})
 
 
 def join_repeats(examples: Iterable[Example]) -> list[Example]:
