@@ -80,16 +80,14 @@ def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) ->
         return _file_rows(source.file, PROJECT)
     mirror = mirror_folder()
     try:
-        if mirror:
-            file = _mirrored(source, mirror)
-            return Rows(name, {file.name: file})
-        return Rows(name, {_title(source): _cached(source, columns)})
+        file = _mirrored(source, mirror) if mirror else _cached(source, columns)
     except SourceError as error:
         own = f", or, where the task has data of its own, read that: SET={name.rpartition('.')[0]}={{}}"
         raise SourceError(
             f"{name}: {error}. Without a hub, set {MIRROR} to a folder that holds the data"
             + own * name.startswith("tasks.")
         ) from error
+    return Rows(name, {file.name if mirror else _title(source): file})
 
 
 # ---- files -----------------------------------------------------------------------------------------------
@@ -136,7 +134,8 @@ def _read(file: Path, called: str) -> Iterator[Row]:
     try:
         if kind in TABLES and not packed:
             rows = (row for batch in _batches(file, kind) for row in batch.to_pylist())
-            yield from ((f"{called} row {number}", plain(row)) for number, row in enumerate(rows, start=1))
+            for number, row in enumerate(rows, start=1):
+                yield f"{called} row {number}", DECODER.decode(json.dumps(row, default=_as_text))
         elif kind in TEXTS:
             with io.BufferedReader(input_stream(str(file), compression=packed)) as stream:
                 yield from TEXTS[kind](stream, called)
@@ -213,28 +212,21 @@ TEXTS = {
 }
 
 
-def plain(value: Any) -> Any:
-    """A value of a table as JSON knows it."""
-    match value:
-        case dict():
-            return {key: plain(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [plain(inner) for inner in value]
-        case bytes():
-            try:
-                return value.decode("utf8")
-            except UnicodeDecodeError:
-                return b64encode(value).decode()
-        case float():
-            return value if math.isfinite(value) else None
-        case date() | time():
-            return value.isoformat()
-        case None | str() | int():
-            return value
-    return str(value)  # decimals, durations
+def _as_text(value: Any) -> str:
+    """A value of a table that JSON does not know: dates, decimals, durations, bytes."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf8")
+        except UnicodeDecodeError:
+            return b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 # ---- the hub and its mirror ------------------------------------------------------------------------------
+
+
+def _title(source: DataSource) -> str:
+    return " ".join(filter(None, [source.hub, source.config, source.split]))
 
 
 def mirror_folder() -> Path | None:
@@ -254,10 +246,6 @@ def _mirrored(source: DataSource, mirror: Path) -> Path:
     raise SourceError(f"the data mirror {mirror} holds no {' or '.join(tried)}: put it there")
 
 
-def _title(source: DataSource) -> str:
-    return " ".join(filter(None, [source.hub, source.config, source.split]))
-
-
 def _cached(source: DataSource, columns: Iterable[str] | None) -> Path:
     """The rows of a hub dataset with these columns, as one JSONL file in the cache."""
     key = json.dumps([source.hub, source.config, source.split, source.revision, columns and sorted(columns)])
@@ -267,7 +255,7 @@ def _cached(source: DataSource, columns: Iterable[str] | None) -> Path:
     def fill(new: Path) -> None:
         with (new / "rows.jsonl").open("w", encoding="utf8") as lines:
             for row in tqdm(stream_hub(source, columns), desc=f"fetch {source.hub}", unit="row", delay=2):
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.write(json.dumps(row, default=_as_text, ensure_ascii=False) + "\n")
 
     return hub.whole(cached, lambda new: hub.fetched(source.hub, lambda: fill(new))) / "rows.jsonl"
 
@@ -293,7 +281,7 @@ def stream_hub(source: DataSource, columns: Iterable[str] | None = None) -> Iter
             raise SourceError(f"{_title(source)}: {has}: correct `columns`")
         rows = rows.select_columns(held)
     for table in rows.with_format("arrow").iter(batch_size=ROWS):  # images stay bytes, nothing is decoded
-        yield from map(plain, table.to_pylist())
+        yield from table.to_pylist()
 
 
 def reservoir(items: Iterable, n: int, random: Random) -> list:

@@ -76,7 +76,7 @@ def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
     if FIRES not in selectors.get(facts["selector"]).measurements:
         said = f"{facts['selector']} is not a score of the task features: there is no more to show"
         return Explanation(around, pd.DataFrame(), pd.DataFrame(), [*facts["remarks"], said])
-    samples = read_pool(facts["source"], run.task(facts["task"]), facts["columns"], facts["left_out"])
+    samples = read_pool(facts["source"], run.task(facts["task"]), facts["columns"], left_out=facts["left_out"])
     found = [Feature.parse(name) for name in facts["made_by"]["measured"][FIRES]["features"]]
     pool = pool_of(run, facts["task"], samples, facts["selector"], found)
     if pool.data_version != facts["data"]:

@@ -7,10 +7,9 @@ is computed: problems are one error that names file, line, field and mend.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -48,23 +47,35 @@ class PoolError(ConfigError):
 class UserPool(Sequence[Example]):
     """Samples that are read from disk when they are asked for, so that a pool may be larger than memory.
 
-    The rows are read once, into a temporary file; of each sample only its id and its place there are kept. left_out:
-    places of records that are passed over, and of those of which no example can be made.
+    The rows are read once, into a temporary file; of each sample only its id and its place there are kept.
     """
 
-    def __init__(self, records: Records, left_out: Collection[str] = ()):
-        self.records, self.name = records, records.rows.name
-        self.ids: list[str] = []
+    def __init__(
+        self,
+        records: Records,
+        left_out: Collection[str] = (),
+        check: Callable[[Example], None] = lambda example: None,
+        skip_bad: bool = False,
+    ):
+        """left_out: places of records that are passed over. check: raises `ValueError` for a sample of no use."""
+        self.records, self.name, self.ids = records, records.rows.name, []
         self._at: list[int] = []  # of each sample, where it is stored
         (folder := cache_root()).mkdir(parents=True, exist_ok=True)
         self._stored = TemporaryFile(dir=folder)
         for example, place, record in records.read({*left_out}):
+            try:
+                check(example)
+            except ValueError as error:
+                records.problems[place] = f"{place}: {error}"
+                continue
             self.ids.append(example.id)
             self._at.append(self._stored.tell())
             self._stored.write(json.dumps([example.fields, example.target, place, record]).encode() + b"\n")
         self.left_out = [*left_out, *records.problems]
+        if records.problems and not skip_bad:
+            mend = "mend or remove them, or leave them out with --skip-bad"
+            raise PoolError(refusal([*records.problems.values()], records.count, mend))
         if len(self) < 2:
-            self.refuse(records.problems)
             held = "one sample" if self.ids else "no samples"
             raise PoolError(f"{self.name} holds {held}: there is nothing to select from; give it at least two")
         if (again := pd.Index(self.ids).duplicated()).any():
@@ -75,12 +86,6 @@ class UserPool(Sequence[Example]):
                 f"{again.sum()} ids repeat: read another column (--column id=NAME), make one of two "
                 "(--column 'id={source}-{id}'), or number the records (--column id=)"
             )
-
-    def refuse(self, problems: dict[str, str]) -> None:
-        """Raise `PoolError` if there are any; place of a record -> what is wrong with it."""
-        if problems:
-            mend = "mend or remove them, or leave them out with --skip-bad"
-            raise PoolError(refusal([*problems.values()], self.records.count, mend))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -118,21 +123,16 @@ class UserPool(Sequence[Example]):
                     out.write(f"{json.dumps(record)}\n".encode())
 
 
-def read_pool(
-    source: str | Sequence[str],
-    task: Task,
-    columns: dict[str, Any] | None = None,
-    left_out: Collection[str] = (),
-) -> UserPool:
+def read_pool(source: str | Sequence[str], task: Task, columns: dict[str, Any] | None = None, **options) -> UserPool:
     """The pool in some files, a folder of shards, or of a dataset on the hub (`rows.find_rows`).
 
     columns: field of the task, or `id`, -> the column that holds it, where they differ, or `{"value": text}` for all
-    records, as in a preset's sources; an empty name of `id` numbers the records. left_out: places of records that are
-    passed over. Raises `PoolError`, `ConfigError` or `SourceError`.
+    records, as in a preset's sources; an empty name of `id` numbers the records. options: of `UserPool`. Raises
+    `PoolError`, `ConfigError` or `SourceError`.
     """
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
     made = DataSource.model_validate({"file": "", "columns": columns})
-    return UserPool(Records(find_rows(source), task, made, scored=False), left_out)
+    return UserPool(Records(find_rows(source), task, made, scored=False), **options)
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ def select(
     """
     folder = Path(folder)
     _check_request(run, task, selector, ratio, folder)
-    asked = selectors.get(selector).measurements
-    samples = read_pool(source, run.task(task), columns)
-    _keep_what_is_given(folder, [*samples.records.rows.files.values(), Path(features)])
+    _keep_what_is_given(folder, [*find_rows(source).files.values(), Path(features)])
+    asked, cut = selectors.get(selector).measurements, Counter()
     found = task_features(run, task, features) if features or FIRES in asked else None
-    samples, cut = check_readable(run, task, samples, asked, skip_bad)
+    check = _readable(run, task, asked, cut)
+    samples = read_pool(source, run.task(task), columns, check=check, skip_bad=skip_bad)
     pool = pool_of(run, task, samples, selector, found)
     size = selection_size(ratio, len(samples))
     try:
@@ -204,7 +204,7 @@ def select(
         "source": where[0] if len(where) == 1 else where, "features": features, "columns": columns or {},
         "data": pool.data_version, "left_out": samples.left_out, "samples": len(ranking), "selected": size,
         "made_by": ranking.attrs["selector"],
-        "remarks": [*samples.remarks, *cut, *remarks(ranking, size, pool)],
+        "remarks": [*samples.remarks, *_not_read(cut, run, pool), *remarks(ranking, size, pool)],
     }  # fmt: skip
     return _write(folder, samples, ranking, size, facts)
 
@@ -215,34 +215,30 @@ def pool_of(run: Run, task: str, samples: UserPool, selector: str, found: list |
     return Pool(run, task, samples, f"{task}/pools/{key}", run.preset.seed, (selector,), found)
 
 
-def check_readable(
-    run: Run, task: str, pool: UserPool, measurements: Sequence[str], skip_bad: bool
-) -> tuple[UserPool, list[str]]:
-    """A user's pool whose samples the models can read for some measurements, and how many are cut.
-
-    Others are left out by `skip_bad`; without it they are a `PoolError`. Nothing is computed before all are checked.
-    """
-    config, chosen, problems, cut = run.config(task), run.preset.chosen, dict(pool.records.problems), Counter()
+def _readable(run: Run, task: str, measurements: Sequence[str], cut: Counter) -> Callable[[Example], None]:
+    """A check of a sample: `ValueError` if a model cannot read it for some measurements; `cut` counts what is cut."""
     limits = {}  # rendering of a sample that is read -> the tokens that its model reads at most
     for what in {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}:
+        chosen = run.preset.chosen
         model = load_config(chosen.train if what == "training_pairs" else chosen.identify)
         limits[what] = model.get_text_config().max_position_embeddings
-    for number, sample in enumerate(pool if limits else ()):
-        try:
-            one = Samples(run, task, [sample])
-            cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
-        except ValueError as error:
-            problems[pool.place(number)] = f"{pool.place(number)}: {error}"
-    if not skip_bad:
-        pool.refuse(problems)
-    if len(problems) > len(pool.records.problems):
-        pool = UserPool(pool.records, problems)
+
+    def check(sample: Example) -> None:
+        one = Samples(run, task, [sample])
+        cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
+
+    return check
+
+
+def _not_read(cut: Counter, run: Run, pool: Pool) -> list[str]:
+    """How many prompts and targets are cut, and which setting says so."""
+    config = run.config(pool.task)
     settings = {
         "targets": f"sft.max_length {config.sft.max_length}",
-        "prompts": f"tasks.{task}.max_prompt_tokens {config.max_prompt_tokens}",
+        "prompts": f"tasks.{pool.task}.max_prompt_tokens {config.max_prompt_tokens}",
     }
     said = "{} of {} {} are longer than what is read of them ({})"
-    return pool, [said.format(cut[kind], len(pool), kind, settings[kind]) for kind in settings if cut[kind]]
+    return [said.format(cut[kind], len(pool.ids), kind, settings[kind]) for kind in settings if cut[kind]]
 
 
 def _cut(one: Samples, what: str, most: int) -> set[str]:
@@ -293,12 +289,11 @@ def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
 def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Path) -> None:
     if task not in run.tasks:
         raise ConfigError(f"preset {run.preset.name} has no task {task!r}; known: {', '.join(run.tasks)}")
-    if selector not in selectors.names():
-        close = difflib.get_close_matches(selector, selectors.names(), n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ConfigError(f"no selector {selector!r}{hint}; known: {', '.join(selectors.names())}")
-    if not 0 < ratio <= 1:  # also refuses nan
-        raise ConfigError(f"a ratio must lie in (0, 1], not {ratio}: 0.5 keeps the better half")
+    try:
+        selectors.get(selector)
+        selection_size(ratio, 1)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: name a folder for the selection")
 
