@@ -93,7 +93,7 @@ def test_a_selection_holds_the_records_as_they_were_best_first(run, file, fires,
 def test_samples_and_records_are_read_from_disk_in_any_order(suffix, tmp_path):
     file = tmp_path / f"pool.{suffix}"
     pd.DataFrame(RECORDS).to_parquet(file) if suffix == "parquet" else write(file, RECORDS)
-    samples = tool.read_pool(str(file), get("math"))
+    samples = tool.UserPool(str(file), get("math"))
     assert len(samples) == 6 and [one.id for one in samples] == samples.ids
     assert [one.fields["question"] for one in samples[2:4]] == QUESTIONS[2:4] and samples[30:] == []
     assert [samples[i].target for i in (-1, 1)] == ["Reply 5.", "Reply 1."]
@@ -110,7 +110,7 @@ def test_the_results_are_those_of_a_list(selector, run, file, fires, tmp_path, m
     """Texts are read part by part, and the ranking is that of samples in memory."""
     monkeypatch.setattr(pool, "PROMPTS", 2)
     made = select(run, "math", file, tmp_path / "out", selector, features=",".join(fires))
-    examples = list(tool.read_pool(file, get("math")))
+    examples = list(tool.UserPool(file, get("math")))
     found = features.task_features(run, "math", ",".join(fires))
     own = pool.Pool(run, "math", examples, f"as_list/{selector}", run.preset.seed, task_features=found)
     expected = selectors.rank_pool(selector, own, 3)

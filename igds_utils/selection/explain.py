@@ -17,7 +17,7 @@ from igds_utils.engine.features import Feature
 from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection.features import at_critical, in_units
 from igds_utils.selection.pool import Pool
-from igds_utils.selection.tool import FACTS, FIRES, pool_of, read_pool
+from igds_utils.selection.tool import FACTS, FIRES, UserPool, pool_of
 from igds_utils.tasks.corruptions import own_field
 from igds_utils.tasks.examples import Example
 
@@ -76,7 +76,7 @@ def explain(run: Run, folder: str | Path, sample_id: str) -> Explanation:
     if FIRES not in selectors.get(facts["selector"]).measurements:
         said = f"{facts['selector']} is not a score of the task features: there is no more to show"
         return Explanation(around, pd.DataFrame(), pd.DataFrame(), [*facts["remarks"], said])
-    samples = read_pool(facts["source"], run.task(facts["task"]), facts["columns"], left_out=facts["left_out"])
+    samples = UserPool(facts["source"], run.task(facts["task"]), facts["columns"], facts["left_out"])
     found = [Feature.parse(name) for name in facts["made_by"]["measured"][FIRES]["features"]]
     pool = pool_of(run, facts["task"], samples, facts["selector"], found)
     if pool.data_version != facts["data"]:

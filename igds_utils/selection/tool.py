@@ -47,18 +47,26 @@ class PoolError(ConfigError):
 class UserPool(Sequence[Example]):
     """Samples that are read from disk when they are asked for, so that a pool may be larger than memory.
 
-    The rows are read once, into a temporary file; of each sample only its id and its place there are kept.
+    source: files, a folder of shards, or a dataset on the hub (`rows.find_rows`). They are read once, into a temporary
+    file; of each sample only its id and its place there are kept. columns: field of the task, or `id`, -> the column
+    that holds it, where they differ, or `{"value": text}` for all records, as in a preset's sources; an empty name of
+    `id` numbers the records. left_out: places of records that are passed over. check: raises `ValueError` for a sample
+    of no use. Raises `PoolError`, `ConfigError` or `SourceError`.
     """
 
     def __init__(
         self,
-        records: Records,
+        source: str | Sequence[str],
+        task: Task,
+        columns: dict[str, Any] | None = None,
         left_out: Collection[str] = (),
         check: Callable[[Example], None] = lambda example: None,
         skip_bad: bool = False,
     ):
-        """left_out: places of records that are passed over. check: raises `ValueError` for a sample of no use."""
-        self.records, self.name, self.ids = records, records.rows.name, []
+        columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
+        made = DataSource.model_validate({"file": "", "columns": columns})
+        self.records = records = Records(find_rows(source), task, made, scored=False)
+        self.name, self.ids = records.rows.name, []
         self._at: list[int] = []  # of each sample, where it is stored
         (folder := cache_root()).mkdir(parents=True, exist_ok=True)
         self._stored = TemporaryFile(dir=folder)
@@ -123,18 +131,6 @@ class UserPool(Sequence[Example]):
                     out.write(f"{json.dumps(record)}\n".encode())
 
 
-def read_pool(source: str | Sequence[str], task: Task, columns: dict[str, Any] | None = None, **options) -> UserPool:
-    """The pool in some files, a folder of shards, or of a dataset on the hub (`rows.find_rows`).
-
-    columns: field of the task, or `id`, -> the column that holds it, where they differ, or `{"value": text}` for all
-    records, as in a preset's sources; an empty name of `id` numbers the records. options: of `UserPool`. Raises
-    `PoolError`, `ConfigError` or `SourceError`.
-    """
-    columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
-    made = DataSource.model_validate({"file": "", "columns": columns})
-    return UserPool(Records(find_rows(source), task, made, scored=False), **options)
-
-
 @dataclass(frozen=True)
 class Selection:
     """What `select` wrote: every sample's score and rank, and what to know of the selection."""
@@ -171,7 +167,7 @@ def select(
     folder of them, or a dataset of the hub. folder: where the selection goes; nothing is written if anything is wrong.
     selector: by name (`selectors.names()`). ratio: the share of the samples that is kept. features: task features as
     "l14_p11575,l9_p3" or the path of a task_features.json; by default those that the run found in notebooks 1 and 2.
-    columns: as of `read_pool`. skip_bad: leave out samples that cannot be used, instead of refusing the pool.
+    columns: as of `UserPool`. skip_bad: leave out samples that cannot be used, instead of refusing the pool.
 
     Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
     selection.json (what was asked for, and what to know). What is measured is stored with the run's results, so that
@@ -188,7 +184,7 @@ def select(
     asked, cut = selectors.get(selector).measurements, Counter()
     found = task_features(run, task, features) if features or FIRES in asked else None
     check = _readable(run, task, asked, cut)
-    samples = read_pool(source, run.task(task), columns, check=check, skip_bad=skip_bad)
+    samples = UserPool(source, run.task(task), columns, check=check, skip_bad=skip_bad)
     pool = pool_of(run, task, samples, selector, found)
     size = selection_size(ratio, len(samples))
     try:
