@@ -24,7 +24,7 @@ def read(tmp_path):
         task = tasks.get("own", OWN) if task == "own" else tasks.get(task)
         made = DataSource(file=str(file), columns=columns or {}, **source)
         found = Records(find_rows(str(file)), task, made, scored)
-        return found, [made.example for made in found.read()]
+        return found, [example for example, _, _ in found.read()]
 
     return read
 

@@ -33,7 +33,7 @@ from igds_utils.selection.pool import Pool
 from igds_utils.selection.samples import MEASUREMENTS, Samples
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
-from igds_utils.tasks.records import Records, refusal
+from igds_utils.tasks.records import Records
 
 FACTS = "selection.json"
 FILES = ("scores.parquet", "scores.csv", "selection.jsonl", FACTS)  # in the order in which they are written
@@ -81,8 +81,7 @@ class UserPool(Sequence[Example]):
             self._stored.write(json.dumps([example.fields, example.target, place, record]).encode() + b"\n")
         self.left_out = [*left_out, *records.problems]
         if records.problems and not skip_bad:
-            mend = "mend or remove them, or leave them out with --skip-bad"
-            raise PoolError(refusal([*records.problems.values()], records.count, mend))
+            raise PoolError(records.refusal("mend or remove them, or leave them out with --skip-bad"))
         if len(self) < 2:
             held = "one sample" if self.ids else "no samples"
             raise PoolError(f"{self.name} holds {held}: there is nothing to select from; give it at least two")

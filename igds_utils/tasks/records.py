@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import PIECE, Column, DataSource
@@ -42,21 +42,6 @@ class BadRecord(ValueError):
 
 class LeftOut(BadRecord):
     """A record without one of its texts, or one that a preset filters."""
-
-
-class Made(NamedTuple):
-    """An example, and where the record that it was made of stands."""
-
-    example: Example
-    place: str
-    record: dict[str, Any]
-
-
-def refusal(problems: Sequence[str], of: int, mend: str) -> str:
-    """One message for all records that cannot be used, the first ones listed."""
-    more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    last = f"{len(problems)} of {of} records cannot be used: {mend}"
-    return "\n".join([*problems[:SHOWN], *more, last])
 
 
 class Records:
@@ -97,10 +82,11 @@ class Records:
         self._needed = [*filter(None, varied), *([f] for f in self.fields if f not in task.optional)]
         self._needed += [[task.reference]] * scored
 
-    def read(self, passed_over: Collection[str] = ()) -> Iterator[Made]:
-        """The examples, in the order of their records; passed_over: places of records that are not looked at.
+    def read(self, passed_over: Collection[str] = ()) -> Iterator[tuple[Example, str, dict[str, Any]]]:
+        """The examples, each with the place of its record and the record, in their order.
 
-        Raises `ConfigError` after the last record for a column that is named and that no record has.
+        passed_over: places of records that are not looked at. Raises `ConfigError` after the last record for a column
+        that is named and that no record has.
         """
         self.count, self.problems, self.left_out = 0, {}, Counter()
         for place, record in self.rows:
@@ -117,10 +103,16 @@ class Records:
                 else:
                     self.problems[place] = f"{place}: {problem}"
             else:
-                yield Made(example, place, record)
+                yield example, place, record
         for name, field in self._unseen.items():
             if self._first and find(self._first, name) is MISSING:
                 raise ConfigError(f"{self.rows.name}, all records: {self._missing(name, field, self._first)}")
+
+    def refusal(self, mend: str) -> str:
+        """One message for all records that cannot be used, the first ones listed."""
+        said, n = [*self.problems.values()][:SHOWN], len(self.problems)
+        more = [f"... and {n - SHOWN} more"] if n > SHOWN else []
+        return "\n".join([*said, *more, f"{n} of {self.count} records cannot be used: {mend}"])
 
     @property
     def how(self) -> str:
@@ -148,10 +140,8 @@ class Records:
         column = self._columns["id"].column
         if column and self._columns["id"].names != [column]:  # a template
             return self._text(record, "id")
-        value = find(record, column) if column else MISSING
-        if value is not MISSING:
-            self._unseen.pop(column, None)
-        if value is MISSING or value is None:
+        value = self._value(record, column, "id", optional=True) if column else None
+        if value is None:
             file, kind, number = place.rsplit(" ", 2)
             return f"{file}-" * (len(self.rows.files) > 1) + f"{kind}-{number.zfill(6)}"
         if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():

@@ -28,7 +28,7 @@ from igds_utils.data.hub import SourceError
 from igds_utils.data.metrics import words
 from igds_utils.data.rows import mirror_folder, reservoir, source_rows
 from igds_utils.tasks.examples import SETS, Example, Sets, data_parameters, normalize, number, random_stream
-from igds_utils.tasks.records import Records, refusal
+from igds_utils.tasks.records import Records
 
 if TYPE_CHECKING:
     from igds_utils.tasks.base import Task
@@ -128,11 +128,10 @@ def _read(task: Task, source: DataSource, name: str, fills: list[str], seed: int
     named = {name for column in source.columns.values() for name in column.names} | set(source.where)
     known = sorted(named) if set(task.row_fields) <= set(source.columns) else None
     records = Records(source_rows(source, known, place), task, source)
-    usable = (made.example for made in records.read())
+    usable = (example for example, _, _ in records.read())
     examples = list(usable) if source.rows is None else reservoir(usable, source.rows, Random(seed))
     if records.problems:
-        mend = f"mend or remove them, or correct {place}"
-        raise SourceError(refusal([*records.problems.values()], records.count, mend))
+        raise SourceError(records.refusal(f"mend or remove them, or correct {place}"))
     out = records.left_out
     out["not drawn (rows)"] = records.count - out.total() - len(examples)
     if source.join_repeats:
