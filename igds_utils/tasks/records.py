@@ -57,28 +57,28 @@ class Records:
         self.rows, self.task, self.source, self.scored = rows, task, source, scored
         self.count, self.problems, self.left_out, self._chats = 0, {}, Counter(), False
         self._first = next((record for _, record in rows if isinstance(record, dict)), {})
-        self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
-        known, columns = dict.fromkeys([*self.prompt, "target", *parts, "id"]), source.columns
+        prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
+        known, columns = dict.fromkeys([*prompt, "target", *parts, "id"]), source.columns
         if unknown := [] if scored else sorted({*columns} - {*known}):
             raise ConfigError(f"task {task.name} has no field {unknown[0]!r}; it has {', '.join(known)}")
         asks, answers = next((f for has, f in FORMATS.items() if {*has} <= {*self._first}), (None, None))
         free = [field for field in known if field not in columns and field not in self._first]
-        if asks == ALPACA and len(self.prompt) == 1:  # the instruction alone would lose the input
-            free += [field for field in self.prompt if columns.get(field) == Column(column="instruction")]
+        if asks == ALPACA and len(prompt) == 1:  # the instruction alone would lose the input
+            free += [field for field in prompt if columns.get(field) == Column(column="instruction")]
         bare = task.target_template == f"{{{parts[0]}}}" and "target" in free  # what fills its field is the target
         self.targets = parts if scored or "target" in free and (bare or not {*parts} & {*free}) else ["target"]
         self.format = {}  # fields that a known format fills
-        if asks and len(asked := [field for field in self.prompt if field in free]) == 1:
+        if asks and len(asked := [field for field in prompt if field in free]) == 1:
             self.format[asked[0]] = Column(column=asks)
         if answers and len(self.targets) == 1 and self.targets[0] in free and (bare or not scored):
             self.format[self.targets[0]] = Column(column=answers)
-        self.fields = list(dict.fromkeys([*self.prompt, *self.targets, *[task.reference] * scored]))
+        self.fields = list(dict.fromkeys([*prompt, *self.targets, *[task.reference] * scored]))
         self._columns = {field: Column(column=field) for field in [*self.fields, "id"]} | columns | self.format
         checked = [f for f in [*self.fields, *({"id"} & {*columns})] if f not in self.format]
         self._unseen = {name: field for field in checked for name in self._columns[field].names}
         if wrong := sorted({*source.max_words} - {*self.fields}):
             raise ConfigError(f"max_words of {wrong[0]!r}, which is no field of task {task.name}")
-        varied = [[f for f in some if self._columns[f].value is None] for some in (self.prompt, self.targets)]
+        varied = [[f for f in some if self._columns[f].value is None] for some in (prompt, self.targets)]
         self._needed = [*filter(None, varied), *([f] for f in self.fields if f not in task.optional)]
         self._needed += [[task.reference]] * scored
 
