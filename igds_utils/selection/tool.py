@@ -112,13 +112,6 @@ class UserPool(Sequence[Example]):
         self._stored.seek(self._at[number])
         return json.loads(self._stored.readline())
 
-    @property
-    def remarks(self) -> list[str]:
-        """How the records were read, where that is not as they are, and how many were left out."""
-        count, out = self.records.count, len(self.left_out)
-        said = f"{len(self)} of {count} records are used, because {out} cannot be (--skip-bad)"
-        return [*filter(None, [self.records.how]), *[said] * bool(out)]
-
     def write(self, file: Path, chosen: Sequence[int]) -> None:
         """Write the records of some samples, in that order, as JSONL."""
         with store.written_whole(file) as out:
@@ -199,7 +192,7 @@ def select(
         "source": where[0] if len(where) == 1 else where, "features": features, "columns": columns or {},
         "data": pool.data_version, "left_out": samples.left_out, "samples": len(ranking), "selected": size,
         "made_by": ranking.attrs["selector"],
-        "remarks": [*samples.remarks, *_not_read(cut, run, pool), *remarks(ranking, size, pool)],
+        "remarks": _remarks(ranking, size, pool, cut),
     }  # fmt: skip
     return _write(folder, samples, ranking, size, facts)
 
@@ -225,17 +218,6 @@ def _readable(run: Run, task: str, measurements: Sequence[str], cut: Counter) ->
     return check
 
 
-def _not_read(cut: Counter, run: Run, pool: Pool) -> list[str]:
-    """How many prompts and targets are cut, and which setting says so."""
-    config = run.config(pool.task)
-    settings = {
-        "targets": f"sft.max_length {config.sft.max_length}",
-        "prompts": f"tasks.{pool.task}.max_prompt_tokens {config.max_prompt_tokens}",
-    }
-    said = "{} of {} {} are longer than what is read of them ({})"
-    return [said.format(cut[kind], len(pool.ids), kind, settings[kind]) for kind in settings if cut[kind]]
-
-
 def _cut(one: Samples, what: str, most: int) -> set[str]:
     """Whether `prompts` or `targets` of one sample are not read to their end; `ValueError` where it cannot be read."""
     run, training = one.run, what == "training_pairs"
@@ -257,17 +239,26 @@ def _cut(one: Samples, what: str, most: int) -> set[str]:
     return found
 
 
-def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
-    """What a reader of a selection has to know: features that are silent, and ties that decided."""
-    made, said = ranking.attrs["selector"], []
-    selector = selectors.get(made["name"])
+def _remarks(ranking: pd.DataFrame, size: int, pool: Pool, cut: Counter) -> list[str]:
+    """What to know of a selection: how records were read, what of them is not, silent features, ties that decided."""
+    made, config, records = ranking.attrs["selector"], pool.run.config(pool.task), pool.samples.records
+    selector, n = selectors.get(made["name"]), len(ranking)
+    said = [records.how] if records.how else []
+    if out := len(pool.samples.left_out):
+        said.append(f"{n} of {records.count} records are used, because {out} cannot be (--skip-bad)")
+    for kind, setting in (
+        ("targets", f"sft.max_length {config.sft.max_length}"),
+        ("prompts", f"tasks.{pool.task}.max_prompt_tokens {config.max_prompt_tokens}"),
+    ):
+        if cut[kind]:
+            said.append(f"{cut[kind]} of {n} {kind} are longer than what is read of them ({setting})")
     if FIRES in selector.measurements:
         names = ", ".join(feature.name for feature in pool.task_features)
         silent = int((pool.task_feature_activations.sum(axis=1) == 0).sum())
-        if silent == len(ranking):
+        if silent == n:
             said.append(f"no sample of this pool fires {names}: the scores say nothing about it")
         elif silent:
-            said.append(f"{silent} of {len(ranking)} samples do not fire {names}: their score is 0")
+            said.append(f"{silent} of {n} samples do not fire {names}: their score is 0")
     if not selector.chooses:
         kept = ranking["rank"] <= size
         tied = ranking["score"] == ranking.loc[ranking["rank"] == size, "score"].item()
