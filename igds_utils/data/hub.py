@@ -47,7 +47,7 @@ MENDS = {
     "EntryNotFoundError": "has no such file: {last}",
     "OfflineModeIsEnabled": "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset it once",
     "DatasetNotFoundError": "cannot be read: {first} Correct `hub` and `revision`; where access is restricted, accept "
-    "the terms on https://huggingface.co/datasets/{name} " + LOGIN,
+    "the terms on its page of the hub " + LOGIN,
 }
 
 
