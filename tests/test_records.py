@@ -24,9 +24,7 @@ def read(tmp_path):
         task = tasks.get("own", OWN) if task == "own" else tasks.get(task)
         made = DataSource(file=str(file), columns=columns or {}, **source)
         found = Records(find_rows(str(file)), task, made, scored)
-        examples = [made for _, _, made in found.read()]
-        found.check_columns()
-        return found, examples
+        return found, [example for example, _, _ in found.read()]
 
     return read
 
@@ -65,9 +63,9 @@ def test_instruction_and_input_are_joined_also_where_the_instruction_alone_is_na
     assert texts(made) == expected and found.how == "question is '{instruction}\\n{input}', target is 'output'"
     assert texts(read(records, columns={"question": "instruction", "target": "output"})[1]) == expected
     assert texts(read(records, columns={"question": "{instruction}"})[1]) == [(["Add."], "5")] * 3
-    chats = [[SYSTEM, ASK, ANSWER], [ASK, ANSWER, MORE, ANSWER], [ASK, ANSWER]]
-    said = read([{"messages": chat} for chat in chats])[0].how.split("; ")  # what of chats is not read
-    assert said[2:] == ["1 have a system turn, not read", "1 have further turns, not read"]
+    chats = read([{"messages": [SYSTEM, ASK, ANSWER, MORE, ANSWER]}])[0]
+    said = "of a chat the first user's turn and the answer to it are read, no system and no further turns"
+    assert chats.how.split("; ")[1] == said
     assert read([{"question": "a", "target": "b"}])[0].how == ""
 
 
@@ -102,8 +100,8 @@ def test_ids_come_from_a_column_from_two_or_from_the_line(read):
     assert ids(id={"value": ""}) == ["line-000001", "line-000002", "line-000003"]
     with pytest.raises(ConfigError, match=r"pool.jsonl, all records: no field 'uuid' for 'id'"):
         ids(id="uuid")
-    wrong = read([{"id": 3.0, "question": "q", "target": "t"}])[1][0]
-    assert str(wrong).startswith("field 'id' holds 3.0: an id is text or a whole number (write 3, which")
+    (wrong,) = read([{"id": 3.0, "question": "q", "target": "t"}])[0].problems.values()
+    assert "field 'id' holds 3.0: an id is text or a whole number (write 3, which" in wrong
 
 
 @pytest.mark.parametrize(
@@ -119,25 +117,36 @@ def test_a_column_that_no_record_has_is_refused(read, columns, words):
         read([{"question": "q", "target": "t"}] * 3, columns=columns)
 
 
+FINE = {"question": "q", "target": "t", "solution": "s", "answer": "a"}
+
+
 @pytest.mark.parametrize(
-    ("record", "why", "words"),
+    ("change", "left_out", "words"),
     [
-        ({"question": "q"}, "wrong", "no field 'target'"),
-        ({"question": "q", "target": {}}, "wrong", "field 'target' holds an object, not text"),
-        ({"question": ["a"], "target": "t"}, "wrong", "field 'question' holds a list, not text"),
-        ({"question": "\ud83d", "target": "t"}, "wrong", "half a character"),
-        ({"question": "q", "target": None}, "empty", "field 'target' is empty"),
-        ({"question": [ANSWER], "target": "t"}, "empty", "chat 'question' has no turn of the user"),
+        ({"target": {}}, None, "field 'target' holds an object, not text"),
+        ({"target": None}, None, "field 'target' is empty"),
+        ({"question": ["a"]}, False, "field 'question' holds a list, not text"),
+        ({"question": "\ud83d"}, False, "half a character"),
+        ({"question": ""}, True, "field 'question' is empty"),
+        ({"question": [ANSWER]}, True, "chat 'question' has no turn of the user"),
     ],
 )
-def test_a_record_of_no_use_is_told_with_its_reason(read, record, why, words):
-    _, (fine, bad, _) = read([{"question": "q", "target": "t"}, record, {"question": "q", "target": "t"}])
-    assert fine.target == "t" and bad.why == why and words in str(bad)
+def test_a_record_of_no_use_is_told_with_its_place_or_counted(read, change, left_out, words):
+    """A user's is a problem; of a preset's source a record without a text is left out and counted."""
+    found, made = read([FINE, FINE | change, FINE])
+    assert len(made) == 2 and found.count == 3 and not found.left_out
+    ((place, problem),) = found.problems.items()
+    assert place == "pool.jsonl line 2" and problem.startswith(f"{place}: ") and words in problem
+    if left_out is not None:
+        found, made = read([FINE, FINE | change, FINE], scored=True)
+        (told,) = found.left_out if left_out else found.problems.values()
+        assert len(made) == 2 and words in told and not (found.problems and found.left_out)
 
 
 def test_rows_are_filtered(read):
-    rows = [{"question": f"{'w ' * n}", "target": "t", "level": {"n": n}} for n in (1, 2, 3, 4)]
-    _, made = read(rows, where={"level.n": [1, 2, 3]}, max_words={"question": 2})
-    assert [getattr(m, "why", "used") for m in made] == ["used", "used", "filtered", "filtered"]
+    rows = [FINE | {"question": f"{'w ' * n}", "level": {"n": n}} for n in (1, 2, 3, 4)]
+    found, made = read(rows, where={"level.n": [1, 2, 3]}, max_words={"question": 2}, scored=True)
+    assert [example.text for example in made] == ["w", "w w"]
+    assert found.left_out == {"filtered by max_words": 1, "filtered by where": 1}
     with pytest.raises(ConfigError, match="max_words of 'colour', which is no field of task math"):
         read(rows, max_words={"colour": 2})

@@ -15,7 +15,7 @@ import pyarrow.feather
 import pytest
 
 from igds_utils.config.refs import DataSource
-from igds_utils.data import hub, huggingface, rows
+from igds_utils.data import hub, rows
 from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import find_rows
 
@@ -31,6 +31,15 @@ def mirror(tmp_path, monkeypatch):
     (tmp_path / "mirror/some/data/main").mkdir(parents=True)
     (tmp_path / "mirror/some/data/main/train.jsonl").write_text(TEXT, encoding="utf8")
     return tmp_path / "mirror"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """No mirror, and nothing fetched yet."""
+    monkeypatch.delenv(rows.MIRROR, raising=False)
+    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "PAUSE", 0.0)
+    return tmp_path
 
 
 def records(*names):
@@ -169,9 +178,7 @@ def test_a_mirror_replaces_the_hub_with_and_without_the_configurations_folder(mi
         read()
 
 
-def test_a_dataset_of_the_hub_is_streamed_once(hub_box, tmp_path, monkeypatch):
-    monkeypatch.delenv(rows.MIRROR, raising=False)
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
+def test_a_dataset_of_the_hub_is_streamed_once(hub_box, cache):
     source = DataSource(hub="openai/gsm8k", config="main", split="train")
     found = rows.source_rows(source, ["answer"], "x")
     first = list(found)
@@ -182,10 +189,7 @@ def test_a_dataset_of_the_hub_is_streamed_once(hub_box, tmp_path, monkeypatch):
     assert whole["answer"] == first[0][1]["answer"]
 
 
-def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, tmp_path, monkeypatch):
-    monkeypatch.delenv(rows.MIRROR, raising=False)
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, cache):
     for source, words in (
         ({}, "openai/gsm8k main train: no field 'q'; it has question, answer"),
         ({"split": "dev"}, "Correct `config` or `split`"),
@@ -193,14 +197,11 @@ def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, tmp_path, monkeypat
     ):
         with pytest.raises(SourceError, match=words):
             read(**{"hub": "openai/gsm8k", **source})
-    assert not list(tmp_path.glob("rows/*/rows.jsonl"))
+    assert not list(cache.glob("rows/*/rows.jsonl"))
 
 
 @pytest.mark.parametrize("where", ["/api/datasets/openai/gsm8k", "/resolve/"])
-def test_a_busy_hub_is_asked_again_and_a_gated_one_says_how_to_get_access(hub_box, tmp_path, monkeypatch, where):
-    monkeypatch.delenv(rows.MIRROR, raising=False)
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface, "PAUSE", 0.0)
+def test_a_busy_hub_is_asked_again_and_a_gated_one_says_how_to_get_access(hub_box, cache, where):
     with hub_box.fault("gated", "openai/gsm8k"), pytest.raises(SourceError, match="openai/gsm8k .*hf auth login"):
         read(hub="openai/gsm8k")
     with hub_box.fault("unavailable", where, times=1):
@@ -208,17 +209,14 @@ def test_a_busy_hub_is_asked_again_and_a_gated_one_says_how_to_get_access(hub_bo
     assert len(hub_box.requests) > len(set(hub_box.requests)), "nothing was asked for again"
 
 
-def test_the_cache_is_asked_by_what_is_read(tmp_path, monkeypatch):
+def test_the_cache_is_asked_by_what_is_read(cache, monkeypatch):
     """Another split, revision or column is another copy; the same is fetched once."""
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
-    monkeypatch.delenv(rows.MIRROR, raising=False)
     fetches = []
     monkeypatch.setattr(rows, "stream_hub", lambda source, columns: fetches.append(source) or iter(RECORDS))
     for change in ({}, {}, {"revision": "abc"}, {"split": "test"}):
         assert len(read(**change)) == 5
     find_rows("some/data:train@main")
-    assert len(fetches) == 4
-    assert hub.cache_root() == tmp_path
+    assert len(fetches) == 4 and hub.cache_root() == cache
 
 
 def test_a_reservoir_is_uniform():

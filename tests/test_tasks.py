@@ -127,7 +127,7 @@ def test_unusable_data_are_refused_by_name(loaded):
     with pytest.raises(ConfigError, match=rf"tasks\.{task.name}\.data.*unknown key 'max_numbr'"):
         task.sets(config(made.data | {"max_numbr": 3}), seed=0)
     if task.name != "math":
-        with pytest.raises(ConfigError, match="asks for 120 pool examples .* lower tasks.*sizes.pool"):
+        with pytest.raises(ConfigError, match="of 120 pool examples are left of .* lower tasks.*sizes.pool"):
             task.sets(config(made.data, pool=120), seed=0)
 
 

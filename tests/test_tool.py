@@ -7,15 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils import cli
+from igds_utils import cli, selectors
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
-from igds_utils.selection import tool
+from igds_utils.selection import features, pool, tool
 from igds_utils.selection.explain import explain
 from igds_utils.selection.samples import Samples
-from igds_utils.selection.tool import select
-from igds_utils.selection.user_pool import PoolError
+from igds_utils.selection.tool import PoolError, select
 from igds_utils.tasks import get
 from igds_utils.tasks.examples import Example
 
@@ -90,6 +89,35 @@ def test_a_selection_holds_the_records_as_they_were_best_first(run, file, fires,
     assert facts["selector"] == "igds" and facts["made_by"]["direction"] == "highest"
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_samples_and_records_are_read_from_disk_in_any_order(suffix, tmp_path):
+    file = tmp_path / f"pool.{suffix}"
+    pd.DataFrame(RECORDS).to_parquet(file) if suffix == "parquet" else write(file, RECORDS)
+    samples = tool.UserPool(str(file), get("math"))
+    assert len(samples) == 6 and [one.id for one in samples] == samples.ids
+    assert [one.fields["question"] for one in samples[2:4]] == QUESTIONS[2:4] and samples[30:] == []
+    assert [samples[i].target for i in (-1, 1)] == ["Reply 5.", "Reply 1."]
+    assert samples.place(3) == f"{file.name} {'row' if suffix == 'parquet' else 'line'} 4"
+    with pytest.raises(IndexError):
+        samples[6]
+    samples.write(tmp_path / "out.jsonl", [4, 0, 5])
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert found == [RECORDS[i] for i in (4, 0, 5)]
+
+
+@pytest.mark.parametrize("selector", ["igds", "loss", "ifd", "longest", "zip"])
+def test_the_results_are_those_of_a_list(selector, run, file, fires, tmp_path, monkeypatch):
+    """Texts are read part by part, and the ranking is that of samples in memory."""
+    monkeypatch.setattr(pool, "PROMPTS", 2)
+    made = select(run, "math", file, tmp_path / "out", selector, features=",".join(fires))
+    examples = list(tool.UserPool(file, get("math")))
+    found = features.task_features(run, "math", ",".join(fires))
+    own = pool.Pool(run, "math", examples, f"as_list/{selector}", run.preset.seed, task_features=found)
+    expected = selectors.rank_pool(selector, own, 3)
+    for name in ("sample_id", "score", "rank", "filled"):
+        assert made.scores[name].tolist() == expected[name].tolist()
+
+
 # ---- what silence and ties mean --------------------------------------------------------------------------
 
 
@@ -129,11 +157,9 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
     made = select(run, "math", file, tmp_path / "out", features=fires[0])
     best = made.scores["sample_id"].iloc[0]
     found = explain(run, tmp_path / "out", best)
-    assert found.place["rank"] == 1 and found.place["selected"] and found.place["samples"] == 6
-    assert found.place["last_in"] == made.scores["score"].iloc[2]
-    assert found.place["first_out"] == made.scores["score"].iloc[3]
+    assert found.around.equals(made.scores.iloc[[0, 2, 3]].reset_index(drop=True))
     (row,) = found.features.to_dict("records")
-    assert row["feature"] == fires[0] and row["activation"] == pytest.approx(found.place["score"])
+    assert row["feature"] == fires[0] and row["activation"] == pytest.approx(found.around["score"][0])
     assert row["percentile"] == pytest.approx(100 * 5 / 6)
     question = QUESTIONS[int(best[1:])]
     for change in found.changes.to_dict("records"):
@@ -144,7 +170,7 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
         others = made.scores.loc[made.scores["sample_id"] != best, "score"]
         assert change["rank"] >= 1 + (others > change["score"] + 1e-6).sum()
     text = str(found)
-    assert f"{best} (pool.jsonl line" in text and "rank 1 of 6" in text and "the target is not read" in text
+    assert re.search(rf"{best} +pool.jsonl line", text) and "the target is not read" in text
 
 
 def test_what_cannot_be_explained_is_refused(run, file, fires, tmp_path):
@@ -196,10 +222,10 @@ BAD_FILES = {
 }  # fmt: skip
 BAD_CALLS = {
     "ratio 0": (["--ratio", "0"], r"a ratio must lie in \(0, 1\], not 0.0"),
-    "unknown selector": (["--selector", "los"], r"no selector 'los' \(did you mean 'loss'\?\); known: .*igds.*random"),
+    "unknown selector": (["--selector", "los"], "no selector 'los'; known: .*igds.*random"),
     "no features stored": ([], "no task features of math are stored in .*or name features as l<layer>_p<index>$"),
     "no such layer": (["--features", "l9_p3"], "feature l9_p3: layer 9 has no SAE; there are 0, 1, 2, 3"),
-    "unknown field": (["--column", "colour=a"], "task math has no field 'colour'; it has question, target, solution"),
+    "unknown field": (["--selector", "zip", "--column", "colour=a"], "task math has no field 'colour'; it has"),
 }  # fmt: skip
 
 
@@ -216,17 +242,13 @@ def test_a_sample_is_refused_where_what_is_read_of_it_does_not_fit(
 ):
     changed_run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(run.root.parent))
     file = write(tmp_path / "pool.jsonl", records)
-    ask = lambda: select(  # noqa: E731
-        changed_run, "math", file, tmp_path / "out", selector=selector, features=fires[0]
-    )
-    if expected is None:
-        assert len(ask().records) == 3
-    else:
-        with pytest.raises(PoolError, match=f"^pool.jsonl line 3: .*{expected}"):
-            ask()
-        made = select(changed_run, "math", file, tmp_path / "out", selector, features=fires[0], skip_bad=True)
-        assert made.facts["left_out"] == [2] and len(made.scores) == 5
-        assert made.facts["remarks"][0] == "5 of 6 records are used, because 1 cannot be (--skip-bad)"
+    asked = (changed_run, "math", file, tmp_path / "out", selector, 0.5, fires[0])
+    with pytest.raises(PoolError, match=f"^pool.jsonl line 3: .*{expected}"):
+        select(*asked)
+    made = select(*asked, skip_bad=True)
+    assert made.facts["left_out"] == ["pool.jsonl line 3"] and len(made.scores) == 5
+    assert made.facts["remarks"][0] == "5 of 6 records are used, because 1 cannot be (--skip-bad)"
+    assert explain(changed_run, tmp_path / "out", "s1").around["place"][0] == "pool.jsonl line 2"
 
 
 def refused(arguments, capsys):
@@ -277,6 +299,6 @@ def test_select_and_explain_from_the_command_line(run, file, fires, tmp_path, ca
     assert "igds: note: " in shown.err and "do not fire" in shown.err
     arguments = ["--preset", "smoke", "--results", str(run.root.parent)]
     assert cli.main(["explain", str(out), "s4", *arguments]) == 0
-    assert "s4 (pool.jsonl line 5): rank" in capsys.readouterr().out
+    assert re.search("s4 +pool.jsonl line 5", capsys.readouterr().out)
     assert cli.main(["explain", str(out), "s4"]) == 2
     assert "was made with preset smoke, not quick: say --preset smoke" in capsys.readouterr().err

@@ -18,8 +18,7 @@ from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
 from igds_utils.core.launch import claim
-from igds_utils.data.hub import local_folder, sha256
-from igds_utils.data.huggingface import FILES, PICKLED
+from igds_utils.data.hub import FILES, PICKLED, local_folder, sha256
 from igds_utils.engine import prompts
 from igds_utils.engine.features import Feature, sae_folders
 from igds_utils.tasks.base import Task

@@ -15,7 +15,7 @@ import pandas as pd
 from igds_utils.config.config import PROJECT
 from igds_utils.config.settings import Preset
 from igds_utils.core.store import write_whole
-from igds_utils.data.huggingface import newest
+from igds_utils.data.hub import newest
 
 if TYPE_CHECKING:
     from igds_utils.core.experiment import Run

@@ -16,7 +16,7 @@ import regex
 
 from igds_utils.config.refs import FolderRef, HubRef
 from igds_utils.data import hub
-from igds_utils.data.huggingface import fetched, snapshot
+from igds_utils.data.hub import fetched, snapshot
 
 # Scripts that put no spaces between words: a letter with its marks counts as a word.
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"

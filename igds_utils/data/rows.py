@@ -2,7 +2,7 @@
 
 Where the environment variable IGDS_DATA_MIRROR names a folder, it takes the hub's place:
 `<mirror>/<hub id>/[<config>/]<split>.jsonl`. What comes from the hub is streamed once, into the cache
-(`igds_utils.data.hub.cache_root`), and read from there ever after.
+(`hub.cache_root`), and read from there ever after.
 
     for place, record in find_rows("pool.jsonl.gz"): ...
 """
@@ -18,7 +18,9 @@ import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO
@@ -29,49 +31,34 @@ from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import DataSource
 from igds_utils.data import hub
 from igds_utils.data.hub import SourceError
-from igds_utils.data.huggingface import fetched
 
 MIRROR = "IGDS_DATA_MIRROR"
-ROWS = 1024  # of a Parquet file or of the hub that are in memory at once
+ROWS = 1024  # of a table or of the hub that are in memory at once
 TABLES = (".parquet", ".arrow")
-KNOWN = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *TABLES)
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 # what ends so is no dataset of the hub
-FILES = (
-    *KNOWN, *PACKED, ".txt", ".zip", ".bz2", ".xz", ".tar", ".feather", ".pq", ".orc", ".avro", ".xls", ".xlsx", ".xml",
-    ".yaml", ".yml",
-)  # fmt: skip
+FILE = re.compile(r"(?i).*\.(jsonl?|ndjson|[ct]sv|parquet|pq|arrow|feather|gz|zst|bz2|xz|zip|tar|txt|xlsx?|xml|ya?ml)")
 HUB_ID = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<split>[\w.-]+))?(@(?P<config>[\w.-]+))?")
+# behind its number a shard may have a hash: train-00000-of-00002-a1b2c3.parquet
+COUNTED = re.compile(r"(?<=\d)[-_][0-9a-f-]{6,}(?=\.)|\d+")
 
 Row = tuple[str, dict[str, Any] | str]  # where it stands ("pool.jsonl line 17"); its record, or what is wrong with it
 
 
+@dataclass(frozen=True)
 class Rows:
     """Rows of some files, in order; they are read anew, lazily, whenever they are iterated over.
 
     Records hold plain JSON values: those of JSON as they stand there, NaN and infinity as null; of tables, dates and
     times in ISO format, decimals as text, bytes as text where they are UTF-8 and in base64 elsewhere; of CSV, texts.
-
-    name: what messages call all of them. called: what they call one file, by default its name, with as many of its
-    folders as tell the files apart. columns: those that tables are read for, by default all.
     """
 
-    def __init__(self, name: str, files: Sequence[Path], called: str = "", columns: Iterable[str] | None = None):
-        self.name, self.files, self._columns = name, list(files), columns
-        depth = 1
-        while len({file.parts[-depth:] for file in files}) < len({*files}):
-            depth += 1
-        self._called = [called or Path(*file.parts[-depth:]).as_posix() for file in files]
-        for file in files:
-            if (kind := _kind(file))[0] not in KNOWN or (kind[0] in TABLES and kind[1]):
-                raise SourceError(
-                    f"{file.name} is of no known kind: write it as {', '.join(KNOWN)}; those of text may end in "
-                    f"{' or '.join(PACKED)} too"
-                )
+    name: str  # what messages call all of them
+    files: dict[str, Path]  # by what messages call one
 
     def __iter__(self) -> Iterator[Row]:
-        for file, called in zip(self.files, self._called, strict=True):
-            yield from _read(file, called, self._columns)
+        for called, file in self.files.items():
+            yield from _read(file, called)
 
 
 def find_rows(names: str | Sequence[str]) -> Rows:
@@ -82,25 +69,15 @@ def find_rows(names: str | Sequence[str]) -> Rows:
     """
     name = names if isinstance(names, str) else names[0] if len(names) == 1 else ""
     path, found = Path(name).expanduser(), HUB_ID.fullmatch(name)
-    if found and path.suffix.lower() not in FILES and not path.exists():
+    if found and not FILE.fullmatch(name) and not path.exists():
         return source_rows(DataSource(**{k: v for k, v in found.groupdict().items() if v}), None, name)
-    return file_rows(names)
-
-
-def file_rows(names: str | Sequence[str], root: Path = Path(), columns: Iterable[str] | None = None) -> Rows:
-    """Rows of files and folders of shards; root: what relative paths are seen from."""
-    names, files = [names] if isinstance(names, str) else names, []
-    for path in (root / Path(name).expanduser() for name in names):
-        if not path.exists():
-            raise SourceError(f"there is no file {path}: correct it, or give a dataset of the hub as owner/name")
-        files += _shards(path) if path.is_dir() else [path]
-    return Rows(" and ".join(Path(name).name or name for name in names), files, columns=columns)
+    return _file_rows(names, Path())
 
 
 def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) -> Rows:
-    """Rows of a source of a preset; name: what messages call it. columns: those that are fetched, by default all."""
+    """Rows of a source of a preset; name: what messages call it. columns: those fetched of the hub, by default all."""
     if source.file is not None:
-        return file_rows(source.file, PROJECT, columns)
+        return _file_rows(source.file, PROJECT)
     mirror = mirror_folder()
     try:
         file = _mirrored(source, mirror) if mirror else _cached(source, columns)
@@ -110,15 +87,23 @@ def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) ->
             f"{name}: {error}. Without a hub, set {MIRROR} to a folder that holds the data"
             + own * name.startswith("tasks.")
         ) from error
-    return Rows(name, [file], called="" if mirror else title(source))
-
-
-def title(source: DataSource) -> str:
-    """A source of the hub in a few words."""
-    return " ".join(filter(None, [source.hub, source.config, source.split]))
+    return Rows(name, {file.name if mirror else _title(source): file})
 
 
 # ---- files -----------------------------------------------------------------------------------------------
+
+
+def _file_rows(names: str | Sequence[str], root: Path) -> Rows:
+    """Rows of files and folders of shards; a file is called by its name, and by as many folders as tell it apart."""
+    names, files = [names] if isinstance(names, str) else names, {}
+    for path in (root / Path(name).expanduser() for name in names):
+        if not path.exists():
+            raise SourceError(f"there is no file {path}: correct it, or give a dataset of the hub as owner/name")
+        files |= dict.fromkeys(_shards(path) if path.is_dir() else [path])
+    depth = 1
+    while len(called := {Path(*file.parts[-depth:]).as_posix(): file for file in files}) < len(files):
+        depth += 1
+    return Rows(" and ".join(Path(name).name or name for name in names), called)
 
 
 def _kind(file: Path) -> tuple[str, str | None]:
@@ -133,70 +118,59 @@ def _shards(folder: Path) -> list[Path]:
         raise SourceError(f"{folder} holds several splits: name one of its folders, such as {folder / 'train'}")
     if (state := folder / "state.json").is_file():  # of `datasets.save_to_disk`
         return [folder / one["filename"] for one in json.loads(state.read_bytes())["_data_files"]]
-    found = [file for file in folder.iterdir() if _kind(file)[0] in KNOWN and file.is_file()]
-    found = [file for file in found if not re.fullmatch(r"dataset_infos?\.json", file.name)]
-    # behind its number a shard may have a hash: train-00000-of-00002-a1b2c3.parquet
-    kinds = sorted({re.sub(r"(?<=\d)[-_][0-9a-f-]{6,}(?=\.)|\d+", "", file.name) for file in found})
+    found = [file for file in folder.iterdir() if _kind(file)[0] in (*TEXTS, *TABLES) and file.is_file()]
+    found = [file for file in found if file.name not in ("dataset_info.json", "dataset_infos.json")]
+    kinds = sorted({COUNTED.sub("", file.name) for file in found})
     if len(kinds) != 1:
         held = f"several kinds of files ({', '.join(kinds[:4])})" if kinds else "no data file"
         raise SourceError(f"{folder} holds {held}: name those that are meant")
     return sorted(found, key=lambda file: ([int(n) for n in re.findall(r"\d+", file.name)], file.name))
 
 
-def _read(file: Path, called: str, columns: Iterable[str] | None) -> Iterator[Row]:
+def _read(file: Path, called: str) -> Iterator[Row]:
+    from pyarrow import input_stream
+
     kind, packed = _kind(file)
     try:
-        if kind in TABLES:
-            rows = (row for batch in _batches(file, kind, columns) for row in batch.to_pylist())
-            yield from ((f"{called} row {number}", plain(row)) for number, row in enumerate(rows, start=1))
-            return
-        from pyarrow import input_stream
-
-        raw = io.BufferedReader(input_stream(str(file), compression=packed)) if packed else file.open("rb")
-        with raw as stream:
-            read = _read_csv if kind in (".csv", ".tsv") else _read_json
-            yield from read(stream, called, "\t" if kind == ".tsv" else ",")
+        if kind in TABLES and not packed:
+            rows = (row for batch in _batches(file, kind) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{called} row {number}", DECODER.decode(json.dumps(row, default=_as_text))
+        elif kind in TEXTS:
+            with io.BufferedReader(input_stream(str(file), compression=packed)) as stream:
+                yield from TEXTS[kind](stream, called)
+        else:
+            known = f"{', '.join([*TEXTS, *TABLES])}; those of text may end in {' or '.join(PACKED)} too"
+            raise SourceError(f"{called} is of no known kind: write it as {known}")
     except (OSError, csv.Error, ValueError, RecursionError) as error:  # pyarrow's are among them
-        what = f"{kind}{file.suffix if packed else ''}"
+        what = kind + file.suffix * bool(packed)
         raise SourceError(f"{called} cannot be read as a whole {what} file ({error}): write it again") from None
 
 
-def _batches(file: Path, kind: str, columns: Iterable[str] | None) -> Iterator[Any]:
+def _batches(file: Path, kind: str) -> Iterable[Any]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    from pyarrow.parquet import ParquetFile
 
     if kind == ".parquet":
-        table = pq.ParquetFile(file)
-        wanted = None if columns is None else _held(columns, table.schema_arrow.names)[0]
-        yield from table.iter_batches(batch_size=ROWS, columns=wanted)
-        return
-    with pa.memory_map(str(file)) as source:
-        try:
-            yield from pa.ipc.open_stream(source)
-        except pa.ArrowInvalid:  # the other of Arrow's two formats
-            table = pa.ipc.open_file(source)
-            yield from map(table.get_batch, range(table.num_record_batches))
+        return ParquetFile(file).iter_batches(batch_size=ROWS)
+    source = pa.memory_map(str(file))
+    try:
+        return pa.ipc.open_stream(source)
+    except pa.ArrowInvalid:  # the other of Arrow's two formats
+        table = pa.ipc.open_file(source)
+        return map(table.get_batch, range(table.num_record_batches))
 
 
-def _held(names: Iterable[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The columns of a table that hold what is named, one of that name or that in which the name's dots begin; and
-    those that it does not have."""
-    asked = sorted({name if name in known else name.split(".")[0] for name in names})
-    return [name for name in asked if name in known], [name for name in asked if name not in known]
-
-
-def _read_json(stream: BinaryIO, called: str, _: str) -> Iterator[Row]:
+def _read_json(stream: BinaryIO, called: str) -> Iterator[Row]:
     """JSON lines, or one list of records, which is read whole."""
-    first = True
+    if stream.peek().removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        found = DECODER.decode(stream.read().decode("utf-8-sig"))
+        yield from ((f"{called} record {at}", _object(record)) for at, record in enumerate(found, start=1))
+        return
     for number, line in enumerate(stream, start=1):
-        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
-        if first and line.lstrip().startswith(b"["):
-            found = DECODER.decode((line + stream.read()).decode("utf8"))
-            yield from ((f"{called} record {at}", _object(record)) for at, record in enumerate(found, start=1))
-            return
-        first = False
         try:
             record = _object(DECODER.decode(line.decode("utf8")))
         except UnicodeDecodeError as error:
@@ -211,7 +185,16 @@ def _object(record: Any) -> dict[str, Any] | str:
     return record if isinstance(record, dict) else f"holds a {type(record).__name__}, not an object with fields"
 
 
-def _read_csv(stream: BinaryIO, called: str, delimiter: str) -> Iterator[Row]:
+def _finite(number: str) -> float | None:
+    return value if math.isfinite(value := float(number)) else None
+
+
+# not `datasets`, which makes timestamps of texts like dates, floats of long integers, and names a bad row by its number
+# in a block
+DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+
+
+def _read_csv(stream: BinaryIO, called: str, delimiter: str = ",") -> Iterator[Row]:
     """Texts as they stand there; of a record of several lines the first one is named."""
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
@@ -222,33 +205,28 @@ def _read_csv(stream: BinaryIO, called: str, delimiter: str) -> Iterator[Row]:
         line = rows.line_num + 1
 
 
-def _finite(number: str) -> float | None:
-    return value if math.isfinite(value := float(number)) else None
+TEXTS = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json),
+    ".csv": _read_csv,
+    ".tsv": partial(_read_csv, delimiter="\t"),
+}
 
 
-DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
-
-
-def plain(value: Any) -> Any:
-    """A value of a table as JSON knows it."""
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case None | str() | int():
-            return value
-        case dict():
-            return {str(key): plain(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [plain(inner) for inner in value]
-        case bytes():
-            try:
-                return value.decode("utf8")
-            except UnicodeDecodeError:
-                return b64encode(value).decode()
-    return value.isoformat() if isinstance(value, date | time) else str(value)  # the latter decimals, durations
+def _as_text(value: Any) -> str:
+    """A value of a table that JSON does not know: dates, decimals, durations, bytes."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf8")
+        except UnicodeDecodeError:
+            return b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 # ---- the hub and its mirror ------------------------------------------------------------------------------
+
+
+def _title(source: DataSource) -> str:
+    return " ".join(filter(None, [source.hub, source.config, source.split]))
 
 
 def mirror_folder() -> Path | None:
@@ -256,9 +234,7 @@ def mirror_folder() -> Path | None:
     if not (name := os.environ.get(MIRROR)):
         return None
     if not (folder := Path(name).expanduser()).is_dir():
-        raise SourceError(
-            f"{MIRROR} names {name}, which is no folder: correct it, or unset it to use the hub"
-        )
+        raise SourceError(f"{MIRROR} names {name}, which is no folder: correct it, or unset it to use the hub")
     return folder
 
 
@@ -279,36 +255,33 @@ def _cached(source: DataSource, columns: Iterable[str] | None) -> Path:
     def fill(new: Path) -> None:
         with (new / "rows.jsonl").open("w", encoding="utf8") as lines:
             for row in tqdm(stream_hub(source, columns), desc=f"fetch {source.hub}", unit="row", delay=2):
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.write(json.dumps(row, default=_as_text, ensure_ascii=False) + "\n")
 
-    return hub.whole(cached, lambda new: fetched(source.hub, lambda: fill(new))) / "rows.jsonl"
+    return hub.whole(cached, lambda new: hub.fetched(source.hub, lambda: fill(new))) / "rows.jsonl"
 
 
 def stream_hub(source: DataSource, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a dataset on the hub, these columns of it (by default all), as they arrive."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    """Rows of a dataset on the hub, these columns of it (by default all), as they arrive.
 
-    options = {"split": source.split, "revision": source.revision, "streaming": True}
+    A name with dots that is no column stands for the column in which it begins.
+    """
+    from datasets import load_dataset
+
     try:
+        options = {"split": source.split, "revision": source.revision, "streaming": True}
         rows = load_dataset(source.hub, source.config, **options)
-    except DatasetNotFoundError as error:
-        raise SourceError(
-            f"{str(error).splitlines()[0]} Correct `hub` and `revision`; where access is restricted, accept the terms "
-            f"on https://huggingface.co/datasets/{source.hub} with your account, then `hf auth login`"
-        ) from error
     except ValueError as error:  # an unknown configuration or split: the message lists the known ones
-        said = f"{title(source)}: {str(error).splitlines()[0]} Correct `config` or `split`"
+        said = f"{_title(source)}: {str(error).splitlines()[0]} Correct `config` or `split`"
         raise SourceError(said) from error
     if columns is not None:
         known = list(rows.features) if rows.features else list(next(iter(rows)))
-        held, missing = _held(columns, known)
-        if missing:
+        held = sorted({name if name in known else name.split(".")[0] for name in columns})
+        if missing := [name for name in held if name not in known]:
             has = f"no field {missing[0]!r}; it has {', '.join(known)}"
-            raise SourceError(f"{title(source)}: {has}: correct `columns`")
+            raise SourceError(f"{_title(source)}: {has}: correct `columns`")
         rows = rows.select_columns(held)
     for table in rows.with_format("arrow").iter(batch_size=ROWS):  # images stay bytes, nothing is decoded
-        yield from map(plain, table.to_pylist())
+        yield from table.to_pylist()
 
 
 def reservoir(items: Iterable, n: int, random: Random) -> list:

@@ -98,9 +98,7 @@ def load_config(ref: Ref) -> PretrainedConfig:
 
 
 def _folder_without_weights(ref: Ref) -> Path:
-    from igds_utils.data.huggingface import TOKENIZER, snapshot
-
-    return snapshot(ref, TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref)
+    return hub.snapshot(ref, hub.TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref)
 
 
 def first_device() -> torch.device:
@@ -162,9 +160,7 @@ def model_folder(ref: Ref) -> Path:
     models = hub.cache_root() / "models"
     match ref:
         case HubRef():
-            from igds_utils.data.huggingface import snapshot
-
-            return snapshot(ref)
+            return hub.snapshot(ref)
         case FolderRef():
             return hub.local_folder(ref)
         case TinyRef():

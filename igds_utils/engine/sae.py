@@ -18,8 +18,7 @@ from torch import Tensor
 
 from igds_utils import tiny
 from igds_utils.config.refs import SaeConfig
-from igds_utils.data.hub import SourceError
-from igds_utils.data.huggingface import fetched
+from igds_utils.data.hub import SourceError, fetched
 from igds_utils.engine.features import Feature as Feature
 from igds_utils.engine.features import check, described, release_ids, sae_folders, sae_release, say_once
 

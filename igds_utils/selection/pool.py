@@ -52,7 +52,7 @@ class Pool(StoredSamples):
         task_features: list[Feature] | None = None,
         one_pass: bool = False,
     ):
-        """samples: a list, or a pool that stays in its file (`user_pool.UserPool`). folder: as for `StoredSamples`.
+        """samples: a list, or a pool that stays in its file (`tool.UserPool`). folder: as for `StoredSamples`.
 
         seed: of the random features that controls read. selectors: those that the pool is for. task_features: by
         default those that the causal filter chose. one_pass: all that is read at p comes from one pass (`at_p`);

@@ -1,10 +1,18 @@
-"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook: `select`."""
+"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook: `select`.
 
-import difflib
+A record holds the fields of the task's prompt, and its target or what the task makes targets of; an "id" is optional,
+and whatever else it holds is kept. Records are read from files or the hub and checked to the last one before anything
+is computed: problems are one error that names file, line, field and mend.
+"""
+
+from __future__ import annotations
+
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -12,20 +20,107 @@ import pandas as pd
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
+from igds_utils.config.refs import DataSource
 from igds_utils.core import store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.data.hub import temporary_folder
+from igds_utils.data.hub import cache_root, temporary_folder
+from igds_utils.data.rows import find_rows
 from igds_utils.engine import prompts
 from igds_utils.engine.loading import load_config
 from igds_utils.selection.features import task_features
 from igds_utils.selection.pool import Pool
 from igds_utils.selection.samples import MEASUREMENTS, Samples
-from igds_utils.selection.user_pool import PoolError, UserPool, read_pool
+from igds_utils.tasks.base import Task
+from igds_utils.tasks.examples import Example
+from igds_utils.tasks.records import Records
 
 FACTS = "selection.json"
 FILES = ("scores.parquet", "scores.csv", "selection.jsonl", FACTS)  # in the order in which they are written
 FIRES = "task_feature_activations"
+
+
+class PoolError(ConfigError):
+    """A pool that cannot be used; the message names file, line, field and mend."""
+
+
+class UserPool(Sequence[Example]):
+    """Samples that are read from disk when they are asked for, so that a pool may be larger than memory.
+
+    source: files, a folder of shards, or a dataset on the hub (`rows.find_rows`). They are read once, into a temporary
+    file; of each sample only its id and its place there are kept. columns: field of the task, or `id`, -> the column
+    that holds it, where they differ, or `{"value": text}` for all records, as in a preset's sources; an empty name of
+    `id` numbers the records. left_out: places of records that are passed over. check: raises `ValueError` for a sample
+    of no use. Raises `PoolError`, `ConfigError` or `SourceError`.
+    """
+
+    def __init__(
+        self,
+        source: str | Sequence[str],
+        task: Task,
+        columns: dict[str, Any] | None = None,
+        left_out: Collection[str] = (),
+        check: Callable[[Example], None] = lambda example: None,
+        skip_bad: bool = False,
+    ):
+        columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
+        made = DataSource.model_validate({"file": "", "columns": columns})
+        self.records = records = Records(find_rows(source), task, made, scored=False)
+        self.name, self.ids = records.rows.name, []
+        self._at: list[int] = []  # of each sample, where it is stored
+        (folder := cache_root()).mkdir(parents=True, exist_ok=True)
+        self._stored = TemporaryFile(dir=folder)
+        for example, place, record in records.read({*left_out}):
+            try:
+                check(example)
+            except ValueError as error:
+                records.problems[place] = f"{place}: {error}"
+                continue
+            self.ids.append(example.id)
+            self._at.append(self._stored.tell())
+            self._stored.write(json.dumps([example.fields, example.target, place, record]).encode() + b"\n")
+        self.left_out = [*left_out, *records.problems]
+        if records.problems and not skip_bad:
+            raise PoolError(records.refusal("mend or remove them, or leave them out with --skip-bad"))
+        if len(self) < 2:
+            held = "one sample" if self.ids else "no samples"
+            raise PoolError(f"{self.name} holds {held}: there is nothing to select from; give it at least two")
+        if (again := pd.Index(self.ids).duplicated()).any():
+            number = int(again.argmax())
+            sample_id = self.ids[number]
+            raise PoolError(
+                f"{self.place(number)}: id {sample_id!r} is that of {self.place(self.ids.index(sample_id))} too, and "
+                f"{again.sum()} ids repeat: read another column (--column id=NAME), make one of two "
+                "(--column 'id={source}-{id}'), or number the records (--column id=)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, at):
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        number = range(len(self))[at]
+        fields, target, *_ = self._read(number)
+        return Example(self.ids[number], fields, target, ())
+
+    def place(self, number: int) -> str:
+        """Where a sample stands, for messages: `pool.jsonl line 17`."""
+        return self._read(number)[2]
+
+    def _read(self, number: int) -> list:
+        self._stored.seek(self._at[number])
+        return json.loads(self._stored.readline())
+
+    def write(self, file: Path, chosen: Sequence[int]) -> None:
+        """Write the records of some samples, in that order, as JSONL."""
+        with store.written_whole(file) as out:
+            for record in (self._read(number)[3] for number in chosen):
+                line = json.dumps(record, ensure_ascii=False)
+                try:
+                    out.write(f"{line}\n".encode())
+                except UnicodeEncodeError:  # half a character outside of the task's fields
+                    out.write(f"{json.dumps(record)}\n".encode())
 
 
 @dataclass(frozen=True)
@@ -60,33 +155,30 @@ def select(
         chosen.records[0]  # the best sample, as it stands in the file
         print(explain(run, "selection", chosen.scores["sample_id"][0]))
 
-    run: which models and SAEs read the samples (`open_run` of a preset). task: how they are put to them; one of the
-    preset's. source: files, a folder of them, or a dataset of the hub; what is in them need not fit into memory.
-    folder: where the selection goes; nothing is written if anything is wrong.
-
-    selector: by name (`selectors.names()`). ratio: the share of the samples that is kept. features: for IGDS, task
-    features as "l14_p11575,l9_p3" or the path of a task_features.json; by default those that the run found in notebooks
-    1 and 2. columns: field of the task -> the column that holds it, where they differ (`read_pool`). skip_bad: leave
-    out samples that cannot be used, instead of refusing the pool.
+    run: which models and SAEs read the samples. task: how they are put to them; one of the preset's. source: files, a
+    folder of them, or a dataset of the hub. folder: where the selection goes; nothing is written if anything is wrong.
+    selector: by name (`selectors.names()`). ratio: the share of the samples that is kept. features: task features as
+    "l14_p11575,l9_p3" or the path of a task_features.json; by default those that the run found in notebooks 1 and 2.
+    columns: as of `UserPool`. skip_bad: leave out samples that cannot be used, instead of refusing the pool.
 
     Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
     selection.json (what was asked for, and what to know). What is measured is stored with the run's results, so that
     another selector or ratio costs little, and a call that was killed goes on where it was. Raises `ConfigError`;
     problems of the samples are `PoolError`, with file and line.
 
-    Texts are read, scored and written part by part. What is measured is held for all samples: a number each for IGDS,
-    Loss and IFD, a vector for RDS+, LESS and embeddings, the features that fire for MONA and the coverage selectors.
-    ZIP, BM25 and #InsTag hold all texts, or their words.
+    Texts are read, scored and written part by part and need not fit into memory. What is measured must: a number a
+    sample for IGDS, Loss and IFD, a vector for RDS+, LESS and embeddings, the features that fire for MONA and the
+    coverage selectors. ZIP, BM25 and #InsTag hold all texts, or their words.
     """
     folder = Path(folder)
     _check_request(run, task, selector, ratio, folder)
-    asked = selectors.get(selector).measurements
-    samples = read_pool(source, run.task(task), columns)
-    _keep_what_is_given(folder, [*samples.files, Path(features)])
+    _keep_what_is_given(folder, [*find_rows(source).files.values(), Path(features)])
+    asked, cut = selectors.get(selector).measurements, Counter()
     found = task_features(run, task, features) if features or FIRES in asked else None
-    samples, cut = check_readable(run, task, samples, asked, skip_bad)
+    check = _readable(run, task, asked, cut)
+    samples = UserPool(source, run.task(task), columns, check=check, skip_bad=skip_bad)
     pool = pool_of(run, task, samples, selector, found)
-    size, left_out = selection_size(ratio, len(samples)), sorted(samples.left_out)
+    size = selection_size(ratio, len(samples))
     try:
         ranking = selectors.rank_pool(selector, pool, size)
     except FileNotFoundError as error:  # what a control needs of the earlier notebooks
@@ -98,9 +190,9 @@ def select(
     facts = {
         "preset": run.preset.name, "model": run.preset.model, "task": task, "selector": selector, "ratio": ratio,
         "source": where[0] if len(where) == 1 else where, "features": features, "columns": columns or {},
-        "data": pool.data_version, "left_out": left_out, "samples": len(ranking), "selected": size,
+        "data": pool.data_version, "left_out": samples.left_out, "samples": len(ranking), "selected": size,
         "made_by": ranking.attrs["selector"],
-        "remarks": [*samples.remarks, *cut, *remarks(ranking, size, pool)],
+        "remarks": _remarks(ranking, size, pool, cut),
     }  # fmt: skip
     return _write(folder, samples, ranking, size, facts)
 
@@ -111,34 +203,19 @@ def pool_of(run: Run, task: str, samples: UserPool, selector: str, found: list |
     return Pool(run, task, samples, f"{task}/pools/{key}", run.preset.seed, (selector,), found)
 
 
-def check_readable(
-    run: Run, task: str, pool: UserPool, measurements: Sequence[str], skip_bad: bool
-) -> tuple[UserPool, list[str]]:
-    """A user's pool whose samples the models can read for some measurements, and how many are cut.
-
-    Others are left out by `skip_bad`; without it they are a `PoolError`. Nothing is computed before all are checked.
-    """
-    read = {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}
-    problems, cut, config, chosen = {}, Counter(), run.config(task), run.preset.chosen
-    limits = {}
-    for what in read:
+def _readable(run: Run, task: str, measurements: Sequence[str], cut: Counter) -> Callable[[Example], None]:
+    """A check of a sample: `ValueError` if a model cannot read it for some measurements; `cut` counts what is cut."""
+    limits = {}  # rendering of a sample that is read -> the tokens that its model reads at most
+    for what in {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}:
+        chosen = run.preset.chosen
         model = load_config(chosen.train if what == "training_pairs" else chosen.identify)
         limits[what] = model.get_text_config().max_position_embeddings
-    for number, sample in enumerate(pool if read else ()):
+
+    def check(sample: Example) -> None:
         one = Samples(run, task, [sample])
-        try:
-            cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
-        except ValueError as error:
-            problems[number] = str(error)
-    pool = pool.settled(problems, skip_bad)
-    settings = {
-        "targets": f"sft.max_length {config.sft.max_length}",
-        "prompts": f"tasks.{task}.max_prompt_tokens {config.max_prompt_tokens}",
-    }
-    return pool, [
-        f"{cut[kind]} of {len(pool)} {kind} are longer than what is read of them ({setting})"
-        for kind, setting in settings.items() if cut[kind]
-    ]  # fmt: skip
+        cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
+
+    return check
 
 
 def _cut(one: Samples, what: str, most: int) -> set[str]:
@@ -146,11 +223,11 @@ def _cut(one: Samples, what: str, most: int) -> set[str]:
     run, training = one.run, what == "training_pairs"
     tokenizer = run.train_tokenizer if training else run.tokenizer
     if what == "prompts":
-        ids, whole, setting = prompts.encode(tokenizer, one.prompts[0]), [], "max_prompt_tokens"
+        whole = ids = prompts.encode(tokenizer, one.prompts[0])
     else:
-        ids, whole = getattr(one, what)[0][0], getattr(one, f"uncut_{what}")[0][0]
-        setting = "sft.max_length"
+        (ids, _), (whole, _) = getattr(one, what)[0], getattr(one, f"uncut_{what}")[0]
     if len(ids) > most:
+        setting = "max_prompt_tokens" if what == "prompts" else "sft.max_length"
         raise ValueError(
             f"{len(ids):,} tokens of it are read, the model reads at most {most:,}: shorten it, or lower {setting}"
         )
@@ -162,17 +239,26 @@ def _cut(one: Samples, what: str, most: int) -> set[str]:
     return found
 
 
-def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
-    """What a reader of a selection has to know: features that are silent, and ties that decided."""
-    made, said = ranking.attrs["selector"], []
-    selector = selectors.get(made["name"])
+def _remarks(ranking: pd.DataFrame, size: int, pool: Pool, cut: Counter) -> list[str]:
+    """What to know of a selection: how records were read, what of them is not, silent features, ties that decided."""
+    made, config, records = ranking.attrs["selector"], pool.run.config(pool.task), pool.samples.records
+    selector, n = selectors.get(made["name"]), len(ranking)
+    said = [records.how] if records.how else []
+    if out := len(pool.samples.left_out):
+        said.append(f"{n} of {records.count} records are used, because {out} cannot be (--skip-bad)")
+    for kind, setting in (
+        ("targets", f"sft.max_length {config.sft.max_length}"),
+        ("prompts", f"tasks.{pool.task}.max_prompt_tokens {config.max_prompt_tokens}"),
+    ):
+        if cut[kind]:
+            said.append(f"{cut[kind]} of {n} {kind} are longer than what is read of them ({setting})")
     if FIRES in selector.measurements:
         names = ", ".join(feature.name for feature in pool.task_features)
         silent = int((pool.task_feature_activations.sum(axis=1) == 0).sum())
-        if silent == len(ranking):
+        if silent == n:
             said.append(f"no sample of this pool fires {names}: the scores say nothing about it")
         elif silent:
-            said.append(f"{silent} of {len(ranking)} samples do not fire {names}: their score is 0")
+            said.append(f"{silent} of {n} samples do not fire {names}: their score is 0")
     if not selector.chooses:
         kept = ranking["rank"] <= size
         tied = ranking["score"] == ranking.loc[ranking["rank"] == size, "score"].item()
@@ -181,22 +267,19 @@ def remarks(ranking: pd.DataFrame, size: int, pool: Pool) -> list[str]:
                 f"{(tied & kept).sum()} of the {size} selected have the same score as {(tied & ~kept).sum()} that were "
                 "left out: ties decided, by sample id"
             )
-    elif made["facts"]["filled"]:
-        said.append(
-            f"{made['facts']['filled']} of the {size} selected only fill the budget: the rule left them out"
-        )
+    elif filled := made["facts"]["filled"]:
+        said.append(f"{filled} of the {size} selected only fill the budget: the rule left them out")
     return said
 
 
 def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Path) -> None:
     if task not in run.tasks:
         raise ConfigError(f"preset {run.preset.name} has no task {task!r}; known: {', '.join(run.tasks)}")
-    if selector not in selectors.names():
-        close = difflib.get_close_matches(selector, selectors.names(), n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ConfigError(f"no selector {selector!r}{hint}; known: {', '.join(selectors.names())}")
-    if not 0 < ratio <= 1:  # also refuses nan
-        raise ConfigError(f"a ratio must lie in (0, 1], not {ratio}: 0.5 keeps the better half")
+    try:
+        selectors.get(selector)
+        selection_size(ratio, 1)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: name a folder for the selection")
 
@@ -204,37 +287,24 @@ def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Pat
 def _keep_what_is_given(folder: Path, given: list[Path]) -> None:
     """Refuse to write over a file that is read, or that no selection wrote."""
     written = [folder / name for name in FILES]
-    taken = next((file for file in given if file.resolve() in [path.resolve() for path in written]), None)
+    taken = [file for file in given if file.resolve() in [path.resolve() for path in written]]
     there = [file for file in written if file.exists()]
-    if there and not {*written[:-1]} <= {
-        *there
-    }:  # no whole selection; its facts go first when it is replaced
-        taken = taken or there[0]
+    if not {*written[:-1]} <= {*there}:  # no whole selection; its facts go first when it is replaced
+        taken += there
     if taken:
-        raise ConfigError(f"{taken} would be overwritten by the selection: name another folder with --out")
+        raise ConfigError(f"{taken[0]} would be overwritten by the selection: name another folder with --out")
 
 
-def _write(
-    folder: Path, samples: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]
-) -> Selection:
-    numbers = pd.Index(samples.ids).get_indexer(
-        ranking["sample_id"]
-    )  # (N,) of the pool, in the ranking's order
-    scores = pd.DataFrame(
-        {
-            "sample_id": ranking["sample_id"],
-            "place": [samples.place(number) for number in numbers],
-            "score": ranking["score"],
-            "rank": ranking["rank"],
-            "selected": ranking["rank"] <= size,
-            "filled": ranking["filled"],
-        }
-    )
+def _write(folder: Path, samples: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]) -> Selection:
+    numbers = pd.Index(samples.ids).get_indexer(ranking["sample_id"])  # (N,) of the pool, in the ranking's order
+    places = [samples.place(number) for number in numbers]
+    scores = ranking.assign(place=places, selected=ranking["rank"] <= size)
+    scores = pd.DataFrame(scores, columns=["sample_id", "place", "score", "rank", "selected", "filled"])
+    scores.attrs = {}
     best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
     try:
-        with temporary_folder(
-            folder / "selection"
-        ) as new:  # an earlier selection stays until this one is whole
+        # an earlier selection stays until this one is whole
+        with temporary_folder(folder / "selection") as new:
             out = store.Store(new)
             out.write("scores.parquet", scores)
             scores.to_csv(new / "scores.csv", index=False, lineterminator="\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from igds_utils.config.config import ConfigError
@@ -20,9 +20,14 @@ from igds_utils.tasks.examples import Example, placeholders
 if TYPE_CHECKING:
     from igds_utils.tasks.base import Task
 
-# what fills the only field of a prompt, and the target
 ALPACA = "{instruction}\n{input}"
-FORMATS = [("messages",) * 2, ("conversations",) * 2, ("prompt", "completion"), (ALPACA, "output")]
+# columns of a record -> what fills the only field of a prompt, and the target
+FORMATS = {
+    ("messages",): ("messages", "messages"),
+    ("conversations",): ("conversations", "conversations"),
+    ("prompt", "completion"): ("prompt", "completion"),
+    ("instruction", "output"): (ALPACA, "output"),
+}
 USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model", "chatgpt", "bing")
 MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator annotations
 FINAL = re.compile(r"\n?####\s*(.+?)\s*$")
@@ -32,18 +37,11 @@ KINDS = {bool: "true or false", list: "a list", dict: "an object"}
 
 
 class BadRecord(ValueError):
-    """A record of which no example is made; why: `filtered`, `empty` (a text is missing) or `wrong`."""
-
-    def __init__(self, text: str, why: str = "wrong"):
-        super().__init__(text)
-        self.why = why
+    """A record of which no example can be made."""
 
 
-def refusal(problems: Sequence[str], of: int, mend: str) -> str:
-    """One message for all records that cannot be used, the first ones listed."""
-    more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    last = f"{len(problems)} of {of} records cannot be used: {mend}"
-    return "\n".join([*problems[:SHOWN], *more, last])
+class LeftOut(BadRecord):
+    """A record without one of its texts, or one that a preset filters."""
 
 
 class Records:
@@ -51,87 +49,99 @@ class Records:
 
     source: how fields are made of columns, and what is left out (`columns`, `where`, `max_words`); its place is not
     read. scored: whether outputs are scored against the examples; if not, a record may hold the `target` itself, and
-    its `id`. counts: how many chats of the last pass had system turns or further turns.
+    its `id`, and one without its texts is a problem. Known of the last pass: `count` of the rows, `problems` by place,
+    `left_out` by reason.
     """
 
     def __init__(self, rows: Rows, task: Task, source: DataSource, scored: bool = True):
-        self.rows, self.task, self.counts = rows, task, Counter()
-        self._where, self._max_words = source.where.items(), source.max_words.items()
+        self.rows, self.task, self.source, self.scored = rows, task, source, scored
+        self.count, self.problems, self.left_out, self._chats = 0, {}, Counter(), False
         self._first = next((record for _, record in rows if isinstance(record, dict)), {})
-        self.prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
-        known, columns = dict.fromkeys([*self.prompt, "target", *parts, "id"]), source.columns
+        prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
+        known, columns = dict.fromkeys([*prompt, "target", *parts, "id"]), source.columns
         if unknown := [] if scored else sorted({*columns} - {*known}):
             raise ConfigError(f"task {task.name} has no field {unknown[0]!r}; it has {', '.join(known)}")
-        asks, answers = next((f for f in FORMATS if all(_in(self._first, part) for part in f)), (None, None))
+        asks, answers = next((f for has, f in FORMATS.items() if {*has} <= {*self._first}), (None, None))
         free = [field for field in known if field not in columns and field not in self._first]
-        if asks == ALPACA and len(self.prompt) == 1:  # the instruction alone would lose the input
-            free += [field for field in self.prompt if columns.get(field) == Column(column="instruction")]
+        if asks == ALPACA and len(prompt) == 1:  # the instruction alone would lose the input
+            free += [field for field in prompt if columns.get(field) == Column(column="instruction")]
         bare = task.target_template == f"{{{parts[0]}}}" and "target" in free  # what fills its field is the target
         self.targets = parts if scored or "target" in free and (bare or not {*parts} & {*free}) else ["target"]
         self.format = {}  # fields that a known format fills
-        if asks and len(asked := [field for field in self.prompt if field in free]) == 1:
+        if asks and len(asked := [field for field in prompt if field in free]) == 1:
             self.format[asked[0]] = Column(column=asks)
         if answers and len(self.targets) == 1 and self.targets[0] in free and (bare or not scored):
             self.format[self.targets[0]] = Column(column=answers)
-        self.fields = list(dict.fromkeys([*self.prompt, *self.targets, *[task.reference] * scored]))
+        self.fields = list(dict.fromkeys([*prompt, *self.targets, *[task.reference] * scored]))
         self._columns = {field: Column(column=field) for field in [*self.fields, "id"]} | columns | self.format
         checked = [f for f in [*self.fields, *({"id"} & {*columns})] if f not in self.format]
         self._unseen = {name: field for field in checked for name in self._columns[field].names}
-        self._id = None if scored else self._columns["id"]
         if wrong := sorted({*source.max_words} - {*self.fields}):
             raise ConfigError(f"max_words of {wrong[0]!r}, which is no field of task {task.name}")
-        varied = [[f for f in some if self._columns[f].value is None] for some in (self.prompt, self.targets)]
+        varied = [[f for f in some if self._columns[f].value is None] for some in (prompt, self.targets)]
         self._needed = [*filter(None, varied), *([f] for f in self.fields if f not in task.optional)]
         self._needed += [[task.reference]] * scored
 
-    def read(self) -> Iterator[tuple[str, dict[str, Any], Example | BadRecord]]:
-        """(where it stands, the record, its example or what is wrong with it) of every row, in order."""
-        self.counts.clear()
-        for place, record in self.rows:
-            try:
-                yield place, record, self._example(place, record)
-            except BadRecord as problem:
-                yield place, record, problem
+    def read(self, passed_over: Collection[str] = ()) -> Iterator[tuple[Example, str, dict[str, Any]]]:
+        """The examples, each with the place of its record and the record, in their order.
 
-    def check_columns(self) -> None:
-        """After a pass: raise `ConfigError` for a column that is named and that no record has."""
+        passed_over: places of records that are not looked at. Raises `ConfigError` after the last record for a column
+        that is named and that no record has.
+        """
+        self.count, self.problems, self.left_out = 0, {}, Counter()
+        for place, record in self.rows:
+            self.count += 1
+            if place in passed_over:
+                continue
+            try:
+                if isinstance(record, str):
+                    raise BadRecord(record)
+                example = self._example(place, record)
+            except BadRecord as problem:
+                if self.scored and isinstance(problem, LeftOut):
+                    self.left_out[str(problem)] += 1
+                else:
+                    self.problems[place] = f"{place}: {problem}"
+            else:
+                yield example, place, record
         for name, field in self._unseen.items():
             if self._first and find(self._first, name) is MISSING:
                 raise ConfigError(f"{self.rows.name}, all records: {self._missing(name, field, self._first)}")
+
+    def refusal(self, mend: str) -> str:
+        """One message for all records that cannot be used, the first ones listed."""
+        said, n = [*self.problems.values()][:SHOWN], len(self.problems)
+        more = [f"... and {n - SHOWN} more"] if n > SHOWN else []
+        return "\n".join([*said, *more, f"{n} of {self.count} records cannot be used: {mend}"])
 
     @property
     def how(self) -> str:
         """What stands for the fields where a known format was recognized, and what of it is not read."""
         said = [", ".join(f"{field} is {column.column!r}" for field, column in self.format.items())]
-        if self.counts["chats"]:
-            said.append("of a chat the first user's turn and the answer to it are read")
-            said += [f"{n} have {kind}, not read" for kind, n in self.counts.items() if n and kind != "chats"]
+        if self._chats:
+            said.append("of a chat the first user's turn and the answer to it are read, no system and no further turns")
         return "; ".join(filter(None, said))
 
-    def _example(self, place: str, record: dict[str, Any] | str) -> Example:
-        if isinstance(record, str):
-            raise BadRecord(record)
-        for name, values in self._where:
+    def _example(self, place: str, record: dict[str, Any]) -> Example:
+        for name, values in self.source.where.items():
             if self._value(record, name, name) not in values:
-                raise BadRecord("filtered by where", "filtered")
+                raise LeftOut("filtered by where")
         texts = {field: self._text(record, field) for field in self.fields}
         for needed in self._needed:
             if not any(texts[field] for field in needed):
                 names = " and ".join(repr(self._columns[field].column) for field in needed)
-                raise BadRecord(f"field {names} is empty", "empty")
-        if any(len(texts[field].split()) > most for field, most in self._max_words):
-            raise BadRecord("filtered by max_words", "filtered")
-        return self.task.example(texts, self._name(place, record) if self._id else "")
+                raise LeftOut(f"field {names} is empty")
+        if any(len(texts[field].split()) > most for field, most in self.source.max_words.items()):
+            raise LeftOut("filtered by max_words")
+        return self.task.example(texts, "" if self.scored else self._id(place, record))
 
-    def _name(self, place: str, record: dict[str, Any]) -> str:
+    def _id(self, place: str, record: dict[str, Any]) -> str:
         """The record's id as text; one without is called by where it stands."""
-        column = self._id.column
-        if column and self._id.names != [column]:  # a template
+        column = self._columns["id"].column
+        if column and self._columns["id"].names != [column]:  # a template
             return self._text(record, "id")
-        value = find(record, column) if column else None
-        if value is not MISSING:
-            self._unseen.pop(column, None)
-        if value is MISSING or value is None:
+        value = self._value(record, column, "id", optional=True) if column else None
+        if value is None:
             file, kind, number = place.rsplit(" ", 2)
             return f"{file}-" * (len(self.rows.files) > 1) + f"{kind}-{number.zfill(6)}"
         if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
@@ -147,13 +157,10 @@ class Records:
         column = self._columns[field]
         if column.value is not None:
             return column.value
-        text = None if self._unseen else record.get(column.column)
-        if type(text) is not str:  # the slow way to every other value
-            text, names = column.column, column.names
-            pieces = {name: self._piece(record, name, field, len(names) > 1) for name in names}
-            text = pieces[text] if text in pieces else PIECE.sub(lambda name: pieces[name[1]], text)
-        _whole(text, column.column)
-        return (text if column.take == "text" else take(column, text)).strip()  # templates put the space around it
+        pieces = {name: self._piece(record, name, field, len(column.names) > 1) for name in column.names}
+        text = pieces.get(column.column)  # else a template
+        text = PIECE.sub(lambda name: pieces[name[1]], column.column) if text is None else text
+        return take(column, _whole(text, column.column)).strip()  # templates put the space around it
 
     def _piece(self, record: dict[str, Any], name: str, field: str, optional: bool) -> str:
         value = self._value(record, name, field, optional or field in self.task.optional)
@@ -181,17 +188,13 @@ class Records:
 
     def _turn(self, turns: list[tuple[Any, Any]], name: str, field: str) -> Any:
         """What the user says, or the answer to it; a prompt that stands alone ends in what is answered."""
-        roles = [role for role, _ in turns if role != "system"]
+        self._chats = True
         asked, answers = ([i for i, (role, _) in enumerate(turns) if role in names] for names in (USER, ASSISTANT))
         at = asked[0 if self._columns[self.targets[0]].column == name else -1] if asked else -1
         found = [i for i in answers if i > at] if field in self.targets else [at] * bool(asked)
         if not found:
             who = "assistant" if field in self.targets else "user"
-            raise BadRecord(f"chat {name!r} has no turn of the {who}", "empty")
-        if field in self.prompt:
-            self.counts["chats"] += 1
-            self.counts["a system turn"] += len(roles) < len(turns)
-            self.counts["further turns"] += len(roles) > 1 + bool(answers)
+            raise LeftOut(f"chat {name!r} has no turn of the {who}")
         return turns[found[0]][1]
 
 
@@ -219,22 +222,17 @@ def take(column: Column, text: str) -> str:
             return found[1].replace(",", "") if (found := FINAL.search(text)) else ""
         case "boxed":
             return boxed_answer(text) or ""
-        case _:
-            return text
+    return text
 
 
 def _whole(text: str, name: str) -> str:
     """`text` of a field, if it is whole characters."""
     try:
-        text.isascii() or text.encode("utf8")
+        text.encode("utf8")
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
         raise BadRecord(f"field {name!r} holds half a character ({half}): write it out in full") from None
     return text
-
-
-def _in(record: dict[str, Any], column: str) -> bool:
-    return Column(column=column).names[0] in record
 
 
 def _turns(value: list) -> list[tuple[Any, Any]]:

@@ -14,7 +14,7 @@ comes from. What one set says no other does: sets are dealt in the order of `SET
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,9 @@ from igds_utils.config.refs import DataSource, Strict
 from igds_utils.config.settings import TaskConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.metrics import words
-from igds_utils.data.rows import mirror_folder, reservoir, source_rows, title
+from igds_utils.data.rows import mirror_folder, reservoir, source_rows
 from igds_utils.tasks.examples import SETS, Example, Sets, data_parameters, normalize, number, random_stream
-from igds_utils.tasks.records import Records, refusal
+from igds_utils.tasks.records import Records
 
 if TYPE_CHECKING:
     from igds_utils.tasks.base import Task
@@ -45,34 +45,21 @@ class Sourced(Strict):
     @model_validator(mode="after")
     def _one_source_a_set(self):
         taken: dict[str, str] = {}
-        for name in self.sources:
-            for one in self.sets_of(name):
+        for name, sets in self.given.items():
+            for one in sets:
                 if one not in KNOWN:
-                    raise ValueError(
-                        f"source {name!r} is no set; say with `sets` which of {', '.join(KNOWN)} it fills"
-                    )
+                    known = ", ".join(KNOWN)
+                    raise ValueError(f"source {name!r} is no set; say with `sets` which of {known} it fills")
                 if (other := taken.setdefault(one, name)) != name:
-                    raise ValueError(
-                        f"sources {other!r} and {name!r} both fill {one}: take it from one of them"
-                    )
+                    raise ValueError(f"sources {other!r} and {name!r} both fill {one}: take it from one of them")
         return self
 
-    def sets_of(self, name: str) -> list[str]:
-        """Which sets a source fills: those that it lists, or the one that it is named after."""
-        named = {other: source.sets or [other] for other, source in self.sources.items()}
-        alone = "pool" in named[name] and not any("quality" in sets for sets in named.values())
-        return [*named[name], *["quality"] * alone]
-
-
-def origins(config: TaskConfig) -> dict[str, str]:
-    """Set -> where its rows come from, in a few words, of the sets that `sources` fill."""
-    named = Sourced(sources=config.data.get("sources", {}))
-    found = {}
-    for name, source in named.sources.items():
-        mirrored = source.mirror and mirror_folder()
-        place = source.mirror.path if mirrored else source.file and str(source.file) or title(source)
-        found |= dict.fromkeys([one for one in named.sets_of(name) if one in config.set_sizes], place)
-    return found
+    @property
+    def given(self) -> dict[str, list[str]]:
+        """Source -> which sets it fills: those that it lists, or the one that it is named after."""
+        named = {name: source.sets or [name] for name, source in self.sources.items()}
+        quality = ["quality"] * ("quality" not in sum(named.values(), []))
+        return {name: [*sets, *quality * ("pool" in sets)] for name, sets in named.items()}
 
 
 def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
@@ -86,12 +73,9 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     set did without because that one has them), of_pool.
     """
     sourced = data_parameters(Sourced, {"sources": config.data.get("sources", {})}, task.name)
-    asked, given = config.set_sizes, {name: sourced.sets_of(name) for name in sourced.sources}
-    sizes = {name: asked[name] for name in KNOWN if asked.get(name, 0) != 0}
-    filled = [one for sets in given.values() for one in sets]
-    streams: dict[str, _Stream] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    if own := [name for name in sizes if name not in filled]:
+    asked, filled = config.set_sizes, sum(sourced.given.values(), [])
+    streams = []
+    if own := [name for name, size in asked.items() if size != 0 and name not in filled]:
         try:
             examples = task.own_examples(config, asked | dict.fromkeys(filled, 0), seed)
         except ConfigError as error:
@@ -99,110 +83,97 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
                 raise
             wanted = f"no source of tasks.{task.name}.data.sources fills {', '.join(own)}"
             raise ConfigError(f"{wanted}, nor can the task itself: {error}") from None
-        streams = dict.fromkeys(own, _Stream("the task's own data", examples))
-    for name, source in sourced.sources.items():
-        if wanted := [one for one in given[name] if one in sizes]:
-            examples, facts[name] = _read(task, source, f"tasks.{task.name}.data.sources.{name}", seed)
-            random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
-            streams |= dict.fromkeys(wanted, _Stream(name, examples, facts[name]["left out"]))
-    sets, counts = _deal(streams, asked, task.name)
-    for name, found in facts.items():
-        dealt = [one for one in given[name] if one in streams]
-        found["used"] = sum(len(sets[one]) for one in dealt if "of_pool" not in counts[one])
-        if left := sum(1 for _ in streams[dealt[0]].left):
-            beyond = ", ".join("quality.size" if one == "quality" else f"sizes.{one}" for one in dealt)
-            found["left out"][f"beyond {beyond}" + ", null takes all" * ("pool" in dealt)] = left
-    numbered = {name: number(members, task.name, name) for name, members in sets.items()}
+        streams = [_Stream("the task's own data", own, examples)]
+    for name, fills in sourced.given.items():
+        if fills := [one for one in fills if asked.get(one, 0) != 0]:
+            streams.append(_read(task, sourced.sources[name], name, fills, seed))
+    sets: dict[str, list[Example]] = {}
+    counts: dict[str, dict[str, Any]] = {}
+    owner: dict[str, str] = {}  # normalized text -> the set that has it
+    of = {one: stream for stream in streams for one in stream.fills}
+    for name in (name for name in KNOWN if name in asked):
+        sets[name], counts[name] = _deal(task.name, name, asked[name], of.get(name), sets, owner)
+    for stream in streams:
+        stream.facts["used"] = sum(len(sets[one]) for one in stream.fills if "of_pool" not in counts[one])
+        if left := sum(1 for _ in stream.left):
+            sizes = ["quality.size" if one == "quality" else f"sizes.{one}" for one in stream.fills]
+            reason = f"beyond {', '.join(sizes)}" + ", null takes all" * ("pool" in stream.fills)
+            stream.facts["left out"][reason] = left
     few = counts.get("quality", {})
     told = "sources" in config.data or "of_pool" in few or few.get("size", 0) < few.get("asked", 0)
-    return Sets(numbered, {"sources": facts, "sets": counts} if told else {})
+    read = {stream.name: stream.facts for stream in streams if stream.name in sourced.sources}
+    numbered = {name: number(members, task.name, name) for name, members in sets.items()}
+    return Sets(numbered, {"sources": read, "sets": counts} if told else {})
 
 
-def _read(task: Task, source: DataSource, name: str, seed: int) -> tuple[list[Example], dict[str, Any]]:
-    """The examples of one source, without id, and how many of its rows were left out for which reason.
+class _Stream:
+    """The usable examples of one source, dealt into the sets that it fills; facts: what was left out of its rows."""
+
+    def __init__(self, name: str, fills: list[str], examples: list[Example], facts: dict[str, Any] | None = None):
+        self.name, self.fills, self.left = name, fills, iter(examples)
+        self.facts = facts or {"left out": {}}
+        out = self.facts["left out"].items()
+        # by so many, and those that are passed over in dealing, a set may be smaller than it should be
+        self.dropped = sum(n for reason, n in out if not reason.startswith(("filtered", "not drawn")))
+
+
+def _read(task: Task, source: DataSource, name: str, fills: list[str], seed: int) -> _Stream:
+    """The examples of one source, shuffled and without id, and how many of its rows were left out for which reason.
 
     Rows that lack a text are; other rows that cannot be read are a `SourceError` that lists them.
     """
     if source.mirror and mirror_folder():
         source = source.model_copy(update={"columns": source.mirror.columns})
+    place = f"tasks.{task.name}.data.sources.{name}"
     named = {name for column in source.columns.values() for name in column.names} | set(source.where)
-    known = named if set(task.row_fields) <= set(source.columns) else None
-    records = Records(source_rows(source, known and sorted(known), name), task, source)
-    counts, out, problems = Counter(), Counter(), []
-
-    def usable() -> Iterator[Example]:
-        for place, _, made in records.read():
-            counts["rows"] += 1
-            if isinstance(made, Example):
-                yield made
-            elif made.why == "wrong":
-                problems.append(f"{place}: {made}")
-            else:
-                out[str(made)] += 1
-
-    examples = list(usable()) if source.rows is None else reservoir(usable(), source.rows, Random(seed))
-    records.check_columns()
-    if problems:
-        raise SourceError(refusal(problems, counts["rows"], f"mend or remove them, or correct {name}"))
-    out["not drawn (rows)"] = counts["rows"] - out.total() - len(examples)
+    known = sorted(named) if set(task.row_fields) <= set(source.columns) else None
+    records = Records(source_rows(source, known, place), task, source)
+    usable = (example for example, _, _ in records.read())
+    examples = list(usable) if source.rows is None else reservoir(usable, source.rows, Random(seed))
+    if records.problems:
+        raise SourceError(records.refusal(f"mend or remove them, or correct {place}"))
+    out = records.left_out
+    out["not drawn (rows)"] = records.count - out.total() - len(examples)
     if source.join_repeats:
         joined = join_repeats(examples)
         out["joined"], examples = len(examples) - len(joined), joined
-    left_out = {reason: n for reason, n in out.items() if n}
-    return examples, {"rows": counts["rows"], "left out": left_out, "read as": records.how}
-
-
-class _Stream:
-    """The examples of one source, each of which is dealt once, and how many of its rows were left out before."""
-
-    def __init__(self, name: str, examples: Sequence[Example], out: dict[str, int] | None = None):
-        self.name, self.total, self.left, self.out = name, len(examples), iter(examples), out or {}
-        lost = (n for reason, n in self.out.items() if not reason.startswith(("filtered", "not drawn")))
-        self.dropped = sum(lost)
+    random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
+    return _Stream(name, fills, examples, {"rows": records.count, "left out": dict(+out), "read as": records.how})
 
 
 def _deal(
-    streams: dict[str, _Stream], sizes: dict[str, int | None], task: str
-) -> tuple[dict[str, list[Example]], dict[str, dict[str, Any]]]:
-    """Fill the sets in the order of `KNOWN`, each from its stream, and count what was passed over."""
-    owner: dict[str, str] = {}  # normalized text -> the set that has it
-    sets: dict[str, list[Example]] = {}
-    counts: dict[str, dict[str, Any]] = {}
-    for name in [name for name in KNOWN if name in sizes]:
-        size, stream = sizes[name], streams.get(name)
-        members: list[Example] = []
-        own: set[str] = set()
-        repeats, overlaps = 0, Counter()
-        while (size is None or len(members) < size) and (example := next(stream.left, None)) is not None:
-            text = normalize(example.text)
-            if (other := owner.setdefault(text, name)) != name:
-                overlaps[other] += 1
-            elif text in own and name not in REPEATING:
-                repeats += 1
-            else:
-                repeats += text in own
-                own.add(text)
-                members.append(example)
-                continue
+    task: str,
+    name: str,
+    size: int | None,
+    stream: _Stream | None,
+    sets: dict[str, list[Example]],
+    owner: dict[str, str],
+) -> tuple[list[Example], dict[str, Any]]:
+    """The next set from its stream, and the counts of what was passed over; sets: those that are filled already."""
+    members, repeats, overlaps = [], 0, Counter()
+    while (size is None or len(members) < size) and (example := next(stream.left, None)) is not None:
+        text = normalize(example.text)
+        other = owner.get(text)
+        if other is None or (other == name and name in REPEATING):
+            members.append(example)
+        else:
             stream.dropped += 1
-        if of_pool := name == "quality" and 2 * len(members) < size:
-            members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
-        if size != 0 and not members:
-            why = _counted(stream.out | {f"in {other}": n for other, n in overlaps.items()}) or "all are dealt"
-            raise ConfigError(
-                f"task {task}: no {name} example is left of {stream.name} ({why}): correct tasks.{task}.data.sources, "
-                "or lower the sizes of the other sets"
-            )
-        if name != "quality" and size and size - len(members) > stream.dropped:
-            raise ConfigError(
-                f"task {task}: the preset asks for {size} {name} examples and {len(members)} are left of the "
-                f"{stream.total} usable ones of {stream.name}: lower tasks.{task}.sizes.{name}"
-            )
-        sets[name] = members
-        asked = len(members) if size is None else size
-        counts[name] = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
-        counts[name] |= {"of_pool": True} if of_pool else {}
-    return sets, counts
+        repeats += other == name
+        overlaps.update({other} - {None, name})
+        owner.setdefault(text, name)
+    if of_pool := name == "quality" and 2 * len(members) < size:
+        members = [example for example in sets["pool"] if not example.meta.get("off_task")][:size]
+    few = name != "quality" and size and size - len(members) > stream.dropped
+    if few or (size != 0 and not members):
+        out = stream.facts["left out"] | {f"in {other}": n for other, n in overlaps.items()}
+        found = f"{len(members)} of {size} {name} examples are" if members else f"no {name} example is"
+        raise ConfigError(
+            f"task {task}: {found} left of {stream.name} ({_counted(out) or 'all others are dealt'}): correct "
+            f"tasks.{task}.data, or lower tasks.{task}.sizes.{name} or those of the sets before it"
+        )
+    asked = len(members) if size is None else size
+    counts = {"size": len(members), "asked": asked, "repeats": repeats, "overlaps": dict(overlaps)}
+    return members, counts | ({"of_pool": True} if of_pool else {})
 
 
 def join_repeats(examples: Iterable[Example]) -> list[Example]:
@@ -225,14 +196,13 @@ def shared_with_test(pool: Iterable[Example], test: Iterable[Example], n: int = 
     Prompt and target are searched on both sides, as in decontamination by 13-grams (Brown et al. 2020). Of Chinese,
     whose words are characters here, 13 are a shorter text than of English.
     """
-    known = {gram for example in test for gram in _ngrams(example, n)}
-    return [example.id for example in pool if not known.isdisjoint(_ngrams(example, n))] if known else []
 
+    def ngrams(example: Example) -> Iterable[tuple[str, ...]]:
+        for found in map(words, {example.text, example.target, *example.references}):
+            yield from zip(*(found[start:] for start in range(n)), strict=False)
 
-def _ngrams(example: Example, n: int) -> Iterable[tuple[str, ...]]:
-    texts = dict.fromkeys([example.text, example.target, *example.references])
-    for found in map(words, texts):
-        yield from zip(*(found[start:] for start in range(n)), strict=False)
+    known = {gram for example in test for gram in ngrams(example)}
+    return [example.id for example in pool if not known.isdisjoint(ngrams(example))] if known else []
 
 
 def describe(facts: dict[str, Any]) -> str:

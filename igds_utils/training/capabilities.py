@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from igds_utils.config.settings import Benchmark
-from igds_utils.data.hub import SourceError
-from igds_utils.data.huggingface import fetched
+from igds_utils.data.hub import SourceError, fetched
 from igds_utils.data.rows import MIRROR, Rows, mirror_folder
 
 if TYPE_CHECKING:
@@ -233,7 +232,7 @@ def _rows(name: str) -> list[dict]:
         raise SourceError(
             f"{file} is not there: put it into the data mirror, or unset {MIRROR} to use the hub"
         )
-    return [record for _, record in Rows(file.name, [file])]
+    return [record for _, record in Rows(file.name, {file.name: file})]
 
 
 def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
