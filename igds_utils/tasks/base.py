@@ -135,8 +135,8 @@ class Task:
         """Metrics of outputs, each of the example at its place.
 
         accuracy: 0 or 1, with boxed, whether the answer stood in a box. rouge1: 0 to 1, with rouge2 and rougeL. chrf
-        (of the sentence) and bleu: 0 to 100. comet: x 100, with chrf and bleu. exact_match: 0 or 1. An example with several
-        references gets the mean over them of ROUGE, chrF and COMET: on DialogSum's 500 test dialogues that is what
+        (of the sentence) and bleu: 0 to 100. comet: x 100, with chrf and bleu. exact_match: 0 or 1. Several references
+        of an example are averaged over for ROUGE, chrF and COMET: on DialogSum's 500 test dialogues that is what
         averaging over the 1,500 (dialogue, summary) pairs gives. Answers are right if any reference matches.
         """
         outputs = list(map(self.cut, outputs))
