@@ -153,8 +153,7 @@ class Task:
         if self.metric not in ("chrf", "comet"):
             return {}
         outputs, references = list(map(self.cut, outputs)), [example.references for example in examples]
-        bleu = metrics.corpus_bleu(outputs, references, _is_chinese(examples[0]))
-        return {"chrf": metrics.corpus_chrf(outputs, references), "bleu": bleu}
+        return metrics.corpus_chrf_and_bleu(outputs, references, _is_chinese(examples[0]))
 
     def cut(self, output: str) -> str:
         """The part of an output before the first of `stops`, without surrounding space."""
