@@ -14,22 +14,16 @@ from igds_utils.training import evaluation
 
 
 class Echo(Task):
-    name = "echo"
-    metric = "accuracy"
-
-    def __init__(self):
+    def __init__(self, metric="accuracy"):
         prompt = {"prompt": "{word}\nSolution:", "target": "{word}", "reference": "word", "stops": ["###"]}
         super().__init__("echo", TaskSpec(title="Echo", metric={"name": "accuracy"}, **prompt))
+        self.metric = metric
 
     def score_all(self, outputs, examples):
         return [
             {"accuracy": float(output == example.target), "length": float(len(output))}
             for output, example in zip(outputs, examples, strict=True)
         ]
-
-
-class Graded(Echo):
-    metric = "length"
 
 
 EXAMPLES = [
@@ -94,7 +88,7 @@ def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
     assert scored["accuracy"].tolist() == [0.5, 0.0, 1.0]
     assert scored["score"].tolist() == [1.0, 0.0, 1.0]
     assert scored["output"].tolist() == ["one", "x", "three apples"]
-    assert evaluation.score_outputs(Graded(), EXAMPLES, outputs)["score"].tolist() == [2.0, 1.0, 12.0]
+    assert evaluation.score_outputs(Echo("length"), EXAMPLES, outputs)["score"].tolist() == [2.0, 1.0, 12.0]
 
 
 def test_corpus_scores_of_arms_follow_the_examples():

@@ -218,7 +218,7 @@ def test_texts_that_say_the_same_normalize_alike(one, other):
 )  # fmt: skip
 def test_signs_operators_marks_and_emoji_make_another_text(one, other):
     assert examples.normalize(one) != examples.normalize(other)
-    task = tasks.get("math").scored_by(ExactMetric())
+    task = tasks.get("math", metric=ExactMetric())
     found = task.score_all([one, other], [Example("e", {}, "t", (other,))] * 2)
     assert found == [{"exact_match": 0.0}, {"exact_match": 1.0}]
 
@@ -275,13 +275,17 @@ def test_off_task_requests_are_in_the_pool_alone_and_hold_no_number():
     assert not any(e.meta["off_task"] for e in none["pool"])
 
 
-def test_math_score_reads_the_box_then_the_last_number_up_to_the_next_problem():
-    task, problem = tasks.get("math"), Example("", {"question": ""}, "", ("38",))
-    assert task.score("So \\boxed{38}.", problem) == {"accuracy": 1.0, "boxed": 1.0}
-    assert task.score("12 + 7 = 19. 19 * 2 = 38.", problem) == {"accuracy": 1.0, "boxed": 0.0}
-    assert task.score("\\boxed{38}\n### Problem:\n\\boxed{5}", problem) == {"accuracy": 1.0, "boxed": 1.0}
-    assert task.score("I do not know.", problem) == {"accuracy": 0.0, "boxed": 0.0}
-    assert task.cut(" 4.\n### Problem:\n5") == "4." and tasks.get("summarization").cut(" a\nb ") == "a\nb"
+@pytest.mark.parametrize(
+    "output, accuracy, boxed",
+    [
+        ("So \\boxed{38}.", 1, 1), ("12 + 7 = 19. 19 * 2 = 38.", 1, 0), ("I do not know.", 0, 0),
+        ("\\boxed{38}\n### Problem:\n\\boxed{5}", 1, 1),
+    ],
+)  # fmt: skip
+def test_math_score_reads_the_box_then_the_last_number_up_to_the_next_problem(output, accuracy, boxed):
+    problem = Example("", {"question": ""}, "", ("38",))
+    assert tasks.get("math").score_all([output], [problem]) == [{"accuracy": accuracy, "boxed": boxed}]
+    assert tasks.get("math").cut(" 4.\n### Problem:\n5") == "4." and tasks.get("summarization").cut(" a\nb ") == "a\nb"
 
 
 # ---- data of packages ------------------------------------------------------------------------------------
@@ -295,7 +299,7 @@ def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs, tmp_pat
     assert pairs[-1].target == "Montrer un élément"
     chinese = own_data.InterfaceMessages(language="zh", wheels={"zh": wheel("x/")})
     assert chinese.load()[0].fields["target_language"] == "Chinese"
-    for language, words in (("zh", "no wheel for 'zh'; known: fr"), ("xx", "no name of the language for 'xx'")):
+    for language, words in (("zh", "no wheel for 'zh'; known: fr"), ("xx", r"data\.language: .*'fr' or 'zh'")):
         with pytest.raises(ConfigError, match=words):
             tasks.get("translation").sets(config({**catalogs, "language": language}), 0)
     for file in tmp_path.glob("*.json"):

@@ -58,18 +58,15 @@ class Correlation(NamedTuple):
 def interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of `values` (n,) with a confidence interval.
 
-    One rule decides: values that are all 0 or 1 are a proportion and get the Wilson interval, which stays honest
-    at 0 %, at 100 % and at small n; everything else gets the percentile bootstrap of the mean. A single value that
-    is no proportion has no interval (nan, nan); equal values have one of width zero, because nothing was seen to
-    vary. Differences (which may also be all 0 or 1) belong to `paired_difference`. Raises ValueError for no value
-    and for values that are not finite.
+    Values that are all 0 or 1 are a proportion and get the Wilson interval, which stays honest at 0 %, at 100 % and at
+    small n; all others get the percentile bootstrap of the mean. A single value that is no proportion has no interval
+    (nan, nan); equal values have one of width zero, because nothing was seen to vary. Differences (of 0/1 scores, too)
+    belong to `paired_difference`. Raises ValueError for no value and for values that are not finite.
     """
     x = _finite(values, "interval")
-    mean = float(x.mean())
-    if np.isin(x, (0.0, 1.0)).all():
-        bounds = _wilson(int(x.sum()), x.size, confidence)
-        return Interval(mean, *bounds)
-    return Interval(mean, *_bootstrap_mean(x, confidence, resamples, seed))
+    share = np.isin(x, (0.0, 1.0)).all()
+    bounds = _wilson(int(x.sum()), x.size, confidence) if share else _bootstrap_mean(x, confidence, resamples, seed)
+    return Interval(float(x.mean()), *bounds)
 
 
 def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Difference:
@@ -85,15 +82,14 @@ def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, see
     the other has not.
     """
     trainings = tuple(side.shape[1] if isinstance(side, pd.DataFrame) else 0 for side in (a, b))
-    a, b = _by_sample(a), _by_sample(b)
+    frames = [side if isinstance(side, pd.DataFrame) else pd.Series(side).to_frame() for side in (a, b)]
+    a, b = (frame.groupby(level=0).mean() for frame in frames)  # sorted: the order of rows must not matter
     if unmatched := sorted(map(str, a.index.symmetric_difference(b.index))):
-        shown = ", ".join(unmatched[:5])
         raise ValueError(
-            f"paired difference: {len(unmatched)} sample ids are on one side only ({shown}); "
+            f"paired difference: {len(unmatched)} sample ids are on one side only ({', '.join(unmatched[:5])}); "
             "evaluate both on one test set"
         )
-    # sorted, because the order of rows must not reach the resampling
-    a, b = (side.sort_index().to_numpy(float) for side in (a, b))  # (n, trainings)
+    a, b = a.to_numpy(float), b.to_numpy(float)  # (n, trainings)
     mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
     d = _finite(mean_a - mean_b, "paired difference")
     nothing = TOLERANCE * max(np.abs(a).max(), np.abs(b).max())
@@ -171,10 +167,8 @@ def spearman(
             (x, y), _rank_correlation, paired=True, vectorized=True, n_resamples=resamples, batch=256,
             confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
         )  # fmt: skip
-    drawn = result.bootstrap_distribution
-    drawn = drawn[np.isfinite(drawn)]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+    low, high = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail])
     return Correlation(rho, float(low), float(high), p_value, x.size)
 
 
@@ -194,15 +188,8 @@ def _finite(values, what: str) -> np.ndarray:
     if x.size == 0:
         raise ValueError(f"{what}: no values; was the stage that makes them run?")
     if bad := int((~np.isfinite(x)).sum()):
-        raise ValueError(
-            f"{what}: {bad} of {x.size} values are not finite; drop or repair these samples first"
-        )
+        raise ValueError(f"{what}: {bad} of {x.size} values are not finite; drop or repair these samples first")
     return x
-
-
-def _by_sample(values) -> pd.DataFrame:
-    frame = values if isinstance(values, pd.DataFrame) else pd.Series(values).to_frame()
-    return frame.groupby(level=0).mean()
 
 
 @cache  # the same few counts come up over and over
@@ -249,10 +236,8 @@ def _levels(x: np.ndarray) -> np.ndarray:
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
-    rx = stats.rankdata(x, axis=axis)
-    ry = stats.rankdata(y, axis=axis)
-    rx = rx - rx.mean(axis=axis, keepdims=True)
-    ry = ry - ry.mean(axis=axis, keepdims=True)
+    rx, ry = (stats.rankdata(side, axis=axis) for side in (x, y))
+    rx, ry = (ranks - ranks.mean(axis=axis, keepdims=True) for ranks in (rx, ry))
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = np.sqrt((rx**2).sum(axis=axis) * (ry**2).sum(axis=axis))
         return (rx * ry).sum(axis=axis) / scale

@@ -1,6 +1,6 @@
 """What an evaluation says about the arms of a task: scores, paired differences, and whether the task can tell."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from statistics import fmean
 
 import numpy as np
@@ -40,7 +40,7 @@ def summarise(
     options = {"confidence": confidence, "resamples": resamples, "seed": seed}
     measures = {"": "score"}
     if likelihoods and set(likelihoods) >= set(evaluation["arm"]):
-        known = pd.concat([table.assign(arm=arm) for arm, table in likelihoods.items()])
+        known = pd.concat(likelihoods, names=["arm"]).reset_index("arm")
         evaluation = evaluation.merge(known, on=["arm", "sample_id"], how="left", validate="many_to_one")
         measures["loglik_"] = "loglik"
     groups = {  # no ratio: nothing was selected, or all
@@ -55,17 +55,16 @@ def summarise(
     full_score = None if full is None else float(full.to_numpy().mean())
     records = []
     for (selector, ratio), frame in groups.items():
-        scores = tables[""][selector, ratio]
+        scores, random = tables[""][selector, ratio], tables[""].get(("random", ratio))
         trained = [logs[arm] for arm in frame["arm"].unique() if arm in logs]
         arm = selector if ratio is None else f"{selector}@{ratio:g}"
         mean, low, high = interval(scores.mean(axis=1), **options)
-        random = tables[""].get(("random", ratio))
         record = {
             "arm": arm, "selector": selector, "ratio": ratio, "main": ratio is None or ratio == main_ratio,
             "seeds": [int(s) for s in scores.columns], "by_seed": [float(s) for s in scores.mean()],
             "n_train": n_train.get(arm),
-            "target_tokens": _mean(log["target_tokens"].sum() for log in trained),
-            "steps": _mean(map(len, trained)), "n": len(scores),
+            "target_tokens": fmean(log["target_tokens"].sum() for log in trained) if trained else None,
+            "steps": fmean(map(len, trained)) if trained else None, "n": len(scores),
             "score": mean, "low": _plain(low), "high": _plain(high),
             "gain_over_full": 100 * (mean / full_score - 1) if full_score else None,
             "above_random": None if random is None or selector == "random" else int((random.mean() < mean).sum()),
@@ -81,12 +80,10 @@ def summarise(
             for name, key in references.items():
                 record |= _versus(f"{prefix}vs_{name}", of_arms, (selector, ratio), key, options)
         records.append(record)
-    for prefix in tables:
-        for name in REFERENCES:
-            field = f"{prefix}vs_{name}_p"
-            raw = [np.nan if record[field] is None else record[field] for record in records]
-            for record, adjusted in zip(records, holm(raw), strict=True):
-                record[field] = _plain(adjusted)
+    for field in [f"{prefix}vs_{name}_p" for prefix in tables for name in REFERENCES]:
+        raw = pd.Series([record[field] for record in records], dtype=float)
+        for record, adjusted in zip(records, holm(raw), strict=True):
+            record[field] = _plain(adjusted)
     return records
 
 
@@ -103,9 +100,8 @@ def checks(
     for better, worse in (("full", "original"), ("clean", "corrupted")):
         if better in by_arm and worse in by_arm:
             found = paired_difference(by_arm[better], by_arm[worse], confidence, resamples, seed)
-            passed = found.low > 0 if found.judged else None
             row = {"name": f"{better} - {worse}", "gain": found.mean, "low": found.low, "high": found.high}
-            made.append(row | {"passed": passed})
+            made.append(row | {"passed": found.low > 0 if found.judged else None})
     return made
 
 
@@ -127,10 +123,6 @@ def _versus(name: str, tables: dict, arm: tuple, reference: tuple, options: dict
     judged = found.judged and (reference[0] != "random" or found.trainings[1] >= DRAWS)
     values = (*map(_plain, found[:3]), found.p_value if judged else None, judged)
     return dict(zip(fields, values, strict=True))
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    return fmean(found) if (found := list(values)) else None
 
 
 def _plain(value: float) -> float | None:

@@ -93,26 +93,25 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
     example it is pass@n (unbiased estimator). Raises `ValueError` if an example has no output, another number of
     outputs than the first, or if an output belongs to no example.
     """
-    drawn: dict[str, list[str]] = {example.id: [] for example in examples}
-    for row in outputs.sort_values("k").itertuples():
-        if row.sample_id not in drawn:
-            raise ValueError(
-                f"outputs of {row.sample_id!r}, which is none of the {len(examples)} examples: they are of another set"
-            )
-        drawn[row.sample_id].append(row.output)
-    expected = max(1, len(drawn[examples[0].id]))
-    for name, texts in drawn.items():
-        if len(texts) != expected:
-            raise ValueError(
-                f"{name} has {len(texts)} outputs, the first example {expected}: generate them again"
-            )
-    flat = [(text, example) for example in examples for text in drawn[example.id]]
-    scored = pd.DataFrame(task.score_all([text for text, _ in flat], [example for _, example in flat]))
-    metrics = scored.groupby([example.id for _, example in flat], sort=False)
-    n, main = expected, metrics[task.metric]
-    score = main.sum().map(lambda c: pass_at_k(n, int(c), n)) if task.metric == "accuracy" else main.mean()
+    ids = [example.id for example in examples]
+    drawn = outputs.sort_values("k").groupby("sample_id")["output"].agg(list)
+    if strangers := sorted(set(drawn.index) - set(ids)):
+        raise ValueError(
+            f"outputs of {strangers[0]!r}, which is none of the {len(ids)} examples: they are of another set"
+        )
+    counts = drawn.map(len).reindex(ids, fill_value=0)
+    n = max(1, int(counts.iloc[0]))
+    if (wrong := counts[counts != n]).size:
+        raise ValueError(
+            f"{wrong.index[0]} has {wrong.iloc[0]} outputs, the first example {n}: generate them again"
+        )
+    texts = drawn[ids].explode()
+    scored = pd.DataFrame(task.score_all(list(texts), [example for example in examples for _ in range(n)]))
+    metrics = scored.groupby(texts.index, sort=False)
+    main = metrics[task.metric]
+    score = main.sum().map(lambda right: pass_at_k(n, int(right), n)) if task.metric == "accuracy" else main.mean()
     table = metrics.mean().assign(score=score).rename_axis("sample_id").reset_index()
-    table.insert(1, "output", [drawn[name][0] for name in table["sample_id"]])
+    table.insert(1, "output", drawn[ids].str[0].to_numpy())
     return table
 
 
