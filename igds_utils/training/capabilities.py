@@ -12,9 +12,9 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,6 @@ TITLES = {
     "truthfulqa": "TruthfulQA, MC2 (%)",
     "mmlu_dev": "MMLU development questions, 0 shots (%)",
 }
-LETTERS = "ABCD"
 SHIPPED = re.compile(  # a worked example of lm-eval: question, four choices, letter of the answer
     r"(.*?)\s*\(A\)\s*(.*?)\s*\(B\)\s*(.*?)\s*\(C\)\s*(.*?)\s*\(D\)\s*(.*?)\nA: .*\(([ABCD])\)", re.DOTALL
 )
@@ -120,7 +119,7 @@ def reader(lm: LM, batch_tokens: int = 2048) -> HFLM:
     return Reader(pretrained=lm.model, tokenizer=lm.tokenizer)
 
 
-# ---- where questions come from ---------------------------------------------------------------------------
+# ---- where questions come from: lm-eval's tasks, and what their `custom_dataset` may read ----------------
 
 
 @cache
@@ -129,19 +128,17 @@ def _tasks(benchmark: Benchmark, mirror: Path | None) -> dict[str, Any]:
 
     Raises `SourceError` that says what to do without a hub.
     """
+    import lm_eval.tasks
     from datasets.exceptions import DatasetNotFoundError
-    from lm_eval.tasks import TaskManager
 
-    folders = [str(_shipped() / name) for name in ("mmlu/default", "truthfulqa")]
-    manager = TaskManager(include_path=folders, include_defaults=False)
-    if benchmark == "truthfulqa":
-        asked = [{"task": "truthfulqa_mc2"} | (_reading(_truthfulqa_mirror) if mirror else {})]
-    else:
-        asked = [{"task": name} for name in manager.all_subtasks if name.startswith("mmlu_")]
-        asked = [task | {"num_fewshot": 5 if benchmark == "mmlu" else 0} for task in asked]
-        if benchmark == "mmlu_dev" or mirror:
-            questions = _development_questions if benchmark == "mmlu_dev" else _mmlu_mirror
-            asked = [task | _reading(partial(questions, task["task"].removeprefix("mmlu_"))) for task in asked]
+    folders = [Path(lm_eval.tasks.__file__).parent / name for name in ("mmlu/default", "truthfulqa")]
+    manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
+    subjects = [name for name in manager.all_subtasks if name.startswith("mmlu_")]
+    names = ["truthfulqa_mc2"] if benchmark == "truthfulqa" else subjects
+    asked = [{"task": name, "num_fewshot": 5 if benchmark == "mmlu" else 0} for name in names]
+    readers = {"mmlu": _mmlu_mirror, "truthfulqa": _truthfulqa_mirror} if mirror else {}
+    if read := (readers | {"mmlu_dev": _development_questions}).get(benchmark):
+        asked = [task | {"custom_dataset": read, "dataset_kwargs": {"task": task["task"]}} for task in asked]
     try:
         return fetched(benchmark, lambda: manager.load({"group": benchmark, "task": asked}))["tasks"]
     except (SourceError, DatasetNotFoundError) as error:
@@ -151,39 +148,28 @@ def _tasks(benchmark: Benchmark, mirror: Path | None) -> dict[str, Any]:
         ) from error
 
 
-def _shipped() -> Path:
-    """The folder of lm-eval's own tasks."""
+def _dataset(**splits: list[dict]) -> dict[str, Any]:
+    from datasets import Dataset
+
+    return {split: Dataset.from_list(rows) for split, rows in splits.items()}
+
+
+def shipped_examples() -> dict[str, str]:
+    """MMLU's development questions by subject as lm-eval ships them: worked examples in one text."""
     import lm_eval
 
-    return Path(lm_eval.__file__).parent / "tasks"
+    file = Path(lm_eval.__file__).parent / "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
+    return json.loads(file.read_text(encoding="utf8"))
 
 
-def _reading(read: Callable[[], dict[str, list[dict]]]) -> dict[str, Any]:
-    """What a task has in its configuration to take its questions, records by split, from `read()`."""
-
-    def load(**_: Any) -> dict:
-        from datasets import Dataset
-
-        return {split: Dataset.from_list(rows) for split, rows in read().items()}
-
-    return {"custom_dataset": load}
-
-
-@cache
-def _worked_examples() -> pd.DataFrame:
-    """MMLU's development questions as lm-eval ships them: subject, question, choices, answer (0..3)."""
-    file = _shipped() / "mmlu/flan_cot_fewshot/_cot_prompts.json"
-    questions = []
-    for subject, text in json.loads(file.read_text(encoding="utf8")).items():
-        for found in filter(None, map(SHIPPED.match, text.split("\n\nQ: ")[1:])):
-            question, *choices, letter = (part.strip() for part in found.groups())
-            questions.append((subject.replace("_", " "), question, choices, LETTERS.index(letter)))
-    return pd.DataFrame(questions, columns=["subject", "question", "choices", "answer"])
-
-
-def _development_questions(subject: str) -> dict[str, list[dict]]:
-    questions = _worked_examples().query("subject == @subject.replace('_', ' ')").to_dict("records")
-    return {"dev": questions, "test": questions}
+def _development_questions(task: str, **_: Any) -> dict[str, Any]:
+    """Those of a subject that have four choices, without their solutions."""
+    subject, rows = task.removeprefix("mmlu_"), []
+    for found in filter(None, map(SHIPPED.match, shipped_examples()[subject].split("\n\nQ: ")[1:])):
+        question, *choices, letter = (part.strip() for part in found.groups())
+        row = {"question": question, "choices": choices, "answer": "ABCD".index(letter)}
+        rows.append({"subject": subject.replace("_", " ")} | row)
+    return _dataset(dev=rows, test=rows)
 
 
 def _rows(name: str) -> list[dict]:
@@ -194,12 +180,13 @@ def _rows(name: str) -> list[dict]:
     return [record for _, record in Rows(file.name, [file])]
 
 
-def _mmlu_mirror(subject: str) -> dict[str, list[dict]]:
+def _mmlu_mirror(task: str, **_: Any) -> dict[str, Any]:
     splits = {split: _rows(f"cais/mmlu/{split}.jsonl") for split in ("dev", "test")}
-    return {split: [row for row in rows if row["subject"] == subject] for split, rows in splits.items()}
+    subject = task.removeprefix("mmlu_")
+    return _dataset(**{split: [row for row in rows if row["subject"] == subject] for split, rows in splits.items()})
 
 
-def _truthfulqa_mirror() -> dict[str, list[dict]]:
+def _truthfulqa_mirror(**_: Any) -> dict[str, Any]:
     """The `generation` rows as MC2 asks them: all true answers, then all false ones, each ending in a full stop.
 
     The official multiple-choice items end in one, the `generation` rows do not.
@@ -210,4 +197,4 @@ def _truthfulqa_mirror() -> dict[str, list[dict]]:
         true, false = ([answer.removesuffix(".") + "." for answer in row[name]] for name in names)
         targets = {"choices": true + false, "labels": [1] * len(true) + [0] * len(false)}
         rows.append({"question": row["question"], "mc1_targets": targets, "mc2_targets": targets})
-    return {"validation": rows}
+    return _dataset(validation=rows)
