@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from igds_utils.config.refs import DataSource
 from igds_utils.config.settings import Benchmark
 from igds_utils.data.hub import SourceError
 from igds_utils.data.huggingface import fetched
-from igds_utils.data.rows import MIRROR, Rows, mirror_folder
+from igds_utils.data.rows import MIRROR, mirror_folder, source_rows
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -172,16 +173,13 @@ def _development_questions(task: str, **_: Any) -> dict[str, Any]:
     return _dataset(dev=rows, test=rows)
 
 
-def _rows(name: str) -> list[dict]:
-    """The records of a file of the data mirror."""
-    file = mirror_folder() / name
-    if not file.is_file():
-        raise SourceError(f"{file} is not there: put it into the data mirror, or unset {MIRROR} to use the hub")
-    return [record for _, record in Rows(file.name, [file])]
+def _rows(hub: str, split: str, config: str | None = None) -> list[dict]:
+    source = DataSource(hub=hub, config=config, split=split)
+    return [record for _, record in source_rows(source, None, f"{hub} {split}")]
 
 
 def _mmlu_mirror(task: str, **_: Any) -> dict[str, Any]:
-    splits = {split: _rows(f"cais/mmlu/{split}.jsonl") for split in ("dev", "test")}
+    splits = {split: _rows("cais/mmlu", split) for split in ("dev", "test")}
     subject = task.removeprefix("mmlu_")
     return _dataset(**{split: [row for row in rows if row["subject"] == subject] for split, rows in splits.items()})
 
@@ -192,7 +190,7 @@ def _truthfulqa_mirror(**_: Any) -> dict[str, Any]:
     The official multiple-choice items end in one, the `generation` rows do not.
     """
     rows = []
-    for row in _rows("truthfulqa/truthful_qa/generation/validation.jsonl"):
+    for row in _rows("truthfulqa/truthful_qa", "validation", "generation"):
         names = ("correct_answers", "incorrect_answers")
         true, false = ([answer.removesuffix(".") + "." for answer in row[name]] for name in names)
         targets = {"choices": true + false, "labels": [1] * len(true) + [0] * len(false)}
