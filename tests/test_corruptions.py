@@ -132,11 +132,12 @@ def test_a_pool_without_clean_samples_is_refused():
 
 
 def test_kinds_by_hand():
-    assert corrupt("another sample's target").target == TWO.target
-    assert corrupt("truncated target").target == "3 +"
+    assert corrupt("another sample's target") == replace(ONE, target=TWO.target)
+    assert corrupt("truncated target") == replace(ONE, target="3 +")
     garbled = corrupt("garbled prompt").fields["question"]
     assert garbled != ONE.text and sorted(garbled.split()) == sorted(ONE.text.split())
-    assert corrupt("missing numbers").fields == {"question": "Ann has some apples and some pears."}
+    numberless = {"question": "Ann has some apples and some pears."}
+    assert corrupt("missing numbers") == replace(ONE, fields=numberless)
     assert corrupt("duplicate") == Example("a", TWO.fields, TWO.target, TWO.references, {"copy_of": "b"})
 
 
