@@ -122,7 +122,7 @@ def test_tables_1_and_2_follow_from_what_is_stored(stored):
     for task in stored.tasks:
         config = stored.preset.tasks[task]
         metrics[task] = display.metric_of(
-            known.get(task, config.task).scored_by(config.metric), config.samples
+            known.get(task, config.task, config.metric), config.samples
         )
     found = {
         task: {"recall": read["recall"][task], "features": read["task_features"][task]}
