@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from igds_utils.data.summaries import checks, summarise
+from igds_utils.training.evaluation import checks, summarise
 
 
 @pytest.fixture
