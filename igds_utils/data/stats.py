@@ -1,9 +1,7 @@
 """Intervals, paired comparisons and corrections: every "is it different?" of the project is answered here.
 
-An interval of one score covers the choice of test samples: how far the score would move on other samples of the same
-kind. A difference of arms covers the luck of training as well where one of them was trained several times.
-
-    mean, low, high = interval(scores, confidence=0.95, resamples=2000, seed=0)
+An interval of one score covers the choice of test samples. A difference of arms covers the luck of training as well
+where one of them was trained several times.
 """
 
 import warnings
@@ -72,14 +70,14 @@ def interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int 
 def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Difference:
     """Mean of a - b, matched by sample id, with its interval and p value.
 
-    `a` and `b` are Series (or dicts) indexed by sample id, or frames with one column per training; a Series is a model
-    as it stands (the untrained one), which has no luck of training. Several rows of one id (completions) are averaged
-    first, so that a sample counts once. Where a side was trained several times, interval and p value cover samples and
-    training (`standard_error`, Student's t). Otherwise they cover the samples alone: the percentile bootstrap, and a
-    sign-flip test. Where both are 0/1 scores and all samples changed alike (or not at all), the bootstrap would claim
-    certainty; the interval then reaches as far as the Wilson limit on the share of samples that could behave otherwise.
-    A single sample that is no 0/1 score has no interval (nan, nan). Raises ValueError where one side has samples that
-    the other has not.
+    a, b: frames by sample id with one column per training, or Series (or dicts) of a model as it stands, which has no
+    luck of training. Rows of one id (completions) are averaged first.
+
+    Where a side was trained several times, interval and p value cover samples and training (`standard_error`, Student's
+    t); otherwise the samples alone: percentile bootstrap and sign-flip test. Where all samples of 0/1 scores changed
+    alike (or not at all), the bootstrap would claim certainty: the interval then reaches to the Wilson limit on the
+    share of samples that could behave otherwise. A single sample that is no 0/1 score has no interval (nan, nan).
+    Raises ValueError where one side has samples that the other has not.
     """
     trainings = tuple(side.shape[1] if isinstance(side, pd.DataFrame) else 0 for side in (a, b))
     frames = [side if isinstance(side, pd.DataFrame) else pd.Series(side).to_frame() for side in (a, b)]
@@ -112,11 +110,11 @@ def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, see
 def standard_error(a: np.ndarray, b: np.ndarray, trainings: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Standard error of mean(a) - mean(b) over samples and trainings, and the degrees of freedom of its t.
 
-    a: (..., n, s_a) and b: (..., n, s_b), scores of the same n samples by s independent trainings each; results (...).
-    trainings: (s_a, s_b), with 0 in place of the 1 of a model as it stands. Three mean squares (Satterthwaite, 1946):
-    of the samples' mean differences, which hold the luck of single answers, too; of the trainings' mean scores; and of
-    what is left in an answer (interaction), which is taken off the second, down to zero at the least. Training varies
-    alike on both sides: a side that was trained once takes its variance from the other.
+    a: (..., n, s_a) and b: (..., n, s_b), scores of the same n samples by s trainings each; results (...). trainings:
+    (s_a, s_b), 0 in place of the 1 of a model as it stands. Three mean squares (Satterthwaite, 1946): of the samples'
+    mean differences, which hold the luck of single answers, too; of the trainings' mean scores; and of what is left in
+    an answer (interaction), which is taken off the second, down to zero. A side that was trained once takes the
+    variance of training from the other.
     """
     n, freedom = a.shape[-2], sum(s - 1 for s in trainings if s)
     weight = sum(1 / s for s in trainings if s)
@@ -142,8 +140,8 @@ def spearman(
     """Spearman's rank correlation of x (n,) and y (n,) with a percentile bootstrap over pairs.
 
     Fewer than `FEW` pairs get a p value over all n! pairings instead: their bootstrap would claim certainty. permute:
-    more pairs get a p value too, over as many random pairings as there are resamples. With fewer than three pairs, or
-    where one side does not vary, there is no correlation. What does not exist is nan.
+    more pairs get one too, over `resamples` random pairings. Fewer than three pairs, or a side that does not vary, have
+    no correlation. What does not exist is nan.
     """
     x, y = _levels(_finite(x, "spearman")), _levels(_finite(y, "spearman"))
     if x.size != y.size:

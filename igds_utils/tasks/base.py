@@ -1,7 +1,6 @@
 """What a task is: its data, its prompts (Table 9) and its metric. A YAML file in presets/tasks/ describes one.
 
-Everything that is the same for all tasks (prompts, training, evaluation) lives elsewhere and reads what is declared
-here. The formulas of the metrics are in `data.metrics`.
+What is the same for all tasks (prompts, training, evaluation) lives elsewhere and reads what is declared here.
 """
 
 from collections.abc import Sequence
@@ -135,9 +134,9 @@ class Task:
         """Metrics of outputs, each of the example at its place.
 
         accuracy: 0 or 1, with boxed, whether the answer stood in a box. rouge1: 0 to 1, with rouge2 and rougeL. chrf
-        (of the sentence) and bleu: 0 to 100. comet: x 100, with chrf and bleu. exact_match: 0 or 1. Several references
-        of an example are averaged over for ROUGE, chrF and COMET: on DialogSum's 500 test dialogues that is what
-        averaging over the 1,500 (dialogue, summary) pairs gives. Answers are right if any reference matches.
+        (of the sentence) and bleu: 0 to 100. comet: x 100, with chrf and bleu. exact_match: 0 or 1. Answers are right
+        if any reference matches; ROUGE, chrF and COMET are means over the references, which on DialogSum's 500 test
+        dialogues gives the mean over the 1,500 (dialogue, summary) pairs.
         """
         outputs = list(map(self.cut, outputs))
         pairs = zip(outputs, examples, strict=True)

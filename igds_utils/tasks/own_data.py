@@ -165,9 +165,9 @@ def _cast(random: Random) -> dict[str, str]:
 class ArticleLeads(OwnData):
     """The lead of a Wikipedia article into one line, `{title}: {short description}`.
 
-    The short description alone is a terse fragment ("Country in Central America") that the untrained model beats by
-    overlap when it just continues at length. With the title in front the line says what the text is about and what
-    that is; both are in the lead, and leaving out the rest is what fine-tuning has to teach.
+    The description alone is a terse fragment ("Country in Central America") that the untrained model beats by overlap
+    when it just continues at length. With the title in front, all of the line is in the lead, and leaving out the rest
+    is what fine-tuning has to teach.
     """
 
     wheel: WheelRef = Field(description="`file` is the JSON file of the article leads")

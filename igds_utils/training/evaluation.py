@@ -94,9 +94,8 @@ def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:
     """Scores of every example: sample_id, output (its first), one column a metric (mean over its outputs), score.
 
-    outputs: as `answer` gives them. `score` is the task's own metric; for accuracy with n > 1 outputs an
-    example it is pass@n (unbiased estimator). Raises `ValueError` if an example has no output, another number of
-    outputs than the first, or if an output belongs to no example.
+    outputs: as `answer` gives them. `score` is the task's own metric; of n outputs' accuracy it is pass@n (unbiased).
+    Raises `ValueError` unless all examples, and only they, have the same number of outputs.
     """
     ids = [example.id for example in examples]
     drawn = outputs.sort_values("k").groupby("sample_id")["output"].agg(list)
@@ -150,18 +149,17 @@ def summarise(
 ) -> list[dict]:
     """One record per arm, seeds of an arm pooled: its score and its paired differences (the numbers of Table 2).
 
-    `evaluation` has arm, selector, ratio, seed, sample_id, score (one row or more per sample); `n_train` says how many
-    samples each arm was trained on (0 for original); `main_ratio` is the task's, at which all selectors are compared;
-    `logs` and `likelihoods` are the log.parquet and likelihoods.parquet of the arms that have one.
-    A record holds arm, selector, ratio, main (true for original, full and the selectors at the main ratio), seeds,
-    by_seed (the score of each), n_train, target_tokens and steps (of one training; the mean over seeds), n (test
-    samples), score with low and high (over test samples), gain_over_full (percent of Full's score), above_random (how
-    many of Random's draws of that ratio score lower), and for each reference among random (of the same ratio), full,
-    original, for IGDS every other arm of its ratio: `vs_random`, `vs_random_low`, `vs_random_high`, `vs_random_judged`
-    (whether both were trained twice or more, Random `DRAWS` times) and, if so, `vs_random_p` (`paired_difference`; p of
-    the three Holm-adjusted over the arms that are judged against that reference). Where all arms have likelihoods:
-    loglik (nats per target token, mean over samples), loglik_low, loglik_high, and loglik_vs_random etc. in the same
-    way. What cannot be compared is None. Scores keep the units of the metric; JSON can hold the result as it is.
+    evaluation: arm, selector, ratio, seed, sample_id, score. n_train: arm -> samples it was trained on. main_ratio: at
+    which all selectors are compared. logs, likelihoods: log.parquet and likelihoods.parquet of the arms that have one.
+
+    A record holds arm, selector, ratio, main (whether it is at the main ratio, or has none), seeds, by_seed (scores),
+    n_train; target_tokens and steps (of one training, mean over seeds); n (test samples); score, low, high (over test
+    samples); gain_over_full (percent); above_random (how many of Random's draws score lower); and against random (of
+    the same ratio), full, original, for IGDS also every other arm of its ratio: `vs_random`, `vs_random_low`,
+    `vs_random_high`, `vs_random_judged` (whether both were trained twice or more, Random `DRAWS` times) and, if so,
+    `vs_random_p` (`paired_difference`; of the three references Holm-adjusted over arms). Where all arms have
+    likelihoods, the same for loglik (nats per target token): loglik, loglik_low, loglik_vs_random etc.
+    What cannot be compared is None; JSON can hold the result.
     """
     options = {"confidence": confidence, "resamples": resamples, "seed": seed}
     measures = {"": "score"}
@@ -177,34 +175,32 @@ def summarise(
         prefix: {key: _by_seed(frame, measure) for key, frame in groups.items()}
         for prefix, measure in measures.items()
     }
-    full = tables[""].get(("full", None))
-    full_score = None if full is None else float(full.to_numpy().mean())
-    records = []
+    full, records = tables[""].get(("full", None)), []
     for (selector, ratio), frame in groups.items():
         scores, random = tables[""][selector, ratio], tables[""].get(("random", ratio))
         trained = [logs[arm] for arm in frame["arm"].unique() if arm in logs]
         arm = selector if ratio is None else f"{selector}@{ratio:g}"
-        mean, low, high = interval(scores.mean(axis=1), **options)
         record = {
             "arm": arm, "selector": selector, "ratio": ratio, "main": ratio is None or ratio == main_ratio,
             "seeds": [int(s) for s in scores.columns], "by_seed": [float(s) for s in scores.mean()],
             "n_train": n_train.get(arm),
             "target_tokens": fmean(log["target_tokens"].sum() for log in trained) if trained else None,
             "steps": fmean(map(len, trained)) if trained else None, "n": len(scores),
-            "score": mean, "low": _plain(low), "high": _plain(high),
-            "gain_over_full": 100 * (mean / full_score - 1) if full_score else None,
-            "above_random": None if random is None or selector == "random" else int((random.mean() < mean).sum()),
         }  # fmt: skip
-        if "loglik_" in tables:
-            found = interval(tables["loglik_"][selector, ratio].mean(axis=1), **options)
-            record |= dict(zip(("loglik", "loglik_low", "loglik_high"), map(_plain, found), strict=True))
         references = {"random": ("random", ratio), "full": ("full", None), "original": ("original", None)}
         if selector == "igds":
             others = [key for key in groups if key[1] in (None, ratio) and key[0] not in (*REFERENCES, "igds")]
             references |= {other[0]: other for other in others}
         for prefix, of_arms in tables.items():
+            found = interval(of_arms[selector, ratio].mean(axis=1), **options)
+            names = (measures[prefix], f"{prefix}low", f"{prefix}high")
+            record |= dict(zip(names, map(_plain, found), strict=True))
             for name, key in references.items():
                 record |= _versus(f"{prefix}vs_{name}", of_arms, (selector, ratio), key, options)
+        mean, of_full = record["score"], 0 if full is None else float(full.to_numpy().mean())
+        record["gain_over_full"] = 100 * (mean / of_full - 1) if of_full else None
+        compared = random is not None and selector != "random"
+        record["above_random"] = int((random.mean() < mean).sum()) if compared else None
         records.append(record)
     for field in [f"{prefix}vs_{name}_p" for prefix in tables for name in REFERENCES]:
         raw = pd.Series([record[field] for record in records], dtype=float)
@@ -216,9 +212,8 @@ def summarise(
 def checks(
     evaluation: pd.DataFrame, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> list[dict]:
-    """Whether a task can say anything about data: paired differences that must lie above zero with their interval.
+    """Whether a task can tell data apart: full - original, clean - corrupted must lie above zero with their interval.
 
-    evaluation: as for `summarise`, with the arms full and original, and clean and corrupted where they were trained.
     A record holds name, gain, low, high (units of the metric) and passed, which is None where an arm was trained once.
     """
     by_arm = {arm: _model(arm, _by_seed(frame)) for arm, frame in evaluation.groupby("selector")}
