@@ -59,8 +59,9 @@ def score(
     model, rows = reader(lm, batch_tokens), []
     for benchmark in benchmarks:
         most = limit.get(benchmark) if isinstance(limit, Mapping) else limit
+        tasks = _tasks(benchmark, mirror_folder())
         with redirect_stderr(io.StringIO()):  # a bar for each of 57 subjects
-            found = evaluate(model, _tasks(benchmark, mirror_folder()), limit=most, bootstrap_iters=0)
+            found = evaluate(model, tasks, limit=most, bootstrap_iters=0)
         for task, samples in found["samples"].items():
             for sample in samples:
                 subject = sample["doc"].get("subject") or task.removeprefix("mmlu_")
