@@ -82,7 +82,7 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
 
 
 def at_main_ratio(records: list[dict]) -> dict[str, dict]:
-    """Records of `summaries.summarise` by selector: `original`, `full`, and every selector at the task's ratio."""
+    """Records of `evaluation.summarise` by selector: `original`, `full`, and every selector at the task's ratio."""
     return {record["selector"]: record for record in records if record["main"]}
 
 

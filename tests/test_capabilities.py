@@ -1,6 +1,7 @@
 """General benchmarks through lm-eval: what is asked, how it is scored, and where the questions come from."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from lm_eval.utils import apply_template
 
 from igds_utils import display, tables, tiny
 from igds_utils.data.hub import SourceError
-from igds_utils.data.rows import MIRROR
+from igds_utils.data.rows import MIRROR, mirror_folder
 from igds_utils.engine.lm import LM
 from igds_utils.training import capabilities
 
@@ -39,15 +40,10 @@ def test_likelihoods_equal_those_of_lm_evals_own_model(name):
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def mc2(lm, row):
     """Probability of the true answers among all, each read after lm-eval's worked examples, without lm-eval."""
-    text = capabilities._shipped_tasks()["truthfulqa_mc2"]["doc_to_text"]
-    prompt = apply_template(text, row)
+    task = capabilities._tasks("truthfulqa", mirror_folder())["truthfulqa_mc2"]
+    prompt = apply_template(task.config.doc_to_text, row)
     chances = []
     for answer in row["correct_answers"] + row["incorrect_answers"]:
         ids = lm.tokenizer(f"{prompt} {answer}")["input_ids"]
@@ -61,22 +57,28 @@ def mc2(lm, row):
 
 def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm, tmp_path, monkeypatch):
     row = {"question": "Which?", "correct_answers": ["7."], "incorrect_answers": ["8.", "9."]}
-    given = {
-        **row,
-        "correct_answers": ["7"],
-        "incorrect_answers": ["8", "9."],
-    }  # official items end in a full stop
-    write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [given])
+    given = row | {"correct_answers": ["7"], "incorrect_answers": ["8", "9."]}  # official items end in a full stop
+    file = tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(given))
     monkeypatch.setenv(MIRROR, str(tmp_path))
     table = capabilities.score(lm, ["truthfulqa"])
     assert table.loc[0, "score"] == pytest.approx(mc2(lm, row), rel=1e-4)
     # between 0 and 1: a share of probability, not whether the likeliest answer is true
     assert table.loc[0, "score"] not in (0.0, 1.0)
-    turned = {**row, "correct_answers": row["incorrect_answers"], "incorrect_answers": row["correct_answers"]}
-    write(tmp_path / "truthfulqa/truthful_qa/generation/validation.jsonl", [turned])
-    capabilities._loaded.cache_clear()
+    turned = row | {"correct_answers": row["incorrect_answers"], "incorrect_answers": row["correct_answers"]}
+    file.write_text(json.dumps(turned))
+    capabilities._tasks.cache_clear()
     other = capabilities.score(lm, ["truthfulqa"])
     assert table.loc[0, "score"] + other.loc[0, "score"] == pytest.approx(1)
+
+
+def test_the_development_questions_are_asked_by_subject(lm):
+    table = capabilities.score(lm, ["mmlu_dev"], limit={"mmlu_dev": 1})
+    assert table["subject"].nunique() == len(table) == 57 and set(table["score"]) <= {0.0, 1.0}
+    asked = capabilities._tasks("mmlu_dev", None)["mmlu_abstract_algebra"].instances[0].args[0]
+    assert asked.startswith("The following are multiple choice questions (with answers) about abstract algebra.\n\n")
+    assert asked.count("Answer:") == 1 and re.search(r"\nA\. .+\nB\. .+\nC\. .+\nD\. .+\nAnswer:$", asked)
 
 
 def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, tmp_path, monkeypatch):
@@ -87,9 +89,7 @@ def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, t
 
 
 def test_table8_pairs_questions_and_says_what_was_not_run():
-    base = pd.DataFrame(
-        {"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": [1.0, 0, 0, 1]}
-    )
+    base = pd.DataFrame({"benchmark": "mmlu_dev", "subject": list("abcd"), "item": 0, "score": [1.0, 0, 0, 1]})
     after = base.assign(score=[1.0, 1, 0, 1]).sample(frac=1, random_state=1)
     arms = {"original": base, "igds@0.5": after, "igds@0.2": None}
     titles = {"mmlu": "MMLU (%)", "truthfulqa": "TruthfulQA (%)", "mmlu_dev": "Dev, 0 shots (%)"}

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from igds_utils.config.config import load_preset
+from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.settings import QualityConfig
 from igds_utils.core.arms import arms
 from igds_utils.core.experiment import open_run
 from igds_utils.tasks import corruptions, get
@@ -30,7 +31,12 @@ def large():
 
 
 def corrupt(name, example=ONE, other=TWO, seed=0):
-    return corruptions.CORRUPTIONS[SIDES[name]][name](example, other, random_stream("t", "t", seed))
+    return corruptions.corrupt(name, example, other, random_stream("t", "t", seed))
+
+
+def known_quality(samples, target_rate, prompt_rate, seed):
+    rates = QualityConfig(target_rate=target_rate, prompt_rate=prompt_rate)
+    return corruptions.quality_pool(samples, rates, seed, "math")
 
 
 def labels(pool):
@@ -91,19 +97,19 @@ def test_a_preset_asks_for_the_share_and_nobody_but_the_labels_reader_can_tell(t
 
 
 def test_both_sides_are_corrupted_at_their_rates_with_every_kind(large):
-    made = corruptions.known_quality_pool(large, target_rate=0.25, prompt_rate=0.25, seed=0)
+    made = known_quality(large, 0.25, 0.25, seed=0)
     assert [e.id for e in made] == [e.id for e in large]
     found = [label for label in labels(made) if label]
     sides, quarter = [SIDES[label] for label in found], round(0.25 * len(large))
     assert (sides.count("target"), sides.count("prompt")) == (quarter, quarter) and len(large) > 70
     assert {kind: found.count(kind) >= quarter // 4 for kind in found} == dict.fromkeys(SIDES, True)
-    again, other = (corruptions.known_quality_pool(large, 0.25, 0.25, seed) for seed in (0, 1))
+    again, other = (known_quality(large, 0.25, 0.25, seed) for seed in (0, 1))
     assert made == again != other
     assert min(sum(map(bool, labels(half))) for half in (made[:48], made[48:])) > 10  # not told by the place
 
 
 def test_each_side_leaves_the_other_and_a_duplicate_is_a_clean_sample_again(large):
-    made = {e.id: e for e in corruptions.known_quality_pool(large, 0.4, 0.4, seed=1)}
+    made = {e.id: e for e in known_quality(large, 0.4, 0.4, seed=1)}
     for before in large:
         after = made[before.id]
         if after.meta["corruption"] == "duplicate":
@@ -118,19 +124,20 @@ def test_each_side_leaves_the_other_and_a_duplicate_is_a_clean_sample_again(larg
 
 
 def test_a_pool_without_clean_samples_is_refused():
-    with pytest.raises(ValueError, match="10 samples with corrupted targets and 10 .* leave no two clean ones of 20"):
-        corruptions.known_quality_pool(HAND, 0.5, 0.5, seed=0)
+    with pytest.raises(ConfigError, match=r"tasks\.math\.quality: 10 .* and 9 .* leave no two clean ones of 20"):
+        known_quality(HAND, 0.5, 0.45, seed=0)
 
 
 # ---- each kind by hand ----
 
 
 def test_kinds_by_hand():
-    assert corrupt("another sample's target").target == TWO.target
-    assert corrupt("truncated target").target == "3 +"
+    assert corrupt("another sample's target") == replace(ONE, target=TWO.target)
+    assert corrupt("truncated target") == replace(ONE, target="3 +")
     garbled = corrupt("garbled prompt").fields["question"]
     assert garbled != ONE.text and sorted(garbled.split()) == sorted(ONE.text.split())
-    assert corrupt("missing numbers").fields == {"question": "Ann has some apples and some pears."}
+    numberless = {"question": "Ann has some apples and some pears."}
+    assert corrupt("missing numbers") == replace(ONE, fields=numberless)
     assert corrupt("duplicate") == Example("a", TWO.fields, TWO.target, TWO.references, {"copy_of": "b"})
 
 

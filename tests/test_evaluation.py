@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
@@ -14,28 +15,18 @@ from igds_utils.training import evaluation
 
 
 class Echo(Task):
-    name = "echo"
-    metric = "accuracy"
-
-    def __init__(self):
+    def __init__(self, metric="accuracy"):
         prompt = {"prompt": "{word}\nSolution:", "target": "{word}", "reference": "word", "stops": ["###"]}
         super().__init__("echo", TaskSpec(title="Echo", metric={"name": "accuracy"}, **prompt))
+        self.metric = metric
 
     def score_all(self, outputs, examples):
-        return [
-            {"accuracy": float(output == example.target), "length": float(len(output))}
-            for output, example in zip(outputs, examples, strict=True)
-        ]
+        pairs = zip(outputs, examples, strict=True)
+        return [{"accuracy": float(text == e.target), "length": float(len(text))} for text, e in pairs]
 
 
-class Graded(Echo):
-    metric = "length"
-
-
-EXAMPLES = [
-    Example(f"e{i}", {"word": word}, word, (word,))
-    for i, word in enumerate(["one", "twofold", "three apples"])
-]
+WORDS = ["one", "twofold", "three apples"]
+EXAMPLES = [Example(f"e{i}", {"word": word}, word, (word,)) for i, word in enumerate(WORDS)]
 
 
 def task_config(**fields):
@@ -63,14 +54,10 @@ def answers(lm, config, seed=0, arm="original", rows=64, examples=EXAMPLES):
 
 def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
     outputs = answers(lm, task_config())
-    assert list(outputs.columns) == ["sample_id", "k", "output"]
-    assert outputs["sample_id"].tolist() == ["e0", "e1", "e2"]
-    assert outputs["k"].tolist() == [0, 0, 0]
+    assert outputs[["sample_id", "k"]].to_numpy().tolist() == [["e0", 0], ["e1", 0], ["e2", 0]]
     again = answers(lm, task_config(), seed=5, arm="full", rows=1)
     assert outputs["output"].tolist() == again["output"].tolist()
-    prompt = lm.tokenizer("<|im_start|>one\nSolution:", return_tensors="pt", add_special_tokens=False)[
-        "input_ids"
-    ]
+    prompt = torch.tensor([encode(lm.tokenizer, "<|im_start|>one\nSolution:")])
     plain = lm.model.generate(prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :]
     assert outputs["output"][0] == lm.tokenizer.decode(plain, skip_special_tokens=True).strip()
 
@@ -90,20 +77,25 @@ def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
 def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
     outputs = table("one", "x", "x", "x", "three apples", "three apples", each=2)
     scored = evaluation.score_outputs(Echo(), EXAMPLES, outputs.sample(frac=1, random_state=0))
-    assert scored["sample_id"].tolist() == ["e0", "e1", "e2"]
-    assert scored["accuracy"].tolist() == [0.5, 0.0, 1.0]
-    assert scored["score"].tolist() == [1.0, 0.0, 1.0]
-    assert scored["output"].tolist() == ["one", "x", "three apples"]
-    assert evaluation.score_outputs(Graded(), EXAMPLES, outputs)["score"].tolist() == [2.0, 1.0, 12.0]
+    found = scored[["sample_id", "output", "accuracy", "score"]].to_numpy().tolist()
+    assert found == [["e0", "one", 0.5, 1.0], ["e1", "x", 0.0, 0.0], ["e2", "three apples", 1.0, 1.0]]
+    assert evaluation.score_outputs(Echo("length"), EXAMPLES, outputs)["score"].tolist() == [2.0, 1.0, 12.0]
+
+
+@pytest.mark.parametrize(
+    "outputs, words",
+    [(table(*"abcd"), "outputs of 'e3'.* another set"), (table(*"abc", each=2), "e1 has 1 outputs")],
+)
+def test_outputs_of_another_set_or_number_are_refused(outputs, words):
+    with pytest.raises(ValueError, match=words):
+        evaluation.score_outputs(Echo(), EXAMPLES, outputs)
 
 
 def test_corpus_scores_of_arms_follow_the_examples():
     task, words = tasks.get("translation"), ["une pomme rouge et verte", "deux poires", "trois"]
     fields = {"source_text": "", "target_language": "French"}
     examples = [Example(f"e{i}", fields, word, (word,)) for i, word in enumerate(words)]
-    full = pd.DataFrame(
-        {"sample_id": ["e2", "e0", "e1"], "output": [words[2], words[0], words[1]], "arm": "full"}
-    )
+    full = pd.DataFrame({"sample_id": ["e2", "e0", "e1"], "output": [words[i] for i in (2, 0, 1)], "arm": "full"})
     igds = full.assign(output=["x", "une pomme", "deux"], arm="igds")
     found = evaluation.corpus_scores(task, examples, pd.concat([full, igds]))
     assert list(found) == ["full", "igds"] and found["full"] == {"chrf": 100, "bleu": pytest.approx(100)}

@@ -35,7 +35,7 @@ def pairs(kind, n, **more):
 def mirror(tmp_path, monkeypatch):
     """A mirror with a few rows of every dataset that the preset reads, in the layout that it expects."""
     choices = {"choices": list("wxyz"), "answer": 2}
-    subjects = [n.removeprefix("mmlu_") for n in capabilities._shipped_tasks() if n.startswith("mmlu_")]
+    subjects = capabilities.shipped_examples()
     asked = [{"subject": name, "question": f"{name} {i}?", **choices} for name in subjects for i in range(5)]
     truth = {"question": "Which?", "correct_answers": ["This"], "incorrect_answers": ["That", "None"]}
     files = {

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
+from igds_utils.config.settings import QualityConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import quality
 from igds_utils.selection.pool import Pool
@@ -82,9 +83,9 @@ def test_a_duplicate_counts_only_beside_its_original(known):
 
 
 def test_chance_is_what_random_selections_have_on_average():
-    pool = corruptions.known_quality_pool(
+    pool = corruptions.quality_pool(
         [Example(f"s{i:03d}", {"question": f"Add {i} and 7 now."}, f"{i} + 7 = {i + 7}.", ()) for i in range(60)],
-        0.2, 0.3, seed=0,
+        QualityConfig(target_rate=0.2, prompt_rate=0.3), 0, "math",
     )  # fmt: skip
     known, random = quality.labels(pool), np.random.default_rng(0)
     drawn = {
@@ -227,7 +228,7 @@ def test_a_changed_text_is_seen(run, truth):
     """The test above could not fail if rankings never changed."""
     members = run.examples("math", "quality")
     noisy = [
-        corruptions.missing_numbers(e, e, corruptions.random_stream("t", e.id, 0)) or e if i % 2 else e
+        corruptions.corrupt("missing numbers", e, e, corruptions.random_stream("t", e.id, 0)) or e if i % 2 else e
         for i, e in enumerate(members)
     ]
     before = truth[1]

@@ -22,24 +22,26 @@ def example(*references, **fields):
     return Example("e", fields or {"question": "?"}, references[0], references)
 
 
+def score(task, output, *references):
+    return task.score_all([output], [example(*references)])[0]
+
+
 def test_answers_may_have_to_be_boxed_and_any_reference_may_match():
-    math = tasks.get("math")
-    strict = math.scored_by(AccuracyMetric(answer="box"))
-    assert math.score("It is 7.", example("7")) == {"accuracy": 1.0, "boxed": 0.0}
-    assert strict.score("It is 7.", example("7")) == {"accuracy": 0.0, "boxed": 0.0}
-    assert strict.score("\\boxed{7}", example("5", "7")) == {"accuracy": 1.0, "boxed": 1.0}
-    assert math.scoring == AccuracyMetric()
+    math, strict = tasks.get("math"), tasks.get("math", metric=AccuracyMetric(answer="box"))
+    assert score(math, "It is 7.", "7") == {"accuracy": 1.0, "boxed": 0.0}
+    assert score(strict, "It is 7.", "7") == {"accuracy": 0.0, "boxed": 0.0}
+    assert score(strict, "\\boxed{7}", "5", "7") == {"accuracy": 1.0, "boxed": 1.0}
 
 
 def test_several_references_count_by_their_mean():
     """What scoring each (dialogue, summary) pair and averaging would give."""
     task = tasks.get("summarization")
     output, references = "the cat sat", ("the cat", "the cat sat", "a dog")
-    alone = [task.score(output, example(reference))["rouge1"] for reference in references]
+    alone = [score(task, output, reference)["rouge1"] for reference in references]
     assert alone == pytest.approx([0.8, 1.0, 0.0])
-    assert task.score(output, example(*references))["rouge1"] == pytest.approx(sum(alone) / 3)
-    stemmed = task.scored_by(RougeMetric(stemming=True))
-    assert [t.score("cats", example("cat"))["rouge1"] for t in (task, stemmed)] == [0, 1]
+    assert score(task, output, *references)["rouge1"] == pytest.approx(sum(alone) / 3)
+    stemmed = tasks.get("summarization", metric=RougeMetric(stemming=True))
+    assert [score(t, "cats", "cat")["rouge1"] for t in (task, stemmed)] == [0, 1]
 
 
 def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
@@ -98,7 +100,7 @@ def test_objects_are_read_of_a_pinned_checkpoint_alone(checkpoint, tmp_path, mon
 
 
 def test_a_translation_may_be_scored_by_comet(checkpoint):
-    task = tasks.get("translation").scored_by(CometMetric(checkpoint=checkpoint, batch=2))
+    task = tasks.get("translation", metric=CometMetric(checkpoint=checkpoint, batch=2))
     assert (task.metric, task.metric_label, task.scale) == ("comet", "COMET", 1.0)
     one, two = example(CHINESE, **PAIR), example("安", CHINESE, **PAIR)
     scores = task.score_all([CHINESE, "3"], [one, two])

@@ -15,9 +15,9 @@ from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.config.settings import Preset
 from igds_utils.core.arms import CHECKS, arms
 from igds_utils.core.store import Store
-from igds_utils.data import summaries
 from igds_utils.engine.features import features_of
 from igds_utils.identification import effects, intervention, recall
+from igds_utils.training.evaluation import checks, summarise
 
 REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
 
@@ -108,9 +108,9 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
         compared = evaluation[~evaluation["selector"].isin(CHECKS)]
         paths = {name: f"{task}/arms/{name}/likelihoods.parquet" for name in [*trained, "original"]}
         known = {name: stored.store.read(path) for name, path in paths.items() if stored.store.has(path)}
-        found = summaries.summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options, known)
+        found = summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options, known)
         assert same(found, stored.store.read(f"{task}/summary.json"))
-        assert same(summaries.checks(evaluation, *stored.options), stored.store.read("checks.json")[task])
+        assert same(checks(evaluation, *stored.options), stored.store.read("checks.json")[task])
 
 
 def test_tables_1_and_2_follow_from_what_is_stored(stored):
@@ -122,7 +122,7 @@ def test_tables_1_and_2_follow_from_what_is_stored(stored):
     for task in stored.tasks:
         config = stored.preset.tasks[task]
         metrics[task] = display.metric_of(
-            known.get(task, config.task).scored_by(config.metric), config.samples
+            known.get(task, config.task, config.metric), config.samples
         )
     found = {
         task: {"recall": read["recall"][task], "features": read["task_features"][task]}

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from igds_utils.data.summaries import checks, summarise
+from igds_utils.training.evaluation import checks, summarise
 
 
 @pytest.fixture
@@ -21,16 +21,16 @@ def evaluation():
     ])  # fmt: skip
 
 
+def by_arm(evaluation, n_train=(), logs=(), **likelihoods):
+    return {record["arm"]: record for record in summarise(evaluation, dict(n_train), 0.5, dict(logs), **likelihoods)}
+
+
 def test_summarise_pools_seeds_and_compares_with_every_reference(evaluation):
-    n_train = {"original": 0, "full": 8, "random@0.5": 4, "igds@0.5": 4}
-    records = {r["arm"]: r for r in summarise(evaluation, n_train, 0.5, {})}
+    records = by_arm(evaluation, {"original": 0, "full": 8, "random@0.5": 4, "igds@0.5": 4})
     igds = records["igds@0.5"]
-    assert igds["seeds"] == [0, 1] and igds["n"] == 4 and igds["n_train"] == 4
-    assert igds["score"] == pytest.approx(0.625) and igds["by_seed"] == [0.75, 0.5]
-    assert igds["gain_over_full"] == pytest.approx(25.0)
-    assert igds["vs_random"] == pytest.approx(0.375)
-    assert igds["vs_full"] == pytest.approx(0.125)
-    assert igds["vs_original"] == pytest.approx(0.625)
+    assert igds["seeds"] == [0, 1] and igds["n"] == 4 and igds["n_train"] == 4 and igds["by_seed"] == [0.75, 0.5]
+    expected = {"score": 0.625, "gain_over_full": 25, "vs_random": 0.375, "vs_full": 0.125, "vs_original": 0.625}
+    assert {name: igds[name] for name in expected} == pytest.approx(expected)
     assert igds["vs_random_low"] <= igds["vs_random"] <= igds["vs_random_high"]
     assert records["random@0.5"]["vs_random"] is None and records["full"]["vs_full"] is None
     assert records["full"]["vs_random"] is None  # another size: no random arm to compare with
@@ -44,21 +44,21 @@ def drawn(evaluation, draws):
 
 
 def test_nothing_is_judged_where_an_arm_was_trained_once_or_random_drawn_seldom(evaluation):
-    records = {r["arm"]: r for r in summarise(evaluation, {}, 0.5, {})}
+    records = by_arm(evaluation)
     igds, full = records["igds@0.5"], records["full"]
     assert igds["vs_random_judged"] is False and igds["vs_random_p"] is None and igds["vs_random_low"] is not None
     assert igds["vs_original_judged"] and igds["vs_original_p"] is not None  # which is not trained
     assert igds["vs_full_judged"] is False and igds["vs_full_p"] is None and igds["vs_full_low"] is not None
     assert full["vs_original_judged"] is False and full["vs_random_judged"] is None
     for draws, judged in ((4, False), (5, True)):
-        igds = {r["arm"]: r for r in summarise(drawn(evaluation, draws), {}, 0.5, {})}["igds@0.5"]
+        igds = by_arm(drawn(evaluation, draws))["igds@0.5"]
         assert igds["vs_random_judged"] is judged and (igds["vs_random_p"] is not None) is judged
 
 
 def test_an_arms_place_among_randoms_draws_is_counted(evaluation):
     found = drawn(evaluation, 5)
     found.loc[found["arm"] == "random@0.5-s4", "score"] = 1.0
-    records = {r["arm"]: r for r in summarise(found, {}, 0.5, {})}
+    records = by_arm(found)
     assert records["igds@0.5"]["above_random"] == 4
     assert records["random@0.5"]["above_random"] is None and records["full"]["above_random"] is None
 
@@ -67,7 +67,7 @@ def test_igds_is_held_against_every_other_arm_of_its_ratio(evaluation):
     full = evaluation[evaluation["arm"] == "full"]
     rows = [full.assign(arm=arm, selector=arm.partition("@")[0]) for arm in ("full_steps", "less@0.5")]
     rows[1]["ratio"] = 0.5
-    records = {r["arm"]: r for r in summarise(pd.concat([evaluation, *rows]), {}, 0.5, {})}
+    records = by_arm(pd.concat([evaluation, *rows]))
     igds = records["igds@0.5"]
     assert igds["vs_less"] == igds["vs_full_steps"] == pytest.approx(0.125)
     assert "vs_less" not in records["random@0.5"] and records["full_steps"]["ratio"] is None
@@ -80,39 +80,33 @@ def test_likelihoods_are_compared_as_the_scores_are(evaluation):
         arm: pd.DataFrame({"sample_id": [f"t{i}" for i in range(4)], "loglik": [mean, mean, mean - 1, mean + 1]})
         for arm, mean in means.items()
     }
-    records = {r["arm"]: r for r in summarise(evaluation, {}, 0.5, {}, likelihoods=known)}
+    records = by_arm(evaluation, likelihoods=known)
     igds = records["igds@0.5"]
     assert igds["loglik"] == pytest.approx(-1.3) and igds["loglik_low"] < -1.3 < igds["loglik_high"]
     assert igds["loglik_vs_random"] == pytest.approx(0.45) and igds["loglik_vs_full"] == pytest.approx(-0.3)
     assert igds["loglik_vs_random_judged"] is False and igds["score"] == pytest.approx(0.625)
     json.dumps(list(records.values()), allow_nan=False)
     del known["full"]  # results of before: none of it is shown
-    assert not [key for r in summarise(evaluation, {}, 0.5, {}, likelihoods=known) for key in r if "loglik" in key]
+    assert not [key for r in by_arm(evaluation, likelihoods=known).values() for key in r if "loglik" in key]
 
 
 def test_summarise_tells_what_one_training_of_an_arm_takes(evaluation):
-    logs = {
-        "full": pd.DataFrame({"target_tokens": [30, 20, 10]}),
-        "igds@0.5": pd.DataFrame({"target_tokens": [20, 10]}),
-        "igds@0.5-s1": pd.DataFrame({"target_tokens": [20, 20]}),
-    }
-    records = {r["arm"]: (r["target_tokens"], r["steps"]) for r in summarise(evaluation, {}, 0.5, logs)}
+    tokens = {"full": [30, 20, 10], "igds@0.5": [20, 10], "igds@0.5-s1": [20, 20]}
+    logs = {arm: pd.DataFrame({"target_tokens": counts}) for arm, counts in tokens.items()}
+    found = {arm: (r["target_tokens"], r["steps"]) for arm, r in by_arm(evaluation, logs=logs).items()}
     unknown = (None, None)
-    assert records == {"original": unknown, "full": (60, 3), "random@0.5": unknown, "igds@0.5": (35, 2)}
+    assert found == {"original": unknown, "full": (60, 3), "random@0.5": unknown, "igds@0.5": (35, 2)}
 
 
 def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
     evaluation = drawn(evaluation, 5)
     more = evaluation[evaluation["selector"] == "igds"].assign(selector="loss")
     more["arm"] = more["arm"].str.replace("igds", "loss")
-    alone = {r["arm"]: r["vs_random_p"] for r in summarise(evaluation, {}, 0.5, {})}
-    together = {r["arm"]: r["vs_random_p"] for r in summarise(pd.concat([evaluation, more]), {}, 0.5, {})}
-    assert together["igds@0.5"] == pytest.approx(min(1.0, 2 * alone["igds@0.5"]))
+    alone, together = (by_arm(rows)["igds@0.5"]["vs_random_p"] for rows in (evaluation, pd.concat([evaluation, more])))
+    assert together == pytest.approx(min(1.0, 2 * alone))
 
 
-def test_a_task_check_passes_only_when_its_interval_leaves_out_zero_and_its_arms_were_trained_twice(
-    evaluation,
-):
+def test_a_check_passes_only_when_its_interval_leaves_out_zero_and_its_arms_were_trained_twice(evaluation):
     (made,) = checks(evaluation)  # no clean and corrupted arms: one check
     assert made["name"] == "full - original" and made["gain"] == 0.5 and made["passed"] is None
     json.dumps(made)

@@ -24,14 +24,12 @@ SPEC = {
 }  # fmt: skip
 
 
+LENGTHS = {"max_new_tokens": 8, "prompt_tokens": 1, "target_tokens": 1}
+WHEEL = {"wheel": "made-here", "version": "1", "sha256": "0" * 64, "file": "x/"}
+
+
 def config(data=None, **sizes):
-    return TaskConfig(
-        data=data or {}, sizes=SIZES | sizes, max_new_tokens=8, sft={}, prompt_tokens=1, target_tokens=1
-    )
-
-
-def wheel(file):
-    return {"wheel": "made-here", "version": "1", "sha256": "0" * 64, "file": file}
+    return TaskConfig(data=data or {}, sizes=SIZES | sizes, sft={}, **LENGTHS)
 
 
 @pytest.fixture
@@ -54,7 +52,7 @@ def catalogs(tmp_path, monkeypatch):
     (tmp_path / "one.json").write_text(json.dumps(good), encoding="utf8")
     (tmp_path / "two.json").write_text(json.dumps(poor), encoding="utf8")
     monkeypatch.setattr(hub, "wheel_file", lambda ref: tmp_path)
-    return {"wheels": {"fr": wheel("x/")}}
+    return {"wheels": {"fr": WHEEL}}
 
 
 @pytest.fixture
@@ -78,13 +76,13 @@ def leads(tmp_path, monkeypatch):
     file = tmp_path / "leads.json"
     file.write_text(json.dumps({a["title"]: a for a in articles}), encoding="utf8")
     monkeypatch.setattr(hub, "wheel_file", lambda ref: file)
-    return {"wheel": wheel("leads.json"), "min_words": 15, "max_words": 25}
+    return {"wheel": WHEEL, "min_words": 15, "max_words": 25}
 
 
 @pytest.fixture(params=["math", "translation", "summarization"])
 def loaded(request):
     data = {"translation": "catalogs", "summarization": "leads"}.get(request.param)
-    return tasks.get(request.param), config(request.getfixturevalue(data) if data else {})
+    return tasks.get(request.param), config(data and request.getfixturevalue(data))
 
 
 def texts(*sets):
@@ -143,21 +141,16 @@ def test_the_shipped_files_are_tasks(name):
         tasks.get(f"{name}s")
 
 
-def section(spec, rows):
-    sizes = {"prior": 4, "validation": 2, "confirmation": 2, "pool": 8, "test": 4}
-    lengths = {"max_new_tokens": 4, "prompt_tokens": 20, "target_tokens": 2}
-    return {"task": spec, "data": {"sources": rows}, "sizes": sizes, **lengths}
-
-
 def test_a_preset_may_hold_a_task_or_name_its_file(tmp_path):
     (tmp_path / "capitals.yaml").write_text(yaml.safe_dump(SPEC))
-    rows = [json.dumps({"c": f"Land {i}", "k": f"City {i}"}) + "\n" for i in range(30)]
+    rows = [json.dumps({"c": f"Land {i}", "k": f"City {i}"}) + "\n" for i in range(40)]
     (tmp_path / "capitals.jsonl").write_text("".join(rows))
     columns = {"country": "c", "capital": "k"}
     source = {"all": {"file": str(tmp_path / "capitals.jsonl"), "columns": columns, "sets": list(SETS)}}
     found = []
     for spec in (SPEC, str(tmp_path / "capitals.yaml")):
-        overrides = {"tasks.capitals": section(spec, source)}
+        section = {"task": spec, "data": {"sources": source}, "sizes": SIZES, **LENGTHS}
+        overrides = {"tasks.capitals": section}
         run = open_run("smoke", tasks=["capitals"], overrides=overrides, results=str(tmp_path))
         task, example = run.task("capitals"), run.examples("capitals", "test")[0]
         assert (task.name, task.metric, task.metric_label) == ("capitals", "exact_match", "exact match (%)")
@@ -218,7 +211,7 @@ def test_texts_that_say_the_same_normalize_alike(one, other):
 )  # fmt: skip
 def test_signs_operators_marks_and_emoji_make_another_text(one, other):
     assert examples.normalize(one) != examples.normalize(other)
-    task = tasks.get("math").scored_by(ExactMetric())
+    task = tasks.get("math", metric=ExactMetric())
     found = task.score_all([one, other], [Example("e", {}, "t", (other,))] * 2)
     assert found == [{"exact_match": 0.0}, {"exact_match": 1.0}]
 
@@ -275,13 +268,17 @@ def test_off_task_requests_are_in_the_pool_alone_and_hold_no_number():
     assert not any(e.meta["off_task"] for e in none["pool"])
 
 
-def test_math_score_reads_the_box_then_the_last_number_up_to_the_next_problem():
-    task, problem = tasks.get("math"), Example("", {"question": ""}, "", ("38",))
-    assert task.score("So \\boxed{38}.", problem) == {"accuracy": 1.0, "boxed": 1.0}
-    assert task.score("12 + 7 = 19. 19 * 2 = 38.", problem) == {"accuracy": 1.0, "boxed": 0.0}
-    assert task.score("\\boxed{38}\n### Problem:\n\\boxed{5}", problem) == {"accuracy": 1.0, "boxed": 1.0}
-    assert task.score("I do not know.", problem) == {"accuracy": 0.0, "boxed": 0.0}
-    assert task.cut(" 4.\n### Problem:\n5") == "4." and tasks.get("summarization").cut(" a\nb ") == "a\nb"
+@pytest.mark.parametrize(
+    "output, accuracy, boxed",
+    [
+        ("So \\boxed{38}.", 1, 1), ("12 + 7 = 19. 19 * 2 = 38.", 1, 0), ("I do not know.", 0, 0),
+        ("\\boxed{38}\n### Problem:\n\\boxed{5}", 1, 1),
+    ],
+)  # fmt: skip
+def test_math_score_reads_the_box_then_the_last_number_up_to_the_next_problem(output, accuracy, boxed):
+    problem = Example("", {"question": ""}, "", ("38",))
+    assert tasks.get("math").score_all([output], [problem]) == [{"accuracy": accuracy, "boxed": boxed}]
+    assert tasks.get("math").cut(" 4.\n### Problem:\n5") == "4." and tasks.get("summarization").cut(" a\nb ") == "a\nb"
 
 
 # ---- data of packages ------------------------------------------------------------------------------------
@@ -293,9 +290,9 @@ def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs, tmp_pat
     assert pairs[0].fields == {"source_text": "Open the red cell on the left", "target_language": "French"}
     assert pairs[0].target == "Ouvrir red cell dans left" and pairs[0].meta == {"catalog": "one"}
     assert pairs[-1].target == "Montrer un élément"
-    chinese = own_data.InterfaceMessages(language="zh", wheels={"zh": wheel("x/")})
+    chinese = own_data.InterfaceMessages(language="zh", wheels={"zh": WHEEL})
     assert chinese.load()[0].fields["target_language"] == "Chinese"
-    for language, words in (("zh", "no wheel for 'zh'; known: fr"), ("xx", "no name of the language for 'xx'")):
+    for language, words in (("zh", "no wheel for 'zh'; known: fr"), ("xx", r"data\.language: .*'fr' or 'zh'")):
         with pytest.raises(ConfigError, match=words):
             tasks.get("translation").sets(config({**catalogs, "language": language}), 0)
     for file in tmp_path.glob("*.json"):

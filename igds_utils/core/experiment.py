@@ -84,7 +84,7 @@ class Run:
         """The task of that name, under the metric that the preset asks for."""
         if task not in self._tasks:
             config = self.config(task)
-            self._tasks[task] = tasks.get(task, config.task).scored_by(config.metric)
+            self._tasks[task] = tasks.get(task, config.task, config.metric)
         return self._tasks[task]
 
     def sets(self, task: str) -> Sets:

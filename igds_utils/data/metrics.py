@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import cache, partial
 from itertools import zip_longest
 from math import comb
-from pathlib import Path
 from pickle import UnpicklingError
 from types import SimpleNamespace
 from unicodedata import normalize
+from unittest.mock import patch
 
 import regex
 
@@ -21,7 +21,8 @@ from igds_utils.data.hub import fetched, snapshot
 # Scripts that put no spaces between words: a letter with its marks counts as a word.
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 WORD = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{UNSPACED}]]+|\p{{So}}")
-BOX = regex.compile(r"\\(?:boxed|fbox)\s*\{")
+BOX = r"\\(?:boxed|fbox)\s*"
+BOXED = regex.compile(rf"{BOX}(\{{(?:[^{{}}]++|(?1))*+\}})")  # with its braces, whatever they hold
 NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 LAST_NUMBER = regex.compile(rf"(?<!\d)-?{NUMBER}(?:/{NUMBER})?")
 BASED = regex.compile(r"(?<!\w)(\d[\dA-Z]*)\s*_\s*\{?\s*(\d+)")  # 4343_7, 4343_{7}
@@ -41,15 +42,8 @@ def words(text: str) -> list[str]:
 
 def boxed_answer(text: str) -> str | None:
     r"""What the last complete \boxed{...} or \fbox{...} that is not empty holds; None without one."""
-    for box in reversed(list(BOX.finditer(text))):
-        depth = 1
-        for end in range(box.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                break
-        if depth == 0 and (found := text[box.end() : end].strip()):
-            return found
-    return None
+    found = [box[1][1:-1].strip() for box in BOXED.finditer(text, overlapped=True)]
+    return next(filter(None, reversed(found)), None)
 
 
 def last_number(text: str) -> str | None:
@@ -72,13 +66,14 @@ def math_correct(output: str, reference: str, timeout: int | None = 5) -> bool:
 
     if threading.current_thread() is not threading.main_thread():
         timeout = None
-    _quiet_math_verify()
+    # an answer that cannot be parsed is a wrong answer, not a warning a line; so is the missing time limit
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     read = partial(parse, parsing_timeout=timeout)
     output, reference = output.translate(PLAIN), reference.translate(PLAIN)
     if (answer := boxed_answer(output)) is not None:
         given = read(f"\\boxed{{{answer.rstrip('. ')}}}")
     else:
-        *before, answer = BOX.split(output)
+        *before, answer = regex.split(BOX + r"\{", output)
         answer = answer if WORD.search(answer) else " ".join(before)
         # math-verify reads 1.5e3 as 1.5
         powers = regex.sub(r"(\d)[eE]([+-]?\d)", r"\1*10^\2", answer.lstrip("} "))
@@ -86,12 +81,6 @@ def math_correct(output: str, reference: str, timeout: int | None = 5) -> bool:
     if (base := BASED.fullmatch(reference.strip("$} "))) and base.groups() not in BASED.findall(answer)[-1:]:
         return False
     return bool(verify(read(f"\\boxed{{{reference}}}"), given, timeout_seconds=timeout))
-
-
-@cache
-def _quiet_math_verify() -> None:
-    """An answer that cannot be parsed is a wrong answer, not a warning a line; so is the missing time limit."""
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -140,21 +129,15 @@ def bleu(hypothesis: str, reference: str, chinese: bool = False) -> float:
     return float(sentence_bleu(hypothesis, [reference], tokenize="zh" if chinese else "13a").score)
 
 
-def corpus_chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """chrF2 of all hypotheses as one corpus, 0 to 100 (sacrebleu); each has one reference or more."""
-    from sacrebleu import corpus_chrf
-
-    return float(corpus_chrf(hypotheses, list(zip_longest(*references))).score)
-
-
-def corpus_bleu(
+def corpus_chrf_and_bleu(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], chinese: bool = False
-) -> float:
-    """BLEU of all hypotheses as one corpus, 0 to 100 (sacrebleu); each has one reference or more."""
-    from sacrebleu import corpus_bleu
+) -> dict[str, float]:
+    """chrF2 and BLEU of all hypotheses as one corpus, 0 to 100 (sacrebleu); each has one reference or more."""
+    from sacrebleu import corpus_bleu, corpus_chrf
 
     streams = list(zip_longest(*references))
-    return float(corpus_bleu(hypotheses, streams, tokenize="zh" if chinese else "13a").score)
+    found = corpus_bleu(hypotheses, streams, tokenize="zh" if chinese else "13a").score
+    return {"chrf": float(corpus_chrf(hypotheses, streams).score), "bleu": float(found)}
 
 
 def comet(
@@ -191,7 +174,12 @@ def comet(
 
 @cache
 def _comet_model(checkpoint: HubRef | FolderRef):
-    """The COMET model, loaded once a process."""
+    """The COMET model, loaded once a process; its encoder's tokenizer comes from the hub too.
+
+    Tensors and plain values are read of any checkpoint; objects of a training only of one that cannot change.
+    """
+    from comet import load_from_checkpoint
+
     for name in ("lightning", "pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if isinstance(checkpoint, FolderRef):
@@ -199,30 +187,15 @@ def _comet_model(checkpoint: HubRef | FolderRef):
     else:
         folder, name = snapshot(checkpoint, ["hparams.yaml", "checkpoints/model.ckpt"]), checkpoint.hub
         pinned = bool(COMMIT.fullmatch(checkpoint.revision or ""))
-    file = folder / "checkpoints" / "model.ckpt"
-    for needed in (file, folder / "hparams.yaml"):
-        if not needed.is_file():
-            raise hub.SourceError(
-                f"the COMET checkpoint {name} has no {needed.relative_to(folder)}: correct metric.checkpoint"
-            )
-    # its encoder's tokenizer comes from the hub too
-    return fetched(name, lambda: _load_comet(file, name, pinned)).eval()
-
-
-def _load_comet(file: Path, name: str, pinned: bool):
-    """Tensors and plain values are read of any checkpoint; objects of a training only of one that cannot change."""
-    from comet import load_from_checkpoint
-
+    for needed in ("checkpoints/model.ckpt", "hparams.yaml"):
+        if not (folder / needed).is_file():
+            raise hub.SourceError(f"the COMET checkpoint {name} has no {needed}: correct metric.checkpoint")
+    file = str(folder / "checkpoints" / "model.ckpt")
     try:
-        return load_from_checkpoint(str(file))
+        with patch.dict(os.environ, {UNPICKLE: "1"} if pinned else {}):
+            return fetched(name, lambda: load_from_checkpoint(file)).eval()
     except UnpicklingError as error:
-        if not pinned:
-            raise hub.SourceError(
-                f"the COMET checkpoint {name} holds more than tensors, and reading that may run code: pin its commit "
-                f"on the hub (metric.checkpoint.revision), or, if you trust it, set {UNPICKLE}=1"
-            ) from error
-    os.environ[UNPICKLE] = "1"
-    try:
-        return load_from_checkpoint(str(file))
-    finally:
-        del os.environ[UNPICKLE]
+        raise hub.SourceError(
+            f"the COMET checkpoint {name} holds more than tensors, and reading that may run code: pin its commit "
+            f"on the hub (metric.checkpoint.revision), or, if you trust it, set {UNPICKLE}=1"
+        ) from error

@@ -1,9 +1,7 @@
 """Intervals, paired comparisons and corrections: every "is it different?" of the project is answered here.
 
-An interval of one score covers the choice of test samples: how far the score would move on other samples of the same
-kind. A difference of arms covers the luck of training as well where one of them was trained several times.
-
-    mean, low, high = interval(scores, confidence=0.95, resamples=2000, seed=0)
+An interval of one score covers the choice of test samples. A difference of arms covers the luck of training as well
+where one of them was trained several times.
 """
 
 import warnings
@@ -58,42 +56,38 @@ class Correlation(NamedTuple):
 def interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of `values` (n,) with a confidence interval.
 
-    One rule decides: values that are all 0 or 1 are a proportion and get the Wilson interval, which stays honest
-    at 0 %, at 100 % and at small n; everything else gets the percentile bootstrap of the mean. A single value that
-    is no proportion has no interval (nan, nan); equal values have one of width zero, because nothing was seen to
-    vary. Differences (which may also be all 0 or 1) belong to `paired_difference`. Raises ValueError for no value
-    and for values that are not finite.
+    Values that are all 0 or 1 are a proportion and get the Wilson interval, which stays honest at 0 %, at 100 % and at
+    small n; all others get the percentile bootstrap of the mean. A single value that is no proportion has no interval
+    (nan, nan); equal values have one of width zero, because nothing was seen to vary. Differences (of 0/1 scores, too)
+    belong to `paired_difference`. Raises ValueError for no value and for values that are not finite.
     """
     x = _finite(values, "interval")
-    mean = float(x.mean())
-    if np.isin(x, (0.0, 1.0)).all():
-        bounds = _wilson(int(x.sum()), x.size, confidence)
-        return Interval(mean, *bounds)
-    return Interval(mean, *_bootstrap_mean(x, confidence, resamples, seed))
+    share = np.isin(x, (0.0, 1.0)).all()
+    bounds = _wilson(int(x.sum()), x.size, confidence) if share else _bootstrap_mean(x, confidence, resamples, seed)
+    return Interval(float(x.mean()), *bounds)
 
 
 def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Difference:
     """Mean of a - b, matched by sample id, with its interval and p value.
 
-    `a` and `b` are Series (or dicts) indexed by sample id, or frames with one column per training; a Series is a model
-    as it stands (the untrained one), which has no luck of training. Several rows of one id (completions) are averaged
-    first, so that a sample counts once. Where a side was trained several times, interval and p value cover samples and
-    training (`standard_error`, Student's t). Otherwise they cover the samples alone: the percentile bootstrap, and a
-    sign-flip test. Where both are 0/1 scores and all samples changed alike (or not at all), the bootstrap would claim
-    certainty; the interval then reaches as far as the Wilson limit on the share of samples that could behave otherwise.
-    A single sample that is no 0/1 score has no interval (nan, nan). Raises ValueError where one side has samples that
-    the other has not.
+    a, b: frames by sample id with one column per training, or Series (or dicts) of a model as it stands, which has no
+    luck of training. Rows of one id (completions) are averaged first.
+
+    Where a side was trained several times, interval and p value cover samples and training (`standard_error`, Student's
+    t); otherwise the samples alone: percentile bootstrap and sign-flip test. Where all samples of 0/1 scores changed
+    alike (or not at all), the bootstrap would claim certainty: the interval then reaches to the Wilson limit on the
+    share of samples that could behave otherwise. A single sample that is no 0/1 score has no interval (nan, nan).
+    Raises ValueError where one side has samples that the other has not.
     """
     trainings = tuple(side.shape[1] if isinstance(side, pd.DataFrame) else 0 for side in (a, b))
-    a, b = _by_sample(a), _by_sample(b)
+    frames = [side if isinstance(side, pd.DataFrame) else pd.Series(side).to_frame() for side in (a, b)]
+    a, b = (frame.groupby(level=0).mean() for frame in frames)  # sorted: the order of rows must not matter
     if unmatched := sorted(map(str, a.index.symmetric_difference(b.index))):
-        shown = ", ".join(unmatched[:5])
         raise ValueError(
-            f"paired difference: {len(unmatched)} sample ids are on one side only ({shown}); "
+            f"paired difference: {len(unmatched)} sample ids are on one side only ({', '.join(unmatched[:5])}); "
             "evaluate both on one test set"
         )
-    # sorted, because the order of rows must not reach the resampling
-    a, b = (side.sort_index().to_numpy(float) for side in (a, b))  # (n, trainings)
+    a, b = a.to_numpy(float), b.to_numpy(float)  # (n, trainings)
     mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
     d = _finite(mean_a - mean_b, "paired difference")
     nothing = TOLERANCE * max(np.abs(a).max(), np.abs(b).max())
@@ -116,11 +110,11 @@ def paired_difference(a, b, confidence: float = 0.95, resamples: int = 2000, see
 def standard_error(a: np.ndarray, b: np.ndarray, trainings: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Standard error of mean(a) - mean(b) over samples and trainings, and the degrees of freedom of its t.
 
-    a: (..., n, s_a) and b: (..., n, s_b), scores of the same n samples by s independent trainings each; results (...).
-    trainings: (s_a, s_b), with 0 in place of the 1 of a model as it stands. Three mean squares (Satterthwaite, 1946):
-    of the samples' mean differences, which hold the luck of single answers, too; of the trainings' mean scores; and of
-    what is left in an answer (interaction), which is taken off the second, down to zero at the least. Training varies
-    alike on both sides: a side that was trained once takes its variance from the other.
+    a: (..., n, s_a) and b: (..., n, s_b), scores of the same n samples by s trainings each; results (...). trainings:
+    (s_a, s_b), 0 in place of the 1 of a model as it stands. Three mean squares (Satterthwaite, 1946): of the samples'
+    mean differences, which hold the luck of single answers, too; of the trainings' mean scores; and of what is left in
+    an answer (interaction), which is taken off the second, down to zero. A side that was trained once takes the
+    variance of training from the other.
     """
     n, freedom = a.shape[-2], sum(s - 1 for s in trainings if s)
     weight = sum(1 / s for s in trainings if s)
@@ -146,8 +140,8 @@ def spearman(
     """Spearman's rank correlation of x (n,) and y (n,) with a percentile bootstrap over pairs.
 
     Fewer than `FEW` pairs get a p value over all n! pairings instead: their bootstrap would claim certainty. permute:
-    more pairs get a p value too, over as many random pairings as there are resamples. With fewer than three pairs, or
-    where one side does not vary, there is no correlation. What does not exist is nan.
+    more pairs get one too, over `resamples` random pairings. Fewer than three pairs, or a side that does not vary, have
+    no correlation. What does not exist is nan.
     """
     x, y = _levels(_finite(x, "spearman")), _levels(_finite(y, "spearman"))
     if x.size != y.size:
@@ -171,10 +165,8 @@ def spearman(
             (x, y), _rank_correlation, paired=True, vectorized=True, n_resamples=resamples, batch=256,
             confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
         )  # fmt: skip
-    drawn = result.bootstrap_distribution
-    drawn = drawn[np.isfinite(drawn)]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+    low, high = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail])
     return Correlation(rho, float(low), float(high), p_value, x.size)
 
 
@@ -194,15 +186,8 @@ def _finite(values, what: str) -> np.ndarray:
     if x.size == 0:
         raise ValueError(f"{what}: no values; was the stage that makes them run?")
     if bad := int((~np.isfinite(x)).sum()):
-        raise ValueError(
-            f"{what}: {bad} of {x.size} values are not finite; drop or repair these samples first"
-        )
+        raise ValueError(f"{what}: {bad} of {x.size} values are not finite; drop or repair these samples first")
     return x
-
-
-def _by_sample(values) -> pd.DataFrame:
-    frame = values if isinstance(values, pd.DataFrame) else pd.Series(values).to_frame()
-    return frame.groupby(level=0).mean()
 
 
 @cache  # the same few counts come up over and over
@@ -249,10 +234,8 @@ def _levels(x: np.ndarray) -> np.ndarray:
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
-    rx = stats.rankdata(x, axis=axis)
-    ry = stats.rankdata(y, axis=axis)
-    rx = rx - rx.mean(axis=axis, keepdims=True)
-    ry = ry - ry.mean(axis=axis, keepdims=True)
+    rx, ry = (stats.rankdata(side, axis=axis) for side in (x, y))
+    rx, ry = (ranks - ranks.mean(axis=axis, keepdims=True) for ranks in (rx, ry))
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = np.sqrt((rx**2).sum(axis=axis) * (ry**2).sum(axis=axis))
         return (rx * ry).sum(axis=axis) / scale

@@ -18,7 +18,7 @@ SIDES = {"target": "Target-side defects", "prompt": "Prompt-side defects"}
 def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
     """Score of every arm with its interval, one panel a task, Full as a line (the figure of Table 2).
 
-    `summary[task]` = records of `summaries.summarise`; those of the curve are left out. An arm that was not run on a
+    `summary[task]` = records of `evaluation.summarise`; those of the curve are left out. An arm that was not run on a
     task has an empty row there.
     """
     kept = {task: display.at_main_ratio(records) for task, records in summary.items()}
@@ -93,7 +93,7 @@ def activation_distributions(
 def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:
     """Figure 4: score of every selector at every ratio with its interval, Full as a line; one panel per task.
 
-    `summary[task]` = records of `summaries.summarise`. Ratios of the paper at which nothing was trained say so.
+    `summary[task]` = records of `evaluation.summarise`. Ratios of the paper at which nothing was trained say so.
     Ablations of IGDS (`igds_...`) belong to Table 3 and are left out.
     """
     tables = {task: pd.DataFrame(records) for task, records in summary.items()}

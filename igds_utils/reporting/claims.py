@@ -19,8 +19,8 @@ from igds_utils import tasks
 from igds_utils.analysis.stability import on_layers
 from igds_utils.core.store import Store
 from igds_utils.data.stats import paired_difference
-from igds_utils.data.summaries import DRAWS
 from igds_utils.display import LOGLIK, POINTS, Metric, correlation, metric_of, number, p_value, task_title
+from igds_utils.training.evaluation import DRAWS
 
 SUPPORTED, AGAINST, OPEN, NOT_RUN = "supported", "not supported", "cannot tell", "not run"
 LEVEL, POWER = 0.05, 0.8

@@ -20,7 +20,7 @@ WHERE_STORED = ["Above Random's draws", "Log-likelihood", "vs Random (nats)", "p
 def table2(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict) -> pd.DataFrame:
     """Table 2: what every arm was trained on, its score, its gain over Full in percent, its difference to Random.
 
-    `summary[task]` = records of `summaries.summarise`; those of the curve are left out. Selectors of the paper that
+    `summary[task]` = records of `evaluation.summarise`; those of the curve are left out. Selectors of the paper that
     were not run say so; a difference that cannot be judged has no p value. Test log-likelihoods follow in the same way
     where they are stored. The paper's scores stand last with their own gain over Full; its metric and test set differ
     by task (`paper["tasks"]`), so its scores are to be compared by pattern, not by value.
@@ -79,7 +79,7 @@ def table3(
 ) -> pd.DataFrame:
     """Table 3: score of IGDS and of its ablations, one column per task, the paper's (Gemma-2-2B) beside each.
 
-    `summary[task]` = records of `summaries.summarise`; the ablations are selectors. Those that were not trained say so.
+    `summary[task]` = records of `evaluation.summarise`; ablations are selectors. Those that were not trained say so.
     k: how many features IGDS sums here; the paper's has one.
     """
     rows = []

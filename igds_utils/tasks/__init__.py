@@ -5,15 +5,16 @@ from pathlib import Path
 import yaml
 
 from igds_utils.config.config import PRESETS, PROJECT, ConfigError
-from igds_utils.config.refs import TaskSpec
+from igds_utils.config.refs import Metric, TaskSpec
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
 
 
-def get(name: str, spec: TaskSpec | str | None = None) -> Task:
+def get(name: str, spec: TaskSpec | str | None = None, metric: Metric | None = None) -> Task:
     """The task of that name: the built-in one, or the one that `spec`, its fields or its YAML file, describes.
 
-    Raises `ConfigError` for an unknown name, with the known ones, and for a file that is no task.
+    metric: in place of the one that the spec names. Raises `ConfigError` for an unknown name, with the known ones, and
+    for a file that is no task.
     """
     if spec is None:
         if name not in (known := sorted(file.stem for file in (PRESETS / "tasks").glob("*.yaml"))):
@@ -22,7 +23,8 @@ def get(name: str, spec: TaskSpec | str | None = None) -> Task:
                 f"`tasks: {{{name}: {{task: path/to/it.yaml, ...}}}}`"
             )
         spec = str(PRESETS / "tasks" / f"{name}.yaml")
-    return Task(name, spec if isinstance(spec, TaskSpec) else read_spec(spec))
+    spec = spec if isinstance(spec, TaskSpec) else read_spec(spec)
+    return Task(name, spec.model_copy(update={"metric": metric}) if metric else spec)
 
 
 def read_spec(path: str) -> TaskSpec:

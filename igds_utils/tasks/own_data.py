@@ -6,7 +6,6 @@ kind (`data: word_problems`); the stories of the word problems are in word_probl
 
 import json
 import re
-from collections.abc import Callable
 from functools import cache
 from itertools import count, islice
 from operator import add, floordiv, mul, sub
@@ -15,7 +14,7 @@ from random import Random
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import Strict, WheelRef
@@ -35,11 +34,6 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
 class OwnData(Strict):
     """The `data` section of a task that needs no `sources`."""
 
-    @classmethod
-    def title(cls, data: dict[str, Any]) -> str:
-        """What is read or made, in a few words; data: the section as the preset has it."""
-        raise NotImplementedError
-
     def load(self) -> list[Example]:
         """Every usable example without id, each saying something else, in the order of the source."""
         raise NotImplementedError
@@ -51,10 +45,10 @@ class OwnData(Strict):
         return made
 
     def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
-        """At most `n` distinct examples, none with a (normalized) text of `held_out`."""
+        """At least `n` distinct examples or all, none with a (normalized) text of `held_out`."""
         made = list(unique(self.load(), held_out))
         random.shuffle(made)
-        return made[:n]
+        return made
 
 
 # ---- word problems ---------------------------------------------------------------------------------------
@@ -63,8 +57,8 @@ class OwnData(Strict):
 class WordProblems(OwnData):
     """Arithmetic word problems of graded difficulty with worked solutions, and requests that are no problems."""
 
-    steps: dict[Literal[1, 2, 3], float] = Field(
-        {1: 0.5, 2: 0.4, 3: 0.1}, description="weight of each difficulty"
+    steps: dict[Literal[1, 2, 3], PositiveFloat] = Field(
+        {1: 0.5, 2: 0.4, 3: 0.1}, min_length=1, description="weight of each difficulty"
     )
     max_number: int = Field(
         20, ge=5, description="largest number given in a question; results stay below 100"
@@ -82,17 +76,6 @@ class WordProblems(OwnData):
         if unknown := sorted(set(families or known) - set(known)):
             raise ValueError(f"no family {unknown[0]!r} of word problems; known: {', '.join(known)}")
         return families
-
-    @field_validator("steps")
-    @classmethod
-    def _some_weight(cls, steps: dict[int, float]) -> dict[int, float]:
-        if min(steps.values(), default=0) < 0 or sum(steps.values()) <= 0:
-            raise ValueError(f"weights must not be negative and not all zero: {steps}")
-        return steps
-
-    @classmethod
-    def title(cls, data: dict[str, Any]) -> str:
-        return "generated word problems"
 
     def examples(self, sizes: dict[str, int | None], random: Random) -> list[Example]:
         """The requests, mixed in, all fall into the pool; after it comes the pool of known quality, without any."""
@@ -113,14 +96,12 @@ class WordProblems(OwnData):
 
     def _draw(self, problems: int, requests: int, random: Random, seen: set[str] = frozenset()) -> list[Example]:
         levels, weights = list(self.steps), list(self.steps.values())
-
-        def draw(n: int, one: Callable[[], Example]) -> list[Example]:
-            return list(islice(unique((one() for _ in count()), seen), n))
-
-        def problem() -> Example:
-            return draw_problem(random, random.choices(levels, weights)[0], self.max_number, self.families)
-
-        return draw(problems, problem) + draw(requests, lambda: draw_request(random))
+        drawn = (
+            draw_problem(random, random.choices(levels, weights)[0], self.max_number, self.families)
+            for _ in count()
+        )
+        asked = (draw_request(random) for _ in count())
+        return [*islice(unique(drawn, seen), problems), *islice(unique(asked, seen), requests)]
 
 
 @cache
@@ -136,7 +117,7 @@ def draw_problem(random: Random, steps: int, max_number: int, families: list[str
     (`12 + 7 = 19. 19 * 2 = 38.`) and the answer in a box.
     """
     family = random.choice(list(families or stories()["problems"]))
-    chosen = next(s for s in stories()["problems"][family] if len(s["work"]) == steps)
+    chosen = next(story for story in stories()["problems"][family] if len(story["work"]) == steps)
     letters = sorted(set(re.findall(r"\b[a-d]\b", " ".join(chosen["work"]))))
     worked = None
     while worked is None:
@@ -151,8 +132,8 @@ def draw_problem(random: Random, steps: int, max_number: int, families: list[str
 def draw_request(random: Random) -> Example:
     """One request that asks for no calculation, with a short reply; neither holds a number."""
     family = random.choice(list(stories()["requests"]))
-    chosen = random.choice(stories()["requests"][family])
-    question, reply = (chosen[part].format(**cast) for cast in [_cast(random)] for part in ("story", "reply"))
+    chosen, cast = random.choice(stories()["requests"][family]), _cast(random)
+    question, reply = chosen["story"].format(**cast), chosen["reply"].format(**cast)
     return Example("", {"question": question}, reply, (), {"family": family, "steps": 0, "off_task": 1})
 
 
@@ -184,19 +165,15 @@ def _cast(random: Random) -> dict[str, str]:
 class ArticleLeads(OwnData):
     """The lead of a Wikipedia article into one line, `{title}: {short description}`.
 
-    The short description alone is a terse fragment ("Country in Central America") that the untrained model beats by
-    overlap when it just continues at length. With the title in front the line says what the text is about and what
-    that is; both are in the lead, and leaving out the rest is what fine-tuning has to teach.
+    The description alone is a terse fragment ("Country in Central America") that the untrained model beats by overlap
+    when it just continues at length. With the title in front, all of the line is in the lead, and leaving out the rest
+    is what fine-tuning has to teach.
     """
 
     wheel: WheelRef = Field(description="`file` is the JSON file of the article leads")
     min_words: int = Field(30, description="words of the text, cut at a sentence's end")
     max_words: int = Field(80, description="words of the text, cut at a sentence's end")
     min_description_words: int = Field(4, description="words of the short description")
-
-    @classmethod
-    def title(cls, data: dict[str, Any]) -> str:
-        return "leads of Wikipedia articles with their one-line descriptions"
 
     def load(self) -> list[Example]:
         """Left out: leads with holes where formulas or names were stripped, leads that do not name their title, those
@@ -208,10 +185,9 @@ class ArticleLeads(OwnData):
             name = re.sub(r"\s*\(.*\)$", "", article["title"])  # "Mercury (planet)"
             if re.search(r"  |\n| ,|\(\)", lead) or name.lower() not in lead.lower():
                 continue
-            if len(description.split()) < self.min_description_words:
-                continue
             text, line = whole_sentences(lead, self.max_words), f"{name}: {description}"
-            if len(text.split()) < self.min_words or {normalize(text), normalize(line)} & seen:
+            short = len(text.split()) < self.min_words or len(description.split()) < self.min_description_words
+            if short or {normalize(text), normalize(line)} & seen:
                 continue
             seen |= {normalize(text), normalize(line)}
             meta = {"title": article["title"], "topic": article["topic"]}
@@ -225,28 +201,20 @@ class ArticleLeads(OwnData):
 
 def whole_sentences(text: str, max_words: int) -> str:
     """As many whole sentences as fit in `max_words` words; none if the first alone is longer."""
-    kept: list[str] = []
-    for sentence in SENTENCE_END.split(text):
-        if len(" ".join([*kept, sentence]).split()) > max_words:
-            break
-        kept.append(sentence)
-    return " ".join(kept)
+    sentences = SENTENCE_END.split(text)
+    fit = (kept for n in range(len(sentences), 0, -1) if len((kept := " ".join(sentences[:n])).split()) <= max_words)
+    return next(fit, "")
 
 
 class InterfaceMessages(OwnData):
     """English user-interface messages and their human translations from JupyterLab's language packs."""
 
-    language: str = "fr"
+    language: Literal["fr", "zh"] = "fr"
     wheels: dict[str, WheelRef] = Field(
         description="language -> language pack; `file` is the folder of its catalogs, with a slash at the end"
     )
     min_words: int = Field(4, ge=1, description="English words without placeholders")
     max_words: int = Field(30, description="English words")
-
-    @classmethod
-    def title(cls, data: dict[str, Any]) -> str:
-        language = LANGUAGES.get(data.get("language", "fr"), "another language")
-        return f"JupyterLab's interface messages, English to {language}"
 
     def load(self) -> list[Example]:
         """The catalogs map `context \\x04 message` to a list of plural forms (the first is taken).
@@ -254,31 +222,25 @@ class InterfaceMessages(OwnData):
         Left out: messages of several lines (settings with code in them), untranslated ones, those outside
         min_words..max_words, and those whose English or translation already occurred word by word.
         """
-        for known, what in ((LANGUAGES, "name of the language"), (self.wheels, "wheel")):
-            if self.language not in known:
-                raise ConfigError(
-                    f"tasks.translation.data.language: no {what} for {self.language!r}; known: {', '.join(known)}"
-                )
-        folder, language = hub.wheel_file(self.wheels[self.language]), LANGUAGES[self.language]
+        if self.language not in self.wheels:
+            known = ", ".join(self.wheels)
+            raise ConfigError(f"tasks.translation.data.language: no wheel for {self.language!r}; known: {known}")
+        folder, seen, found = hub.wheel_file(self.wheels[self.language]), set(), []
         if not (catalogs := sorted(folder.glob("*.json"))):
             raise ConfigError(f"no *.json catalogs in {folder}: correct `file:` in tasks.translation.data.wheels")
-        sources, targets, found = set(), set(), []
         for catalog in catalogs:
             for key, forms in json.loads(catalog.read_text(encoding="utf8")).items():
-                if not key:  # the catalog's header
-                    continue
-                source, target = key.rpartition("\x04")[2].strip(), forms[0].strip()
+                source, target = key.rpartition("\x04")[2].strip(), forms[0].strip() if key else ""
                 if "\n" in source + target or not target or len(source.split()) > self.max_words:
                     continue
                 if len(PLACEHOLDER.sub(" ", source).split()) < self.min_words:
                     continue
-                plain_source, plain_target = tuple(words(source)), tuple(words(target))
-                if plain_source == plain_target or plain_source in sources or plain_target in targets:
+                plain = {("source", *words(source)), ("target", *words(target))}
+                if words(source) == words(target) or plain & seen:
                     continue
-                sources.add(plain_source)
-                targets.add(plain_target)
-                source, target = " ".join(source.split()), " ".join(target.split())
-                fields = {"source_text": source, "target_language": language}
+                seen |= plain
+                target = " ".join(target.split())
+                fields = {"source_text": " ".join(source.split()), "target_language": LANGUAGES[self.language]}
                 found.append(Example("", fields, target, (target,), {"catalog": catalog.stem}))
         return found
 
