@@ -7,7 +7,6 @@ one process, and nothing here costs anything.
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from operator import itemgetter
 from typing import TypeVar
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -28,14 +27,10 @@ def is_main_process() -> bool:
     return process_index() == 0
 
 
-def own_gpu() -> int:
-    """Number of the GPU for this process of a launch, or for this job of several that share the work (IGDS_GPU)."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("IGDS_GPU") or 0)
-
-
-def shares_machine() -> bool:
-    """Whether the other GPUs of this machine are for other processes."""
-    return processes() > 1 or "IGDS_GPU" in os.environ
+def own_gpu() -> int | None:
+    """Number of the GPU of this process of a launch, or of this job of several (IGDS_GPU); None: all are its own."""
+    number = os.environ.get("LOCAL_RANK", 0) if processes() > 1 else os.environ.get("IGDS_GPU")
+    return None if number is None else int(number)
 
 
 def start() -> None:
@@ -62,8 +57,9 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> l
         from accelerate.utils import gather_object
 
         start()
-        done = sorted(gather_object(done), key=itemgetter(0))
-    return [result for _, result in done]
+        done = gather_object(done)
+    known = dict(done)
+    return [known[number] for number in range(len(items))]
 
 
 def on_main_process(make: Callable[[], Result]) -> Result:
@@ -73,8 +69,7 @@ def on_main_process(make: Callable[[], Result]) -> Result:
     from accelerate.utils import broadcast_object_list
 
     start()
-    box = [make() if is_main_process() else None]
-    return broadcast_object_list(box)[0]
+    return broadcast_object_list([make() if is_main_process() else None])[0]
 
 
 def wait_for_everyone() -> None:
