@@ -8,10 +8,6 @@ from tqdm import tqdm
 
 from igds_utils.engine.lm import LM
 
-# Of logits that exist at once where a whole batch meets the vocabulary. Parts as large as that keep a GPU busy, and a
-# batch of 2,048 tokens of a small model is one part: on a CPU every further product lays out the head's weight anew.
-LOGIT_BYTES = 500_000_000
-
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group indices so that (longest of the group) x (size of the group) <= batch_tokens.

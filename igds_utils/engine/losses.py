@@ -1,17 +1,12 @@
 """Cross-entropy of targets given their prompts, as they are and with a feature amplified.
 
-The LM head is the dearest layer of a small model with a large vocabulary, and only the positions that predict a
-target token need it. Where nothing is learnt they meet it in parts, because the logits of a large batch would fill a
-GPU. In training a hook in front of the head keeps just those rows and the model's own forward does the rest: what wraps
-a model that several processes train must be called as a whole.
-
-Amplification after block l does not touch blocks 0..l: over given tokens they do the same for every feature of that
-layer, so one unsteered pass serves all of them, and a row runs the blocks above l alone. A row whose feature is silent
-at every position is the unsteered one itself.
+The LM head is the dearest layer of a small model, and only the positions that predict a target token need it. Where
+nothing is learnt they meet it in parts, because the logits of a large batch would fill a GPU. In training a hook in
+front of the head keeps just those rows and the model's own forward does the rest: what wraps a model that several
+processes train must be called as a whole.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -19,32 +14,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from igds_utils.engine.batching import LOGIT_BYTES, even_chunks, pad, padded_batches, positions, token_batches
+from igds_utils.engine.batching import even_chunks, pad, padded_batches, positions, token_batches
 from igds_utils.engine.generation import Prefix, Row, Tokens
 from igds_utils.engine.lm import LM, edited, last_hidden, unembed
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
 
-Pair = tuple[list[int], int]  # token ids of prompt + target, and how many of them are the prompt's
+Pair = tuple[Sequence[int], int]  # token ids of prompt + target, and how many of them are the prompt's
+
 IGNORED = -100  # label of a token that is not learnt
 ROWS = 64  # of logits whose losses are computed together: all of them in fp32 would be a second large matrix
-HEAD_POSITIONS = 512  # of amplified rows that meet the vocabulary at once
+# Of logits that exist at once where a whole batch meets the vocabulary. Parts as large as that keep a GPU busy, and a
+# batch of 2,048 tokens of a small model is one part: on a CPU every further product lays out the head's weight anew.
+LOGIT_BYTES = 500_000_000
 
 
+@torch.inference_mode()
 def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np.ndarray:
     """Mean cross-entropy of each sample's target tokens given its prompt, in nats a token: (N,) float64.
 
-    pairs: as `prompts.encode_pair` makes them. Every token after the prompt counts; that includes EOS where the pair
-    ends in one. The order is that of `pairs`; batches hold samples of similar length, padded on the right.
-    Raises `ValueError` for a pair without a target.
+    pairs: as `prompts.encode_pair` makes them; EOS counts where a pair ends in one. Raises `ValueError` for a pair
+    without a target.
     """
     for number, (ids, n_prompt) in enumerate(pairs):
         check_pair(ids, n_prompt, number)
-    losses = np.empty(len(pairs))
+    found = np.empty(len(pairs))
     for batch, inputs in padded_batches(lm, [ids for ids, _ in pairs], batch_tokens, "target loss"):
-        labels = target_labels(inputs["input_ids"], [pairs[i] for i in batch])
-        losses[batch] = mean_losses(lm, labels, **inputs).cpu()
-    return losses
+        hidden = last_hidden(lm, **inputs, use_cache=False)
+        for i, losses in zip(batch, _losses(lm, hidden, [pairs[i] for i in batch]), strict=True):
+            found[i] = sum(losses) / len(losses)
+    return found
 
 
 def check_pair(ids: Sequence[int], n_prompt: int, number: int) -> None:
@@ -56,6 +55,25 @@ def check_pair(ids: Sequence[int], n_prompt: int, number: int) -> None:
         )
 
 
+def _losses(lm: LM, hidden: Tensor, pairs: Sequence[Pair]) -> list[list[float]]:
+    """Cross-entropy of each target token of each pair, from final hidden states (pairs, positions, width)."""
+    own = torch.cat([h[n - 1 : len(ids) - 1] for h, (ids, n) in zip(hidden, pairs, strict=True)])
+    targets = torch.tensor([token for ids, n in pairs for token in ids[n:]], device=own.device)
+    most = max(1, LOGIT_BYTES // (lm.model.config.vocab_size * own.itemsize))  # positions of one part
+    parts = zip(own.split(most), targets.split(most), strict=True)
+    losses = torch.cat([_cross_entropies(unembed(lm, h), some) for h, some in parts])
+    return [part.tolist() for part in losses.cpu().split([len(ids) - n for ids, n in pairs])]
+
+
+def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each row of logits (rows, vocabulary): (rows,) fp32."""
+    parts = zip(logits.split(ROWS), targets.to(logits.device).split(ROWS), strict=True)
+    return torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
+
+
+# ---- for training ----------------------------------------------------------------------------------------
+
+
 def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """Labels (batch, tokens) of right-padded `input_ids`: the token itself in the target, `IGNORED` elsewhere."""
     labels = torch.full_like(input_ids, IGNORED)
@@ -64,27 +82,14 @@ def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
     return labels
 
 
-@torch.inference_mode()
-def mean_losses(lm: LM, labels: Tensor, **inputs: Tensor) -> Tensor:
-    """Mean cross-entropy of every row's labelled tokens: (batch,) float64. Inputs as for the model's forward.
-
-    No more than `batching.LOGIT_BYTES` of logits exist at once.
-    """
-    places, targets, rows = _predicting(labels)
-    hidden = last_hidden(lm, **inputs, use_cache=False)[places]  # (labelled tokens, width)
-    most = max(1, LOGIT_BYTES // (lm.model.config.vocab_size * hidden.itemsize))  # positions of one part
-    losses = _losses_of(lm, hidden, targets, most)
-    zeros = losses.new_zeros(len(labels), dtype=torch.float64)
-    return zeros.index_add(0, rows, losses.double()) / rows.bincount(minlength=len(labels))
-
-
 def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every labelled token in fp32, and the row that it belongs to: both (labelled tokens,).
 
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
-    places, targets, rows = _predicting(labels)
-    return _cross_entropies(logits_at(model, places, **inputs), targets), rows
+    predicted = labels[:, 1:] != IGNORED
+    logits = logits_at(model, nn.functional.pad(predicted, (0, 1)), **inputs)
+    return _cross_entropies(logits, labels[:, 1:][predicted]), predicted.nonzero()[:, 0]
 
 
 def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
@@ -101,25 +106,9 @@ def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
         handle.remove()
 
 
-def _predicting(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the next token is a target, (batch, tokens) bool; these targets and their rows, both (labelled tokens,)."""
-    predicted = labels[:, 1:] != IGNORED
-    return nn.functional.pad(predicted, (0, 1)), labels[:, 1:][predicted], predicted.nonzero()[:, 0]
-
-
-def _losses_of(lm: LM, hidden: Tensor, targets: Tensor, most: int) -> Tensor:
-    """Cross-entropies (tokens,) fp32 from final hidden states (tokens, width), `most` of them at the head at once."""
-    parts = zip(hidden.split(most), targets.split(most), strict=True)
-    return torch.cat([_cross_entropies(unembed(lm, h), own) for h, own in parts])
-
-
-def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of each row of logits (rows, vocabulary): (rows,) fp32."""
-    parts = zip(logits.split(ROWS), targets.to(logits.device).split(ROWS), strict=True)
-    return torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
-
-
 # ---- with a feature amplified ----------------------------------------------------------------------------
+# Amplification after block l does not touch blocks 0..l: over given tokens one unsteered pass serves all features of
+# that layer, and a row runs the blocks above l alone. A row whose feature stays silent is the unsteered one itself.
 
 
 @torch.inference_mode()
@@ -130,24 +119,28 @@ def log_likelihoods(
 
     given: for each prompt of `prefix` a text: its critical token and what follows. The order is that of `rows`.
     """
-    known: dict[Row, list[float]] = {}
+    found: dict[Row, list[float]] = {}
     texts = sorted({text for text, _ in rows})
     layers = sorted({feature.layer for _, feature in rows if feature})
+
+    def keep(some: Sequence[Row], hidden: Tensor) -> None:
+        losses = _losses(lm, hidden, [(given[text], 1) for text, _ in some])
+        found.update(zip(some, losses, strict=True))
+
     for batch, residual, hidden in _unsteered(lm, prefix, given, texts, layers, batch_tokens):
-        known |= _values(lm, hidden, given, [(text, None) for text in batch])
-        place, lengths = {text: number for number, text in enumerate(batch)}, _lengths(given, batch)
+        keep([(text, None) for text in batch], hidden)
+        place = {text: number for number, text in enumerate(batch)}
         for layer in layers:
-            fires = steering.firing(layer, residual[layer], lengths)
+            fires = steering.firing(layer, residual[layer], [len(given[text]) - 1 for text in batch])
             here = [row for row in rows if row[0] in place and row[1] and row[1].layer == layer]
             for part in even_chunks(here, max(1, batch_tokens // hidden.shape[1])):
                 active = [(text, feature) for text, feature in part if feature in fires[place[text]]]
-                known |= {row: known[row[0], None] for row in part if row not in active}
+                found |= {row: found[row[0], None] for row in part if row not in active}
                 if active:
                     h = residual[layer][[place[text] for text, _ in active]]
                     changed = steering.amplify(h, [feature for _, feature in active])
-                    above = _above(lm, prefix, given, active, layer, changed)
-                    known |= _values(lm, above, given, active)
-    return [known[row] for row in rows]
+                    keep(active, _above(lm, prefix, given, [text for text, _ in active], layer, changed))
+    return [[-loss for loss in found[row]] for row in rows]
 
 
 @torch.inference_mode()
@@ -161,15 +154,10 @@ def firing(
     found: list[set[Feature]] = [set() for _ in given]
     for batch, residual, _ in _unsteered(lm, prefix, given, range(len(given)), steering.layers, batch_tokens):
         for layer, h in residual.items():
-            fires = steering.firing(layer, h, _lengths(given, batch))
+            fires = steering.firing(layer, h, [len(given[text]) - 1 for text in batch])
             for text, features in zip(batch, fires, strict=True):
                 found[text] |= features
     return found
-
-
-def _lengths(given: Tokens, texts: Sequence[int]) -> list[int]:
-    """How many tokens of each text are read: all but its last."""
-    return [len(given[text]) - 1 for text in texts]
 
 
 def _unsteered(
@@ -193,33 +181,17 @@ def _inputs(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], above: 
     return read | {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
 
 
-def _above(lm: LM, prefix: Prefix, given: Tokens, rows: Sequence[Row], layer: int, h: Tensor) -> Tensor:
-    """Final hidden states (rows, positions, width) where the residual stream after `layer` is h."""
-    inputs = _inputs(lm, prefix, given, [text for text, _ in rows], layer)
+def _above(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], layer: int, h: Tensor) -> Tensor:
+    """Final hidden states (texts, positions, width) of the blocks above `layer`, run on h (texts, positions, width)."""
+    decoder, blocks = lm.model.get_decoder(), lm.blocks
+    inputs = _inputs(lm, prefix, given, texts, layer)
     h = h[:, : inputs["input_ids"].shape[1]]
     if layer == lm.n_layers - 1:
-        return lm.model.get_decoder().norm(h)
-    with _starting_above(lm, layer, h):
-        return last_hidden(lm, **inputs)
-
-
-@contextmanager
-def _starting_above(lm: LM, layer: int, h: Tensor) -> Iterator[None]:
-    """Forward passes in this context run the blocks above `layer` alone, on h in place of what the others give."""
-    decoder, blocks = lm.model.get_decoder(), lm.blocks
-    handle = blocks[layer + 1].register_forward_pre_hook(lambda _block, inputs: (h, *inputs[1:]))
+        return decoder.norm(h)
+    handle = blocks[layer + 1].register_forward_pre_hook(lambda _block, args: (h, *args[1:]))
     try:
         decoder.layers = blocks[layer + 1 :]
-        yield
+        return last_hidden(lm, **inputs)
     finally:
         decoder.layers = blocks
         handle.remove()
-
-
-def _values(lm: LM, hidden: Tensor, given: Tokens, rows: Sequence[Row]) -> dict[Row, list[float]]:
-    """The log-probabilities of every row's own tokens, from final hidden states (rows, positions, width)."""
-    lengths = _lengths(given, [text for text, _ in rows])
-    own = torch.cat([hidden[row, :n] for row, n in enumerate(lengths)])
-    following = torch.tensor([token for text, _ in rows for token in given[text][1:]], device=own.device)
-    values = -_losses_of(lm, own, following, HEAD_POSITIONS)
-    return dict(zip(rows, (part.tolist() for part in values.split(lengths)), strict=True))
