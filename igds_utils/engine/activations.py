@@ -20,8 +20,8 @@ def critical_residuals(
 ) -> dict[int, Tensor]:
     """Residual stream at each text's critical position, after each of the layers.
 
-    texts: rendered prompts, each ending in its critical colon. side: padding, "left" or "right"; the result is the
-    same. Returns {layer: (N, d) fp32 on the CPU}. One pass serves all layers and stops after the highest.
+    texts: rendered prompts, each ending in its critical colon. side: of the padding, "left" or "right". Returns {layer:
+    (N, d) fp32 on the CPU}. One pass serves all layers and stops after the highest.
     """
     read = prompts.encode_all(lm.tokenizer, texts)
     critical = [

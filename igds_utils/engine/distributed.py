@@ -1,7 +1,6 @@
 """The processes of an `accelerate launch`: each does its share of the work, and the main process writes.
 
-Shares are fixed by the work alone, so that several processes give exactly what one gives. Without a launch there is
-one process, and nothing here costs anything.
+Shares are fixed by the work alone, so that several processes give exactly what one gives.
 """
 
 import os
@@ -15,7 +14,7 @@ PATIENCE = timedelta(days=1)
 
 
 def processes() -> int:
-    """How many processes work together (what torchrun and `accelerate launch` say in the environment)."""
+    """How many processes work together, as `accelerate launch` says; 1 without a launch."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -53,12 +52,7 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> l
     """
     mine = range(process_index(), len(items), processes())
     done = [(number, function(items[number])) for number in mine]
-    if processes() > 1:
-        from accelerate.utils import gather_object
-
-        start()
-        done = gather_object(done)
-    known = dict(done)
+    known = dict(done if processes() == 1 else _connected().gather_object(done))
     return [known[number] for number in range(len(items))]
 
 
@@ -66,18 +60,21 @@ def on_main_process(make: Callable[[], Result]) -> Result:
     """Runs `make` in the main process and broadcasts its result; the others wait."""
     if processes() == 1:
         return make()
-    from accelerate.utils import broadcast_object_list
-
-    start()
-    return broadcast_object_list([make() if is_main_process() else None])[0]
+    accelerate = _connected()
+    return accelerate.broadcast_object_list([make() if is_main_process() else None])[0]
 
 
 def wait_for_everyone() -> None:
     if processes() > 1:
-        from accelerate.utils import wait_for_everyone
+        _connected().wait_for_everyone()
 
-        start()
-        wait_for_everyone()
+
+def _connected():
+    """What accelerate offers to processes that are connected."""
+    from accelerate import utils
+
+    start()
+    return utils
 
 
 def end() -> None:

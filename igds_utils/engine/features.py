@@ -70,9 +70,8 @@ def sae_folders(saes: SaeConfig) -> dict[int, Path]:
             raise SourceError(f"{root} has two SAEs of layer {layer}, {both}: keep one of them there")
     if not found:
         raise SourceError(
-            f"no SAEs under {root}: one folder a layer is read, named layer_3, layer_03_width_16k or "
-            "blocks.3.hook_resid_post, with sae_lens's cfg.json and sae_weights.safetensors in it (`make saes` "
-            "trains such)"
+            f"no SAEs under {root}: it needs sae_lens's folder of each layer, named layer_3, layer_03_width_16k or "
+            "blocks.3.hook_resid_post, as `make saes` writes them"
         )
     return dict(found)
 
@@ -90,8 +89,7 @@ def described(folder: Path) -> dict[str, Any]:
 def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width: int | None = None) -> None:
     """Raise `SourceError` unless an SAE reads the raw residual stream after a block, every token by itself.
 
-    fields: of its configuration in any version of sae_lens (`described`). layer, width: the block after which it is to
-    be read, and the model's width; not checked where they are not given.
+    fields: `described`. layer, width: the block after which it is to be read, and the model's width.
     """
     hook = fields.get("hook_name") or fields.get("hook_point") or ""
     place, d_in = AFTER_BLOCK.fullmatch(hook), fields.get("d_in")

@@ -1,8 +1,7 @@
 """Batched decoding in which every row may carry its own amplified feature.
 
 All tokens before the critical position are the same with and without amplification, so a prompt's prefix is computed
-once and its cache is handed to every row of that prompt; a row then reads the critical token and what it generates.
-The same loop serves the causal filter, its unsteered original and evaluation.
+once, and its cache serves every row of that prompt.
 """
 
 from collections.abc import Sequence
@@ -34,10 +33,7 @@ STOP_EVERY = 8  # tokens between two looks
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one block, with room for further positions from the start.
-
-    Joining new ones to a cache would copy it for every token, which costs more than decoding.
-    """
+    """Keys and values of one block with room for further positions: joining them would copy all for every token."""
 
     def __init__(self, prefix: DynamicLayer, rows: Tensor, further: int):
         super().__init__()
@@ -196,7 +192,7 @@ def _end_ids(lm: LM) -> set[int]:
 def _chooser(sampling: Sampling | None, steps: int):
     """The function that picks the next token ids (rows,) from logits (rows, vocabulary), for these rows at this step.
 
-    Sampling inverts the cumulative probabilities at a random number that depends on the row's seed and the step alone.
+    A draw inverts the cumulative probabilities at a random number of the row's seed and the step alone.
     """
     if sampling is None:
         return lambda logits, rows, step: logits.argmax(-1)

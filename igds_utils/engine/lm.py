@@ -21,11 +21,7 @@ SHORT = 192  # key positions; beyond, the fused kernel, which never holds all sc
 
 @dataclass
 class LM:
-    """A causal language model with its tokenizer.
-
-    On a CPU it attends with `grouped_attention`. One that caps its attention scores (Gemma-2) is made eager, because
-    SDPA leaves the cap out.
-    """
+    """A causal language model with its tokenizer; on a CPU it attends with `grouped_attention`."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -33,7 +29,7 @@ class LM:
 
     def __post_init__(self):
         config = self.model.config
-        if getattr(config, "attn_logit_softcapping", None):
+        if getattr(config, "attn_logit_softcapping", None):  # Gemma-2; SDPA leaves the cap out
             self.model.set_attn_implementation("eager")
         elif self.device.type == "cpu" and config._attn_implementation == "sdpa":
             self.model.set_attn_implementation(GROUPED)
@@ -137,12 +133,10 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Causal attention with grouped queries in two plain products, several times faster on a CPU than SDPA.
 
-    transformers repeats keys and values once for every query head of a group, and PyTorch's fused kernel is made for
-    long sequences: for one new token, and for most samples, either costs as much as the model's own matrix products.
-    The heads of a group share their keys, so they can stand where query positions stand.
-
-    query: (rows, heads, positions, d); key and value: (rows, key heads, key positions, d). Returns (rows, positions,
-    heads, d). For several positions over many keys it is transformers' own SDPA.
+    transformers repeats keys and values for every query head of a group, and PyTorch's fused kernel is made for long
+    sequences. The heads of a group share their keys, so here they stand where query positions stand.
+    query: (rows, heads, positions, d); key, value: (rows, key heads, key positions, d); returned: (rows, positions,
+    heads, d). Several positions over many keys go to transformers' own SDPA.
     """
     rows, heads, positions, width = query.shape
     keys = key.shape[-2]

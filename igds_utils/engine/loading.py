@@ -31,10 +31,10 @@ ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is fo
 
 
 def fast_matmul() -> bool:
-    """Let fp32 matrix products on the CPU go through oneDNN, where that keeps fp32 accuracy; True if it does.
+    """Let fp32 matrix products on the CPU go through oneDNN, up to four times faster, if that keeps fp32 accuracy.
 
-    PyTorch routes them there only when less precision is allowed. Processors without bf16 matrix units then still
-    compute in fp32, up to four times faster than the default library; others would round, which one product tells.
+    PyTorch does so only when less precision is allowed. Processors without bf16 matrix units then still compute in
+    fp32; others would round, which one product tells.
     """
     torch.set_float32_matmul_precision("medium")
     generator = torch.Generator().manual_seed(0)
@@ -158,10 +158,9 @@ def model_folder(ref: Ref, weights: bool = True) -> Path:
 def _convert_gguf(ref: WheelRef, folder: Path) -> None:
     """Dequantize a GGUF file to fp32 safetensors once, and undo what its round trip breaks.
 
-    That is the end-of-turn token, padding, and a BOS forced onto every text: a text is then tokenized to exactly its
-    own tokens, and `prompts.encode` adds the one BOS of a prompt. The tokenizer's class is the general one, which is
-    stored as it is: under that of the architecture, transformers 5 and other programs would build the sentencepiece
-    tokenizer that models of this architecture have as a rule.
+    That is the end-of-turn token, padding, and a BOS forced onto every text (`prompts.encode` adds a prompt's one).
+    The tokenizer's class is the general one: under that of the architecture, transformers 5 and other programs would
+    build a sentencepiece tokenizer, as models of this architecture have it.
     """
     from tokenizers import processors
 

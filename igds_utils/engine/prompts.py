@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 Rendering = Literal["bare", "chat"]
-# Rendered chats, and tokenized texts: several measurements of a pool ask for them, but a pool may have a million.
+# Rendered and tokenized texts: several measurements of a pool ask for them, but a pool may have a million.
 KEPT = 50_000
 # tokenizer -> text -> its tokens without BOS
 _READ: WeakKeyDictionary[Tokenizer, dict[str, array]] = WeakKeyDictionary()
@@ -48,7 +48,7 @@ def identification_prompt(
 ) -> str:
     """The prompt on which features are found and samples scored (Table 9, identification), ending in its colon.
 
-    max_tokens: an example for which it is longer is cut at the end of its text (`fitted`).
+    max_tokens: a longer one is cut at the end of its text (`fitted`).
     """
     return evaluation_prompt(task, example, tokenizer, rendering, 0, max_tokens)
 
@@ -106,7 +106,7 @@ def bare_header(task: Task, tokenizer: Tokenizer, config: TaskConfig) -> str:
     if config.sft.rendering == "records":
         return "\n"
     cue = _cue(task.few_shot_template if config.shots else task.identification_template)
-    return cue if config.rendering == "bare" else _chat(f"\n{cue}", tokenizer)
+    return cue if config.rendering == "bare" else _render(f"\n{cue}", tokenizer, "chat")
 
 
 def fitted(
@@ -114,8 +114,8 @@ def fitted(
 ) -> str:
     """`render(fields)`, the longest field of the example cut at its end until the prompt has at most `max_tokens`.
 
-    What stands around that text, the instruction and the cue with its critical colon, stays whole. Raises `ValueError`
-    where it alone is too long. Control tokens in the fields stay text (`as_text`).
+    The instruction and the cue around that text stay whole; `ValueError` where they alone are too long. Control tokens
+    in the fields stay text (`as_text`).
     """
     fields = {name: as_text(text, tokenizer, example.id) for name, text in example.fields.items()}
     longest = max(fields, key=lambda name: len(fields[name]))
@@ -134,19 +134,15 @@ def fitted(
 
 
 def as_text(text: str, tokenizer: Tokenizer, sample: str = "") -> str:
-    """`text` in which no control token of the tokenizer is one: of each, a space follows its first character.
+    """`text` with a space after the first character of each control token, which is then read as text.
 
-    A turn that a sample's text seems to end (`<|im_end|>`) stays text of that turn, as `< |im_end|>`; a text without
-    control tokens comes back as it is. sample: its id, for the remark that is printed once.
+    A turn that a sample's text seems to end (`<|im_end|>`) goes on. sample: its id, for a remark printed once.
     """
     for token in _control_tokens(tokenizer):
         if token in text:
             text = text.replace(token, broken := f"{token[0]} {token[1:]}")
             if sample:
-                say_once(
-                    f"{sample} holds {token}, a control token of the tokenizer: it is read as text, as {broken}, here "
-                    "and in every sample that holds it"
-                )
+                say_once(f"{sample} holds the control token {token}: it and others that do are read with {broken}")
     return text
 
 
@@ -160,12 +156,10 @@ def _cue(template: str) -> str:
     return template.rsplit("\n", 1)[1]
 
 
-def _render(prompt: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
-    return _chat(prompt, tokenizer) if rendering == "chat" else prompt
-
-
 @lru_cache(maxsize=KEPT)
-def _chat(prompt: str, tokenizer: Tokenizer) -> str:
+def _render(prompt: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
+    if rendering == "bare":
+        return prompt
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: set `rendering: bare`, or use a chat model")
     body, cue = prompt.rsplit("\n", 1)
@@ -181,8 +175,7 @@ def _chat(prompt: str, tokenizer: Tokenizer) -> str:
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a rendered text, with exactly one BOS if the tokenizer has one.
 
-    Chat templates often write BOS themselves, and some tokenizers prepend it to whatever they get; adding it here,
-    only where it is missing, makes every rendering start alike.
+    Chat templates often write BOS themselves: here it is added only where it is missing.
     """
     return encode_all(tokenizer, [text])[0]
 
@@ -212,9 +205,8 @@ def encode_pairs(
 ) -> list[tuple[list[int], int]]:
     """Token ids of each prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
 
-    Control tokens in the completion stay text (`as_text`); the prompt's are those of its rendering. Raises `ValueError`
-    if the prompt's own tokens are not a prefix of them: activations read on the prompt alone would then not be those of
-    the training sample.
+    Control tokens in the completion stay text (`as_text`). Raises `ValueError` if the prompt's own tokens are not a
+    prefix of them: activations read on the prompt alone would then not be those of the training sample.
     """
     if eos and tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no EOS token, so a target cannot be ended: set tokenizer.eos_token")
@@ -236,16 +228,14 @@ def critical_position(
 ) -> int:
     """Index p, in `encode(tokenizer, text)`, of the token that holds the colon which ends the prompt.
 
-    text: the prompt alone, or the prompt and what follows. ids: the text's tokens, where they are known. Found by
-    character offset, so neither the tokens after the colon nor a colon merged with its neighbours can move it. Raises
-    `ValueError` if the prompt does not end in a colon or does not begin the text, or if the tokenizer knows no offsets.
+    text: the prompt and what follows, if anything does. ids: its tokens, where they are known. Found by character
+    offset, so neither what follows nor a colon merged with its neighbours can move it. Raises `ValueError` if the
+    prompt does not end in a colon or does not begin the text, or if the tokenizer knows no offsets.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: load it with use_fast=True")
     if not prompt.endswith(":"):
-        raise ValueError(
-            f"the prompt must end in the colon ':' (U+003A), the critical position; it ends in {prompt[-20:]!r}"
-        )
+        raise ValueError(f"the prompt must end in the colon ':' (U+003A), it ends in {prompt[-20:]!r}")
     if not text.startswith(prompt):
         raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")
     ids = ids or encode(tokenizer, text)

@@ -33,10 +33,12 @@ FOREIGN = (*DAMAGED, OSError, ValueError, KeyError, TypeError)  # the same, or f
 
 
 class Saes:
-    """The SAEs of one model, loaded when asked for; at most one is in memory at a time."""
+    """The SAEs of one model, loaded when asked for; at most one is in memory at a time.
+
+    n_layers, width: of the model, against which the SAEs are checked; those of a folder at once.
+    """
 
     def __init__(self, config: SaeConfig, n_layers: int, width: int, device: torch.device | str = "cpu"):
-        """n_layers, width: of the model, against which the SAEs are checked; those of a folder at once."""
         self.config, self.width, self.device = config, width, device
         self._loaded: dict[int, Any] = {}
         match config.source:  # layer -> where its SAE is
@@ -49,10 +51,9 @@ class Saes:
         self.layers = list(self._places) if config.layers == "all" else sorted(config.layers)
         if missing := sorted(set(self.layers) - set(self._places)):
             raise SourceError(f"no SAE of {config.name} for layers {missing}; there are {list(self._places)}")
-        if config.source == "folder":
-            for layer in self.layers:
-                folder = self._places[layer]
-                check(described(folder), f"{folder.name} of {config.name}", layer, width)
+        for layer in self.layers if config.source == "folder" else ():
+            folder = self._places[layer]
+            check(described(folder), f"{folder.name} of {config.name}", layer, width)
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
@@ -76,7 +77,7 @@ class Saes:
                 return sae
 
     def stated_l0(self, layer: int) -> float | None:
-        """Features that fire on a token of ordinary text, as the SAE's release states it; None where none does."""
+        """Features that fire on a token of ordinary text, as the SAE's release states; None where it does not."""
         if self.config.source != "release":
             return None
         release, sae_id = sae_release(self.config.name), self._places[layer]
@@ -89,7 +90,7 @@ class Saes:
 
     @property
     def one_column(self) -> bool:
-        """Whether one encoder column gives a feature's activation, or the whole encoder must be kept to read it."""
+        """Whether one encoder column gives a feature's activation; otherwise it takes the whole encoder."""
         return self[self.layers[0]].cfg.architecture() in ONE_COLUMN
 
     @property
@@ -175,7 +176,7 @@ def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
 
 
 class FeatureSet:
-    """Some features of one SAE: enough to read and to amplify them without keeping the whole SAE."""
+    """What it takes to read and to amplify some features of one SAE."""
 
     @torch.no_grad()
     def __init__(self, sae, indices: Sequence[int]):
@@ -204,10 +205,7 @@ class FeatureSet:
 
     @torch.no_grad()
     def encode_rows(self, h: Tensor, which: Tensor) -> Tensor:
-        """Activation of one feature a row: h (rows, positions, d), which (rows,) -> (rows, positions).
-
-        `which` counts within the set, so row r reads feature `indices[which[r]]`.
-        """
+        """Activation of feature `indices[which[r]]` for each row r: h (rows, positions, d) -> (rows, positions)."""
         if self._sae is not None:
             picked = self.indices[which][:, None, None].expand(-1, h.shape[1], 1)
             return self._sae.encode(h).gather(-1, picked).squeeze(-1)
@@ -219,8 +217,8 @@ class FeatureSet:
 def directions(sae, indices: Tensor) -> Tensor:
     """What one unit of each feature adds to the residual stream: (F,) -> (F, d).
 
-    Taken from the decoder itself, decode(e_i) - decode(0), so that a_i d_i = decode(z with a_i doubled) - decode(z)
-    under every convention of scales (folded or unfolded decoder norms).
+    It is decode(e_i) - decode(0), so that a_i d_i = decode(z with a_i doubled) - decode(z) whether or not the decoder's
+    norms are folded.
     """
     units = torch.zeros(len(indices), sae.cfg.d_sae, device=sae.W_dec.device)
     units[torch.arange(len(indices)), indices] = 1.0
