@@ -1,5 +1,6 @@
 """Tiny random models of the true architectures, with a real tokenizer and SAEs: what tests and `smoke` run on."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,12 +27,8 @@ def tokenizer(vocabulary: int = 400) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    options = {"special_tokens": [BOS, EOS], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False, **options)
     backend.train_from_iterator([CORPUS], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=BOS, eos_token=EOS, pad_token=EOS, chat_template=CHAT_TEMPLATE
@@ -40,27 +37,16 @@ def tokenizer(vocabulary: int = 400) -> PreTrainedTokenizerFast:
 
 def config(architecture: str, vocabulary: int):
     """Configuration of a tiny `llama`, `gemma2` (sliding window and soft-capping) or `qwen3` model."""
-    shared = {
-        "vocab_size": vocabulary,
-        "hidden_size": WIDTH,
-        "intermediate_size": 64,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 512,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 1,
+    kinds = {
+        "llama": LlamaConfig,
+        "gemma2": partial(Gemma2Config, sliding_window=8, query_pre_attn_scalar=8),
+        "qwen3": Qwen3Config,
     }
-    match architecture:
-        case "llama":
-            return LlamaConfig(**shared)
-        case "gemma2":
-            return Gemma2Config(**shared, sliding_window=8, query_pre_attn_scalar=8)
-        case "qwen3":
-            return Qwen3Config(**shared)
-    raise ValueError(f"no tiny {architecture!r}: llama, gemma2 and qwen3 are known")
+    return kinds[architecture](
+        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=LAYERS,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=512,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
 
 
 def model(architecture: str, seed: int = 0):
@@ -84,8 +70,7 @@ def sae(architecture: str = "jumprelu", seed: int = 0, width: int = WIDTH, d_sae
     """A random sae_lens SAE in its inference form, `jumprelu` or `topk` (k = 8)."""
     from sae_lens import JumpReLUSAE, JumpReLUSAEConfig, TopKSAE, TopKSAEConfig
 
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
     if architecture == "topk":
         made = TopKSAE(TopKSAEConfig(d_in=width, d_sae=d_sae, k=8))
     else:

@@ -7,9 +7,9 @@ import pytest
 
 from igds_utils import tiny
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations, generation, teacher_forced
-from igds_utils.engine.caching import cache_bytes
+from igds_utils.engine import activations, generation, losses
 from igds_utils.engine.features import features_of
+from igds_utils.engine.generation import cache_bytes
 from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import effects, intervention, recall
@@ -75,7 +75,7 @@ def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
     assert sum(decoded) < 4 + len(random) * 4
     decoded.clear()
     everything = [set(random)] * 4
-    monkeypatch.setattr(teacher_forced, "firing", lambda *args: everything)
+    monkeypatch.setattr(losses, "firing", lambda *args: everything)
     slow = effects.measure(run, "math", "validation", random, label="_slow")
     assert sum(decoded) == len(random) * 4  # the originals are there already
     assert fast.equals(slow)

@@ -6,7 +6,7 @@ import torch
 
 from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine.caching import cache_bytes
+from igds_utils.engine.generation import cache_bytes
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import encode
 from igds_utils.tasks.base import Task, TaskSpec

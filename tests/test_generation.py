@@ -5,9 +5,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from igds_utils import tiny
-from igds_utils.engine import generation, teacher_forced
+from igds_utils.engine import generation, losses
 from igds_utils.engine.batching import pad
-from igds_utils.engine.caching import read_prefix
+from igds_utils.engine.generation import read_prefix
 from igds_utils.engine.lm import LM, edited, last_hidden, residuals, unembed
 from igds_utils.engine.loading import ARCHITECTURES as SUPPORTED
 from igds_utils.engine.sae import Feature
@@ -106,7 +106,7 @@ def test_every_supported_architecture_is_read_and_steered(kind):
     assert merged == [obvious_tokens(lm, saes, texts[s], feature, 3.0) for s, feature in rows]
     given, rows = [[text[-1], 5, 7, 9] for text in texts], [(s, f) for s in (0, 1) for f in (None, *FEATURES)]
     steering = Steering(saes, FEATURES, scale=0.0)  # reads the blocks above a feature, and changes nothing
-    found = teacher_forced.log_likelihoods(lm, read_prefix(lm, texts), given, rows, steering)
+    found = losses.log_likelihoods(lm, read_prefix(lm, texts), given, rows, steering)
     for (s, _), values in zip(rows, found, strict=True):
         logits = model(torch.tensor([texts[s] + given[s][1:]])).logits[0, len(texts[s]) - 1 : -1]
         expected = logits.log_softmax(-1)[torch.arange(3), given[s][1:]]

@@ -55,13 +55,8 @@ def spaces_as_letters():
         "{{ bos_token }}{% for message in messages %}<start>{{ message['role'] }}\n{{ message['content'] | trim }}"
         "<end>\n{% endfor %}{% if add_generation_prompt %}<start>model\n{% endif %}"
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        chat_template=template,
-    )
+    tokens = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **tokens)
 
 
 def merging():
@@ -90,16 +85,9 @@ def sample(request):
 
 
 def config(rendering="bare", shots=0):
-    sizes = {"prior": 1, "validation": 1, "confirmation": 1, "pool": 1, "test": 1}
-    return TaskConfig(
-        sizes=sizes,
-        rendering=rendering,
-        shots=shots,
-        max_new_tokens=8,
-        sft={},
-        prompt_tokens=1,
-        target_tokens=1,
-    )
+    sizes = dict.fromkeys(("prior", "validation", "confirmation", "pool", "test"), 1)
+    options = {"max_new_tokens": 8, "sft": {}, "prompt_tokens": 1, "target_tokens": 1}
+    return TaskConfig(sizes=sizes, rendering=rendering, shots=shots, **options)
 
 
 # ---- the texts of Table 9 --------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import torch
 from test_generation import FEATURES, obvious_hidden, prompts
 
 from igds_utils import tiny
-from igds_utils.engine import teacher_forced
-from igds_utils.engine.caching import read_prefix
+from igds_utils.engine import losses
+from igds_utils.engine.generation import read_prefix
 from igds_utils.engine.lm import edited, residuals
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
@@ -36,7 +36,7 @@ def test_log_likelihoods_equal_a_full_forward_pass(lm, saes, positions):
         expected.append([float(log_p[t - 1, ids[t]]) for t in range(n, len(ids))])
     prefix = read_prefix(lm, before)
     for tokens in (1, 12, 4096):
-        found = teacher_forced.log_likelihoods(lm, prefix, given, rows, steering, tokens)
+        found = losses.log_likelihoods(lm, prefix, given, rows, steering, tokens)
         for values, slow in zip(found, expected, strict=True):
             assert values == pytest.approx(slow, rel=1e-5, abs=1e-5)
 
@@ -46,9 +46,9 @@ def test_a_silent_feature_costs_nothing_and_changes_nothing(lm, saes, monkeypatc
     given = [ids[len(p) - 1 :] for ids, p in zip(texts_of(before), before, strict=True)]
     quiet = {layer: tiny.sae("jumprelu", seed=layer) for layer in range(tiny.LAYERS)}
     quiet[SILENT.layer].b_enc.data[SILENT.index] = -1e6
-    monkeypatch.setattr(teacher_forced, "_above", None)  # would raise if a row were read at all
+    monkeypatch.setattr(losses, "_above", None)  # would raise if a row were read at all
     rows = [(s, feature) for feature in (None, SILENT) for s in range(len(before))]
-    found = teacher_forced.log_likelihoods(lm, read_prefix(lm, before), given, rows, Steering(quiet, [SILENT]))
+    found = losses.log_likelihoods(lm, read_prefix(lm, before), given, rows, Steering(quiet, [SILENT]))
     assert found[len(before) :] == found[: len(before)]
 
 
@@ -125,7 +125,7 @@ def test_firing_features_are_those_above_zero_at_a_steered_position(lm, saes, po
     before = prompts(lm)
     whole = texts_of(before)
     features = [*FEATURES, SILENT, *(Feature(1, index) for index in range(8))]
-    found = teacher_forced.firing(
+    found = losses.firing(
         lm, read_prefix(lm, before), [ids[len(p) - 1 :] for ids, p in zip(whole, before, strict=True)],
         Steering(saes, features, 1.0, positions), 12,
     )  # fmt: skip

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-# Of logits that exist at once where a whole batch meets the vocabulary. Parts as large as that keep a GPU busy, and a
-# batch of 2,048 tokens of a small model is one part: on a CPU every further product lays out the head's weight anew.
-LOGIT_BYTES = 500_000_000
+from igds_utils.engine.lm import LM
 
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -25,6 +24,16 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
             groups.append([index])
             longest = lengths[index]
     return groups
+
+
+def padded_batches(
+    lm: LM, sequences: Sequence[Sequence[int]], batch_tokens: int, what: str, side: str = "right"
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Indices of each group of `token_batches` and the model's inputs (`pad`), behind a progress bar named `what`."""
+    with tqdm(total=len(sequences), desc=what, unit="sample", leave=False, delay=2) as bar:
+        for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
+            yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, side, lm.device)
+            bar.update(len(batch))
 
 
 def even_chunks(items: Sequence, size: int) -> Iterator[Sequence]:

@@ -1,13 +1,11 @@
 """The processes of an `accelerate launch`: each does its share of the work, and the main process writes.
 
-Shares are fixed by the work alone, so that several processes give exactly what one gives. Without a launch there is
-one process, and nothing here costs anything.
+Shares are fixed by the work alone, so that several processes give exactly what one gives.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from operator import itemgetter
 from typing import TypeVar
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -16,7 +14,7 @@ PATIENCE = timedelta(days=1)
 
 
 def processes() -> int:
-    """How many processes work together (what torchrun and `accelerate launch` say in the environment)."""
+    """How many processes work together, as `accelerate launch` says; 1 without a launch."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -28,14 +26,10 @@ def is_main_process() -> bool:
     return process_index() == 0
 
 
-def own_gpu() -> int:
-    """Number of the GPU for this process of a launch, or for this job of several that share the work (IGDS_GPU)."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("IGDS_GPU") or 0)
-
-
-def shares_machine() -> bool:
-    """Whether the other GPUs of this machine are for other processes."""
-    return processes() > 1 or "IGDS_GPU" in os.environ
+def own_gpu() -> int | None:
+    """Number of the GPU of this process of a launch, or of this job of several (IGDS_GPU); None: all are its own."""
+    number = os.environ.get("LOCAL_RANK", 0) if processes() > 1 else os.environ.get("IGDS_GPU")
+    return None if number is None else int(number)
 
 
 def start() -> None:
@@ -58,31 +52,29 @@ def map_in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> l
     """
     mine = range(process_index(), len(items), processes())
     done = [(number, function(items[number])) for number in mine]
-    if processes() > 1:
-        from accelerate.utils import gather_object
-
-        start()
-        done = sorted(gather_object(done), key=itemgetter(0))
-    return [result for _, result in done]
+    known = dict(done if processes() == 1 else _connected().gather_object(done))
+    return [known[number] for number in range(len(items))]
 
 
 def on_main_process(make: Callable[[], Result]) -> Result:
     """Runs `make` in the main process and broadcasts its result; the others wait."""
     if processes() == 1:
         return make()
-    from accelerate.utils import broadcast_object_list
-
-    start()
-    box = [make() if is_main_process() else None]
-    return broadcast_object_list(box)[0]
+    accelerate = _connected()
+    return accelerate.broadcast_object_list([make() if is_main_process() else None])[0]
 
 
 def wait_for_everyone() -> None:
     if processes() > 1:
-        from accelerate.utils import wait_for_everyone
+        _connected().wait_for_everyone()
 
-        start()
-        wait_for_everyone()
+
+def _connected():
+    """What accelerate offers to processes that are connected."""
+    from accelerate import utils
+
+    start()
+    return utils
 
 
 def end() -> None:

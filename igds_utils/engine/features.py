@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,22 +61,19 @@ def say_once(text: str) -> None:
 
 def sae_folders(saes: SaeConfig) -> dict[int, Path]:
     """Layer -> folder of its SAE, of a folder of SAEs. Raises `SourceError` where there is none, or two of a layer."""
-    root, found = PROJECT / Path(saes.name).expanduser(), {}
-    for folder in sorted(file.parent for file in root.glob("*/cfg.json")):
-        if (named := OF_LAYER.fullmatch(folder.name)) is None:
-            continue
-        if (layer := int(named[1])) in found:
-            raise SourceError(
-                f"{root} has two SAEs of layer {layer}, {found[layer].name} and {folder.name}: keep one of them there"
-            )
-        found[layer] = folder
+    root = PROJECT / Path(saes.name).expanduser()
+    folders = [file.parent for file in root.glob("*/cfg.json")]
+    found = sorted((int(named[1]), one) for one in folders if (named := OF_LAYER.fullmatch(one.name)))
+    for (layer, first), (same, second) in pairwise(found):
+        if layer == same:
+            both = f"{first.name} and {second.name}"
+            raise SourceError(f"{root} has two SAEs of layer {layer}, {both}: keep one of them there")
     if not found:
         raise SourceError(
-            f"no SAEs under {root}: one folder a layer is read, named layer_3, layer_03_width_16k or "
-            "blocks.3.hook_resid_post, with sae_lens's cfg.json and sae_weights.safetensors in it (`make saes` "
-            "trains such)"
+            f"no SAEs under {root}: it needs sae_lens's folder of each layer, named layer_3, layer_03_width_16k or "
+            "blocks.3.hook_resid_post, as `make saes` writes them"
         )
-    return dict(sorted(found.items()))
+    return dict(found)
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -84,43 +82,33 @@ def described(folder: Path) -> dict[str, Any]:
     try:
         fields = json.loads(file.read_text(encoding="utf8"))
     except (OSError, ValueError) as error:
-        raise SourceError(
-            f"{file} cannot be read ({error}): save the SAE there with sae_lens again"
-        ) from error
+        raise SourceError(f"{file} cannot be read ({error}): save the SAE there with sae_lens again") from error
     return {**fields, **fields.get("metadata", {})}
 
 
 def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width: int | None = None) -> None:
     """Raise `SourceError` unless an SAE reads the raw residual stream after a block, every token by itself.
 
-    fields: of its configuration in any version of sae_lens (`described`). layer, width: the block after which it is to
-    be read, and the model's width; not checked where they are not given.
+    fields: `described`. layer, width: the block after which it is to be read, and the model's width.
     """
-    architecture, normalized = fields.get("architecture", "standard"), fields.get("normalize_activations")
     hook = fields.get("hook_name") or fields.get("hook_point") or ""
-    place = AFTER_BLOCK.fullmatch(hook)
+    place, d_in = AFTER_BLOCK.fullmatch(hook), fields.get("d_in")
+    architecture, normalized = fields.get("architecture", "standard"), fields.get("normalize_activations")
     if (hook and not place) or fields.get("reshape_activations", "none") != "none":
         hook = hook or "attention heads"
         reason = f"reads {hook}: only SAEs of the residual stream after a block are supported"
     elif place and layer not in (None, int(place[1] or place[2])):
         reason = f"reads {hook}: after layer {layer} its features would be numbers without meaning"
-    elif width is not None and fields.get("d_in") != width:
-        reason = (
-            f"reads vectors of width {fields.get('d_in')}, the model's are {width} wide: give this model's own SAEs in "
-            "`saes`"
-        )
+    elif width not in (None, d_in):
+        reason = f"reads vectors of width {d_in}, the model's are {width} wide: give this model's own SAEs"
     elif architecture not in ARCHITECTURES:
-        reason = (
-            f"has the architecture {architecture}: {', '.join(sorted(ARCHITECTURES))} are read; sae_lens saves the "
-            "inference form of a BatchTopK or Matryoshka training, a jumprelu, with save_inference_model"
-        )
+        reason = f"has the architecture {architecture}: {', '.join(sorted(ARCHITECTURES))} are read; the inference "
+        reason += "form of a BatchTopK or Matryoshka training is a jumprelu: save it with save_inference_model"
     elif normalized not in (None, False, "none"):
-        reason = (
-            f"expects normalized activations ({normalized}): only SAEs of the raw residual are supported; sae_lens "
-            "folds a constant scale (fold_activation_norm_scaling_factor)"
-        )
+        reason = f"expects normalized activations ({normalized}): only SAEs of the raw residual are supported; "
+        reason += "sae_lens folds a constant scale (fold_activation_norm_scaling_factor)"
     elif fields.get("finetuning_scaling_factor"):
-        reason = "has a finetuning scale: multiply the rows of W_dec by it, and leave it out of weights and cfg.json"
+        reason = "has a finetuning scale: multiply the rows of W_dec by it, and remove it from cfg.json"
     else:
         return
     raise SourceError(f"the SAE {name} {reason}")
@@ -133,10 +121,9 @@ def sae_release(name: str):
     """What sae_lens knows of a release: its repository of the hub (`repo_id`), and facts of each SAE by its id."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    directory = get_pretrained_saes_directory()
-    if name not in directory:
-        raise SourceError(f"sae_lens knows no release {name!r}")
-    return directory[name]
+    if known := get_pretrained_saes_directory().get(name):
+        return known
+    raise SourceError(f"sae_lens knows no release {name!r}")
 
 
 def release_ids(config: SaeConfig, n_layers: int) -> dict[int, str]:
@@ -145,8 +132,7 @@ def release_ids(config: SaeConfig, n_layers: int) -> dict[int, str]:
     kinds = [config.id] if config.id else sorted({re.sub(r"\d+", "{layer}", i, count=1) for i in ids})
     if len(kinds) > 1:
         raise SourceError(
-            f"{config.name} has several SAEs a layer: name one with `saes.id`, "
-            f"for instance {', '.join(kinds[:6])}"
+            f"{config.name} has several SAEs a layer: name one with `saes.id`, for instance {', '.join(kinds[:6])}"
         )
     named = {layer: kinds[0].replace("{layer}", str(layer)) for layer in range(n_layers)}
     found = {layer: sae_id for layer, sae_id in named.items() if sae_id in ids}

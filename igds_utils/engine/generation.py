@@ -1,26 +1,27 @@
 """Batched decoding in which every row may carry its own amplified feature.
 
 All tokens before the critical position are the same with and without amplification, so a prompt's prefix is computed
-once and its cache is handed to every row of that prompt; a row then reads the critical token and what it generates.
-The same loop serves the causal filter, its unsteered original and evaluation.
+once, and its cache serves every row of that prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from random import Random
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from transformers import Cache, DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.cache_utils import DynamicLayer
 
-from igds_utils.engine.batching import even_chunks, positions
-from igds_utils.engine.caching import Prefix, read_prefix
-from igds_utils.engine.lm import LM, last_hidden, unembed
+from igds_utils.engine.batching import even_chunks, pad, positions
+from igds_utils.engine.lm import LM, edited, last_hidden, unembed
+from igds_utils.engine.prompts import encode_all
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
+
+Tokens = Sequence[Sequence[int]]
+Row = tuple[int, Feature | None]  # (index of a prompt or text, the feature to amplify over it)
 
 # Rows that ended leave the batch once they make up this share of it: copying the cache for fewer does not pay.
 LEAVE_AT = 0.25
@@ -28,33 +29,107 @@ STOP_TAIL = 16  # tokens decoded to look for a stop string
 STOP_EVERY = 8  # tokens between two looks
 
 
+# ---- a prompt's prefix, read once ------------------------------------------------------------------------
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one block with room for further positions: joining them would copy all for every token."""
+
+    def __init__(self, prefix: DynamicLayer, rows: Tensor, further: int):
+        super().__init__()
+        self.is_initialized, self._room = True, []
+        for tensor in (prefix.keys, prefix.values):
+            _, heads, used, width = tensor.shape
+            # never read before it is written, so it need not be cleared
+            room = tensor.new_empty(len(rows), heads, used + further, width)
+            room[:, :, :used] = tensor.index_select(0, rows.to(tensor.device))
+            self._room.append(room)
+        self._show(used)
+
+    def _show(self, used: int) -> None:
+        self.keys, self.values = (room[:, :, :used] for room in self._room)
+
+    def update(self, key_states, value_states, cache_kwargs=None):
+        used = self.keys.shape[-2]
+        new = slice(used, used + key_states.shape[-2])
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, new] = states
+        self._show(new.stop)
+        return self.keys, self.values
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all other rows."""
+        self._room = [room.index_select(0, rows.to(room.device)) for room in self._room]
+        self._show(self.keys.shape[-2])
+
+
+@dataclass
+class Prefix:
+    """The cached tokens of some prompts before their critical position, left-padded to one length."""
+
+    cache: DynamicCache
+    mask: Tensor  # (prompts, longest prefix)
+
+    def for_rows(self, rows: Tensor, further: int, above: int = -1) -> tuple[Cache, Tensor]:
+        """A cache with one row per entry of `rows` (indices of prompts) and room for `further` tokens, and its mask.
+
+        above: only blocks after this layer will run, so the others need no rows.
+        """
+        layers = [
+            layer if number <= above else RoomyLayer(layer, rows, further)
+            for number, layer in enumerate(self.cache.layers)
+        ]
+        return Cache(layers=layers), self.mask.index_select(0, rows)
+
+
+@torch.inference_mode()
+def read_prefix(lm: LM, prompts: Tokens) -> Prefix:
+    """Run the prompts' tokens except the last (the critical one) through the model once."""
+    heads, filler = [ids[:-1] for ids in prompts], lm.tokenizer.pad_token_id
+    batch = pad(heads if any(heads) else [[filler]] * len(heads), filler, "left", lm.device)
+    if not any(heads):  # a cache needs a position to take its shape from
+        batch["attention_mask"].zero_()
+    cache = DynamicCache()
+    lm.model.get_decoder()(**batch, past_key_values=cache, use_cache=True)
+    return Prefix(cache, batch["attention_mask"])
+
+
+def cache_bytes(lm: LM, tokens: int) -> int:
+    """Bytes of the keys and values of `tokens` positions of one row."""
+    config = lm.model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize
+
+
+def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
+    """How many rows of at most `tokens` positions may decode together: their keys and values fill `cache_gb`."""
+    return max(1, int(cache_gb * 1e9 / cache_bytes(lm, tokens)))
+
+
+# ---- decoding --------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """Decoding by sampling; greedy decoding is its absence."""
+    """Decoding by sampling; greedy decoding is its absence.
+
+    seeds: one a row (`decode`) or a text (`generate`); each has a stream of random numbers of its own.
+    """
 
     temperature: float
     top_p: float
-    seeds: Sequence[
-        str
-    ]  # one a row (`decode`) or a text (`generate`): each has a stream of random numbers of its own
+    seeds: Sequence[str]
 
 
 @torch.inference_mode()
 def decode(
-    lm: LM,
-    prompts: Sequence[Sequence[int]],
-    rows: Sequence[tuple[int, Feature | None]],
-    max_new_tokens: int,
-    steering: Steering | None = None,
-    stop: Sequence[str] = (),
-    sampling: Sampling | None = None,
-    prefix: Prefix | None = None,
-) -> list[list[int]]:
+    lm: LM, prompts: Tokens, rows: Sequence[Row], max_new_tokens: int, steering: Steering | None = None,
+    stop: Sequence[str] = (), sampling: Sampling | None = None, prefix: Prefix | None = None,
+) -> list[list[int]]:  # fmt: skip
     """New token ids of every row, without the end-of-sequence token.
 
-    prompts: token lists that end at the critical token. rows: (index of a prompt, feature to amplify or None).
-    A row ends at end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows leave the batch.
-    prefix: of the prompts, where it has been read already.
+    prompts: token ids that end at the critical token; prefix: theirs, where it has been read already. A row ends at
+    end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows leave the batch.
     """
     if not rows:
         return []
@@ -65,12 +140,11 @@ def decode(
     ids = torch.tensor([prompts[prompt][-1:] for prompt, _ in rows], device=lm.device)  # (rows, 1)
     choose, ends = _chooser(sampling, max_new_tokens), _end_ids(lm)
     alive, ended = list(range(len(rows))), set()
-    if steering:
-        steering.assign([feature for _, feature in rows])
+    edits = steering.edits([feature for _, feature in rows]) if steering else {}
     for step in range(max_new_tokens):
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)[:, -1:]}
-        with steering.applied(lm, first=step == 0) if steering else nullcontext():
+        with edited(lm, edits if step == 0 or steering and steering.decode_too else {}):
             hidden = last_hidden(lm, **inputs, past_key_values=cache, use_cache=True)  # (rows, 1, width)
         chosen = choose(unembed(lm, hidden[:, -1]).float(), alive, step)
         look = (step + 1) % STOP_EVERY == 0 or step == max_new_tokens - 1
@@ -93,8 +167,7 @@ def decode(
             alive, ids, mask = [alive[place] for place in left], ids[keep], mask[keep]
             for layer in cache.layers:
                 layer.keep(keep)
-            if steering:
-                steering.assign([rows[row][1] for row in alive])
+            edits = steering.edits([rows[row][1] for row in alive]) if steering else {}
     return produced
 
 
@@ -119,12 +192,10 @@ def _end_ids(lm: LM) -> set[int]:
 def _chooser(sampling: Sampling | None, steps: int):
     """The function that picks the next token ids (rows,) from logits (rows, vocabulary), for these rows at this step.
 
-    Sampling inverts the cumulative probabilities at a random number that depends on the row's seed and the step alone.
+    A draw inverts the cumulative probabilities at a random number of the row's seed and the step alone.
     """
     if sampling is None:
         return lambda logits, rows, step: logits.argmax(-1)
-    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
-
     warm, nucleus = TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)
     streams = map(Random, sampling.seeds)
     numbers = torch.tensor([[own.random() for _ in range(steps)] for own in streams], dtype=torch.float64)
@@ -144,20 +215,13 @@ def to_text(lm: LM, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
 
 
 def generate(
-    lm: LM,
-    texts: Sequence[str],
-    max_new_tokens: int,
-    stop: Sequence[str] = (),
-    rows: int = 64,
-    sampling: Sampling | None = None,
-    samples: int = 1,
-) -> list[list[str]]:
+    lm: LM, texts: Sequence[str], max_new_tokens: int, stop: Sequence[str] = (), rows: int = 64,
+    sampling: Sampling | None = None, samples: int = 1,
+) -> list[list[str]]:  # fmt: skip
     """Unsteered completions of rendered prompts: `samples` texts for each, in the prompts' order.
 
     At most `rows` of them decode together; which ones changes no draw.
     """
-    from igds_utils.engine.prompts import encode_all
-
     sequences = encode_all(lm.tokenizer, texts)
     order = sorted(range(len(texts)), key=lambda i: (-len(sequences[i]), i))
     outputs: list[list[str]] = [[] for _ in texts]
@@ -167,9 +231,8 @@ def generate(
             places = {i: place for place, i in enumerate(dict.fromkeys(i for i, _ in batch))}
             own = sampling and replace(sampling, seeds=[f"{sampling.seeds[i]}/{k}" for i, k in batch])
             repeated = [(places[i], None) for i, _ in batch]
-            new = decode(
-                lm, [sequences[i] for i in places], repeated, max_new_tokens, stop=stop, sampling=own
-            )
+            prompts = [sequences[i] for i in places]
+            new = decode(lm, prompts, repeated, max_new_tokens, stop=stop, sampling=own)
             for (i, _), tokens in zip(batch, new, strict=True):
                 outputs[i].append(to_text(lm, tokens, stop))
             bar.update(len(batch))

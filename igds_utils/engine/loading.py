@@ -24,29 +24,17 @@ from igds_utils.engine.lm import LM
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"
-# Architectures that tests read, steer and decode, by transformers' `model_type`. Others keep their blocks elsewhere.
-ARCHITECTURES = {
-    "llama": "Llama",
-    "mistral": "Mistral",
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen3",
-    "gemma": "Gemma",
-    "gemma2": "Gemma-2",
-    "gemma3_text": "Gemma-3 without vision",
-    "cohere": "Cohere",
-    "granite": "Granite",
-    "olmo2": "OLMo-2",
-    "smollm3": "SmolLM3",
-}
+# transformers' `model_type`s that tests read, steer and decode. Other architectures keep their blocks elsewhere.
+ARCHITECTURES = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text cohere granite olmo2 smollm3".split()
 CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
 ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is for SAEs, caches and activations
 
 
 def fast_matmul() -> bool:
-    """Let fp32 matrix products on the CPU go through oneDNN, where that keeps fp32 accuracy; True if it does.
+    """Let fp32 matrix products on the CPU go through oneDNN, up to four times faster, if that keeps fp32 accuracy.
 
-    PyTorch routes them there only when less precision is allowed. Processors without bf16 matrix units then still
-    compute in fp32, up to four times faster than the default library; others would round, which one product tells.
+    PyTorch does so only when less precision is allowed. Processors without bf16 matrix units then still compute in
+    fp32; others would round, which one product tells.
     """
     torch.set_float32_matmul_precision("medium")
     generator = torch.Generator().manual_seed(0)
@@ -71,67 +59,29 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
         torch.backends.cuda.enable_cudnn_sdp(False)
     else:
         fast_matmul()
+    precision = getattr(torch, dtype)
     with _readable(ref, folder):
-        precision = getattr(torch, dtype)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=precision, device_map=device_map(folder, precision)
-        )
-    return LM(model.eval(), _read_tokenizer(ref, folder), describe(ref))
-
-
-def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model, without its weights."""
-    return _read_tokenizer(ref, _folder_without_weights(ref))
+        options = {"dtype": precision, "device_map": device_map(folder, precision)}
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    return LM(model.eval(), load_tokenizer(ref), describe(ref))
 
 
 def load_config(ref: Ref) -> PretrainedConfig:
     """The configuration of a language model, without its weights; `SourceError` as of `load_lm`."""
-    folder = _folder_without_weights(ref)
+    folder = model_folder(ref, weights=False)
     with _readable(ref, folder):
         config = AutoConfig.from_pretrained(folder)
     if config.model_type not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES.values())
         raise hub.SourceError(
-            f"{describe(ref)} is a {config.model_type} model, an architecture that is not supported: {known} are"
+            f"{describe(ref)} is a {config.model_type} model, an architecture that is not supported: "
+            f"{', '.join(ARCHITECTURES)} are"
         )
     return config
 
 
-def _folder_without_weights(ref: Ref) -> Path:
-    return hub.snapshot(ref, hub.TOKENIZER) if isinstance(ref, HubRef) else model_folder(ref)
-
-
-def first_device() -> torch.device:
-    """Where a model that is loaded begins: on the GPU of this process, without one in main memory."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", distributed.own_gpu() % torch.cuda.device_count())
-
-
-def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
-    """Where transformers puts the model of a folder: on one GPU, over all of them ("auto"), or (None) in main memory.
-
-    A process by itself takes the first GPU, or all of the machine where the weights leave too little room there; one of
-    several takes its own. FSDP and DeepSpeed deal a model out themselves, so for them it stays in main memory.
-    """
-    sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
-    if sharded or not torch.cuda.is_available():
-        return None
-    own = first_device().index
-    if distributed.shares_machine():
-        return {"": own}
-    free, _total = torch.cuda.mem_get_info(own)
-    return {"": own} if _weight_bytes(folder, dtype) <= ROOM * free else "auto"
-
-
-def _weight_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """What the weights of a folder's model take in `dtype`, told from its configuration alone."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    return model.num_parameters() * dtype.itemsize
-
-
-def _read_tokenizer(ref: Ref, folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model, without its weights."""
+    folder = model_folder(ref, weights=False)
     with _readable(ref, folder):
         tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
@@ -147,20 +97,50 @@ def _readable(ref: Ref, folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
+        mend = "Check the name and revision in the preset"
         if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
             mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
-        else:
-            mend = "Check the name and revision in the preset"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
 
 
-def model_folder(ref: Ref) -> Path:
-    """The folder with a model's files, fetched, converted or made if need be."""
+# ---- where a model is put --------------------------------------------------------------------------------
+
+
+def first_device() -> torch.device:
+    """Where a model that is loaded begins: on the GPU of this process, without one in main memory."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", (distributed.own_gpu() or 0) % torch.cuda.device_count())
+
+
+def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
+    """Where transformers puts the model of a folder: on one GPU, over all of them ("auto"), or (None) in main memory.
+
+    A process by itself takes the first GPU, or all of the machine where the weights leave too little room there; one of
+    several takes its own. FSDP and DeepSpeed deal a model out themselves, so for them it stays in main memory.
+    """
+    sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
+    if sharded or not torch.cuda.is_available():
+        return None
+    own = first_device().index
+    if distributed.own_gpu() is not None:
+        return {"": own}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    free, _total = torch.cuda.mem_get_info(own)
+    return {"": own} if model.num_parameters() * dtype.itemsize <= ROOM * free else "auto"
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+def model_folder(ref: Ref, weights: bool = True) -> Path:
+    """The folder with a model's files, fetched, converted or made if need be; the hub's without their weights if so."""
     models = hub.cache_root() / "models"
     match ref:
         case HubRef():
-            return hub.snapshot(ref)
+            return hub.snapshot(ref, hub.FILES if weights else hub.TOKENIZER)
         case FolderRef():
             return hub.local_folder(ref)
         case TinyRef():
@@ -174,37 +154,32 @@ def model_folder(ref: Ref) -> Path:
 
 
 def _convert_gguf(ref: WheelRef, folder: Path) -> None:
-    """Dequantize a GGUF file to fp32 safetensors once, and repair its tokenizer and generation settings."""
-    gguf = hub.wheel_file(ref)
-    print(f"converting {gguf.name} to safetensors (once)", flush=True)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer = repaired_tokenizer(tokenizer)
-    model.config.bos_token_id = model.generation_config.bos_token_id = tokenizer.bos_token_id
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+    """Dequantize a GGUF file to fp32 safetensors once, and undo what its round trip breaks.
 
-
-def repaired_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Undo what a GGUF round trip breaks: the end-of-turn token, padding, and a BOS forced onto every text.
-
-    After this a text is tokenized to exactly its own tokens; `prompts.encode` adds the one BOS of a prompt. The class
-    is the general one, which is stored as it is: under that of the architecture, transformers 5 and other programs
-    would build the sentencepiece tokenizer that models of this architecture have as a rule.
+    That is the end-of-turn token, padding, and a BOS forced onto every text (`prompts.encode` adds a prompt's one).
+    The tokenizer's class is the general one: under that of the architecture, transformers 5 and other programs would
+    build a sentencepiece tokenizer, as models of this architecture have it.
     """
     from tokenizers import processors
 
-    backend = tokenizer.backend_tokenizer
+    gguf = hub.wheel_file(ref)
+    print(f"converting {gguf.name} to safetensors (once)", flush=True)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    broken = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    backend = broken.backend_tokenizer
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    eos = END_OF_TURN if END_OF_TURN in tokenizer.get_vocab() else tokenizer.eos_token
-    return PreTrainedTokenizerFast(
+    eos = END_OF_TURN if END_OF_TURN in broken.get_vocab() else broken.eos_token
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=tokenizer.bos_token,
+        bos_token=broken.bos_token,
         eos_token=eos,
         pad_token=eos,
-        unk_token=tokenizer.unk_token,
-        chat_template=tokenizer.chat_template,
+        unk_token=broken.unk_token,
+        chat_template=broken.chat_template,
         model_input_names=["input_ids", "attention_mask"],
     )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for settings in (model.config, model.generation_config):
+            setattr(settings, name, getattr(tokenizer, name))
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)

@@ -1,45 +1,49 @@
-"""Mean cross-entropy of targets given their prompts: the "Loss" baseline, and the loss that training minimises.
+"""Cross-entropy of targets given their prompts, as they are and with a feature amplified.
 
-The LM head is the dearest layer of a small model with a large vocabulary, and only the positions that predict a
-target token need it. Where nothing is learnt they meet it in parts, because the logits of a large batch would fill a
-GPU. In training a hook in front of the head keeps just those rows and the model's own forward does the rest: what wraps
-a model that several processes train must be called as a whole.
+The LM head is the dearest layer of a small model, and only the positions that predict a target token need it. Where
+nothing is learnt they meet it in parts, because the logits of a large batch would fill a GPU. In training a hook in
+front of the head keeps just those rows and the model's own forward does the rest: what wraps a model that several
+processes train must be called as a whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
-from igds_utils.engine.batching import LOGIT_BYTES, pad, token_batches
-from igds_utils.engine.lm import LM, last_hidden, unembed
+from igds_utils.engine.batching import even_chunks, pad, padded_batches, positions, token_batches
+from igds_utils.engine.generation import Prefix, Row, Tokens
+from igds_utils.engine.lm import LM, edited, last_hidden, unembed
+from igds_utils.engine.sae import Feature
+from igds_utils.engine.steering import Steering
 
-Pair = tuple[list[int], int]  # token ids of prompt + target, and how many of them are the prompt's
+Pair = tuple[Sequence[int], int]  # token ids of prompt + target, and how many of them are the prompt's
 
 IGNORED = -100  # label of a token that is not learnt
 ROWS = 64  # of logits whose losses are computed together: all of them in fp32 would be a second large matrix
+# Of logits that exist at once where a whole batch meets the vocabulary. Parts as large as that keep a GPU busy, and a
+# batch of 2,048 tokens of a small model is one part: on a CPU every further product lays out the head's weight anew.
+LOGIT_BYTES = 500_000_000
 
 
+@torch.inference_mode()
 def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np.ndarray:
     """Mean cross-entropy of each sample's target tokens given its prompt, in nats a token: (N,) float64.
 
-    pairs: as `prompts.encode_pair` makes them. Every token after the prompt counts; that includes EOS where the pair
-    ends in one. The order is that of `pairs`; batches hold samples of similar length, padded on the right.
-    Raises `ValueError` for a pair without a target.
+    pairs: as `prompts.encode_pair` makes them; EOS counts where a pair ends in one. Raises `ValueError` for a pair
+    without a target.
     """
     for number, (ids, n_prompt) in enumerate(pairs):
         check_pair(ids, n_prompt, number)
-    losses = np.empty(len(pairs))
-    with tqdm(total=len(pairs), desc="target loss", unit="sample", leave=False, delay=2) as bar:
-        for batch in token_batches([len(ids) for ids, _ in pairs], batch_tokens):
-            inputs = pad([pairs[i][0] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
-            labels = target_labels(inputs["input_ids"], [pairs[i] for i in batch])
-            losses[batch] = mean_losses(lm, labels, **inputs).cpu()
-            bar.update(len(batch))
-    return losses
+    found = np.empty(len(pairs))
+    for batch, inputs in padded_batches(lm, [ids for ids, _ in pairs], batch_tokens, "target loss"):
+        hidden = last_hidden(lm, **inputs, use_cache=False)
+        for i, losses in zip(batch, _losses(lm, hidden, [pairs[i] for i in batch]), strict=True):
+            found[i] = sum(losses) / len(losses)
+    return found
 
 
 def check_pair(ids: Sequence[int], n_prompt: int, number: int) -> None:
@@ -51,6 +55,25 @@ def check_pair(ids: Sequence[int], n_prompt: int, number: int) -> None:
         )
 
 
+def _losses(lm: LM, hidden: Tensor, pairs: Sequence[Pair]) -> list[list[float]]:
+    """Cross-entropy of each target token of each pair, from final hidden states (pairs, positions, width)."""
+    own = torch.cat([h[n - 1 : len(ids) - 1] for h, (ids, n) in zip(hidden, pairs, strict=True)])
+    targets = torch.tensor([token for ids, n in pairs for token in ids[n:]], device=own.device)
+    most = max(1, LOGIT_BYTES // (lm.model.config.vocab_size * own.itemsize))  # positions of one part
+    parts = zip(own.split(most), targets.split(most), strict=True)
+    losses = torch.cat([_cross_entropies(unembed(lm, h), some) for h, some in parts])
+    return [part.tolist() for part in losses.cpu().split([len(ids) - n for ids, n in pairs])]
+
+
+def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each row of logits (rows, vocabulary): (rows,) fp32."""
+    parts = zip(logits.split(ROWS), targets.to(logits.device).split(ROWS), strict=True)
+    return torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
+
+
+# ---- for training ----------------------------------------------------------------------------------------
+
+
 def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """Labels (batch, tokens) of right-padded `input_ids`: the token itself in the target, `IGNORED` elsewhere."""
     labels = torch.full_like(input_ids, IGNORED)
@@ -59,40 +82,14 @@ def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
     return labels
 
 
-@torch.inference_mode()
-def mean_losses(lm: LM, labels: Tensor, **inputs: Tensor) -> Tensor:
-    """Mean cross-entropy of every row's labelled tokens: (batch,) float64. Inputs as for the model's forward.
-
-    No more than `batching.LOGIT_BYTES` of logits exist at once.
-    """
-    places, targets, rows = _predicting(labels)
-    hidden = last_hidden(lm, **inputs, use_cache=False)[places]  # (labelled tokens, width)
-    most = max(1, LOGIT_BYTES // (lm.model.config.vocab_size * hidden.itemsize))  # positions of one part
-    parts = zip(hidden.split(most), targets.split(most), strict=True)
-    losses = torch.cat([_cross_entropies(unembed(lm, h), own) for h, own in parts])
-    zeros = losses.new_zeros(len(labels), dtype=torch.float64)
-    return zeros.index_add(0, rows, losses.double()) / rows.bincount(minlength=len(labels))
-
-
 def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every labelled token in fp32, and the row that it belongs to: both (labelled tokens,).
 
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
-    places, targets, rows = _predicting(labels)
-    return _cross_entropies(logits_at(model, places, **inputs), targets), rows
-
-
-def _predicting(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the next token is a target, (batch, tokens) bool; these targets and their rows, both (labelled tokens,)."""
     predicted = labels[:, 1:] != IGNORED
-    return nn.functional.pad(predicted, (0, 1)), labels[:, 1:][predicted], predicted.nonzero()[:, 0]
-
-
-def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of each row of logits (rows, vocabulary): (rows,) fp32."""
-    parts = zip(logits.split(ROWS), targets.to(logits.device).split(ROWS), strict=True)
-    return torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
+    logits = logits_at(model, nn.functional.pad(predicted, (0, 1)), **inputs)
+    return _cross_entropies(logits, labels[:, 1:][predicted]), predicted.nonzero()[:, 0]
 
 
 def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
@@ -106,4 +103,95 @@ def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
     try:
         return model(**inputs, use_cache=False).logits[0]
     finally:
+        handle.remove()
+
+
+# ---- with a feature amplified ----------------------------------------------------------------------------
+# Amplification after block l does not touch blocks 0..l: over given tokens one unsteered pass serves all features of
+# that layer, and a row runs the blocks above l alone. A row whose feature stays silent is the unsteered one itself.
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    lm: LM, prefix: Prefix, given: Tokens, rows: Sequence[Row], steering: Steering, batch_tokens: int = 2048
+) -> list[list[float]]:
+    """Log-probability, in nats, of every token of each row's text but its first, under the row's amplification.
+
+    given: for each prompt of `prefix` a text: its critical token and what follows. The order is that of `rows`.
+    """
+    found: dict[Row, list[float]] = {}
+    texts = sorted({text for text, _ in rows})
+    layers = sorted({feature.layer for _, feature in rows if feature})
+
+    def keep(some: Sequence[Row], hidden: Tensor) -> None:
+        losses = _losses(lm, hidden, [(given[text], 1) for text, _ in some])
+        found.update(zip(some, losses, strict=True))
+
+    for batch, residual, hidden in _unsteered(lm, prefix, given, texts, layers, batch_tokens):
+        keep([(text, None) for text in batch], hidden)
+        place = {text: number for number, text in enumerate(batch)}
+        for layer in layers:
+            fires = steering.firing(layer, residual[layer], [len(given[text]) - 1 for text in batch])
+            here = [row for row in rows if row[0] in place and row[1] and row[1].layer == layer]
+            for part in even_chunks(here, max(1, batch_tokens // hidden.shape[1])):
+                active = [(text, feature) for text, feature in part if feature in fires[place[text]]]
+                found |= {row: found[row[0], None] for row in part if row not in active}
+                if active:
+                    h = residual[layer][[place[text] for text, _ in active]]
+                    changed = steering.amplify(h, [feature for _, feature in active])
+                    keep(active, _above(lm, prefix, given, [text for text, _ in active], layer, changed))
+    return [[-loss for loss in found[row]] for row in rows]
+
+
+@torch.inference_mode()
+def firing(
+    lm: LM, prefix: Prefix, given: Tokens, steering: Steering, batch_tokens: int = 2048
+) -> list[set[Feature]]:
+    """The features of `steering` that fire at a steered position of each given text, all tokens but its last one read.
+
+    given: as for `log_likelihoods`. Where a row's feature is not among them, steering changes nothing.
+    """
+    found: list[set[Feature]] = [set() for _ in given]
+    for batch, residual, _ in _unsteered(lm, prefix, given, range(len(given)), steering.layers, batch_tokens):
+        for layer, h in residual.items():
+            fires = steering.firing(layer, h, [len(given[text]) - 1 for text in batch])
+            for text, features in zip(batch, fires, strict=True):
+                found[text] |= features
+    return found
+
+
+def _unsteered(
+    lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], layers: Sequence[int], batch_tokens: int
+) -> Iterator[tuple[list[int], dict[int, Tensor], Tensor]]:
+    """Batches of the texts, the residual stream after each layer and the final hidden states: (texts, positions, d)."""
+    for places in token_batches([len(given[text]) for text in texts], batch_tokens):
+        batch, residual = [texts[place] for place in places], {}
+        with edited(lm, {layer: partial(residual.__setitem__, layer) for layer in layers}):
+            hidden = last_hidden(lm, **_inputs(lm, prefix, given, batch))
+        yield batch, residual, hidden
+
+
+def _inputs(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], above: int = -1) -> dict:
+    """What the decoder reads to run over these texts' tokens, all but the last, after their cached prefixes."""
+    batch = pad([given[text][:-1] for text in texts], lm.tokenizer.pad_token_id, "right", lm.device)
+    longest = batch["input_ids"].shape[1]
+    cache, mask = prefix.for_rows(torch.tensor(texts, device=lm.device), longest, above)
+    mask = torch.cat([mask, batch["attention_mask"]], dim=1)
+    read = {"input_ids": batch["input_ids"], "position_ids": positions(mask)[:, -longest:]}
+    return read | {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+
+
+def _above(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], layer: int, h: Tensor) -> Tensor:
+    """Final hidden states (texts, positions, width) of the blocks above `layer`, run on h (texts, positions, width)."""
+    decoder, blocks = lm.model.get_decoder(), lm.blocks
+    inputs = _inputs(lm, prefix, given, texts, layer)
+    h = h[:, : inputs["input_ids"].shape[1]]
+    if layer == lm.n_layers - 1:
+        return decoder.norm(h)
+    handle = blocks[layer + 1].register_forward_pre_hook(lambda _block, args: (h, *args[1:]))
+    try:
+        decoder.layers = blocks[layer + 1 :]
+        return last_hidden(lm, **inputs)
+    finally:
+        decoder.layers = blocks
         handle.remove()

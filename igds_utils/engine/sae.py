@@ -7,7 +7,8 @@ one unit of it adds to the residual stream.
 import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -26,107 +27,110 @@ from igds_utils.engine.features import check, described, release_ids, sae_folder
 ONE_COLUMN = {"jumprelu", "standard"}
 # sae_lens's names of OpenMOSS's formats -> the file of a layer that holds its settings
 OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
+DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError)  # what reading a cut file raises
+FOREIGN = (*DAMAGED, OSError, ValueError, KeyError, TypeError)  # the same, or files that are no SAE's
 
 
 class Saes:
-    """The SAEs of one model, loaded when asked for; at most one is in memory at a time."""
+    """The SAEs of one model, loaded when asked for; at most one is in memory at a time.
+
+    n_layers, width: of the model, against which the SAEs are checked; those of a folder at once.
+    """
 
     def __init__(self, config: SaeConfig, n_layers: int, width: int, device: torch.device | str = "cpu"):
-        """n_layers, width: of the model, against which the SAEs are checked; those of a folder at once."""
         self.config, self.width, self.device = config, width, device
-        self._ids = release_ids(config, n_layers) if config.source == "release" else {}
-        self._folders = sae_folders(config) if config.source == "folder" else {}
-        of_source = {"tiny": range(n_layers), "folder": self._folders, "release": self._ids}
-        covered = [layer for layer in of_source[config.source] if layer < n_layers]
-        self.layers = covered if config.layers == "all" else sorted(config.layers)
-        if missing := sorted(set(self.layers) - set(covered)):
-            raise SourceError(f"no SAE of {config.name} for layers {missing}; there are {covered}")
-        for layer, folder in self._folders.items():
-            if layer in self.layers:
-                check(described(folder), f"{folder.name} of {config.name}", layer, width)
-        self._loaded: tuple[int, object] | None = None
+        self._loaded: dict[int, Any] = {}
+        match config.source:  # layer -> where its SAE is
+            case "tiny":
+                self._places = dict.fromkeys(range(n_layers))
+            case "folder":
+                self._places = {n: folder for n, folder in sae_folders(config).items() if n < n_layers}
+            case "release":
+                self._places = release_ids(config, n_layers)
+        self.layers = list(self._places) if config.layers == "all" else sorted(config.layers)
+        if missing := sorted(set(self.layers) - set(self._places)):
+            raise SourceError(f"no SAE of {config.name} for layers {missing}; there are {list(self._places)}")
+        for layer in self.layers if config.source == "folder" else ():
+            folder = self._places[layer]
+            check(described(folder), f"{folder.name} of {config.name}", layer, width)
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
-        if self._loaded is None or self._loaded[0] != layer:
-            self._loaded = None  # let go of the last one before the next is read: they are large
-            self._loaded = (layer, self._load(layer))
-        return self._loaded[1]
-
-    def _load(self, layer: int):
         if layer not in self.layers:
             raise SourceError(f"no SAE of {self.config.name} for layer {layer}; there are {self.layers}")
+        if layer not in self._loaded:
+            self.drop()  # before the next is read: they are large
+            self._loaded[layer] = self._load(layer, self._places[layer])
+        return self._loaded[layer]
+
+    def _load(self, layer: int, place: Path | str | None):
         match self.config.source:
             case "tiny":
-                return tiny.sae(seed=layer, width=self.width).requires_grad_(False).to(self.device)
+                return _still(tiny.sae(seed=layer, width=self.width), self.device)
             case "folder":
-                return load_folder(self._folders[layer], self.device)
+                return load_folder(place, self.device)
             case "release":
-                sae_id = self._ids[layer]
-                sae = load_release(self.config.name, sae_id, self.device)
+                sae = load_release(self.config.name, place, self.device)
                 fields = sae.cfg.to_dict()
-                check({**fields, **fields["metadata"]}, f"{sae_id} of {self.config.name}", layer, self.width)
+                check({**fields, **fields["metadata"]}, f"{place} of {self.config.name}", layer, self.width)
                 return sae
 
     def stated_l0(self, layer: int) -> float | None:
-        """Features that fire on a token of ordinary text, as the SAE's release states it; None where none does."""
+        """Features that fire on a token of ordinary text, as the SAE's release states; None where it does not."""
         if self.config.source != "release":
             return None
-        release, sae_id = sae_release(self.config.name), self._ids[layer]
+        release, sae_id = sae_release(self.config.name), self._places[layer]
         in_path = re.search(r"l0_(\d+)", release.saes_map[sae_id])
         return release.expected_l0[sae_id] or (float(in_path[1]) if in_path else None)
 
     def drop(self) -> None:
-        """Let go of the SAE in memory; the next one asked for is read again."""
-        self._loaded = None
+        """Unload the SAE in memory; the next one asked for is read again."""
+        self._loaded.clear()
 
     @property
     def one_column(self) -> bool:
-        """Whether one encoder column gives a feature's activation, or the whole encoder must be kept to read it."""
+        """Whether one encoder column gives a feature's activation; otherwise it takes the whole encoder."""
         return self[self.layers[0]].cfg.architecture() in ONE_COLUMN
 
     @property
     def d_sae(self) -> int:
         """Features of one SAE; a folder says it beside the weights, which need not be read for it."""
-        if self.config.source == "folder":
-            return described(self._folders[self.layers[0]])["d_sae"]
-        return self[self.layers[0]].cfg.d_sae
+        first = self.layers[0]
+        return described(self._places[first])["d_sae"] if self.config.source == "folder" else self[first].cfg.d_sae
 
 
 def load_folder(folder: Path, device: torch.device | str = "cpu"):
     """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
     from sae_lens import SAE
 
-    try:
+    with _readable(f"{folder} holds no SAE in the inference form that sae_lens saves", FOREIGN):
         check(described(folder), folder.name)
-        sae = SAE.load_from_disk(folder, device=str(device), dtype="float32")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, SourceError | torch.OutOfMemoryError):
-            raise
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise SourceError(
-            f"{folder} holds no SAE in the inference form that sae_lens saves ({reason})"
-        ) from error
-    return _still(sae)
+        return _still(SAE.load_from_disk(folder, device=str(device), dtype="float32"), device)
 
 
 def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     """Read one SAE of a sae_lens release, in fp32, from the hub or its cache."""
     from sae_lens import SAE
 
-    place, name = sae_release(release).repo_id, f"{sae_id} of {release}"
-    try:
-        # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
-        options = {"device": "cpu", "converter": _converter(release)}
+    place = sae_release(release).repo_id
+    # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
+    options = {"device": "cpu", "converter": _converter(release)}
+    mend = f"remove {place} from the hub's cache (`hf cache delete`), and it is fetched anew"
+    with _readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", DAMAGED):
         sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options))
-    except (SafetensorError, BadZipFile, EOFError, RuntimeError) as error:
-        if isinstance(error, SourceError | torch.OutOfMemoryError):
-            raise
-        raise SourceError(
-            f"the file of SAE {name} cannot be read ({str(error).splitlines()[0]}): remove {place} from the "
-            "hub's cache (`hf cache delete`), and it is fetched anew"
-        ) from error
-    return _still(sae).to(device)
+    return _still(sae, device)
+
+
+@contextmanager
+def _readable(otherwise: str, faults: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Raise `SourceError` with this text, and the reason, for one of these faults."""
+    try:
+        yield
+    except (SourceError, torch.OutOfMemoryError):
+        raise
+    except faults as error:
+        reason = str(error).strip().split("\n")[0]
+        raise SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
 
 
 def _converter(release: str):
@@ -148,16 +152,14 @@ def _converter(release: str):
         settings = Path(hf_hub_download(repo_id, f"{folder_name}/{OPENMOSS[kind]}"))
         if json.loads(settings.read_text(encoding="utf8")).get("sparsity_include_decoder_norm", True):
             weights["threshold"] = weights["threshold"] / weights["W_dec"].norm(dim=1)
-            say_once(
-                f"{release}: thresholds are divided by decoder norms, as by OpenMOSS and not by sae_lens"
-            )
+            say_once(f"{release}: thresholds are divided by decoder norms, as by OpenMOSS and not by sae_lens")
         return cfg, weights, sparsity
 
     return read
 
 
-def _still(sae):
-    return sae.to(torch.float32).requires_grad_(False).eval()
+def _still(sae, device: torch.device | str):
+    return sae.to(torch.float32).requires_grad_(False).eval().to(device)
 
 
 @torch.inference_mode()
@@ -173,20 +175,24 @@ def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
 
 
 class FeatureSet:
-    """Some features of one SAE: enough to read and to amplify them without keeping the whole SAE."""
+    """What it takes to read and to amplify some features of one SAE."""
 
+    @torch.no_grad()
     def __init__(self, sae, indices: Sequence[int]):
         self.indices = torch.as_tensor(list(indices), dtype=torch.long, device=sae.W_dec.device)
         self.directions = directions(sae, self.indices)  # (F, d)
-        self._sae = None if sae.cfg.architecture() in ONE_COLUMN else _encoder(sae)
-        if self._sae is not None:
+        self._sae = None
+        if sae.cfg.architecture() not in ONE_COLUMN:
+            self._sae = copy.copy(sae)
+            if not getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+                # encoding does not need the decoder, which is half of the memory
+                self._sae._parameters = {**sae._parameters, "W_dec": None}
             return
-        with torch.no_grad():
-            self._columns = sae.W_enc[:, self.indices].clone()  # (d, F)
-            offset = (sae.b_dec * sae.cfg.apply_b_dec_to_input) @ self._columns
-            self._bias = sae.b_enc[self.indices] - offset
-            threshold = getattr(sae, "threshold", torch.zeros_like(sae.b_enc))
-            self._threshold = threshold[self.indices].clamp(min=0)
+        self._columns = sae.W_enc[:, self.indices].clone()  # (d, F)
+        offset = (sae.b_dec * sae.cfg.apply_b_dec_to_input) @ self._columns
+        self._bias = sae.b_enc[self.indices] - offset
+        threshold = getattr(sae, "threshold", torch.zeros_like(sae.b_enc))
+        self._threshold = threshold[self.indices].clamp(min=0)
 
     @torch.no_grad()
     def encode(self, h: Tensor) -> Tensor:
@@ -198,10 +204,7 @@ class FeatureSet:
 
     @torch.no_grad()
     def encode_rows(self, h: Tensor, which: Tensor) -> Tensor:
-        """Activation of one feature a row: h (rows, positions, d), which (rows,) -> (rows, positions).
-
-        `which` counts within the set, so row r reads feature `indices[which[r]]`.
-        """
+        """Activation of feature `indices[which[r]]` for each row r: h (rows, positions, d) -> (rows, positions)."""
         if self._sae is not None:
             picked = self.indices[which][:, None, None].expand(-1, h.shape[1], 1)
             return self._sae.encode(h).gather(-1, picked).squeeze(-1)
@@ -209,22 +212,13 @@ class FeatureSet:
         return pre * (pre > self._threshold[which][:, None])
 
 
-def _encoder(sae):
-    """The SAE without its decoder, half of its memory, where encoding does not need that."""
-    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
-        return sae
-    half = copy.copy(sae)
-    half._parameters = {**sae._parameters, "W_dec": None}
-    return half
-
-
+@torch.no_grad()
 def directions(sae, indices: Tensor) -> Tensor:
     """What one unit of each feature adds to the residual stream: (F,) -> (F, d).
 
-    Taken from the decoder itself, decode(e_i) - decode(0), so that a_i d_i = decode(z with a_i doubled) - decode(z)
-    under every convention of scales (folded or unfolded decoder norms).
+    It is decode(e_i) - decode(0), so that a_i d_i = decode(z with a_i doubled) - decode(z) whether or not the decoder's
+    norms are folded.
     """
-    with torch.no_grad():
-        units = torch.zeros(len(indices), sae.cfg.d_sae, device=sae.W_dec.device)
-        units[torch.arange(len(indices)), indices] = 1.0
-        return sae.decode(units) - sae.decode(torch.zeros_like(units[:1]))
+    units = torch.zeros(len(indices), sae.cfg.d_sae, device=sae.W_dec.device)
+    units[torch.arange(len(indices)), indices] = 1.0
+    return sae.decode(units) - sae.decode(torch.zeros_like(units[:1]))

@@ -19,7 +19,7 @@ import pandas as pd
 
 from igds_utils.config.settings import InterventionConfig
 from igds_utils.core.experiment import Run
-from igds_utils.engine import activations, caching
+from igds_utils.engine import activations, generation
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import features_of
 from igds_utils.engine.prompts import Sample
@@ -240,7 +240,7 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
             said = _generated(run, task, *shared, new, [answers[sample.id] for sample in some])
             tables.append(told.merge(said, on=KEYS))
         h = residuals(feature.layer)[feature.layer]  # (N, d) at p
-        amplified, _ = steering.amplify(h[:, None].to(run.saes.device), [feature] * len(h))
+        amplified = steering.amplify(h[:, None].to(run.saes.device), [feature] * len(h))
         influence = (amplified[:, 0].cpu() - h).norm(dim=-1) / h.norm(dim=-1)
         table = pd.concat(tables).assign(scale=scale, clamped=clamped)
         table["influence"] = table["sample_id"].map(dict(zip(ids, influence.tolist(), strict=True)))
@@ -291,7 +291,7 @@ def _generated(run: Run, task: str, lm, steering, features, samples, new: int, a
 def _rows(run: Run, samples: Sequence[Sample], max_new_tokens: int) -> int:
     """How many rows (feature, sample) may decode together."""
     longest = max(len(sample.prompt) for sample in samples) + max_new_tokens
-    return caching.rows_that_fit(run.lm, longest, run.preset.intervention.cache_gb)
+    return generation.rows_that_fit(run.lm, longest, run.preset.intervention.cache_gb)
 
 
 def parts_of(features: Sequence[Feature], ids: Sequence[str], one_column: bool) -> list[Part]:

@@ -13,9 +13,8 @@ from typing import Literal
 import pandas as pd
 
 from igds_utils.data.stats import paired_difference
-from igds_utils.engine import generation, teacher_forced
+from igds_utils.engine import generation, losses
 from igds_utils.engine.batching import even_chunks
-from igds_utils.engine.caching import read_prefix
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample
@@ -56,8 +55,8 @@ def forced_effects(
     targets = targets or [sample.tokens[len(sample.prompt) :] for sample in samples]
     given = [[sample.prompt[-1], *target] for sample, target in zip(samples, targets, strict=True)]
     rows = [(s, feature) for s in range(len(samples)) for feature in [None, *features]]
-    prefix = read_prefix(lm, [sample.prompt for sample in samples])
-    values = teacher_forced.log_likelihoods(lm, prefix, given, rows, steering, batch_tokens)
+    prefix = generation.read_prefix(lm, [sample.prompt for sample in samples])
+    values = losses.log_likelihoods(lm, prefix, given, rows, steering, batch_tokens)
     return _paired(samples, rows, loglik=[fmean(row) for row in values])
 
 
@@ -81,13 +80,13 @@ def generated_effects(
     `_amplified` and of the `_original` answer.
     """
     prompts = [sample.prompt for sample in samples]
-    prefix = read_prefix(lm, prompts)
+    prefix = generation.read_prefix(lm, prompts)
     if originals is None:
         originals = original_answers(lm, samples, max_new_tokens, stop)
     amplified = [(s, feature) for s in range(len(samples)) for feature in features]
     # one more token at the end, which is not read
     given = [[prompt[-1], *tokens, prompt[-1]] for prompt, tokens in zip(prompts, originals, strict=True)]
-    fires = teacher_forced.firing(lm, prefix, given, steering, batch_tokens)
+    fires = losses.firing(lm, prefix, given, steering, batch_tokens)
     active = [(s, feature) for s, feature in amplified if feature in fires[s]]
     made = generation.decode(lm, prompts, active, max_new_tokens, steering, stop, prefix=prefix)
     answer = dict(zip(active, made, strict=True))

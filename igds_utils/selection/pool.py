@@ -262,10 +262,12 @@ class Pool(StoredSamples):
     def _read(self, name: str, found: list[Feature], size: int) -> pd.DataFrame:
         """a_i(x, p) of some features, a column each."""
         names, layers = [feature.name for feature in found], sorted({feature.layer for feature in found})
-        reader = cache(lambda: activations.FeatureReader(self.run.saes, found))
+        kept: dict = {}  # what is read of the SAEs
 
         def build(part: Samples) -> pd.DataFrame:
-            return pd.DataFrame(reader().read(part.residuals(layers)).numpy(), columns=names)
+            residual = part.residuals(layers)
+            values = activations.feature_activations(residual, self.run.saes, found, kept)
+            return pd.DataFrame(values.numpy(), columns=names)
 
         return self.in_parts(name, build, size, features=names, **self.identified_from)
 

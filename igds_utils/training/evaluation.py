@@ -44,9 +44,9 @@ def questions(
 
 def rows_that_fit(lm: LM, asked: Sequence[Question], config: TaskConfig, cache_gb: float) -> int:
     """How many answers to `questions` may decode together, as in the causal filter (`intervention.cache_gb`)."""
-    from igds_utils.engine import caching
+    from igds_utils.engine import generation
 
-    return caching.rows_that_fit(lm, len(encode(lm.tokenizer, asked[0][1])) + config.max_new_tokens, cache_gb)
+    return generation.rows_that_fit(lm, len(encode(lm.tokenizer, asked[0][1])) + config.max_new_tokens, cache_gb)
 
 
 def batches(asked: Sequence[Question], config: TaskConfig, rows: int) -> Iterator[Sequence[Question]]:

@@ -34,8 +34,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 from igds_utils import tiny
 from igds_utils.config.settings import SftConfig
 from igds_utils.engine import activations, generation, losses, prompts
-from igds_utils.engine.attention import GROUPED
-from igds_utils.engine.lm import LM, edited, last_hidden, residuals
+from igds_utils.engine.lm import GROUPED, LM, edited, last_hidden, residuals
 from igds_utils.engine.prompts import Sample
 from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.engine.steering import Steering
