@@ -230,7 +230,7 @@ def is_confirmed(stored: Stored) -> Finding:
 
 
 def beats_placebos(stored: Stored) -> Finding:
-    """As many placebos of each kind as there were candidates would reach its effect with p < 0.05."""
+    """Its rank among the placebos of each kind has p < 0.05, which takes at least 20 of them (`beyond_placebos`)."""
     if not (placebos := _features(stored)[0].get("evidence", {}).get("placebos")):
         return Finding()
     numbers = "; ".join(f"{one['n']} placebos, {kind}: p {p_value(one['p'])}" for kind, one in placebos.items())
