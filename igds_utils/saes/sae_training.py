@@ -144,12 +144,9 @@ class Captured:
 
         Attention sinks are left out.
         """
-        parts: dict[str, list[Tensor]] = {LAYER_FOLDER.format(layer): [], "document": [], "critical": []}
-        for shard in self.shards:
-            with safe_open(shard / "acts.safetensors", framework="pt") as file:
-                for key, tensors in parts.items():
-                    tensors.append(file.get_tensor(key))
-        acts, document, critical = map(torch.cat, parts.values())
+        files = [safe_open(shard / "acts.safetensors", framework="pt") for shard in self.shards]
+        names = (LAYER_FOLDER.format(layer), "document", "critical")
+        acts, document, critical = (torch.cat([file.get_tensor(name) for file in files]) for name in names)
         norms = torch.cat([torch.linalg.vector_norm(part.float(), dim=1) for part in acts.split(65536)])
         keep = norms <= self.sink_factor * norms.median()
         return acts[keep], document[keep], critical[keep]
@@ -191,11 +188,10 @@ def capture(
 
     def fill(new: Path, group: list[list[int]]) -> None:
         parts = [read(batch) for batch in group]
-        save_file(
-            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, new / "acts.safetensors"
-        )
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        save_file(joined, new / "acts.safetensors")
 
-    for folder, group in tqdm(list(zip(folders, groups, strict=True)), desc="capture", unit="shard"):
+    for folder, group in zip(tqdm(folders, desc="capture", unit="shard"), groups, strict=True):
         hub.whole(folder, lambda new, group=group: fill(new, group))
     return Captured(texts, folders, distinct, sink_factor)
 
