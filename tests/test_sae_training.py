@@ -17,17 +17,7 @@ from igds_utils.engine.batching import token_batches
 from igds_utils.engine.lm import LM
 from igds_utils.engine.sae import load_folder
 from igds_utils.saes import sae_quality, sae_training
-from igds_utils.saes.sae_training import (
-    Captured,
-    Corpus,
-    Document,
-    Recipe,
-    capture,
-    documents,
-    export,
-    train,
-    used_positions,
-)  # fmt: skip
+from igds_utils.saes.sae_training import Captured, Corpus, Document, Recipe, capture, documents, export, train
 from igds_utils.tasks import get
 from igds_utils.tasks.examples import normalize
 
@@ -90,10 +80,10 @@ def test_the_same_text_is_held_out_in_every_rendering():
 
 def test_shared_beginnings_are_used_only_so_often():
     texts = [Document("x", ids, None, False) for ids in ([0, 5, 6, 1], [0, 5, 6, 2], [0, 5, 7, 2])]
-    used, distinct = used_positions(texts, repeats=1)
+    used, distinct = sae_training.used_positions(texts, repeats=1)
     assert used == [[1, 2, 3], [3], [2, 3]]
     assert distinct == 6  # 5, 5 6, 5 6 1, 5 6 2, 5 7, 5 7 2
-    assert used_positions(texts, repeats=2) == ([[1, 2, 3], [1, 2, 3], [2, 3]], 6)
+    assert sae_training.used_positions(texts, repeats=2) == ([[1, 2, 3], [1, 2, 3], [2, 3]], 6)
 
 
 def test_capture_equals_a_full_forward_and_drops_the_first_position(lm, texts, captured):
@@ -102,7 +92,7 @@ def test_capture_equals_a_full_forward_and_drops_the_first_position(lm, texts, c
         with torch.no_grad():
             states = lm.model(torch.tensor([text.ids]), output_hidden_states=True).hidden_states
         want[i] = [states[layer + 1][0, 1:] for layer in LAYERS]
-    positions, _ = used_positions(texts, 100)
+    positions, _ = sae_training.used_positions(texts, 100)
     for column, layer in enumerate(LAYERS):
         parts = [load_file(shard / "acts.safetensors") for shard in captured.shards]
         assert len(parts) > 2
