@@ -141,8 +141,8 @@ def test_doses_go_from_switching_the_feature_off_to_clamping_it(open_smoke):
 
 
 def test_prompts_are_read_once_for_all_kinds_of_effects_and_let_go_with_their_model(open_smoke, monkeypatch):
-    run, read, read_prefix = open_smoke(), [], intervention.read_prefix
-    monkeypatch.setattr(intervention, "read_prefix", lambda *args: read.append(args[1]) or read_prefix(*args))
+    run, read, read_prefix = open_smoke(), [], generation.read_prefix
+    monkeypatch.setattr(generation, "read_prefix", lambda *args: read.append(args[1]) or read_prefix(*args))
     features = recall.candidates(recall.measure(run, "math"))[:3]
     effects.causal_filter(run, "math", features, contrasts=2)
     effects.placebos(run, "math", features)

@@ -15,7 +15,6 @@ import pandas as pd
 
 from igds_utils.data.stats import paired_difference
 from igds_utils.engine import generation, teacher_forced
-from igds_utils.engine.caching import Prefix, read_prefix
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample
@@ -30,12 +29,12 @@ ROUNDING = 1e-12  # a mean change of this size is zero
 _prefixes: WeakKeyDictionary = WeakKeyDictionary()  # model -> the prompts that it read last, and their prefix
 
 
-def _prefix(lm: LM, samples: Sequence[Sample]) -> Prefix:
+def _prefix(lm: LM, samples: Sequence[Sample]) -> generation.Prefix:
     """`read_prefix` of the samples' prompts, which is kept: most often the same are read next, for other features."""
     prompts = [sample.prompt for sample in samples]
     if _prefixes.get(lm.model, [None])[0] != prompts:
         _prefixes.pop(lm.model, None)  # before the next one takes memory
-        _prefixes[lm.model] = prompts, read_prefix(lm, prompts)
+        _prefixes[lm.model] = prompts, generation.read_prefix(lm, prompts)
     return _prefixes[lm.model][1]
 
 
