@@ -211,8 +211,7 @@ def tossed(table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int) 
 
 def choose(effects: pd.DataFrame, recalled: pd.DataFrame) -> Feature:
     """The first of `intervention.rank_features`, without any interval."""
-    names = {name: of for of, name in intervention.QUANTITIES.items()}
-    changes = {name: effects[f"{of}_amplified"] - effects[f"{of}_original"] for name, of in names.items()}
-    means = effects.assign(**changes).groupby(["layer", "feature"], as_index=False)[[*names]].mean()
+    changes = {name: intervention.change(effects, of) for of, name in intervention.QUANTITIES.items()}
+    means = effects.assign(**changes).groupby(["layer", "feature"], as_index=False)[[*changes]].mean()
     return intervention.selected_features(intervention.rank_features(means, recalled), 1)[0]
 

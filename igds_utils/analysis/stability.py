@@ -153,9 +153,9 @@ def bootstrap_tops(
     order = pd.MultiIndex.from_frame(tested[keys])
     n, means = effects["sample_id"].nunique(), []
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # (B, n)
-    for measure in sorted(["score", "loglik"], key=lambda name: name != by):
-        change = effects.assign(change=effects[f"{measure}_amplified"] - effects[f"{measure}_original"])
-        wide = change.pivot(index=keys, columns="sample_id", values="change").loc[order]
+    for quantity in sorted(["score", "loglik"], key=lambda name: name != by):
+        changes = effects.assign(change=effects[f"{quantity}_amplified"] - effects[f"{quantity}_original"])
+        wide = changes.pivot(index=keys, columns="sample_id", values="change").loc[order]
         # a feature of which the score was not measured comes last by it
         means.append(np.nan_to_num(counts @ wide.to_numpy(float).T / n, nan=lowest))  # (B, C)
     best = means[0] >= means[0].max(axis=1, keepdims=True) - 1e-12

@@ -49,7 +49,7 @@ def causal_filter(
     rows = measure(run, task, "validation", features, label, finalists)
     if contrasts:
         other = effects_of(run, task, "validation", "foreign", likeliest(rows, contrasts), label)
-        rows["change"], other["foreign"] = _change(rows), _change(other)
+        rows["change"], other["foreign"] = (intervention.change(table, "loglik") for table in (rows, other))
         rows = rows.merge(other[[*KEYS, "foreign"]], on=KEYS, how="left")
     recalled = run.read(f"{run.folder(task)}/recall.parquet")
     return rows, intervention.rank_features(_deltas(run, rows), recalled, settings.rank_by)
@@ -209,15 +209,11 @@ def originals(run: Run, task: str, name: str) -> dict[str, list[int]]:
 
 def likeliest(rows: pd.DataFrame, n: int) -> list[Feature]:
     """The n features that raise the mean log-likelihood of the targets most, best first; ties by (layer, index)."""
-    mean = _change(rows).groupby([rows["layer"], rows["feature"]]).mean().round(12)
+    mean = intervention.change(rows, "loglik").groupby([rows["layer"], rows["feature"]]).mean().round(12)
     return features_of(mean.sort_values(ascending=False, kind="stable").head(n).index.to_frame())
 
 
 # ---- what they share -------------------------------------------------------------------------------------
-
-
-def _change(rows: pd.DataFrame) -> pd.Series:
-    return rows["loglik_amplified"] - rows["loglik_original"]
 
 
 def _deltas(run: Run, rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from igds_utils.data.stats import TOLERANCE
-from igds_utils.identification.intervention import QUANTITIES, causal_effects
+from igds_utils.identification.intervention import QUANTITIES, causal_effects, change
 
 ENDS = 0.9  # of the unsteered answers should end by themselves
 ROOM = (0.2, 0.8)  # between floor and ceiling: a share of right answers, unsteered
@@ -19,8 +19,8 @@ GRAM = 4  # words
 
 def changes(effects: pd.DataFrame, quantity: str) -> np.ndarray:
     """Change of a quantity ("score" or "loglik") of C features on n samples, of those measured on all: (C, n)."""
-    change = effects[f"{quantity}_amplified"] - effects[f"{quantity}_original"]
-    table = effects.assign(change=change).pivot(index=["layer", "feature"], columns="sample_id", values="change")
+    table = effects.assign(change=change(effects, quantity))
+    table = table.pivot(index=["layer", "feature"], columns="sample_id", values="change")
     return table.dropna().to_numpy()
 
 
@@ -118,14 +118,12 @@ def dose_response(rows: pd.DataFrame, confidence: float, resamples: int, seed: i
     Columns beside these: scale, clamped, influence (mean |h' - h| / |h| at p), tokens (mean of an answer), repetition
     (mean). Scale 0, not clamped, is the unsteered model.
     """
-    found = []
-    for (clamped, scale), dose in rows.groupby(["clamped", "scale"]):
-        row = causal_effects(dose, confidence, resamples, seed).iloc[0].to_dict()
-        row |= {"clamped": clamped, "scale": scale, "influence": dose["influence"].mean()}
-        row |= {"tokens": dose["tokens_amplified"].mean()}
-        found.append(row | {"repetition": dose["output_amplified"].map(repetition).mean()})
-    own = rows.drop_duplicates("sample_id")
-    zero = dict.fromkeys(["delta", "delta_loglik", "influence", "scale", "changed"], 0.0) | {"clamped": False}
-    zero |= {"tokens": own["tokens_original"].mean(), "n": len(own)}
-    found.append(zero | {"repetition": own["output_original"].map(repetition).mean()})
-    return pd.DataFrame(found).sort_values(["clamped", "scale"], ignore_index=True)
+    dose, own = ["clamped", "scale"], rows.drop_duplicates("sample_id")
+    rows = rows.assign(tokens=rows["tokens_amplified"], repetition=rows["output_amplified"].map(repetition))
+    text = rows.groupby(dose)[["influence", "tokens", "repetition"]].mean()
+    effects = {key: causal_effects(part, confidence, resamples, seed) for key, part in rows.groupby(dose)}
+    found = pd.concat(effects, names=dose).droplevel(-1).join(text).reset_index()
+    zero = dict.fromkeys(["delta", "delta_loglik", "influence", "scale", "changed"], 0.0)
+    zero |= {"clamped": False, "n": len(own), "tokens": own["tokens_original"].mean()}
+    zero["repetition"] = own["output_original"].map(repetition).mean()
+    return pd.concat([found, pd.DataFrame([zero])]).sort_values(dose, ignore_index=True)

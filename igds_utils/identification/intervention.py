@@ -116,6 +116,11 @@ def _paired(
     return table[table["layer"] >= 0].merge(original, on="sample_id", suffixes=("_amplified", "_original"))
 
 
+def change(effects: pd.DataFrame, quantity: Quantity) -> pd.Series:
+    """P'(x) - P(x) of each row of effects."""
+    return effects[f"{quantity}_amplified"] - effects[f"{quantity}_original"]
+
+
 def causal_effects(effects: pd.DataFrame, confidence: float, resamples: int, seed: int) -> pd.DataFrame:
     """delta_i and the mean change of log-likelihood, each with its interval, for every feature of one sample set.
 
