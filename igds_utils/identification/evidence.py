@@ -52,9 +52,10 @@ def beyond_placebos(chosen: float, placebos: Sequence[float], candidates: int) -
     """The place of the best of some candidates among the effects of n placebos: n, larger, p, p_best.
 
     larger: how many placebos have at least the chosen effect. p = (1 + larger) / (1 + n), the rank p value of one
-    effect among n; its smallest possible value is 1 / (1 + n), 1/13 for 12 placebos, so 20 are needed to go below 0.05.
-    p_best allows for the choice among C candidates: how often no more placebos than that would lie above the best of C
-    if candidates were placebos too, 1 - binom(n, larger + 1) / binom(n + C, larger + 1). With C = 1 it is p.
+    effect among n; its smallest possible value is 1 / (1 + n), 1/13 for 12 placebos. It does not know that the chosen
+    one is the best of C: if candidates were placebos, the best of 36 would lead 12 placebos in 36 of 48 cases. p_best
+    does: how often no more placebos than that would lie above the best of C if candidates were placebos too,
+    1 - binom(n, larger + 1) / binom(n + C, larger + 1). With C = 1 both are the same.
     """
     n, larger = len(placebos), int((np.asarray(placebos, dtype=float) >= chosen).sum())
     p_best = 1 - comb(n, larger + 1) / comb(n + candidates, larger + 1)
