@@ -175,10 +175,5 @@ def random_features(facts: dict, n: int, seed: int) -> list[Feature]:
 def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float) -> dict:
     """Counts for Table 1: candidates, and their share of all features in basis points."""
     n_candidates = int(recalled["candidate"].sum())
-    return {
-        "n_features_total": n_features,
-        "n_prior": n_prior,
-        "tau": tau,
-        "n_candidates": n_candidates,
-        "basis_points": 1e4 * n_candidates / n_features,
-    }
+    facts = {"n_features_total": n_features, "n_prior": n_prior, "tau": tau, "n_candidates": n_candidates}
+    return facts | {"basis_points": 1e4 * n_candidates / n_features}
