@@ -1,6 +1,7 @@
 """The causal filter of a run: parts by memory and by layer, originals once; on the tiny model."""
 
 import shutil
+import weakref
 from functools import partial
 
 import pytest
@@ -17,6 +18,10 @@ from igds_utils.identification import effects, intervention, recall
 FEATURES = [Feature(0, 3), Feature(1, 7), Feature(2, 11), Feature(3, 5)]
 
 
+def validation(run):
+    return run.samples("math", [example.id for example in run.examples("math", "validation")])
+
+
 @pytest.fixture
 def open_smoke(tmp_path):
     return lambda **overrides: open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
@@ -24,35 +29,28 @@ def open_smoke(tmp_path):
 
 def memory_for(run, rows):
     """The override under which so many rows of the validation set decode together."""
-    samples = run.samples("math", [example.id for example in run.examples("math", "validation")])
-    longest = max(len(s.prompt) for s in samples) + run.config("math").max_new_tokens
+    longest = max(len(sample.prompt) for sample in validation(run)) + run.config("math").max_new_tokens
     return {"intervention.cache_gb": rows * cache_bytes(run.lm, longest) * 1.01 / 1e9}
 
 
-def obvious(run, samples):
+def obvious(run):
     """Both kinds of effects of all features on all samples at once."""
-    steering, given = Steering(run.saes, FEATURES), (run.lm, FEATURES, samples)
-    said = intervention.generated_effects(
-        run.lm, steering, FEATURES, samples, run.score("math"), run.config("math").max_new_tokens,
-        stop=run.task("math").stops,
-    )  # fmt: skip
-    told = intervention.forced_effects(given[0], steering, *given[1:])
-    return told.merge(said, on=effects.KEYS)
+    shared = run.lm, Steering(run.saes, FEATURES), FEATURES, validation(run)
+    answered = run.score("math"), run.config("math").max_new_tokens, run.task("math").stops
+    said = intervention.generated_effects(*shared, *answered)
+    return intervention.forced_effects(*shared).merge(said, on=effects.KEYS)
 
 
 def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch):
-    run = open_smoke()
-    samples = run.samples("math", [example.id for example in run.examples("math", "validation")])
-    whole = obvious(run, samples)
+    whole = obvious(open_smoke())
     for rows in (1, 9):
-        run = open_smoke(**memory_for(run, rows))
+        run = open_smoke(**memory_for(open_smoke(), rows))
         shutil.rmtree(run.root, ignore_errors=True)
         found = effects.measure(run, "math", "validation", FEATURES)
         exact = ["layer", "feature", "sample_id", "output_amplified", "output_original", "score_amplified"]
         assert found[exact].equals(whole[exact])
-        assert found["loglik_amplified"].to_numpy() == pytest.approx(
-            whole["loglik_amplified"].to_numpy(), rel=1e-4
-        )
+        told, expected = (table["loglik_amplified"].to_numpy() for table in (found, whole))
+        assert told == pytest.approx(expected, rel=1e-4)
     monkeypatch.setattr(generation, "decode", None)  # what is stored is not generated again
     assert effects.measure(run, "math", "validation", FEATURES).equals(found)
 
@@ -89,7 +87,7 @@ def test_the_filter_ranks_all_and_the_best_by_loglik_generate_and_are_held_again
     assert ranked["delta_loglik"].is_monotonic_decreasing
     assert ranked["delta"].notna().tolist() == [True] * 2 + [False] * 4
     assert ranked["contrast"].notna().tolist() == [True] * 3 + [False] * 3
-    best, own = ranked.iloc[0], run.samples("math", [e.id for e in run.examples("math", "validation")])
+    best, own = ranked.iloc[0], validation(run)
     feature = Feature.parse(best["name"])
     swapped = [other.tokens[len(other.prompt) :] for other in [*own[1:], own[0]]]
     foreign = intervention.forced_effects(run.lm, Steering(run.saes, [feature]), [feature], own, targets=swapped)
@@ -110,9 +108,8 @@ def test_placebos_are_random_directions_of_candidates_and_features_that_were_not
     rare = table[~table["candidate"]].set_index(["layer", "feature"])["frequency"]
     chosen = {(feature.layer, feature.index) for feature in kinds["not recalled"]}
     assert len(chosen) == 4 and chosen <= set(rare.index)
-    own = run.samples("math", [example.id for example in run.examples("math", "validation")])
     steering = Steering(run.saes, features, random=run.preset.seed)
-    told = intervention.forced_effects(run.lm, steering, features, own)
+    told = intervention.forced_effects(run.lm, steering, features, validation(run))
     told["change"] = told["loglik_amplified"] - told["loglik_original"]
     expected = told.groupby(["layer", "feature"])["change"].mean()
     placebo = found[found["kind"] == "random direction"].set_index(["layer", "feature"])["effect"]
@@ -128,15 +125,29 @@ def test_doses_go_from_switching_the_feature_off_to_clamping_it(open_smoke):
     plain = effects.measure(run, "math", "validation", [feature])
     once = found[(found["scale"] == 1) & ~found["clamped"]].reset_index(drop=True)
     assert once["output_amplified"].equals(plain["output_amplified"])
-    off = found[found["scale"] == -1].groupby("clamped")  # added -1 and clamped to nothing are the same
-    assert off.get_group(True)["output_amplified"].tolist() == off.get_group(False)["output_amplified"].tolist()
     h = activations.critical_residuals(run.lm, run.prompts("math", "validation"), [feature.layer])[feature.layer]
     known = FeatureSet(run.saes[feature.layer], [feature.index])
     share = known.encode(h)[:, 0] * known.directions[0].norm() / h.norm(dim=-1)
     assert once["influence"].to_numpy() == pytest.approx(share.numpy(), rel=1e-4)
     level = table.set_index(["layer", "feature"]).loc[(feature.layer, feature.index), "mean_activation"]
-    held = Steering(run.saes, [feature], 1.0, clamp={feature: level})
-    own = run.samples("math", [example.id for example in run.examples("math", "validation")])
-    clamped = found[(found["scale"] == 1) & found["clamped"]]["loglik_amplified"].to_numpy()
-    told = intervention.forced_effects(run.lm, held, [feature], own)["loglik_amplified"].to_numpy()
-    assert clamped == pytest.approx(told, abs=1e-6)
+    new, stops = run.config("math").max_new_tokens, run.task("math").stops
+    for scale in (-1, 1):  # -1 is measured added alone, and must be what clamping gives
+        shared = run.lm, Steering(run.saes, [feature], scale, clamp={feature: level}), [feature], validation(run)
+        clamped = found[(found["scale"] == scale) & found["clamped"]]
+        told = intervention.forced_effects(*shared)["loglik_amplified"].to_numpy()
+        assert clamped["loglik_amplified"].to_numpy() == pytest.approx(told, abs=1e-6)
+        said = intervention.generated_effects(*shared, run.score("math"), new, stops)["output_amplified"]
+        assert clamped["output_amplified"].tolist() == said.tolist()
+
+
+def test_prompts_are_read_once_for_all_kinds_of_effects_and_let_go_with_their_model(open_smoke, monkeypatch):
+    run, read, read_prefix = open_smoke(), [], generation.read_prefix
+    monkeypatch.setattr(generation, "read_prefix", lambda *args: read.append(args[1]) or read_prefix(*args))
+    features = recall.candidates(recall.measure(run, "math"))[:3]
+    effects.causal_filter(run, "math", features, contrasts=2)
+    effects.placebos(run, "math", features)
+    effects.doses(run, "math", features[0])
+    assert read == [[sample.prompt for sample in validation(run)]]
+    model = weakref.ref(run.lm.model)
+    run.unload()
+    assert model() is None

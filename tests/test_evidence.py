@@ -5,7 +5,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from igds_utils.identification import evidence
 
@@ -48,12 +47,29 @@ def test_exact_permutation_of_two_candidates_on_two_samples():
     assert evidence.differ(np.array([[1.0, 1.0], [0.0, 0.0]]), 4000, 0) == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_best_of_many_must_stand_out_further_from_placebos():
-    found = evidence.beyond_placebos(3.0, [-1.0, 0.0, 1.0, 4.0], 1)
-    t = 2 / (np.std([-1, 0, 1, 4], ddof=1) * np.sqrt(1.25))
-    assert (found["n"], found["larger"]) == (4, 1) and found["p"] == pytest.approx(stats.t.sf(t, 3))
-    assert evidence.beyond_placebos(3.0, [-1.0, 0.0, 1.0, 4.0], 5)["p"] == pytest.approx(1 - stats.t.cdf(t, 3) ** 5)
-    assert evidence.beyond_placebos(3.0, [1.0, 2.0], 5)["p"] is None
+@pytest.mark.parametrize(
+    ("placebos", "candidates", "larger", "p", "p_best"),
+    [
+        ([-1.0, 0.0, 1.0, 4.0], 1, 1, 2 / 5, 2 / 5),  # of one candidate both are the same
+        ([3.0, 0.0], 1, 1, 2 / 3, 2 / 3),  # as large counts
+        ([0.0] * 12, 36, 0, 1 / 13, 36 / 48),  # the smallest p that 12 placebos allow
+        ([4.0, 0.0, 0.0], 2, 1, 2 / 4, 1 - 3 / 10),  # 3 of 10 pairs of the 5 are placebos alone
+        ([], 5, 0, 1.0, 1.0),
+    ],
+)
+def test_the_place_among_placebos_gives_a_rank_p_and_one_that_allows_for_the_choice(
+    placebos, candidates, larger, p, p_best
+):
+    found = evidence.beyond_placebos(3.0, placebos, candidates)
+    assert (found["n"], found["larger"]) == (len(placebos), larger)
+    assert (found["p"], found["p_best"]) == pytest.approx((p, p_best))
+
+
+def test_the_p_that_allows_for_the_choice_is_seldom_small_where_candidates_are_placebos():
+    x = np.random.default_rng(0).normal(size=(400, 44))  # two candidates that are placebos like the other 42
+    found = [evidence.beyond_placebos(max(row[:2]), row[2:], 2) for row in x]
+    assert np.mean([one["p_best"] <= 0.05 for one in found]) <= 0.07
+    assert np.mean([one["p"] <= 0.05 for one in found]) > 0.07
 
 
 def test_what_stands_beside_the_chosen_feature_goes_by_what_it_was_ranked_by():

@@ -9,17 +9,13 @@ from igds_utils.identification import intervention
 
 
 def effects(rows):
-    columns = [
-        "layer",
-        "feature",
-        "sample_id",
-        "score_original",
-        "score_amplified",
-        "loglik_original",
-        "loglik_amplified",
-    ]
-    table = pd.DataFrame(rows, columns=columns)
+    sides = [f"{name}_{side}" for name in ("score", "loglik") for side in ("original", "amplified")]
+    table = pd.DataFrame(rows, columns=["layer", "feature", "sample_id", *sides])
     return table.assign(output_original="a", output_amplified="b")
+
+
+def recalled(table, frequency=1.0):
+    return table[["layer", "feature"]].assign(frequency=frequency, mean_activation=1.0)
 
 
 TWO = effects([
@@ -43,8 +39,7 @@ def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
     deltas = pd.DataFrame(
         [(4, 2, 0.3, 0.0), (1, 7, 0.3, 0.3), (1, 3, 0.1 + 0.2, 0.0), (9, 9, 0.4, -5.0)], columns=names
     ).assign(n=20)
-    recalled = deltas[["layer", "feature"]].assign(frequency=[0.9, 0.8, 0.9, 0.8], mean_activation=1.0)
-    ranked = intervention.rank_features(deltas, recalled)
+    ranked = intervention.rank_features(deltas, recalled(deltas, [0.9, 0.8, 0.9, 0.8]))
     assert ranked["name"].tolist() == ["l9_p9", "l1_p7", "l1_p3", "l4_p2"]
     assert intervention.selected_features(ranked, 2) == [Feature(9, 9), Feature(1, 7)]
 
@@ -68,8 +63,7 @@ def test_a_feature_is_established_where_its_confirmation_interval_lies_above_zer
     changes = enumerate(zip(score, loglik, strict=True))
     fresh = effects([(5, 9, f"s{i}", 0.25, 0.25 + a, -2.0, -2.0 + b) for i, (a, b) in changes])
     again = intervention.causal_effects(fresh, 0.95, 500, 0)
-    table = again[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
-    ranked = intervention.rank_features(again, table)
+    ranked = intervention.rank_features(again, recalled(again))
     for quantity, expected in (("score", by_score), ("loglik", by_loglik)):
         found = intervention.task_features(ranked, again, k=1, quantity=quantity)
         assert found["established"] == found["features"][0]["established"] == expected
@@ -80,9 +74,7 @@ def test_all_chosen_features_must_be_established():
     sure = effects([(3, 1, f"s{i}", 0.25, 0.25 + change, -2.0, -2.0) for i, change in enumerate(GAINS)])
     unsure = sure.assign(layer=5, score_amplified=0.25 + np.array([0.1, -0.1, 0.0, 0.1]))
     deltas = intervention.causal_effects(pd.concat([sure, unsure]), 0.95, 500, 0)
-    ranked = intervention.rank_features(
-        deltas, deltas[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
-    )
+    ranked = intervention.rank_features(deltas, recalled(deltas))
     for k, expected in ((1, True), (2, False)):
         chosen = deltas[deltas["layer"].isin(ranked["layer"].head(k))]
         found = intervention.task_features(ranked, chosen, k)
@@ -93,9 +85,8 @@ def test_all_chosen_features_must_be_established():
 def test_the_ranking_follows_the_quantity_that_is_asked_for_and_what_did_not_generate_comes_last_by_score():
     rows = [(1, 0, 0.1, 0.5), (1, 1, 0.2, 0.1), (1, 2, float("nan"), 0.9), (1, 3, float("nan"), 0.0)]
     effects = pd.DataFrame(rows, columns=["layer", "feature", "delta", "delta_loglik"])
-    recalled = effects[["layer", "feature"]].assign(frequency=1.0, mean_activation=1.0)
-    assert list(intervention.rank_features(effects, recalled)["feature"]) == [1, 0, 2, 3]
-    assert list(intervention.rank_features(effects, recalled, "loglik")["feature"]) == [2, 0, 1, 3]
+    for by, order in (("score", [1, 0, 2, 3]), ("loglik", [2, 0, 1, 3])):
+        assert intervention.rank_features(effects, recalled(effects), by)["feature"].tolist() == order
 
 
 def test_the_contrast_is_the_change_of_the_own_target_minus_that_of_another_samples():

@@ -23,11 +23,7 @@ class Identity:
 
 
 class Saes(dict):
-    device = "cpu"
-    layers = [3, 8]
-
-    def drop(self):
-        """Nothing to let go of."""
+    device, layers, drop = "cpu", property(list), lambda self: None
 
 
 SAES = Saes({3: Identity(), 8: Identity()})
@@ -43,16 +39,8 @@ def test_frequencies_and_activations_by_hand():
     assert table["frequency"].to_dict() == {(3, 0): 1.0, (3, 2): 0.25, (8, 0): 0.75, (8, 1): 1.0, (8, 2): 0.5}
     assert table.loc[(3, 0), "mean_activation"] == pytest.approx(2.0)
     assert table.loc[(3, 0), "max_activation"] == pytest.approx(3.0)
-    assert table.loc[(8, 0), "mean_activation"] == pytest.approx(
-        0.375
-    )  # over all of D_prior, not where it fires
-    assert table["candidate"].to_dict() == {
-        (3, 0): True,
-        (3, 2): False,
-        (8, 0): True,
-        (8, 1): True,
-        (8, 2): False,
-    }
+    assert table.loc[(8, 0), "mean_activation"] == pytest.approx(0.375)  # over all of D_prior, not where it fires
+    assert table.index[table["candidate"]].tolist() == [(3, 0), (8, 0), (8, 1)]
 
 
 def test_how_the_saes_fit_the_model_is_told_by_layer():
@@ -62,32 +50,21 @@ def test_how_the_saes_fit_the_model_is_told_by_layer():
     fit, departs = recall.sae_fit(table, saes)
     assert fit["L0"].to_dict() == {3: 1.25, 8: 2.25} and fit["L0 of the release"].to_dict()[8] == 3.0
     h = RESIDUAL[8]
-    assert fit["FVU"][8] == pytest.approx(
-        float((0.1 * h).square().sum() / (h - h.mean(0)).square().sum()), rel=1e-5
-    )
+    assert fit["FVU"][8] == pytest.approx(((0.1 * h).square().sum() / (h - h.mean(0)).square().sum()).item(), rel=1e-5)
     assert departs == "" and fit["carries over"].all()
-    for layer, wrong in ((8, table[table["layer"] == 3]), (3, table.assign(fvu=[2.5] * 2 + [0.1] * 3))):
-        assert (
-            f"the SAEs of layers {layer} do not fit" in recall.sae_fit(wrong, saes)[1]
-        )  # a silent one; a bad one
-        assert fit_of(wrong, saes) == {layer: False, 11 - layer: True}
-    stated[8] = 50.0
-    assert "the SAEs of layers 8 do not fit" in recall.sae_fit(table, saes)[1]
-
-
-def fit_of(table, saes):
-    return recall.sae_fit(table, saes)[0]["carries over"].to_dict()
+    silent, bad = table[table["layer"] == 3], table.assign(fvu=[2.5] * 2 + [0.1] * 3)
+    for layer, wrong, of_release in ((8, silent, 3.0), (3, bad, 3.0), (8, table, 50.0)):
+        stated[8] = of_release
+        fit, departs = recall.sae_fit(wrong, saes)
+        assert f"the SAEs of layers {layer} do not fit" in departs
+        assert fit["carries over"].to_dict() == {layer: False, 11 - layer: True}
 
 
 def test_a_frequency_of_exactly_tau_counts_whatever_the_rounding():
     n = 96
     for k in range(1, n + 1):
-        h = torch.zeros(n, 2)
-        h[:k, 0] = 1.0
-        h[: k - 1, 1] = 1.0
-        one = Saes({3: Identity()})
-        one.layers = [3]
-        table = recall.frequency_recall({3: h}, one, tau=k / n).set_index("feature")
+        h = (torch.arange(n)[:, None] < torch.tensor([k, k - 1])).float()
+        table = recall.frequency_recall({3: h}, Saes({3: Identity()}), tau=k / n).set_index("feature")
         assert table.loc[0, "candidate"]
         assert 1 not in table.index or not table.loc[1, "candidate"]
 
@@ -106,9 +83,8 @@ def test_summary_counts_in_basis_points():
 
 def test_random_features_are_distinct_and_drawn_from_every_layer():
     facts = {"layers": [3, 9], "n_features_total": 40}
-    assert {f.name for f in recall.random_features(facts, 50, 0)} == {
-        f"l{layer}_p{index}" for layer in (3, 9) for index in range(20)
-    }
+    every = {Feature(layer, index) for layer in (3, 9) for index in range(20)}
+    assert set(recall.random_features(facts, 50, 0)) == every
     some, again, other = (recall.random_features(facts, 8, seed) for seed in (0, 0, 1))
     assert some == again != other and len(set(some)) == 8
 

@@ -6,8 +6,6 @@ some prompts yes and no are almost equally frequent, and the reference is a coin
 follows from counts by arithmetic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -19,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 
 from igds_utils import tiny
 from igds_utils.engine.activations import critical_residuals
-from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample, encode_pairs
@@ -112,15 +109,17 @@ def build(architecture: str = "llama", planted: bool = True, seed: int = 0) -> P
     }  # fmt: skip
     roles = dict(zip(written, places, strict=False))
     turning = places[len(roles) : CANDIDATES + 1]
-    for role, (layer, i) in zip(roles, ((f.layer, f.index) for f in roles.values()), strict=True):
-        saes[layer].W_enc[:, i], saes[layer].W_dec[i] = written[role]
-        saes[layer].b_enc[i], saes[layer].threshold[i] = 0.0, 0.5
-    for number, (layer, i) in enumerate((f.layer, f.index) for f in turning):
+    for role, feature in roles.items():
+        sae, i = saes[feature.layer], feature.index
+        sae.W_enc[:, i], sae.W_dec[i] = written[role]
+        sae.b_enc[i], sae.threshold[i] = 0.0, 0.5
+    for number, feature in enumerate(turning):
         # Two standard deviations up it fires on 98 % of prompts. So scaled it turns ambiguous ones round, every second
         # feature towards yes, and none of the others.
-        saes[layer].b_enc[i] = (saes[layer].b_enc[i] + 2) / 2**0.5
-        saes[layer].W_enc[:, i] /= 2**0.5
-        saes[layer].W_dec[i] = (yes - no) * (-1) ** number / 2**0.5
+        sae, i = saes[feature.layer], feature.index
+        sae.b_enc[i] = (sae.b_enc[i] + 2) / 2**0.5
+        sae.W_enc[:, i] /= 2**0.5
+        sae.W_dec[i] = (yes - no) * (-1) ** number / 2**0.5
     return Planted(lm, saes, roles, [feature for role, feature in roles.items() if role != "hint"] + turning)
 
 
@@ -186,12 +185,13 @@ def effects(model: Planted, features: Sequence[Feature], examples: Sequence[Exam
     """Generated and forced effects of features on examples; the score is exact match. steering: as for `Steering`."""
     read = encode_pairs(model.lm.tokenizer, [prompt(e) for e in examples], [f" {e.target}" for e in examples])
     samples = [Sample(e.id, ids[:n], ids, e) for e, (ids, n) in zip(examples, read, strict=True)]
-    exact = lambda outputs, asked: [float(o == e.target) for o, e in zip(outputs, asked, strict=True)]  # noqa: E731
-    steered, parts = Steering(model.saes, features, **steering), []
-    for part in even_chunks(samples, 64):
-        generated = intervention.generated_effects(model.lm, steered, features, part, exact, max_new_tokens=2)
-        parts.append(generated.merge(intervention.forced_effects(model.lm, steered, features, part)))
-    return pd.concat(parts)
+
+    def exact(outputs: Sequence[str], asked: Sequence[Example]) -> list[float]:
+        return [float(output == example.target) for output, example in zip(outputs, asked, strict=True)]
+
+    shared = model.lm, Steering(model.saes, features, **steering), features, samples
+    generated = intervention.generated_effects(*shared, exact, max_new_tokens=2)
+    return generated.merge(intervention.forced_effects(*shared))
 
 
 def tossed(table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int) -> list[pd.DataFrame]:
@@ -211,8 +211,7 @@ def tossed(table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int) 
 
 def choose(effects: pd.DataFrame, recalled: pd.DataFrame) -> Feature:
     """The first of `intervention.rank_features`, without any interval."""
-    sides = {name: (f"{of}_amplified", f"{of}_original") for of, name in intervention.QUANTITIES.items()}
-    changes = {name: effects[with_it] - effects[without] for name, (with_it, without) in sides.items()}
-    means = effects.assign(**changes).groupby(["layer", "feature"], as_index=False)[[*sides]].mean()
+    changes = {name: intervention.change(effects, of) for of, name in intervention.QUANTITIES.items()}
+    means = effects.assign(**changes).groupby(["layer", "feature"], as_index=False)[[*changes]].mean()
     return intervention.selected_features(intervention.rank_features(means, recalled), 1)[0]
 

@@ -1,10 +1,7 @@
 """What a task feature stands for: the words that it brings out, the tokens that it points at, and where it lies."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,10 +9,6 @@ import regex
 
 from igds_utils.data.metrics import UNSPACED
 from igds_utils.engine.features import Feature
-
-if TYPE_CHECKING:
-    from igds_utils.engine.lm import LM
-    from igds_utils.engine.sae import Saes
 
 LETTERS = rf"[[\p{{L}}\p{{M}}]--[{UNSPACED}]]+"
 WORD = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|{LETTERS}(?:['’]{LETTERS})*")
@@ -48,15 +41,13 @@ def lexical_shift(
     if p < `level` and z > 0. Columns: word, original, amplified (counts), log_odds, z, p, rises; those that rise come
     first, then the highest z, then alphabetical order.
     """
-    counted = [[Counter(words(text)) for text in texts] for texts in (original, amplified)]
-    known = sorted(set().union(*counted[0], *counted[1]))
-    y0, y1 = (np.array([[c[word] for word in known] for c in side], dtype=float) for side in counted)
-    counts = {"original": y0.sum(0).astype(int), "amplified": y1.sum(0).astype(int)}  # y0, y1: (pairs, words)
-    table = pd.DataFrame({"word": known, **counts})
-    share = (y0 + y1).sum(0) / max((y0 + y1).sum(), 1)
-    alpha = prior * share
-    table["log_odds"] = _log_odds(y1.sum(0), alpha) - _log_odds(y0.sum(0), alpha)
-    table["z"] = table["log_odds"] / np.sqrt(1 / (y1.sum(0) + alpha) + 1 / (y0.sum(0) + alpha))
+    counted = pd.DataFrame([Counter(words(text)) for text in [*original, *amplified]]).fillna(0.0).sort_index(axis=1)
+    y0, y1 = np.split(counted.to_numpy(float), [len(original)])  # (pairs, words)
+    n0, n1 = y0.sum(0), y1.sum(0)
+    table = pd.DataFrame({"word": counted.columns, "original": n0.astype(int), "amplified": n1.astype(int)})
+    alpha = prior * (n0 + n1) / max((n0 + n1).sum(), 1)
+    table["log_odds"] = _log_odds(n1, alpha) - _log_odds(n0, alpha)
+    table["z"] = table["log_odds"] / np.sqrt(1 / (n1 + alpha) + 1 / (n0 + alpha))
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(swaps, len(y0)))
     rates = [y / y.sum(axis=1, keepdims=True).clip(1) for y in (y0, y1)]
     table["p"] = np.maximum(_p_of_rise(rates[1] - rates[0], signs), _p_of_rise(y1 - y0, signs))
@@ -77,10 +68,11 @@ def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.log(smoothed) - np.log(rest)
 
 
-def logit_lens(lm: LM, saes: Saes, feature: Feature, most: int = 8) -> pd.DataFrame:
+def logit_lens(lm, saes, feature: Feature, most: int = 8) -> pd.DataFrame:
     """Tokens whose logits the feature's direction d_i raises most, read through the final norm and the LM head.
 
-    Columns: token, logit (of the direction alone, scaled by the norm: only the order and the gaps mean something).
+    lm, saes: of a `Run`. Columns: token, logit (of the direction alone, scaled by the norm: only the order and the gaps
+    mean something).
     """
     import torch
 

@@ -7,8 +7,6 @@ afterwards comes from the stored effects alone.
     found = {source: stability.identify(run, "math", source) for source in run.config("math").stability.sources}
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from scipy.stats import hypergeom
 
 from igds_utils.config.settings import Sizes
 from igds_utils.core.experiment import Run
-from igds_utils.engine.features import Feature, features_of
+from igds_utils.engine.features import features_of
 
 
 class SourceRun(Run):
@@ -32,14 +30,19 @@ class SourceRun(Run):
     def __init__(self, parent: Run, task: str, source: str):
         config, chosen = parent.config(task), parent.config(task).stability
         sizes = Sizes(prior=chosen.prior, validation=chosen.validation, confirmation=0, pool=0, test=0)
-        changed = config.model_copy(update={"data": config.data | chosen.sources[source], "sizes": sizes})
-        tasks = parent.preset.tasks | {task: changed}
+        changes = {"data": config.data | chosen.sources[source], "sizes": sizes}
+        changes["max_new_tokens"] = chosen.max_new_tokens
+        tasks = parent.preset.tasks | {task: config.model_copy(update=changes)}
         super().__init__(parent.preset.model_copy(update={"tasks": tasks}), parent.root, parent.part)
         self.parent, self._models = parent, parent._models
+        self._folders = {task: f"{task}/stability/{source}"}
 
     tokenizer = property(lambda self: self.parent.tokenizer)
     saes = property(lambda self: self.parent.saes)
     sae_version = property(lambda self: self.parent.sae_version)
+
+    def folder(self, task: str) -> str:
+        return self._folders.get(task, task)
 
 
 class Source(NamedTuple):
@@ -53,8 +56,7 @@ class Source(NamedTuple):
 
 def source_run(run: Run, task: str, source: str) -> Run:
     """The run that a source's samples come from: `run` itself where the source changes nothing."""
-    searched = source in run.config(task).stability.searched
-    return SourceRun(run, task, source) if searched else run
+    return SourceRun(run, task, source) if source in run.config(task).stability.searched else run
 
 
 def identify(run: Run, task: str, source: str) -> Source:
@@ -63,21 +65,14 @@ def identify(run: Run, task: str, source: str) -> Source:
     Those of the task's own identification are stored with the task, in its own sizes; nothing is made where notebooks
     01 and 02 made them.
     """
-    from igds_utils.identification import recall
-    from igds_utils.identification.effects import causal_filter
+    from igds_utils.identification import effects, recall
 
-    own, tau = source_run(run, task, source), run.preset.recall.tau
-    folder, chosen = (
-        ("", run.config(task)) if own is run else (f"{task}/stability/{source}", run.config(task).stability)
-    )
-    recalled = recall.measure(own, task, folder)
-    features = recall.candidates(recalled)
-    if not features:
-        raise ValueError(
-            f"{task}, source {source}: no feature fires on {tau:.0%} of the prompts; lower recall.tau"
-        )
-    found = causal_filter(own, task, features, folder, chosen.max_new_tokens)
-    return Source(recalled, *found, run.preset.intervention.rank_by)
+    own, settings = source_run(run, task, source), run.preset
+    recalled = recall.measure(own, task)
+    if not (features := recall.candidates(recalled)):
+        share = f"{settings.recall.tau:.0%} of the prompts"
+        raise ValueError(f"{task}, source {source}: no feature fires on {share}; lower recall.tau")
+    return Source(recalled, *effects.causal_filter(own, task, features), settings.intervention.rank_by)
 
 
 # ---- how far sources agree -------------------------------------------------------------------------------
@@ -150,15 +145,22 @@ def bootstrap_tops(
 ) -> np.ndarray:
     """The top feature of each of `resamples` bootstrap samples of the validation samples: names, (resamples,).
 
-    by: what the features are ranked by, "score" or "loglik".
+    by: what the features are ranked by, "score" or "loglik"; ties are broken as in `rank_features`.
     """
-    matrix = effect_matrix(effects, recalled)
-    n = matrix.delta.shape[1]
+    keys, lowest = ["layer", "feature"], np.finfo(float).min
+    tested = effects[keys].drop_duplicates().merge(recalled[[*keys, "frequency"]], on=keys)
+    tested = tested.sort_values(["frequency", *keys], ascending=[False, True, True])
+    order = pd.MultiIndex.from_frame(tested[keys])
+    n, means = effects["sample_id"].nunique(), []
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # (B, n)
-    # a feature of which the score was not measured comes last by it
-    lowest = np.finfo(float).min
-    means = [np.nan_to_num(counts @ x.T / n, nan=lowest) for x in (matrix.delta, matrix.loglik)]
-    return np.array(matrix.names)[winners(*(means if by == "score" else means[::-1]))]
+    for quantity in sorted(["score", "loglik"], key=lambda name: name != by):
+        changes = effects.assign(change=effects[f"{quantity}_amplified"] - effects[f"{quantity}_original"])
+        wide = changes.pivot(index=keys, columns="sample_id", values="change").loc[order]
+        # a feature of which the score was not measured comes last by it
+        means.append(np.nan_to_num(counts @ wide.to_numpy(float).T / n, nan=lowest))  # (B, C)
+    best = means[0] >= means[0].max(axis=1, keepdims=True) - 1e-12
+    winners = np.where(best, means[1], -np.inf).argmax(axis=1)
+    return np.array([feature.name for feature in features_of(tested)])[winners]
 
 
 def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
@@ -168,23 +170,17 @@ def top1_agreement(sources: dict[str, Source], resamples: int = 2000, seed: int 
     frequent other one, or None) and rival_share; then one of source "all": agree (share of draws, independent
     for each source, in which all sources have the same top feature). Candidates are held fixed.
     """
-    tops = {
-        name: bootstrap_tops(source.effects, source.recalled, resamples, seed + number, source.ranked_by)
-        for number, (name, source) in enumerate(sources.items())
-    }
-    records = []
-    for name, drawn in tops.items():
-        best = sources[name].ranked["name"].iloc[0]
-        others = pd.Series(drawn[drawn != best]).value_counts()
+    tops, records = [], []
+    for number, (name, source) in enumerate(sources.items()):
+        found = bootstrap_tops(source.effects, source.recalled, resamples, seed + number, source.ranked_by)
+        tops.append(found)
+        best, drawn = source.ranked["name"].iloc[0], pd.Series(found)
+        others = drawn[drawn != best].value_counts()
         rival, times = (None, 0) if others.empty else (str(others.index[0]), int(others.iloc[0]))
         kept, rivals = float((drawn == best).mean()), {"rival": rival, "rival_share": times / resamples}
         records.append({"source": name, "top": best, "kept": kept, **rivals})
-    stacked = np.stack(list(tops.values()))  # (sources, B)
-    records.append({"source": "all", "agree": float((stacked == stacked[0]).all(axis=0).mean())})
-    return records
-
-
-# ---- fewer layers ----------------------------------------------------------------------------------------
+    agree = (np.stack(tops) == tops[0]).all(axis=0)  # (B,)
+    return [*records, {"source": "all", "agree": float(agree.mean())}]
 
 
 def on_layers(ranked: pd.DataFrame, layers: Collection[int]) -> pd.DataFrame:
@@ -194,37 +190,3 @@ def on_layers(ranked: pd.DataFrame, layers: Collection[int]) -> pd.DataFrame:
     delta by luck alone, so compare effects on samples that did not choose it.
     """
     return ranked[ranked["layer"].isin(layers)].reset_index(drop=True)
-
-
-# ---- stored effects as matrices --------------------------------------------------------------------------
-
-
-class EffectMatrix(NamedTuple):
-    """Per-sample changes of C features on n samples, features in the order in which ties are broken last."""
-
-    names: list[str]
-    delta: np.ndarray  # change of the score, (C, n)
-    loglik: np.ndarray  # change of the target's log-likelihood, (C, n)
-
-
-def effect_matrix(effects: pd.DataFrame, recalled: pd.DataFrame) -> EffectMatrix:
-    """Stored effects with one row a feature: frequency falling, then (layer, index), as in `rank_features`."""
-    changes = effects.assign(
-        delta=effects["score_amplified"] - effects["score_original"],
-        change=effects["loglik_amplified"] - effects["loglik_original"],
-    )
-    keys = ["layer", "feature"]
-    frequency = recalled.set_index(keys)["frequency"]
-    order = sorted(set(zip(effects["layer"], effects["feature"], strict=True)))
-    order.sort(key=lambda key: -frequency[key])  # stable: equal frequencies stay in the order (layer, index)
-    wide = [changes.pivot(index=keys, columns="sample_id", values=v).loc[order] for v in ("delta", "change")]
-    return EffectMatrix(
-        [Feature(int(layer), int(index)).name for layer, index in order],
-        *(table.to_numpy(float) for table in wide),
-    )
-
-
-def winners(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Index of the best feature of each row of mean effects (B, C): by the first, then the second, then position."""
-    best = first >= first.max(axis=1, keepdims=True) - 1e-12
-    return np.where(best, second, -np.inf).argmax(axis=1)

@@ -80,6 +80,10 @@ class Run:
     def config(self, task: str) -> TaskConfig:
         return self.preset.tasks[task]
 
+    def folder(self, task: str) -> str:
+        """Where a task's products are, in the store."""
+        return task
+
     def task(self, task: str) -> Task:
         """The task of that name, under the metric that the preset asks for."""
         if task not in self._tasks:

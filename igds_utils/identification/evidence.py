@@ -4,13 +4,13 @@ Everything here follows from stored effects. `changes` makes the matrix from the
 """
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from igds_utils.data.stats import TOLERANCE
-from igds_utils.identification.intervention import QUANTITIES, causal_effects
+from igds_utils.identification.intervention import QUANTITIES, causal_effects, change
 
 ENDS = 0.9  # of the unsteered answers should end by themselves
 ROOM = (0.2, 0.8)  # between floor and ceiling: a share of right answers, unsteered
@@ -19,8 +19,8 @@ GRAM = 4  # words
 
 def changes(effects: pd.DataFrame, quantity: str) -> np.ndarray:
     """Change of a quantity ("score" or "loglik") of C features on n samples, of those measured on all: (C, n)."""
-    change = effects[f"{quantity}_amplified"] - effects[f"{quantity}_original"]
-    table = effects.assign(change=change).pivot(index=["layer", "feature"], columns="sample_id", values="change")
+    table = effects.assign(change=change(effects, quantity))
+    table = table.pivot(index=["layer", "feature"], columns="sample_id", values="change")
     return table.dropna().to_numpy()
 
 
@@ -48,41 +48,37 @@ def differ(x: np.ndarray, resamples: int = 2000, seed: int = 0) -> float:
     return float((1 + (drawn >= observed * (1 - 1e-9)).sum()) / (1 + resamples))
 
 
-def beyond_placebos(chosen: float, placebos: Sequence[float], candidates: int) -> dict[str, float | None]:
-    """How far the best of some candidates stands out among the effects of placebos: n, larger, p.
+def beyond_placebos(chosen: float, placebos: Sequence[float], candidates: int) -> dict[str, float | int]:
+    """The place of the best of some candidates among the effects of n placebos: n, larger, p, p_best.
 
-    larger: how many of the n placebos have at least the chosen effect. p: how often the largest of as many placebos as
-    there were candidates would reach it, 1 - F(t)^candidates, with Student's F of n - 1 degrees of freedom and
-    t = (chosen - mean) / (SD sqrt(1 + 1/n)); it takes effects of placebos to be normal. None with fewer than three.
+    larger: how many placebos have at least the chosen effect. p = (1 + larger) / (1 + n), the rank p value of one
+    effect among n; its smallest possible value is 1 / (1 + n), 1/13 for 12 placebos. It does not know that the chosen
+    one is the best of C: if candidates were placebos, the best of 36 would lead 12 placebos in 36 of 48 cases. p_best
+    does: how often no more placebos than that would lie above the best of C if candidates were placebos too,
+    1 - binom(n, larger + 1) / binom(n + C, larger + 1). With C = 1 both are the same.
     """
-    x = np.asarray(placebos, dtype=float)
-    found = {"n": int(x.size), "larger": int((x >= chosen).sum()), "p": None}
-    if x.size > 2 and x.std() > 0:
-        t = (chosen - x.mean()) / (x.std(ddof=1) * np.sqrt(1 + 1 / x.size))
-        found["p"] = float(-np.expm1(candidates * stats.t.logcdf(t, x.size - 1)))
-    return found
+    n, larger = len(placebos), int((np.asarray(placebos, dtype=float) >= chosen).sum())
+    p_best = 1 - comb(n, larger + 1) / comb(n + candidates, larger + 1)
+    return {"n": n, "larger": larger, "p": (1 + larger) / (1 + n), "p_best": p_best}
 
 
 def of_filter(
     rows: pd.DataFrame, summary: dict, placebos: pd.DataFrame, resamples: int = 2000, seed: int = 0
 ) -> dict:
-    """What stands beside the chosen feature in task_features.json: reliability, differ_p and placebos.
+    """What stands beside the chosen feature in task_features.json: tested, reliability, differ_p and placebos.
 
-    rows: effects of all candidates; summary: `intervention.task_features`; placebos: `effects.placebos`. The first two
-    are given for score and loglik; placebos by kind, with their effects, for what the candidates were ranked by. None:
-    cannot be told.
+    rows: effects of all candidates; summary: `intervention.task_features`; placebos: `effects.placebos`. The first
+    three are given for score and loglik; placebos by kind, with their effects, for what the candidates were ranked by.
+    None: cannot be told.
     """
-
-    def known(values: dict[str, float]) -> dict[str, float | None]:
-        return {name: None if np.isnan(value) else value for name, value in values.items()}
-
     measured = {quantity: changes(rows, quantity) for quantity in QUANTITIES if f"{quantity}_amplified" in rows}
+    facts = pd.DataFrame(
+        [(len(x), split_half(x), differ(x, resamples, seed)) for x in measured.values()],
+        index=list(measured), columns=["tested", "reliability", "differ_p"], dtype=object,
+    )  # fmt: skip
     best = summary["features"][0][QUANTITIES[summary["ranked_by"]]]
     tested = len(measured[summary["ranked_by"]])
-    return {
-        "tested": {quantity: len(x) for quantity, x in measured.items()},
-        "reliability": known({quantity: split_half(x) for quantity, x in measured.items()}),
-        "differ_p": known({quantity: differ(x, resamples, seed) for quantity, x in measured.items()}),
+    return facts.where(facts.notna(), None).to_dict() | {
         "placebos": {
             kind: beyond_placebos(best, of_kind, tested) | {"effects": of_kind.tolist()}
             for kind, of_kind in placebos.groupby("kind")["effect"]
@@ -123,14 +119,12 @@ def dose_response(rows: pd.DataFrame, confidence: float, resamples: int, seed: i
     Columns beside these: scale, clamped, influence (mean |h' - h| / |h| at p), tokens (mean of an answer), repetition
     (mean). Scale 0, not clamped, is the unsteered model.
     """
-    found = []
-    for (clamped, scale), dose in rows.groupby(["clamped", "scale"]):
-        row = causal_effects(dose, confidence, resamples, seed).iloc[0].to_dict()
-        row |= {"clamped": clamped, "scale": scale, "influence": dose["influence"].mean()}
-        row |= {"tokens": dose["tokens_amplified"].mean()}
-        found.append(row | {"repetition": dose["output_amplified"].map(repetition).mean()})
-    own = rows.drop_duplicates("sample_id")
-    zero = dict.fromkeys(["delta", "delta_loglik", "influence", "scale", "changed"], 0.0) | {"clamped": False}
-    zero |= {"tokens": own["tokens_original"].mean(), "n": len(own)}
-    found.append(zero | {"repetition": own["output_original"].map(repetition).mean()})
-    return pd.DataFrame(found).sort_values(["clamped", "scale"], ignore_index=True)
+    dose, own = ["clamped", "scale"], rows.drop_duplicates("sample_id")
+    rows = rows.assign(tokens=rows["tokens_amplified"], repetition=rows["output_amplified"].map(repetition))
+    text = rows.groupby(dose)[["influence", "tokens", "repetition"]].mean()
+    effects = {key: causal_effects(part, confidence, resamples, seed) for key, part in rows.groupby(dose)}
+    found = pd.concat(effects, names=dose).droplevel(-1).join(text).reset_index()
+    zero = dict.fromkeys(["delta", "delta_loglik", "influence", "scale", "changed"], 0.0)
+    zero |= {"clamped": False, "n": len(own), "tokens": own["tokens_original"].mean()}
+    zero["repetition"] = own["output_original"].map(repetition).mean()
+    return pd.concat([found, pd.DataFrame([zero])]).sort_values(dose, ignore_index=True)

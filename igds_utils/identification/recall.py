@@ -24,7 +24,6 @@ DECODED = 64  # first prompts that are reconstructed as well, to tell whether an
 FAR = 10.0  # times that L0 at p may be above or below what a release states of ordinary text
 WORST = 2.0  # FVU at p
 
-
 UNRELATED = (  # texts that pose no task, for prompts of the cue alone
     "The library opens at nine in the morning and closes at six.",
     "Rain fell on the hills all night, and the river rose slowly.",
@@ -39,22 +38,20 @@ UNRELATED = (  # texts that pose no task, for prompts of the cue alone
 )
 
 
-def measure(run: Run, task: str, folder: str = "") -> pd.DataFrame:
-    """`frequency_recall` of a task's prior set, stored as `recall.parquet`; folder: where, the task's own by default.
+def measure(run: Run, task: str) -> pd.DataFrame:
+    """`frequency_recall` of a task's prior set, stored as `recall.parquet`.
 
     With `recall.contrast` a candidate's frequency must exceed its mean over the prior sets of the run's other tasks by
     that much; the column `elsewhere` holds that mean. Raises `ConfigError` where there is no other task.
     """
-    contrast, path = run.preset.recall.contrast, f"{folder or task}/recall.parquet"
+    contrast, path = run.preset.recall.contrast, f"{run.folder(task)}/recall.parquet"
     if contrast is None:
         return _counted(run, task, path)
-    others = [other for other in run.tasks if other != task]
-    if not others:
+    paths = {of: f"{run.folder(of)}/recall_frequencies.parquet" for of in (task, *run.tasks)}
+    if len(paths) == 1:
         raise ConfigError("recall.contrast compares tasks, and this run has one: name two, or leave it out")
-    paths = {f"{folder or task}/recall_frequencies.parquet": task}
-    paths |= {f"{other}/recall_frequencies.parquet": other for other in others}
-    own, *rest = (_counted(run, of, where) for where, of in paths.items())
-    versions = {where: run.store.version(where) for where in paths}
+    own, *rest = (_counted(run, of, where) for of, where in paths.items())
+    versions = {where: run.store.version(where) for where in paths.values()}
     return run.make(path, lambda: contrasted(own, rest, contrast), contrast=contrast, frequencies=versions)
 
 
@@ -84,17 +81,17 @@ def overlap(recalled: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _counted(run: Run, task: str, path: str, prompts: Sequence[str] | None = None) -> pd.DataFrame:
     """`frequency_recall` of prompts, by default the task's prior set, stored at `path`."""
-    tau = run.preset.recall.tau
+    tau, layers = run.preset.recall.tau, run.saes.layers
     inputs = {"tau": tau, "decoded": DECODED, **run.inputs(task, *([] if prompts else ["prior"]))}
     if prompts:
         inputs["prompts"] = prompts
 
     def read(part: Sequence[str]) -> pd.DataFrame:
-        found = activations.critical_residuals(run.lm, part, run.saes.layers, run.preset.batch_tokens)
+        found = activations.critical_residuals(run.lm, part, layers, run.preset.batch_tokens)
         return pd.DataFrame({str(layer): list(h.numpy()) for layer, h in found.items()})
 
     def count(read: pd.DataFrame) -> pd.DataFrame:
-        residual = {layer: torch.from_numpy(np.stack(read[str(layer)])) for layer in run.saes.layers}
+        residual = {layer: torch.from_numpy(np.stack(read[str(layer)])) for layer in layers}
         return frequency_recall(residual, run.saes, tau)
 
     parts = list(even_chunks(prompts or run.prompts(task, "prior"), PROMPTS))
@@ -110,33 +107,22 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
     Columns: layer, feature, frequency, mean_activation (over all of D_prior), max_activation, candidate, and fvu, the
     layer's (`engine.sae.unexplained`) over the first DECODED prompts.
     """
-
-    n = len(next(iter(residual.values())))
-
-    def of_layer(layer: int) -> pd.DataFrame:
-        fires, total, peak = 0, 0.0, None
+    n, tables = len(next(iter(residual.values()))), []
+    for layer in tqdm(saes.layers, desc="recall", unit="layer", leave=False, delay=2):
+        sae, h = saes[layer], residual[layer]
+        fires, total, peak = 0, 0.0, torch.zeros(())
         with torch.inference_mode():
-            for h in residual[layer].split(ENCODED):
-                a = saes[layer].encode(h.to(saes.device))  # (prompts, M)
+            for part in h.split(ENCODED):
+                a = sae.encode(part.to(saes.device))  # (prompts, M)
                 fires, total = fires + (a > 0).sum(0), total + a.sum(0)
-                peak = a.max(0).values if peak is None else torch.maximum(peak, a.max(0).values)
-            frequency, mean = fires.float() / n, total / n
-            fvu = unexplained(saes[layer], residual[layer][:DECODED])
-        alive = frequency.nonzero().squeeze(-1)
-        return pd.DataFrame(
-            {
-                "layer": layer,
-                "feature": alive.cpu().numpy(),
-                "frequency": frequency[alive].double().cpu().numpy(),
-                "mean_activation": mean[alive].double().cpu().numpy(),
-                "max_activation": peak[alive].double().cpu().numpy(),
-                "fvu": fvu,
-            }
-        )
-
-    rows = [of_layer(layer) for layer in tqdm(saes.layers, desc="recall", unit="layer", leave=False, delay=2)]
+                peak = torch.maximum(peak.to(a), a.amax(0))
+            counts = {"frequency": fires.float() / n, "mean_activation": total / n, "max_activation": peak}
+            fvu = unexplained(sae, h[:DECODED])
+        alive = fires.nonzero().squeeze(-1)
+        known = {name: values[alive].double().cpu().numpy() for name, values in counts.items()}
+        tables.append(pd.DataFrame({"layer": layer, "feature": alive.cpu().numpy(), **known, "fvu": fvu}))
     saes.drop()  # up to 2 GB that what comes next can use
-    found = pd.concat(rows, ignore_index=True)
+    found = pd.concat(tables, ignore_index=True)
     found["candidate"] = fires_often(found["frequency"], n, tau)
     return found
 
@@ -189,10 +175,5 @@ def random_features(facts: dict, n: int, seed: int) -> list[Feature]:
 def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float) -> dict:
     """Counts for Table 1: candidates, and their share of all features in basis points."""
     n_candidates = int(recalled["candidate"].sum())
-    return {
-        "n_features_total": n_features,
-        "n_prior": n_prior,
-        "tau": tau,
-        "n_candidates": n_candidates,
-        "basis_points": 1e4 * n_candidates / n_features,
-    }
+    facts = {"n_features_total": n_features, "n_prior": n_prior, "tau": tau, "n_candidates": n_candidates}
+    return facts | {"basis_points": 1e4 * n_candidates / n_features}

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from igds_utils import display
-from igds_utils.analysis.distributions import winsorize
+from igds_utils.analysis.finished import winsorize
 from igds_utils.display import Metric
 from igds_utils.plots import style
 
@@ -63,7 +63,7 @@ def activation_distributions(
 ) -> Figure:  # fmt: skip
     """Figure 3: density per arm and training seed with its median, highest score on top; one panel per task.
 
-    `activations[task]` = `distributions.arm_activations`, `compared[task]` = `distributions.compare`, `features[task]`
+    `activations[task]` = `finished.arm_activations`, `compared[task]` = `finished.compare`, `features[task]`
     names the feature. Values are winsorized at the 1st and 99th percentile of each density; the dashed line is the
     median of the untrained model, the number beside an arm its score.
     """
@@ -123,7 +123,7 @@ def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metri
 def monitor(watched: pd.DataFrame, metric: Metric, feature: str, label: str) -> Figure:
     """Score with its interval, and median activation of `feature` with the band it is held against, over a series.
 
-    `watched` = `monitoring.watch`; `label` names the horizontal axis. Points that raised an alert are crossed.
+    `watched` = `finished.watch`; `label` names the horizontal axis. Points that raised an alert are crossed.
     """
     figure, axes = style.new_figure(style.PAGE * 0.75, 3.7, rows=2, sharex=True)
     (upper, lower), x = axes[:, 0], np.arange(len(watched))

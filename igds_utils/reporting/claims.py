@@ -233,8 +233,9 @@ def beats_placebos(stored: Stored) -> Finding:
     """As many placebos of each kind as there were candidates would reach its effect with p < 0.05."""
     if not (placebos := _features(stored)[0].get("evidence", {}).get("placebos")):
         return Finding()
-    numbers = "; ".join(f"{one['n']} placebos, {kind}: p {p_value(one['p'])}" for kind, one in placebos.items())
-    beaten = all(one["p"] is not None and one["p"] < LEVEL for one in placebos.values())
+    found = {f"{one['n']} placebos, {kind}": one.get("p_best", one["p"]) for kind, one in placebos.items()}
+    numbers = "; ".join(f"{kind}: p {p_value(p)}" for kind, p in found.items())
+    beaten = all(p is not None and p < LEVEL for p in found.values())
     return Finding(SUPPORTED if beaten else OPEN, numbers)
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from igds_utils import tasks
 from igds_utils.config.refs import Strict
-from igds_utils.config.settings import TaskConfig
+from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.data import hub
 from igds_utils.engine.batching import even_chunks, pad, token_batches
 from igds_utils.engine.features import LAYER_FOLDER
@@ -82,34 +82,30 @@ def documents(corpus: Corpus, configs: dict[str, TaskConfig], tokenizer, seed: i
     set, are left out. Whether a text is held out depends on its own first words alone, so that the same lead or
     question in another rendering falls on the same side.
     """
-    found = []
+
+    def add(source: str, text: str, ids: list[int], critical: int = corpus.context) -> None:
+        start = " ".join(normalize(text).split()[:8])
+        draw = int.from_bytes(hashlib.sha256(start.encode()).digest()[:4]) / 2**32
+        inside = critical if critical < corpus.context else None
+        found.append(Document(source, ids[: corpus.context], inside, held_out=draw < corpus.held_out))
+
+    found: list[Document] = []
     for source, renderings in corpus.mix.items():
         task = tasks.get("summarization" if source == ENGLISH else source)
-        config = configs[task.name]
-        none = dict.fromkeys(config.sizes.model_dump(), 0)
-        sizes = config.sizes.model_copy(update=none | {"test": corpus.reserved[task.name]})
-        config = config.model_copy(update={"sizes": sizes})
+        sizes = Sizes(prior=0, validation=0, confirmation=0, pool=0, test=corpus.reserved[task.name])
+        config = configs[task.name].model_copy(update={"sizes": sizes})
         if source == ENGLISH:
-            texts = task.english(config, seed)[: renderings["bare"]]
-            found += [_document(corpus, f"{source}/bare", text, encode(tokenizer, text)) for text in texts]
+            for text in task.english(config, seed)[: renderings["bare"]]:
+                add(f"{source}/bare", text, encode(tokenizer, text))
             continue
         examples = task.extra(config, seed, max(renderings.values()))
         for rendering, n in renderings.items():
             for example in examples[:n]:
                 prompt = identification_prompt(task, example, tokenizer, rendering)
                 ids, n_prompt = encode_pair(tokenizer, prompt, f" {example.target}")
-                found.append(_document(corpus, f"{source}/{rendering}", example.text, ids, n_prompt - 1))
+                add(f"{source}/{rendering}", example.text, ids, n_prompt - 1)
     Random(f"sae corpus/{seed}").shuffle(found)
     return found
-
-
-def _document(
-    corpus: Corpus, source: str, text: str, ids: list[int], critical: int | None = None
-) -> Document:
-    start = " ".join(normalize(text).split()[:8])
-    draw = int.from_bytes(hashlib.sha256(start.encode()).digest()[:4]) / 2**32
-    inside = critical if critical is not None and critical < corpus.context else None
-    return Document(source, ids[: corpus.context], inside, held_out=draw < corpus.held_out)
 
 
 def used_positions(texts: Sequence[Document], repeats: int) -> tuple[list[list[int]], int]:
@@ -120,15 +116,14 @@ def used_positions(texts: Sequence[Document], repeats: int) -> tuple[list[list[i
     an attention sink, is never used.
     """
     seen: Counter[int] = Counter()
-    used: list[list[int]] = []
-    for document in texts:
-        prefix, positions = hash(document.ids[0]), []
+    used: list[list[int]] = [[] for _ in texts]
+    for document, positions in zip(texts, used, strict=True):
+        prefix = hash(document.ids[0])
         for position, token in enumerate(document.ids[1:], start=1):
             prefix = hash((prefix, token))
             seen[prefix] += 1
             if seen[prefix] <= repeats:
                 positions.append(position)
-        used.append(positions)
     return used, len(seen)
 
 
@@ -149,12 +144,9 @@ class Captured:
 
         Attention sinks are left out.
         """
-        parts: dict[str, list[Tensor]] = {LAYER_FOLDER.format(layer): [], "document": [], "critical": []}
-        for shard in self.shards:
-            with safe_open(shard / "acts.safetensors", framework="pt") as file:
-                for key, tensors in parts.items():
-                    tensors.append(file.get_tensor(key))
-        acts, document, critical = map(torch.cat, parts.values())
+        files = [safe_open(shard / "acts.safetensors", framework="pt") for shard in self.shards]
+        names = (LAYER_FOLDER.format(layer), "document", "critical")
+        acts, document, critical = (torch.cat([file.get_tensor(name) for file in files]) for name in names)
         norms = torch.cat([torch.linalg.vector_norm(part.float(), dim=1) for part in acts.split(65536)])
         keep = norms <= self.sink_factor * norms.median()
         return acts[keep], document[keep], critical[keep]
@@ -196,11 +188,10 @@ def capture(
 
     def fill(new: Path, group: list[list[int]]) -> None:
         parts = [read(batch) for batch in group]
-        save_file(
-            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, new / "acts.safetensors"
-        )
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        save_file(joined, new / "acts.safetensors")
 
-    for folder, group in tqdm(list(zip(folders, groups, strict=True)), desc="capture", unit="shard"):
+    for folder, group in zip(tqdm(folders, desc="capture", unit="shard"), groups, strict=True):
         hub.whole(folder, lambda new, group=group: fill(new, group))
     return Captured(texts, folders, distinct, sink_factor)
 
@@ -225,12 +216,37 @@ def train(captured: Captured, layer: int, recipe: Recipe, model_name: str, root:
 
 
 def _train(acts: Tensor, layer: int, recipe: Recipe, model_name: str, folder: Path) -> None:
+    import sae_lens
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
+    class Trainer(SAETrainer):
+        """sae_lens's trainer, with a curve of every tenth step."""
+
+        def step(self, batch: Tensor):
+            output = super().step(batch)
+            if self.n_training_steps % 10 == 0:
+                fvu, dead = output.losses["mse_loss"].item() / variance, int(self.dead_neurons.sum())
+                loss = output.loss.item()
+                curve.append({"step": self.n_training_steps, "loss": loss, "fvu": fvu, "dead": dead})
+            return output
+
     torch.manual_seed(recipe.seed + layer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    width, steps = acts.shape[1], int(recipe.passes * len(acts)) // recipe.batch
+    width, steps, curve = acts.shape[1], int(recipe.passes * len(acts)) // recipe.batch, []
+    shared = {"d_in": width, "d_sae": recipe.features, "device": device}
+    shared |= {"normalize_activations": "expected_average_only_in"}
+    if recipe.architecture == "batchtopk":
+        sae = sae_lens.BatchTopKTrainingSAE(sae_lens.BatchTopKTrainingSAEConfig(**shared, k=recipe.k))
+    else:
+        config = sae_lens.JumpReLUTrainingSAEConfig(
+            **shared,
+            jumprelu_sparsity_loss_mode=L0_LOSS,
+            target_l0=recipe.k,
+            l0_coefficient=recipe.l0_coefficient,
+            l0_warm_up_steps=recipe.l0_warmup_steps,
+        )
+        sae = sae_lens.JumpReLUTrainingSAE(config)
     settings = SAETrainerConfig(
         total_training_samples=steps * recipe.batch,
         train_batch_size_samples=recipe.batch,
@@ -241,44 +257,19 @@ def _train(acts: Tensor, layer: int, recipe: Recipe, model_name: str, folder: Pa
         dead_feature_window=recipe.dead_after,
         device=device,
     )
-    sae = _new_sae(recipe, width, device)
-    trainer = SAETrainer(settings, sae, _minibatches(acts, recipe.batch, recipe.seed))
+    trainer = Trainer(settings, sae, _minibatches(acts, recipe.batch, recipe.seed))
     parts = acts.split(16384)
     mean = sum(part.double().sum(0) for part in parts) / len(acts)  # (width,)
     norms = torch.cat([torch.linalg.vector_norm(part.float(), dim=1).double() for part in parts])
+    # of all tokens, where sae_lens would estimate it from some; `fit` folds it into the weights
     trainer.activation_scaler.scaling_factor = scale = width**0.5 / norms.mean().item()
     variance = (norms.square().mean() - mean.square().sum()).item() * scale**2  # of the scaled inputs
     sae.b_dec.data = (mean.float() * scale).to(device)
-    curve = []
-    for step in (bar := tqdm(range(steps), desc=f"train layer {layer}", unit="step", mininterval=5)):
-        output = trainer.step(next(trainer.data_provider))  # as in `SAETrainer.fit`, which keeps no curve
-        trainer.n_training_steps += 1
-        if step % 10 == 0:
-            fvu, dead = output.losses["mse_loss"].item() / variance, int(trainer.dead_neurons.sum())
-            curve.append({"step": step, "loss": output.loss.item(), "fvu": fvu, "dead": dead})
-            bar.set_postfix(fvu=f"{fvu:.3f}", dead=dead)
-    sae.fold_activation_norm_scaling_factor(scale)
+    trainer.fit()
     sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name = model_name, f"blocks.{layer}.hook_resid_post"
     sae.cfg.device = "cpu"
     sae.save_inference_model(folder)
     (folder / "curve.json").write_text(json.dumps(curve), encoding="utf8")
-
-
-def _new_sae(recipe: Recipe, width: int, device: str):
-    import sae_lens
-
-    shared = {"d_in": width, "d_sae": recipe.features, "device": device}
-    shared |= {"normalize_activations": "expected_average_only_in"}
-    if recipe.architecture == "batchtopk":
-        return sae_lens.BatchTopKTrainingSAE(sae_lens.BatchTopKTrainingSAEConfig(**shared, k=recipe.k))
-    config = sae_lens.JumpReLUTrainingSAEConfig(
-        **shared,
-        jumprelu_sparsity_loss_mode=L0_LOSS,
-        target_l0=recipe.k,
-        l0_coefficient=recipe.l0_coefficient,
-        l0_warm_up_steps=recipe.l0_warmup_steps,
-    )
-    return sae_lens.JumpReLUTrainingSAE(config)
 
 
 def _minibatches(acts: Tensor, size: int, seed: int) -> Iterator[Tensor]:

@@ -99,7 +99,7 @@ def table3(
 def table4(found: dict[str, pd.DataFrame], paper: dict) -> pd.DataFrame:
     """Table 4: what selecting costs, relative to Loss; the selection step only, as in the paper.
 
-    `found[task]` = `robustness.selection_costs`. The paper's hours are those of Llama-3.1-8B keeping 50 %; its
+    `found[task]` = `finished.selection_costs`. The paper's hours are those of Llama-3.1-8B keeping 50 %; its
     percentages are recomputed from them, and what it prints follows where that is another number.
     """
 
@@ -205,7 +205,7 @@ def _pooled(arms: Iterable[str]) -> dict[str, list[str]]:
 def activation_table(compared: pd.DataFrame, metric: Metric, paper: dict[str, float]) -> pd.DataFrame:
     """The numbers of Figure 3: median activation, its move against the untrained model, and score of every arm.
 
-    compared: `distributions.compare`. With several training seeds the median is the mean of theirs, which stand beside
+    compared: `finished.compare`. With several training seeds the median is the mean of theirs, which stand beside
     it. `paper[selector]` = the score printed in Figure 3, or nothing for a task that the figure does not show; it
     stands beside the arms of the main ratio.
     """

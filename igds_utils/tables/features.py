@@ -30,8 +30,8 @@ def table1(
 
     `results[task]` = {"recall": recall.json, "features": task_features.json}. Of what the candidates were ranked by,
     the score (δ) or the target's log-likelihood: established, whether the interval on the confirmation samples lies
-    above zero; reliability (split-half), p that candidates differ at all, and p that as many placebos reach the chosen
-    effect (the larger of the two kinds). Where `model` is one of the paper's, its values stand in the same row;
+    above zero; reliability (split-half), p that candidates differ at all, and p of the chosen effect's rank among
+    placebos (the larger of the two kinds). Where `model` is one of the paper's, its values stand in the same row;
     otherwise the paper's models follow as rows of their own.
     """
     rows, own = [], paper["table1"].get(model)
