@@ -11,8 +11,7 @@ from scipy.sparse import csr_matrix
 
 from igds_utils import selectors
 from igds_utils.selectors import rank, rank_pool, select
-from igds_utils.selectors.baselines import loss
-from igds_utils.selectors.igds import igds
+from igds_utils.selectors.scores import igds, loss
 
 POOL = [sample(f"s{i}", f"target {i}") for i in range(5)]
 
@@ -72,7 +71,11 @@ def made_up(name, members):
             return np.array([row.random() + 0.5 for row in rows])
         case "target_cut":
             return np.array([row.random() < 0.1 for row in rows])
-        case "sae_mean" | "sae_max" | "tags":
+        case "prior_cosines":
+            return np.array([row.random() for row in rows])
+        case "tags":
+            return [[f"tag {i}" for i in range(9) if row.random() < 0.3] for row in rows]
+        case "sae_mean" | "sae_max":
             return csr_matrix([row.random(30) * (row.random(30) < 0.3) for row in rows])
         case "gradients" | "example_gradients":
             return np.array([row.normal(size=(2, 6)) for row in rows])

@@ -13,7 +13,7 @@ from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.selection import tool
 from igds_utils.selection.explain import explain
-from igds_utils.selection.samples import Samples
+from igds_utils.selection.pool import Samples
 from igds_utils.selection.tool import select
 from igds_utils.selection.user_pool import PoolError
 from igds_utils.tasks import get

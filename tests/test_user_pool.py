@@ -52,7 +52,7 @@ def test_samples_and_records_are_read_in_any_order(file, tmp_path):
 
 @pytest.mark.parametrize("selector", ["igds", "loss", "ifd", "longest", "zip"])
 def test_the_results_are_those_of_a_list(selector, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "PROMPTS", PART)
+    monkeypatch.setattr(features, "PROMPTS", PART)
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     named = "l2_p5,l3_p10"

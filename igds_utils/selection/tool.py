@@ -19,8 +19,8 @@ from igds_utils.data.hub import temporary_folder
 from igds_utils.engine import prompts
 from igds_utils.engine.loading import load_config
 from igds_utils.selection.features import task_features
-from igds_utils.selection.pool import Pool
-from igds_utils.selection.samples import MEASUREMENTS, Samples
+from igds_utils.selection.measurements import MEASUREMENTS
+from igds_utils.selection.pool import Pool, Samples
 from igds_utils.selection.user_pool import PoolError, UserPool, read_pool
 
 FACTS = "selection.json"

@@ -15,13 +15,15 @@ Longer texts show more features, so both must be seen beside the longest respons
 
 import heapq
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from igds_utils.selectors.base import Choice, document, id_order, register
+from igds_utils.selectors.similarity import words
 
 Sets = list[np.ndarray]  # the features of every sample
 LEVEL = 9  # of zlib, as the authors of ZIP call it
@@ -135,19 +137,35 @@ def instag(pool, size, tags, rare=2):
     Tags come from the preset's `selection.tagger`, a language model such as OFA-Sys/InsTagger. Without one, **word
     n-grams of the instruction stand in**: plain, and not what the authors do; the tagger is stored with the scores.
     The authors also merge tags of like meaning; here case, punctuation and word endings are all that is evened out.
-    tags: CSR (N, tags), 1 where a sample has a tag.
+    tags: texts, a list a sample.
     """
-    common = np.flatnonzero(np.asarray((tags > 0).sum(axis=0)).ravel() >= rare)
-    sets = columns_of(tags[:, common])
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    found = [{*map(normalised_tag, one)} - {""} for one in tags]
+    matrix = MultiLabelBinarizer(sparse_output=True).fit_transform(found)  # CSR (N, tags)
+    common = np.flatnonzero(np.asarray(matrix.sum(axis=0)).ravel() >= rare)
+    sets = columns_of(matrix[:, common])
     numbers = np.array([len(one) for one in sets])
     order, covers = walk(sets, id_order(pool), size, overlap=1)
     facts = {
-        "tags": tags.shape[1],
-        "dropped_rare_tags": tags.shape[1] - len(common),
+        "tags": matrix.shape[1],
+        "dropped_rare_tags": matrix.shape[1] - len(common),
         "samples_without_tag": int((numbers == 0).sum()),
         "covers": covers,
     }
     return Choice(order[numbers[order] > 0], numbers, facts)
+
+
+def normalised_tag(tag: str) -> str:
+    """A tag in lower case, without punctuation, each word cut to its stem (Porter); "" where nothing is left."""
+    return " ".join(_stemmer()(word) for word in words(tag) if any(map(str.isalnum, word)))
+
+
+@cache
+def _stemmer() -> Callable[[str], str]:
+    from nltk.stem.porter import PorterStemmer
+
+    return cache(PorterStemmer().stem)
 
 
 class Bundle:
