@@ -137,8 +137,8 @@ def random_sae(h: Tensor, n_features: int, l0: float, generator: torch.Generator
 
 def auc(clean: np.ndarray, corrupted: np.ndarray, axis: int = -1) -> np.ndarray:
     """Share of pairs (clean, corrupted) in which the clean sample scores higher; ties count half."""
-    found = stats.mannwhitneyu(clean, corrupted, axis=axis, method="asymptotic").statistic
-    return found / (clean.shape[axis] * corrupted.shape[axis])
+    both = clean.astype(float), corrupted.astype(float)
+    return stats.mannwhitneyu(*both, axis=axis, method="asymptotic").statistic / (clean.shape[axis] * corrupted.shape[axis])
 
 
 def sides(known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,7 @@ def embeddings(pool: Pool) -> Measured:
         texts = [document(sample) for sample in part.samples]
         return encoder().encode(texts, normalize_embeddings=True, show_progress_bar=False)
 
-    inputs = dict(encoder=stamped(ref), data=pool.data_version)
+    inputs = {"encoder": stamped(ref), "data": pool.data_version}
     return pool.stored("embeddings", build, inputs, {"encoder": ref.model_dump()})
 
 
@@ -106,14 +106,13 @@ def tags(pool: Pool) -> Measured:
 
     def build(part: Samples) -> pd.DataFrame:
         asked = [sample.text for sample in part.samples]
-        found = model_tags(lm(), asked) if ref else map(word_ngrams, asked)
-        return pd.DataFrame({"tags": list(found)})
+        return pd.DataFrame({"tags": model_tags(lm(), asked) if ref else [word_ngrams(text) for text in asked]})
 
-    inputs = dict(tagger=stamped(ref), dtype=pool.run.preset.chosen.dtype if ref else None)
-    table = pool.in_parts("tags", build, data=pool.data_version, **inputs)
+    dtype = pool.run.preset.chosen.dtype if ref else None
+    inputs = {"tagger": stamped(ref), "dtype": dtype, "data": pool.data_version}
     stand_in = {"tagger": "word n-grams, a stand-in", "ngrams": NGRAMS}
     about = {"tagger": ref.model_dump()} if ref else stand_in
-    return Measured(table["tags"].to_list(), pool.path("tags"), about)
+    return pool.stored("tags", build, inputs, about, values=lambda table: table["tags"].to_list())
 
 
 def model_tags(lm: LM, texts: Sequence[str], rows: int = 16) -> list[list[str]]:

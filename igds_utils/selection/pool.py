@@ -205,17 +205,6 @@ class Pool(Samples):
             some.residuals = lambda layers: {layer: self.at_p[layer][own] for layer in layers}
         return some
 
-    def in_parts(
-        self, name: str, build: Callable[[Samples], pd.DataFrame], size: int = PART, **inputs: Any
-    ) -> pd.DataFrame:
-        """A stored table, one row a sample in their order; `build` makes the rows of `size` samples."""
-
-        def rows(part: Sequence[int]) -> pd.DataFrame:
-            return build(self.at(part))
-
-        parts, label = list(even_chunks(range(len(self.ids)), size)), f"{self.task} {name}"
-        return self.run.make_in_parts(self.path(name), parts, rows, label, part=size, **inputs)
-
     def stored(
         self,
         name: str,
@@ -225,17 +214,18 @@ class Pool(Samples):
         size: int = PART,
         values: Callable[[pd.DataFrame], Any] | None = None,
     ) -> Measured:
-        """A measurement that is kept on disk as `in_parts`, part by part.
+        """A measurement that is kept on disk part by part, one row a sample in their order.
 
-        build: makes a table of the samples of a part, or an array, (n,) or (n, length). inputs: what it depends on.
-        about: what to know of it. values: makes its values of the whole table; by default those of its one column.
+        build: makes a table of `size` samples, or an array, (n,) or (n, length). inputs: what it depends on. about:
+        what to know of it. values: makes its values of the whole table; by default those of its one column.
         """
 
-        def rows(part: Samples) -> pd.DataFrame:
-            made = build(part)
+        def rows(part: Sequence[int]) -> pd.DataFrame:
+            made = build(self.at(part))
             return made if isinstance(made, pd.DataFrame) else pd.DataFrame({"vector": list(made)})
 
-        table = self.in_parts(name, rows, size, **inputs)
+        parts, label = list(even_chunks(range(len(self.ids)), size)), f"{self.task} {name}"
+        table = self.run.make_in_parts(self.path(name), parts, rows, label, part=size, **inputs)
         found = values(table) if values else np.stack(table.iloc[:, 0].to_list())
         return Measured(found, self.path(name), about or {})
 

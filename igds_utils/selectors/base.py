@@ -74,7 +74,7 @@ def register(
 
     measurements: those of the pool whose values the function gets after the pool (and the size).
     changed: parameters other than the defaults in the function's signature.
-    Raises `ValueError` if the name is taken or a parameter is unknown.
+    Raises `ValueError` if the name is taken.
     """
 
     def add(function: Callable) -> Callable:
@@ -82,10 +82,6 @@ def register(
         defaults = {n: a.default for n, a in arguments.items() if a.default is not inspect.Parameter.empty}
         if name in _REGISTRY:
             raise ValueError(f"selector {name!r} is registered twice: choose another name")
-        if unknown := sorted(set(changed) - set(defaults)):
-            raise ValueError(
-                f"selector {name!r} has no parameter {unknown[0]!r}; known: {', '.join(defaults)}"
-            )
         chooses, parameters = "size" in arguments, defaults | changed
         _REGISTRY[name] = Selector(name, function, direction, measurements, parameters, chooses, seeded)
         return function
