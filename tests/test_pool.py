@@ -1,7 +1,6 @@
 """What is measured on a pool: each value against the slow obvious way, on tiny models of three architectures."""
 
 import shutil
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,7 +16,6 @@ from igds_utils.engine.features import features_of
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import effects, intervention, recall
 from igds_utils.selection import measurements
-from igds_utils.selection import pool as pools
 from igds_utils.selection.features import feature_norms
 from igds_utils.selection.pool import open_pool
 from igds_utils.selectors import rank_pool
@@ -269,14 +267,3 @@ def test_a_strict_preset_has_no_igds_arm_without_an_effect(run, tmp_path):
     open_pool(open_smoke(overrides=others, results=str(tmp_path)), "math")
     loose.store.write("math/task_features.json", found | {"established": True})
     open_pool(strict, "math")
-
-
-def test_frs_cannot_see_the_target_and_sees_the_prompt(run):
-    def score(change, folder):
-        members = [change(example) for example in run.examples("math", "pool")]
-        return pools.Pool(run, "math", members, f"math/{folder}").task_feature_activations
-
-    before = score(lambda one: one, "as_is")
-    assert np.array_equal(score(lambda one: replace(one, target="nonsense"), "targets"), before)
-    why = lambda one: replace(one, fields={"question": one.fields["question"] + " Why?"})  # noqa: E731
-    assert not np.array_equal(score(why, "prompts"), before)

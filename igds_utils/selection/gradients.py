@@ -42,18 +42,13 @@ class Checkpoint(NamedTuple):
 
 def add_lora(lm: LM, rank: int, seed: int = 0) -> list[nn.Parameter]:
     """Put fp32 LoRA weights on the attention projections of `lm.model`; its own are frozen. Returns the new ones."""
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, lm.model)
-    lm.model.requires_grad_(False)
-    added = [parameter for name, parameter in lm.model.named_parameters() if "lora_" in name]
-    for parameter in added:
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-    return added
+        get_peft_model(lm.model, config)
+    return [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
 
 
 def warm_up(

@@ -138,7 +138,8 @@ def random_sae(h: Tensor, n_features: int, l0: float, generator: torch.Generator
 def auc(clean: np.ndarray, corrupted: np.ndarray, axis: int = -1) -> np.ndarray:
     """Share of pairs (clean, corrupted) in which the clean sample scores higher; ties count half."""
     both = clean.astype(float), corrupted.astype(float)
-    return stats.mannwhitneyu(*both, axis=axis, method="asymptotic").statistic / (clean.shape[axis] * corrupted.shape[axis])
+    wins = stats.mannwhitneyu(*both, axis=axis, method="asymptotic").statistic
+    return wins / (clean.shape[axis] * corrupted.shape[axis])
 
 
 def sides(known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ The two over features are **our reading** of arXiv 2502.14050, whose Algorithm 1
 
 - a sample's features are those whose largest activation on any of its tokens exceeds a threshold. The paper's 10 is in
   the units of its own SAE; here it is a quantile of all non-zero largest activations of the pool;
-- when every feature that any sample shows is covered, a new cover starts;
 - GreedSelect adds the sample with the most features not covered yet; where no one adds any, a new cover starts;
 - SimScale walks the samples by their number of features, most first, and keeps one if the share of its features that
   the current cover holds stays below a limit (the paper's value is not certain; 0.8 here). What a walk leaves out is
@@ -194,10 +193,9 @@ def least_redundant(texts: Sequence[bytes], size: int) -> list[int]:
     """Places of `size` texts, taken one by one so that g of those taken stays lowest; ties fall to the first."""
     bundle, left, taken = Bundle(), list(range(len(texts))), []
     while len(taken) < size:
-        best = min(left, key=lambda i: bundle.ratio_with(texts[i]))
-        bundle.add(texts[best])
-        left.remove(best)
-        taken.append(best)
+        taken.append(min(left, key=lambda i: bundle.ratio_with(texts[i])))
+        bundle.add(texts[taken[-1]])
+        left.remove(taken[-1])
     return taken
 
 
