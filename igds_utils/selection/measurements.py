@@ -1,7 +1,8 @@
 """What can be measured on a pool: functions of it by name, whose values are read from disk or made when asked for.
 
 A pool makes them in the order of their definition, so that no model is loaded twice: what takes a model of its own,
-what the model to be trained reads, and what the one with the SAEs reads, of which `features` holds more.
+what the model to be trained reads, and what the one with the SAEs reads. More of these stand in `features`, and
+`gradients`, which changes a copy of the model to be trained, comes last.
 """
 
 from __future__ import annotations

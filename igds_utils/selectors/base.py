@@ -33,12 +33,9 @@ Direction = Literal["highest", "lowest"]
 class UnusableScores(ValueError):
     """Scores that are not numbers; `ids` are the samples that have them."""
 
-    def __init__(self, ids: Sequence[str]):
-        self.ids = list(ids)
-        shown = ", ".join(self.ids[:3]) + (", ..." if len(self.ids) > 3 else "")
-        super().__init__(
-            f"{len(self.ids)} samples have no score (NaN): {shown}; repair or remove them from the pool"
-        )
+    def __init__(self, ids: list[str]):
+        self.ids, shown = ids, ", ".join(ids[:3]) + ", ..." * (len(ids) > 3)
+        super().__init__(f"{len(ids)} samples have no score (NaN): {shown}; repair or remove them from the pool")
 
 
 @dataclass(frozen=True)
