@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from igds_utils.selection.measurements import Measured
 from igds_utils.selection.pool import Pool
-from igds_utils.selection.samples import Measured
 from igds_utils.tasks.examples import Example
 
 
@@ -19,7 +19,7 @@ def made_pool(members, seed=0, examples=(), of_examples=None, about=None, **meas
     """A pool with these measurements and no others; of_examples: those of the target examples."""
     pool = Pool(None, "", list(members), "", seed)
     for name, values in measured.items():
-        values = np.array(values) if isinstance(values, list) else values
+        values = np.array(values) if isinstance(values, list) and name != "tags" else values
         pool._measured[name] = Measured(values, "", (about or {}).get(name, {}))
     if examples:
         pool.examples = made_pool(examples, **of_examples or {})

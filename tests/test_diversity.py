@@ -8,10 +8,11 @@ import pytest
 from pools import made_pool, sample, samples
 from scipy.sparse import csr_matrix
 
-from igds_utils.selection import texts
+from igds_utils.selection.measurements import parse_tags
 from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
 from igds_utils.selectors.diversity import Bundle, entropy_law, feature_sets, instag, lazy_greedy, walk
+from igds_utils.selectors.diversity import normalised_tag as normalised
 
 
 def plain_greedy(sets, ties, size):
@@ -65,7 +66,7 @@ def test_the_threshold_is_a_quantile_of_what_is_not_zero():
 
 
 def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
-    tags = csr_matrix([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    tags = [["a", "b"], ["a", "b", "c"], ["c"], ["d"], ["a", "b"], []]
     chosen = lambda names, size: instag(made_pool([sample(name) for name in names]), size, tags, rare=1)  # noqa: E731
     # first cover: s1 (three tags), s3 (brings the fourth); second: s0, s2; third: s4. s5 has no tag.
     whole = chosen("abcdef", 6)
@@ -75,28 +76,27 @@ def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
 
 
 def test_instag_drops_rare_tags_and_counts_what_has_none():
-    tags = csr_matrix(
-        [[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]]
-    )  # the last two columns are one sample's each
+    tags = [["a", "b", "d"], ["a", "b"], ["c"]]
     pool = made_pool(samples(*"abc"), tags=tags)
     ranking = rank_pool("instag", pool, 3)
     assert ranking["score"].tolist() == [2, 2, 0]
     assert ranking["filled"].tolist() == [False, False, True]
     facts = ranking.attrs["selector"]["facts"]
-    assert facts["dropped_rare_tags"] == 2 and facts["samples_without_tag"] == 1
+    assert facts["tags"] == 4 and facts["dropped_rare_tags"] == 2 and facts["samples_without_tag"] == 1
     assert instag(pool, 2, tags, rare=1).order.tolist() == [0, 2]  # now s2 brings a tag of its own
+    none = rank_pool("instag", made_pool(samples(*"abc"), tags=[[], [], []]), 2)
+    assert none["filled"].tolist() == [True, True, False]
 
 
 def test_tags_differ_neither_by_case_nor_by_ending_nor_by_punctuation():
-    matrix, names = texts.tag_matrix([["Solving Equations", "math."], ["solve equation!", "..."], []])
-    assert names == ["math", "solv equat"]
-    assert matrix.toarray().tolist() == [[1, 1], [0, 1], [0, 0]]
+    tags = ["Solving Equations", "solve equation!", "math.", "..."]
+    assert [normalised(tag) for tag in tags] == ["solv equat", "solv equat", "math", ""]
 
 
 def test_tags_are_read_from_json_that_breaks_off():
     whole = '[{"tag": "math problem", "explanation": "a \\"sum\\""}, {"tag":"fractions", "expl'
-    assert texts.parse_tags(whole) == ["math problem", "fractions"]
-    assert texts.parse_tags("no tags") == []
+    assert parse_tags(whole) == ["math problem", "fractions"]
+    assert parse_tags("no tags") == []
 
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "elu", "in", "ort", "ush")]

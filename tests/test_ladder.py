@@ -15,7 +15,8 @@ from igds_utils.engine import activations
 from igds_utils.identification import recall
 from igds_utils.selection import ladder, quality
 from igds_utils.selection.ladder import Score
-from igds_utils.selection.pool import Pool, fixed_layer, open_pool
+from igds_utils.selection.measurements import fixed_layer
+from igds_utils.selection.pool import Pool, open_pool
 from igds_utils.tasks.corruptions import rewritten
 from igds_utils.tasks.examples import Example
 
@@ -98,8 +99,18 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(run):
-    return ladder.report(open_pool(run, "math", name="quality"), ladder.priors(run))
+def pool(run):
+    return open_pool(run, "math", name="quality")
+
+
+@pytest.fixture(scope="module")
+def priors(run, pool):
+    return {"math": pool.prior, "translation": open_pool(run, "translation").prior}
+
+
+@pytest.fixture(scope="module")
+def made(pool, priors):
+    return ladder.report(pool, priors)
 
 
 def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
@@ -117,23 +128,38 @@ def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
         pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
 
 
-def test_the_scores_are_those_of_the_selectors_and_of_plain_arithmetic(run):
-    pool, priors = open_pool(run, "math", name="quality"), ladder.priors(run)
+def test_every_set_of_prompts_is_read_once_for_the_pool_its_rewritten_prompts_and_the_ladder(run, monkeypatch):
+    read, passes = [], activations.critical_residuals
+    monkeypatch.setattr(
+        activations, "critical_residuals", lambda lm, texts, *more: read.append(texts) or passes(lm, texts, *more)
+    )
+    fresh = open_pool(run, "math", name="quality")
+    fresh.folder = "math/fresh"
+    monkeypatch.setattr(run, "make_in_parts", lambda path, parts, build, *_, **__: pd.concat(map(build, parts)))
+    fresh.measure("target_loss")
+    assert not read  # what reads no prompt at p needs no pass over it
+    fresh.measure("task_feature_activations", "prior_cosines", "recalled_activations")
+    ladder.scores(fresh, {"math": fresh.prior})
+    ladder.reliability(fresh, quality.labels(run.examples("math", "quality")))
+    assert read[:2] == [fresh.prompts, fresh.prior.prompts] and len(read) == 3  # last the rewritten prompts
+
+
+def test_the_scores_are_those_of_the_selectors_and_of_plain_arithmetic(run, pool, priors):
     found = {(score.rung, score.layer): score.values for score in ladder.scores(pool, priors)}
     layer, apart = fixed_layer(run), Pool(run, "math", run.examples("math", "quality"), "apart")
     np.testing.assert_allclose(found["task features", None], apart.task_feature_activations.sum(1), rtol=1e-5)
     np.testing.assert_allclose(found["all recalled features", None], apart.recalled_activations.sum(1), rtol=1e-5)
-    np.testing.assert_allclose(found["cosine to the prior's mean", layer], apart.prior_cosines[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found["cosine to the prior's mean", layer], apart.prior_cosines, rtol=1e-5)
     np.testing.assert_allclose(pool.recalled_activations, apart.recalled_activations, rtol=1e-5)
     means = [priors[task].at_p[layer].mean(0) for task in ("math", "translation")]
     expected = (pool.at_p[layer] @ (means[0] - means[1])).numpy()
     np.testing.assert_allclose(found["mean difference to other tasks", layer], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_no_score_sees_a_label_and_one_task_has_no_contrast(run):
+def test_no_score_sees_a_label_and_one_task_has_no_contrast(run, priors):
     members = run.examples("math", "quality")
     lies = [replace(one, meta={"corruption": ""}) for one in members]
-    own = {"math": ladder.priors(run)["math"]}
+    own = {"math": priors["math"]}
     truth, lied = (ladder.scores(Pool(run, "math", some, "x"), own) for some in (members, lies))
     assert len(truth) == len(lied) and not [one for one in truth if "other tasks" in one.rung]
     for one, other in zip(truth, lied, strict=True):
@@ -141,7 +167,7 @@ def test_no_score_sees_a_label_and_one_task_has_no_contrast(run):
 
 
 def test_a_planted_feature_that_recognises_corrupted_prompts_is_found(run):
-    pool = open_pool(run, "math", name="quality")
+    pool = open_pool(run, "math", name="quality")  # to be changed
     known = quality.labels(run.examples("math", "quality"))
     clean, corrupted = ladder.sides(known)
     found = pool.measured("recalled_activations")

@@ -1,4 +1,4 @@
-"""Precision, recall, kept defects, overlap and length against cases that can be counted by hand."""
+"""Precision, recall, kept corruptions, overlap and length against cases that can be counted by hand."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from igds_utils.selection.pool import Pool
 from igds_utils.tasks import corruptions
 from igds_utils.tasks.examples import Example
 
-# a0-a3 clean, t* spoilt on the target side, p* on the prompt side, d a duplicate of a0
+# a0-a3 clean, t* corrupted on the target side, p* on the prompt side, d a duplicate of a0
 KINDS = {
     "a0": "", "a1": "", "a2": "", "a3": "", "t0": "another sample's target", "t1": "truncated target",
     "p0": "garbled prompt", "d": "duplicate",
@@ -54,7 +54,7 @@ def test_labels_name_kind_side_origin_and_length(known):
         "a0": "", "a1": "", "a2": "", "a3": "", "t0": "target", "t1": "target", "p0": "prompt", "d": "prompt",
     }  # fmt: skip
     assert row(known, sample_id="d")["origin"] == "a0" and row(known, sample_id="t0")["origin"] == "t0"
-    assert row(known, sample_id="a2") | {"defect": "clean", "target_length": 30} == row(known, sample_id="a2")
+    assert row(known, sample_id="a2") | {"corruption": "clean", "target_length": 30} == row(known, sample_id="a2")
 
 
 def test_precision_and_recall_by_hand(known):
@@ -76,10 +76,10 @@ def test_a_duplicate_counts_only_beside_its_original(known):
     table = quality.precision({"both": both, "alone": alone}, known, ratios=(0.5,))
     assert row(table, selector="both", side="prompt")["precision"] == 3 / 4
     assert row(table, selector="alone", side="prompt")["precision"] == 1
-    kept = quality.defects_kept({"both": both, "alone": alone}, known, 0.5)
-    assert [row(kept, selector=s, defect="duplicate")["kept"] for s in ("both", "alone")] == [1, 0]
-    two = pd.DataFrame({"sample_id": ["d", "e"], "defect": "duplicate", "side": "prompt", "origin": "a0"})
-    assert quality.spoilt(two).tolist() == [False, True]
+    kept = quality.kept_by_kind({"both": both, "alone": alone}, known, 0.5)
+    assert [row(kept, selector=s, corruption="duplicate")["kept"] for s in ("both", "alone")] == [1, 0]
+    two = pd.DataFrame({"sample_id": ["d", "e"], "corruption": "duplicate", "side": "prompt", "origin": "a0"})
+    assert quality.corrupted(two).tolist() == [False, True]
 
 
 def test_chance_is_what_random_selections_have_on_average():
@@ -96,20 +96,20 @@ def test_chance_is_what_random_selections_have_on_average():
     for side in quality.SIDES:
         rows = table[table["side"] == side]
         assert rows["precision"].mean() == pytest.approx(rows["chance"].iloc[0], abs=0.04)
-    kept = quality.defects_kept(drawn, known, 0.5).groupby("defect")[["share", "chance"]].mean()
+    kept = quality.kept_by_kind(drawn, known, 0.5).groupby("corruption")[["share", "chance"]].mean()
     assert (kept["share"] - kept["chance"]).abs().max() < 0.12
 
 
-def test_defects_kept_by_hand(known):
-    table = quality.defects_kept({"x": ranking("a1", "t0", "a2", "p0")}, known, 0.5)
-    shares = {r["defect"]: r["share"] for r in table.to_dict("records")}
+def test_what_is_kept_of_each_kind_by_hand(known):
+    table = quality.kept_by_kind({"x": ranking("a1", "t0", "a2", "p0")}, known, 0.5)
+    shares = {r["corruption"]: r["share"] for r in table.to_dict("records")}
     assert shares == {
         "clean": 0.5, "another sample's target": 1, "truncated target": 0, "garbled prompt": 1, "duplicate": 0,
     }  # fmt: skip
     assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
-    assert row(table, defect="garbled prompt")["low"] > 0  # one of one is not certainty
-    assert row(table, defect="garbled prompt")["chance"] == 0.5
-    assert row(table, defect="duplicate")["chance"] == pytest.approx(0.5 * 3 / 7)
+    assert row(table, corruption="garbled prompt")["low"] > 0  # one of one is not certainty
+    assert row(table, corruption="garbled prompt")["chance"] == 0.5
+    assert row(table, corruption="duplicate")["chance"] == pytest.approx(0.5 * 3 / 7)
 
 
 # ---- between selectors ----
@@ -171,7 +171,7 @@ def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
     stored = run.read("math/quality/summary.json")
     assert [record["selector"] for record in stored["selectors"]] == ["one", "other"]
     assert sum(stored["samples"].values()) == 12 and stored["samples"]["clean"] == 6
-    for name in ("precision", "defects", "overlap"):
+    for name in ("precision", "corruptions", "overlap"):
         pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
     at_all = made["precision"].query("ratio == 1 and side == 'both'")
     assert at_all["recall"].eq(1).all() and at_all["precision"].eq(at_all["chance"]).all()
@@ -201,10 +201,10 @@ def run(tmp_path_factory):
     return made
 
 
-def ranked(run, examples, folder):
-    """Rankings of a pool by every selector there is, all measured now."""
+def ranked(run, examples, folder, names=()):
+    """Rankings of a pool by every selector there is, or some of them, all measured now."""
     pool = Pool(run, "math", examples, folder)
-    return pool, {name: selectors.rank_pool(name, pool, 6) for name in selectors.names()}
+    return pool, {name: selectors.rank_pool(name, pool, 6) for name in names or selectors.names()}
 
 
 @pytest.fixture(scope="module")
@@ -242,10 +242,10 @@ def test_a_changed_text_is_seen(run, truth):
 def test_frs_is_blind_to_the_target_side(run, truth):
     before = truth[1]
     swapped = [replace(e, target="nonsense") for e in run.examples("math", "quality")]
-    _, after = ranked(run, swapped, "swapped")
-    for name in (name for name in before if name.startswith("igds")):
-        pd.testing.assert_frame_equal(before[name], after[name], obj=name)
-    assert not before["loss"]["score"].equals(after["loss"]["score"])
+    _, after = ranked(run, swapped, "swapped", [name for name in before if name.startswith("igds")] + ["loss"])
+    assert not before["loss"]["score"].equals(after.pop("loss")["score"])
+    for name, table in after.items():
+        pd.testing.assert_frame_equal(before[name], table, obj=name)
 
 
 @pytest.mark.parametrize("units", ["activation", "residual"])

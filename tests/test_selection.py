@@ -18,9 +18,9 @@ KINDS += ["garbled prompt", "missing numbers", "another task's prompt"]
 
 @pytest.fixture(scope="module")
 def known():
-    defects = [KINDS[i % 8] if i % 8 < len(KINDS) else "" for i in range(64)]
+    kinds = [KINDS[i % 8] if i % 8 < len(KINDS) else "" for i in range(64)]
     return quality.labels(
-        [Example(f"s{i:02d}", {}, "x" * i, (), {"corruption": d}) for i, d in enumerate(defects)]
+        [Example(f"s{i:02d}", {}, "x" * i, (), {"corruption": d}) for i, d in enumerate(kinds)]
     )
 
 

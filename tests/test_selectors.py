@@ -11,8 +11,7 @@ from scipy.sparse import csr_matrix
 
 from igds_utils import selectors
 from igds_utils.selectors import rank, rank_pool, select
-from igds_utils.selectors.baselines import loss
-from igds_utils.selectors.igds import igds
+from igds_utils.selectors.scores import loss
 
 POOL = [sample(f"s{i}", f"target {i}") for i in range(5)]
 
@@ -45,13 +44,11 @@ def test_select_takes_exactly_the_rounded_share(n, ratio, size):
         select(ranking, ratio + 1)
 
 
-def test_names_and_parameters_that_do_not_fit_are_refused():
+def test_names_that_are_unknown_or_taken_are_refused():
     with pytest.raises(ValueError, match="igds, .*loss, .*random"):
         selectors.get("los")
     with pytest.raises(ValueError, match="registered twice"):
         selectors.register("random", "lowest")(loss)
-    with pytest.raises(ValueError, match="no parameter 'depth'; known: k"):
-        selectors.register("igds_deep", "highest", depth=3)(igds)
 
 
 def test_pools_and_budgets_that_do_not_fit_are_refused():
@@ -72,7 +69,11 @@ def made_up(name, members):
             return np.array([row.random() + 0.5 for row in rows])
         case "target_cut":
             return np.array([row.random() < 0.1 for row in rows])
-        case "sae_mean" | "sae_max" | "tags":
+        case "prior_cosines":
+            return np.array([row.random() for row in rows])
+        case "tags":
+            return [[f"tag {i}" for i in range(9) if row.random() < 0.3] for row in rows]
+        case "sae_mean" | "sae_max":
             return csr_matrix([row.random(30) * (row.random(30) < 0.3) for row in rows])
         case "gradients" | "example_gradients":
             return np.array([row.normal(size=(2, 6)) for row in rows])

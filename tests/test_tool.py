@@ -13,7 +13,7 @@ from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, prompts
 from igds_utils.selection import features, pool, tool
 from igds_utils.selection.explain import explain
-from igds_utils.selection.samples import Samples
+from igds_utils.selection.pool import Samples
 from igds_utils.selection.tool import PoolError, select
 from igds_utils.tasks import get
 from igds_utils.tasks.examples import Example
@@ -108,7 +108,7 @@ def test_samples_and_records_are_read_from_disk_in_any_order(suffix, tmp_path):
 @pytest.mark.parametrize("selector", ["igds", "loss", "ifd", "longest", "zip"])
 def test_the_results_are_those_of_a_list(selector, run, file, fires, tmp_path, monkeypatch):
     """Texts are read part by part, and the ranking is that of samples in memory."""
-    monkeypatch.setattr(pool, "PROMPTS", 2)
+    monkeypatch.setattr(features, "PROMPTS", 2)
     made = select(run, "math", file, tmp_path / "out", selector, features=",".join(fires))
     examples = list(tool.UserPool(file, get("math")))
     found = features.task_features(run, "math", ",".join(fires))

@@ -12,7 +12,7 @@ from igds_utils.display import Metric
 from igds_utils.plots import style
 
 RATIOS = (0.2, 0.5, 0.8)  # the paper's
-SIDES = {"target": "Target-side defects", "prompt": "Prompt-side defects"}
+SIDES = {"target": "Corrupted targets", "prompt": "Corrupted prompts"}
 
 
 def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> Figure:

@@ -21,10 +21,10 @@ from igds_utils.config.settings import LessConfig
 from igds_utils.engine.batching import even_chunks, pad
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import Pair, target_labels, token_losses
-from igds_utils.selection.samples import Samples
+from igds_utils.selection.measurements import Measured, measurement
 
 if TYPE_CHECKING:
-    from igds_utils.selection.pool import Pool
+    from igds_utils.selection.pool import Pool, Samples
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 BLOCK = 1 << 14  # parameters whose random signs are held at once
@@ -42,18 +42,13 @@ class Checkpoint(NamedTuple):
 
 def add_lora(lm: LM, rank: int, seed: int = 0) -> list[nn.Parameter]:
     """Put fp32 LoRA weights on the attention projections of `lm.model`; its own are frozen. Returns the new ones."""
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, lm.model)
-    lm.model.requires_grad_(False)
-    added = [parameter for name, parameter in lm.model.named_parameters() if "lora_" in name]
-    for parameter in added:
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-    return added
+        get_peft_model(lm.model, config)
+    return [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
 
 
 def warm_up(
@@ -125,10 +120,28 @@ def project(vectors: Tensor, dimensions: int, seed: int = 0) -> Tensor:
     return normalize(found, dim=-1)
 
 
-def measure(pool: Pool, of: Pool, adam: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Projected gradients of the samples `of` a pool under the warm-up on `pool`, and the rates of its checkpoints.
+@measurement("training_pairs")
+def gradients(pool: Pool) -> Measured:
+    """Projected Adam steps after a LoRA warm-up: (N, checkpoints, dimensions).
 
-    (N, checkpoints, dimensions) of length 1, and (checkpoints,). adam: the step that Adam would take instead.
+    Each vector is as long as its checkpoint's learning rate, as a share of the sum of all of them.
+    """
+    rates, measured = _projected(pool, pool, adam=True)
+    shares = (rates / rates.sum()).astype(measured.values.dtype)
+    return measured._replace(values=measured.values * shares[:, None])
+
+
+@measurement()
+def example_gradients(pool: Pool) -> Measured:
+    """Projected gradients of the target examples under the pool's own warm-up: (examples, ...) of length 1."""
+    own = type(pool)(pool.run, pool.task, pool.examples.samples, f"{pool.folder}/examples")
+    return _projected(pool, own, adam=False)[1]
+
+
+def _projected(pool: Pool, of: Pool, adam: bool) -> tuple[np.ndarray, Measured]:
+    """The rates of the checkpoints of the warm-up on `pool`, and what is read there of the samples `of` a pool.
+
+    adam: the step that Adam would take instead of the gradient.
     """
     run, config, path = pool.run, pool.run.preset.selection.less, pool.path("less_warm_up")
 
@@ -145,15 +158,14 @@ def measure(pool: Pool, of: Pool, adam: bool) -> tuple[np.ndarray, np.ndarray]:
         pairs = [pair for i in chosen for pair in pool.at([i]).training_pairs]
         made = warm_up(*ready(), pairs, config, run.preset.seed)
         ready.cache_clear()  # its weights have learnt
-        return pd.DataFrame(
-            [[one.lr, *(v.cpu().numpy() for v in one[1:])] for one in made], columns=Checkpoint._fields
-        )
+        rows = [[one.lr, *(vector.cpu().numpy() for vector in one[1:])] for one in made]
+        return pd.DataFrame(rows, columns=Checkpoint._fields)
 
     def build(part: Samples) -> np.ndarray:
         lm, weights = ready()
         found = []
-        for one in checkpoints:
-            on = Checkpoint(one.lr, *(vector.to(lm.device) for vector in one[1:]))
+        for lr, *vectors in table.itertuples(index=False):
+            on = Checkpoint(lr, *(torch.tensor(vector, device=lm.device) for vector in vectors))
             rows = sample_gradients(lm, weights, on, part.training_pairs)
             for row in rows if adam else ():
                 row.copy_(adam_step(row, on))
@@ -162,8 +174,7 @@ def measure(pool: Pool, of: Pool, adam: bool) -> tuple[np.ndarray, np.ndarray]:
 
     learnt = config.model_dump(exclude={"dimensions"})
     table = run.make(path, warmed, less=learnt, seed=run.preset.seed, **pool.trained_from)
-    checkpoints = [Checkpoint(row[0], *map(torch.tensor, row[1:])) for row in table.itertuples(index=False)]
-    version, dimensions = run.store.version(path), config.dimensions
-    inputs = dict(warm_up=version, dimensions=dimensions, **of.trained_from)
-    values = of.vectors("gradients", build, GRADIENTS, **inputs)
-    return values.reshape(len(values), len(checkpoints), dimensions), table["lr"].to_numpy()
+    inputs = {"warm_up": run.store.version(path), "dimensions": config.dimensions} | of.trained_from
+    made = of.stored("gradients", build, inputs, {"less": config.model_dump()}, size=GRADIENTS)
+    shape = (len(of.ids), len(table), config.dimensions)
+    return table["lr"].to_numpy(), made._replace(values=made.values.reshape(shape))

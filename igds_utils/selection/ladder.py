@@ -2,8 +2,8 @@
 
 The rule, written before any result: every score takes the highest values first and is judged on clean samples against
 those with a corrupted prompt. Scores that sum features sum them over all layers with an SAE; scores of one layer are
-judged at `pool.fixed_layer`, and their other layers are shown, not chosen from. Duplicates, whose prompts are sound,
-are not judged. The best recalled feature is found by the labels and is an oracle. No other score sees a label.
+judged at `measurements.fixed_layer`, and their other layers are shown, not chosen from. Duplicates, whose prompts are
+sound, are not judged. The best recalled feature is found by the labels and is an oracle. No other score sees a label.
 """
 
 import time
@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from igds_utils import selectors
-from igds_utils.core.experiment import Run
+from igds_utils.core.arms import selection_size
 from igds_utils.core.store import content_hash
 from igds_utils.data.stats import spearman
 from igds_utils.engine import activations
@@ -28,8 +28,8 @@ from igds_utils.engine.features import Feature, features_of
 from igds_utils.identification.intervention import QUANTITIES
 from igds_utils.identification.recall import fires_often
 from igds_utils.selection import features, quality
-from igds_utils.selection.pool import Pool, fixed_layer
-from igds_utils.selection.samples import StoredSamples
+from igds_utils.selection.measurements import fixed_layer
+from igds_utils.selection.pool import Pool
 from igds_utils.tasks.corruptions import rewritten
 
 STABLE = ("igds", "igds_recalled", "prior_cosine")  # selectors that score rewritten prompts too
@@ -48,40 +48,19 @@ class Score(NamedTuple):
     fixed: bool  # whether the rule judges it; others are shown beside it
 
 
-def priors(run: Run) -> dict[str, StoredSamples]:
-    """The prior set of every task; each is read (`at_p`) when first asked for, and serves the pools of all tasks."""
-    return {task: StoredSamples(run, task, run.examples(task, "prior"), "") for task in run.tasks}
-
-
 # ---- scores, which see no label --------------------------------------------------------------------------
 
 
-def scores(pool: Pool, prior: dict[str, StoredSamples], oracle: Feature | None = None) -> list[Score]:
+def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) -> list[Score]:
     """Every rung of the ladder for a pool, from one pass over it and one over each task's prior set.
 
-    Directions that need other tasks (mean difference, linear probe) are left out where the run has none. oracle: a
-    feature that is read as a rung of its own.
+    prior: D_prior of every task of the run. Directions that need other tasks (mean difference, linear probe) are left
+    out where the run has one. oracle: a feature that is read as a rung of its own.
     """
     run, task, h, own = pool.run, pool.task, pool.at_p, prior[pool.task]
-    layers, one, found = run.saes.layers, fixed_layer(run), []
     mine, others = own.at_p, [other.at_p for name, other in prior.items() if name != task]
     generator = torch.Generator().manual_seed(run.preset.seed)
     fires = run.read(f"{task}/recall.parquet").groupby("layer")["frequency"].sum()  # L0 at p
-
-    def add(rung: str, build: Callable[[int], Tensor], reads: Iterable[StoredSamples] = (), summed: bool = False):
-        """build: the score at a layer, (N,), or what is summed there, (N, features)."""
-        passes, of_layer = sum(samples.pass_seconds for samples in (pool, *reads)), []
-        for layer in layers:
-            start = time.perf_counter()
-            values = build(layer)
-            used, values = (values.shape[1], values.sum(1)) if summed else (1, values)
-            seconds = passes + time.perf_counter() - start
-            of_layer.append(Score(rung, layer, values.cpu().numpy(), used, seconds, layer == one and not summed))
-        if summed:
-            total, used = sum(each.values for each in of_layer), sum(each.features for each in of_layer)
-            seconds = passes + sum(each.seconds - passes for each in of_layer)
-            found.append(Score(rung, None, total, used, seconds, True))
-        found.extend(each for each in of_layer if each.features)
 
     def read(some: Sequence[Feature]) -> Callable[[int], Tensor]:
         def at(layer: int) -> Tensor:
@@ -91,6 +70,12 @@ def scores(pool: Pool, prior: dict[str, StoredSamples], oracle: Feature | None =
             return torch.from_numpy(features.in_units(run, values, here))
 
         return at
+
+    def unlearned(layer: int) -> Tensor:
+        encode = random_sae(mine[layer], run.saes.d_sae, fires.get(layer, 0.0), generator)
+        frequency = pd.Series((encode(mine[layer]) > 0).double().mean(0).numpy())
+        kept = np.flatnonzero(fires_often(frequency, len(mine[layer]), run.preset.recall.tau))
+        return encode(h[layer])[:, kept]
 
     def difference(layer: int) -> Tensor:
         rest = torch.cat([other[layer] for other in others])
@@ -102,23 +87,39 @@ def scores(pool: Pool, prior: dict[str, StoredSamples], oracle: Feature | None =
         model.fit(rows, np.arange(len(rows)) < len(mine[layer]))
         return torch.from_numpy(model.decision_function(h[layer].numpy()))
 
-    def unlearned(layer: int) -> Tensor:
-        encode = random_sae(mine[layer], run.saes.d_sae, fires.get(layer, 0.0), generator)
-        frequency = pd.Series((encode(mine[layer]) > 0).double().mean(0).numpy())
-        kept = np.flatnonzero(fires_often(frequency, len(mine[layer]), run.preset.recall.tau))
-        return encode(h[layer])[:, kept]
+    def cosine(layer: int) -> Tensor:
+        return torch.cosine_similarity(h[layer], mine[layer].mean(0)[None])
 
-    add("task features", read(pool.task_features), summed=True)
-    add("all recalled features", read(features.recalled(run, task)), summed=True)
+    def directions(layer: int) -> Tensor:
+        return h[layer] @ torch.randn(h[layer].shape[1], DRAWS, generator=generator)
+
+    def rung(name: str, build: Callable[[int], Tensor], reads: Iterable[Pool] = (), summed: bool = False):
+        """build: the score at a layer, (N,) or (N, draws), or what is summed there, (N, features)."""
+        passes, of_layer = sum(samples.pass_seconds for samples in (pool, *reads)), []
+        for layer in run.saes.layers:
+            start = time.perf_counter()
+            values = build(layer)
+            used, values = (values.shape[1], values.sum(1)) if summed else (1, values)
+            seconds, fixed = passes + time.perf_counter() - start, layer == fixed_layer(run) and not summed
+            of_layer.append(Score(name, layer, values.cpu().numpy(), used, seconds, fixed))
+        if summed:
+            total, used = sum(each.values for each in of_layer), sum(each.features for each in of_layer)
+            seconds = passes + sum(each.seconds - passes for each in of_layer)
+            yield Score(name, None, total, used, seconds, True)
+        yield from (each for each in of_layer if each.features)
+
+    found = [
+        *rung("task features", read(pool.task_features), summed=True),
+        *rung("all recalled features", read(features.recalled(run, task)), summed=True),
+    ]
     if oracle:
-        add("best recalled feature (oracle)", read([oracle]), summed=True)
-    add("random SAE, its recalled features", unlearned, [own], summed=True)
+        found += rung("best recalled feature (oracle)", read([oracle]), summed=True)
+    found += rung("random SAE, its recalled features", unlearned, [own], summed=True)
     if others:
-        add("mean difference to other tasks", difference, prior.values())
-        add("linear probe against other tasks", probe, prior.values())
-    add("cosine to the prior's mean", lambda layer: torch.cosine_similarity(h[layer], mine[layer].mean(0)[None]), [own])
-    add("random directions", lambda layer: h[layer] @ torch.randn(h[layer].shape[1], DRAWS, generator=generator))
-    return found
+        found += rung("mean difference to other tasks", difference, prior.values())
+        found += rung("linear probe against other tasks", probe, prior.values())
+    found += rung("cosine to the prior's mean", cosine, [own])
+    return found + [*rung("random directions", directions)]
 
 
 def random_sae(h: Tensor, n_features: int, l0: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -136,15 +137,15 @@ def random_sae(h: Tensor, n_features: int, l0: float, generator: torch.Generator
 
 def auc(clean: np.ndarray, corrupted: np.ndarray, axis: int = -1) -> np.ndarray:
     """Share of pairs (clean, corrupted) in which the clean sample scores higher; ties count half."""
-    n, m = clean.shape[axis], corrupted.shape[axis]
-    ranks = stats.rankdata(np.concatenate([clean, corrupted], axis), axis=axis)
-    return (ranks.take(range(n), axis).sum(axis) - n * (n + 1) / 2) / (n * m)
+    both = clean.astype(float), corrupted.astype(float)
+    wins = stats.mannwhitneyu(*both, axis=axis, method="asymptotic").statistic
+    return wins / (clean.shape[axis] * corrupted.shape[axis])
 
 
 def sides(known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Which samples (rows of `quality.labels`) are clean, and which have a corrupted prompt, duplicates apart: bool."""
-    prompt = (known["side"] == "prompt") & (known["defect"] != "duplicate")
-    return (known["defect"] == quality.CLEAN).to_numpy(), prompt.to_numpy()
+    prompt = (known["side"] == "prompt") & (known["corruption"] != "duplicate")
+    return (known["corruption"] == quality.CLEAN).to_numpy(), prompt.to_numpy()
 
 
 def judge(
@@ -152,26 +153,30 @@ def judge(
 ) -> pd.DataFrame:
     """How well every score of the samples of `known` (rows of `quality.labels`, in order) finds corrupted prompts.
 
-    A row a score: rung, layer, fixed, features; auc with its interval over samples (low, high; percentile bootstrap of
-    either side); share, the clean share of the half that it keeps (`quality.precision`, prompt side), with chance;
-    seconds. Of several draws auc and share are means, and sd is the standard deviation of the auc over draws.
+    A row a score: rung, layer, fixed, features; auc, of one that the rule judges with its interval over samples (low,
+    high; percentile bootstrap of either side); share, the clean share of the half that it keeps (`quality.precision`,
+    prompt side), with chance; seconds. Of several draws auc and share are means, and sd is the standard deviation of
+    the auc over draws.
     """
-    (clean, corrupted), rows = sides(known), []
+    (clean, corrupted), by_id, rows = sides(known), known.set_index("sample_id"), []
+    by_chance = quality.chance(known, "prompt", selection_size(RATIO, len(known)))
     for score in found:
         draws = score.values.reshape(len(known), -1).T  # (draws, N)
-        areas = auc(draws[:, clean], draws[:, corrupted])
-        ranked = {str(i): selectors.rank(values, known["sample_id"], "highest") for i, values in enumerate(draws)}
-        kept = quality.precision(ranked, known, (RATIO,), confidence).query("side == 'prompt'")
+        areas, shares = auc(draws[:, clean], draws[:, corrupted]), []
+        for values in draws:
+            ranking = selectors.rank(values, known["sample_id"], "highest")
+            chosen = by_id.loc[selectors.select(ranking, RATIO)]
+            shares.append(1 - quality.corrupted(chosen)[quality.judged(chosen, "prompt")].mean())
         row = score._asdict() | {"auc": areas.mean(), "low": np.nan, "high": np.nan, "sd": np.nan}
         if len(draws) > 1:
             row["sd"] = areas.std(ddof=1)
-        elif min(clean.sum(), corrupted.sum()) > 1:
+        elif score.fixed and min(clean.sum(), corrupted.sum()) > 1:
             test = stats.bootstrap(
                 (draws[0, clean], draws[0, corrupted]), auc, vectorized=True, n_resamples=resamples, batch=256,
                 confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
             )  # fmt: skip
             row |= test.confidence_interval._asdict()
-        rows.append(row | {"share": kept["precision"].mean(), "chance": kept["chance"].iloc[0]})
+        rows.append(row | {"share": np.mean(shares), "chance": by_chance})
     return pd.DataFrame(rows).drop(columns="values").astype({"layer": "Int64"})
 
 
@@ -205,17 +210,21 @@ def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     if not changed:
         return pd.DataFrame(columns=["selector", "n", "rho", "low", "high", "fires", "variation"])
     other = Pool(run, pool.task, changed, f"{pool.task}/quality/rewritten", pool.seed, one_pass=True)
+    other.prior = pool.prior
     for name in STABLE:
-        values = pd.Series(selectors.get(name)(pool, 0), pool.ids)
-        again, own = selectors.get(name)(other, 0), values.to_numpy()[clean]
-        found = spearman(values[other.ids], again, preset.confidence, preset.bootstrap, preset.seed)
+        values, again = (selectors.rank_pool(name, one).set_index("sample_id")["score"] for one in (pool, other))
+        own = values[[sample.id for sample in sound]]
+        found = spearman(values[other.ids], again[other.ids], preset.confidence, preset.bootstrap, preset.seed)
         facts = {"fires": (own > 0).mean(), "variation": stats.variation(own)}
         rows.append({"selector": name} | found._asdict() | facts)
     return pd.DataFrame(rows)
 
 
-def report(pool: Pool, prior: dict[str, StoredSamples]) -> dict[str, pd.DataFrame]:
-    """The tables features, ladder and reliability of a pool of known quality, stored under <task>/quality/."""
+def report(pool: Pool, prior: dict[str, Pool]) -> dict[str, pd.DataFrame]:
+    """The tables features, ladder and reliability of a pool of known quality, stored under <task>/quality/.
+
+    prior: D_prior of every task of the run.
+    """
     run, task, preset = pool.run, pool.task, pool.run.preset
     known, filtered = quality.labels(run.examples(task, "quality")), run.read(f"{task}/task_features.json")
     sure = {"confidence": preset.confidence, "resamples": preset.bootstrap, "seed": preset.seed}
@@ -223,7 +232,7 @@ def report(pool: Pool, prior: dict[str, StoredSamples]) -> dict[str, pd.DataFram
         "labels": content_hash(known.to_dict("list")), "units": preset.scoring.units,
         "features": content_hash([filtered["features"], filtered["selected"]]),
         "recalled": run.store.version(f"{task}/recall.parquet"),
-        "priors": {name: samples.data_version for name, samples in prior.items()},
+        "priors": {name: run.data_version(name, "prior") for name in prior},
     }  # fmt: skip
     made: dict[str, pd.DataFrame] = {}
     builds = {

@@ -29,8 +29,8 @@ from igds_utils.data.rows import find_rows
 from igds_utils.engine import prompts
 from igds_utils.engine.loading import load_config
 from igds_utils.selection.features import task_features
-from igds_utils.selection.pool import Pool
-from igds_utils.selection.samples import MEASUREMENTS, Samples
+from igds_utils.selection.measurements import MEASUREMENTS
+from igds_utils.selection.pool import Pool, Samples
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 from igds_utils.tasks.records import Records

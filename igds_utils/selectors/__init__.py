@@ -1,7 +1,7 @@
 """Selectors by name. A new one is a function that `register` decorates; its module is imported here."""
 
-from igds_utils.selectors import baselines, diversity, igds, similarity  # noqa: F401  (importing registers)
-from igds_utils.selectors.base import (
+from igds_utils.selectors import diversity, scores, similarity  # noqa: F401  (importing registers)
+from igds_utils.selectors.base import (  # noqa: F401
     Choice,
     Selector,
     UnusableScores,
@@ -12,15 +12,3 @@ from igds_utils.selectors.base import (
     register,
     select,
 )
-
-__all__ = [
-    "Choice",
-    "Selector",
-    "UnusableScores",
-    "get",
-    "names",
-    "rank",
-    "rank_pool",
-    "register",
-    "select",
-]

@@ -33,12 +33,9 @@ Direction = Literal["highest", "lowest"]
 class UnusableScores(ValueError):
     """Scores that are not numbers; `ids` are the samples that have them."""
 
-    def __init__(self, ids: Sequence[str]):
-        self.ids = list(ids)
-        shown = ", ".join(self.ids[:3]) + (", ..." if len(self.ids) > 3 else "")
-        super().__init__(
-            f"{len(self.ids)} samples have no score (NaN): {shown}; repair or remove them from the pool"
-        )
+    def __init__(self, ids: list[str]):
+        self.ids, shown = ids, ", ".join(ids[:3]) + ", ..." * (len(ids) > 3)
+        super().__init__(f"{len(ids)} samples have no score (NaN): {shown}; repair or remove them from the pool")
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,6 @@ class Selector:
     parameters: dict[str, Any]  # stored beside the scores
     chooses: bool  # whether the function takes a size and returns a `Choice`
     seeded: bool  # whether the result depends on the pool's seed
-
-    def __call__(self, pool: Pool, size: int) -> Any:
-        """Scores of all samples, (N,), or a `Choice` of at most `size` of them."""
-        measured = [attrgetter(name)(pool) for name in self.measurements]
-        return self.function(pool, *[size] * self.chooses, *measured, **self.parameters)
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ def register(
 
     measurements: those of the pool whose values the function gets after the pool (and the size).
     changed: parameters other than the defaults in the function's signature.
-    Raises `ValueError` if the name is taken or a parameter is unknown.
+    Raises `ValueError` if the name is taken.
     """
 
     def add(function: Callable) -> Callable:
@@ -87,10 +79,6 @@ def register(
         defaults = {n: a.default for n, a in arguments.items() if a.default is not inspect.Parameter.empty}
         if name in _REGISTRY:
             raise ValueError(f"selector {name!r} is registered twice: choose another name")
-        if unknown := sorted(set(changed) - set(defaults)):
-            raise ValueError(
-                f"selector {name!r} has no parameter {unknown[0]!r}; known: {', '.join(defaults)}"
-            )
         chooses, parameters = "size" in arguments, defaults | changed
         _REGISTRY[name] = Selector(name, function, direction, measurements, parameters, chooses, seeded)
         return function
@@ -122,11 +110,26 @@ def rank_pool(name: str, pool: Pool, size: int | None = None) -> pd.DataFrame:
     size = n if size is None else size
     if not 1 <= size <= n:
         raise ValueError(f"{size} samples cannot be selected from a pool of {n}")
-    found, facts = selector(pool, size), {}
-    ranking = rank(found.scores if selector.chooses else found, pool.ids, selector.direction)
+    measured = [attrgetter(one)(pool) for one in selector.measurements]
+    found = selector.function(pool, *[size] * selector.chooses, *measured, **selector.parameters)
+    if not selector.chooses:
+        found = Choice(np.array([], dtype=int), found)
+    order = np.asarray(found.order, dtype=int)
+    if (distinct := len(np.unique(order))) < len(order) or len(order) > size:
+        raise ValueError(
+            f"selector {name!r} chose {len(order)} samples, {distinct} of them distinct, for a budget of {size}: "
+            "it must choose each sample once and no more than the budget"
+        )
+    ranking, facts = rank(found.scores, pool.ids, selector.direction), dict(found.facts)
     ranking["filled"] = False
-    if selector.chooses:
-        ranking, facts = _chosen_first(name, found, ranking, pool.ids, size)
+    if selector.chooses:  # what was chosen comes first, in its order
+        place = pd.Series(range(len(order)), [pool.ids[i] for i in order])
+        behind = ranking["sample_id"].map(place).fillna(n)
+        ranking = ranking.iloc[np.argsort(behind, kind="stable")].reset_index(drop=True)
+        ranking["rank"] = np.arange(1, n + 1)
+        by_rule = len(order) - found.filled
+        ranking["filled"] = ranking["rank"].between(by_rule + 1, size)
+        facts |= {"chosen": by_rule, "filled": size - by_rule}
     facts["distinct_scores"] = int(ranking["score"].nunique())  # one: sample ids alone decide
     ranking.attrs["selector"] = {
         "name": name,
@@ -135,28 +138,9 @@ def rank_pool(name: str, pool: Pool, size: int | None = None) -> pd.DataFrame:
         "seed": pool.seed if selector.seeded else None,
         "size": size,
         "facts": facts,
-        "measured": {m: about for m in selector.measurements if (about := pool.measured(m).about)},
+        "measured": {one: about for one in selector.measurements if (about := pool.measured(one).about)},
     }
     return ranking
-
-
-def _chosen_first(
-    name: str, choice: Choice, ranking: pd.DataFrame, ids: Sequence[str], size: int
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A ranking with the chosen samples first, in their order; and the facts with the shortfall counted."""
-    order = np.asarray(choice.order, dtype=int)
-    if (distinct := len(set(order.tolist()))) < len(order) or len(order) > size:
-        raise ValueError(
-            f"selector {name!r} chose {len(order)} samples, {distinct} of them distinct, for a budget of {size}: "
-            "it must choose each sample once and no more than the budget"
-        )
-    place = {ids[i]: number for number, i in enumerate(order)}
-    ranking["rank"] = [place.get(i, len(order) + row) for row, i in enumerate(ranking["sample_id"])]
-    ranking = ranking.sort_values("rank", ignore_index=True)
-    ranking["rank"] = np.arange(1, len(ranking) + 1)
-    by_rule = len(order) - choice.filled
-    ranking["filled"] = ranking["rank"].between(by_rule + 1, size)
-    return ranking, choice.facts | {"chosen": by_rule, "filled": size - by_rule}
 
 
 def rank(scores: np.ndarray, ids: Sequence[str], direction: Direction) -> pd.DataFrame:
@@ -171,11 +155,9 @@ def rank(scores: np.ndarray, ids: Sequence[str], direction: Direction) -> pd.Dat
     table = pd.DataFrame({"sample_id": list(ids), "score": scores})
     if bad := table.loc[table["score"].isna(), "sample_id"].tolist():
         raise UnusableScores(bad)
-    table = table.sort_values(
-        ["score", "sample_id"], ascending=[direction == "lowest", True], ignore_index=True
-    )
-    table["rank"] = np.arange(1, len(table) + 1)
-    return table
+    ascending = [direction == "lowest", True]
+    table = table.sort_values(["score", "sample_id"], ascending=ascending, ignore_index=True)
+    return table.assign(rank=np.arange(1, len(table) + 1))
 
 
 def select(ranking: pd.DataFrame, ratio: float) -> list[str]:

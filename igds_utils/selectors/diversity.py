@@ -4,7 +4,6 @@ The two over features are **our reading** of arXiv 2502.14050, whose Algorithm 1
 
 - a sample's features are those whose largest activation on any of its tokens exceeds a threshold. The paper's 10 is in
   the units of its own SAE; here it is a quantile of all non-zero largest activations of the pool;
-- when every feature that any sample shows is covered, a new cover starts;
 - GreedSelect adds the sample with the most features not covered yet; where no one adds any, a new cover starts;
 - SimScale walks the samples by their number of features, most first, and keeps one if the share of its features that
   the current cover holds stays below a limit (the paper's value is not certain; 0.8 here). What a walk leaves out is
@@ -15,13 +14,15 @@ Longer texts show more features, so both must be seen beside the longest respons
 
 import heapq
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from igds_utils.selectors.base import Choice, document, id_order, register
+from igds_utils.selectors.similarity import words
 
 Sets = list[np.ndarray]  # the features of every sample
 LEVEL = 9  # of zlib, as the authors of ZIP call it
@@ -135,19 +136,35 @@ def instag(pool, size, tags, rare=2):
     Tags come from the preset's `selection.tagger`, a language model such as OFA-Sys/InsTagger. Without one, **word
     n-grams of the instruction stand in**: plain, and not what the authors do; the tagger is stored with the scores.
     The authors also merge tags of like meaning; here case, punctuation and word endings are all that is evened out.
-    tags: CSR (N, tags), 1 where a sample has a tag.
+    tags: texts, a list a sample.
     """
-    common = np.flatnonzero(np.asarray((tags > 0).sum(axis=0)).ravel() >= rare)
-    sets = columns_of(tags[:, common])
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    found = [{*map(normalised_tag, one)} - {""} for one in tags]
+    matrix = MultiLabelBinarizer(sparse_output=True).fit_transform(found)  # CSR (N, tags)
+    common = np.flatnonzero(np.asarray(matrix.sum(axis=0)).ravel() >= rare)
+    sets = columns_of(matrix[:, common])
     numbers = np.array([len(one) for one in sets])
     order, covers = walk(sets, id_order(pool), size, overlap=1)
     facts = {
-        "tags": tags.shape[1],
-        "dropped_rare_tags": tags.shape[1] - len(common),
+        "tags": matrix.shape[1],
+        "dropped_rare_tags": matrix.shape[1] - len(common),
         "samples_without_tag": int((numbers == 0).sum()),
         "covers": covers,
     }
     return Choice(order[numbers[order] > 0], numbers, facts)
+
+
+def normalised_tag(tag: str) -> str:
+    """A tag in lower case, without punctuation, each word cut to its stem (Porter); "" where nothing is left."""
+    return " ".join(_stemmer()(word) for word in words(tag) if any(map(str.isalnum, word)))
+
+
+@cache
+def _stemmer() -> Callable[[str], str]:
+    from nltk.stem.porter import PorterStemmer
+
+    return cache(PorterStemmer().stem)
 
 
 class Bundle:
@@ -176,10 +193,9 @@ def least_redundant(texts: Sequence[bytes], size: int) -> list[int]:
     """Places of `size` texts, taken one by one so that g of those taken stays lowest; ties fall to the first."""
     bundle, left, taken = Bundle(), list(range(len(texts))), []
     while len(taken) < size:
-        best = min(left, key=lambda i: bundle.ratio_with(texts[i]))
-        bundle.add(texts[best])
-        left.remove(best)
-        taken.append(best)
+        taken.append(min(left, key=lambda i: bundle.ratio_with(texts[i])))
+        bundle.add(texts[taken[-1]])
+        left.remove(taken[-1])
     return taken
 
 

@@ -71,15 +71,11 @@ def mona(pool, activations, of_examples):
 def generalized_jaccard(vectors, prototype: np.ndarray) -> np.ndarray:
     """sum_i min(a_i, b_i) / sum_i max(a_i, b_i) of every row a with the prototype b: (N, M), (M,) -> (N,).
 
-    vectors: array or CSR matrix; nothing may be negative. Two vectors of zeros are alike: 1. Only stored entries are
+    vectors: array or CSR matrix; nothing is negative. Two vectors of zeros are alike: 1. Only stored entries are
     visited, as sum max(a, b) = sum a + sum b - sum min(a, b).
     """
     rows = vectors if issparse(vectors) else csr_matrix(vectors)
     values = rows.data.astype(np.float64)
-    if (values < 0).any() or (prototype < 0).any():
-        raise ValueError(
-            "the generalized Jaccard similarity is defined for activations >= 0, some are negative"
-        )
     sample = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
     total = np.bincount(sample, weights=values, minlength=rows.shape[0])
     both = np.bincount(sample, weights=np.minimum(values, prototype[rows.indices]), minlength=rows.shape[0])

@@ -253,7 +253,7 @@ def benefit_table(estimate: pd.DataFrame, price: float, currency: str = "$") -> 
 def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Selectors on a pool of known quality, the cleanest selection first, and chance below (quality/summary.json).
 
-    On each side only the clean samples and those spoilt on that side are counted. Recall: the share of all clean
+    On each side only the clean samples and those corrupted on that side are counted. Recall: the share of all clean
     samples that was kept. Length: rank correlation of the order of taking with the length of the target.
     """
     records = sorted(summary["selectors"], key=lambda record: -record["both_precision"])

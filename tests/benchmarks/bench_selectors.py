@@ -27,8 +27,8 @@ from igds_utils.core import store
 from igds_utils.core.experiment import open_run
 from igds_utils.core.manifest import machine
 from igds_utils.engine import loading, losses
+from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selection.pool import Pool, open_pool
-from igds_utils.selection.samples import MEASUREMENTS
 from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
 from igds_utils.selectors.diversity import Bundle, lazy_greedy

@@ -17,7 +17,7 @@ from itertools import islice
 from igds_utils import tiny
 from igds_utils.engine import activations
 from igds_utils.engine.lm import LM
-from igds_utils.selection.pool import PROMPTS
+from igds_utils.selection.measurements import PROMPTS
 from igds_utils.engine.sae import Feature
 lm, n = LM(tiny.model("llama"), tiny.tokenizer(), "llama"), int(sys.argv[1])
 saes = type("Saes", (dict,), {"device": "cpu"})({1: tiny.sae(seed=1)})

@@ -1,0 +1,312 @@
+"""What can be measured on a pool: functions of it by name, whose values are read from disk or made when asked for.
+
+A pool makes them in the order of their definition, so that no model is loaded twice: what takes a model of its own,
+what the model to be trained reads, and what the one with the SAEs reads. More of these stand in `features`, and
+`gradients`, which changes a copy of the model to be trained, comes last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import regex
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from igds_utils.core.experiment import Run, stamped
+from igds_utils.engine import losses, prompts
+from igds_utils.engine.batching import pad, token_batches
+from igds_utils.engine.generation import generate
+from igds_utils.engine.lm import LM, last_hidden, residuals
+from igds_utils.engine.loading import model_folder
+from igds_utils.selectors.base import document
+from igds_utils.selectors.similarity import words
+
+if TYPE_CHECKING:
+    from igds_utils.selection.pool import Pool, Samples
+
+PROMPTS = 2048  # samples of one part where only prompts are read, which are short
+DEPTH = 0.6  # of the model, where `prior_cosines` reads
+MAX_NEW_TOKENS = 256  # about a dozen tags with their explanations
+NGRAMS = (1, 2)
+# The words that InsTagger was trained on; other models understand them too.
+INSTRUCTION = (
+    "You are a helpful assistant. Please identify tags of user intentions in the following user query and provide an "
+    'explanation for each tag. Please respond in the JSON format {{"tag": str, "explanation": str}}.\nQuery: {text}'
+)
+
+
+class Measured(NamedTuple):
+    """One measurement: its values (array or CSR matrix), the stored product behind it, and what to know of it."""
+
+    values: Any
+    product: str
+    about: dict[str, Any]
+
+
+# name -> how it is measured, and the rendering of a sample that a model reads for it
+MEASUREMENTS: dict[str, tuple[Callable[[Pool], Measured], str]] = {}
+
+
+def measurement(reads: str = "") -> Callable[[Callable], Callable]:
+    """Decorator: make a function known as a measurement; `pool.<name>` gives its values.
+
+    reads: `prompts`, `pairs` or `training_pairs` of `Samples`; nothing where no model of the run reads a sample.
+    """
+
+    def add(measure: Callable[[Pool], Measured]) -> Callable[[Pool], Measured]:
+        MEASUREMENTS[measure.__name__] = measure, reads
+        return measure
+
+    return add
+
+
+# ---- texts -----------------------------------------------------------------------------------------------
+
+
+@measurement()
+def target_examples(pool: Pool) -> Measured:
+    """The examples of the target task themselves."""
+    return Measured(pool.examples.samples, "", {"data": pool.examples.data_version})
+
+
+@measurement()
+def embeddings(pool: Pool) -> Measured:
+    """Sentence embedding of every sample, instruction and target, by the preset's encoder: (N, d), of length 1."""
+    ref = pool.run.preset.selection.encoder
+
+    @cache
+    def encoder():
+        from sentence_transformers import SentenceTransformer
+
+        # one with its own pooling (MiniLM, BGE), or any transformer, which then gets mean pooling. No code of a
+        # repository is run: of LLM2Vec the causal model is read, without the two-way attention of its own code
+        return SentenceTransformer(str(model_folder(ref)))
+
+    def build(part: Samples) -> np.ndarray:
+        texts = [document(sample) for sample in part.samples]
+        return encoder().encode(texts, normalize_embeddings=True, show_progress_bar=False)
+
+    inputs = {"encoder": stamped(ref), "data": pool.data_version}
+    return pool.stored("embeddings", build, inputs, {"encoder": ref.model_dump()})
+
+
+@measurement()
+def tags(pool: Pool) -> Measured:
+    """The tags of each sample's instruction, as lists of texts; without a tagger its word n-grams."""
+    ref = pool.run.preset.selection.tagger
+    lm = cache(lambda: pool.run.load(ref))
+
+    def build(part: Samples) -> pd.DataFrame:
+        asked = [sample.text for sample in part.samples]
+        return pd.DataFrame({"tags": model_tags(lm(), asked) if ref else [word_ngrams(text) for text in asked]})
+
+    dtype = pool.run.preset.chosen.dtype if ref else None
+    inputs = {"tagger": stamped(ref), "dtype": dtype, "data": pool.data_version}
+    stand_in = {"tagger": "word n-grams, a stand-in", "ngrams": NGRAMS}
+    about = {"tagger": ref.model_dump()} if ref else stand_in
+    return pool.stored("tags", build, inputs, about, values=lambda table: table["tags"].to_list())
+
+
+def model_tags(lm: LM, texts: Sequence[str], rows: int = 16) -> list[list[str]]:
+    """Tags of each text as a tagging model writes them, greedily decoded, `rows` texts together."""
+    asked = [INSTRUCTION.format(text=prompts.as_text(text, lm.tokenizer)) for text in texts]
+    if lm.tokenizer.chat_template:
+        turns = [[{"role": "user", "content": text}] for text in asked]
+        asked = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    else:
+        asked = [f"{text}\nAssistant:" for text in asked]
+    return [parse_tags(outputs[0]) for outputs in generate(lm, asked, MAX_NEW_TOKENS, rows=rows)]
+
+
+def parse_tags(output: str) -> list[str]:
+    """Every value of "tag" in what a model wrote, also where its JSON breaks off; [] where there is none."""
+    return re.findall(r'"tag"\s*:\s*"([^"]+)"', output)
+
+
+def word_ngrams(text: str) -> list[str]:
+    """Distinct runs of one and two words of a text; punctuation ends a run. A stand-in for tags, no more."""
+    found: dict[str, None] = {}
+    for run in regex.split(r"[^\w\s\p{M}]+", text):
+        parts = words(run)
+        for n in NGRAMS:
+            found |= dict.fromkeys(" ".join(parts[i : i + n]) for i in range(len(parts) - n + 1))
+    return list(found)
+
+
+# ---- the model to be trained, in the SFT rendering -------------------------------------------------------
+
+
+@measurement("training_pairs")
+def target_loss(pool: Pool) -> Measured:
+    """Mean cross-entropy of each target given its prompt, in nats a token: (N,). Loss and IFD share it."""
+    return _target(pool, "target_loss")
+
+
+@measurement("training_pairs")
+def target_cut(pool: Pool) -> Measured:
+    """Whether the target reaches beyond `sft.max_length`, where training cuts it: (N,) bool."""
+    return _target(pool, "cut")
+
+
+def _target(pool: Pool, column: str) -> Measured:
+    def build(part: Samples) -> pd.DataFrame:
+        pairs, uncut = part.training_pairs, part.uncut_training_pairs
+        cut = [len(kept) < len(whole) for (kept, _), (whole, _) in zip(pairs, uncut, strict=True)]
+        return pd.DataFrame({"target_loss": _losses(pool.run, pairs), "cut": cut})
+
+    return pool.stored("target_loss", build, pool.trained_from, values=lambda table: table[column].to_numpy())
+
+
+@measurement("training_pairs")
+def bare_target_loss(pool: Pool) -> Measured:
+    """Mean cross-entropy of the same target tokens given only a bare header (`prompts.bare_header`): (N,).
+
+    The tokens are those of the conditioned pass, so that a ratio of the two compares like with like.
+    """
+    run = pool.run
+    header = prompts.bare_header(run.task(pool.task), run.train_tokenizer, run.config(pool.task))
+
+    def build(part: Samples) -> np.ndarray:
+        start = prompts.encode(run.train_tokenizer, header)
+        return _losses(run, [(start + ids[n_prompt:], len(start)) for ids, n_prompt in part.training_pairs])
+
+    return pool.stored("bare_target_loss", build, {"header": header} | pool.trained_from, {"header": header})
+
+
+def _losses(run: Run, pairs: list[losses.Pair]) -> np.ndarray:
+    return losses.target_losses(run.train_lm, pairs, run.preset.batch_tokens)
+
+
+@measurement("training_pairs")
+def hidden_states(pool: Pool) -> Measured:
+    """Mean of the last hidden states (after the final norm) over prompt, target and end: (N, d), of length 1.
+
+    Token t of T has the weight t.
+    """
+    return pool.stored("hidden_states", weighted_hidden_states, pool.trained_from)
+
+
+def weighted_hidden_states(part: Samples) -> np.ndarray:
+    found = np.empty((len(part.samples), part.run.train_lm.width), dtype=np.float32)
+    for batch, inputs in _batches(part.run, part.run.train_lm, part.training_pairs):
+        with torch.inference_mode():
+            h = last_hidden(part.run.train_lm, **inputs, use_cache=False).float()  # (B, T, d)
+            mask = inputs["attention_mask"]
+            weights = (mask * mask.cumsum(-1)).float()  # (B, T)
+            mean = torch.einsum("bt,btd->bd", weights / weights.sum(-1, keepdim=True), h)
+            found[batch] = normalize(mean, dim=-1).cpu()
+    return found
+
+
+def _batches(run: Run, lm: LM, pairs: list[losses.Pair]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Numbers of the pairs of a batch, and a model's inputs, padded on the right."""
+    sequences = [ids for ids, _ in pairs]
+    with tqdm(total=len(pairs), desc="read tokens", unit="sample", leave=False, delay=2) as bar:
+        for batch in token_batches([len(ids) for ids in sequences], run.preset.batch_tokens):
+            yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
+            bar.update(len(batch))
+
+
+# ---- the identification model, at the critical position --------------------------------------------------
+
+
+@measurement("prompts")
+def prior_cosines(pool: Pool) -> Measured:
+    """Cosine of each sample's residual stream at p to the mean of D_prior's, at one layer: (N,)."""
+    layer = fixed_layer(pool.run)
+    mean = cache(lambda: pool.prior.residuals([layer])[layer].mean(dim=0))  # (d,)
+
+    def build(part: Samples) -> np.ndarray:
+        return torch.cosine_similarity(part.residuals([layer])[layer], mean()[None]).numpy()
+
+    inputs = pool.identified_from | {"layer": layer, "prior": pool.run.data_version(pool.task, "prior")}
+    return pool.stored("prior_cosines", build, inputs, {"layer": layer}, size=PROMPTS)
+
+
+def fixed_layer(run: Run) -> int:
+    """The layer with an SAE nearest to 60 % of the depth, where what reads one layer reads."""
+    depth = DEPTH * run.lm_config.num_hidden_layers
+    return min(run.saes.layers, key=lambda layer: abs(layer + 1 - depth))
+
+
+# ---- the identification model, at all tokens of prompt and target, in the deepest layer that has an SAE ---
+
+
+@measurement("pairs")
+def sae_mean(pool: Pool) -> Measured:
+    """Mean activation of every feature over all tokens: CSR (N, M)."""
+    return _sae_tokens(pool, "mean")
+
+
+@measurement("pairs")
+def sae_max(pool: Pool) -> Measured:
+    """Largest activation of every feature on any token: CSR (N, M)."""
+    return _sae_tokens(pool, "max")
+
+
+def _sae_tokens(pool: Pool, column: str) -> Measured:
+    def values(table: pd.DataFrame) -> csr_matrix:
+        ends = np.cumsum([0, *map(len, table["features"])])
+        parts = (np.concatenate(table[column].to_list()), np.concatenate(table["features"].to_list()), ends)
+        return csr_matrix(parts, shape=(len(table), table.attrs["d_sae"]))
+
+    return _tokens(pool, "token_activations", token_activations, values)
+
+
+@measurement("pairs")
+def neuron_mean(pool: Pool) -> Measured:
+    """Mean positive part of every neuron of the MLP (what enters its down projection) over all tokens: (N, m)."""
+    return _tokens(pool, "neuron_means", neuron_means)
+
+
+def _tokens(pool: Pool, name: str, read: Callable[[Samples], pd.DataFrame], values=None) -> Measured:
+    inputs = pool.identified_from | {"max_length": pool.run.config(pool.task).sft.max_length}
+    return pool.stored(name, read, inputs, {"layer": pool.run.saes.layers[-1]}, values=values)
+
+
+def token_activations(part: Samples) -> pd.DataFrame:
+    """SAE features that fire on a sample, which are few: features (their indices), mean and max over the tokens."""
+    sae, rows = part.run.saes[part.run.saes.layers[-1]], {}
+    for i, h, _ in _layer(part):
+        with torch.inference_mode():
+            acts = sae.encode(h)  # (tokens, M)
+            peak = acts.max(0).values
+            fires = peak.nonzero()[:, 0]
+            found = fires.int(), acts.mean(0)[fires], peak[fires]
+        rows[i] = [values.cpu().numpy() for values in found]
+    table = pd.DataFrame([rows[i] for i in sorted(rows)], columns=["features", "mean", "max"])
+    table.attrs = {"d_sae": part.run.saes.d_sae}
+    return table
+
+
+def neuron_means(part: Samples) -> np.ndarray:
+    rows = {i: neurons.clamp(min=0).mean(0).cpu().numpy() for i, _, neurons in _layer(part)}
+    return np.stack([rows[i] for i in sorted(rows)])
+
+
+def _layer(part: Samples) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(number of a sample, its residual stream after the deepest layer (tokens, d), that MLP's neurons (tokens, m)).
+
+    All tokens but the first of each, an attention sink; passes stop at that layer.
+    """
+    lm, layer, caught = part.run.lm, part.run.saes.layers[-1], []
+    down = lm.blocks[layer].mlp.down_proj
+    handle = down.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+    try:
+        for batch, inputs in _batches(part.run, lm, part.pairs):
+            h = residuals(lm, [layer], **inputs)[layer]
+            neurons, read = caught.pop().to(h.device), inputs["attention_mask"].bool()
+            read[:, 0] = False
+            for row, i in enumerate(batch):
+                yield i, h[row, read[row]].float(), neurons[row, read[row]].float()
+    finally:
+        handle.remove()
