@@ -11,9 +11,8 @@ from igds_utils.config.config import PROJECT, load_preset, preset_names
 from igds_utils.core.experiment import Run
 from igds_utils.plots.style import empty_figure, save_figure
 from igds_utils.reporting import report
-from igds_utils.reporting.report import exhibits
+from igds_utils.reporting.report import exhibits, save_table
 from igds_utils.running.runner import REPORT_STAGES, STAGES
-from igds_utils.tables import save_table
 
 HOSTILE = "<script>alert(1)</script><img src=http://x.org/a.png>"
 FRAME = pd.DataFrame({
@@ -66,12 +65,12 @@ def run(tmp_path):
     run = Run(load_preset("smoke", tasks=["math"], overrides=overrides), tmp_path)
     feature = {"name": "l1_p2", "layer": 1, "delta": 0.1, "confirmation_delta": 0.0}
     run.store.write("math/task_features.json", {"features": [feature], "selected": ["l1_p2"], "established": False})
-    entry = {"seconds": 60.0, "peak_bytes": 2e9, "complete": True}
-    again = entry | {"seconds": 5.0}  # everything was made already
-    notebooks = {"01": [entry, again], "02": [again | {"complete": False}]}
-    machine = {"gpus": 0, "threads": 2, "processor": HOSTILE}
-    facts = {"preset": run.preset.model_dump(), "commit": HOSTILE, "machine": machine, "notebooks": notebooks}
-    run.store.write("manifest.json", facts)
+    run.store.write("manifest.json", {
+        "preset": run.preset.model_dump(), "commit": HOSTILE,
+        "machine": {"gpus": 0, "threads": 2, "processor": HOSTILE},
+        "notebooks": {"01": {"seconds": 60.0, "peak_bytes": 2e9}},
+        "metrics": {"math": {"label": "accuracy (%)", "unit": "points", "factor": 100.0, "digits": 1}},
+    })  # fmt: skip
     run.store.write("benefit.json", {"story": f"It costs $5 and saves $6. {HOSTILE}"})
     save_table(FRAME, tmp_path / "tables", "table9", "caption")
     save_figure(empty_figure("x"), tmp_path / "figures", "main_result")
@@ -90,7 +89,7 @@ def test_the_page_shows_what_is_stored_loads_nothing_and_escapes_everything(run)
     assert all(table.find_parent(class_="scroll") for table in page.find_all("table"))
     assert page.find("math", attrs={"display": "block"})
     assert "No causal effect is established" in text and "l1_p2 (Math)" in re.sub(r"\s+", " ", text)
-    assert "01 1 min 00 s, 2.0 GB" in text and "02 5 s" not in text  # of a notebook its longest complete run
+    assert "01 1 min 00 s, 2.0 GB" in text
     absent = [note.get_text() for note in page.find_all(class_="note")]
     assert len(absent) == len(exhibits()) - 3  # all but the claims and what was saved
     assert any("Table 2: selections compared. Not run at this scale; 05_evaluation makes it" in note for note in absent)

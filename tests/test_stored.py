@@ -17,6 +17,7 @@ from igds_utils.core.arms import CHECKS, arms
 from igds_utils.core.store import Store
 from igds_utils.engine.features import features_of
 from igds_utils.identification import effects, intervention, recall
+from igds_utils.reporting.report import load_table
 from igds_utils.training.evaluation import checks, summarise
 
 REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
@@ -133,7 +134,7 @@ def test_tables_1_and_2_follow_from_what_is_stored(stored):
         "table2": tables.table2(read["summary"], metrics, display.paper_values()),
     }
     for name, frame in made.items():
-        kept = tables.load_table(stored.root / "tables", name)
+        kept = load_table(stored.root / "tables", name)
         pd.testing.assert_frame_equal(frame.astype(str).reset_index(drop=True), kept, check_dtype=False)
 
 

@@ -9,7 +9,8 @@ import pytest
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
 from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, SELECTORS, Metric, metric_of, paper_values
-from igds_utils.tables import MARK, model_facts, prompt_templates, save_table, table1, table2, table6, table9
+from igds_utils.reporting.report import load_table, save_table
+from igds_utils.tables import MARK, model_facts, prompt_templates, table1, table2, table6, table9
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -50,7 +51,6 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert theirs["Model"] == "Gemma-2-2B (paper)" and theirs["Top feature"] == "l14_p11575"
     assert theirs["Task, unit of δ"] == "Math, ACC" and ours["Task, unit of δ"] == "Math, points"
     assert theirs["δ (validation)"] == "+12" and theirs["δ (confirmation)"] == NOTHING
-    assert not [column for column in table if column.startswith("Paper")]
 
 
 def test_table1_says_what_is_established_and_when_nothing_was_found(found):
@@ -155,6 +155,7 @@ def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
     assert sorted((tmp_path / "tables").iterdir()) == sorted(paths)
     rows = list(csv.reader(paths[0].open(encoding="utf8")))
     assert rows == [["Arm", "Gain (%)"], ["IGDS", "-1.5 [-2, 3]"], ["a|b", "x_1 & y"]]
+    assert load_table(tmp_path / "tables", "table2")["Gain (%)"][0].startswith("−1.5 [−2")
     assert "a\\|b" in paths[1].read_text(encoding="utf8")
     latex = paths[2].read_text(encoding="utf8")
     assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex and r"\toprule" in latex and r"50 \%" in latex

@@ -1,5 +1,6 @@
 """What identification found: recall, causal effects, and Figures 5 to 7."""
 
+from collections.abc import Collection
 from functools import partial
 
 import numpy as np
@@ -39,7 +40,7 @@ def recall_frequency(recall: pd.DataFrame, facts: dict) -> Figure:
     share = f"{facts['basis_points']:.2f} ‱"
     left.set_title(f"{facts['n_candidates']:,} of {facts['n_features_total']:,} features recalled ({share})")
     layers = list(facts["layers"])
-    counts = recall["layer"][recall["candidate"].astype(bool)].value_counts().reindex(layers, fill_value=0)
+    counts = recall.query("candidate")["layer"].value_counts().reindex(layers, fill_value=0)
     sns.barplot(x=layers, y=counts.to_numpy(), color=style.ACCENT, saturation=1, ax=right)
     for dimension in (right.xaxis, right.yaxis):
         dimension.set_major_locator(MaxNLocator(13, integer=True))
@@ -56,7 +57,7 @@ def causal_effects(
     Selected ones are highlighted; a diamond is the effect measured again on the confirmation set. Above 40 candidates
     names give way to ranks.
     """
-    column, again_columns, title = EFFECTS[by]
+    column, again, title = EFFECTS[by]
     metric = metric if by == "score" else LOGLIK
     frame = pd.DataFrame(features)
     if frame.empty:
@@ -67,14 +68,13 @@ def causal_effects(
     figure, axes = style.new_figure(style.PAGE * 0.75, 1.1 + 0.17 * n if named else 5.0)
     axis, names = axes[0, 0], (column, f"{column}_low", f"{column}_high")
     axis.axvline(0, color=style.MUTED, linewidth=0.8)
-    lines, size = (style.MUTED, 14) if named else (style.PALE, 3)
     rest, best, draw = frame[~chosen], frame[chosen], partial(style.dots, axis, factor=metric.factor)
-    draw(rest, rest.index, names, lines, s=size, facecolor=style.MUTED, label="candidate")
+    draw(rest, rest.index, names, style.PALE, s=14 if named else 3, facecolor=style.MUTED, label="candidate")
     draw(best, best.index, names, s=30, label=f"chosen: {', '.join(best['name'])}")
-    if again_columns[0] in frame:
-        again = frame[frame[again_columns[0]].notna()]
-        below = 0.35 if named else 0.02 * n
-        draw(again, again.index + below, again_columns, style.AGAIN, marker="D", label="the same, confirmation set")
+    if again[0] in frame:
+        known = frame[frame[again[0]].notna()]
+        below = known.index + (0.35 if named else 0.02 * n)
+        draw(known, below, again, style.AGAIN, marker="D", label="the same, confirmation set")
     if named:
         style.name_rows(axis, frame["name"], selected)
     else:
@@ -91,17 +91,17 @@ def placebo_effects(
     column, _, title = EFFECTS[by]
     metric = metric if by == "score" else LOGLIK
     frame = pd.DataFrame(features).dropna(subset=column)
-    groups = {"candidates": frame[column]} | {kind: found["effects"] for kind, found in placebos.items()}
-    figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(groups))
+    kinds = {"candidates": frame[column]} | {kind: found["effects"] for kind, found in placebos.items()}
+    effects = pd.concat({kind: metric.factor * pd.Series(found) for kind, found in kinds.items()}, names=["kind"])
+    figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(kinds))
     axis = axes[0, 0]
-    for row, values in enumerate(groups.values()):
-        places = (metric.factor * np.asarray(values), np.full(len(values), row))
-        axis.scatter(*places, s=16, alpha=0.6, color=style.MUTED, linewidth=0)
+    look = {"jitter": False, "size": 4, "alpha": 0.6, "color": style.MUTED}
+    sns.stripplot(effects.reset_index(name="effect"), x="effect", y="kind", ax=axis, **look)
     best = frame[frame["name"].isin(selected)]
     style.dots(axis, best, np.zeros(len(best)), (column,), factor=metric.factor, s=36, label="chosen")
     axis.axvline(0, color=style.GRID, linewidth=0.8, zorder=0)
-    style.name_rows(axis, list(groups))
-    axis.set(xlabel=f"{title} on the validation set ({metric.unit})")
+    style.name_rows(axis, list(kinds))
+    axis.set(xlabel=f"{title} on the validation set ({metric.unit})", ylabel="")
     return style.with_legend(figure)
 
 
@@ -125,13 +125,14 @@ def dose_response(table: pd.DataFrame, metric: Metric) -> Figure:
 
 def effect_agreement(
     features: list[dict] | pd.DataFrame, selected: list[str], metric: Metric, resamples: int = 2000, seed: int = 0
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Do the two views of an effect agree? delta of the score against the change of the target's log-likelihood."""
-    frame = pd.DataFrame(features)
-    if frame.empty or (frame := frame.dropna(subset=["delta", "delta_loglik"])).empty:
+    frame = pd.DataFrame(features).reindex(columns=["name", "delta", "delta_loglik"]).dropna()
+    if frame.empty:
         return style.empty_figure(NO_CANDIDATE)
     figure, axes = style.new_figure(style.COLUMN, 2.8)
-    _against(axes[0, 0], frame, "delta_loglik", "delta", selected, 1, metric.factor, resamples, seed)
+    frame["delta"] *= metric.factor
+    _against(axes[0, 0], frame, "delta_loglik", "delta", selected, resamples, seed)
     axes[0, 0].set(xlabel="change of target log-likelihood (nats / token)", ylabel=f"causal effect δ ({metric.unit})")
     return style.with_legend(figure)
 
@@ -141,25 +142,25 @@ def recognition(table: pd.DataFrame, metric: Metric, resamples: int = 2000, seed
 
     `table` is quality/features.parquet. The effect on the score has a panel where three features or more generated.
     """
-    shown = {"delta_loglik": (1.0, "change of log-likelihood\n(nats a token)")}
+    effects = {"delta_loglik": "change of log-likelihood\n(nats a token)"}
     if table["delta"].notna().sum() > 2:
-        shown["delta"] = metric.factor, f"causal effect δ\n({metric.unit})"
-    figure, axes = style.new_figure(style.COLUMN * max(1.2, len(shown)), 2.8, columns=len(shown), sharey=True)
-    for axis, (column, (factor, label)) in zip(axes[0], shown.items(), strict=True):
-        here, chosen = table.dropna(subset=column), table.loc[table["selected"], "name"].tolist()
-        _against(axis, here, column, "auc", chosen, factor, 1, resamples, seed)
+        effects["delta"] = f"causal effect δ\n({metric.unit})"
+    table, chosen = table.assign(delta=metric.factor * table["delta"]), table.loc[table["selected"], "name"]
+    figure, axes = style.new_figure(style.COLUMN * max(1.2, len(effects)), 2.8, columns=len(effects), sharey=True)
+    for axis, (column, label) in zip(axes[0], effects.items(), strict=True):
+        _against(axis, table.dropna(subset=column), column, "auc", chosen, resamples, seed)
         axis.axhline(0.5, label="chance", **style.DASHED)
         axis.set_xlabel(label)
     axes[0, 0].set_ylabel("AUC, clean against corrupted prompts")
     return style.with_legend(figure)
 
 
-def _against(axis, frame, x: str, y: str, selected: list[str], factor: float, rise: float, resamples, seed) -> None:
-    """Column y (times `rise`) of features against column x (times `factor`), with the rank correlation of the two."""
-    chosen, draw = frame["name"].isin(selected), partial(style.dots, axis, names=(y,), factor=rise, upright=True)
+def _against(axis, frame: pd.DataFrame, x: str, y: str, selected: Collection[str], resamples: int, seed: int) -> None:
+    """Column y of features against column x, with the rank correlation of the two."""
+    chosen = frame["name"].isin(selected)
     rest, best = frame[~chosen], frame[chosen]
-    draw(rest, rest[x] * factor, colour=style.MUTED, s=16, label="feature")
-    draw(best, best[x] * factor, s=36, label=f"chosen: {', '.join(best['name'])}")
+    style.dots(axis, rest, rest[x], (y,), style.MUTED, upright=True, s=16, label="feature")
+    style.dots(axis, best, best[x], (y,), upright=True, s=36, label=f"chosen: {', '.join(best['name'])}")
     rho = spearman(frame[x], frame[y], resamples=resamples, seed=seed, permute=True)
     axis.set_title(correlation(rho._asdict()))
     axis.grid()
@@ -172,8 +173,8 @@ def feature_map(recalled: dict[str, pd.DataFrame], found: dict[str, dict], layer
     """
     figure, axes = style.task_panels(recalled, 2.7, sharex=True, sharey=True)
     for axis, (task, table) in zip(axes, recalled.items(), strict=True):
-        here, features = table[table["candidate"].astype(bool)], pd.DataFrame(found[task]["features"])
-        chosen = features[features["name"].isin(found[task]["selected"])]
+        here, chosen = table.query("candidate"), pd.DataFrame(found[task]["features"])
+        chosen = chosen[chosen["name"].isin(found[task]["selected"])]
         axis.scatter(here["feature"] + 1, here["layer"], s=10, alpha=0.5, linewidth=0, label="recalled")
         ring = {"s": 70, "facecolor": "none", "edgecolor": style.AGAIN, "linewidth": 1.5, "label": "task feature"}
         axis.scatter(chosen["feature"] + 1, chosen["layer"], **ring)

@@ -21,15 +21,14 @@ def main_result(summary: dict[str, list[dict]], metrics: dict[str, Metric]) -> F
     `summary[task]` = records of `evaluation.summarise`; those of the curve are left out. An arm that was not run on a
     task has an empty row there.
     """
-    kept = {task: display.at_main_ratio(records) for task, records in summary.items()}
-    arms = style.in_order([selector for records in kept.values() for selector in records])
+    kept = {task: pd.DataFrame(display.at_main_ratio(records).values()) for task, records in summary.items()}
+    arms = style.in_order(pd.concat(kept.values())["selector"])
     figure, axes = style.task_panels(kept, 0.95 + 0.22 * len(arms), sharey=True)
-    for axis, (task, records) in zip(axes, kept.items(), strict=True):
-        metric, table = metrics[task], pd.DataFrame(records.values())
-        colours = table["selector"].map(style.selector_colour)
+    for axis, (task, table) in zip(axes, kept.items(), strict=True):
+        metric, colours = metrics[task], table["selector"].map(style.selector_colour)
         style.dots(axis, table, table["selector"].map(arms.index), colour=colours, factor=metric.factor, s=26)
-        if "full" in records:
-            axis.axvline(records["full"]["score"] * metric.factor, label="score of Full", **style.DASHED)
+        for full in table.loc[table["selector"] == "full", "score"] * metric.factor:
+            axis.axvline(full, label="score of Full", **style.DASHED)
         style.name_rows(axis, [display.selector_title(s) for s in arms], [display.selector_title("igds")])
         axis.set_xlabel(metric.label)
         axis.grid(axis="x")
@@ -96,23 +95,20 @@ def score_against_ratio(summary: dict[str, list[dict]], metrics: dict[str, Metri
     `summary[task]` = records of `evaluation.summarise`. Ratios of the paper at which nothing was trained say so.
     Ablations of IGDS (`igds_...`) belong to Table 3 and are left out.
     """
-    tables = {task: pd.DataFrame(records) for task, records in summary.items()}
-    drawn = {task: t[t["ratio"].notna() & ~t["selector"].str.startswith("igds_")] for task, t in tables.items()}
-    if max(rows["selector"].nunique() for rows in drawn.values()) <= len(display.SELECTORS):
-        figure, axes = style.task_panels(drawn, 3.0)
-    else:  # too many for narrow panels
-        figure, axes = style.new_figure(style.PAGE, 1.3 + 2.2 * len(drawn), rows=len(drawn))
-    for axis, (task, table) in zip(axes.flat, drawn.items(), strict=True):
-        metric, seen = metrics[task], set(table["ratio"])
-        ratios, names = sorted({*RATIOS, *seen}), style.in_order(table["selector"])
+    figure, axes = style.new_figure(style.PAGE, 1.3 + 2.2 * len(summary), rows=len(summary))
+    for axis, (task, records) in zip(axes[:, 0], summary.items(), strict=True):
+        metric, whole = metrics[task], pd.DataFrame(records)
+        table = whole[whole["ratio"].notna() & ~whole["selector"].str.startswith("igds_")]
+        seen, names = set(table["ratio"]), style.in_order(table["selector"])
+        ratios = sorted({*RATIOS, *seen})
         step = min(0.12, 0.7 / max(1, len(names)))  # selectors stand side by side at every ratio
         for place, name in enumerate(names):
             line, colour = table[table["selector"] == name].sort_values("ratio"), style.selector_colour(name)
             at = line["ratio"].map(ratios.index).to_numpy() + step * (place - (len(names) - 1) / 2)
-            look = {"colour": colour, "marker": style.selector_marker(name), "label": display.selector_title(name)}
-            style.dots(axis, line, at, factor=metric.factor, upright=True, **look)
+            look = {"marker": style.SELECTOR_MARKERS.get(name, "o"), "label": display.selector_title(name)}
+            style.dots(axis, line, at, colour=colour, factor=metric.factor, upright=True, **look)
             axis.plot(at, line["score"] * metric.factor, color=colour, linewidth=0.9)
-        for full in tables[task].query("selector == 'full'")["score"] * metric.factor:
+        for full in whole.loc[whole["selector"] == "full", "score"] * metric.factor:
             axis.axhline(full, label="Full", **style.DASHED)
         axis.set_xticks(range(len(ratios)), [f"{100 * r:g} %" + "\nnot run" * (r not in seen) for r in ratios])
         axis.set(title=display.task_title(task), xlabel="share of the pool kept", ylabel=metric.label)
@@ -155,7 +151,7 @@ def score_distributions(rankings: dict[str, pd.DataFrame], n_selected: int) -> F
         axis.set_axis_off()
     for axis, (selector, table) in zip(axes.flat, rankings.items(), strict=False):
         score, kept = table["score"].to_numpy(float), (table["rank"] <= n_selected).to_numpy()
-        axis.hist([score[~kept], score[kept]], bins=min(30, max(8, int(np.sqrt(len(table)) * 2))), **look)
+        axis.hist([score[~kept], score[kept]], bins="sqrt", **look)
         axis.set(title=display.selector_title(selector), xlabel="score")
         axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axis.xaxis.set_major_locator(MaxNLocator(4))
@@ -168,8 +164,9 @@ def ladder(table: pd.DataFrame) -> Figure:
 
     `table` is quality/ladder.parquet; the line of random directions reaches one SD over draws to either side.
     """
-    fixed = table[table["fixed"]].assign(low=lambda t: t["low"].fillna(t["auc"] - t["sd"]))
-    fixed = fixed.assign(high=fixed["high"].fillna(fixed["auc"] + fixed["sd"]))
+    fixed = table[table["fixed"]]
+    spread = pd.DataFrame({"low": fixed["auc"] - fixed["sd"], "high": fixed["auc"] + fixed["sd"]})
+    fixed = fixed.fillna(spread)
     rungs, rest = list(fixed["rung"]), table[~table["fixed"]]
     figure, axes = style.new_figure(style.PAGE * 0.75, 1.0 + 0.22 * len(rungs))
     axis = axes[0, 0]
@@ -190,8 +187,6 @@ def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
     dashed line is what a random selection would have.
     """
     rows = precision[np.isclose(precision["ratio"], ratio)]
-    if rows.empty:
-        return style.empty_figure(f"no selection of {100 * ratio:g} % was judged")
     both = rows[rows["side"] == "both"].sort_values("precision", ascending=False, kind="stable")
     order = list(both["selector"])
     colours = [style.selector_colour(selector) if selector in display.SELECTORS else style.MUTED for selector in order]

@@ -4,8 +4,8 @@ Only this package imports a plotting library. A selector has one colour everywhe
 """
 
 import io
-import zlib
 from collections.abc import Collection, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.style
@@ -23,26 +23,19 @@ from igds_utils.display import MORE_SELECTORS, SELECTORS, task_title
 COLUMN, PAGE = 3.3, 6.8  # inches
 INK, MUTED, PALE, GRID = "#222222", "#6b6b6b", "#c4c4c4", "#dddddd"
 ACCENT, AGAIN = "#0072B2", "#D55E00"  # AGAIN: measured a second time, on other samples
-SELECTOR_COLOURS = {  # Okabe and Ito's palette; IGDS has the accent, the two controls are grey
-    "original": "#8c8c8c", "full": INK, "random": "#E69F00", "loss": "#CC79A7", "ifd": "#009E73",
-    "zip": "#56B4E9", "igds": ACCENT,
+MORE = ("#D55E00", "#7A5195", "#A67C00", "#00868B", "#B03A5B", "#5B7F2B")  # selectors that the paper does not have
+SELECTOR_COLOURS = dict(zip(MORE_SELECTORS, cycle(MORE), strict=False)) | {
+    "original": "#8c8c8c", "full": INK, "random": "#E69F00", "loss": "#CC79A7", "ifd": "#009E73", "zip": "#56B4E9",
+    "igds": ACCENT, "clean": "#5B7F2B", "corrupted": "#B03A5B",
 }  # fmt: skip
-MORE_COLOURS = ("#D55E00", "#7A5195", "#A67C00", "#00868B", "#B03A5B", "#5B7F2B")
-MORE_MARKERS = "sD^vP"  # with the six colours: 30 pairs before one comes again
+SELECTOR_MARKERS = dict(zip(MORE_SELECTORS, cycle("sD^vP"), strict=False))  # with six colours 30 pairs
 DIVERGING = sns.blend_palette([ACCENT, "#f7f7f7", AGAIN], as_cmap=True)
 DASHED = {"color": INK, "linewidth": 0.9, "linestyle": "--", "zorder": 1}  # a reference line: tau, Full, chance
 
 
-def selector_colour(selector: str, turns: Sequence[str] = MORE_COLOURS) -> str:
-    """The colour of a selector; those that the paper does not have take turns, so neighbours in a list differ."""
-    known = list(MORE_SELECTORS)
-    place = known.index(selector) if selector in known else zlib.crc32(selector.encode())
-    return SELECTOR_COLOURS.get(selector) or turns[place % len(turns)]
-
-
-def selector_marker(selector: str) -> str:
-    """A dot for the paper's selectors; for others a marker that, with the colour, tells them apart."""
-    return "o" if selector in SELECTORS else selector_colour(selector, MORE_MARKERS)
+def selector_colour(selector: str) -> str:
+    """The colour of a selector; one of your own is grey."""
+    return SELECTOR_COLOURS.get(selector, MUTED)
 
 
 def in_order(selectors: Collection[str]) -> list[str]:
@@ -90,9 +83,9 @@ def dots(
     value, *ends = table[list(names)].to_numpy(float).T * factor
     at, colours = np.asarray(at, float), np.broadcast_to(colour, len(table))
     if ends:
-        low, high, known = *ends, np.isfinite(ends).all(axis=0)
+        known = np.isfinite(ends).all(axis=0)
         lines = axis.vlines if upright else axis.hlines
-        lines(at[known], low[known], high[known], colors=list(colours[known]), linewidth=1.2, zorder=2)
+        lines(at[known], *(end[known] for end in ends), colors=list(colours[known]), linewidth=1.2, zorder=2)
     places = (at, value) if upright else (value, at)
     axis.scatter(*places, **{"s": 20, "facecolor": list(colours), "zorder": 3, "linewidth": 0} | options)
 
@@ -101,13 +94,8 @@ def name_rows(axis: Axes, names: Sequence[str], strong: Collection[str] = ()) ->
     """Name the rows 0, 1, ... from top to bottom; those among `strong` in bold."""
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    embolden(axis, strong)
-
-
-def embolden(axis: Axes, names: Collection[str]) -> None:
-    """The names of rows that are among `names` in bold."""
     for label in axis.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() in set(names) else "normal")
+        label.set_fontweight("bold" if label.get_text() in set(strong) else "normal")
 
 
 def with_legend(figure: Figure) -> Figure:

@@ -11,15 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
-from igds_utils import tasks
 from igds_utils.analysis.stability import on_layers
 from igds_utils.core.store import Store
 from igds_utils.data.stats import paired_difference
-from igds_utils.display import LOGLIK, POINTS, Metric, correlation, metric_of, number, p_value, task_title
+from igds_utils.display import LOGLIK, POINTS, Metric, correlation, number, p_value, task_title
 from igds_utils.training.evaluation import DRAWS
 
 SUPPORTED, AGAINST, OPEN, NOT_RUN = "supported", "not supported", "cannot tell", "not run"
@@ -56,16 +54,20 @@ class Stored:
 
     def check(self, name: str) -> dict | None:
         made = self.store.read("checks.json").get(self.task, []) if self.store.has("checks.json") else []
-        return next((check for check in made if check["name"].replace("defective", "corrupted") == name), None)
+        return next((check for check in made if check["name"] == name), None)
 
-    def could_tell(self, low: float | None, high: float | None, show: Metric) -> str:
-        """`minimum_detectable_effect` in the measure's unit, of a score also in spans (clean minus corrupted)."""
+    def judged(self, mean: float, low: float | None, high: float | None, show: Metric) -> Finding:
+        """A difference with its interval: supported above zero, not supported below, and what it could have told.
+
+        The last is `minimum_detectable_effect` in the measure's unit, of a score also in spans (clean minus corrupted).
+        """
+        numbers = f"{show.show_interval(mean, low, high, signed=True)} {show.unit}"
         if low is None or high is None:
-            return ""
+            return Finding(OPEN, numbers)
         size = minimum_detectable_effect(low, high, self.options.get("confidence", 0.95))
         span = (self.check("clean - corrupted") or {}).get("gain", 0)
         spans = f" ({size / span:.1f} spans)" if show is self.metric and span > 0 else ""
-        return f"{show.show(size)} {show.unit}{spans}"
+        return Finding(by_interval(low, high), numbers, f"{show.show(size)} {show.unit}{spans}")
 
 
 def minimum_detectable_effect(low: float, high: float, confidence: float = 0.95) -> float:
@@ -74,11 +76,9 @@ def minimum_detectable_effect(low: float, high: float, confidence: float = 0.95)
     return float((high - low) / 2 * z.sum() / z[0])
 
 
-def by_interval(low: float | None, high: float | None) -> str:
-    """Supported above zero, not supported below it; an interval that covers zero, or none, cannot tell."""
-    if low is None or high is None or low <= 0 <= high:
-        return OPEN
-    return SUPPORTED if low > 0 else AGAINST
+def by_interval(low: float, high: float, border: float = 0.0) -> str:
+    """Supported above the border, not supported below it; an interval that covers it cannot tell."""
+    return SUPPORTED if low > border else AGAINST if high < border else OPEN
 
 
 # ---- what is trained -------------------------------------------------------------------------------------
@@ -92,19 +92,21 @@ def beats(stored: Stored, other: str, place: int = 0) -> Finding:
     theirs = [one for one in stored.arms(other) if ours and one["ratio"] in (None, ours[0]["ratio"])]
     if not ours or not theirs:
         return Finding()
-    igds, draws, numbers, told, verdict = ours[0], len(theirs[0]["seeds"]), [], [], OPEN
-    judged = len(igds["seeds"]) > 1 and draws >= (DRAWS if other == "random" else 2)
-    for name, show in ((f"vs_{other}", stored.metric), (f"loglik_vs_{other}", LOGLIK)):
-        if igds.get(name) is not None:
-            numbers.append(f"{show.show_of(igds, name, signed=True)} {show.unit}")
-            if judged and verdict == OPEN:
-                bounds = igds[f"{name}_low"], igds[f"{name}_high"]
-                verdict = by_interval(*bounds)
-                told.append(stored.could_tell(*bounds, show))
+    igds, trainings, draws = ours[0], len(ours[0]["seeds"]), len(theirs[0]["seeds"])
+    found = [
+        stored.judged(*(igds[f"{name}{end}"] for end in ("", "_low", "_high")), show)
+        for name, show in ((f"vs_{other}", stored.metric), (f"loglik_vs_{other}", LOGLIK))
+        if igds.get(name) is not None
+    ]
+    numbers, told, verdict = [one.numbers for one in found], [], OPEN
     if other == "random" and igds.get("above_random") is not None:
         numbers.append(f"above {igds['above_random']} of {draws} draws")
-    if not judged:
-        numbers.append(f"not judged: {len(igds['seeds'])} and {draws} trainings")
+    if trainings < 2 or draws < (DRAWS if other == "random" else 2):
+        numbers.append(f"not judged: {trainings} and {draws} trainings")
+        found = []
+    for one in found:  # the likelihood where the score cannot tell
+        if verdict == OPEN:
+            verdict, told = one.verdict, [*told, one.could_tell]
     return Finding(verdict, "; ".join(numbers) or "the difference was not stored", "; ".join(told))
 
 
@@ -130,39 +132,28 @@ def beats_all(stored: Stored, others: dict[str, str]) -> Finding:
 
 def data_matter(stored: Stored, better: str, worse: str) -> Finding:
     """The paired difference lies above zero, with two trainings of each or more; clean minus corrupted is the span."""
-    check, scores = stored.check(f"{better} - {worse}"), stored.read("evaluation.parquet")
-    if check is None:
+    if (check := stored.check(f"{better} - {worse}")) is None:
         return Finding()
-    bounds, show = (check["low"], check["high"]), stored.metric
-    numbers = f"{show.show_interval(check['gain'], *bounds, signed=True)} {show.unit}"
-    seeds = [record["seeds"] for record in stored.arms(better)]
-    if scores is not None:
-        named = scores["selector"].replace("defective", "corrupted")  # its name in version 0.1
-        seeds = [scores.loc[named == arm, "seed"].unique() for arm in (better, worse) if arm != "original"]
-    if not seeds or min(map(len, seeds)) < 2:
-        return Finding(OPEN, f"{numbers}; not judged: trained once")
-    return Finding(by_interval(*bounds), numbers, stored.could_tell(*bounds, show))
+    found = stored.judged(check["gain"], check["low"], check["high"], stored.metric)
+    return found if check["passed"] is not None else Finding(OPEN, f"{found.numbers}; not judged: trained once")
 
 
 def forgets_nothing(stored: Stored) -> Finding:
     """IGDS minus Original on general questions lies above −2 points, with two trainings or more."""
-    def answers(arm: str) -> pd.Series | None:
-        table = stored.read(f"arms/{arm}/capabilities.parquet")
-        keys = ["benchmark", "subject", "item"]
-        return None if table is None else table.set_index(table[keys].astype(str).agg(" ".join, axis=1))["score"]
-
-    base, asked = answers("original"), {}
-    for igds in stored.arms("igds")[:1]:
-        names = [igds["arm"], *(f"{igds['arm']}-s{seed}" for seed in igds["seeds"][1:])]
-        asked = {name: found for name in names if (found := answers(name)) is not None}
-    if base is None or not asked:
+    keys, answers = ["benchmark", "subject", "item"], {}
+    arms = [f"{arm['arm']}-s{seed}" if seed else arm["arm"] for arm in stored.arms("igds")[:1] for seed in arm["seeds"]]
+    for arm in ["original", *arms]:
+        if (table := stored.read(f"arms/{arm}/capabilities.parquet")) is not None:
+            answers[arm] = table.set_index(table[keys].astype(str).agg(" ".join, axis=1))["score"]
+    base = answers.pop("original", None)
+    if base is None or not answers:
         return Finding()
-    moved = paired_difference(pd.DataFrame(asked), base, **stored.options)
-    numbers = f"{POINTS.show_interval(*moved[:3], signed=True)} points on {moved.n:,} questions"
-    if len(asked) < 2:
+    moved = paired_difference(pd.DataFrame(answers), base, **stored.options)
+    found = stored.judged(*moved[:3], POINTS)
+    numbers = f"{found.numbers} on {moved.n:,} questions"
+    if len(answers) < 2:
         return Finding(OPEN, f"{numbers}; not judged: one training was asked")
-    verdict = SUPPORTED if moved.low > -MARGIN else AGAINST if moved.high < -MARGIN else OPEN
-    return Finding(verdict, numbers, stored.could_tell(moved.low, moved.high, POINTS))
+    return Finding(by_interval(moved.low, moved.high, -MARGIN), numbers, found.could_tell)
 
 
 def activation_follows_score(stored: Stored) -> Finding:
@@ -173,10 +164,10 @@ def activation_follows_score(stored: Stored) -> Finding:
     trained = [record for record in stored.read("summary.json") if record["selector"] != "original"]
     if min(len(record["seeds"]) for record in trained) < 2:
         return Finding(OPEN, f"{correlation(rho)}; not judged: an arm was trained once")
-    exact = rho["p_value"] is not None  # few arms
-    sure = rho["p_value"] < LEVEL if exact else by_interval(rho["low"], rho["high"]) != OPEN
-    verdict = OPEN if not sure else SUPPORTED if rho["rho"] > 0 else AGAINST
-    return Finding(verdict, correlation(rho))
+    if rho["p_value"] is None:  # many arms
+        return Finding(by_interval(rho["low"], rho["high"]), correlation(rho))
+    sign = SUPPORTED if rho["rho"] > 0 else AGAINST
+    return Finding(sign if rho["p_value"] < LEVEL else OPEN, correlation(rho))
 
 
 def is_cheaper(stored: Stored) -> Finding:
@@ -222,11 +213,10 @@ def is_confirmed(stored: Stored) -> Finding:
     """Its effect on samples that had no part in choosing it lies above zero."""
     _, top, show, effect = _features(stored)
     name = "confirmation_loglik" if effect == "delta_loglik" else "confirmation"
-    bounds = top.get(f"{name}_low"), top.get(f"{name}_high")
     if (mean := top.get(name, top.get("confirmation_delta"))) is None:
         return Finding()
-    numbers = f"{top['name']}: {show.show_interval(mean, *bounds, signed=True)} {show.unit}"
-    return Finding(by_interval(*bounds), numbers, stored.could_tell(*bounds, show))
+    found = stored.judged(mean, top.get(f"{name}_low"), top.get(f"{name}_high"), show)
+    return found._replace(numbers=f"{top['name']}: {found.numbers}")
 
 
 def beats_placebos(stored: Stored) -> Finding:
@@ -260,15 +250,12 @@ def depth(stored: Stored) -> Finding:
     features, recall = _features(stored)[0]["features"], stored.read("recall.json")
     if not features or not recall or stored.task not in ("math", "translation", "summarization"):
         return Finding()
-    of_saes, of_features = (
-        np.array(layers) * 3 // recall["model_layers"]
-        for layers in (recall["layers"], [one["layer"] for one in features])
-    )
-    shares = [float((of_features == third).mean()) for third in range(3)]
+    thirds = pd.Series([one["layer"] for one in features]) * 3 // recall["model_layers"]
+    shares = thirds.value_counts(normalize=True).reindex(range(3), fill_value=0.0)
     numbers = f"{', '.join(f'{100 * share:.0f}' for share in shares)} % in the thirds of the depth"
-    if len(set(of_saes)) < 3:
+    if len({layer * 3 // recall["model_layers"] for layer in recall["layers"]}) < 3:
         return Finding(OPEN, f"{numbers}; one has no SAE")
-    holds = min(shares) >= 0.1 if stored.task == "math" else shares[0] <= 0.1
+    holds = shares.min() >= 0.1 if stored.task == "math" else shares[0] <= 0.1
     return Finding(SUPPORTED if holds else AGAINST, numbers)
 
 
@@ -323,8 +310,13 @@ def claims(root: Path | str) -> pd.DataFrame:
     Columns: Claim, Task, Verdict, Numbers, Could tell (the smallest difference seen in 80 % of repetitions), Supported
     where (the rule; intervals have the run's confidence). A claim that was run on no task has one row.
     """
-    found = _stored(Path(root))
-    several = len({stored.store.root for stored in found}) > 1  # models
+    found = []
+    for file in sorted(Path(root).glob("*/manifest.json")):  # of each model
+        store, facts = Store(file.parent), Store(file.parent).read(file.name)
+        names, preset = ("confidence", "bootstrap", "seed"), facts["preset"]
+        options = dict(zip(("confidence", "resamples", "seed"), map(preset.get, names), strict=True))
+        found += [Stored(store, task, Metric(**shown), options) for task, shown in facts["metrics"].items()]
+    several = len({stored.store.root for stored in found}) > 1
     names = [f"{task_title(one.task)}{f' ({one.store.root.name})' if several else ''}" for one in found]
     rows = [
         (claim, name, *judge(stored), rule_of(claim))
@@ -335,16 +327,3 @@ def claims(root: Path | str) -> pd.DataFrame:
     run = table["Verdict"] != NOT_RUN
     table.loc[~run.groupby(table["Claim"]).transform("any"), "Task"] = "all"
     return table[run | (table["Task"] == "all")].drop_duplicates(["Claim", "Task"]).reset_index(drop=True)
-
-
-def _stored(root: Path) -> list[Stored]:
-    found = []
-    for file in sorted(root.glob("*/manifest.json")):
-        store = Store(file.parent)
-        facts = store.read(file.name)
-        preset, shown = facts["preset"], facts.get("metrics", {})
-        options = {"confidence": preset["confidence"], "resamples": preset["bootstrap"], "seed": preset["seed"]}
-        for task in preset["tasks"]:
-            metric = Metric(**shown[task]) if task in shown else metric_of(tasks.get(task))
-            found.append(Stored(store, task, metric, options))
-    return found

@@ -1,7 +1,8 @@
-"""The exhibits of a run, that is every table and figure, and the report that shows them: one HTML file.
+"""The exhibits of a run, that is every table and figure: how tables are written, and the report that shows them all.
 
-exhibits.yaml lists the exhibits; report.html.j2 is the report, in which all text from outside is escaped and nothing
-is loaded. `python -m igds_utils.reporting.report` writes the claims of all reference runs into results/README.md.
+exhibits.yaml lists the exhibits; report.html.j2 is the report, one HTML file, in which all text from outside is escaped
+and nothing is loaded. `python -m igds_utils.reporting.report` writes the claims of all reference runs into
+results/README.md.
 """
 
 import base64
@@ -13,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import Strict
@@ -20,12 +22,17 @@ from igds_utils.core.experiment import Run
 from igds_utils.core.store import Store, write_whole
 from igds_utils.display import duration, task_title
 from igds_utils.reporting.claims import AGAINST, CLAIMS, NOT_RUN, OPEN, SUPPORTED, claims, rule_of
-from igds_utils.tables import MARK, load_table, save_table
+from igds_utils.tables import MARK
 
 FOLD = 8  # a table of more rows than these is folded away where its figure already shows it
 NUMBER = re.compile(r"[<+−]?\d|–$|not (run at|judged)")  # how the cells of a column of numbers begin
 PAPER_PARAMETERS, PAPER_POOL = 2e9, 10_000  # the paper's smallest; what is smaller is a toy
 LARGER = {"smoke": "quick", "quick": "laptop", "laptop": "gpu", "gpu": "paper"}
+SIGNS = str.maketrans({  # of display text -> LaTeX, which `Styler.to_latex` leaves as they are
+    "−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "δ": r"$\delta$", "Δ": r"$\Delta$", "τ": r"$\tau$",
+    "‱": r"\textpertenthousand{}", "⟨": r"$\langle$", "⟩": r"$\rangle$", "…": r"\dots{}", "→": r"$\rightarrow$",
+    "↵": r"\newline ", "ρ": r"$\rho$", "≤": r"$\leq$", "≥": r"$\geq$",
+})  # fmt: skip
 
 
 class Exhibit(Strict):
@@ -57,6 +64,46 @@ def save_exhibit(run: Run, frame: pd.DataFrame, name: str, task: str = "") -> No
     save_table(frame, run.root / "tables", (exhibit.numbers or exhibit.name).format(task=task), caption)
 
 
+def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
+    """Write `name`.csv, .md and .tex into `folder`, each whole or not at all; returns their paths.
+
+    The first sentence of `caption` is the title.
+    """
+    plain = frame.map(lambda cell: str(cell).replace("−", "-"))
+    written = {
+        "csv": plain.to_csv(index=False, lineterminator="\n"),
+        "md": to_markdown(frame, caption),
+        "tex": to_latex(frame, name, caption),
+    }
+    return [write_whole(Path(folder) / f"{name}.{suffix}", text) for suffix, text in written.items()]
+
+
+def load_table(folder: Path, name: str) -> pd.DataFrame:
+    """The display frame that `save_table` wrote, with true minus signs again."""
+    frame = pd.read_csv(Path(folder) / f"{name}.csv", dtype=str, keep_default_na=False)
+    return frame.map(lambda cell: re.sub(r"(?<![\w.)-])-(?=[\d.])", "−", cell))
+
+
+def to_markdown(frame: pd.DataFrame, caption: str) -> str:
+    cells = frame.map(lambda cell: str(cell).replace("|", "\\|").replace("\n", "<br>"))
+    title, dot, rest = caption.partition(". ")
+    table = cells.to_markdown(index=False, disable_numparse=True)
+    return f"**{title}{dot.strip()}** {rest}".strip() + f"\n\n{table}\n"
+
+
+def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
+    """A booktabs table; needs the packages booktabs and textcomp. Columns of long text become paragraphs."""
+    cells = frame.astype(str).replace("\n", "↵", regex=True)
+    long = [bool(cells[column].str.len().max() > 60) for column in cells]
+    form = "".join(rf"p{{{0.6 / sum(long):g}\linewidth}}" if one else "l" for one in long)
+    style = cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    title = re.sub(r"([%&#_$])", r"\\\1", caption)
+    return style.to_latex(hrules=True, caption=title, label=f"tab:{name}", column_format=form).translate(SIGNS)
+
+
+# ---- the report ------------------------------------------------------------------------------------------
+
+
 def shown(root: Path, name: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """The figures of one exhibit from the run's folder `root`, then its tables, as the template shows them.
 
@@ -69,72 +116,10 @@ def shown(root: Path, name: str, tasks: Sequence[str]) -> list[dict[str, Any]]:
     behind = bool(found)
     for path, about in _files(root / "tables", exhibit.numbers or name, ".csv", tasks):
         table = as_cells(load_table(path.parent, path.stem), exhibit.strong)
-        title = f"The numbers{about}" if behind else f"{exhibit.title}{about}."
         folded = behind and len(table["rows"]) > FOLD
-        found.append(table | {"title": f"{title} ({len(table['rows'])} rows)" if folded else title, "folded": folded})
+        title = f"The numbers{about}" if behind else f"{exhibit.title}{about}."
+        found.append(table | {"title": title + f" ({len(table['rows'])} rows)" * folded, "folded": folded})
     return found
-
-
-def as_cells(frame: pd.DataFrame, strong: str = "") -> dict[str, Any]:
-    """A display frame for the template: columns and rows, each cell with its style classes.
-
-    Columns of numbers stand to the right, the paper's columns and rows are tinted, rows with the cell `strong` bold.
-    """
-    cells = frame.astype(str)
-    numeric = [all(map(NUMBER.match, cells[name])) for name in cells]
-    paper = [name.startswith("Paper") or name.endswith("(paper)") for name in cells]
-
-    def styled(row: Sequence[str]) -> list[tuple[str, str]]:
-        theirs, bold = row[0].endswith("(paper)"), bool(strong) and strong in row
-        found = []
-        for cell, number, tinted in zip(row, numeric, paper, strict=True):
-            flags = {"number": number, "paper": tinted or theirs, "strong": bold, "long": len(cell) > 60}
-            found.append((cell, " ".join(name for name, on in flags.items() if on)))
-        return found
-
-    return {"columns": styled(list(cells)), "rows": [styled(list(row)) for row in cells.to_numpy()], "image": ""}
-
-
-def write(run: Run) -> Path:
-    """Write <root>/report.html of what the run stored, whole or not at all; it opens without a network."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    facts = run.read("manifest.json")
-    found = {task: run.read(f"{task}/task_features.json") for task in run.tasks}
-    table = claims(run.root)
-    rule, again = table["Supported where"], table["Claim"].duplicated()
-    first = table.groupby("Supported where")["Claim"].transform("first")
-    rule = rule.where(first == table["Claim"], "as for: " + first)
-    once = table.assign(**{"Claim": table["Claim"].mask(again, ""), "Supported where": rule.mask(again, "")})
-    page = environment.get_template("report.html.j2").render(
-        preset=run.preset,
-        facts=facts,
-        made=longest(facts["notebooks"]),
-        glance=at_a_glance(run.root),
-        claims=as_cells(once, SUPPORTED),
-        verdicts={verdict: table["Verdict"].eq(verdict).any() for verdict in (SUPPORTED, AGAINST, OPEN, NOT_RUN)},
-        unestablished={task: one["selected"] for task, one in found.items() if not one["established"]},
-        tasks=run.tasks,
-        benefit=run.read("benefit.json")["story"] if run.store.has("benefit.json") else "",
-        larger=LARGER.get(run.preset.name),
-        exhibits=exhibits(),
-        shown=lambda name: shown(run.root, name, run.tasks),
-        task_title=task_title,
-        duration=duration,
-        mark=MARK,
-    )
-    return write_whole(run.root / "report.html", page)
-
-
-def longest(notebooks: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Notebook -> seconds and peak_bytes of its longest complete run, where several are listed, as in version 0.1."""
-    listed = {name: [runs] if isinstance(runs, dict) else runs for name, runs in notebooks.items()}
-    whole = {name: [run for run in runs if run.get("complete", True)] for name, runs in listed.items()}
-    return {name: max(runs, key=lambda run: run["seconds"]) for name, runs in whole.items() if runs}
 
 
 def _about(task: str) -> str:
@@ -148,12 +133,59 @@ def _files(folder: Path, name: str, suffix: str, tasks: Sequence[str]) -> list[t
     return [(path, about) for path, about in found.items() if path.is_file()]
 
 
+def as_cells(frame: pd.DataFrame, strong: str = "") -> dict[str, Any]:
+    """A display frame for the template: columns and rows, each cell with its style classes.
+
+    Columns of numbers stand to the right, the paper's columns and rows are tinted, rows with the cell `strong` bold.
+    """
+    cells = frame.astype(str)
+    numeric = [all(map(NUMBER.match, cells[name])) for name in cells]
+    paper = [name.startswith("Paper") or name.endswith("(paper)") for name in cells]
+    styled = []
+    for row in [list(cells), *cells.to_numpy()]:
+        theirs, bold = row[0].endswith("(paper)"), bool(strong) and strong in row
+        styled.append([])
+        for cell, number, tinted in zip(row, numeric, paper, strict=True):
+            flags = {"number": number, "paper": tinted or theirs, "strong": bold, "long": len(cell) > 60}
+            styled[-1].append((cell, " ".join(name for name, on in flags.items() if on)))
+    return {"columns": styled[0], "rows": styled[1:], "image": ""}
+
+
+def write(run: Run) -> Path:
+    """Write <root>/report.html of what the run stored, whole or not at all; it opens without a network."""
+    folder = FileSystemLoader(Path(__file__).parent)
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    template = Environment(loader=folder, **options).get_template("report.html.j2")
+    found = {task: run.read(f"{task}/task_features.json") for task in run.tasks}
+    table = claims(run.root)
+    again, first = table["Claim"].duplicated(), table.groupby("Supported where")["Claim"].transform("first")
+    rule = table["Supported where"].where(first == table["Claim"], "as for: " + first)
+    once = table.assign(**{"Claim": table["Claim"].mask(again, ""), "Supported where": rule.mask(again, "")})
+    page = template.render(
+        preset=run.preset,
+        facts=run.read("manifest.json"),
+        glance=at_a_glance(run.root),
+        claims=as_cells(once, SUPPORTED),
+        undecided=table["Verdict"].eq(OPEN).any(),
+        unestablished={task: one["selected"] for task, one in found.items() if not one["established"]},
+        tasks=run.tasks,
+        benefit=run.read("benefit.json")["story"] if run.store.has("benefit.json") else "",
+        larger=LARGER.get(run.preset.name),
+        exhibits=exhibits(),
+        shown=lambda name: shown(run.root, name, run.tasks),
+        task_title=task_title,
+        duration=duration,
+        mark=MARK,
+    )
+    return write_whole(run.root / "report.html", page)
+
+
 # ---- several runs ----------------------------------------------------------------------------------------
 
 
 def at_a_glance(root: Path | str) -> dict[str, str]:
     """A run, or a folder of results/reference, in four cells: scope, hardware, time and outcome."""
-    scopes, machines, seconds = [], [], 0.0
+    scopes, machines, seconds = {}, {}, 0.0  # of each model
     for file in sorted(Path(root).glob("*/manifest.json")):
         facts = Store(file.parent).read(file.name)
         preset, machine = facts["preset"], facts["machine"]
@@ -161,14 +193,15 @@ def at_a_glance(root: Path | str) -> dict[str, str]:
         shape = preset["models"][preset["model"]].get("shape") or {"parameters": 0}
         toy = shape["parameters"] < PAPER_PARAMETERS or min(pools.values()) < PAPER_POOL
         sizes = ", ".join(f"{task} {pool:,}" for task, pool in pools.items())
-        scopes.append(f"{preset['model']}, pools: {sizes}{'; a toy beside the paper' if toy else ''}")
+        scopes[f"{preset['model']}, pools: {sizes}{'; a toy beside the paper' if toy else ''}"] = None
         threads = f"{machine['processor']}, threads: {machine['threads']}"
-        machines.append(f"{machine['gpus']} x GPU" if machine["gpus"] else threads)
-        seconds += sum(entry["seconds"] for entry in longest(facts["notebooks"]).values())
+        machines[f"{machine['gpus']} x GPU" if machine["gpus"] else threads] = None
+        seconds += sum(entry["seconds"] for entry in facts["notebooks"].values())
     counts = claims(root)["Verdict"].value_counts()
     outcome = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (SUPPORTED, AGAINST, OPEN, NOT_RUN))
-    told = ("; ".join(dict.fromkeys(scopes)), "; ".join(dict.fromkeys(machines)), duration(seconds), outcome)
-    return dict(zip(("Scope", "Hardware", "Time", "Outcome"), told, strict=True))
+    return {
+        "Scope": "; ".join(scopes), "Hardware": "; ".join(machines), "Time": duration(seconds), "Outcome": outcome,
+    }  # fmt: skip
 
 
 def overview(folders: Sequence[Path]) -> str:

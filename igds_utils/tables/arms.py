@@ -1,20 +1,21 @@
 """Tables of arms and selections: 2, 3, 4, 7 and 8 of the paper, and those without training."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from igds_utils import display
-from igds_utils.core.arms import WHOLE
 from igds_utils.data.stats import interval, paired_difference
-from igds_utils.display import LOGLIK, NOT_RUN, NOTHING, SELECTORS, Metric, number
+from igds_utils.display import LOGLIK, NOT_RUN, NOTHING, PAPER_DIGITS, SELECTORS, Metric, number, p_value
 
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 BENCHMARKS = {"mmlu": "MMLU", "truthfulqa": "TruthfulQA"}  # of the paper
 F1 = Metric("F1", "F1", 1, 3)
 SIDES = {"target": "Clean (%), target side", "prompt": "Clean (%), prompt side"}
 WHERE_STORED = ["Above Random's draws", "Log-likelihood", "vs Random (nats)", "p (Holm, nats)"]
+whole = partial(number, digits=0)
 
 
 def table2(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: dict) -> pd.DataFrame:
@@ -27,17 +28,18 @@ def table2(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: di
     """
     rows = []
     for task, records in summary.items():
-        show, ours = metrics[task], display.at_main_ratio(records)
+        show, ours, printed = metrics[task], display.at_main_ratio(records), paper["table2"].get(task, {})
         draws = len(ours["random"]["by_seed"]) if "random" in ours else 0
-        printed = paper["table2"].get(task, {})
-        for selector in [*SELECTORS, *(s for s in ours if s not in SELECTORS)]:
+        for selector in SELECTORS | ours:
             row = {"Task": f"{display.task_title(task)}, {show.label}", "Arm": display.selector_title(selector)}
             row |= _score_cells(ours.get(selector, {}), show, draws)
-            if selector not in ours:
-                row["Score"] = NOT_RUN
             row["Paper: metric"] = paper["tasks"].get(task, {}).get("metric", NOTHING)
             for model, title in paper["models"].items():
-                row[f"Paper: {title} (vs Full, %)"] = _printed_score(task, printed.get(model, {}), selector)
+                scores = printed.get(model, {})
+                cell = number(scores.get(selector), PAPER_DIGITS.get(task, 2))
+                if selector in scores and selector not in ("original", "full"):
+                    cell += f" ({number(100 * (scores[selector] / scores['full'] - 1), 1, signed=True)})"
+                row[f"Paper: {title} (vs Full, %)"] = cell
             rows.append(row)
     table = pd.DataFrame(rows)
     return table.drop(columns=[name for name in WHERE_STORED if (table[name] == NOTHING).all()])
@@ -46,17 +48,17 @@ def table2(summary: dict[str, list[dict]], metrics: dict[str, Metric], paper: di
 def _score_cells(record: dict, show: Metric, draws: int) -> dict[str, str]:
     def p_of(name: str) -> str:
         judged = record.get(f"{name}_judged") is not False
-        return display.p_value(record.get(f"{name}_p")) if judged else display.NOT_JUDGED
+        return p_value(record.get(f"{name}_p")) if judged else display.NOT_JUDGED
 
-    seeds = [show.show(score) for score in record.get("by_seed", [])]
     gain = None if display.missing(record.get("ratio")) else record["gain_over_full"]
     above = record.get("above_random")
+    score = show.show_interval(*(record.get(key) for key in ("score", "low", "high")))
     return {
-        "Samples": number(record.get("n_train") or None, 0),
-        "Target tokens": number(record.get("target_tokens") or None, 0),
-        "Steps": number(record.get("steps") or None, 0),
-        "Score": show.show_interval(*(record.get(key) for key in ("score", "low", "high"))),
-        "By seed": ", ".join(seeds) if len(seeds) > 1 else NOTHING,
+        "Samples": whole(record.get("n_train") or None),
+        "Target tokens": whole(record.get("target_tokens") or None),
+        "Steps": whole(record.get("steps") or None),
+        "Score": score if record else NOT_RUN,
+        "By seed": _by_seed(show, record.get("by_seed", [])),
         "vs Full (%)": number(gain, 1, signed=True),
         "vs Random": show.show_of(record, "vs_random", signed=True),
         "p (Holm)": p_of("vs_random"),
@@ -65,13 +67,6 @@ def _score_cells(record: dict, show: Metric, draws: int) -> dict[str, str]:
         "vs Random (nats)": LOGLIK.show_of(record, "loglik_vs_random", signed=True),
         "p (Holm, nats)": p_of("loglik_vs_random"),
     }
-
-
-def _printed_score(task: str, printed: dict[str, float], selector: str) -> str:
-    score = number(printed.get(selector), display.PAPER_DIGITS.get(task, 2))
-    if score == NOTHING or selector in ("original", *WHOLE):
-        return score
-    return f"{score} ({number(100 * (printed[selector] / printed['full'] - 1), 1, signed=True)})"
 
 
 def table3(
@@ -90,7 +85,7 @@ def table3(
             score = show.show_interval(found["score"], found["low"], found["high"]) if found else NOT_RUN
             row[f"{display.task_title(task)}, {show.label}"] = score
             theirs = paper["tasks"].get(task, {}).get("metric", "not there")
-            printed = number(paper["table3"][key].get(task), display.PAPER_DIGITS.get(task, 2))
+            printed = number(paper["table3"][key].get(task), PAPER_DIGITS.get(task, 2))
             row[f"Paper: {display.task_title(task)}, {theirs}"] = printed
         rows.append(row)
     return pd.DataFrame(rows)
@@ -102,32 +97,25 @@ def table4(found: dict[str, pd.DataFrame], paper: dict) -> pd.DataFrame:
     `found[task]` = `finished.selection_costs`. The paper's hours are those of Llama-3.1-8B keeping 50 %; its
     percentages are recomputed from them, and what it prints follows where that is another number.
     """
-
-    def relative(value: float | None, reference: float | None) -> str:
-        known = not display.missing(value) and not display.missing(reference) and reference
-        return number(100 * (value / reference - 1), 0, signed=True) if known else NOTHING
-
-    rows = []
+    tables, signed = [], partial(number, digits=0, signed=True)
     for task, table in found.items():
-        ours = table.set_index("selector").to_dict("index")
-        hours = {name: printed.get(task) for name, printed in paper["table4"].items()}
-        loss, printed = ours.get("loss", {}), paper["table4_misprints"].get(task, {})
-        for selector in [*hours, *(name for name in ours if name not in hours)]:
-            row = ours.get(selector, {})
-            misprint = f" (printed {number(printed[selector], 0, signed=True)})" if selector in printed else ""
-            rows.append(
-                {
-                    "Task": display.task_title(task),
-                    "Method": display.selector_title(selector),
-                    "Seconds": number(row["seconds"], 1) if row else NOT_RUN,
-                    "vs Loss (%)": relative(row.get("seconds"), loss.get("seconds")),
-                    "Tokens read": number(row.get("tokens"), 0),
-                    "Operations vs Loss (%)": relative(row.get("operations"), loss.get("operations")),
-                    "Paper: hours": number(hours.get(selector), 1),
-                    "Paper: vs Loss (%)": relative(hours.get(selector), hours["loss"]) + misprint,
-                }
-            )
-    return pd.DataFrame(rows)
+        costs = table.set_index("selector").astype(float)
+        costs = costs.reindex(dict.fromkeys([*paper["table4"], *costs.index]))
+        costs["hours"] = pd.Series({name: printed.get(task) for name, printed in paper["table4"].items()})
+        change = (100 * (costs / costs.loc["loss"] - 1)).map(signed)
+        misprints = paper["table4_misprints"].get(task, {})
+        printed = [f" (printed {signed(misprints[name])})" if name in misprints else "" for name in costs.index]
+        tables.append(pd.DataFrame({
+            "Task": display.task_title(task),
+            "Method": costs.index.map(display.selector_title),
+            "Seconds": costs["seconds"].map(number).replace(NOTHING, NOT_RUN),
+            "vs Loss (%)": change["seconds"],
+            "Tokens read": costs["tokens"].map(whole),
+            "Operations vs Loss (%)": change["operations"],
+            "Paper: hours": costs["hours"].map(number),
+            "Paper: vs Loss (%)": change["hours"] + printed,
+        }))
+    return pd.concat(tables, ignore_index=True)
 
 
 def table7(evaluation: pd.DataFrame, paper: dict, **options) -> pd.DataFrame:
@@ -136,12 +124,13 @@ def table7(evaluation: pd.DataFrame, paper: dict, **options) -> pd.DataFrame:
     `evaluation` is evaluation.parquet. The paper's three values stand in one cell per model. `options` go to
     `stats.interval`. Selectors of the paper without an arm say so.
     """
-    rows = []
-    for arm, members in _pooled(evaluation["arm"].unique()).items():
-        scores = evaluation[evaluation["arm"].isin(members)].groupby("sample_id")[list(ROUGE)].mean()
+    pooled = evaluation.assign(arm=evaluation["arm"].map(display.without_seed))
+    means, rows = pooled.groupby(["arm", "sample_id"])[list(ROUGE)].mean(), []
+    for arm in _and_missing(evaluation["arm"]):
         row = {"Arm": display.arm_title(arm)}
         for kind, title in ROUGE.items():
-            row[title] = F1.show_interval(*interval(scores[kind], **options)) if members else NOT_RUN
+            run = arm in means.index
+            row[title] = F1.show_interval(*interval(means.loc[arm, kind], **options)) if run else NOT_RUN
         for model, title in paper["models"].items():
             printed = [number(paper["table7"][model][kind].get(display.selector_of(arm)), 4) for kind in ROUGE]
             row[f"Paper: {title} (R-1, R-2, R-L)"] = NOTHING if NOTHING in printed else ", ".join(printed)
@@ -162,44 +151,33 @@ def table8(
     `titles[benchmark]` names a benchmark. The paper measured Gemma-2-2B, in percent, on all of its tasks; what it has
     and this run has not says so.
     """
-    asked = [table for arms in scores.values() for table in arms.values() if table is not None]
-    benchmarks = {name for table in asked for name in table["benchmark"]}
-    rows = []
-    for task, title in task_titles.items():
-        arms = scores.get(task, {})
-        for arm, members in _pooled(arms).items():
-            row = {"Trained on": title, "Arm": display.arm_title(arm)}
-            answered = {name: arms[name] for name in members if arms[name] is not None}
-            for name in sorted(benchmarks):
-                change = f"change, {titles[name].split(',')[0]}"
-                row |= {titles[name]: NOT_RUN, change: NOTHING}
-                if answered:
-                    ours = pd.DataFrame({arm: by_question(table, name) for arm, table in answered.items()})
-                    row[titles[name]] = display.POINTS.show_interval(*interval(ours.mean(axis=1), **options))
-                    if arms.get("original") is not None and "original" not in answered:
-                        base = by_question(arms["original"], name)
-                        moved = paired_difference(ours, base, **options)
-                        row[change] = display.POINTS.show_interval(*moved[:3], signed=True)
-            row |= {titles[name]: NOT_RUN for name in BENCHMARKS if name in titles and name not in benchmarks}
+    known = {task: {arm: one for arm, one in arms.items() if one is not None} for task, arms in scores.items()}
+    asked = sorted({name for arms in known.values() for table in arms.values() for name in table["benchmark"]})
+    show, rows = display.POINTS.show_interval, []
+    for task, task_name in task_titles.items():
+        answers = known.get(task, {})
+        for arm in _and_missing(scores.get(task, {})):
+            row = {"Trained on": task_name, "Arm": display.arm_title(arm)}
+            seeds = [name for name in answers if display.without_seed(name) == arm]
+            for name in asked:
+                title, change = titles[name], f"change, {titles[name].split(',')[0]}"
+                row |= {title: NOT_RUN, change: NOTHING}
+                if seeds:
+                    ours = pd.DataFrame({seed: _by_question(answers[seed], name) for seed in seeds})
+                    row[title] = show(*interval(ours.mean(axis=1), **options))
+                if seeds and arm != "original" and "original" in answers:
+                    moved = paired_difference(ours, _by_question(answers["original"], name), **options)
+                    row[change] = show(*moved[:3], signed=True)
+            row |= {titles[name]: NOT_RUN for name in BENCHMARKS if name in titles and name not in asked}
             theirs = paper["table8"].get(display.selector_of(arm), {}).get(task, {})
             row |= {f"Paper: {title}": number(theirs.get(name), 2) for name, title in BENCHMARKS.items()}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def by_question(table: pd.DataFrame, benchmark: str) -> pd.Series:
-    """Scores of a benchmark in capabilities.parquet, by question."""
+def _by_question(table: pd.DataFrame, benchmark: str) -> pd.Series:
     here = table[table["benchmark"] == benchmark]
     return here.set_index(here["subject"] + " " + here["item"].astype(str))["score"]
-
-
-def _pooled(arms: Iterable[str]) -> dict[str, list[str]]:
-    """Arm without its seed -> the arms of all its seeds; those of the paper that are missing have none."""
-    found: dict[str, list[str]] = {}
-    for arm in arms:
-        found.setdefault(display.without_seed(arm), []).append(arm)
-    run = {display.selector_of(arm) for arm in found}
-    return found | {selector: [] for selector in SELECTORS if selector not in run}
 
 
 def activation_table(compared: pd.DataFrame, metric: Metric, paper: dict[str, float]) -> pd.DataFrame:
@@ -209,20 +187,17 @@ def activation_table(compared: pd.DataFrame, metric: Metric, paper: dict[str, fl
     it. `paper[selector]` = the score printed in Figure 3, or nothing for a task that the figure does not show; it
     stands beside the arms of the main ratio.
     """
-    rows = []
-    for row in compared.sort_values("median", ascending=False).to_dict("records"):
-        seeds = [display.ACTIVATION.show(median) for median in row["medians"]]
-        shown = {
-            "Arm": display.arm_title(row["arm"]),
-            "Median activation": display.ACTIVATION.show(row["median"]),
-            "By seed": ", ".join(seeds) if len(seeds) > 1 else NOTHING,
-            "Moved": display.ACTIVATION.show_of(row, "moved", signed=True),
-            metric.label: metric.show_interval(row["score"], row["low"], row["high"]),
-        }
-        if paper:
-            shown["Paper: Gemma-2-2B"] = number(paper.get(row["selector"]) if row["main"] else None, 1)
-        rows.append(shown)
-    return pd.DataFrame(rows)
+    table, show = compared.sort_values("median", ascending=False, ignore_index=True), display.ACTIVATION
+    shown = pd.DataFrame({
+        "Arm": table["arm"].map(display.arm_title),
+        "Median activation": table["median"].map(show.show),
+        "By seed": [_by_seed(show, medians) for medians in table["medians"]],
+        "Moved": _intervals(show, table, "moved", "moved_low", "moved_high", signed=True),
+        metric.label: _intervals(metric, table, "score", "low", "high"),
+    })
+    if paper:
+        shown["Paper: Gemma-2-2B"] = table["selector"].map(paper).where(table["main"]).map(number)
+    return shown
 
 
 def benefit_table(estimate: pd.DataFrame, price: float, currency: str = "$") -> pd.DataFrame:
@@ -231,23 +206,20 @@ def benefit_table(estimate: pd.DataFrame, price: float, currency: str = "$") -> 
     `estimate` is made in notebook 08: of every selector, which is the index, the GPU hours of identification and
     scoring, those that training saves, the net, and the pool size from which it pays. price: of a GPU hour.
     """
-    digits = 2 if price * estimate["saved"].max() < 1000 else 0
-
     def pays(size: float | None) -> str:
         return "never" if display.missing(size) else f"{display.about(size)} samples" if size else "any"
 
-    return pd.DataFrame(
-        {
-            "Selector": display.selector_title(selector),
-            "Identification (GPU h)": number(row["identification"], 1),
-            "Scoring (GPU h)": number(row["scoring"], 1),
-            f"Spent ({currency})": number(price * (row["identification"] + row["scoring"]), digits),
-            f"Saved in training ({currency})": number(price * row["saved"], digits),
-            f"Net ({currency})": number(price * row["net"], digits, signed=True),
-            "Pays from a pool of": pays(row["break_even"]),
-        }
-        for selector, row in estimate.to_dict("index").items()
-    )
+    table = estimate.rename_axis("selector").reset_index()
+    money = partial(number, digits=2 if price * table["saved"].max() < 1000 else 0)
+    return pd.DataFrame({
+        "Selector": table["selector"].map(display.selector_title),
+        "Identification (GPU h)": table["identification"].map(number),
+        "Scoring (GPU h)": table["scoring"].map(number),
+        f"Spent ({currency})": (price * (table["identification"] + table["scoring"])).map(money),
+        f"Saved in training ({currency})": (price * table["saved"]).map(money),
+        f"Net ({currency})": (price * table["net"]).map(partial(money, signed=True)),
+        "Pays from a pool of": table["break_even"].map(pays),
+    })
 
 
 def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
@@ -256,22 +228,26 @@ def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
     On each side only the clean samples and those corrupted on that side are counted. Recall: the share of all clean
     samples that was kept. Length: rank correlation of the order of taking with the length of the target.
     """
-    records = sorted(summary["selectors"], key=lambda record: -record["both_precision"])
-    rows = [
-        {"Selector": display.selector_title(record["selector"])}
-        | {title: _share_of(record, side) for side, title in SIDES.items()}
-        | {
-            "Recall (%)": display.SHARE.show(record["recall"]),
-            "Length correlation": display.RHO.show_interval(
-                *(record[f"length_{part}"] for part in ("rho", "low", "high")), signed=True
-            ),
-        }
-        for record in records
-    ]
-    chance = {title: display.SHARE.show(records[0][f"{side}_chance"]) for side, title in SIDES.items()}
-    chance |= {"Recall (%)": display.SHARE.show(summary["ratio"]), "Length correlation": "0.00"}
-    return pd.DataFrame([*rows, {"Selector": "chance", **chance}])
+    table = pd.DataFrame(summary["selectors"]).sort_values("both_precision", ascending=False, kind="stable")
+    shown, chance = {"Selector": [*table["selector"].map(display.selector_title), "chance"]}, table.iloc[0]
+    for side, title in SIDES.items():
+        cells = _intervals(display.SHARE, table, f"{side}_precision", f"{side}_low", f"{side}_high")
+        shown[title] = [*cells, display.SHARE.show(chance[f"{side}_chance"])]
+    shown["Recall (%)"] = [*table["recall"].map(display.SHARE.show), display.SHARE.show(summary["ratio"])]
+    lengths = _intervals(display.RHO, table, "length_rho", "length_low", "length_high", signed=True)
+    return pd.DataFrame(shown | {"Length correlation": [*lengths, "0.00"]})
 
 
-def _share_of(record: dict[str, Any], side: str) -> str:
-    return display.SHARE.show_interval(*(record[f"{side}_{part}"] for part in ("precision", "low", "high")))
+def _intervals(show: Metric, table: pd.DataFrame, *names: str, signed: bool = False) -> list[str]:
+    """Texts of the rows of a table; names: the columns of the value, its low and its high end."""
+    return [show.show_interval(*row, signed=signed) for row in table.reindex(columns=names).to_numpy()]
+
+
+def _by_seed(show: Metric, values: list[float]) -> str:
+    return ", ".join(map(show.show, values)) if len(values) > 1 else NOTHING
+
+
+def _and_missing(arms: Iterable[str]) -> list[str]:
+    """Arms without their seeds, each once, then the paper's selectors of which there is none."""
+    ours = list(dict.fromkeys(map(display.without_seed, arms)))
+    return ours + [one for one in SELECTORS if one not in map(display.selector_of, ours)]

@@ -1,6 +1,5 @@
 """Tables of features, models and prompts: 1, 5, 6 and 9 of the paper, and how far sources agree."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -10,36 +9,34 @@ from igds_utils.config.refs import describe
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.display import LOGLIK, NOTHING, Metric, missing, number, p_value, task_title
 from igds_utils.tasks.base import Task
-from igds_utils.tasks.examples import Example, placeholders
 
-MARK = "⟨p⟩"
+PAPER_SOURCES = {"gsm8k": "GSM8K", "math500": "MATH-500", "openr1": "OpenR1"}
 RANKED_BY = {"score": "score (δ)", "loglik": "log-likelihood"}
 IN_ALL = " *"  # after a feature that is among the best of every source, beyond chance
+MARK = "⟨p⟩"
 STAGES = {
     "identification": "Task feature identification",
     "sft": "Supervised fine-tuning",
     "evaluation": "Evaluation",
 }
-PAPER_SOURCES = {"gsm8k": "GSM8K", "math500": "MATH-500", "openr1": "OpenR1"}
 
 
 def table1(
     results: dict[str, dict], metrics: dict[str, Metric], model: str, paper: dict[str, Any]
 ) -> pd.DataFrame:
-    """Table 1: how many features were recalled, the top one, and its causal effect, per task.
+    """Table 1: how many features were recalled, the top one, and its causal effect, per task; the paper's models below.
 
     `results[task]` = {"recall": recall.json, "features": task_features.json}. Of what the candidates were ranked by,
     the score (δ) or the target's log-likelihood: established, whether the interval on the confirmation samples lies
     above zero; reliability (split-half), p that candidates differ at all, and p of the chosen effect's rank among
-    placebos (the larger of the two kinds). Where `model` is one of the paper's, its values stand in the same row;
-    otherwise the paper's models follow as rows of their own.
+    placebos (the larger of the two kinds).
     """
-    rows, own = [], paper["table1"].get(model)
+    rows = []
     for task, result in results.items():
         show, recall, found = metrics[task], result["recall"], result["features"]
         chosen, by = (found["selected"] or [None])[0], found.get("ranked_by", "score")
         top = next((feature for feature in found["features"] if feature["name"] == chosen), {})
-        again = {part: top.get(f"confirmation_{part}") for part in ("delta", "low", "high")}
+        again = (top.get(f"confirmation_{part}") for part in ("delta", "low", "high"))
         row = {
             "Model": paper["models"].get(model, model),
             "Task, unit of δ": f"{task_title(task)}, {show.unit}",
@@ -48,7 +45,7 @@ def table1(
             "Top feature": chosen or "none",
             "Ranked by": RANKED_BY[by],
             "δ (validation)": show.show_of(top, "delta", signed=True),
-            "δ (confirmation)": show.show_interval(*again.values(), signed=True),
+            "δ (confirmation)": show.show_interval(*again, signed=True),
             "Δ log-likelihood (validation)": LOGLIK.show_of(top, "delta_loglik", signed=True),
             "Δ log-likelihood (confirmation)": LOGLIK.show_of(top, "confirmation_loglik", signed=True),
             "Established": ("yes" if found["established"] else "no") if top else NOTHING,
@@ -58,30 +55,19 @@ def table1(
             row["Reliability"] = number(evidence["reliability"][by], 2)
             row["p, candidates differ"] = p_value(evidence["differ_p"][by])
             row["p, placebos"] = p_value(max(placebos, default=None))
-        if own:
-            theirs = _printed_features(own[task])
-            theirs["δ (validation)"] += f" {_printed_unit(task, paper)}"
-            row |= {f"Paper: {key}": value for key, value in theirs.items()}
         rows.append(row)
-    for theirs, title in ({} if own else paper["models"]).items():
+    for other, title in paper["models"].items():
         for task in results:
-            if task in paper["table1"][theirs]:
-                unit = f"{task_title(task)}, {_printed_unit(task, paper)}"
-                first = {"Model": f"{title} (paper)", "Task, unit of δ": unit}
-                rows.append(first | _printed_features(paper["table1"][theirs][task]))
+            if printed := paper["table1"][other].get(task):
+                unit = paper["table1_units"].get(task, paper["tasks"][task]["metric"])
+                rows.append({
+                    "Model": f"{title} (paper)",
+                    "Task, unit of δ": f"{task_title(task)}, {unit}",
+                    "Recalled (‱)": number(printed["recalled_bp"], 2),
+                    "Top feature": printed["feature"],
+                    "δ (validation)": f"{printed['delta']:+g}".replace("-", "−"),
+                })
     return pd.DataFrame(rows).fillna(NOTHING)
-
-
-def _printed_unit(task: str, paper: dict) -> str:
-    return paper["table1_units"].get(task, paper["tasks"][task]["metric"])
-
-
-def _printed_features(values: dict) -> dict[str, str]:
-    return {
-        "Recalled (‱)": number(values["recalled_bp"], 2),
-        "Top feature": values["feature"],
-        "δ (validation)": f"{values['delta']:+g}".replace("-", "−"),
-    }
 
 
 def table5(
@@ -93,22 +79,21 @@ def table5(
     best of every source, ours and the paper's each for themselves; ours only where blind draws from what was tested
     would rarely share as many (`stability.beyond_chance`). by: what they are ranked by; "loglik" shows its change.
     """
-
-    def marked(names: Iterable[str], shared: set[str]) -> list[str]:
-        return [name + (IN_ALL if name in shared else "") for name in names]
-
-    starred = beyond_chance([list(table["name"]) for table in rankings.values()], top)
-    theirs = set.intersection(*map(set, paper["table5"].values()))
-    columns = {"Rank": [f"Top-{rank}" for rank in range(1, top + 1)]}
     effect, unit, show = "delta", f"δ, {metric.unit}", metric
     if by == "loglik":
         effect, unit, show = "delta_loglik", "Δ log-likelihood", LOGLIK
+    shared = beyond_chance([list(table["name"]) for table in rankings.values()], top)
+    columns = {"Rank": [f"Top-{rank}" for rank in range(1, top + 1)]}
     for source, table in rankings.items():
-        effects = [show.show(value, signed=True) for value in table[effect]]
-        named = zip(marked(table["name"], starred), effects, strict=True)
-        columns[f"{source} ({unit})"] = [f"{name} ({value})" for name, value in named]
-    columns |= {f"Paper: {PAPER_SOURCES[s]}": marked(names, theirs) for s, names in paper["table5"].items()}
-    return pd.DataFrame({key: (cells + [NOTHING] * top)[:top] for key, cells in columns.items()})
+        columns[f"{source} ({unit})"] = [
+            f"{name}{IN_ALL * (name in shared)} ({show.show(value, signed=True)})"
+            for name, value in zip(table["name"], table[effect], strict=True)
+        ]
+    shared = set.intersection(*map(set, paper["table5"].values()))
+    for source, names in paper["table5"].items():
+        columns[f"Paper: {PAPER_SOURCES[source]}"] = [name + IN_ALL * (name in shared) for name in names]
+    table = pd.DataFrame({title: pd.Series(cells) for title, cells in columns.items()})
+    return table.reindex(range(top)).fillna(NOTHING)
 
 
 def agreement_table(records: list[dict[str, Any]], top: int = 5) -> pd.DataFrame:
@@ -174,49 +159,47 @@ def _model_column(facts: dict) -> dict[str, str]:
 
 
 def table9(prompts: dict[str, dict[str, dict[str, str]]], paper: dict) -> pd.DataFrame:
-    """Table 9: the templates of every stage and task, this run's beside the paper's.
-
-    `prompts[task][stage][part]` = text with placeholders in braces; stage: identification, sft or evaluation; part:
-    Prompt, or Instruction, Input and Output of a training sample. The paper's have the same form.
-    """
+    """Table 9: the templates of every stage and task, this run's (`prompt_templates`) beside the paper's."""
     rows = []
     for stage, title in STAGES.items():
         for task, stages in prompts.items():
             printed = paper["table9"].get(task, {}).get(stage, {})
             for part, text in stages[stage].items():
                 theirs = (printed[part] or "(empty)") if part in printed else NOTHING
-                row = {"Stage": title, "Task": task_title(task), "Part": part}
-                rows.append(row | {"This run": text or "(empty)", "Paper": theirs})
-    return pd.DataFrame(rows)
+                rows.append((title, task_title(task), part, text or "(empty)", theirs))
+    return pd.DataFrame(rows, columns=["Stage", "Task", "Part", "This run", "Paper"])
+
+
+class _Braces(dict):
+    """Values of a template; a field without one stays as its name in braces."""
+
+    def __missing__(self, name: str) -> str:
+        return f"{{{name}}}"
 
 
 def prompt_templates(
     tasks: dict[str, Task], configs: dict[str, TaskConfig]
 ) -> dict[str, dict[str, dict[str, str]]]:
-    """What Table 9 shows of this run: prompts[task][stage][part], with fields left in braces.
+    """The templates of a run, fields left in braces: prompts[task][stage][part].
 
-    A mark follows the identification prompt's colon; the chat template, where one is used, is left out; shots are
-    abridged.
+    stage: identification, sft or evaluation; part: Prompt, or Instruction, Input and Output of a training sample. The
+    identification prompt has a mark at p; the chat template, where one is used, is left out; shots are abridged.
     """
-    from igds_utils.engine.prompts import evaluation_prompt, identification_prompt
-
     prompts = {}
     for name, config in configs.items():
         task = tasks[name]
-        templates = (
-            task.identification_template, task.records_instruction, task.records_input, task.few_shot_template,
-            task.target_template,
-        )  # fmt: skip
-        fields = {f: f"{{{f}}}" for template in templates for f in placeholders(template)}
-        target = task.target_template.format(**fields)
-        example = Example(name, fields, target, ())
-        test = evaluation_prompt(task, example, None, "bare")
+        asked = test = task.identification_template.format_map(_Braces())
+        target = task.target_template.format_map(_Braces())
         if config.shots:
-            test = task.few_shot_template.format(**fields | {"shots": f" {{{config.shots} shots}}"})
+            test = task.few_shot_template.format_map(_Braces(shots=f" {{{config.shots} shots}}"))
         trained = {"Instruction": test, "Input": "", "Output": target}
         if config.sft.rendering == "records":
             parts = (task.records_instruction, task.records_input, task.records_output)
-            trained = dict(zip(trained, (part.format(**fields, target=target) for part in parts), strict=True))
-        asked = f"{identification_prompt(task, example, None, 'bare')}{MARK} {target}"
-        prompts[name] = {"identification": {"Prompt": asked}, "sft": trained, "evaluation": {"Prompt": test}}
+            filled = (part.format_map(_Braces(target=target)) for part in parts)
+            trained = dict(zip(trained, filled, strict=True))
+        prompts[name] = {
+            "identification": {"Prompt": f"{asked}{MARK} {target}"},
+            "sft": trained,
+            "evaluation": {"Prompt": test},
+        }
     return prompts

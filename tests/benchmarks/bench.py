@@ -35,7 +35,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.core.manifest import machine
 from igds_utils.core.store import write_whole
 from igds_utils.plots import style
-from igds_utils.tables import to_markdown
+from igds_utils.reporting.report import to_markdown
 
 OUT = PROJECT / "results" / "reference" / "bench"
 
