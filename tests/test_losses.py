@@ -21,9 +21,9 @@ def make_pairs(n, longest=30, seed=0):
     return pairs
 
 
-def plain_loss(model, ids, n_prompt):
+def plain_loss(model, ids, n_prompt, reduction="mean"):
     logits = model(input_ids=torch.tensor([ids])).logits[0]
-    return cross_entropy(logits[n_prompt - 1 : -1], torch.tensor(ids[n_prompt:]))
+    return cross_entropy(logits[n_prompt - 1 : -1], torch.tensor(ids[n_prompt:]), reduction=reduction)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])

@@ -58,7 +58,7 @@ def compare(
 ) -> pd.DataFrame:
     """One row per arm: its median activation, how far it moved, and its score (Figure 3 in numbers).
 
-    activations: as `arm_activations` gives them; summary: records of `summaries.summarise`. Columns: arm, selector,
+    activations: as `arm_activations` gives them; summary: records of `evaluation.summarise`. Columns: arm, selector,
     ratio, main, score, low, high (as there), medians (one per training seed), median (their mean), moved, moved_low,
     moved_high (mean paired difference to the untrained model on the same prompts, its interval over prompts and, where
     there are several, trainings; nan for that model itself), judged (whether there are several).

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from pydantic_core import to_jsonable_python
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from igds_utils import __version__
@@ -264,7 +264,7 @@ def _canonical(records: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     """Records, arrays and paths as plain JSON values, which compare equal after a round trip."""
-    return to_jsonable_python(value, fallback=_listed)
+    return TypeAdapter(Any).dump_python(value, mode="json", fallback=_listed)
 
 
 def _listed(value: Any) -> Any:

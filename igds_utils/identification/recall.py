@@ -118,6 +118,7 @@ def frequency_recall(residual: dict[int, Tensor], saes: Saes, tau: float) -> pd.
                 peak = torch.maximum(peak.to(a), a.amax(0))
             counts = {"frequency": fires.float() / n, "mean_activation": total / n, "max_activation": peak}
             fvu = unexplained(sae, h[:DECODED])
+        del sae  # before the next one is read
         alive = fires.nonzero().squeeze(-1)
         known = {name: values[alive].double().cpu().numpy() for name, values in counts.items()}
         tables.append(pd.DataFrame({"layer": layer, "feature": alive.cpu().numpy(), **known, "fvu": fvu}))

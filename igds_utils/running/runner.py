@@ -53,8 +53,10 @@ STAGES = (
 ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
 # what `launch.parts` jobs share; the notebooks have a parameter `part`
 PART_STAGES = ("02_causal_intervention", "03_data_scoring", "06_stability")
-# What only reads stored results, beside each other: before the last, and after the first where a run has them after it.
-REPORT_STAGES = ("05_evaluation", "03_data_scoring", *STAGES[STAGES.index("06_stability") :])
+EVALUATION = "05_evaluation"
+# they read stored results, and run beside each other before the last one
+READERS = STAGES[STAGES.index("07_activation_distributions") : -1]
+REPORT_STAGES = (EVALUATION, "03_data_scoring", "06_stability", *READERS, STAGES[-1])
 RUNNER = "IGDS_RUNNER"  # environment variable that names the process which must outlive its jobs
 FAILED, PARTIAL = "{}.failed.ipynb", ".{}.partial.ipynb"  # PARTIAL: still being executed
 LAST_OF_PART = "parts"  # tag of the cell after which the notebook of one share ends
