@@ -24,7 +24,7 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: bench help reproduce test test-all plan report lab saes clean lock reference bench-selectors
+.PHONY: bench help reproduce test test-all plan report reread lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
@@ -47,6 +47,10 @@ plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs 
 
 report: $(STAMP) ## make tables, figures and report again from stored results
 	@$(BIN)/igds report $(WHAT) --results "$$RESULTS"
+
+reread: $(STAMP) ## notebooks 05 to 11 again on the stored products of the quick reference; no model is loaded
+	@rm -rf "$$RESULTS/reread" && mkdir -p "$$RESULTS/reread" && cp -R results/reference/quick "$$RESULTS/reread"
+	@$(BIN)/igds run --preset quick --results "$$RESULTS/reread" --first 05
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

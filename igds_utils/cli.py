@@ -46,6 +46,11 @@ def _run(options: argparse.Namespace) -> int:
     from igds_utils.running import runner
 
     stages = {"report": runner.REPORT_STAGES, "saes": ("00_sae_training",)}.get(options.command, runner.STAGES)
+    if first := getattr(options, "first", ""):
+        numbers = [stage[:2] for stage in stages]
+        if first not in numbers:
+            raise ConfigError(f"--first {first}: give the number of a notebook, one of {', '.join(numbers)}")
+        stages = stages[numbers.index(first) :]
     if options.command == "report":
         root = Path(options.results) / load_preset(options.preset).name
         if not (root / "run.json").is_file():
@@ -123,6 +128,7 @@ OPTIONS = {
     ),
     "--tasks": dict(type=task_names, default=[], help="tasks of the preset, comma-separated (default: all)"),
     "--results": dict(default="results", help="folder of all results (default: results)"),
+    "--first": dict(default="", metavar="NN", help="begin with this notebook, on what those before it stored"),
     "--profile": dict(
         default="",
         help="run as jobs of a cluster: slurm, or the folder of a snakemake profile (default: here, in order)",
@@ -157,7 +163,7 @@ OPTIONS = {
 SELECT = "pool --task --selector --ratio --features --column --value --skip-bad --out --results"
 COMMANDS = {  # what it calls, its options beside preset, model and changes of fields, its help
     "run": (
-        _run, "--tasks --results --profile",
+        _run, "--tasks --results --profile --first",
         "run all notebooks of a preset in their order; continues what was interrupted",
     ),
     "plan": (_plan, "--tasks", "print models, tasks, tokens, minutes, memory and disk; runs nothing"),

@@ -163,9 +163,10 @@ def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):
-    first = plots.save_figure(DRAWN["effects"](), tmp_path / "a", "effects")
-    second = plots.save_figure(DRAWN["effects"](), tmp_path / "b", "effects")
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["effects.pdf", "effects.png"]
+    for folder in "ab":
+        plots.save_figure(DRAWN["effects"](), tmp_path / folder, "effects")
+    first, second = (sorted((tmp_path / folder).iterdir()) for folder in "ab")
+    assert [path.name for path in first] == ["effects.pdf", "effects.png"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
-    assert Image.open(first[0]).info["dpi"][0] == pytest.approx(200, abs=1)
+    assert Image.open(first[1]).info["dpi"][0] == pytest.approx(200, abs=1)

@@ -113,12 +113,10 @@ def with_legend(figure: Figure) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write `name`.png (200 dpi) and `name`.pdf into `folder`, whole or not at all, without dates or versions."""
-    made = []
     unsaid = {"png": ["Software"], "pdf": ["CreationDate", "Producer", "Creator"]}
     for kind, keys in unsaid.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=dict.fromkeys(keys))
-        made.append(write_whole(Path(folder) / f"{name}.{kind}", buffer.getvalue()))
-    return made
+        write_whole(Path(folder) / f"{name}.{kind}", buffer.getvalue())

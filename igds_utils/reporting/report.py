@@ -6,6 +6,7 @@ results/README.md.
 """
 
 import base64
+import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -177,7 +178,7 @@ def write(run: Run) -> Path:
         duration=duration,
         mark=MARK,
     )
-    return write_whole(run.root / "report.html", page)
+    return Path(os.path.relpath(write_whole(run.root / "report.html", page)))  # names no folder of this machine
 
 
 # ---- several runs ----------------------------------------------------------------------------------------
