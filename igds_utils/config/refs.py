@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-DROPPED = {"series", "max_candidates", "racing", "tied", "device_batch"}  # fields of version 0.1
+DROPPED = {"series", "max_candidates", "racing", "tied", "device_batch", "defect_check"}  # fields of version 0.1
 
 
 class ConfigError(ValueError):
