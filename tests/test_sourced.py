@@ -158,7 +158,7 @@ def own_pool(file, **change):
     ("change", "pool", "said"),
     [
         ({}, 50, r"because field 's' is empty \(1\)"),
-        ({"tasks.math.sizes.pool": 12}, 12, r"24 of 51 .*, beyond sizes.pool, quality.size, null takes all \(26\)"),
+        ({"tasks.math.sizes.pool": 12}, 12, r"24 of 51 .*, beyond sizes.pool, quality.size \(null takes all\) \(26\)"),
         ({"tasks.math.sizes.pool": None}, 50, r"quality 12 of 12 \(samples of the pool itself.*pool: 50 of 51"),
     ],
 )

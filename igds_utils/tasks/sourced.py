@@ -97,7 +97,7 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
         stream.facts["used"] = sum(len(sets[one]) for one in stream.fills if "of_pool" not in counts[one])
         if left := sum(1 for _ in stream.left):
             sizes = ["quality.size" if one == "quality" else f"sizes.{one}" for one in stream.fills]
-            reason = f"beyond {', '.join(sizes)}" + ", null takes all" * ("pool" in stream.fills)
+            reason = f"beyond {', '.join(sizes)}" + " (null takes all)" * ("pool" in stream.fills)
             stream.facts["left out"][reason] = left
     few = counts.get("quality", {})
     told = "sources" in config.data or "of_pool" in few or few.get("size", 0) < few.get("asked", 0)
