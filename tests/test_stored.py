@@ -3,6 +3,7 @@
 The smoke run, and every committed reference that holds the products of its run.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from igds_utils.core.store import Store
 from igds_utils.engine.features import features_of
 from igds_utils.identification import effects, intervention, recall
 from igds_utils.reporting.report import load_table
+from igds_utils.running import runner
 from igds_utils.training.evaluation import checks, summarise
 
 REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
@@ -142,3 +144,15 @@ def test_tables_1_and_2_follow_from_what_is_stored(stored):
 def test_no_reference_names_a_place_on_a_machine(name):
     for file in (PROJECT / "results/reference" / name).rglob("*.json*"):
         assert str(PROJECT) not in file.read_text(encoding="utf8"), file
+
+
+@pytest.mark.slow
+def test_notebooks_05_to_11_give_the_tables_again_from_the_products_of_the_reference(tmp_path):
+    kept = PROJECT / "results/reference/quick"
+    shutil.copytree(kept, tmp_path / "quick")
+    shutil.rmtree(tmp_path / "quick/tables")
+    after = runner.STAGES[runner.STAGES.index(runner.EVALUATION) :]
+    root = runner.run("quick", results=tmp_path, stages=after)
+    made = {file.name: file.read_bytes() for file in (root / "tables").glob("*.csv")}
+    assert len(made) >= 10
+    assert made == {name: (kept / "tables" / name).read_bytes() for name in made}
