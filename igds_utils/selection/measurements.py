@@ -19,11 +19,10 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
 from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import losses, prompts
-from igds_utils.engine.batching import pad, token_batches
+from igds_utils.engine.batching import padded_batches
 from igds_utils.engine.generation import generate
 from igds_utils.engine.lm import LM, last_hidden, residuals
 from igds_utils.engine.loading import model_folder
@@ -197,7 +196,7 @@ def hidden_states(pool: Pool) -> Measured:
 
 def weighted_hidden_states(part: Samples) -> np.ndarray:
     found = np.empty((len(part.samples), part.run.train_lm.width), dtype=np.float32)
-    for batch, inputs in _batches(part.run, part.run.train_lm, part.training_pairs):
+    for batch, inputs in _batches(part, part.run.train_lm, part.training_pairs):
         with torch.inference_mode():
             h = last_hidden(part.run.train_lm, **inputs, use_cache=False).float()  # (B, T, d)
             mask = inputs["attention_mask"]
@@ -207,13 +206,8 @@ def weighted_hidden_states(part: Samples) -> np.ndarray:
     return found
 
 
-def _batches(run: Run, lm: LM, pairs: list[losses.Pair]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Numbers of the pairs of a batch, and a model's inputs, padded on the right."""
-    sequences = [ids for ids, _ in pairs]
-    with tqdm(total=len(pairs), desc="read tokens", unit="sample", leave=False, delay=2) as bar:
-        for batch in token_batches([len(ids) for ids in sequences], run.preset.batch_tokens):
-            yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
-            bar.update(len(batch))
+def _batches(part: Samples, lm: LM, pairs: list[losses.Pair]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    return padded_batches(lm, [ids for ids, _ in pairs], part.run.preset.batch_tokens, "read tokens")
 
 
 # ---- the identification model, at the critical position --------------------------------------------------
@@ -302,7 +296,7 @@ def _layer(part: Samples) -> Iterator[tuple[int, Tensor, Tensor]]:
     down = lm.blocks[layer].mlp.down_proj
     handle = down.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
     try:
-        for batch, inputs in _batches(part.run, lm, part.pairs):
+        for batch, inputs in _batches(part, lm, part.pairs):
             h = residuals(lm, [layer], **inputs)[layer]
             neurons, read = caught.pop().to(h.device), inputs["attention_mask"].bool()
             read[:, 0] = False
