@@ -14,7 +14,14 @@ from igds_utils.engine import lm as lm_module
 from igds_utils.engine import prompts
 from igds_utils.engine.batching import pad
 from igds_utils.engine.lm import (
-    GROUPED, LM, added_mask, edited, grouped_attention, residuals, step_mask, unembed,
+    GROUPED,
+    LM,
+    added_mask,
+    edited,
+    grouped_attention,
+    residuals,
+    step_mask,
+    unembed,
 )  # fmt: skip
 from igds_utils.engine.loading import device_map, fast_matmul, load_config, load_lm
 
