@@ -29,7 +29,7 @@ from tqdm import tqdm
 from igds_utils.config.settings import SftConfig
 from igds_utils.core.store import content_hash
 from igds_utils.engine import distributed
-from igds_utils.engine.batching import even_chunks, seen, token_batches
+from igds_utils.engine.batching import even_chunks, token_batches
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
 
@@ -220,7 +220,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # TRL's would score prompt positions too, and their entropy: most of the work of a small model.
             labels = inputs.pop("labels")
-            losses, _ = token_losses(model, labels, **seen(inputs))
+            losses, _ = token_losses(model, labels, **inputs)
             # processes average their gradients, while the count of tokens is that of all of them
             return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
