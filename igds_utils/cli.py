@@ -27,17 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-# ---- commands ----
-
-
 def _run(options: argparse.Namespace) -> int:
     from igds_utils.running import runner
 
     stages = {stage[:2]: stage for stage in options.stages or runner.STAGES}
     first = options.first or next(iter(stages))
     if first not in stages:
-        numbers = ", ".join(stages)
-        raise ConfigError(f"--first {first}: give the number of a notebook, one of {numbers}")
+        raise ConfigError(f"--first {first}: give the number of a notebook: {', '.join(stages)}")
     stages = list(stages.values())[list(stages).index(first) :]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     what = {"model": options.model, "tasks": options.tasks, "overrides": options.changes}
@@ -86,9 +82,6 @@ def _opened(options: argparse.Namespace, tasks: list[str]):
     run = open_run(*asked, count=False)
     run.store.log = lambda line: print(line, file=sys.stderr)  # printed is the answer alone
     return run
-
-
-# ---- options ----
 
 
 def _column(text: str) -> tuple[str, str]:

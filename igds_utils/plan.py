@@ -27,19 +27,12 @@ ABOVE = 0.4  # share of the blocks that an amplified target is read through, abo
 AT_P = ("_activations", "_reads", "_cosines")  # measurements that read prompts alone
 SHOT_TOKENS = 160  # of one Minerva example
 # Benchmark -> subjects, questions, tokens of a question with its examples and choices
-QUESTIONS = {
-    "mmlu": (57, 14042, 725),
-    "truthfulqa": (1, 817, 1710),
-    "mmlu_dev": (57, 281, 100),
-}
+QUESTIONS = {"mmlu": (57, 14042, 725), "truthfulqa": (1, 817, 1710), "mmlu_dev": (57, 281, 100)}
 LONGEST = 1.5  # the longest sample of a batch, in means
 VALUES = 24  # kept of a token for each block and unit of width, to train
 USABLE = 0.9  # of a GPU's memory; the rest is left to the allocator
 
 Parts = dict[str, float]  # what -> bytes
-
-
-# ---- tokens and minutes ----
 
 
 def stages(preset: Preset) -> pd.DataFrame:
@@ -102,7 +95,7 @@ def _stages(preset: Preset, task: TaskConfig) -> Iterator[tuple]:
             yield "capabilities", len(asked_in_general(task)) * questions * length, 0, 0
 
     if own := task.stability:
-        n, new = len(own.searched), own.max_new_tokens
+        n, new = sum(map(bool, own.sources.values())), own.max_new_tokens
         told, said = _amplified(task, candidates, finalists, own.validation, new)
         yield "stability", n * (own.prior * prompt + told), n * said, 0
 
@@ -114,9 +107,6 @@ def _amplified(
     in answers of `new` tokens; prompt, target and the original answer once."""
     read = task.prompt_tokens + task.target_tokens * (1 + told * ABOVE)
     return samples * read, samples * (1 + said) * new
-
-
-# ---- selectors ----
 
 
 def measurement_tokens(name: str, prompt: float, target: float, less_epochs: int = 4) -> float:
@@ -146,13 +136,9 @@ def _measured(preset: Preset, task: TaskConfig, names: list[str]) -> float:
     """Tokens of one sample for all these selectors; one pass for all read at p."""
     asked = {each for name in names for each in selectors.get(name).measurements}
     at_p = {each for each in asked if each.endswith(AT_P)}
-    epochs = preset.selection.less.epochs
-    sizes = task.prompt_tokens, task.target_tokens, epochs
+    sizes = task.prompt_tokens, task.target_tokens, preset.selection.less.epochs
     rest = sum(measurement_tokens(each, *sizes) for each in asked - at_p)
     return rest + bool(at_p) * task.prompt_tokens
-
-
-# ---- memory and disk ----
 
 
 def memory(preset: Preset, shape: Shape) -> dict[str, Parts]:
@@ -168,17 +154,14 @@ def memory(preset: Preset, shape: Shape) -> dict[str, Parts]:
         "an SAE": 8 * shape.width * shape.d_sae,
         "caches": 1e9 * preset.intervention.cache_gb,
     }
-    tokens, blocks = 0, shape.layers * VALUES
-    for task in preset.tasks.values():
-        sft, mean = task.sft, task.prompt_tokens + task.target_tokens
-        samples = math.ceil(sft.global_batch / launch.processes)
-        longest = min(LONGEST * mean, sft.max_length)
-        tokens = max(tokens, min(sft.device_tokens, samples * longest))
-        blocks = shape.layers + VALUES if sft.gradient_checkpointing else blocks
-    shards = launch.processes if launch.training else 1
+    sft, shards = preset.sft, launch.processes if launch.training else 1
+    mean = max(task.prompt_tokens + task.target_tokens for task in preset.tasks.values())
+    samples = math.ceil(sft.global_batch / launch.processes)
+    tokens = min(sft.device_tokens, samples * min(LONGEST * mean, sft.max_length))
+    values = shape.layers + VALUES if sft.gradient_checkpointing else shape.layers * VALUES
     training = {
         "weights, gradients, moments": 16 * shape.parameters / shards,
-        "activations": tokens * shape.width * blocks * size,
+        "activations": tokens * shape.width * values * size,
     }
     libraries = {"libraries": 1e9}
     return {"reading": reading | libraries, "training": training | libraries}
@@ -188,17 +171,14 @@ def disk(preset: Preset, shape: Shape) -> Parts:
     """Bytes that a run keeps on disk beside data sets and tables."""
     model, tasks, weights = preset.chosen, preset.tasks.values(), 4 * shape.parameters
     layers = shape.layers if model.saes.layers == "all" else len(model.saes.layers)
-    kept = [arm.trained for task in tasks if task.sft.keep_weights for arm in arms(task)]
-    checkpoints = any(task.sft.checkpoint_steps for task in tasks)
+    trained = sum(arm.trained for task in tasks for arm in arms(task))
+    checkpoints = 2 if preset.sft.checkpoint_steps else 0  # the last and the next
     return {
         "models": weights * len({str(model.identify), str(model.train)}),
         "SAEs": layers * 8 * shape.width * shape.d_sae * (model.saes.source == "release"),
-        "arms": weights * sum(kept),
-        "checkpoints": checkpoints * 2 * 3 * weights,  # the last and the next
+        "arms": weights * trained * preset.sft.keep_weights,
+        "checkpoints": checkpoints * 3 * weights,  # with two moments
     }
-
-
-# ---- text ----
 
 
 def render(preset: Preset) -> str:
@@ -213,7 +193,7 @@ def render(preset: Preset) -> str:
         lines.append(f"Task   {name}: {', '.join(arm.name for arm in arms(task))}")
     minutes = frame["minutes"].sum()
     frame.loc[len(frame)] = ["total", "", *frame[TOKENS].sum(), minutes]
-    frame["minutes"] = frame["minutes"].round(1)
+    frame = frame.round({"minutes": 1})
     lines += ["", frame.to_string(index=False, formatters=dict.fromkeys(TOKENS, "{:,}".format))]
     shown = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} hours"
     lines.append(f"\nTime: about {shown}" if speeds else "\nTime: no speeds in the preset")

@@ -22,11 +22,11 @@ models:
      shape: {parameters: 1000000, layers: 2, width: 10, d_sae: 70}}
 speeds: {forward: 100, decode: 10, train: 5, notebook: 30}
 intervention: {k: 2, cache_gb: 1, finalists: 5, contrasts: 0, doses: []}
-batch_tokens: 1000
+sft: {epochs: 2, device_tokens: 406}
 tasks:
   math:
     {prompt_tokens: 50, target_tokens: 8, max_new_tokens: 12, selectors: [random, loss, igds],
-     samples: 2, sft: {epochs: 2, device_tokens: 406},
+     samples: 2,
      sizes: {prior: 20, validation: 4, confirmation: 3, pool: 40, test: 6}}
 """
 

@@ -18,9 +18,6 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 NEXT = re.compile(r"\s+(?=[A-Za-z_][\w.@-]*=)")  # before another FIELD=VALUE
 
 
-# ---- what a caller gives ----
-
-
 def task_names(tasks: Any) -> list[str]:
     """Names of tasks, from a list or from text: "math,translation"."""
     if isinstance(tasks, str):
@@ -47,9 +44,6 @@ def changes(overrides: Any) -> dict[str, Any]:
             mend = "close its brackets and quotes"
             raise ConfigError(f"{field}: {value!r} is no YAML: {mend}") from None
     return found
-
-
-# ---- reading ----
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,13 +101,9 @@ def _read(file: Path) -> dict[str, Any]:
         known = f"known are {', '.join(preset_names())}, or give the path of a YAML file"
         raise ConfigError(f"no preset {file.stem!r}: {known}")
     try:
-        raw = yaml.load(file.read_bytes(), _Loader)
+        return yaml.load(file.read_bytes(), _Loader) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{file.name} is not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        starts = "a preset starts with name, description, model"
-        raise ConfigError(f"{file.name} holds no fields: {starts}")
-    return raw
 
 
 def _changed(raw: dict, overrides: dict[str, Any], file: str) -> dict[str, Any]:

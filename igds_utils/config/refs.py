@@ -97,8 +97,7 @@ class SaeConfig(Strict):
 
     source: Literal["release", "folder", "tiny"]
     name: str  # release name, or the folder (relative to the project's root)
-    # of a release with several SAEs a layer: layer_{layer}/width_16k/canonical
-    id: str | None = None
+    id: str | None = None  # of a release with several a layer: layer_{layer}/width_16k/canonical
     layers: list[int] | Literal["all"] = "all"
 
 
@@ -117,8 +116,7 @@ class ModelConfig(Strict):
     saes: SaeConfig
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shape: Shape | None = None
-    # other fields of the preset where this model is chosen (launch.processes: 8)
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}  # of the preset, for this model (launch.processes: 8)
 
 
 PIECE = re.compile(r"\{([^{}]+)\}")  # the name of a column in a template
@@ -176,8 +174,7 @@ class DataSource(Strict):
     config: str | None = None
     split: str = "train"
     revision: str = "main"
-    # JSON, CSV, Parquet, Arrow, or a folder of such; relative to the project's root
-    file: str | list[str] | None = None
+    file: str | list[str] | None = None  # or files, or a folder; from the project's root
     mirror: MirrorFile | None = None
     columns: Columns = {}  # by field; by default of the same name, or a known format's
     sets: list[Set] | None = None  # that it fills; by default the one it is named after
@@ -209,7 +206,7 @@ class TaskSpec(Strict):
     """A task: templates over the fields that its sources fill, and a metric."""
 
     title: str
-    # what is made where a preset names no `sources` (tasks/own_data.py)
+    # without `sources` (tasks/own_data.py)
     data: Literal["word_problems", "article_leads", "interface_messages"] | None = None
     prompt: str  # for identification; its last line is the cue and ends in a colon
     target: str  # what is learnt
@@ -219,8 +216,7 @@ class TaskSpec(Strict):
     input: str = ""  # of the SFT record
     output: str | None = None  # of the SFT record; by default the cue and the target
     stops: list[str] = []  # an output ends before the first of these
-    # fields that a row may leave empty, but not all of prompt or target; by default any
-    optional: list[str] | None = None
+    optional: list[str] | None = None  # fields that a row may leave empty; by default any
     few_shot: str = ""  # the prompt with worked examples, over {shots} and the fields
     shot: str = ""  # how one worked example is written, over its fields
     shots: list[dict[str, str]] = []  # the worked examples

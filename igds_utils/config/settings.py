@@ -2,14 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from igds_utils.config.refs import Metric, ModelConfig, Ref, Strict, TaskSpec, WheelRef
 
@@ -18,18 +11,15 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 class RecallConfig(Strict):
     tau: Share = 0.8  # of D_prior, on which a candidate must fire
-    # a variant: by how much its frequency must exceed its mean on the other tasks' sets
-    contrast: Share | None = None
+    contrast: Share | None = None  # a variant: by how much more than on the other tasks' sets
 
 
 class InterventionConfig(Strict):
     positions: Literal["critical_and_decode", "critical_only"] = "critical_and_decode"
     scale: float = 1.0  # adds a_i d_i once, that is, doubles the feature
     clamp: bool = False  # hold a_i at 1 + scale times its mean on D_prior instead
-    # P: the score of generated answers (the paper's), or the target's log-likelihood
-    rank_by: Literal["score", "loglik"] = "score"
-    # candidates that generate, the best by log-likelihood; none: all
-    finalists: PositiveInt | None = None
+    rank_by: Literal["score", "loglik"] = "score"  # P: of answers (the paper's), or of the target
+    finalists: PositiveInt | None = None  # that generate, best by log-likelihood; none: all
     contrasts: NonNegativeInt = 12  # candidates measured on another sample's target
     placebos: NonNegativeInt = 0  # random directions, and as many unrecalled features
     doses: list[float] = [-1, 0.5, 1, 2, 4]  # scales of the chosen feature
@@ -62,8 +52,6 @@ class LessConfig(Strict):
 
 
 class SelectionConfig(Strict):
-    """What selectors beside IGDS measure."""
-
     examples: PositiveInt = 100  # samples of D_prior that show the target task
     encoder: Ref = MINILM  # any model that sentence-transformers reads
     tagger: Ref | None = None  # of #InsTag (OFA-Sys/InsTagger); none: word n-grams
@@ -86,22 +74,16 @@ class SftConfig(Strict):
 
 
 class LaunchConfig(Strict):
-    """Processes that train and evaluate an arm together, and jobs that share the rest."""
-
-    processes: PositiveInt = 1  # of `accelerate launch`, a GPU each; 1: the notebook's
-    # accelerate's configuration: fsdp or zero3 (igds_utils/profiles), or a YAML file; none: every
-    # process holds all
-    training: str | None = None
+    processes: PositiveInt = 1  # that train and evaluate an arm together, a GPU each
+    training: str | None = None  # sharded by fsdp, zero3 (igds_utils/profiles) or a YAML file
     parts: PositiveInt = 1  # jobs that share notebook 02, 03 or 06, a GPU each
 
 
 class Speeds(Strict):
-    """Of one process on the preset's machine, for the plan: tokens a second."""
-
-    forward: PositiveFloat
+    forward: PositiveFloat  # tokens a second of one process, as the next two
     decode: PositiveFloat  # in batches
     train: PositiveFloat
-    notebook: NonNegativeFloat  # seconds a notebook needs beside the model's work
+    notebook: float  # seconds a notebook needs beside the model's work
     memory_gb: PositiveFloat | None = None  # of one GPU; none: nothing is compared
 
 
@@ -121,28 +103,15 @@ class QualityConfig(Strict):
     prompt_rate: float = Field(0.25, ge=0)  # share of corrupted prompts
     selectors: list[str] | Literal["all"] = "all"
 
-    @model_validator(mode="after")
-    def _some_stay_clean(self):
-        if not 0 < (rate := self.target_rate + self.prompt_rate) < 1:
-            rates = "target_rate + prompt_rate"
-            raise ValueError(f"{rates} must lie between 0 and 1, not {rate:g}")
-        return self
-
 
 class StabilityConfig(Strict):
     """Independent identification of a task's features on several sources (Table 5)."""
 
-    # what each changes of the task's `data`; {}: the task's own, not repeated
-    sources: dict[str, dict[str, Any]] = Field(min_length=2)
+    sources: dict[str, dict[str, Any]] = Field(min_length=2)  # changes of `data`; {}: its own
     prior: PositiveInt  # prompts of each source
     validation: int = Field(ge=2)  # samples of each source
     max_new_tokens: int
     top: PositiveInt = 5  # how many of the best features are compared
-
-    @property
-    def searched(self) -> list[str]:
-        """The sources that take an identification of their own."""
-        return [name for name, changes in self.sources.items() if changes]
 
 
 Benchmark = Literal["mmlu", "truthfulqa", "mmlu_dev"]
@@ -152,14 +121,11 @@ class CapabilitiesConfig(Strict):
     """General benchmarks that the arms of a task take (Table 8)."""
 
     benchmarks: list[Benchmark] = ["mmlu", "truthfulqa"]
-    # questions of each subject, of all benchmarks or by name; none: all
-    limit: PositiveInt | dict[Benchmark, PositiveInt] | None = None
+    limit: PositiveInt | dict[Benchmark, PositiveInt] | None = None  # questions of each subject
     arms: list[str] | None = None  # beside `original`; none: those of Table 2
 
 
 class CurveConfig(Strict):
-    """Figure 4: some selectors are also trained at these ratios."""
-
     ratios: list[Share] = Field(min_length=1)  # beside the task's own
     selectors: list[str] = Field(min_length=1)  # of those of the task
 
@@ -177,16 +143,14 @@ class TaskConfig(Strict):
     max_new_tokens: int
     selectors: list[str] = ["random", "loss", "igds"]
     ratio: Share = 0.5  # of the pool, that every selector keeps
-    curve: CurveConfig | None = None  # arms of other ratios
+    curve: CurveConfig | None = None  # arms of other ratios (Figure 4)
     seeds: list[int] = [0]  # of Random and of training
     random_draws: int = 0  # Random arms in all, a draw and training each; `seeds` first
     full_steps: bool = False  # also train on the whole pool in a selection's steps
     samples: PositiveInt = 1  # completions a test item; 1 is greedy, pass@k needs k
     temperature: float = 0.7
     top_p: float = 0.95
-    # share of the pool with corrupted prompts; if any, arms also train on the clean and on the
-    # corrupted samples
-    corrupted: float = Field(0.0, ge=0, lt=1)
+    corrupted: float = Field(0.0, ge=0, lt=1)  # share of corrupted prompts; adds two arms
     quality: QualityConfig | None = None  # the pool of known quality
     stability: StabilityConfig | None = None
     capabilities: CapabilitiesConfig | None = None
@@ -202,11 +166,8 @@ class TaskConfig(Strict):
         if self.ratio in self.curve.ratios:
             raise ValueError(f"curve.ratios must differ from ratio, {self.ratio:g}")
         if unknown := set(self.curve.selectors) - set(self.selectors):
-            known, named = ", ".join(self.selectors), ", ".join(sorted(unknown))
             mend = "curve=null leaves it out"
-            raise ValueError(
-                f"curve.selectors must be among selectors ({known}), not {named}; {mend}"
-            )
+            raise ValueError(f"curve.selectors must be among selectors: {unknown}; {mend}")
         return self
 
     @property

@@ -123,9 +123,15 @@ def asked(
     preset = os.path.relpath(Path(preset).resolve(), folder) if own else preset
     parameters = {"preset": preset, "model": model, "tasks": tasks, "overrides": overrides}
     parameters["results"] = os.path.relpath(results, folder)
-    for stage in stages:
-        part = ["part"] if stage in shared else []
-        _check_parameters(folder / f"{stage}.ipynb", [*parameters, *part])
+    for stage in stages:  # papermill only warns about a parameter that a notebook does not have
+        file = folder / f"{stage}.ipynb"
+        if not file.is_file():
+            raise ConfigError(f"no notebook {file}")
+        known = papermill.inspect_notebook(file)
+        given = [*parameters, *(["part"] if stage in shared else [])]
+        if unknown := [name for name in given if name not in known]:
+            cell = f"the cell tagged `parameters` has {', '.join(known) or 'none'}"
+            raise ConfigError(f"{file.name}: no parameter {', '.join(unknown)}; {cell}")
     every = [(name, a.name) for name, task in chosen.tasks.items() for a in arms(task)]
     return {
         "parameters": parameters,
@@ -136,17 +142,6 @@ def asked(
         "parts": dict.fromkeys(shared, parts),
         "processes": chosen.launch.processes,
     }
-
-
-def _check_parameters(notebook: Path, parameters: Sequence[str]) -> None:
-    """Refuse a parameter that a notebook does not have; papermill only warns."""
-    if not notebook.is_file():
-        raise ConfigError(f"no notebook {notebook}")
-    known = papermill.inspect_notebook(notebook)
-    if unknown := [name for name in parameters if name not in known]:
-        named = ", ".join(map(repr, unknown))
-        where = f"in the cell tagged `parameters`; known: {', '.join(known) or 'none'}"
-        raise ConfigError(f"{notebook.name}: no parameter {named} {where}")
 
 
 def _snakemake(root: Path, where: Sequence[str]) -> int:
@@ -172,9 +167,6 @@ def _snakemake(root: Path, where: Sequence[str]) -> int:
                 job.kill()
         process.wait()
         raise
-
-
-# ---- one job ----
 
 
 def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
