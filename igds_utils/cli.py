@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int | None:
     from igds_utils.running import runner
 
     stages = {stage[:2]: stage for stage in options.stages or runner.STAGES}
@@ -43,7 +43,6 @@ def _run(options: argparse.Namespace) -> int:
     except runner.RunError as error:
         print(f"igds: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -58,11 +57,9 @@ def _select(options: argparse.Namespace) -> None:
     from igds_utils.selection import tool
 
     run = _opened(options, [options.task])
-    how = (options.selector, options.ratio, options.features)
-    columns = dict(options.columns)
-    made = tool.select(
-        run, options.task, options.pool, options.out, *how, columns, options.skip_bad
-    )
+    where = (options.task, options.pool, options.out)
+    how = (options.selector, options.ratio, options.features, dict(options.columns))
+    made = tool.select(run, *where, *how, options.skip_bad)
     for remark in made.facts["remarks"]:
         print(f"igds: note: {remark}", file=sys.stderr)
     kept = f"{made.facts['selected']} of {made.facts['samples']} samples, best first"

@@ -30,9 +30,8 @@ SHOT_TOKENS = 160  # of one Minerva example
 QUESTIONS = {"mmlu": (57, 14042, 725), "truthfulqa": (1, 817, 1710), "mmlu_dev": (57, 281, 100)}
 LONGEST = 1.5  # the longest sample of a batch, in means
 VALUES = 24  # kept of a token for each block and unit of width, to train
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 USABLE = 0.9  # of a GPU's memory; the rest is left to the allocator
-
-Parts = dict[str, float]  # what -> bytes
 
 
 def stages(preset: Preset) -> pd.DataFrame:
@@ -49,9 +48,8 @@ def stages(preset: Preset) -> pd.DataFrame:
     frame = frame.round().astype(dict.fromkeys(TOKENS, int))
     if (speeds := preset.speeds) is None:
         return frame.assign(minutes=math.nan)
-    launch = preset.launch
-    shares = dict.fromkeys(SHARED, launch.parts)
-    shares |= dict.fromkeys(LAUNCHED, launch.processes)
+    shares = dict.fromkeys(SHARED, preset.launch.parts)
+    shares |= dict.fromkeys(LAUNCHED, preset.launch.processes)
     seconds = frame[TOKENS] @ [1 / speeds.forward, 1 / speeds.decode, 1 / speeds.train]
     seconds /= frame["stage"].map(shares).fillna(1)
     seconds.iloc[-1] = NOTEBOOKS * speeds.notebook
@@ -100,13 +98,11 @@ def _stages(preset: Preset, task: TaskConfig) -> Iterator[tuple]:
         yield "stability", n * (own.prior * prompt + told), n * said, 0
 
 
-def _amplified(
-    task: TaskConfig, told: int, said: int, samples: int, new: int
-) -> tuple[float, float]:
+def _amplified(task: TaskConfig, told: int, said: int, samples: int, new: int) -> list[float]:
     """Tokens to read and to generate where `told` features are amplified over the target and `said`
     in answers of `new` tokens; prompt, target and the original answer once."""
     read = task.prompt_tokens + task.target_tokens * (1 + told * ABOVE)
-    return samples * read, samples * (1 + said) * new
+    return [samples * read, samples * (1 + said) * new]
 
 
 def measurement_tokens(name: str, prompt: float, target: float, less_epochs: int = 4) -> float:
@@ -141,14 +137,14 @@ def _measured(preset: Preset, task: TaskConfig, names: list[str]) -> float:
     return rest + bool(at_p) * task.prompt_tokens
 
 
-def memory(preset: Preset, shape: Shape) -> dict[str, Parts]:
+def memory(preset: Preset, shape: Shape) -> dict[str, dict[str, float]]:
     """Bytes that one process holds at the peak of reading and of training.
 
     Training takes 16 bytes a parameter: weight, gradient and AdamW's two moments in fp32, shared by
     the processes where they are sharded; and what the tokens of one pass leave in every block, or
     at its border with gradient checkpointing.
     """
-    launch, size = preset.launch, 4 if preset.chosen.dtype == "float32" else 2
+    launch, size = preset.launch, BYTES[preset.chosen.dtype]
     reading = {
         "weights": size * shape.parameters,
         "an SAE": 8 * shape.width * shape.d_sae,
@@ -167,14 +163,14 @@ def memory(preset: Preset, shape: Shape) -> dict[str, Parts]:
     return {"reading": reading | libraries, "training": training | libraries}
 
 
-def disk(preset: Preset, shape: Shape) -> Parts:
+def disk(preset: Preset, shape: Shape) -> dict[str, float]:
     """Bytes that a run keeps on disk beside data sets and tables."""
     model, tasks, weights = preset.chosen, preset.tasks.values(), 4 * shape.parameters
     layers = shape.layers if model.saes.layers == "all" else len(model.saes.layers)
     trained = sum(arm.trained for task in tasks for arm in arms(task))
     checkpoints = 2 if preset.sft.checkpoint_steps else 0  # the last and the next
     return {
-        "models": weights * len({str(model.identify), str(model.train)}),
+        "models": BYTES[model.dtype] * shape.parameters * (1 + (model.identify != model.train)),
         "SAEs": layers * 8 * shape.width * shape.d_sae * (model.saes.source == "release"),
         "arms": weights * trained * preset.sft.keep_weights,
         "checkpoints": checkpoints * 3 * weights,  # with two moments
@@ -207,6 +203,6 @@ def render(preset: Preset) -> str:
     return "\n".join([*lines, f"Disk beside the data: about {_gigabytes(disk(preset, shape))}"])
 
 
-def _gigabytes(parts: Parts) -> str:
+def _gigabytes(parts: dict[str, float]) -> str:
     each = " + ".join(f"{size / 1e9:.1f} {what}" for what, size in parts.items() if size)
     return f"{sum(parts.values()) / 1e9:.1f} GB ({each})"
