@@ -90,9 +90,9 @@ def _select(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from igds_utils.selection import explain
+    from igds_utils.selection import tool
 
-    print(explain.explain(_opened(options, []), options.folder, options.sample))
+    print(tool.explain(options.folder, options.sample))
     return 0
 
 
@@ -170,7 +170,7 @@ COMMANDS = {  # what it calls, its options beside preset, model and changes of f
     "report": (_run, "--tasks --results", "make tables, figures and report again from stored results"),
     "saes": (_run, "--tasks --results", "train the SAEs of the preset's model"),
     "select": (_select, SELECT, "rank a pool of your own and keep the best share of it"),
-    "explain": (_explain, "folder sample --results", "say why a sample of a selection ranks where it does"),
+    "explain": (_explain, "folder sample", "say why a sample of a selection ranks where it does"),
 }  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """What is measured on a pool: each value against the slow obvious way, on tiny models of three architectures."""
 
-import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -60,7 +59,7 @@ def read(lm):
     return SimpleNamespace(run=run, samples=TEXTS, pairs=pairs, training_pairs=pairs)
 
 
-# ---- what is read of all tokens --------------------------------------------------------------------------
+# ---- what is read of all tokens ----
 
 
 def test_token_activations_equal_one_sample_at_a_time_without_padding(lm, read):
@@ -90,7 +89,7 @@ def test_hidden_states_are_position_weighted_means_whatever_the_padding(lm, read
         torch.testing.assert_close(found, expected / expected.norm(), atol=1e-4, rtol=1e-3)
 
 
-# ---- measurements of a pool ------------------------------------------------------------------------------
+# ---- measurements of a pool ----
 
 
 def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatch):
@@ -159,7 +158,7 @@ def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
     assert {open_pool(run, "math").version(name) for name in CONTROLS} == versions
 
 
-# ---- IGDS and its controls -------------------------------------------------------------------------------
+# ---- IGDS and its controls ----
 
 
 def test_igds_scores_equal_one_prompt_at_a_time_through_the_whole_model(run):
@@ -241,7 +240,7 @@ def test_residual_units_weigh_each_feature_by_its_direction(run):
     assert weighed == pytest.approx(raw * norm, rel=1e-5)
 
 
-# ---- what a selector is given ----------------------------------------------------------------------------
+# ---- what a selector is given ----
 
 
 def test_a_pool_has_neither_labels_nor_references(run):
@@ -254,16 +253,14 @@ def test_a_pool_has_neither_labels_nor_references(run):
 
 
 def test_a_strict_preset_has_no_igds_arm_without_an_effect(run, tmp_path):
-    shutil.copytree(run.store.root / "math", tmp_path / "smoke/tiny-llama/math")
-    loose = open_smoke(results=str(tmp_path))
-    strict = open_smoke(overrides={"intervention.strict": True}, results=str(tmp_path))
-    found = loose.read("math/task_features.json")
+    strict = {"intervention.strict": True}
+    others = strict | {"tasks.math.selectors": ["loss"], "tasks.math.curve": None}
+    loose, strict, other = (open_smoke(overrides=o, results=str(tmp_path)) for o in ({}, strict, others))
+    found = run.read("math/task_features.json")
     loose.store.write("math/task_features.json", found | {"established": False})
     open_pool(loose, "math")
-    refused = r"no IGDS arm then: leave it out .*tasks.math.selectors=\[random,loss,ifd,zip"
-    with pytest.raises(ConfigError, match=refused):
+    open_pool(other, "math")
+    with pytest.raises(ConfigError, match="no IGDS arm then: leave it out of tasks.math.selectors"):
         open_pool(strict, "math")
-    others = {"intervention.strict": True, "tasks.math.selectors": ["loss"], "tasks.math.curve": None}
-    open_pool(open_smoke(overrides=others, results=str(tmp_path)), "math")
     loose.store.write("math/task_features.json", found | {"established": True})
     open_pool(strict, "math")
