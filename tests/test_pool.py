@@ -39,7 +39,14 @@ def found_features(run, task="math"):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return found_features(open_smoke(overrides=dict(SMALL), results=str(tmp_path_factory.mktemp("pools"))))
+    results = str(tmp_path_factory.mktemp("pools"))
+    return found_features(open_smoke(overrides=dict(SMALL), results=results))
+
+
+def changed_pool(run, changes, folder="", seed=0):
+    """The pool under other fields of the preset; in another folder nothing is measured yet."""
+    results = str(run.root.parent / folder)
+    return open_pool(open_smoke(overrides=SMALL | changes, results=results), "math", seed)
 
 
 TEXTS = [
@@ -95,13 +102,15 @@ def test_hidden_states_are_position_weighted_means_whatever_the_padding(lm, read
 def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatch):
     pool = open_pool(run, "math")
     assert len(pool.examples.ids) == len(pool.target_examples) == 3
-    every = [*measurements.MEASUREMENTS, "examples.sae_mean", "examples.embeddings", "examples.hidden_states"]
+    of_examples = [f"examples.{name}" for name in ("sae_mean", "embeddings", "hidden_states")]
+    every = [*measurements.MEASUREMENTS, *of_examples]
+    of_examples += ["target_examples", "example_gradients"]
     for name in every:
         values = pool.measured(name).values
-        of_examples = name.startswith("examples.") or name in ("target_examples", "example_gradients")
-        assert (len(values) if isinstance(values, list) else values.shape[0]) == (3 if of_examples else 16)
+        n = len(values) if isinstance(values, list) else values.shape[0]
+        assert n == (3 if name in of_examples else 16)
     calls = []
-    monkeypatch.setattr(run, "_models", None)  # another pool reads what is stored, without models and SAEs
+    monkeypatch.setattr(run, "_models", None)  # what is stored is read without models and SAEs
     run.saes.drop()
     monkeypatch.setattr(type(run.saes), "_load", None)
     monkeypatch.setattr(run.store, "log", calls.append)
@@ -112,13 +121,9 @@ def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatc
 
 
 def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        "igds_utils.engine.losses.target_losses",
-        lambda lm, pairs, tokens: read.append(pairs) or np.ones(len(pairs)),
-    )
-    fresh = open_smoke(overrides=dict(SMALL), results=str(run.root.parent / "shared"))
-    pool = open_pool(fresh, "math")
+    read, pool = [], changed_pool(run, {}, "shared")
+    losses = lambda lm, pairs, tokens: read.append(pairs) or np.ones(len(pairs))  # noqa: E731
+    monkeypatch.setattr("igds_utils.engine.losses.target_losses", losses)
     for name in ("ifd", "loss", "ifd_perplexity", "loss_highest"):
         rank_pool(name, pool, 8)
     conditioned, bare = read
@@ -133,23 +138,19 @@ def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monk
 def test_targets_beyond_the_training_length_are_cut_and_counted(run):
     pairs = open_pool(run, "math").uncut_training_pairs
     limit = max(n for _, n in pairs) + 2
-    results = str(run.root.parent / "short")
-    short = open_pool(open_smoke(overrides=SMALL | {"sft.max_length": limit}, results=results), "math")
+    short = changed_pool(run, {"sft.max_length": limit}, "short")
     longer = [len(ids) > limit for ids, _ in pairs]
     assert short.target_cut.tolist() == longer and any(longer)
     assert np.isfinite(short.target_loss).all()
     assert not open_pool(run, "math").target_cut.any()
-    none = open_smoke(overrides=SMALL | {"sft.max_length": limit - 2}, results=results)
-    with pytest.raises(ValueError, match=r"math-pool-\d+: its prompt alone has \d+ tokens, sft.max_length"):
-        open_pool(none, "math").measured("target_loss")
+    none = changed_pool(run, {"sft.max_length": limit - 2}, "short")
+    with pytest.raises(ValueError, match=r"math-pool-\d+: its prompt alone has \d+ tokens"):
+        none.measured("target_loss")
 
 
 def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
     pool = open_pool(run, "math")
-    cut = open_smoke(
-        overrides=SMALL | {"tasks.math.max_prompt_tokens": 60}, results=str(run.root.parent / "cut")
-    )
-    shorter = open_pool(cut, "math")
+    shorter = changed_pool(run, {"tasks.math.max_prompt_tokens": 60}, "cut")
     for name in ("target_loss", "bare_target_loss", "hidden_states"):
         changed = not np.allclose(getattr(pool, name), getattr(shorter, name))
         assert changed == (name != "bare_target_loss")  # which no prompt has a part in
@@ -169,30 +170,32 @@ def test_igds_scores_equal_one_prompt_at_a_time_through_the_whole_model(run):
         caught = []
         handle = block.register_forward_hook(lambda _m, _i, out, caught=caught: caught.append(out))
         with torch.inference_mode():
-            run.lm.model(torch.tensor([prompts.encode(run.lm.tokenizer, f"{text} {example.target}")]))
+            whole = f"{text} {example.target}"
+            run.lm.model(torch.tensor([prompts.encode(run.lm.tokenizer, whole)]))
             h = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
-            p = prompts.critical_position(run.lm.tokenizer, f"{text} {example.target}", text)
+            p = prompts.critical_position(run.lm.tokenizer, whole, text)
             expected = float(sae.encode(h[0, p])[feature.index])
         handle.remove()
         assert stored[example.id] == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_controls_read_the_features_that_they_name(run):
-    prompt_residuals = activations.critical_residuals(run.lm, run.prompts("math", "pool"), run.saes.layers)
+    texts = run.prompts("math", "pool")
+    h = activations.critical_residuals(run.lm, texts, run.saes.layers)
     for name in [*CONTROLS, "task_feature_activations", "unrecalled_activations"]:
         measured = open_pool(run, "math").measured(name)
         features = [Feature.parse(one) for one in measured.about["features"]]
-        expected = activations.feature_activations(prompt_residuals, run.saes, features).numpy()
+        expected = activations.feature_activations(h, run.saes, features).numpy()
         np.testing.assert_allclose(measured.values, expected, atol=1e-4)
 
 
 def test_the_prior_is_met_by_the_cosine_to_its_mean_residual_at_one_layer(run):
-    pool, depth = open_pool(run, "math"), run.lm_config.num_hidden_layers
+    pool, at = open_pool(run, "math"), 0.6 * run.lm_config.num_hidden_layers
     layer = pool.measured("prior_cosines").about["layer"]
-    assert abs(layer + 1 - 0.6 * depth) == min(abs(other + 1 - 0.6 * depth) for other in run.saes.layers)
-    sets = [run.prompts("math", name) for name in ("prior", "pool")]
-    prior, found = (activations.critical_residuals(run.lm, texts, [layer])[layer].numpy() for texts in sets)
-    mean = prior.mean(axis=0)
+    assert abs(layer + 1 - at) == min(abs(other + 1 - at) for other in run.saes.layers)
+    read = lambda texts: activations.critical_residuals(run.lm, texts, [layer])[layer].numpy()  # noqa: E731
+    mean = read(run.prompts("math", "prior")).mean(axis=0)
+    found = read(run.prompts("math", "pool"))
     expected = found @ mean / np.linalg.norm(found, axis=1) / np.linalg.norm(mean)
     np.testing.assert_allclose(pool.prior_cosines, expected, atol=1e-5)
     assert rank_pool("prior_cosine", pool)["sample_id"][0] == pool.ids[int(expected.argmax())]
@@ -215,14 +218,15 @@ def test_matched_features_fire_as_often_and_are_others(run):
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
-    other = open_smoke(overrides=SMALL | {"intervention.k": k}, results=str(run.root.parent))
     facts, best = run.read("math/recall.json"), []
     for seed in (0, 1):
         drawn = recall.random_features(facts, facts["n_candidates"], seed)
         rows = effects.measure(run, "math", "validation", drawn, label=f"_random-s{seed}", finalists=3)
         assert set(features_of(rows)) == set(drawn)
-        ranked = intervention.causal_effects(rows, 0.95, 50, 0).sort_values("delta_loglik", ascending=False)
-        names = open_pool(other, "math", seed).measured("unrecalled_activations").about["features"]
+        ranked = intervention.causal_effects(rows, 0.95, 50, 0)
+        ranked = ranked.sort_values("delta_loglik", ascending=False)
+        pool = changed_pool(run, {"intervention.k": k}, seed=seed)
+        names = pool.measured("unrecalled_activations").about["features"]
         assert len(names) == k
         for name, row in zip(names, ranked.itertuples(), strict=False):
             of_name = ranked[[f.name == name for f in features_of(ranked)]].iloc[0]
@@ -232,12 +236,12 @@ def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
 
 
 def test_residual_units_weigh_each_feature_by_its_direction(run):
-    other = open_smoke(overrides=SMALL | {"scoring.units": "residual"}, results=str(run.root.parent))
     (feature,) = run.task_features("math")
     norm = float(run.saes[feature.layer].W_dec[feature.index].detach().norm())
     assert feature_norms(run, [feature]) == pytest.approx([norm], rel=1e-5)
-    raw, weighed = (open_pool(one, "math").task_feature_activations for one in (run, other))
-    assert weighed == pytest.approx(raw * norm, rel=1e-5)
+    raw = open_pool(run, "math").task_feature_activations
+    other = changed_pool(run, {"scoring.units": "residual"})
+    assert other.task_feature_activations == pytest.approx(raw * norm, rel=1e-5)
 
 
 # ---- what a selector is given ----
@@ -245,11 +249,11 @@ def test_residual_units_weigh_each_feature_by_its_direction(run):
 
 def test_a_pool_has_neither_labels_nor_references(run):
     for name in ("pool", "quality"):
-        members = run.examples("math", name)
-        assert any(example.meta for example in members) and any(example.references for example in members)
-        pool = open_pool(run, "math", name=name)
-        assert all(one.meta == {} and one.references == () for one in [*pool.samples, *pool.examples.samples])
-        assert [one.id for one in pool.samples] == [example.id for example in members]
+        members, pool = run.examples("math", name), open_pool(run, "math", name=name)
+        assert any(one.meta for one in members) and any(one.references for one in members)
+        assert [one.id for one in pool.samples] == [one.id for one in members]
+        for one in [*pool.samples, *pool.examples.samples]:
+            assert one.meta == {} and one.references == ()
 
 
 def test_a_strict_preset_has_no_igds_arm_without_an_effect(run, tmp_path):

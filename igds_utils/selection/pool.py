@@ -94,21 +94,18 @@ class Pool(Samples):
         folder: str,
         seed: int = 0,
         selectors: Sequence[str] = (),
-        task_features: list[Feature] | None = None,
         one_pass: bool = False,
     ):
         """folder: of its measurements, in the run's store.
 
         seed: of the random features that controls read. selectors: those that the pool is for.
-        task_features: by default those that the causal filter chose. one_pass: all that is read
-        at p comes from one pass (`at_p`); of a pool that is trained on, each selector makes its
-        own, so that its cost is known.
+        one_pass: all that is read at p comes from one pass (`at_p`); of a pool that is trained
+        on, each selector makes its own, so that its cost is known.
         """
         # a label, or a reference that the target was made to differ from, tells all
         known = [Example(one.id, one.fields, one.target, ()) for one in samples]
         super().__init__(run, task, known)
         self.folder, self.seed, self.selectors, self.one_pass = folder, seed, selectors, one_pass
-        self._task_features = task_features
         self._measured: dict[str, Measured] = {}
         self.ids = [sample.id for sample in known]
 
@@ -118,9 +115,10 @@ class Pool(Samples):
             raise AttributeError(f"a pool has no {name!r}; measured are {', '.join(MEASUREMENTS)}")
         return self.measured(name).values
 
-    @property
+    @cached_property
     def task_features(self) -> list[Feature]:
-        return self._task_features or self.run.task_features(self.task)
+        """Those that the causal filter chose; others can be set."""
+        return self.run.task_features(self.task)
 
     @cached_property
     def prior(self) -> Pool:

@@ -84,12 +84,14 @@ def select(
     given = [file.resolve() for file in rows.files.values()]
     if taken := [file for name in WRITTEN if (file := folder.resolve() / name) in given]:
         raise ConfigError(f"{taken[0]} would be written over: name another folder with --out")
-    found = task_features(run, task, features) if features or FIRES in asked else None
+    found = task_features(run, task, features) if features or FIRES in asked else []
     check = partial(_check, run, task, asked)
     read, remarks = _read(rows, run.task(task), columns or {}, check, skip_bad)
     samples, places, records = zip(*read, strict=True)
     products = f"{task}/pools/{content_hash([one.version for one in samples])}"
-    pool = Pool(run, task, samples, products, run.preset.seed, task_features=found)
+    pool = Pool(run, task, samples, products, run.preset.seed)
+    if found:
+        pool.task_features = found
     size = selection_size(ratio, len(samples))
     try:
         ranking = selectors.rank_pool(selector, pool, size)
@@ -97,7 +99,7 @@ def select(
         raise ConfigError(f"selector {selector!r}: {error}") from error
     order = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) best first
     scores = ranking.assign(place=[places[i] for i in order], selected=ranking["rank"] <= size)
-    names = [feature.name for feature in pool.task_features] if FIRES in asked else []
+    names = [feature.name for feature in found] if FIRES in asked else []
     if names:
         scores[names] = pool.task_feature_activations[order]
         if silent := int((scores[names] == 0).all(axis=1).sum()):
