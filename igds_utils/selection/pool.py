@@ -143,16 +143,13 @@ class Pool(Samples):
             self._measured[name] = MEASUREMENTS[name][0](self)
         return self._measured[name]
 
-    def measure(self, *names: str) -> None:
-        """Make some measurements, in the order of definition: no model is loaded twice."""
-        order = list(MEASUREMENTS)
-        for name in sorted({*names}, key=lambda one: (order.index(one.rpartition(".")[2]), one)):
-            with self.run.until_part():
-                self.measured(name)
-
     def measure_all(self) -> None:
-        """Make all that its selectors ask for."""
-        self.measure(*(name for own in self.selectors for name in selectors.get(own).measurements))
+        """Make all that its selectors ask for, in the order of definition."""
+        asked = {name for own in self.selectors for name in selectors.get(own).measurements}
+        for name in MEASUREMENTS:
+            for one in sorted(asked & {name, f"examples.{name}"}):
+                with self.run.until_part():
+                    self.measured(one)
 
     def version(self, name: str) -> str:
         """What identifies a measurement; part of a ranking's inputs."""
@@ -216,7 +213,7 @@ class Pool(Samples):
             made = build(self.at(part))
             return pd.DataFrame({"vector": list(made)}) if isinstance(made, np.ndarray) else made
 
-        path, parts = self.path(name), list(even_chunks(range(len(self.ids)), size))
+        path, parts = self.path(name), [*even_chunks(range(len(self.ids)), size)]
         label = f"{self.task} {name}"
         table = self.run.make_in_parts(path, parts, rows, label, part=size, **inputs)
         found = values(table) if values else np.stack(table.iloc[:, 0].to_list())
