@@ -1,4 +1,4 @@
-"""What is measured on a pool: each value against the slow obvious way, on tiny models of three architectures."""
+"""What is measured on a pool: each value against the slow obvious way, on tiny models."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -26,14 +26,15 @@ open_smoke = partial(open_run, "smoke", tasks=["math"])
 
 def found_features(run, task="math"):
     """Recall on D_prior, and a causal order of the candidates made up for the test."""
-    residual = activations.critical_residuals(run.lm, run.prompts(task, "prior"), run.saes.layers)
-    table = recall.frequency_recall(residual, run.saes, run.preset.recall.tau)
+    layers, tau = run.saes.layers, run.preset.recall.tau
+    residual = activations.critical_residuals(run.lm, run.prompts(task, "prior"), layers)
+    table = recall.frequency_recall(residual, run.saes, tau)
     run.store.write(f"{task}/recall.parquet", table)
     best = recall.candidates(table)[:4]
     rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
     run.store.write(f"{task}/task_features.json", {"features": rows, "selected": [best[0].name]})
-    facts = recall.recall_summary(table, run.saes.d_sae * len(run.saes.layers), 8, run.preset.recall.tau)
-    run.store.write(f"{task}/recall.json", facts | {"layers": run.saes.layers})
+    facts = recall.recall_summary(table, run.saes.d_sae * len(layers), 8, tau)
+    run.store.write(f"{task}/recall.json", facts | {"layers": layers})
     return run
 
 
@@ -71,24 +72,24 @@ def read(lm):
 
 def test_token_activations_equal_one_sample_at_a_time_without_padding(lm, read):
     sae, layer, table = read.run.saes[2], 2, measurements.token_activations(read)
-    for (ids, _), row, found in zip(read.pairs, table.itertuples(), measurements.neuron_means(read), strict=True):
+    neurons, caught = measurements.neuron_means(read), []
+    down = lm.blocks[layer].mlp.down_proj
+    handle = down.register_forward_hook(lambda _m, args, _o: caught.append(args[0][0, 1:]))
+    for (ids, _), row, found in zip(read.pairs, table.itertuples(), neurons, strict=True):
         with torch.inference_mode():
-            caught = []
-            handle = lm.blocks[layer].mlp.down_proj.register_forward_hook(
-                lambda _m, args, _o, caught=caught: caught.append(args[0][0, 1:])
-            )
-            h = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1][0, 1:]
-            handle.remove()
-            acts = sae.encode(h).numpy()  # (tokens - 1, M): the first token is not read
+            states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            acts = sae.encode(states[layer + 1][0, 1:]).numpy()  # the first token is not read
         dense = np.zeros((2, acts.shape[1]))
         dense[:, row.features] = row.mean, row.max
         np.testing.assert_allclose(dense, [acts.mean(0), acts.max(0)], atol=1e-4)
-        np.testing.assert_allclose(found, caught[0].clamp(min=0).mean(0).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found, caught.pop().clamp(min=0).mean(0).numpy(), atol=1e-4)
         assert (row.max > 0).all()
+    handle.remove()
 
 
 def test_hidden_states_are_position_weighted_means_whatever_the_padding(lm, read):
-    for (ids, _), found in zip(read.pairs, torch.tensor(measurements.weighted_hidden_states(read)), strict=True):
+    means = torch.tensor(measurements.weighted_hidden_states(read))
+    for (ids, _), found in zip(read.pairs, means, strict=True):
         with torch.inference_mode():
             h = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
         weights = torch.arange(1, len(ids) + 1)
@@ -166,7 +167,8 @@ def test_igds_scores_equal_one_prompt_at_a_time_through_the_whole_model(run):
     (feature,) = run.task_features("math")
     stored = rank_pool("igds", open_pool(run, "math")).set_index("sample_id")["score"]
     block, sae = run.lm.blocks[feature.layer], run.saes[feature.layer]
-    for example, text in zip(run.examples("math", "pool"), run.prompts("math", "pool"), strict=True):
+    for example in run.examples("math", "pool"):
+        text = run.prompt("math", example)
         caught = []
         handle = block.register_forward_hook(lambda _m, _i, out, caught=caught: caught.append(out))
         with torch.inference_mode():
@@ -193,9 +195,9 @@ def test_the_prior_is_met_by_the_cosine_to_its_mean_residual_at_one_layer(run):
     pool, at = open_pool(run, "math"), 0.6 * run.lm_config.num_hidden_layers
     layer = pool.measured("prior_cosines").about["layer"]
     assert abs(layer + 1 - at) == min(abs(other + 1 - at) for other in run.saes.layers)
-    read = lambda texts: activations.critical_residuals(run.lm, texts, [layer])[layer].numpy()  # noqa: E731
-    mean = read(run.prompts("math", "prior")).mean(axis=0)
-    found = read(run.prompts("math", "pool"))
+    read = activations.critical_residuals
+    mean = read(run.lm, run.prompts("math", "prior"), [layer])[layer].numpy().mean(axis=0)
+    found = read(run.lm, run.prompts("math", "pool"), [layer])[layer].numpy()
     expected = found @ mean / np.linalg.norm(found, axis=1) / np.linalg.norm(mean)
     np.testing.assert_allclose(pool.prior_cosines, expected, atol=1e-5)
     assert rank_pool("prior_cosine", pool)["sample_id"][0] == pool.ids[int(expected.argmax())]
@@ -221,7 +223,8 @@ def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
     facts, best = run.read("math/recall.json"), []
     for seed in (0, 1):
         drawn = recall.random_features(facts, facts["n_candidates"], seed)
-        rows = effects.measure(run, "math", "validation", drawn, label=f"_random-s{seed}", finalists=3)
+        label = f"_random-s{seed}"
+        rows = effects.measure(run, "math", "validation", drawn, label=label, finalists=3)
         assert set(features_of(rows)) == set(drawn)
         ranked = intervention.causal_effects(rows, 0.95, 50, 0)
         ranked = ranked.sort_values("delta_loglik", ascending=False)
@@ -259,7 +262,8 @@ def test_a_pool_has_neither_labels_nor_references(run):
 def test_a_strict_preset_has_no_igds_arm_without_an_effect(run, tmp_path):
     strict = {"intervention.strict": True}
     others = strict | {"tasks.math.selectors": ["loss"], "tasks.math.curve": None}
-    loose, strict, other = (open_smoke(overrides=o, results=str(tmp_path)) for o in ({}, strict, others))
+    changed = ({}, strict, others)
+    loose, strict, other = (open_smoke(overrides=o, results=str(tmp_path)) for o in changed)
     found = run.read("math/task_features.json")
     loose.store.write("math/task_features.json", found | {"established": False})
     open_pool(loose, "math")
