@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from igds_utils.selection.pool import Pool, Samples
 
 PROMPTS = 2048  # samples of one part where only prompts are read, which are short
-DEPTH = 0.6  # of the model, where `prior_cosines` reads
 MAX_NEW_TOKENS = 256  # about a dozen tags with their explanations
 NGRAMS = (1, 2)
 # The words that InsTagger was trained on; other models understand them too.
@@ -230,7 +229,7 @@ def prior_cosines(pool: Pool) -> Measured:
 
 def fixed_layer(run: Run) -> int:
     """The layer with an SAE nearest to 60 % of the depth, where what reads one layer reads."""
-    depth = DEPTH * run.lm_config.num_hidden_layers
+    depth = 0.6 * run.lm_config.num_hidden_layers
     return min(run.saes.layers, key=lambda layer: abs(layer + 1 - depth))
 
 
@@ -270,30 +269,30 @@ def _of_tokens(pool: Pool, name: str, read: Callable, column: str = "") -> Measu
 
 def token_activations(part: Samples) -> pd.DataFrame:
     """features (indices of those that fire on a sample), mean and max over its tokens."""
-    sae, rows = part.run.saes[part.run.saes.layers[-1]], {}
-    for i, h, _ in _layer(part):
-        with torch.inference_mode():
-            acts = sae.encode(h)  # (tokens, M)
-            peak = acts.max(0).values
-            fires = peak.nonzero()[:, 0]
-            found = fires.int(), acts.mean(0)[fires], peak[fires]
-        rows[i] = [values.cpu().numpy() for values in found]
-    table = pd.DataFrame([rows[i] for i in sorted(rows)], columns=["features", "mean", "max"])
+    sae = part.run.saes[part.run.saes.layers[-1]]
+
+    def row(h: Tensor, _neurons: Tensor) -> list[np.ndarray]:
+        acts = sae.encode(h)  # (tokens, M)
+        peak = acts.max(0).values
+        fires = peak.nonzero()[:, 0]
+        return [one.cpu().numpy() for one in (fires.int(), acts.mean(0)[fires], peak[fires])]
+
+    table = pd.DataFrame(_rows(part, row), columns=["features", "mean", "max"])
     table.attrs = {"d_sae": part.run.saes.d_sae}
     return table
 
 
 def neuron_means(part: Samples) -> np.ndarray:
-    rows = {i: neurons.clamp(min=0).mean(0).cpu().numpy() for i, _, neurons in _layer(part)}
-    return np.stack([rows[i] for i in sorted(rows)])
+    rows = _rows(part, lambda _h, neurons: neurons.clamp(min=0).mean(0).cpu().numpy())
+    return np.stack(rows)
 
 
-def _layer(part: Samples) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Number of each sample, its residual stream (tokens, d) and its MLP's neurons (tokens, m).
+def _rows(part: Samples, row: Callable[[Tensor, Tensor], Any]) -> list[Any]:
+    """`row` of every sample's residual stream (tokens, d) and MLP's neurons (tokens, m).
 
     All tokens but the first, an attention sink. Passes stop at the deepest layer with an SAE.
     """
-    lm, layer, caught = part.run.lm, part.run.saes.layers[-1], []
+    lm, layer, caught, found = part.run.lm, part.run.saes.layers[-1], [], {}
     down = lm.blocks[layer].mlp.down_proj
     handle = down.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
     try:
@@ -301,7 +300,9 @@ def _layer(part: Samples) -> Iterator[tuple[int, Tensor, Tensor]]:
             h = residuals(lm, [layer], **inputs)[layer]
             neurons, read = caught.pop().to(h.device), inputs["attention_mask"].bool()
             read[:, 0] = False
-            for row, i in enumerate(batch):
-                yield i, h[row, read[row]].float(), neurons[row, read[row]].float()
+            with torch.inference_mode():
+                for i, own, *both in zip(batch, read, h, neurons, strict=True):
+                    found[i] = row(*(one[own].float() for one in both))
     finally:
         handle.remove()
+    return [found[i] for i in range(len(found))]

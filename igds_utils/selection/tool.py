@@ -5,11 +5,8 @@ A record holds the fields of the task's prompt, and its target or what the task 
 anything is computed: problems are one error that names file, line, field and mend.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +23,6 @@ from igds_utils.engine import prompts
 from igds_utils.selection.features import task_features
 from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selection.pool import Pool, Samples
-from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 from igds_utils.tasks.records import Records
 
@@ -85,8 +81,7 @@ def select(
     if taken := [file for name in WRITTEN if (file := folder.resolve() / name) in given]:
         raise ConfigError(f"{taken[0]} would be written over: name another folder with --out")
     found = task_features(run, task, features) if features or FIRES in asked else []
-    check = partial(_check, run, task, asked)
-    read, remarks = _read(rows, run.task(task), columns or {}, check, skip_bad)
+    read, remarks = _read(run, task, asked, rows, columns or {}, skip_bad)
     samples, places, records = zip(*read, strict=True)
     products = f"{task}/pools/{content_hash([one.version for one in samples])}"
     pool = Pool(run, task, samples, products, run.preset.seed)
@@ -95,7 +90,7 @@ def select(
     size = selection_size(ratio, len(samples))
     try:
         ranking = selectors.rank_pool(selector, pool, size)
-    except (FileNotFoundError, ValueError) as error:  # an earlier notebook's product; no score
+    except (FileNotFoundError, ValueError) as error:  # no product of a notebook; no score
         raise ConfigError(f"selector {selector!r}: {error}") from error
     order = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) best first
     scores = ranking.assign(place=[places[i] for i in order], selected=ranking["rank"] <= size)
@@ -116,18 +111,15 @@ def select(
 
 
 def _read(
-    rows: Rows, task: Task, columns: dict, check: Callable[[Example], None], skip_bad: bool
+    run: Run, task: str, measurements: Sequence[str], rows: Rows, columns: dict, skip_bad: bool
 ) -> tuple[list[tuple[Example, str, dict]], list[str]]:
-    """Every sample with its place ("pool.jsonl line 17") and its record, and remarks.
-
-    check: raises `ValueError` for a sample of no use.
-    """
+    """Every sample with its place ("pool.jsonl line 17") and its record, and remarks."""
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in columns.items()}
     source = DataSource.model_validate({"file": "", "columns": columns})
-    records, read, seen = Records(rows, task, source, scored=False), [], {}
+    records, read, seen = Records(rows, run.task(task), source, scored=False), [], {}
     for example, place, record in records.read():
         try:
-            check(example)
+            _check(run, task, measurements, example)
         except ValueError as error:
             records.problems[place] = f"{place}: {error}"
         else:
