@@ -18,7 +18,7 @@ _PLACES = {
     "open_run": "igds_utils.core.experiment",
     "Example": "igds_utils.tasks.examples",
     "select": "igds_utils.selection.tool",
-    "explain": "igds_utils.selection.explain",
+    "explain": "igds_utils.selection.tool",
     "tiny": None,
 }
 __all__ = list(_PLACES)

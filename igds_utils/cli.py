@@ -67,9 +67,9 @@ def _select(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from igds_utils.selection import explain
+    from igds_utils.selection import tool
 
-    print(explain.explain(_opened(options, []), options.folder, options.sample))
+    print(tool.explain(options.folder, options.sample))
 
 
 def _opened(options: argparse.Namespace, tasks: list[str]):

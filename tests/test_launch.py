@@ -142,7 +142,7 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
         run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
         with run.until_part():
             effects.measure(run, "math", "validation", recall.candidates(recall.measure(run, "math"))[:4])
-        pool.open_pool(run, "math").measure("target_loss", "task_feature_activations")
+        pool.open_pool(run, "math").measure_all()
         return {path.relative_to(run.root): path for path in run.root.rglob("*.parquet")}
 
     alone = work("one", "")
