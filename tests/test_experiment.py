@@ -144,19 +144,15 @@ def test_the_manifest_names_all_that_a_second_run_must_share(results):
     assert {"python", "torch", "transformers", "sae-lens", "trl"} <= set(found["versions"])
     assert set(found["data"]["math"]) == {*SETS, "quality"}
     assert found["data"]["math"]["prior"] == run.data_version("math", "prior")
-    assert found["left_out"]["math"]["pool_shares_13_words_with_test"]["samples"] >= 0
     assert found["saes"] == run.sae_version
     assert found["machine"]["processor"] and found["machine"]["threads"] >= 1
 
 
 def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path):
-    results, text = str(tmp_path / "results"), (PRESETS / "smoke.yaml").read_text()
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(text.replace("tau: 0.8", "tau: 0.5"))
+    results, mine = str(tmp_path / "results"), tmp_path / "mine.yaml"
+    mine.write_text((PRESETS / "smoke.yaml").read_text())
     open_run("smoke", results=results)
     open_run("smoke", overrides={"recall.tau": 0.7}, results=results)
     for again in (open_run, runner.run):
-        with pytest.raises(ConfigError, match="the results of another preset of this name, smoke: change `name` in"):
+        with pytest.raises(ConfigError, match="results of another preset of this name, smoke: change"):
             again(str(mine), results=results)
-    mine.write_text(text)  # a copy that says the same
-    open_run(mine, results=results)
