@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+PATIENCE = timedelta(days=1)  # of a process that waits for others, which may score for hours
+
 
 def processes() -> int:
     """How many processes work together, as `accelerate launch` says; 1 without a launch."""
@@ -29,14 +31,11 @@ def own_gpu() -> int | None:
 
 
 def connected():
-    """What accelerate offers to the processes of a launch, which the first call connects.
-
-    Each gets its GPU, and waits a day for the others, which may score for hours.
-    """
+    """What accelerate offers to the processes of a launch; the first call connects them."""
     import torch
     from accelerate import PartialState, utils
 
-    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
+    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     return utils
 
 
