@@ -6,7 +6,8 @@ from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
 from igds_utils.core.arms import arms, asked_in_general, main_arms, selection_size
 
-CURVE = {"selectors": ["random", "igds", "igds_k3"], "curve": {"ratios": [0.2, 0.8], "selectors": ["igds"]}}
+CURVE = {"curve": {"ratios": [0.2, 0.8], "selectors": ["igds"]}}
+CURVE["selectors"] = ["random", "igds", "igds_k3"]
 
 
 def task(**fields):

@@ -48,7 +48,8 @@ def test_training_pairs_come_in_the_order_asked_for_and_end_in_eos(results, rend
     pairs = run.training_pairs(records)
     assert [record["id"] for record in records] == [example.id for example in chosen]
     for record, (tokens, n_prompt) in zip(records, pairs, strict=True):
-        text, whole = run.tokenizer.decode(tokens), record["prompt"] + record["completion"] + tiny.EOS
+        text = run.tokenizer.decode(tokens)
+        whole = record["prompt"] + record["completion"] + tiny.EOS
         assert text.removeprefix(tiny.BOS) == whole.removeprefix(tiny.BOS)
         assert 0 < n_prompt < len(tokens)
 
@@ -61,8 +62,9 @@ def inputs(run: Run) -> str:
 
 OTHER = {
     "models.tiny-llama.identify": {"tiny": "qwen3"}, "models.tiny-llama.identify.seed": 1,
-    "models.tiny-llama.dtype": "bfloat16", "models.tiny-llama.saes.layers": [1], "models.tiny-llama.saes.name": "other",
-    "tasks.math.rendering": "bare", "seed": 1, "tasks.math.sizes.prior": 9, "tasks.math.data.max_number": 30,
+    "models.tiny-llama.dtype": "bfloat16", "models.tiny-llama.saes.layers": [1],
+    "models.tiny-llama.saes.name": "other", "tasks.math.rendering": "bare", "seed": 1,
+    "tasks.math.sizes.prior": 9, "tasks.math.data.max_number": 30,
 }  # fmt: skip
 SAME = {"tasks.math.sizes.pool": 20, "sft.lr": 0.5, "batch_tokens": 64, "recall.tau": 0.5}
 
@@ -89,8 +91,8 @@ def test_training_inputs_follow_the_trained_model_and_its_rendering(results):
     "change", [{"prompt": "{question}\n\nAnswer:"}, {"stops": ["."]}], ids=lambda c: next(iter(c))
 )
 def test_a_task_in_other_words_is_another_input(results, change):
-    spec = {"title": "Sums", "prompt": "{question}\nAnswer:", "target": "{answer}", "reference": "answer"}
-    spec |= {"metric": {"name": "exact_match"}}
+    spec = {"title": "Sums", "prompt": "{question}\nAnswer:", "target": "{answer}"}
+    spec |= {"reference": "answer", "metric": {"name": "exact_match"}}
 
     def depends_on(changed):
         run = smoke(results, {"tasks.math.task": spec | changed})
@@ -154,5 +156,5 @@ def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path
     open_run("smoke", results=results)
     open_run("smoke", overrides={"recall.tau": 0.7}, results=results)
     for again in (open_run, runner.run):
-        with pytest.raises(ConfigError, match="results of another preset of this name, smoke: change"):
+        with pytest.raises(ConfigError, match="holds results of another preset of this name, smoke"):
             again(str(mine), results=results)

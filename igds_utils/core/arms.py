@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
 
-# Trained on the clean and on the corrupted samples of a pool, the ends of the ruler on which
-# selectors are read: where corrupted samples train as well, a task cannot tell good data from bad.
-CHECKS = ("clean", "corrupted")
+CHECKS = ("clean", "corrupted")  # samples of the pool: the ends of the ruler for selectors
 WHOLE = ("full", "full_steps")  # the whole pool: for an epoch, and in as many steps as a selection
 
 
@@ -47,11 +45,10 @@ def selection_size(ratio: float, pool: int) -> int:
 def arms(task: TaskConfig) -> list[Arm]:
     """All arms of a task: `original`, for every seed `full`, `<selector>@<ratio>` and the curve's.
 
-    The first seed goes unnamed; the others end in -s<seed>. `full_steps` stands beside `full` where
-    the task asks for it, and Random's further draws follow. Where a share of the pool is corrupted,
-    `clean@<ratio>` and `corrupted@<ratio>` come last, for the first two seeds: as many samples of
-    each as the smaller side has (`corruptions.ruler`). `only_arms` of the task keeps some; raises
-    `ConfigError` if it names none of these.
+    The first seed goes unnamed; the others end in -s<seed>. Random's further draws follow. Where a
+    share of the pool is corrupted, `clean@<ratio>` and `corrupted@<ratio>` come last, for two seeds:
+    as many samples of each as the smaller side has (`corruptions.ruler`). `only_arms` of the task
+    keeps some; raises `ConfigError` if it names none of these.
     """
 
     def arm(selector: str, ratio: float, seed: int) -> Arm:

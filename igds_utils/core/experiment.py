@@ -1,4 +1,4 @@
-"""What a notebook works with: a preset opened as a run, with its models, SAEs, data and products.
+"""What a notebook works with: a preset opened as a run, with models, SAEs, data and products.
 
 run = open_run("quick", tasks=["math"])
 table = run.make("math/recall.parquet", build, **run.inputs("math", "prior"), tau=0.8)
@@ -37,9 +37,8 @@ def open_run(
 ) -> Run:
     """Open a preset; its products live under <results>/<preset>/<model>/.
 
-    results: by default the project's. part: "3/8" makes the third of eight shares of products that
-    come in parts (`store.Store`). count: whether to count the pools that are used whole. Raises
-    `ConfigError` where another preset file of the same name has its results there.
+    results: by default the project's. part: as of `store.Store`. count: whether to count the pools
+    that are used whole. Raises `ConfigError` where another preset has its results there.
     """
     chosen = load_preset(preset, model, tasks, overrides)
     root = Path(results or PROJECT / "results").resolve() / chosen.name
@@ -103,9 +102,8 @@ class Run:
             return {**sets.facts, "test_references": room}
 
         inputs = {name: self.data_version(task, name) for name in ("pool", "test")}
-        inputs |= {"facts": sets.facts, "max_new_tokens": limit}
-        inputs["model"] = stamped(self.preset.chosen.train)
-        made = self.make(f"{task}/data.json", build, **inputs)
+        inputs |= {"facts": sets.facts, "model": stamped(self.preset.chosen.train)}
+        made = self.make(f"{task}/data.json", build, max_new_tokens=limit, **inputs)
         if longer := made["test_references"]["longer"]:
             mend = f"raise tasks.{task}.max_new_tokens to {made['test_references']['longest']}"
             print(f"{task}: {longer:.0%} of the test references exceed {limit} tokens: {mend}")
@@ -176,10 +174,7 @@ class Run:
         return self._models[ref]
 
     def load(self, ref: Ref):
-        """Load a model for the caller to keep and to change.
-
-        The model that this run holds is unloaded first: a GPU with room for one is enough.
-        """
+        """A model for the caller to keep and change; that of the run is unloaded first."""
         self.unload()
         return _loading().load_lm(ref, self.preset.chosen.dtype)
 

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -41,7 +41,7 @@ def call(run: Run, function: str, *arguments: Any, training: bool = False) -> No
 
     arguments: plain values. training: whether the model may be sharded as `launch.training` says.
     This process unloads its models. Raises `ConfigError` for too few GPUs, and `RuntimeError` if a
-    process fails (what it said stands above); products that were finished until then stay.
+    process fails; products that were finished until then stay.
     """
     check_gpus(run.preset)
     run.unload()
@@ -78,9 +78,8 @@ def main() -> None:
     threading.Thread(target=follow, args=(request["caller"],), daemon=True).start()
     # before a model is loaded: connected, one process alone reads a sharded one's weights
     distributed.connected()
-    module, _, function = request["function"].partition(":")
     run = Run(Preset.model_validate(request["preset"]), Path(request["root"]))
-    getattr(import_module(module), function)(run, *request["arguments"])
+    resolve_name(request["function"])(run, *request["arguments"])
     distributed.wait_for_everyone()
     torch.distributed.destroy_process_group()  # one that just ends may crash on its connections
 
@@ -131,10 +130,8 @@ def claim(root: Path, preset: str) -> None:
     if not record.is_file():
         write_whole(record, json.dumps({"file": own}))
     elif (other := json.loads(record.read_text(encoding="utf8"))["file"]) != own:
-        raise ConfigError(
-            f"{root} holds the results of another preset of this name, {other}: change `name` in "
-            f"{file.name}, give another folder of results, or remove {record.name} if it was moved"
-        )
+        mend = f"change `name` in {file.name}, or remove {record.name} if the file was moved"
+        raise ConfigError(f"{root} holds results of another preset of this name, {other}: {mend}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
 """What a second run must share to give the same tables: versions, code, seeds, data, machine."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from igds_utils.config.config import PROJECT
+from igds_utils.core.experiment import Run
 from igds_utils.core.store import write_whole
-
-if TYPE_CHECKING:
-    from igds_utils.core.experiment import Run
 
 PACKAGES = "torch transformers sae-lens trl accelerate math-verify sacrebleu rouge-score pandas"
 
@@ -48,8 +44,7 @@ def timings(root: Path) -> dict[str, dict[str, float]]:
         row = pd.read_csv(record, sep="\t", na_values="-").loc[0, ["s", "max_rss"]].fillna(0)
         found = {"seconds": round(row["s"], 1), "peak_bytes": row["max_rss"] * 2**20}
         kept[record.stem] = max(kept.get(record.stem, found), found, key=lambda one: one["seconds"])
-    if kept:
-        write_whole(file, json.dumps(kept, indent=1))
+    write_whole(file, json.dumps(kept, indent=1))
     return kept
 
 

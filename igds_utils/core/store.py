@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from igds_utils import __version__
-from igds_utils.config.config import PROJECT, ConfigError
+from igds_utils.config.config import PROJECT
 from igds_utils.engine import distributed
 
 MAKE_NO_PRODUCT = ("core", "config", "plots", "tables", "reporting", "running")
@@ -47,16 +47,14 @@ class Store:
         self._share = distributed.process_index(), distributed.processes()
         if part:
             number, of = map(int, part.split("/"))
-            if not 1 <= number <= of:
-                raise ConfigError(f"part must be NUMBER/OF, as 3/8, not {part}")
             self._share = number - 1, of
             self._alone = FileLock(root / ".make.lock", is_singleton=True)
 
     def make(self, path: str, build: Callable[[], Any], **inputs: Any) -> Any:
         """The product at `path`, read from disk; first made by `build()` if it is not fresh.
 
-        inputs: all that the product depends on: parameters, `version` of other products.
-        Processes of a launch all call `build`, and the main one writes what it gives.
+        inputs: all that it depends on: parameters, `version` of other products. Processes of a
+        launch all call `build`, and the main one writes what it gives.
         """
         return self._made(path, partial(_timed, build), inputs)
 
