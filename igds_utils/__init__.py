@@ -1,8 +1,7 @@
 """IGDS, interpretability-guided data selection (arXiv 2604.25167), reproduced with open tools.
 
 The notebooks are the chapters; this package keeps the code that they share. What a user needs first
-can be imported from here, and is loaded when it is asked for: `open_run`, `Example`, `select`,
-`explain`.
+can be imported from here, and is loaded then: `open_run`, `Example`, `select`, `explain`.
 """
 
 import warnings

@@ -135,6 +135,4 @@ def claim(root: Path, preset: str) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("RANK", "0") != "0":
-        os.environ["TQDM_DISABLE"] = "1"  # one bar is enough; read when tqdm is imported
     main()

@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,9 @@ class Store:
 
         def build_share() -> None:
             left, cut = iter(files), together(parts) if together else [[part] for part in parts]
-            pieces = [[(part, next(left)) for part in some] for some in cut]
-            for piece in tqdm(pieces[first::step], label, unit="part"):
+            own = [[(part, next(left)) for part in some] for some in cut][first::step]
+            shown = tqdm(own, label, unit="part") if distributed.is_main_process() else own
+            for piece in shown:
                 if missing := [(part, file) for part, file in piece if not self.has(file)]:
                     some, of = zip(*missing, strict=True)
                     made, seconds = _timed(partial(build, some if together else some[0]))
@@ -131,7 +132,7 @@ class Store:
             return product, spent + seconds
 
         if self.part and not whole and not self.fresh(path, **inputs):
-            self.log(f"{path}: making part {self.part}")
+            self.log(f"{path}: making part {self.part}; the job without `part` goes on")
             build_share()
             raise OnlyPart(path)
         product = self._made(path, build_all, inputs)
@@ -139,13 +140,9 @@ class Store:
             shutil.rmtree(old, ignore_errors=True)  # another job may do the same
         return product
 
-    @contextmanager
-    def until_part(self) -> Iterator[None]:
-        """The context ends where a product is asked for of which this job makes a part."""
-        try:
-            yield
-        except OnlyPart as made:
-            self.log(f"{made}: the job without `part` goes on")
+    def until_part(self) -> AbstractContextManager[None]:
+        """A context that ends where a product is asked for of which this job makes a part."""
+        return suppress(OnlyPart)
 
     def write(self, path: str, product: Any) -> None:
         """Write a product that is made anew every time (summaries, manifests)."""
