@@ -81,7 +81,7 @@ def test_a_job_of_one_arm_sees_that_arm_alone():
 )
 def test_which_arms_are_asked_in_general(capabilities, fields, asked):
     curve = {"ratios": [0.2], "selectors": ["igds"]}
-    fields |= {"selectors": ["igds"], "curve": curve, "corrupted": 0.5}
+    fields = fields | {"selectors": ["igds"], "curve": curve, "corrupted": 0.5}
     config = task(capabilities=capabilities, **fields)
     assert names(asked_in_general(config)) == asked
     with pytest.raises(ConfigError, match="no arm 'loss'; known: original"):

@@ -47,9 +47,6 @@ def loads(run):
     weights = load_lm(run.preset.chosen.train).model.lm_head.weight
     norms = distributed.map_in_order(lambda _: float(weights.detach().norm()), range(2))
     run.make("loaded.json", lambda: {"dealt out": is_fsdp_enabled(), "norms": norms})
-
-def fails(run):
-    raise ValueError("the reason")
 """
 
 

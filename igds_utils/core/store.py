@@ -77,7 +77,7 @@ class Store:
 
     def _other_code(self, path: str) -> str:
         same = self._record(path).get("code") == code_version()
-        return "" if same else ", by other code than today's; remove it and it is made again"
+        return "" if same else ", made by other code"
 
     def _keep(self, path: str, inputs: dict[str, Any], product: Any, seconds: float) -> None:
         (self.root / f"{path}.made.json").unlink(missing_ok=True)
