@@ -87,7 +87,7 @@ def test_inputs_change_with_what_they_describe_and_nothing_else(results, field, 
     assert differ == ("training_inputs" in changed)
 
 
-@pytest.mark.parametrize("change", [{"prompt": "{question}\n\nAnswer:"}, {"stops": ["."]}], ids=list)
+@pytest.mark.parametrize("change", [{"prompt": "{question}\n\nA:"}, {"stops": ["."]}], ids=list)
 def test_a_task_in_other_words_is_another_input(results, change):
     spec = {"title": "Sums", "prompt": "{question}\nAnswer:", "target": "{answer}"}
     spec |= {"reference": "answer", "metric": {"name": "exact_match"}}

@@ -46,7 +46,7 @@ def arms(task: TaskConfig) -> list[Arm]:
     """All arms of a task: `original`, for every seed `full`, `<selector>@<ratio>` and the curve's.
 
     The first seed goes unnamed; the others end in -s<seed>. Random's further draws follow. Where a
-    share of the pool is corrupted, `clean@<ratio>` and `corrupted@<ratio>` come last, for two seeds:
+    part of the pool is corrupted, `clean@<ratio>` and `corrupted@<ratio>` come last, for two seeds:
     as many samples of each as the smaller side has (`corruptions.ruler`). `only_arms` of the task
     keeps some; raises `ConfigError` if it names none of these.
     """

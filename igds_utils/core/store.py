@@ -1,9 +1,8 @@
 """Products of a run on disk: whole or not at all, made again only when what they depend on changed.
 
 Beside every product lies `<product>.made.json` with the inputs that it was made from, and a hash of
-the code that made it. A product is made again where its inputs differ. Where only the code differs
-it is kept, or every commit would make all finished runs stale; the log says so, and a product that
-is removed is made again.
+the code. A product is made again where its inputs differ. Where only the code does it is kept, or
+every commit would make all finished runs stale; the log says so, and what is removed is made again.
 """
 
 import hashlib
@@ -160,8 +159,7 @@ class Store:
         """A stored product; `FileNotFoundError` says what to run if it is missing."""
         file = self.root / path
         if not file.exists():
-            mend = "run the notebooks before this one first (`make reproduce`)"
-            raise FileNotFoundError(f"{file} is not there: {mend}")
+            raise FileNotFoundError(f"{file} is not there: run the notebooks before this one first")
         match file.suffix:
             case ".parquet":
                 return pd.read_parquet(file)
@@ -221,7 +219,6 @@ def _plain(value: Any) -> Any:
 
 def write_whole(path: Path, content: str | bytes) -> Path:
     """Write a file, whole or not at all: a temporary name beside it, fsync, rename."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
