@@ -67,8 +67,8 @@ def pad(
 def seen(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Right-padded inputs (`pad`) with nothing masked: no token sees the padding behind it.
 
-    Only then does SDPA take its causal kernel, which is the fastest. What padding itself gives must not be used. Not for
-    training: the backward pass of that kernel adds up in no fixed order on a GPU.
+    Only then does SDPA take its causal kernel, which is the fastest. What padding itself gives must
+    not be used. Not for training: that kernel's backward pass adds up in no fixed order on a GPU.
     """
     return inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])}
 
