@@ -1,9 +1,8 @@
 """Selectors by name. A new one is a function that `register` decorates; its module is imported here."""
 
-from igds_utils.selectors import diversity, scores, similarity  # noqa: F401  (importing registers)
+from igds_utils.selectors import diversity, scores, similarity  # noqa: F401  (registers them)
 from igds_utils.selectors.base import (  # noqa: F401
     Choice,
-    Selector,
     UnusableScores,
     get,
     names,

@@ -1,86 +1,70 @@
 """What a selector is, and how it becomes a ranking and a selection.
 
-A selector is a function of a pool (`selection.pool.Pool`) that gives every sample a score, registered by name:
+A selector is a function of a pool (`selection.pool.Pool`) that gives every sample a score:
 
     @register("shortest", "lowest")
     def shortest(pool):
         return np.array([len(sample.target) for sample in pool.samples])
 
-It names the measurements that it asks of the pool and gets their values as further arguments. A function with an
-argument `size` chooses samples one after the other instead, and returns a `Choice`.
+It names the measurements that it asks of the pool and gets their values as further arguments.
+A function with an argument `size` chooses samples one by one instead, and returns a `Choice`.
 """
-
-from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from igds_utils.core.arms import selection_size
-
-if TYPE_CHECKING:
-    from igds_utils.selection.pool import Pool
-    from igds_utils.tasks.examples import Example
-
-Direction = Literal["highest", "lowest"]
+from igds_utils.tasks.examples import Example
 
 
 class UnusableScores(ValueError):
     """Scores that are not numbers; `ids` are the samples that have them."""
 
     def __init__(self, ids: list[str]):
-        self.ids, shown = ids, ", ".join(ids[:3]) + ", ..." * (len(ids) > 3)
-        super().__init__(f"{len(ids)} samples have no score (NaN): {shown}; repair or remove them from the pool")
+        self.ids = ids
+        said = f"{len(ids)} samples have no score (NaN): {', '.join(ids[:3])}"
+        super().__init__(f"{said}; repair or remove them")
 
 
-@dataclass(frozen=True)
-class Selector:
+class Selector(NamedTuple):
     """A rule that ranks a pool; training takes the samples at one end of its scores."""
 
-    name: str
     function: Callable[..., Any]
-    direction: Direction  # which scores are taken first
-    measurements: tuple[str, ...]  # of `Pool`; `examples.` stands before those of the target examples
+    direction: str  # which scores are taken first, the "highest" or the "lowest"
+    measurements: tuple[str, ...]  # of `Pool`; `examples.<name>`: of the target examples
     parameters: dict[str, Any]  # stored beside the scores
     chooses: bool  # whether the function takes a size and returns a `Choice`
     seeded: bool  # whether the result depends on the pool's seed
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Samples in the order in which they were taken; ties fall to the smaller sample id."""
+class Choice(NamedTuple):
+    """Samples in the order in which they were taken."""
 
-    order: np.ndarray  # (chosen,) distinct indices of the pool, at most the size asked for
-    scores: np.ndarray  # (N,) shown beside the ranking, and the order in which samples beyond `order` follow
-    facts: dict[str, Any] = field(default_factory=dict)  # counts: dropped, unique, covers, ...
-    filled: int = 0  # how many at the end of `order` the rule had left out and only fill the budget
+    order: np.ndarray  # (chosen,) distinct indices of the pool, at most `size`
+    scores: np.ndarray  # (N,); samples beyond `order` follow by their score
+    facts: dict[str, Any] = {}  # counts of what was dropped
+    filled: int = 0  # how many at the end of `order` only fill the budget
 
 
 _REGISTRY: dict[str, Selector] = {}
 
 
-def register(
-    name: str, direction: Direction, *measurements: str, seeded: bool = False, **changed: Any
-) -> Callable[[Callable], Callable]:
+def register(name: str, direction: str, *measurements: str, seeded=False, **changed):
     """Decorator: make a function known as a selector.
 
-    measurements: those of the pool whose values the function gets after the pool (and the size).
+    measurements: those whose values the function gets after the pool (and the size).
     changed: parameters other than the defaults in the function's signature.
-    Raises `ValueError` if the name is taken.
     """
 
     def add(function: Callable) -> Callable:
-        arguments = inspect.signature(function).parameters
-        defaults = {n: a.default for n, a in arguments.items() if a.default is not inspect.Parameter.empty}
-        if name in _REGISTRY:
-            raise ValueError(f"selector {name!r} is registered twice: choose another name")
-        chooses, parameters = "size" in arguments, defaults | changed
-        _REGISTRY[name] = Selector(name, function, direction, measurements, parameters, chooses, seeded)
+        known = inspect.signature(function).parameters
+        defaults = {n: a.default for n, a in known.items() if a.default is not a.empty}
+        facts = measurements, defaults | changed, "size" in known, seeded
+        _REGISTRY[name] = Selector(function, direction, *facts)
         return function
 
     return add
@@ -98,61 +82,44 @@ def get(name: str) -> Selector:
     return _REGISTRY[name]
 
 
-def rank_pool(name: str, pool: Pool, size: int | None = None) -> pd.DataFrame:
+def rank_pool(name: str, pool, size: int | None = None) -> pd.DataFrame:
     """The ranking of a pool by one selector: sample_id, score, rank, filled.
 
-    size: the budget, for selectors that choose; without it they order the whole pool. `filled` marks the samples
-    within the budget that the selector's own rule had left out: nothing else was there to take. `attrs["selector"]`
-    holds what made the ranking: name, parameters, direction, seed, size, facts, and what is known of each measurement.
-    Raises `ValueError` for an unknown selector or size, and `UnusableScores`.
+    size: the budget, for selectors that choose; without it they order the whole pool.
+    `filled` marks samples within the budget that the selector's own rule left out.
+    `attrs["selector"]` holds what made the ranking. Raises `ValueError` for an unknown name.
     """
-    selector, n = get(name), len(pool.ids)
-    size = n if size is None else size
-    if not 1 <= size <= n:
-        raise ValueError(f"{size} samples cannot be selected from a pool of {n}")
-    measured = [attrgetter(one)(pool) for one in selector.measurements]
-    found = selector.function(pool, *[size] * selector.chooses, *measured, **selector.parameters)
-    if not selector.chooses:
-        found = Choice(np.array([], dtype=int), found)
-    order = np.asarray(found.order, dtype=int)
-    if (distinct := len(np.unique(order))) < len(order) or len(order) > size:
-        raise ValueError(
-            f"selector {name!r} chose {len(order)} samples, {distinct} of them distinct, for a budget of {size}: "
-            "it must choose each sample once and no more than the budget"
-        )
-    ranking, facts = rank(found.scores, pool.ids, selector.direction), dict(found.facts)
-    ranking["filled"] = False
+    selector, size = get(name), size or len(pool.ids)
+    measured = {one: pool.measured(one) for one in selector.measurements}
+    given = [pool, *[size] * selector.chooses, *(one.values for one in measured.values())]
+    found, facts = selector.function(*given, **selector.parameters), {}
+    scores = found.scores if selector.chooses else found
+    ranking = rank(scores, pool.ids, selector.direction).assign(filled=False)
     if selector.chooses:  # what was chosen comes first, in its order
-        place = pd.Series(range(len(order)), [pool.ids[i] for i in order])
-        behind = ranking["sample_id"].map(place).fillna(n)
+        place = {pool.ids[i]: number for number, i in enumerate(found.order)}
+        behind = ranking["sample_id"].map(place).fillna(len(ranking))
         ranking = ranking.iloc[np.argsort(behind, kind="stable")].reset_index(drop=True)
-        ranking["rank"] = np.arange(1, n + 1)
-        by_rule = len(order) - found.filled
+        ranking["rank"] = np.arange(1, len(ranking) + 1)
+        by_rule = len(found.order) - found.filled
         ranking["filled"] = ranking["rank"].between(by_rule + 1, size)
-        facts |= {"chosen": by_rule, "filled": size - by_rule}
-    facts["distinct_scores"] = int(ranking["score"].nunique())  # one: sample ids alone decide
+        facts = found.facts | {"filled": size - by_rule}
     ranking.attrs["selector"] = {
         "name": name,
         "parameters": selector.parameters,
         "direction": selector.direction,
         "seed": pool.seed if selector.seeded else None,
-        "size": size,
         "facts": facts,
-        "measured": {one: about for one in selector.measurements if (about := pool.measured(one).about)},
+        "measured": {one: known.about for one, known in measured.items()},
     }
     return ranking
 
 
-def rank(scores: np.ndarray, ids: Sequence[str], direction: Direction) -> pd.DataFrame:
-    """Ranking (sample_id, score, rank), rank 1 first; equal scores are ordered by sample id.
+def rank(scores: np.ndarray, ids: Sequence[str], direction: str) -> pd.DataFrame:
+    """Ranking (sample_id, score, rank) of scores (N,), the first first, ties by sample id.
 
-    direction: whether the "highest" or the "lowest" score comes first.
-    Raises `ValueError` for a number of scores other than N, `UnusableScores` for a score that is not a number.
+    Raises `UnusableScores` where a score is not a number.
     """
-    scores = np.asarray(scores, dtype=float)
-    if scores.shape != (len(ids),):
-        raise ValueError(f"scores have shape {scores.shape}, the pool has {len(ids)} samples")
-    table = pd.DataFrame({"sample_id": list(ids), "score": scores})
+    table = pd.DataFrame({"sample_id": list(ids), "score": np.asarray(scores, dtype=float)})
     if bad := table.loc[table["score"].isna(), "sample_id"].tolist():
         raise UnusableScores(bad)
     ascending = [direction == "lowest", True]
@@ -162,14 +129,15 @@ def rank(scores: np.ndarray, ids: Sequence[str], direction: Direction) -> pd.Dat
 
 def select(ranking: pd.DataFrame, ratio: float) -> list[str]:
     """Ids of the first `selection_size(ratio, N)` samples of a ranking, best first."""
-    return ranking.nsmallest(selection_size(ratio, len(ranking)), "rank")["sample_id"].tolist()
+    size = selection_size(ratio, len(ranking))
+    return ranking.nsmallest(size, "rank")["sample_id"].tolist()
 
 
-def id_order(pool: Pool) -> np.ndarray:
+def id_order(pool) -> np.ndarray:
     """Place of each sample in the order of the ids, (N,): selectors break ties by it."""
     return np.argsort(np.argsort(np.asarray(pool.ids, dtype=object), kind="stable"))
 
 
 def document(sample: Example) -> str:
-    """A sample as text selectors read it: instruction and target, without the template that all samples share."""
+    """Instruction and target, without the template that all samples share."""
     return f"{sample.text}\n{sample.target}"
