@@ -42,9 +42,9 @@ def test_a_score_is_judged_on_clean_and_corrupted_prompts_alone():
     draws = np.stack([perfect, -perfect], axis=1)
     table = ladder.judge(
         [
-            Score("perfect", None, perfect, 3, 1.0, True),
-            Score("blind", 2, blind, 1, 1.0, False),
-            Score("draws", 1, draws, 1, 1.0, True),
+            Score("perfect", None, True, perfect),
+            Score("blind", 2, False, blind),
+            Score("draws", 1, True, draws),
         ],
         KNOWN,
         resamples=50,
