@@ -161,9 +161,9 @@ def measurement_operations(name: str, tokens: float, shape: Shape, blocks: int) 
 
 
 def _measured(names: Sequence[str]) -> set[str]:
-    """What is measured on a pool for these selectors: each once, all recalled features in one pass."""
+    """What is measured on a pool for these selectors: each once, and all controls of IGDS in one pass."""
     every = {measured for name in names for measured in selectors.get(name).measurements}
-    alone = {"task_feature_activations", "unrecalled_activations", "matched_activations"}
+    alone = {"task_feature_activations", "unrecalled_activations"}
     controls = {name for name in every if name.endswith(("_activations", "_reads"))} - alone
     return every - controls | {"critical_reads"} if controls else every
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from igds_utils.selection.measurements import parse_tags
 from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
-from igds_utils.selectors.diversity import Bundle, entropy_law, feature_sets, instag, lazy_greedy, walk
+from igds_utils.selectors.diversity import Bundle, entropy_law, instag, lazy_greedy, walk
 from igds_utils.selectors.diversity import normalised_tag as normalised
 
 
@@ -54,18 +54,14 @@ def test_simscale_keeps_what_the_cover_holds_less_than_the_limit_of():
     assert walk(sets, np.arange(6), 2, overlap=0.7).tolist() == [0, 3]
 
 
-def test_the_threshold_is_a_quantile_of_what_is_not_zero():
+@pytest.mark.parametrize("name", ["greedselect", "simscale"])
+def test_features_are_above_a_quantile_of_what_is_not_zero_and_without_one_a_sample_fills(name):
     largest = csr_matrix(np.array([[0.0, 1.0, 4.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [3.0, 5.0, 0.0]]))
-    assert [one.tolist() for one in feature_sets(largest, 0.5)] == [[2], [], [], [1]]
-    assert [one.tolist() for one in feature_sets(csr_matrix((2, 3)), 0.5)] == [[], []]
-
-
-def test_samples_without_a_feature_only_fill_the_budget():
-    pool = made_pool(samples(*"abc"), sae_max=csr_matrix([[0, 0], [1, 2], [0, 3]]))
-    for name in ("greedselect", "simscale"):  # activations above 2
-        ranking = rank_pool(name, pool, 3)
-        assert ids(ranking) == ["s2", "s0", "s1"] and ranking["score"].tolist() == [1, 0, 0]
-        assert ranking["filled"].tolist() == [False, True, True]
+    ranking = rank_pool(name, made_pool(samples(*"abcd"), sae_max=largest), 4)  # above 3
+    assert ids(ranking) == ["s0", "s3", "s1", "s2"] and ranking["score"].tolist() == [1, 1, 0, 0]
+    assert ranking["filled"].tolist() == [False, False, True, True]
+    silent = made_pool(samples(*"ab"), sae_max=csr_matrix((2, 3)))
+    assert rank_pool(name, silent, 1)["filled"].tolist() == [True, False]
 
 
 def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():

@@ -16,7 +16,7 @@ from igds_utils.engine.lm import LM
 from igds_utils.selection import gradients
 from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selectors import rank_pool
-from igds_utils.selectors.similarity import bm25, embedding, generalized_jaccard, round_robin, words
+from igds_utils.selectors.similarity import bm25, embedding, mona, rds, words
 
 POOL, EXAMPLES = samples(*"abcde"), [sample("e0"), sample("e1")]
 
@@ -69,9 +69,8 @@ def test_sparse_jaccard_equals_the_dense_computation():
     prototype = random.random(50) * (random.random(50) < 0.5)
     expected = np.minimum(dense, prototype).sum(1) / np.maximum(dense, prototype).sum(1)
     for vectors in (dense, csr_matrix(dense), csr_matrix(dense.astype(np.float32))):
-        np.testing.assert_allclose(generalized_jaccard(vectors, prototype), expected, rtol=1e-5)
-    assert generalized_jaccard(dense[:1], dense[0]) == pytest.approx([1.0])
-    assert generalized_jaccard(np.zeros((1, 3)), np.zeros(3)).tolist() == [1.0]
+        np.testing.assert_allclose(mona(None, vectors, prototype[None]), expected, rtol=1e-5)
+    assert mona(None, np.zeros((1, 3)), np.zeros((1, 3))).tolist() == [1.0]
 
 
 def test_mona_compares_with_the_mean_of_the_examples():
@@ -93,7 +92,8 @@ def test_round_robin_equals_the_authors_loop():
     while len(saved) < 20:
         for queue in queues:
             saved = list(dict.fromkeys([*saved, queue.pop(0)]))
-    assert round_robin(similarity, np.arange(30), 20).tolist() == saved[:20]
+    pool = made_pool([sample(f"s{i:02d}") for i in range(30)])
+    assert rds(pool, 20, similarity, np.eye(4)).order.tolist() == saved[:20]
 
 
 CONFIG = LessConfig(rank=2, epochs=2, batch=2, dimensions=6, lr=1e-2)

@@ -1,4 +1,4 @@
-"""Which features a pool is read for at p: those of IGDS and its controls, or those that a user names."""
+"""Which features a pool is read for at p: those of IGDS and its controls, or a user's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from igds_utils.core.experiment import Run
 from igds_utils.engine import activations
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.sae import FeatureSet
-from igds_utils.identification import effects, intervention, recall
+from igds_utils.identification import effects, recall
 from igds_utils.selection.measurements import PROMPTS, Measured, measurement
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def unrecalled_activations(pool: Pool) -> Measured:
     facts = run.read(f"{pool.task}/recall.json")
     drawn = recall.random_features(facts, facts["n_candidates"], seed)
     _, ranking = effects.causal_filter(run, pool.task, drawn, label=f"_random-s{seed}")
-    found = intervention.selected_features(ranking, run.preset.intervention.k)
+    found = features_of(ranking.head(run.preset.intervention.k))
     return _activations(pool, found, f"unrecalled_activations-s{seed}")
 
 
@@ -68,23 +68,21 @@ def _activations(pool: Pool, found: list[Feature], alone: str = "") -> Measured:
     alone: the product of a pass for these; without it the pass over all recalled ones is shared.
     """
     run, read = pool.run, found if alone else recalled(pool)
-    layers, names = sorted({one.layer for one in read}), [one.name for one in read]
-    kept: dict = {}  # what is read of the SAEs
+    layers, own = sorted({one.layer for one in read}), [one.name for one in found]
+    names, kept = [one.name for one in read], {}  # kept: what is read of the SAEs
 
     def build(part: Samples) -> pd.DataFrame:
         residual = part.residuals(layers)
         values = activations.feature_activations(residual, run.saes, read, kept)
         return pd.DataFrame(values.numpy(), columns=names)
 
-    own = [one.name for one in found]
-    return pool.stored(
-        alone or "critical_reads",
-        build,
-        pool.identified_from | {"features": names},
-        {"features": own, "units": run.preset.scoring.units},
-        size=PROMPTS if alone else CONTROL_PROMPTS,
-        values=lambda table: in_units(run, table[own].to_numpy(), found),
-    )
+    def values(table: pd.DataFrame) -> np.ndarray:
+        return in_units(run, table[own].to_numpy(), found)
+
+    inputs = pool.identified_from | {"features": names}
+    about = {"features": own, "units": run.preset.scoring.units}
+    product, size = (alone, PROMPTS) if alone else ("critical_reads", CONTROL_PROMPTS)
+    return pool.stored(product, build, inputs, about, size, values)
 
 
 def recalled(pool: Pool) -> list[Feature]:
@@ -105,16 +103,10 @@ def matched(pool: Pool) -> list[Feature]:
     return taken[len(pool.task_features) :]
 
 
-def at_critical(run: Run, prompts: Sequence[str], found: Sequence[Feature]) -> np.ndarray:
-    """a_i(x, p) of some features for each rendered prompt: (N, features)."""
-    layers, most = sorted({feature.layer for feature in found}), run.preset.batch_tokens
-    residual = activations.critical_residuals(run.lm, prompts, layers, most)
-    return activations.feature_activations(residual, run.saes, found).numpy()
-
-
 def in_units(run: Run, values: np.ndarray, found: Sequence[Feature]) -> np.ndarray:
     """Activations (N, features) in the units of the preset (`scoring.units`)."""
-    return values * feature_norms(run, found) if run.preset.scoring.units == "residual" else values
+    residual = run.preset.scoring.units == "residual"
+    return values * feature_norms(run, found) if residual else values
 
 
 def feature_norms(run: Run, found: Sequence[Feature]) -> np.ndarray:
@@ -134,8 +126,8 @@ def task_features(run: Run, task: str, text: str = "") -> list[Feature]:
             names = json.loads(file.read_text(encoding="utf-8-sig"))["selected"]
         except (OSError, ValueError, KeyError):
             raise ConfigError(
-                f"no task features of {task} are stored in {file}: run notebooks 1 and 2 "
-                f"(make reproduce), or name features as l<layer>_p<index>"
+                f"no task features of {task} are stored in {file}: run notebooks 1 and 2, "
+                "or name features as l<layer>_p<index>"
             ) from None
     return [_known(run, name) for name in names]
 

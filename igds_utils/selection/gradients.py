@@ -1,8 +1,7 @@
 """Gradient features of samples under a LoRA warm-up, for LESS-style influence (arXiv 2402.04333).
 
-LoRA on the attention projections is trained on a few pool samples; at the end of every epoch
-each sample's gradient is read, turned into the step that Adam would take (pool) or left as it is
-(target examples), and projected at random.
+LoRA is trained on a few pool samples; at the end of every epoch each sample's gradient is read,
+turned into the step that Adam would take (not of target examples), and projected at random.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def warm_up(
 ) -> pd.DataFrame:
     """Train LoRA weights with Adam, its rate falling to zero; a row is the end of an epoch.
 
-    Columns: lr (mean over the epoch); weights and Adam's moments, vectors over all of them, (P,).
+    Columns: lr (mean over the epoch); weights and Adam's moments (P,).
     """
     optimizer = torch.optim.AdamW(weights, lr=config.lr, betas=BETAS, eps=EPS, weight_decay=0.0)
     random = np.random.default_rng(seed)
@@ -74,17 +73,13 @@ def warm_up(
 def sample_gradients(
     lm: LM, weights: list[nn.Parameter], values: Tensor, pairs: Sequence[Pair]
 ) -> Iterator[Tensor]:
-    """Gradient of each sample's mean target loss where the LoRA weights have values (P,): (P,).
-
-    One sample at a time, as the authors do.
-    """
+    """Gradient of each sample's mean target loss at some values (P,) of the LoRA weights: (P,)."""
     vector_to_parameters(values, weights)
     for pair in pairs:
         yield _vector(torch.autograd.grad(_mean_loss(lm, [pair]), weights))
 
 
 def _mean_loss(lm: LM, pairs: Sequence[Pair]) -> Tensor:
-    """Mean cross-entropy of all target tokens of a batch, with its graph."""
     inputs = pad([ids for ids, _ in pairs], lm.tokenizer.pad_token_id, "right", lm.device)
     labels = target_labels(inputs["input_ids"], pairs)
     return lm.model(**inputs, labels=labels, use_cache=False).loss
@@ -95,18 +90,15 @@ def _vector(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def adam_step(gradient: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Adam's step on this gradient alone, from moments (P,), without bias correction, as LESS."""
+    """Adam's step on a gradient from moments (P,), without bias correction, as LESS."""
     first = BETAS[0] * first + (1 - BETAS[0]) * gradient
     second = BETAS[1] * second + (1 - BETAS[1]) * gradient**2
     return first / (second + EPS).sqrt()
 
 
-def project(vectors: Tensor, dimensions: int, seed: int = 0) -> Tensor:
-    """Random projection with entries +1 and -1: (n, P) -> (n, dimensions), length 1.
-
-    The matrix, the same for every call, is drawn in blocks: it is never whole in memory.
-    """
-    draw = torch.Generator(vectors.device).manual_seed(seed)
+def project(vectors: Tensor, dimensions: int) -> Tensor:
+    """Random projection by a matrix of +1 and -1: (n, P) -> (n, dimensions), of length 1."""
+    draw = torch.Generator(vectors.device).manual_seed(0)
     found = vectors.new_zeros(len(vectors), dimensions)
     for block in vectors.split(BLOCK, dim=1):
         signs = torch.empty(block.shape[1], dimensions, device=block.device, dtype=torch.int8)
@@ -118,22 +110,20 @@ def project(vectors: Tensor, dimensions: int, seed: int = 0) -> Tensor:
 def gradients(pool: Pool) -> Measured:
     """Projected Adam steps after a LoRA warm-up: (N, checkpoints, dimensions).
 
-    Each vector is as long as its checkpoint's learning rate, as a share of their sum.
+    Each vector is as long as its checkpoint's share of the learning rates.
     """
-    rates, measured = _projected(pool, pool, adam=True)
-    shares = (rates / rates.sum()).astype(measured.values.dtype)
-    return measured._replace(values=measured.values * shares[:, None])
+    return _projected(pool, pool)
 
 
 @measurement()
 def example_gradients(pool: Pool) -> Measured:
-    """Projected gradients of the target examples under the pool's warm-up: (examples, ...)."""
+    """Projected gradients of the target examples after it, of length 1: (examples, ...)."""
     samples, folder = pool.examples.samples, f"{pool.folder}/examples"
-    return _projected(pool, type(pool)(pool.run, pool.task, samples, folder), adam=False)[1]
+    return _projected(pool, type(pool)(pool.run, pool.task, samples, folder))
 
 
-def _projected(pool: Pool, of: Pool, adam: bool) -> tuple[np.ndarray, Measured]:
-    """The rates of the checkpoints of the warm-up on `pool`, and projected gradients of `of`."""
+def _projected(pool: Pool, of: Pool) -> Measured:
+    """What is read of the samples `of` a pool after the warm-up on `pool`."""
     run, config, path = pool.run, pool.run.preset.selection.less, pool.path("less_warm_up")
     seed, n = run.preset.seed, len(pool.ids)
 
@@ -150,17 +140,19 @@ def _projected(pool: Pool, of: Pool, adam: bool) -> tuple[np.ndarray, Measured]:
 
     def build(part: Samples) -> np.ndarray:
         (lm, weights), found = with_lora(), []
-        for _, *vectors in table.itertuples(index=False):
+        for rate, *vectors in table.itertuples(index=False):
             values, *moments = (torch.tensor(vector, device=lm.device) for vector in vectors)
-            rows = sample_gradients(lm, weights, values, part.training_pairs)
-            rows = [adam_step(row, *moments) if adam else row for row in rows]
-            found.append(project(torch.stack(rows), config.dimensions).cpu())
+            rows = list(sample_gradients(lm, weights, values, part.training_pairs))
+            if of is pool:
+                rows = [adam_step(row, *moments) for row in rows]
+            vectors = project(torch.stack(rows), config.dimensions).cpu()
+            found.append(vectors * (rate / total if of is pool else 1))
         return torch.cat(found, dim=-1).numpy()
 
     learnt = config.model_dump(exclude={"dimensions"})
     table = run.make(path, warmed, less=learnt, seed=seed, **pool.trained_from)
-    inputs = {"warm_up": run.store.version(path), "dimensions": config.dimensions}
-    about = {"less": config.model_dump()}
-    made = of.stored("gradients", build, inputs | of.trained_from, about, size=GRADIENTS)
+    total, about = table["lr"].sum(), {"less": config.model_dump()}
+    inputs = {"warm_up": run.store.version(path)} | about | of.trained_from
+    made = of.stored("gradients", build, inputs, about, size=GRADIENTS)
     shape = (len(of.ids), len(table), config.dimensions)
-    return table["lr"].to_numpy(), made._replace(values=made.values.reshape(shape))
+    return made._replace(values=made.values.reshape(shape))

@@ -1,4 +1,4 @@
-"""What it takes to recognise sound prompts: scores that use less and less of IGDS, without training.
+"""What it takes to recognise sound prompts: scores that use less and less of IGDS.
 
 The rule, written before any result: every score takes the highest values first and is judged on
 clean samples against those with a corrupted prompt. Scores that sum features sum them over all
@@ -10,7 +10,6 @@ recalled feature is found by the labels and is an oracle. No other score sees a 
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,28 +37,17 @@ DRAWS = 20  # random directions
 RATIO = 0.5  # of the pool that is kept, for the clean share
 
 
-class Score(NamedTuple):
-    """One rung: a score of every sample of a pool, or several draws of one."""
+def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) -> pd.DataFrame:
+    """Every rung of the ladder; none but the oracle, a feature, knows of a label.
 
-    rung: str
-    layer: int | None  # None: summed over all layers
-    fixed: bool  # whether the rule judges it; others are shown beside it
-    values: np.ndarray  # (N,), or (N, draws)
-    features: int = 1  # how many are summed
-    seconds: float = 0.0  # its passes over prompts and its own work
-
-
-def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) -> list[Score]:
-    """Every rung of the ladder for a pool; none but the oracle, a feature, knows of a label.
-
-    prior: D_prior of every task of the run. Directions that need other tasks are left out where
-    it has one.
+    prior: D_prior of every task; two directions need several. Columns: rung; layer (none: summed
+    over all); fixed, whether the rule judges it; values (N,), or (N, draws); features, how many
+    are summed; seconds of its passes over prompts and its own work.
     """
-    run, h, own = pool.run, pool.at_p, prior[pool.task]
+    run, h, own, rows = pool.run, pool.at_p, prior[pool.task], []
     mine, others = own.at_p, [other.at_p for other in prior.values() if other is not own]
     generator = torch.Generator().manual_seed(run.preset.seed)
-    recalled = run.read(f"{pool.task}/recall.parquet")
-    fires = recalled.groupby("layer")["frequency"].sum()  # L0 at p
+    fires = run.read(f"{pool.task}/recall.parquet").groupby("layer")["frequency"].sum()  # L0
 
     def read(some: Sequence[Feature], layer: int) -> Tensor:
         here = [feature for feature in some if feature.layer == layer]
@@ -88,42 +76,40 @@ def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) ->
     def directions(layer: int) -> Tensor:
         return h[layer] @ torch.randn(h[layer].shape[1], DRAWS, generator=generator)
 
-    def rung(name: str, build: Callable[[int], Tensor], reads=(), summed=False) -> list[Score]:
-        passes, of_layer = sum(one.pass_seconds for one in (pool, *reads)), []
+    def rung(name: str, build: Callable[[int], Tensor], reads=(), summed=False) -> None:
+        passes, parts = sum(one.pass_seconds for one in (pool, *reads)), {}
         for layer in run.saes.layers:
-            start, fixed = time.perf_counter(), layer == fixed_layer(run) and not summed
+            start = time.perf_counter()
             values, n = build(layer), 1
             if summed:
                 values, n = values.sum(1), values.shape[1]
-            seconds = time.perf_counter() - start
-            of_layer.append(Score(name, layer, fixed, values.numpy(), n, seconds))
+            parts[layer] = values.numpy(), n, time.perf_counter() - start
         if summed:
-            total = [sum(each) for each in zip(*(one[3:] for one in of_layer), strict=True)]
-            of_layer.insert(0, Score(name, None, True, *total))
-        shown = [one for one in of_layer if one.features]
-        return [one._replace(seconds=passes + one.seconds) for one in shown]
+            total = [sum(each) for each in zip(*parts.values(), strict=True)]
+            parts = {None: total} | parts
+        for layer, (values, n, seconds) in parts.items():
+            fixed = layer == (None if summed else fixed_layer(run))
+            if n or fixed:
+                rows.append((name, layer, fixed, values, n, passes + seconds))
 
-    recalled_read = partial(read, features.recalled(pool))
-    found = rung("task features", partial(read, pool.task_features), summed=True)
-    found += rung("all recalled features", recalled_read, summed=True)
+    recalled = features.recalled(pool)
+    rung("task features", partial(read, pool.task_features), summed=True)
+    rung("all recalled features", partial(read, recalled), summed=True)
     if oracle:
-        best_read = partial(read, [oracle])
-        found += rung("best recalled feature (oracle)", best_read, summed=True)
-    found += rung("random SAE, its recalled features", unlearned, [own], summed=True)
+        rung("best recalled feature (oracle)", partial(read, [oracle]), summed=True)
+    rung("random SAE, its recalled features", unlearned, [own], summed=True)
     if others:
-        found += rung("mean difference to other tasks", difference, prior.values())
-        found += rung("linear probe against other tasks", probe, prior.values())
-    found += rung("cosine to the prior's mean", cosine, [own])
-    return found + rung("random directions", directions)
+        rung("mean difference to other tasks", difference, prior.values())
+        rung("linear probe against other tasks", probe, prior.values())
+    rung("cosine to the prior's mean", cosine, [own])
+    rung("random directions", directions)
+    return pd.DataFrame(rows, columns="rung layer fixed values features seconds".split())
 
 
-def random_sae(
-    h: Tensor, n_features: int, l0: float, generator: torch.Generator
-) -> Callable[[Tensor], Tensor]:
-    """An encoder of random unit directions, (..., d) -> (..., n_features).
+def random_sae(h: Tensor, n_features: int, l0: float, generator) -> Callable[[Tensor], Tensor]:
+    """An encoder of random unit directions, (..., d) -> (..., n_features), as sparse as a trained one.
 
-    a = x w where that lies above one threshold, which exactly round(n l0) of all activations on
-    h (n, d) exceed: as sparse there as a trained SAE.
+    a = x w above a threshold that exactly round(n l0) of all activations on h (n, d) exceed.
     """
     w = torch.randn(h.shape[1], n_features, generator=generator)
     w = torch.nn.functional.normalize(w, dim=0)
@@ -139,31 +125,27 @@ def auc(clean: np.ndarray, corrupted: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def sides(known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Which samples are clean, and which have a corrupted prompt, duplicates apart: (N,) bool.
-
-    known: rows of `quality.labels`.
-    """
+    """Which of `quality.labels` are clean, and which corrupted prompts but duplicates: (N,) bool."""
     prompt = (known["side"] == "prompt") & (known["corruption"] != "duplicate")
     return (known["corruption"] == quality.CLEAN).to_numpy(), prompt.to_numpy()
 
 
 def judge(
-    found: list[Score], known: pd.DataFrame, confidence=0.95, resamples=2000, seed=0
+    found: pd.DataFrame, known: pd.DataFrame, confidence=0.95, resamples=2000, seed=0
 ) -> pd.DataFrame:
-    """How well every score of the samples of `known`, in their order, finds corrupted prompts.
+    """How well every one of `scores` of the samples of `known` finds corrupted prompts.
 
-    A row a score: rung, layer, fixed, features, seconds; auc, of one that the rule judges with
-    its interval over samples (low, high; percentile bootstrap of either side); share, the clean
-    share of the half that it keeps (`quality.precision`, prompt side), with chance. Of several
-    draws auc and share are means, and sd is the standard deviation of the auc over draws.
+    Further columns: auc, with an interval (low, high; percentile bootstrap of either side) where
+    the rule judges it, or SD over draws; share, the clean share of the half that it keeps
+    (`quality.precision`, prompt side), with chance.
     """
     (clean, corrupted), rows = sides(known), []
-    for score in found:
+    for score in found.itertuples():
         draws = score.values.reshape(len(known), -1).T  # (draws, N)
         ranked = [selectors.rank(values, known["sample_id"], "highest") for values in draws]
         kept = quality.precision(dict(enumerate(ranked)), known, RATIO).query("side == 'prompt'")
         areas = auc(draws[:, clean], draws[:, corrupted])
-        row = score._asdict() | {"auc": areas.mean(), "low": np.nan, "high": np.nan, "sd": np.nan}
+        row = {"auc": areas.mean(), "low": np.nan, "high": np.nan, "sd": np.nan}
         row |= {"share": kept["precision"].mean(), "chance": kept["chance"].iloc[0]}
         if len(draws) > 1:
             row["sd"] = areas.std(ddof=1)
@@ -174,18 +156,17 @@ def judge(
             )  # fmt: skip
             row |= test.confidence_interval._asdict()
         rows.append(row)
-    return pd.DataFrame(rows).drop(columns="values").astype({"layer": "Int64"})
+    return found.drop(columns="values").astype({"layer": "Int64"}).join(pd.DataFrame(rows))
 
 
 def feature_table(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     """Every recalled feature: what it does and what it recognises.
 
-    Columns: name, layer, feature, selected; delta_loglik (largest first) and delta (nan where it
-    generated nothing) of the causal filter; auc of its activation at p, clean against corrupted
-    prompts; of the clean prompts fires, the share on which it does, and variation, SD over mean.
+    Columns: name, layer, feature, selected; delta_loglik (largest first) and delta of the causal
+    filter; auc of its activation at p, clean against corrupted prompts; over clean prompts fires,
+    the share on which it does, and variation, SD over mean.
     """
-    run, (clean, corrupted) = pool.run, sides(known)
-    read = pool.measured("recalled_activations")
+    run, (clean, corrupted), read = pool.run, sides(known), pool.measured("recalled_activations")
     a, table = read.values.T, pd.DataFrame({"name": read.about["features"]})  # (F, N)
     table["auc"] = auc(a[:, clean], a[:, corrupted])
     table["fires"] = (a[:, clean] > 0).mean(1)
@@ -200,7 +181,7 @@ def feature_table(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
 def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     """Is a score the same where names and numbers are others, but not the task (`rewritten`)?
 
-    A row a selector: n clean samples that could be rewritten, rho between both scores with its
+    Columns: selector, n clean samples that could be rewritten, rho between both scores with its
     interval (low, high); over all clean samples fires, the share above 0, and variation.
     """
     preset, rows = pool.run.preset, []
@@ -220,10 +201,7 @@ def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(pool: Pool, prior: dict[str, Pool]) -> dict[str, pd.DataFrame]:
-    """Tables features, ladder and reliability of a pool of known quality, under <task>/quality/.
-
-    prior: D_prior of every task of the run.
-    """
+    """Tables features, ladder and reliability of a pool of known quality, under <task>/quality/."""
     run, task, preset = pool.run, pool.task, pool.run.preset
     known = quality.labels(run.examples(task, "quality"))
     filtered = run.read(f"{task}/task_features.json")

@@ -1,7 +1,7 @@
 """What a selector prefers, judged without training: rankings of a pool whose labels we know.
 
-Part of it is corrupted, on the target side or on the prompt side (`corruptions`). No selector
-sees a label. FRS reads prompts only and is at chance on the target side by construction.
+Part of it is corrupted, on the target side or on the prompt side (`corruptions`), which no
+selector is told. FRS reads prompts only and is at chance on the target side by construction.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from igds_utils import selectors
 from igds_utils.core.arms import selection_size
 from igds_utils.data import stats
 from igds_utils.engine.features import Feature
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection.features import feature_norms
+from igds_utils.selectors.scores import feature_resonant_score
 from igds_utils.tasks.corruptions import SIDES as SIDE_OF
 from igds_utils.tasks.examples import Example
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from igds_utils.core.experiment import Run
     from igds_utils.selection.pool import Pool
 
-SIDES = ("target", "prompt", "both")
+# the samples that count on a side: those that are clean or corrupted there
+SIDES = {"target": ("", "target"), "prompt": ("", "prompt"), "both": ("", "target", "prompt")}
 CLEAN = "clean"
 Rankings = dict[str, pd.DataFrame]  # selector -> sample_id, rank
 
@@ -55,11 +57,6 @@ def corrupted(chosen: pd.DataFrame) -> pd.Series:
     return (~copies & (chosen["corruption"] != CLEAN)) | repeated
 
 
-def judged(samples: pd.DataFrame, side: str) -> pd.DataFrame:
-    """The samples that count on a side: those clean or corrupted there (`both`: all)."""
-    return samples[samples["side"].isin(("", side)) | (side == "both")]
-
-
 def precision(
     rankings: Rankings, known: pd.DataFrame, ratio: float, confidence: float = 0.95
 ) -> pd.DataFrame:
@@ -74,11 +71,11 @@ def precision(
     for selector, ranking in rankings.items():
         chosen = known.loc[selectors.select(ranking, ratio)]
         bad = corrupted(chosen)
-        for side in SIDES:
-            clean = (~bad[judged(chosen, side).index]).to_numpy(float)
+        for side, counted in SIDES.items():
+            clean = (~bad[chosen["side"].isin(counted)]).to_numpy(float)
             found = stats.interval(clean, confidence) if clean.size else (np.nan,) * 3
             recall = clean.sum() / (known["corruption"] == CLEAN).sum()
-            by_luck = sound[judged(known, side).index].mean()
+            by_luck = sound[known["side"].isin(counted)].mean()
             rows.append((selector, side, ratio, *found, recall, by_luck))
     names = "selector side ratio precision low high recall chance"
     return pd.DataFrame(rows, columns=names.split())
@@ -90,7 +87,8 @@ def kept_by_kind(rankings: Rankings, known: pd.DataFrame, ratio: float) -> pd.Da
     Columns: selector, side, corruption, n (in the pool), share, chance. Of duplicates, those count
     that were kept beside their original.
     """
-    size, rows, counts = selection_size(ratio, len(known)), [], known["corruption"].value_counts()
+    rows, counts = [], known["corruption"].value_counts()
+    size = selection_size(ratio, len(known))
     luck, beside = size / len(known), (size - 1) / (len(known) - 1)
     for selector, ranking in rankings.items():
         chosen = known[known["sample_id"].isin(selectors.select(ranking, ratio))]
@@ -104,10 +102,7 @@ def kept_by_kind(rankings: Rankings, known: pd.DataFrame, ratio: float) -> pd.Da
 
 
 def overlap(rankings: Rankings, ratio: float) -> pd.DataFrame:
-    """Jaccard index of every two selectors' selections at a ratio, a square table by their names.
-
-    Two random selections share r / (2 - r) of what they hold together.
-    """
+    """Jaccard index of every two selectors' selections, a square table; r / (2 - r) by chance."""
     kept = [set(selectors.select(ranking, ratio)) for ranking in rankings.values()]
     shares = [[len(one & other) / len(one | other) for other in kept] for one in kept]
     return pd.DataFrame(shares, list(rankings), list(rankings))
@@ -116,10 +111,7 @@ def overlap(rankings: Rankings, ratio: float) -> pd.DataFrame:
 def length_correlation(
     rankings: Rankings, known: pd.DataFrame, confidence=0.95, resamples=2000, seed=0
 ) -> pd.DataFrame:
-    """Spearman's rho of a selector's order and the targets' lengths; +1 takes long ones first.
-
-    Columns: selector, rho, low, high.
-    """
+    """Spearman's rho (low, high) of each order and the targets' lengths; +1 takes long ones first."""
     lengths, rows = known.set_index("sample_id")["target_length"], []
     for selector, ranking in rankings.items():
         long = lengths[ranking["sample_id"]].to_numpy()
@@ -129,23 +121,20 @@ def length_correlation(
 
 
 def report(run: Run, task: str, rankings: Rankings) -> dict[str, Any]:
-    """Tables precision, corruptions and length of a task at its ratio, and summary.
+    """Tables precision, corruptions and length, and summary, a record a selector, of a task.
 
-    summary: the ratio and a record a selector. Stored under <task>/quality/.
+    Stored under <task>/quality/.
     """
     known, preset = labels(run.examples(task, "quality")), run.preset
-    ratio, sure = run.config(task).ratio, preset.confidence
-    made: dict[str, Any] = {
-        "precision": precision(rankings, known, ratio, sure),
-        "corruptions": kept_by_kind(rankings, known, ratio),
-    }
-    for name, table in made.items():
-        run.store.write(f"{task}/quality/{name}.parquet", table)
-    made["length"] = length_correlation(rankings, known, sure, preset.bootstrap, preset.seed)
-    records = summary_records(made["precision"], made["length"])
-    made["summary"] = {"ratio": ratio, "selectors": records}
-    run.store.write(f"{task}/quality/summary.json", made["summary"])
-    return made
+    ratio, sure, folder = run.config(task).ratio, preset.confidence, f"{task}/quality"
+    clean = precision(rankings, known, ratio, sure)
+    kept = kept_by_kind(rankings, known, ratio)
+    length = length_correlation(rankings, known, sure, preset.bootstrap, preset.seed)
+    summary = {"ratio": ratio, "selectors": summary_records(clean, length)}
+    run.store.write(f"{folder}/precision.parquet", clean)
+    run.store.write(f"{folder}/corruptions.parquet", kept)
+    run.store.write(f"{folder}/summary.json", summary)
+    return {"precision": clean, "corruptions": kept, "length": length, "summary": summary}
 
 
 def summary_records(precision: pd.DataFrame, length: pd.DataFrame) -> list[dict[str, Any]]:
@@ -158,15 +147,11 @@ def summary_records(precision: pd.DataFrame, length: pd.DataFrame) -> list[dict[
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def unit_overlap(pool: Pool, selector: str, ratio: float) -> tuple[float, float]:
-    """How alike IGDS ranks a pool by raw activations, as the paper sums, and by a_i ||d_i||.
-
-    Returns the Jaccard index of the selections at a ratio, and Spearman's rho of the scores.
-    """
+def unit_correlation(pool: Pool, selector: str) -> float:
+    """Spearman's rho of IGDS by raw activations, as the paper sums them, and by a_i ||d_i||."""
     kind = selectors.get(selector)
     read, k = pool.measured(kind.measurements[0]), kind.parameters["k"]
     norms = feature_norms(pool.run, [Feature.parse(name) for name in read.about["features"]][:k])
     raw = read.values[:, :k] / (norms if pool.run.preset.scoring.units == "residual" else 1)
-    raw, residual = (pd.Series(feature_resonant_score(raw, by), pool.ids) for by in (None, norms))
-    rankings = {i: selectors.rank(s, pool.ids, "highest") for i, s in enumerate((raw, residual))}
-    return overlap(rankings, ratio).loc[0, 1], raw.corr(residual, "spearman")
+    both = [feature_resonant_score(raw, by) for by in (None, norms)]
+    return spearmanr(*both).statistic

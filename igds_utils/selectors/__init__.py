@@ -3,7 +3,6 @@
 from igds_utils.selectors import diversity, scores, similarity  # noqa: F401  (registers them)
 from igds_utils.selectors.base import (  # noqa: F401
     Choice,
-    UnusableScores,
     get,
     names,
     rank,

@@ -6,13 +6,13 @@ A selector is a function of a pool (`selection.pool.Pool`) that gives every samp
     def shortest(pool):
         return np.array([len(sample.target) for sample in pool.samples])
 
-It names the measurements that it asks of the pool and gets their values as further arguments.
-A function with an argument `size` chooses samples one by one instead, and returns a `Choice`.
+It gets the values of the measurements that it names as further arguments. A function with an
+argument `size` chooses samples one by one instead, and returns a `Choice`.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,22 +21,13 @@ from igds_utils.core.arms import selection_size
 from igds_utils.tasks.examples import Example
 
 
-class UnusableScores(ValueError):
-    """Scores that are not numbers; `ids` are the samples that have them."""
-
-    def __init__(self, ids: list[str]):
-        self.ids = ids
-        said = f"{len(ids)} samples have no score (NaN): {', '.join(ids[:3])}"
-        super().__init__(f"{said}; repair or remove them")
-
-
 class Selector(NamedTuple):
     """A rule that ranks a pool; training takes the samples at one end of its scores."""
 
-    function: Callable[..., Any]
+    function: Callable
     direction: str  # which scores are taken first, the "highest" or the "lowest"
-    measurements: tuple[str, ...]  # of `Pool`; `examples.<name>`: of the target examples
-    parameters: dict[str, Any]  # stored beside the scores
+    measurements: tuple[str, ...]  # of `Pool`; examples.<name>: of the target examples
+    parameters: dict  # stored beside the scores
     chooses: bool  # whether the function takes a size and returns a `Choice`
     seeded: bool  # whether the result depends on the pool's seed
 
@@ -46,7 +37,7 @@ class Choice(NamedTuple):
 
     order: np.ndarray  # (chosen,) distinct indices of the pool, at most `size`
     scores: np.ndarray  # (N,); samples beyond `order` follow by their score
-    facts: dict[str, Any] = {}  # counts of what was dropped
+    facts: dict = {}  # counts of what was dropped
     filled: int = 0  # how many at the end of `order` only fill the budget
 
 
@@ -63,8 +54,8 @@ def register(name: str, direction: str, *measurements: str, seeded=False, **chan
     def add(function: Callable) -> Callable:
         known = inspect.signature(function).parameters
         defaults = {n: a.default for n, a in known.items() if a.default is not a.empty}
-        facts = measurements, defaults | changed, "size" in known, seeded
-        _REGISTRY[name] = Selector(function, direction, *facts)
+        about = defaults | changed, "size" in known, seeded
+        _REGISTRY[name] = Selector(function, direction, measurements, *about)
         return function
 
     return add
@@ -89,10 +80,10 @@ def rank_pool(name: str, pool, size: int | None = None) -> pd.DataFrame:
     `filled` marks samples within the budget that the selector's own rule left out.
     `attrs["selector"]` holds what made the ranking. Raises `ValueError` for an unknown name.
     """
-    selector, size = get(name), size or len(pool.ids)
+    selector, size, facts = get(name), size or len(pool.ids), {}
     measured = {one: pool.measured(one) for one in selector.measurements}
     given = [pool, *[size] * selector.chooses, *(one.values for one in measured.values())]
-    found, facts = selector.function(*given, **selector.parameters), {}
+    found = selector.function(*given, **selector.parameters)
     scores = found.scores if selector.chooses else found
     ranking = rank(scores, pool.ids, selector.direction).assign(filled=False)
     if selector.chooses:  # what was chosen comes first, in its order
@@ -103,25 +94,22 @@ def rank_pool(name: str, pool, size: int | None = None) -> pd.DataFrame:
         by_rule = len(found.order) - found.filled
         ranking["filled"] = ranking["rank"].between(by_rule + 1, size)
         facts = found.facts | {"filled": size - by_rule}
-    ranking.attrs["selector"] = {
-        "name": name,
-        "parameters": selector.parameters,
-        "direction": selector.direction,
-        "seed": pool.seed if selector.seeded else None,
-        "facts": facts,
-        "measured": {one: known.about for one, known in measured.items()},
-    }
+    about = {one: known.about for one, known in measured.items()}
+    made = {"name": name, "parameters": selector.parameters, "direction": selector.direction}
+    made |= {"seed": pool.seed if selector.seeded else None, "facts": facts, "measured": about}
+    ranking.attrs["selector"] = made
     return ranking
 
 
 def rank(scores: np.ndarray, ids: Sequence[str], direction: str) -> pd.DataFrame:
     """Ranking (sample_id, score, rank) of scores (N,), the first first, ties by sample id.
 
-    Raises `UnusableScores` where a score is not a number.
+    Raises `ValueError` where a score is not a number.
     """
     table = pd.DataFrame({"sample_id": list(ids), "score": np.asarray(scores, dtype=float)})
     if bad := table.loc[table["score"].isna(), "sample_id"].tolist():
-        raise UnusableScores(bad)
+        said = f"{len(bad)} samples have no score (NaN): {', '.join(bad[:3])}"
+        raise ValueError(f"{said}; repair or remove them")
     ascending = [direction == "lowest", True]
     table = table.sort_values(["score", "sample_id"], ascending=ascending, ignore_index=True)
     return table.assign(rank=np.arange(1, len(table) + 1))
@@ -139,5 +127,5 @@ def id_order(pool) -> np.ndarray:
 
 
 def document(sample: Example) -> str:
-    """Instruction and target, without the template that all samples share."""
+    """Instruction and target, without the template."""
     return f"{sample.text}\n{sample.target}"

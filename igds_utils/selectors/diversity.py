@@ -2,9 +2,8 @@
 
 The two over features are **our reading** of arXiv 2502.14050, whose Algorithm 1 could not be
 read. A sample's features are those whose largest activation on any token exceeds a quantile of
-all non-zero ones of the pool (the paper's 10 is in its SAE's units); SimScale's limit of 0.8 is
-not certain. Where all is covered, a new cover starts. Samples without a feature only fill the
-budget. Longer texts show more features: compare the longest response.
+all non-zero ones (the paper's 10 is in its SAE's units); SimScale's limit is not certain. Where
+all is covered, a new cover starts. Samples without a feature only fill the budget.
 """
 
 import heapq
@@ -24,17 +23,19 @@ USED = 1e6  # the ratio by which it marks what it has used
 
 
 @register("greedselect", "highest", "sae_max")
-def greedselect(pool, size, largest, quantile=0.5):
-    """Again and again the sample with most features not covered yet. Score: its features."""
-    sets = feature_sets(largest, quantile)
-    return Choice(lazy_greedy(sets, id_order(pool), size), _lengths(sets))
+@register("simscale", "highest", "sae_max", overlap=0.8)
+def coverage(pool, size, largest, quantile=0.5, overlap=None):
+    """Number of features: samples are taken for those that are not covered yet.
 
-
-@register("simscale", "highest", "sae_max")
-def simscale(pool, size, largest, quantile=0.5, overlap=0.8):
-    """By number of features (the score), without samples whose features are mostly there."""
-    sets = feature_sets(largest, quantile)
-    return Choice(walk(sets, id_order(pool), size, overlap), _lengths(sets))
+    GreedSelect takes again and again the sample with most of them. SimScale walks by number of
+    features and takes a sample if less than a share `overlap` of its own is covered. largest: CSR
+    (N, M), of every sample and feature.
+    """
+    above = largest > (np.quantile(largest.data, quantile) if largest.nnz else 0)
+    sets, ties = np.split(above.indices, above.indptr[1:-1]), id_order(pool)
+    greedy = overlap is None
+    order = lazy_greedy(sets, ties, size) if greedy else walk(sets, ties, size, overlap)
+    return Choice(order, [*map(len, sets)])
 
 
 @register("instag", "highest", "tags")
@@ -43,30 +44,15 @@ def instag(pool, size, tags, rare=2):
 
     Samples are walked by their number of tags; one is kept if it brings a tag that the cover
     does not have. Tags of fewer than `rare` samples are dropped (the authors' limit is 20).
-
-    Tags, a list of texts a sample, come from the preset's `selection.tagger`. Without one, **word
-    n-grams of the instruction stand in**, which is not what the authors do.
+    tags: texts, a list a sample, of the preset's `selection.tagger`. Without one, **word n-grams
+    of the instruction stand in**, which is not what the authors do.
     """
     found = [{*map(normalised_tag, one)} - {""} for one in tags]
     counts = Counter(tag for one in found for tag in one)
     numbers = {tag: number for number, tag in enumerate(counts) if counts[tag] >= rare}
     sets = [np.array([numbers[tag] for tag in one if tag in numbers], dtype=int) for one in found]
     facts = {"dropped_rare_tags": len(counts) - len(numbers)}
-    return Choice(walk(sets, id_order(pool), size, overlap=1), _lengths(sets), facts)
-
-
-def feature_sets(largest, quantile: float) -> Sets:
-    """Each sample's features above a quantile of all that are not zero: CSR (N, M) -> N arrays."""
-    above = largest > (np.quantile(largest.data, quantile) if largest.nnz else 0)
-    return np.split(above.indices, above.indptr[1:-1])
-
-
-def _lengths(sets: Sets) -> np.ndarray:
-    return np.array([len(one) for one in sets])
-
-
-def _nothing(sets: Sets) -> np.ndarray:
-    return np.zeros(1 + max(one.max(initial=0) for one in sets), dtype=bool)
+    return Choice(walk(sets, id_order(pool), size, overlap=1), [*map(len, sets)], facts)
 
 
 def lazy_greedy(sets: Sets, ties: np.ndarray, size: int) -> np.ndarray:
@@ -75,7 +61,7 @@ def lazy_greedy(sets: Sets, ties: np.ndarray, size: int) -> np.ndarray:
     What a sample adds can only shrink while a cover grows, so only the head of the queue is
     looked at again: if it still adds the most, it is taken, as by the plain search.
     """
-    covered = _nothing(sets)
+    covered = np.zeros(1 + np.concatenate(sets).max(initial=0), dtype=bool)
     queue = [(-len(one), ties[i], i) for i, one in enumerate(sets) if len(one)]
     heapq.heapify(queue)
     order, left = [], []  # left: what adds nothing to this cover
@@ -100,7 +86,8 @@ def walk(sets: Sets, ties: np.ndarray, size: int, overlap: float) -> np.ndarray:
 
     One that a cover holds to a share of `overlap` or more is left to a later walk and cover.
     """
-    lengths, order, covered = _lengths(sets), [], _nothing(sets)
+    covered = np.zeros(1 + np.concatenate(sets).max(initial=0), dtype=bool)
+    lengths, order = np.array([*map(len, sets)]), []
     left = [i for i in np.lexsort((ties, -lengths)) if lengths[i]]
     while left and len(order) < size:
         covered[:], skipped = False, []
@@ -155,13 +142,10 @@ def entropy_law(pool, size, mode="no_replacement", k1=10000, k2=200, k3=100):
     them to g of everything selected and that sample; takes the `k2` lowest of these; and among
     them grows a set of `k3`, one by one, each time the sample that keeps g of the set lowest.
 
-    mode `no_replacement`: what a round rejects stays eligible, what is selected never returns,
-    and the budget is met exactly. mode `official` marks all K2 as used by a high state, as the
-    authors do, ends with a whole round, and selects twice once fewer than K1 unmarked ones are
-    left: the facts count what it took and how many are distinct, which are cut or filled.
-
-    Ours: a sample is its `document`; K1 to K3 are lowered to what there is. Ties fall to the
-    smaller id, in the third step of `official` to the first of the K2.
+    mode `no_replacement`: what a round rejects stays eligible, and the budget is met exactly.
+    mode `official` marks all K2 as used by a high state, as the authors do, ends with a whole
+    round, and selects twice once fewer than K1 unmarked ones are left: the facts count it.
+    Ties fall to the smaller id, in the third step of `official` to the first of the K2.
     """
     texts = [f"{document(sample)}\n".encode() for sample in pool.samples]
     official, ties = mode == "official", id_order(pool)

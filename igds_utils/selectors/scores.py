@@ -6,8 +6,17 @@ can see the target: activations at the critical position depend on the prompt al
 
 import numpy as np
 
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selectors.base import Choice, id_order, register
+
+IFD = "target_loss", "bare_target_loss", "target_cut"
+
+
+def feature_resonant_score(activations: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
+    """S(x) = sum of a_i(x, p) over the task features, of every sample: (N, k) -> (N,).
+
+    norms: ||d_i|| (k,) to count each feature in residual units instead of its own.
+    """
+    return (activations if norms is None else activations * norms).sum(axis=1)
 
 
 @register("igds", "highest", "task_feature_activations")
@@ -23,17 +32,14 @@ def igds(pool, activations, k=None):
     `igds` sums the task features, `igds_k3` and `igds_k5` the best three and five candidates,
     `igds_recalled` every recalled feature (no causal filter), `igds_unrecalled` what the filter
     kept of random features (no recall), `igds_matched` random features that fire as often.
-    activations: (N, features); k: how many columns count, all of them without it.
+    activations: (N, features), of which the first k count.
     """
     return feature_resonant_score(activations[:, :k])
 
 
 @register("prior_cosine", "highest", "prior_cosines")
 def prior_cosine(pool, cosines):
-    """Cosine of the residual stream at p to its mean over D_prior, highest first: no SAE is needed.
-
-    One layer is read, the one with an SAE nearest to 60 % of the depth.
-    """
+    """Cosine of the residual stream at p, in one layer, to its mean over D_prior, highest first."""
     return cosines
 
 
@@ -46,10 +52,7 @@ def random(pool):
 
 @register("longest", "highest")
 def longest(pool):
-    """Number of characters of the target, most first (arXiv 2402.04833 counts tokens).
-
-    Characters need no tokenizer, so the ranking is the same for every model.
-    """
+    """Number of characters of the target, most first (arXiv 2402.04833 counts tokens)."""
     return np.array([len(sample.target) for sample in pool.samples])
 
 
@@ -60,21 +63,18 @@ def loss(pool, target_loss):
     return target_loss
 
 
-@register("ifd", "highest", "target_loss", "bare_target_loss", "target_cut")
-@register(
-    "ifd_perplexity", "highest", "target_loss", "bare_target_loss", "target_cut",
-    ratio="perplexity",
-)  # fmt: skip
+@register("ifd", "highest", *IFD)
+@register("ifd_perplexity", "highest", *IFD, ratio="perplexity")
 def ifd(pool, size, conditioned, bare, cut, ratio="loss"):
     """The hardest samples among those whose prompt helps (Cherry_LLM, arXiv 2308.12032).
 
     IFD = mean cross-entropy of the target given its prompt / the same given a bare header.
     `ifd_perplexity` is the ratio of perplexities of Superfiltering (arXiv 2402.00530).
 
-    Dropped are samples with an empty target, with one that training would cut (ours: the
-    authors cut first, so their check finds nothing), and with a ratio above 1. The others are
-    taken by ratio, highest first. Where the budget, a share of the pool (the authors': of the
-    survivors), is larger, the next ratios above 1 follow, ascending, then what else was dropped.
+    Dropped are samples with an empty target, one that training would cut (the authors' check
+    comes after the cut), or a ratio above 1. The others are taken by ratio, highest first. Where
+    the budget, a share of the pool and not of the survivors, is larger, the next ratios above 1
+    follow, ascending, then what else was dropped.
     """
     ratios = np.exp(conditioned - bare) if ratio == "perplexity" else conditioned / bare
     empty = np.array([not sample.target.strip() for sample in pool.samples])

@@ -15,10 +15,7 @@ _WORD = regex.compile(
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, runs of digits, and every other mark by itself.
-
-    Retrieval libraries drop single characters and stop words: a word problem's operators.
-    """
+    """Lower-case words, runs of digits, and every other mark by itself, stop words among them."""
     return _WORD.findall(text.lower())
 
 
@@ -26,24 +23,22 @@ def words(text: str) -> list[str]:
 def bm25(pool, examples, top=10):
     """Mean of a sample's `top` highest BM25 scores over the target examples (`bm25s`, Lucene's).
 
-    Query: an example, instruction and target; document: a pool sample, likewise. Ours: the
-    tokenizer (`words`), and the mean of the top scores in place of the best or of all.
+    Query: an example, instruction and target; document: a pool sample, likewise. Ours are the
+    tokenizer (`words`) and the mean of the top scores.
     """
     import bm25s
 
     index = bm25s.BM25()
     index.index([words(document(sample)) for sample in pool.samples], show_progress=False)
-    # (examples, N)
-    scores = np.stack([index.get_scores(words(document(example))) for example in examples])
-    return np.sort(scores, axis=0)[-top:].mean(axis=0)
+    scores = [index.get_scores(words(document(example))) for example in examples]
+    return np.sort(scores, axis=0)[-top:].mean(axis=0)  # (examples, N) -> (N,)
 
 
 @register("embedding", "highest", "embeddings", "examples.embeddings")
 def embedding(pool, embeddings, of_examples):
     """Cosine of a sample's sentence embedding and the mean of the target examples', highest first.
 
-    The encoder is the preset's `selection.encoder`. embeddings: (N, d), of_examples:
-    (examples, d), all of length 1.
+    embeddings: (N, d) and (examples, d) of length 1, by the preset's `selection.encoder`.
     """
     mean = of_examples.mean(axis=0)
     return embeddings @ mean / np.linalg.norm(mean)
@@ -55,23 +50,17 @@ def embedding(pool, embeddings, of_examples):
 def mona(pool, activations, of_examples):
     """Generalized Jaccard similarity of a sample's activations to the mean of the target examples'.
 
-    A sample is the mean over all its tokens, prompt and target, of the SAE activations at a
-    deep layer (arXiv 2503.15573). `mona_neurons` reads raw MLP neurons (their positive part) in
-    place of features. activations: (N, M); of_examples: (examples, M).
+    A sample is the mean over all its tokens of the SAE activations at a deep layer
+    (arXiv 2503.15573), for `mona_neurons` of the positive part of raw MLP neurons. Of rows a and
+    a mean b: sum_i min(a_i, b_i) / sum_i max(a_i, b_i), and 1 for two of zeros. activations:
+    array or CSR (N, M); of_examples: (examples, M).
     """
-    return generalized_jaccard(activations, np.asarray(of_examples.mean(axis=0)).ravel())
-
-
-def generalized_jaccard(vectors, prototype: np.ndarray) -> np.ndarray:
-    """sum_i min(a_i, b_i) / sum_i max(a_i, b_i) of rows a with a prototype b: (N, M), (M,) -> (N,).
-
-    vectors: array or CSR matrix; nothing is negative. Two vectors of zeros are alike: 1.
-    """
-    rows = csr_matrix(vectors, dtype=np.float64)
+    prototype = np.asarray(of_examples.mean(axis=0), dtype=np.float64).ravel()
+    rows = csr_matrix(activations, dtype=np.float64)
     smaller = rows.copy()
     smaller.data = np.minimum(rows.data, prototype[rows.indices])
     both, total = (np.asarray(one.sum(axis=1)).ravel() for one in (smaller, rows))
-    either = total + prototype.sum(dtype=np.float64) - both
+    either = total + prototype.sum() - both
     return np.divide(both, either, out=np.ones(len(either)), where=either > 0)
 
 
@@ -81,27 +70,21 @@ def rds(pool, size, hidden_states, of_examples):
 
     In round r each example names the r-th most similar sample; where that was named before,
     the example loses its turn. Similarity is the cosine of position-weighted means of the last
-    hidden state, (N, d) and (examples, d) of length 1. Score: the largest to any example.
+    hidden state, (N, d) and (examples, d) of length 1. Score: the largest.
     """
-    similarity = hidden_states @ of_examples.T  # (N, examples)
-    return Choice(round_robin(similarity, id_order(pool), size), similarity.max(axis=1))
-
-
-def round_robin(similarity: np.ndarray, ties: np.ndarray, size: int) -> np.ndarray:
-    """`size` distinct samples in the order taken. similarity: (N, examples); ties: `id_order`."""
-    # (N, examples): round by round
+    similarity, ties = hidden_states @ of_examples.T, id_order(pool)  # (N, examples)
     named = np.array([np.lexsort((ties, -column)) for column in similarity.T]).T
     turn = np.unique(named, return_index=True)[1]  # (N,): when a sample is first named
-    return turn.argsort()[:size]
+    return Choice(turn.argsort()[:size], similarity.max(axis=1))
 
 
 @register("less", "highest", "gradients", "example_gradients")
 def less(pool, gradients, of_examples):
     """Sum over warm-up checkpoints of the cosine of a sample's step and the mean target gradient.
 
-    LESS-style influence (arXiv 2402.04333): projected gradients of LoRA weights
-    (`selection.gradients`), (N or examples, checkpoints, dimensions). A sample's vectors are as
-    long as the checkpoint's share of the learning rates, the examples' have length 1.
+    LESS-style influence (arXiv 2402.04333) by `selection.gradients`, (N or examples,
+    checkpoints, dimensions). A sample's vectors are as long as the checkpoint's share of the
+    learning rates, the examples' have length 1.
     """
     wanted = of_examples.mean(axis=0)  # (checkpoints, dimensions)
     wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
