@@ -1,12 +1,9 @@
-"""Which features a pool is read for at p: those of IGDS and its controls, or a user's."""
-
-from __future__ import annotations
+"""The features a pool is read for at p: those of IGDS and its controls, or a user's."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,22 +16,19 @@ from igds_utils.engine.sae import FeatureSet
 from igds_utils.identification import effects, recall
 from igds_utils.selection.measurements import PROMPTS, Measured, measurement
 
-if TYPE_CHECKING:
-    from igds_utils.selection.pool import Pool, Samples
-
-CONTROL_PROMPTS = 8192  # of one part: controls read the SAEs of all layers, some anew every time
+CONTROL_PROMPTS = 8192  # of one part that reads the SAEs of all layers
 MOST = 5  # features of the longest IGDS variant
 
 
 @measurement("prompts")
-def task_feature_activations(pool: Pool) -> Measured:
+def task_feature_activations(pool) -> Measured:
     """a_i(x, p) of the task features, whose pass is timed by itself: (N, k)."""
     return _activations(pool, pool.task_features, "task_feature_activations")
 
 
 @measurement("prompts")
-def unrecalled_activations(pool: Pool) -> Measured:
-    """a_i(x, p) of what the causal filter keeps of as many random features, no recall: (N, k)."""
+def unrecalled_activations(pool) -> Measured:
+    """a_i(x, p) of what the causal filter keeps of random features: (N, k)."""
     run, seed = pool.run, pool.seed
     facts = run.read(f"{pool.task}/recall.json")
     drawn = recall.random_features(facts, facts["n_candidates"], seed)
@@ -44,34 +38,31 @@ def unrecalled_activations(pool: Pool) -> Measured:
 
 
 @measurement("prompts")
-def matched_activations(pool: Pool) -> Measured:
-    """a_i(x, p) of random features of the same layers that fire as often on D_prior: (N, k)."""
+def matched_activations(pool) -> Measured:
+    """a_i(x, p) of random features that fire as often on D_prior: (N, k)."""
     return _activations(pool, matched(pool), f"matched_activations-s{pool.seed}")
 
 
 @measurement("prompts")
-def ranked_activations(pool: Pool) -> Measured:
-    """a_i(x, p) of the candidates with the largest effects, best first: (N, at most 5)."""
+def ranked_activations(pool) -> Measured:
+    """a_i(x, p) of the best candidates in their order: (N, at most 5)."""
     rows = pool.run.read(f"{pool.task}/task_features.json")["features"]
     return _activations(pool, features_of(pd.DataFrame(rows[:MOST])))
 
 
 @measurement("prompts")
-def recalled_activations(pool: Pool) -> Measured:
+def recalled_activations(pool) -> Measured:
     """a_i(x, p) of all features that frequency recall found: (N, |F_cand|)."""
     return _activations(pool, recalled(pool))
 
 
-def _activations(pool: Pool, found: list[Feature], alone: str = "") -> Measured:
-    """a_i(x, p) of some features in the preset's units: (N, features).
-
-    alone: the product of a pass for these; without it the pass over all recalled ones is shared.
-    """
+def _activations(pool, found: list[Feature], alone: str = "") -> Measured:
+    """a_i(x, p) in the preset's units, (N, features): `alone`, or of all recalled ones' pass."""
     run, read = pool.run, found if alone else recalled(pool)
     layers, own = sorted({one.layer for one in read}), [one.name for one in found]
     names, kept = [one.name for one in read], {}  # kept: what is read of the SAEs
 
-    def build(part: Samples) -> pd.DataFrame:
+    def build(part) -> pd.DataFrame:
         residual = part.residuals(layers)
         values = activations.feature_activations(residual, run.saes, read, kept)
         return pd.DataFrame(values.numpy(), columns=names)
@@ -85,13 +76,13 @@ def _activations(pool: Pool, found: list[Feature], alone: str = "") -> Measured:
     return pool.stored(product, build, inputs, about, size, values)
 
 
-def recalled(pool: Pool) -> list[Feature]:
+def recalled(pool) -> list[Feature]:
     """All features that frequency recall found."""
     return recall.candidates(pool.run.read(f"{pool.task}/recall.parquet"))
 
 
-def matched(pool: Pool) -> list[Feature]:
-    """For each task feature one of nearest frequency on D_prior, in its layer, drawn at random."""
+def matched(pool) -> list[Feature]:
+    """For each task feature a random one of nearest frequency on D_prior, in its layer."""
     table = pool.run.read(f"{pool.task}/recall.parquet").set_index(["layer", "feature"])
     draw, taken = np.random.default_rng([pool.seed, 1]), list(pool.task_features)
     for layer, index in map(astuple, pool.task_features):
@@ -118,7 +109,7 @@ def feature_norms(run: Run, found: Sequence[Feature]) -> np.ndarray:
 
 
 def task_features(run: Run, task: str, text: str = "") -> list[Feature]:
-    """Features by name, joined by commas, or of a task_features.json; by default the run's own."""
+    """Features by names, joined by commas, or of a task_features.json (the run's own)."""
     file = Path(text or run.store.root / f"{task}/task_features.json")
     names = [name.strip() for name in text.split(",")]
     if file.suffix == ".json":
@@ -129,17 +120,14 @@ def task_features(run: Run, task: str, text: str = "") -> list[Feature]:
                 f"no task features of {task} are stored in {file}: run notebooks 1 and 2, "
                 "or name features as l<layer>_p<index>"
             ) from None
-    return [_known(run, name) for name in names]
-
-
-def _known(run: Run, name: str) -> Feature:
-    try:
-        feature = Feature.parse(name)
-    except ValueError:
-        raise ConfigError(f"{name!r} is no feature: write l<layer>_p<index>") from None
-    said, layers = f"feature {name}: ", ", ".join(map(str, run.saes.layers))
-    if feature.layer not in run.saes.layers:
-        raise ConfigError(f"{said}layer {feature.layer} has no SAE; there are {layers}")
-    if feature.index >= run.saes.d_sae:
-        raise ConfigError(f"{said}the SAE has {run.saes.d_sae} features, from 0 on")
-    return feature
+    for name in names:
+        try:
+            one = Feature.parse(name)
+        except ValueError:
+            raise ConfigError(f"{name!r} is no feature: write l<layer>_p<index>") from None
+        said, layers = f"feature {name}: ", ", ".join(map(str, run.saes.layers))
+        if one.layer not in run.saes.layers:
+            raise ConfigError(f"{said}layer {one.layer} has no SAE; there are {layers}")
+        if one.index >= run.saes.d_sae:
+            raise ConfigError(f"{said}the SAE has {run.saes.d_sae} features, from 0 on")
+    return [Feature.parse(name) for name in names]

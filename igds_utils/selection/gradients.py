@@ -1,14 +1,11 @@
-"""Gradient features of samples under a LoRA warm-up, for LESS-style influence (arXiv 2402.04333).
+"""Gradient features of samples under a LoRA warm-up, for LESS-style influence.
 
-LoRA is trained on a few pool samples; at the end of every epoch each sample's gradient is read,
-turned into the step that Adam would take (not of target examples), and projected at random.
+LoRA is trained on a few pool samples; at the end of every epoch each sample's gradient is
+read, turned into Adam's step (not of target examples), and projected at random.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,9 +20,6 @@ from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import Pair, target_labels
 from igds_utils.selection.measurements import Measured, measurement
 
-if TYPE_CHECKING:
-    from igds_utils.selection.pool import Pool, Samples
-
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
 MOMENTS = ["exp_avg", "exp_avg_sq"]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -34,7 +28,7 @@ GRADIENTS = 64  # samples of one part
 
 
 def add_lora(lm: LM, rank: int, seed: int = 0) -> list[nn.Parameter]:
-    """Put fp32 LoRA weights on the attention projections of `lm.model`, and return them."""
+    """Put fp32 LoRA weights on the attention projections, and return them."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules=PROJECTIONS)
@@ -47,7 +41,7 @@ def add_lora(lm: LM, rank: int, seed: int = 0) -> list[nn.Parameter]:
 def warm_up(
     lm: LM, weights: list[nn.Parameter], pairs: Sequence[Pair], config: LessConfig, seed: int = 0
 ) -> pd.DataFrame:
-    """Train LoRA weights with Adam, its rate falling to zero; a row is the end of an epoch.
+    """Train LoRA weights with Adam, its rate falling to zero: a row an epoch.
 
     Columns: lr (mean over the epoch); weights and Adam's moments (P,).
     """
@@ -64,7 +58,7 @@ def warm_up(
             _mean_loss(lm, [pairs[i] for i in batch]).backward()
             optimizer.step()
             schedule.step()
-        moments = [[optimizer.state[weight][name] for weight in weights] for name in MOMENTS]
+        moments = [[optimizer.state[one][name] for one in weights] for name in MOMENTS]
         vectors = [_vector(tensors).cpu().numpy() for tensors in (weights, *moments)]
         rows.append([np.mean(rates), *vectors])
     return pd.DataFrame(rows, columns=["lr", "weights", "first", "second"])
@@ -73,7 +67,7 @@ def warm_up(
 def sample_gradients(
     lm: LM, weights: list[nn.Parameter], values: Tensor, pairs: Sequence[Pair]
 ) -> Iterator[Tensor]:
-    """Gradient of each sample's mean target loss at some values (P,) of the LoRA weights: (P,)."""
+    """Gradient (P,) of each sample's mean target loss at some values (P,) of the weights."""
     vector_to_parameters(values, weights)
     for pair in pairs:
         yield _vector(torch.autograd.grad(_mean_loss(lm, [pair]), weights))
@@ -107,22 +101,19 @@ def project(vectors: Tensor, dimensions: int) -> Tensor:
 
 
 @measurement("training_pairs")
-def gradients(pool: Pool) -> Measured:
-    """Projected Adam steps after a LoRA warm-up: (N, checkpoints, dimensions).
-
-    Each vector is as long as its checkpoint's share of the learning rates.
-    """
+def gradients(pool) -> Measured:
+    """Projected Adam steps, as long as the rate's share of all: (N, checkpoints, d)."""
     return _projected(pool, pool)
 
 
 @measurement()
-def example_gradients(pool: Pool) -> Measured:
-    """Projected gradients of the target examples after it, of length 1: (examples, ...)."""
+def example_gradients(pool) -> Measured:
+    """Projected gradients of the target examples, of length 1: (examples, checkpoints, d)."""
     samples, folder = pool.examples.samples, f"{pool.folder}/examples"
     return _projected(pool, type(pool)(pool.run, pool.task, samples, folder))
 
 
-def _projected(pool: Pool, of: Pool) -> Measured:
+def _projected(pool, of) -> Measured:
     """What is read of the samples `of` a pool after the warm-up on `pool`."""
     run, config, path = pool.run, pool.run.preset.selection.less, pool.path("less_warm_up")
     seed, n = run.preset.seed, len(pool.ids)
@@ -138,7 +129,7 @@ def _projected(pool: Pool, of: Pool) -> Measured:
         pairs = [pool.at([i]).training_pairs[0] for i in chosen]
         return warm_up(*with_lora(), pairs, config, seed)
 
-    def build(part: Samples) -> np.ndarray:
+    def build(part) -> np.ndarray:
         (lm, weights), found = with_lora(), []
         for rate, *vectors in table.itertuples(index=False):
             values, *moments = (torch.tensor(vector, device=lm.device) for vector in vectors)

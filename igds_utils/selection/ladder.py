@@ -25,14 +25,13 @@ from igds_utils.core.store import content_hash
 from igds_utils.data.stats import spearman
 from igds_utils.engine import activations
 from igds_utils.engine.features import Feature, features_of
-from igds_utils.identification.intervention import QUANTITIES
 from igds_utils.identification.recall import fires_often
 from igds_utils.selection import features, quality
 from igds_utils.selection.measurements import fixed_layer
 from igds_utils.selection.pool import Pool
 from igds_utils.tasks.corruptions import rewritten
 
-STABLE = ("igds", "igds_recalled", "prior_cosine")  # selectors that score rewritten prompts too
+STABLE = ("igds", "igds_recalled", "prior_cosine")  # which score rewritten prompts too
 DRAWS = 20  # random directions
 RATIO = 0.5  # of the pool that is kept, for the clean share
 
@@ -40,17 +39,18 @@ RATIO = 0.5  # of the pool that is kept, for the clean share
 def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) -> pd.DataFrame:
     """Every rung of the ladder; none but the oracle, a feature, knows of a label.
 
-    prior: D_prior of every task; two directions need several. Columns: rung; layer (none: summed
-    over all); fixed, whether the rule judges it; values (N,), or (N, draws); features, how many
-    are summed; seconds of its passes over prompts and its own work.
+    prior: D_prior of every task; two rungs need several. Columns: rung; layer (none: sum); fixed,
+    whether the rule judges it; values (N,), or (N, draws); how many features are summed;
+    seconds of its passes over prompts and its own work.
     """
     run, h, own, rows = pool.run, pool.at_p, prior[pool.task], []
     mine, others = own.at_p, [other.at_p for other in prior.values() if other is not own]
     generator = torch.Generator().manual_seed(run.preset.seed)
-    fires = run.read(f"{pool.task}/recall.parquet").groupby("layer")["frequency"].sum()  # L0
+    recalled = run.read(f"{pool.task}/recall.parquet")
+    fires = recalled.groupby("layer")["frequency"].sum()  # L0
 
     def read(some: Sequence[Feature], layer: int) -> Tensor:
-        here = [feature for feature in some if feature.layer == layer]
+        here = [one for one in some if one.layer == layer]
         values = activations.feature_activations(h, run.saes, here).numpy()
         return torch.from_numpy(features.in_units(run, values, here))
 
@@ -73,7 +73,7 @@ def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) ->
     def cosine(layer: int) -> Tensor:
         return torch.cosine_similarity(h[layer], mine[layer].mean(0)[None])
 
-    def directions(layer: int) -> Tensor:
+    def drawn(layer: int) -> Tensor:
         return h[layer] @ torch.randn(h[layer].shape[1], DRAWS, generator=generator)
 
     def rung(name: str, build: Callable[[int], Tensor], reads=(), summed=False) -> None:
@@ -92,9 +92,8 @@ def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) ->
             if n or fixed:
                 rows.append((name, layer, fixed, values, n, passes + seconds))
 
-    recalled = features.recalled(pool)
     rung("task features", partial(read, pool.task_features), summed=True)
-    rung("all recalled features", partial(read, recalled), summed=True)
+    rung("all recalled features", partial(read, features.recalled(pool)), summed=True)
     if oracle:
         rung("best recalled feature (oracle)", partial(read, [oracle]), summed=True)
     rung("random SAE, its recalled features", unlearned, [own], summed=True)
@@ -102,12 +101,12 @@ def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) ->
         rung("mean difference to other tasks", difference, prior.values())
         rung("linear probe against other tasks", probe, prior.values())
     rung("cosine to the prior's mean", cosine, [own])
-    rung("random directions", directions)
+    rung("random directions", drawn)
     return pd.DataFrame(rows, columns="rung layer fixed values features seconds".split())
 
 
 def random_sae(h: Tensor, n_features: int, l0: float, generator) -> Callable[[Tensor], Tensor]:
-    """An encoder of random unit directions, (..., d) -> (..., n_features), as sparse as a trained one.
+    """An encoder of random unit directions, (..., d) -> (..., n_features).
 
     a = x w above a threshold that exactly round(n l0) of all activations on h (n, d) exceed.
     """
@@ -118,14 +117,14 @@ def random_sae(h: Tensor, n_features: int, l0: float, generator) -> Callable[[Te
 
 
 def auc(clean: np.ndarray, corrupted: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Share of pairs (clean, corrupted) in which the clean one scores higher; ties count half."""
+    """Share of pairs in which the clean one scores higher; ties count half."""
     both = clean.astype(float), corrupted.astype(float)
     wins = stats.mannwhitneyu(*both, axis=axis, method="asymptotic").statistic
     return wins / (clean.shape[axis] * corrupted.shape[axis])
 
 
 def sides(known: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `quality.labels` are clean, and which corrupted prompts but duplicates: (N,) bool."""
+    """Which samples are clean, and which have a corrupted prompt: (N,) bool."""
     prompt = (known["side"] == "prompt") & (known["corruption"] != "duplicate")
     return (known["corruption"] == quality.CLEAN).to_numpy(), prompt.to_numpy()
 
@@ -135,54 +134,52 @@ def judge(
 ) -> pd.DataFrame:
     """How well every one of `scores` of the samples of `known` finds corrupted prompts.
 
-    Further columns: auc, with an interval (low, high; percentile bootstrap of either side) where
-    the rule judges it, or SD over draws; share, the clean share of the half that it keeps
-    (`quality.precision`, prompt side), with chance.
+    Further columns: auc, with an interval (low, high) where the rule judges it, or SD over
+    draws; share, how clean the half is that it keeps; chance.
     """
     (clean, corrupted), rows = sides(known), []
     for score in found.itertuples():
         draws = score.values.reshape(len(known), -1).T  # (draws, N)
-        ranked = [selectors.rank(values, known["sample_id"], "highest") for values in draws]
+        ranked = [selectors.rank(row, known["sample_id"], "highest") for row in draws]
         kept = quality.precision(dict(enumerate(ranked)), known, RATIO).query("side == 'prompt'")
         areas = auc(draws[:, clean], draws[:, corrupted])
-        row = {"auc": areas.mean(), "low": np.nan, "high": np.nan, "sd": np.nan}
-        row |= {"share": kept["precision"].mean(), "chance": kept["chance"].iloc[0]}
+        share, chance = kept[["precision", "chance"]].mean()
+        row = {"auc": areas.mean(), "share": share, "chance": chance}
         if len(draws) > 1:
             row["sd"] = areas.std(ddof=1)
         elif score.fixed and min(clean.sum(), corrupted.sum()) > 1:
-            test = stats.bootstrap(
-                (draws[0, clean], draws[0, corrupted]), auc, n_resamples=resamples, batch=256,
-                confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
-            )  # fmt: skip
+            how = dict(n_resamples=resamples, batch=256, confidence_level=confidence)
+            how |= dict(method="percentile", rng=np.random.default_rng(seed))
+            test = stats.bootstrap((draws[0, clean], draws[0, corrupted]), auc, **how)
             row |= test.confidence_interval._asdict()
         rows.append(row)
-    return found.drop(columns="values").astype({"layer": "Int64"}).join(pd.DataFrame(rows))
+    judged = pd.DataFrame(rows, columns=["auc", "low", "high", "sd", "share", "chance"])
+    return found.drop(columns="values").astype({"layer": "Int64"}).join(judged)
 
 
 def feature_table(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     """Every recalled feature: what it does and what it recognises.
 
-    Columns: name, layer, feature, selected; delta_loglik (largest first) and delta of the causal
-    filter; auc of its activation at p, clean against corrupted prompts; over clean prompts fires,
-    the share on which it does, and variation, SD over mean.
+    Columns: name, layer, feature, selected; delta_loglik (largest first) and delta; auc of its
+    activation at p; of clean prompts fires, the share where it does, and variation.
     """
     run, (clean, corrupted), read = pool.run, sides(known), pool.measured("recalled_activations")
     a, table = read.values.T, pd.DataFrame({"name": read.about["features"]})  # (F, N)
     table["auc"] = auc(a[:, clean], a[:, corrupted])
     table["fires"] = (a[:, clean] > 0).mean(1)
     table["variation"] = stats.variation(a[:, clean], axis=1)
-    measured = pd.DataFrame(run.read(f"{pool.task}/task_features.json")["features"])
-    columns = ["name", "layer", "feature", *QUANTITIES.values()]
-    table = measured.reindex(columns=columns).merge(table, on="name", validate="one_to_one")
-    table["selected"] = table["name"].isin([feature.name for feature in pool.task_features])
+    effects = pd.DataFrame(run.read(f"{pool.task}/task_features.json")["features"])
+    effects = effects.reindex(columns=["name", "layer", "feature", "delta", "delta_loglik"])
+    table = effects.merge(table, on="name", validate="one_to_one")
+    table["selected"] = table["name"].isin([one.name for one in pool.task_features])
     return table.sort_values("delta_loglik", ascending=False, ignore_index=True)
 
 
 def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
-    """Is a score the same where names and numbers are others, but not the task (`rewritten`)?
+    """Is a score the same where names and numbers are others, but not the task?
 
-    Columns: selector, n clean samples that could be rewritten, rho between both scores with its
-    interval (low, high); over all clean samples fires, the share above 0, and variation.
+    Columns: selector; n clean samples that were rewritten; rho of both scores (low, high); of
+    all clean ones fires, the share above 0, and variation.
     """
     preset, rows = pool.run.preset, []
     sound = [pool.samples[i] for i in np.flatnonzero(sides(known)[0])]
@@ -191,9 +188,9 @@ def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
     other = Pool(pool.run, pool.task, changed, folder, pool.seed, one_pass=True)
     other.prior = pool.prior
     for name in STABLE:
-        ranked = (selectors.rank_pool(name, one).set_index("sample_id") for one in (pool, other))
-        values, again = (table["score"] for table in ranked)
-        pair, own = (values[other.ids], again[other.ids]), values[[one.id for one in sound]]
+        tables = [selectors.rank_pool(name, one).set_index("sample_id") for one in (pool, other)]
+        own = tables[0].loc[[one.id for one in sound], "score"]
+        pair = [table.loc[other.ids, "score"] for table in tables]
         found = spearman(*pair, preset.confidence, preset.bootstrap, preset.seed)
         facts = {"fires": (own > 0).mean(), "variation": stats.variation(own)}
         rows.append({"selector": name} | found._asdict() | facts)
@@ -201,7 +198,7 @@ def reliability(pool: Pool, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(pool: Pool, prior: dict[str, Pool]) -> dict[str, pd.DataFrame]:
-    """Tables features, ladder and reliability of a pool of known quality, under <task>/quality/."""
+    """Tables features, ladder and reliability, kept in <task>/quality/."""
     run, task, preset = pool.run, pool.task, pool.run.preset
     known = quality.labels(run.examples(task, "quality"))
     filtered = run.read(f"{task}/task_features.json")
@@ -213,12 +210,11 @@ def report(pool: Pool, prior: dict[str, Pool]) -> dict[str, pd.DataFrame]:
         "recalled": run.store.version(f"{task}/recall.parquet"),
         "priors": {name: run.data_version(name, "prior") for name in prior},
     }
-
-    def stored(name: str, build: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return run.make(f"{task}/quality/{name}.parquet", build, **inputs)
-
-    table = stored("features", lambda: feature_table(pool, known))
+    make, folder = partial(run.make, **inputs), f"{task}/quality"
+    table = make(f"{folder}/features.parquet", lambda: feature_table(pool, known))
     best = features_of(table.nlargest(1, "auc"))
-    rungs = stored("ladder", lambda: judge(scores(pool, prior, *best), known, **sure))
-    reliable = stored("reliability", lambda: reliability(pool, known))
+    rungs = make(
+        f"{folder}/ladder.parquet", lambda: judge(scores(pool, prior, *best), known, **sure)
+    )
+    reliable = make(f"{folder}/reliability.parquet", lambda: reliability(pool, known))
     return {"features": table, "ladder": rungs, "reliability": reliable}

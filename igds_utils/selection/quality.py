@@ -1,12 +1,10 @@
-"""What a selector prefers, judged without training: rankings of a pool whose labels we know.
+"""What a selector prefers, judged without training, on a pool whose labels we know.
 
 Part of it is corrupted, on the target side or on the prompt side (`corruptions`), which no
-selector is told. FRS reads prompts only and is at chance on the target side by construction.
+selector is told. FRS reads prompts and is at chance on the target side by construction.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +12,7 @@ from scipy.stats import spearmanr
 
 from igds_utils import selectors
 from igds_utils.core.arms import selection_size
+from igds_utils.core.experiment import Run
 from igds_utils.data import stats
 from igds_utils.engine.features import Feature
 from igds_utils.selection.features import feature_norms
@@ -21,21 +20,14 @@ from igds_utils.selectors.scores import feature_resonant_score
 from igds_utils.tasks.corruptions import SIDES as SIDE_OF
 from igds_utils.tasks.examples import Example
 
-if TYPE_CHECKING:
-    from igds_utils.core.experiment import Run
-    from igds_utils.selection.pool import Pool
-
-# the samples that count on a side: those that are clean or corrupted there
+# the samples that count on a side
 SIDES = {"target": ("", "target"), "prompt": ("", "prompt"), "both": ("", "target", "prompt")}
 CLEAN = "clean"
 Rankings = dict[str, pd.DataFrame]  # selector -> sample_id, rank
 
 
 def labels(examples: list[Example]) -> pd.DataFrame:
-    """What is known of every sample: sample_id, corruption, side, origin, target_length.
-
-    origin: the id that a duplicate copies, or its own. target_length: in characters.
-    """
+    """sample_id, corruption, side, origin (the id that a duplicate copies), target_length."""
     kinds = [example.meta["corruption"] for example in examples]
     return pd.DataFrame({
         "sample_id": [example.id for example in examples],
@@ -49,7 +41,7 @@ def labels(examples: list[Example]) -> pd.DataFrame:
 def corrupted(chosen: pd.DataFrame) -> pd.Series:
     """Which samples of a selection (rows of `labels`) are corrupted: bool, same index.
 
-    A duplicate does harm only beside its like: of all with one origin the first counts as clean.
+    A duplicate does harm only beside its like: the first of one origin counts as clean.
     """
     copies = chosen["corruption"] == "duplicate"
     first = chosen.assign(copy=copies).sort_values("copy", kind="stable")
@@ -62,11 +54,11 @@ def precision(
 ) -> pd.DataFrame:
     """How clean every selector's selection is, the two groups of corruptions apart.
 
-    Columns: selector, side, ratio, precision with its interval (low, high; Wilson), recall (the
-    share of all clean samples that was selected), chance (the precision of a random selection).
+    Columns: selector, side, ratio, precision (low, high: Wilson), recall (share of all clean
+    samples that was selected), chance (the precision of a random selection).
     """
     rows, known = [], known.set_index("sample_id")
-    beside = (selection_size(ratio, len(known)) - 1) / (len(known) - 1)  # of a duplicate's original
+    beside = (selection_size(ratio, len(known)) - 1) / (len(known) - 1)  # its original
     sound = known["corruption"].map({CLEAN: 1, "duplicate": 1 - beside}).fillna(0.0)
     for selector, ranking in rankings.items():
         chosen = known.loc[selectors.select(ranking, ratio)]
@@ -84,8 +76,8 @@ def precision(
 def kept_by_kind(rankings: Rankings, known: pd.DataFrame, ratio: float) -> pd.DataFrame:
     """How much of every kind of corruption each selector keeps, and of the clean samples.
 
-    Columns: selector, side, corruption, n (in the pool), share, chance. Of duplicates, those count
-    that were kept beside their original.
+    Columns: selector, side, corruption, n (in the pool), share, chance. Duplicates count
+    beside their original.
     """
     rows, counts = [], known["corruption"].value_counts()
     size = selection_size(ratio, len(known))
@@ -102,7 +94,7 @@ def kept_by_kind(rankings: Rankings, known: pd.DataFrame, ratio: float) -> pd.Da
 
 
 def overlap(rankings: Rankings, ratio: float) -> pd.DataFrame:
-    """Jaccard index of every two selectors' selections, a square table; r / (2 - r) by chance."""
+    """Jaccard index of every two selections; r / (2 - r) by chance."""
     kept = [set(selectors.select(ranking, ratio)) for ranking in rankings.values()]
     shares = [[len(one & other) / len(one | other) for other in kept] for one in kept]
     return pd.DataFrame(shares, list(rankings), list(rankings))
@@ -111,7 +103,7 @@ def overlap(rankings: Rankings, ratio: float) -> pd.DataFrame:
 def length_correlation(
     rankings: Rankings, known: pd.DataFrame, confidence=0.95, resamples=2000, seed=0
 ) -> pd.DataFrame:
-    """Spearman's rho (low, high) of each order and the targets' lengths; +1 takes long ones first."""
+    """Spearman's rho (low, high) of order and target length, +1: long ones first."""
     lengths, rows = known.set_index("sample_id")["target_length"], []
     for selector, ranking in rankings.items():
         long = lengths[ranking["sample_id"]].to_numpy()
@@ -121,10 +113,7 @@ def length_correlation(
 
 
 def report(run: Run, task: str, rankings: Rankings) -> dict[str, Any]:
-    """Tables precision, corruptions and length, and summary, a record a selector, of a task.
-
-    Stored under <task>/quality/.
-    """
+    """Tables precision, corruptions and length, and summary, kept in <task>/quality/."""
     known, preset = labels(run.examples(task, "quality")), run.preset
     ratio, sure, folder = run.config(task).ratio, preset.confidence, f"{task}/quality"
     clean = precision(rankings, known, ratio, sure)
@@ -138,7 +127,7 @@ def report(run: Run, task: str, rankings: Rankings) -> dict[str, Any]:
 
 
 def summary_records(precision: pd.DataFrame, length: pd.DataFrame) -> list[dict[str, Any]]:
-    """One record a selector: precision of each side with interval and chance, recall, length."""
+    """A record a selector: precision of each side, recall, length correlation."""
     values = ["precision", "low", "high", "chance"]
     table = precision.pivot(index="selector", columns="side", values=values)
     table.columns = [f"{side}_{value}" for value, side in table.columns]
@@ -147,11 +136,11 @@ def summary_records(precision: pd.DataFrame, length: pd.DataFrame) -> list[dict[
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def unit_correlation(pool: Pool, selector: str) -> float:
-    """Spearman's rho of IGDS by raw activations, as the paper sums them, and by a_i ||d_i||."""
+def unit_correlation(pool, selector: str) -> float:
+    """Spearman's rho of IGDS by raw activations, as in the paper, and by a_i ||d_i||."""
     kind = selectors.get(selector)
     read, k = pool.measured(kind.measurements[0]), kind.parameters["k"]
-    norms = feature_norms(pool.run, [Feature.parse(name) for name in read.about["features"]][:k])
+    found = [Feature.parse(name) for name in read.about["features"][:k]]
+    norms = feature_norms(pool.run, found)
     raw = read.values[:, :k] / (norms if pool.run.preset.scoring.units == "residual" else 1)
-    both = [feature_resonant_score(raw, by) for by in (None, norms)]
-    return spearmanr(*both).statistic
+    return spearmanr(*(feature_resonant_score(raw, by) for by in (None, norms))).statistic

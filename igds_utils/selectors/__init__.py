@@ -1,4 +1,4 @@
-"""Selectors by name. A new one is a function that `register` decorates; its module is imported here."""
+"""Selectors by name: functions that `register` decorates, of modules imported here."""
 
 from igds_utils.selectors import diversity, scores, similarity  # noqa: F401  (registers them)
 from igds_utils.selectors.base import (  # noqa: F401

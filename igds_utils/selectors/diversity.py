@@ -1,9 +1,9 @@
-"""Samples that differ: SAE-GreedSelect, SAE-SimScale (features), #InsTag (tags) and ZIP (bytes).
+"""Samples that differ: SAE-GreedSelect, SAE-SimScale (features), #InsTag (tags), ZIP (bytes).
 
 The two over features are **our reading** of arXiv 2502.14050, whose Algorithm 1 could not be
-read. A sample's features are those whose largest activation on any token exceeds a quantile of
-all non-zero ones (the paper's 10 is in its SAE's units); SimScale's limit is not certain. Where
-all is covered, a new cover starts. Samples without a feature only fill the budget.
+read. A sample's features are those whose largest activation on any token exceeds a quantile
+of all non-zero ones (there: 10, in their SAE's units). Where all is covered, a new cover
+starts. Samples without a feature only fill the budget.
 """
 
 import heapq
@@ -27,25 +27,22 @@ USED = 1e6  # the ratio by which it marks what it has used
 def coverage(pool, size, largest, quantile=0.5, overlap=None):
     """Number of features: samples are taken for those that are not covered yet.
 
-    GreedSelect takes again and again the sample with most of them. SimScale walks by number of
-    features and takes a sample if less than a share `overlap` of its own is covered. largest: CSR
-    (N, M), of every sample and feature.
+    GreedSelect takes again and again the sample with most of them. SimScale walks by number
+    and takes a sample of which less than `overlap` (not certain) is covered. CSR (N, M).
     """
     above = largest > (np.quantile(largest.data, quantile) if largest.nnz else 0)
     sets, ties = np.split(above.indices, above.indptr[1:-1]), id_order(pool)
-    greedy = overlap is None
-    order = lazy_greedy(sets, ties, size) if greedy else walk(sets, ties, size, overlap)
+    order = walk(sets, ties, size, overlap) if overlap else lazy_greedy(sets, ties, size)
     return Choice(order, [*map(len, sets)])
 
 
 @register("instag", "highest", "tags")
 def instag(pool, size, tags, rare=2):
-    """Complexity-first diverse sampling over tags (arXiv 2308.07074). Score: the number of tags.
+    """Complexity-first diverse sampling over tags (arXiv 2308.07074). Score: their number.
 
-    Samples are walked by their number of tags; one is kept if it brings a tag that the cover
-    does not have. Tags of fewer than `rare` samples are dropped (the authors' limit is 20).
-    tags: texts, a list a sample, of the preset's `selection.tagger`. Without one, **word n-grams
-    of the instruction stand in**, which is not what the authors do.
+    Samples are walked by number of tags and kept if they bring a tag that the cover does not
+    have. Tags of fewer than `rare` samples are dropped (there: 20). tags: lists of texts, by
+    `selection.tagger`; without one **word n-grams stand in**.
     """
     found = [{*map(normalised_tag, one)} - {""} for one in tags]
     counts = Counter(tag for one in found for tag in one)
@@ -56,10 +53,10 @@ def instag(pool, size, tags, rare=2):
 
 
 def lazy_greedy(sets: Sets, ties: np.ndarray, size: int) -> np.ndarray:
-    """At most `size` samples by greedy cover, ties by id (`id_order`), none without a feature.
+    """At most `size` samples by greedy cover, ties by id, none without a feature.
 
     What a sample adds can only shrink while a cover grows, so only the head of the queue is
-    looked at again: if it still adds the most, it is taken, as by the plain search.
+    looked at again: if it still adds the most, it is taken.
     """
     covered = np.zeros(1 + np.concatenate(sets).max(initial=0), dtype=bool)
     queue = [(-len(one), ties[i], i) for i, one in enumerate(sets) if len(one)]
@@ -82,10 +79,7 @@ def lazy_greedy(sets: Sets, ties: np.ndarray, size: int) -> np.ndarray:
 
 
 def walk(sets: Sets, ties: np.ndarray, size: int, overlap: float) -> np.ndarray:
-    """At most `size` samples by number of features, none without one, ties as for `lazy_greedy`.
-
-    One that a cover holds to a share of `overlap` or more is left to a later walk and cover.
-    """
+    """The same by number of features; what a cover holds to `overlap` waits for the next."""
     covered = np.zeros(1 + np.concatenate(sets).max(initial=0), dtype=bool)
     lengths, order = np.array([*map(len, sets)]), []
     left = [i for i in np.lexsort((ties, -lengths)) if lengths[i]]
@@ -114,10 +108,7 @@ def _stem(word: str) -> str:
 
 
 class Bundle:
-    """Texts put together, and how far zlib packs them: g = bytes / compressed bytes.
-
-    It keeps the compressor's state, so one more text is tried without compressing all again.
-    """
+    """Texts put together, and the state of zlib, with which one more is cheap to try."""
 
     def __init__(self):
         self._zlib, self._size, self._packed = zlib.compressobj(LEVEL), 0, 0
@@ -127,7 +118,7 @@ class Bundle:
         self._size += len(text)
 
     def ratio_with(self, text: bytes) -> float:
-        """g of the bundle and one more text; lower is less redundant."""
+        """g = bytes / compressed bytes, with one more text; lower is less redundant."""
         trial = self._zlib.copy()
         packed = self._packed + len(trial.compress(text)) + len(trial.flush())
         return (self._size + len(text)) / packed
@@ -138,14 +129,14 @@ class Bundle:
 def entropy_law(pool, size, mode="no_replacement", k1=10000, k2=200, k3=100):
     """Rounds of K3 samples with the lowest joint g (arXiv 2407.06645; their ZIP.py).
 
-    Every sample has a state, at first its own g. A round takes the `k1` lowest states and sets
-    them to g of everything selected and that sample; takes the `k2` lowest of these; and among
-    them grows a set of `k3`, one by one, each time the sample that keeps g of the set lowest.
+    Every sample has a state, at first its own g. A round sets the `k1` lowest states to g of
+    everything selected and that sample, takes the `k2` lowest of these, and among them grows
+    a set of `k3`, one by one, each time the sample that keeps g of the set lowest.
 
-    mode `no_replacement`: what a round rejects stays eligible, and the budget is met exactly.
-    mode `official` marks all K2 as used by a high state, as the authors do, ends with a whole
-    round, and selects twice once fewer than K1 unmarked ones are left: the facts count it.
-    Ties fall to the smaller id, in the third step of `official` to the first of the K2.
+    By default what a round rejects stays eligible, and the budget is met exactly. mode
+    `official`: all K2 are marked as used by a high state, rounds are whole, and samples are
+    selected twice once fewer than K1 unmarked ones are left. Ties fall to the smaller id, in
+    its third step to the first of the K2.
     """
     texts = [f"{document(sample)}\n".encode() for sample in pool.samples]
     official, ties = mode == "official", id_order(pool)

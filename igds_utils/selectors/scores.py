@@ -1,14 +1,11 @@
-"""Scores of a sample by itself: IGDS and its controls, Random, longest response, Loss and IFD.
+"""Scores of a sample by itself: IGDS and its controls, Random, longest response, Loss, IFD.
 
-IGDS takes samples whose prompt activates the task features most. Neither it nor its controls
-can see the target: activations at the critical position depend on the prompt alone.
+IGDS and its controls cannot see the target: activations at p depend on the prompt alone.
 """
 
 import numpy as np
 
 from igds_utils.selectors.base import Choice, id_order, register
-
-IFD = "target_loss", "bare_target_loss", "target_cut"
 
 
 def feature_resonant_score(activations: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
@@ -29,9 +26,8 @@ def feature_resonant_score(activations: np.ndarray, norms: np.ndarray | None = N
 def igds(pool, activations, k=None):
     """The Feature-Resonant Score, highest first (Table 3 holds the variants of the paper).
 
-    `igds` sums the task features, `igds_k3` and `igds_k5` the best three and five candidates,
-    `igds_recalled` every recalled feature (no causal filter), `igds_unrecalled` what the filter
-    kept of random features (no recall), `igds_matched` random features that fire as often.
+    It sums the task features, the best k candidates, all recalled features (no causal filter),
+    what the filter kept of random ones (no recall), or random ones that fire as often.
     activations: (N, features), of which the first k count.
     """
     return feature_resonant_score(activations[:, :k])
@@ -39,7 +35,7 @@ def igds(pool, activations, k=None):
 
 @register("prior_cosine", "highest", "prior_cosines")
 def prior_cosine(pool, cosines):
-    """Cosine of the residual stream at p, in one layer, to its mean over D_prior, highest first."""
+    """Cosine of the residual stream at p, in one layer, to its mean over D_prior."""
     return cosines
 
 
@@ -59,8 +55,11 @@ def longest(pool):
 @register("loss", "lowest", "target_loss")
 @register("loss_highest", "highest", "target_loss")
 def loss(pool, target_loss):
-    """Mean cross-entropy of the target given the prompt, lowest first (ours: the paper is silent)."""
+    """Mean cross-entropy of the target given the prompt, lowest first."""
     return target_loss
+
+
+IFD = "target_loss", "bare_target_loss", "target_cut"
 
 
 @register("ifd", "highest", *IFD)
@@ -68,13 +67,11 @@ def loss(pool, target_loss):
 def ifd(pool, size, conditioned, bare, cut, ratio="loss"):
     """The hardest samples among those whose prompt helps (Cherry_LLM, arXiv 2308.12032).
 
-    IFD = mean cross-entropy of the target given its prompt / the same given a bare header.
-    `ifd_perplexity` is the ratio of perplexities of Superfiltering (arXiv 2402.00530).
-
-    Dropped are samples with an empty target, one that training would cut (the authors' check
-    comes after the cut), or a ratio above 1. The others are taken by ratio, highest first. Where
-    the budget, a share of the pool and not of the survivors, is larger, the next ratios above 1
-    follow, ascending, then what else was dropped.
+    IFD = mean cross-entropy of the target given its prompt / the same given a bare header, or
+    the ratio of perplexities (Superfiltering, arXiv 2402.00530). Dropped are samples with an
+    empty target, one that training would cut (the authors' check comes after the cut), or a
+    ratio above 1. The others are taken by ratio, highest first; the budget, a share of the
+    pool and not of the survivors, is filled by the next ratios above 1, then the unusable.
     """
     ratios = np.exp(conditioned - bare) if ratio == "perplexity" else conditioned / bare
     empty = np.array([not sample.target.strip() for sample in pool.samples])

@@ -1,4 +1,4 @@
-"""Selectors of what resembles examples of the target task: BM25, embeddings, MONA, RDS+, LESS."""
+"""What resembles examples of the target task: BM25, embeddings, MONA, RDS+, LESS."""
 
 import numpy as np
 import regex
@@ -15,30 +15,29 @@ _WORD = regex.compile(
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, runs of digits, and every other mark by itself, stop words among them."""
+    """Lower-case words, runs of digits, and every other mark by itself."""
     return _WORD.findall(text.lower())
 
 
 @register("bm25", "highest", "target_examples")
 def bm25(pool, examples, top=10):
-    """Mean of a sample's `top` highest BM25 scores over the target examples (`bm25s`, Lucene's).
+    """Mean of the `top` highest BM25 scores over the target examples (`bm25s`, Lucene's).
 
-    Query: an example, instruction and target; document: a pool sample, likewise. Ours are the
-    tokenizer (`words`) and the mean of the top scores.
+    Queries are examples, documents samples, with targets. Ours: the tokenizer and the mean.
     """
     import bm25s
 
     index = bm25s.BM25()
-    index.index([words(document(sample)) for sample in pool.samples], show_progress=False)
-    scores = [index.get_scores(words(document(example))) for example in examples]
+    index.index([words(document(one)) for one in pool.samples], show_progress=False)
+    scores = [index.get_scores(words(document(one))) for one in examples]
     return np.sort(scores, axis=0)[-top:].mean(axis=0)  # (examples, N) -> (N,)
 
 
 @register("embedding", "highest", "embeddings", "examples.embeddings")
 def embedding(pool, embeddings, of_examples):
-    """Cosine of a sample's sentence embedding and the mean of the target examples', highest first.
+    """Cosine of a sample's sentence embedding and the mean of the target examples'.
 
-    embeddings: (N, d) and (examples, d) of length 1, by the preset's `selection.encoder`.
+    embeddings: (N, d) and (examples, d) of length 1, by `selection.encoder`.
     """
     mean = of_examples.mean(axis=0)
     return embeddings @ mean / np.linalg.norm(mean)
@@ -48,12 +47,12 @@ def embedding(pool, embeddings, of_examples):
 @register("mona_least", "lowest", "sae_mean", "examples.sae_mean")
 @register("mona_neurons", "highest", "neuron_mean", "examples.neuron_mean")
 def mona(pool, activations, of_examples):
-    """Generalized Jaccard similarity of a sample's activations to the mean of the target examples'.
+    """Generalized Jaccard similarity of activations to the mean of the target examples'.
 
-    A sample is the mean over all its tokens of the SAE activations at a deep layer
-    (arXiv 2503.15573), for `mona_neurons` of the positive part of raw MLP neurons. Of rows a and
-    a mean b: sum_i min(a_i, b_i) / sum_i max(a_i, b_i), and 1 for two of zeros. activations:
-    array or CSR (N, M); of_examples: (examples, M).
+        sum_i min(a_i, b_i) / sum_i max(a_i, b_i), 1 for two of zeros (arXiv 2503.15573)
+
+    a: (N, M), array or CSR, means over all tokens of SAE features of a deep layer, or of the
+    positive part of MLP neurons; b: the mean of (examples, M).
     """
     prototype = np.asarray(of_examples.mean(axis=0), dtype=np.float64).ravel()
     rows = csr_matrix(activations, dtype=np.float64)
@@ -69,8 +68,8 @@ def rds(pool, size, hidden_states, of_examples):
     """Round robin over target examples (RDS+, arXiv 2503.01807; their get_top_influences.py).
 
     In round r each example names the r-th most similar sample; where that was named before,
-    the example loses its turn. Similarity is the cosine of position-weighted means of the last
-    hidden state, (N, d) and (examples, d) of length 1. Score: the largest.
+    the turn is lost. hidden_states: position-weighted means of the last, (N, d) and
+    (examples, d) of length 1. Score: the largest cosine.
     """
     similarity, ties = hidden_states @ of_examples.T, id_order(pool)  # (N, examples)
     named = np.array([np.lexsort((ties, -column)) for column in similarity.T]).T
@@ -80,11 +79,10 @@ def rds(pool, size, hidden_states, of_examples):
 
 @register("less", "highest", "gradients", "example_gradients")
 def less(pool, gradients, of_examples):
-    """Sum over warm-up checkpoints of the cosine of a sample's step and the mean target gradient.
+    """Sum over checkpoints of the cosine of a sample's step and the mean target gradient.
 
-    LESS-style influence (arXiv 2402.04333) by `selection.gradients`, (N or examples,
-    checkpoints, dimensions). A sample's vectors are as long as the checkpoint's share of the
-    learning rates, the examples' have length 1.
+    LESS-style influence (arXiv 2402.04333). gradients: (N or examples, checkpoints, d), of a
+    sample as long as the checkpoint's share of the learning rates, of an example 1.
     """
     wanted = of_examples.mean(axis=0)  # (checkpoints, dimensions)
     wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
