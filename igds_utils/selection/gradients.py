@@ -91,7 +91,7 @@ def adam_step(gradient: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def project(vectors: Tensor, dimensions: int) -> Tensor:
-    """Random projection by a matrix of +1 and -1: (n, P) -> (n, dimensions), of length 1."""
+    """Random projection by +1 and -1: (n, P) -> (n, dimensions), of length 1."""
     draw = torch.Generator(vectors.device).manual_seed(0)
     found = vectors.new_zeros(len(vectors), dimensions)
     for block in vectors.split(BLOCK, dim=1):
@@ -108,7 +108,7 @@ def gradients(pool) -> Measured:
 
 @measurement()
 def example_gradients(pool) -> Measured:
-    """Projected gradients of the target examples, of length 1: (examples, checkpoints, d)."""
+    """Projected gradients of the target examples, of length 1: (examples, ...)."""
     samples, folder = pool.examples.samples, f"{pool.folder}/examples"
     return _projected(pool, type(pool)(pool.run, pool.task, samples, folder))
 

@@ -57,7 +57,8 @@ def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) ->
     def unlearned(layer: int) -> Tensor:
         encode = random_sae(mine[layer], run.saes.d_sae, fires.get(layer, 0.0), generator)
         frequency = (encode(mine[layer]) > 0).double().mean(0)
-        return encode(h[layer])[:, fires_often(frequency, len(mine[layer]), run.preset.recall.tau)]
+        often = fires_often(frequency, len(mine[layer]), run.preset.recall.tau)
+        return encode(h[layer])[:, often]
 
     def difference(layer: int) -> Tensor:
         rest = torch.cat([other[layer] for other in others])
@@ -108,7 +109,7 @@ def scores(pool: Pool, prior: dict[str, Pool], oracle: Feature | None = None) ->
 def random_sae(h: Tensor, n_features: int, l0: float, generator) -> Callable[[Tensor], Tensor]:
     """An encoder of random unit directions, (..., d) -> (..., n_features).
 
-    a = x w above a threshold that exactly round(n l0) of all activations on h (n, d) exceed.
+    a = x w above a threshold that exactly round(n l0) activations on h (n, d) exceed.
     """
     w = torch.randn(h.shape[1], n_features, generator=generator)
     w = torch.nn.functional.normalize(w, dim=0)

@@ -1,7 +1,7 @@
 """What a selector prefers, judged without training, on a pool whose labels we know.
 
-Part of it is corrupted, on the target side or on the prompt side (`corruptions`), which no
-selector is told. FRS reads prompts and is at chance on the target side by construction.
+Part of it is corrupted, on the target side or on the prompt side; no selector is told. FRS
+reads prompts and is at chance on the target side by construction.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Selectors by name: functions that `register` decorates, of modules imported here."""
 
-from igds_utils.selectors import diversity, scores, similarity  # noqa: F401  (registers them)
+from igds_utils.selectors import diversity, scores, similarity  # noqa: F401
 from igds_utils.selectors.base import (  # noqa: F401
     Choice,
     get,

@@ -25,7 +25,7 @@ USED = 1e6  # the ratio by which it marks what it has used
 @register("greedselect", "highest", "sae_max")
 @register("simscale", "highest", "sae_max", overlap=0.8)
 def coverage(pool, size, largest, quantile=0.5, overlap=None):
-    """Number of features: samples are taken for those that are not covered yet.
+    """Number of features; those not covered yet count (arXiv 2502.14050).
 
     GreedSelect takes again and again the sample with most of them. SimScale walks by number
     and takes a sample of which less than `overlap` (not certain) is covered. CSR (N, M).

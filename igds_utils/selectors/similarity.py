@@ -37,7 +37,7 @@ def bm25(pool, examples, top=10):
 def embedding(pool, embeddings, of_examples):
     """Cosine of a sample's sentence embedding and the mean of the target examples'.
 
-    embeddings: (N, d) and (examples, d) of length 1, by `selection.encoder`.
+    Embeddings are (N, d) and (examples, d), of length 1, by `selection.encoder`.
     """
     mean = of_examples.mean(axis=0)
     return embeddings @ mean / np.linalg.norm(mean)
@@ -49,9 +49,8 @@ def embedding(pool, embeddings, of_examples):
 def mona(pool, activations, of_examples):
     """Generalized Jaccard similarity of activations to the mean of the target examples'.
 
-        sum_i min(a_i, b_i) / sum_i max(a_i, b_i), 1 for two of zeros (arXiv 2503.15573)
-
-    a: (N, M), array or CSR, means over all tokens of SAE features of a deep layer, or of the
+    MONA (arXiv 2503.15573): sum_i min(a_i, b_i) / sum_i max(a_i, b_i), 1 for two of zeros. a:
+    (N, M), array or CSR, means over all tokens of SAE features of a deep layer, or of the
     positive part of MLP neurons; b: the mean of (examples, M).
     """
     prototype = np.asarray(of_examples.mean(axis=0), dtype=np.float64).ravel()
@@ -65,7 +64,7 @@ def mona(pool, activations, of_examples):
 
 @register("rds", "highest", "hidden_states", "examples.hidden_states")
 def rds(pool, size, hidden_states, of_examples):
-    """Round robin over target examples (RDS+, arXiv 2503.01807; their get_top_influences.py).
+    """Round robin over target examples (RDS+, arXiv 2503.01807).
 
     In round r each example names the r-th most similar sample; where that was named before,
     the turn is lost. hidden_states: position-weighted means of the last, (N, d) and
