@@ -125,9 +125,8 @@ def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
 
 def test_every_set_of_prompts_is_read_once_for_the_pool_its_rewritten_prompts_and_the_ladder(run, monkeypatch):
     read, passes = [], activations.critical_residuals
-    monkeypatch.setattr(
-        activations, "critical_residuals", lambda lm, texts, *more: read.append(texts) or passes(lm, texts, *more)
-    )
+    seen = lambda lm, texts, *more: read.append(texts) or passes(lm, texts, *more)  # noqa: E731
+    monkeypatch.setattr(activations, "critical_residuals", seen)
     fresh = open_pool(run, "math", name="quality")
     fresh.folder = "math/fresh"
     monkeypatch.setattr(run, "make_in_parts", lambda path, parts, build, *_, **__: pd.concat(map(build, parts)))

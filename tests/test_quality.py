@@ -49,14 +49,6 @@ def row(table, **where):
 # ---- precision and recall ----
 
 
-def test_labels_name_kind_side_origin_and_length(known):
-    assert known.set_index("sample_id")["side"].to_dict() == {
-        "a0": "", "a1": "", "a2": "", "a3": "", "t0": "target", "t1": "target", "p0": "prompt", "d": "prompt",
-    }  # fmt: skip
-    assert row(known, sample_id="d")["origin"] == "a0" and row(known, sample_id="t0")["origin"] == "t0"
-    assert row(known, sample_id="a2") | {"corruption": "clean", "target_length": 30} == row(known, sample_id="a2")
-
-
 def test_precision_and_recall_by_hand(known):
     rankings = {"x": ranking("a1", "t0", "a2", "p0"), "y": ranking("t0", "t1", "p0", "a3")}
     table = quality.precision(rankings, known, 0.5)
@@ -87,10 +79,8 @@ def test_chance_is_what_random_selections_have_on_average():
         QualityConfig(target_rate=0.2, prompt_rate=0.3), 0, "math",
     )  # fmt: skip
     known, random = quality.labels(pool), np.random.default_rng(0)
-    drawn = {
-        str(n): pd.DataFrame({"sample_id": random.permutation(known["sample_id"]), "rank": range(1, 61)})
-        for n in range(80)
-    }
+    orders = [random.permutation(known["sample_id"]) for _ in range(80)]
+    drawn = {n: pd.DataFrame({"sample_id": order, "rank": range(1, 61)}) for n, order in enumerate(orders)}
     table = quality.precision(drawn, known, 0.5)
     for side in quality.SIDES:
         rows = table[table["side"] == side]
@@ -121,9 +111,8 @@ def test_overlap_by_hand():
 
 def test_correlation_with_length_is_positive_where_long_targets_come_first(known):
     ids = list(KINDS)  # in order of length
-    table = quality.length_correlation(
-        {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}, known, resamples=200
-    )
+    rankings = {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}
+    table = quality.length_correlation(rankings, known, resamples=200)
     assert table["rho"].tolist() == pytest.approx([1, -1])
 
 
@@ -156,9 +145,8 @@ def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
     run = smoke(tmp_path, size=12, target_rate=0.25, prompt_rate=0.25)
     ids = [e.id for e in run.examples("math", "quality")]
     order = pd.DataFrame({"sample_id": ids, "rank": range(1, 13)})
-    made = quality.report(
-        run, "math", {"one": order, "other": order.assign(rank=order["rank"][::-1].to_numpy())}
-    )
+    other = order.assign(rank=order["rank"][::-1].to_numpy())
+    made = quality.report(run, "math", {"one": order, "other": other})
     stored = run.read("math/quality/summary.json")
     assert [record["selector"] for record in stored["selectors"]] == ["one", "other"]
     for name in ("precision", "corruptions"):
@@ -177,16 +165,11 @@ def run(tmp_path_factory):
     table = pd.DataFrame(fires, columns=["layer", "feature", "frequency"])
     table["candidate"], table["mean_activation"] = table["frequency"] > 0.9, 1.0
     made.store.write("math/recall.parquet", table)
-    facts = {
-        "n_candidates": 5,
-        "n_features_total": made.saes.d_sae * 4,
-        "layers": made.saes.layers,
-    }
+    facts = {"n_candidates": 5, "n_features_total": made.saes.d_sae * 4, "layers": made.saes.layers}
     made.store.write("math/recall.json", facts)
     found = [{"layer": 1, "feature": i, "name": f"l1_p{i}"} for i in range(5)]
-    made.store.write(
-        "math/task_features.json", {"selected": ["l1_p0"], "established": True, "features": found}
-    )
+    found = {"selected": ["l1_p0"], "established": True, "features": found}
+    made.store.write("math/task_features.json", found)
     return made
 
 
@@ -216,15 +199,12 @@ def test_no_selector_sees_a_label(run, truth):
 def test_a_changed_text_is_seen(run, truth):
     """The test above could not fail if rankings never changed."""
     members = run.examples("math", "quality")
-    noisy = [
-        corruptions.corrupt("missing numbers", e, e, corruptions.random_stream("t", e.id, 0)) or e if i % 2 else e
-        for i, e in enumerate(members)
-    ]
-    before = truth[1]
+    noisy, before = list(members), truth[1]
+    for i, one in list(enumerate(members))[1::2]:
+        random = corruptions.random_stream("t", one.id, 0)
+        noisy[i] = corruptions.corrupt("missing numbers", one, one, random) or one
     _, after = ranked(run, noisy, "noisy")
-    blind = {
-        name for name in before if before[name]["sample_id"].tolist() == after[name]["sample_id"].tolist()
-    }
+    blind = {name for name in before if before[name]["sample_id"].equals(after[name]["sample_id"])}
     assert {"random", "longest"} <= blind and len(blind) < 12
 
 

@@ -30,9 +30,8 @@ def test_words_keep_digits_operators_single_letters_and_stop_words():
 
 def test_bm25_is_the_formula_of_lucene():
     """One query word: idf * tf / (tf + k1 (1 - b + b length / mean length)); k1 = 1.5, b = 0.75."""
-    found = bm25(
-        made_pool(samples("apple apple pear", "apple", "plum plum", target="")), samples("apple", target="")
-    )
+    pool = made_pool(samples("apple apple pear", "apple", "plum plum", target=""))
+    found = bm25(pool, samples("apple", target=""))
     idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
     mean_length = 2
     expected = [idf * tf / (tf + 1.5 * (0.25 + 0.75 * n / mean_length)) for tf, n in [(2, 3), (1, 1), (0, 2)]]
@@ -97,12 +96,7 @@ def test_round_robin_equals_the_authors_loop():
 
 
 CONFIG = LessConfig(rank=2, epochs=2, batch=2, dimensions=6, lr=1e-2)
-TEXTS = [
-    ("Solution:", " 12 + 7 = 19."),
-    ("how many apples?", " 3"),
-    ("Text: a Translation:", " user"),
-    ("Text:", " 2"),
-]
+TEXTS = [("Solution:", " 12 + 7 = 19."), ("how many apples?", " 3"), ("Text: a:", " user"), ("Text:", " 2")]
 
 
 @pytest.fixture(params=["llama", "gemma2", "qwen3"])
