@@ -18,7 +18,7 @@ from igds_utils.selectors.base import Choice, document, id_order, register
 from igds_utils.selectors.similarity import words
 
 Sets = list[np.ndarray]  # the features (or tags) of every sample
-LEVEL = 9  # of zlib, as in ZIP.py
+LEVEL = 9  # of zlib, as in the authors' ZIP.py
 USED = 1e6  # the ratio by which it marks what it has used
 
 
@@ -127,7 +127,7 @@ class Bundle:
 @register("zip", "lowest")
 @register("zip_official", "lowest", mode="official")
 def entropy_law(pool, size, mode="no_replacement", k1=10000, k2=200, k3=100):
-    """Rounds of K3 samples with the lowest joint g (arXiv 2407.06645; their ZIP.py).
+    """Rounds of K3 samples with the lowest joint g (arXiv 2407.06645).
 
     Every sample has a state, at first its own g. A round sets the `k1` lowest states to g of
     everything selected and that sample, takes the `k2` lowest of these, and among them grows
