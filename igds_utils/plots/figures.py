@@ -1,0 +1,289 @@
+"""What identification found, what selectors choose, and what training on it gave."""
+
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from igds_utils import display
+from igds_utils.analysis.finished import winsorize
+from igds_utils.data.stats import spearman
+from igds_utils.display import Metric, Metrics, Summary, ends, selector_title, task_title
+from igds_utils.plots import style
+
+MOST = 40  # candidates in a figure
+RATIOS = (0.2, 0.5, 0.8)  # the paper's
+SIDES = {"target": "Corrupted targets", "prompt": "Corrupted prompts"}
+Tables = dict[str, pd.DataFrame]  # by task
+
+
+def causal_effects(features: list[dict], selected: list[str], metric: Metric, by: str) -> Figure:
+    """Causal effects of the best 40 candidates on D_val with intervals, best on top.
+
+    features: those of task_features.json, in rank order; by: what they are ranked by.
+    A diamond is the effect measured again on the confirmation set.
+    """
+    effect, frame = display.effect_of(by, metric), pd.DataFrame(features).head(MOST)
+    chosen = frame["name"].isin(selected)
+    best, again = f"chosen: {', '.join(selected)}", {"fmt": "D", "color": style.AGAIN}
+    looks = [
+        (~chosen, 0, effect.names, {"color": style.MUTED, "label": "candidate"}),
+        (chosen, 0, effect.names, {"label": best}),
+        (chosen, 0.3, effect.again, again | {"label": "confirmation"}),
+    ]
+    figure, axes = style.new_figure(style.PAGE * 0.75, 1.1 + 0.17 * len(frame))
+    axis = axes[0, 0]
+    axis.axvline(0, color=style.MUTED, linewidth=0.8)
+    for rows, shift, names, look in looks:
+        at = np.flatnonzero(rows) + shift
+        style.dots(axis, frame[rows], at, names, effect.metric.factor, **look)
+    axis.set_xlabel(effect.label)
+    style.name_rows(axis, frame["name"])
+    return style.with_legend(figure)
+
+
+def placebo_effects(
+    features: list[dict], placebos: dict[str, dict], selected: list[str], metric: Metric, by: str
+) -> Figure:
+    """Effects of candidates, the chosen ones marked, and of placebos (`evidence.of_filter`)."""
+    effect = display.effect_of(by, metric)
+    column, factor = effect.names[0], effect.metric.factor
+    frame = pd.DataFrame(features).dropna(subset=column)
+    kinds = {"candidates": factor * frame[column]}
+    kinds |= {kind: factor * np.array(one["effects"]) for kind, one in placebos.items()}
+    figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(kinds))
+    axis, look = axes[0, 0], {"jitter": False, "alpha": 0.6, "color": style.MUTED}
+    sns.stripplot(kinds, orient="h", ax=axis, **look)
+    best = frame[frame["name"].isin(selected)]
+    style.dots(axis, best, [0] * len(best), [column], factor, label="chosen")
+    axis.axvline(0, color=style.MUTED, linewidth=0.8, zorder=0)
+    axis.set_xlabel(effect.label)
+    return style.with_legend(figure)
+
+
+def dose_response(table: pd.DataFrame, metric: Metric) -> Figure:
+    """`evidence.dose_response`: likelihood, score, length and repetition against scale."""
+    panels = {
+        "delta_loglik": ("change of log-likelihood", 1.0),
+        "delta": (f"δ ({metric.unit})", metric.factor),
+        "tokens": ("tokens of an answer", 1.0),
+        "repetition": ("repeated 4-grams (%)", 100.0),
+    }
+    kinds = {"added": style.ACCENT, "clamped": style.AGAIN}
+    figure, axes = style.new_figure(style.PAGE, 2.2, columns=len(panels))
+    for axis, (column, (label, factor)) in zip(axes[0], panels.items(), strict=True):
+        names = [name for name in ends(column) if name in table]
+        for clamped, (kind, colour) in enumerate(kinds.items()):
+            mine = table[(table["clamped"] == clamped) & table[column].notna()]
+            look = {"upright": True, "fmt": "o-", "color": colour, "label": kind}
+            style.dots(axis, mine, mine["scale"], names, factor, **look)
+        axis.set(xlabel="scale", ylabel=label)
+    return style.with_legend(figure)
+
+
+def recognition(
+    table: pd.DataFrame, metric: Metric, resamples: int = 2000, seed: int = 0
+) -> Figure:
+    """AUC of recalled features for sound prompts against their effects (quality/features.parquet).
+
+    The effect on the score has a panel where three features or more generated.
+    """
+    effects = {"delta_loglik": "change of log-likelihood\n(nats a token)"}
+    if table["delta"].notna().sum() > 2:
+        effects["delta"] = f"causal effect δ\n({metric.unit})"
+    table, n = table.assign(delta=metric.factor * table["delta"]), len(effects)
+    figure, axes = style.new_figure(style.COLUMN * max(1.2, n), 2.8, columns=n, sharey=True)
+    looks = {False: ("feature", style.MUTED), True: ("task feature", style.ACCENT)}
+    for axis, (column, title) in zip(axes[0], effects.items(), strict=True):
+        for chosen, (label, colour) in looks.items():
+            mine = table[table["selected"] == chosen]
+            axis.plot(mine[column], mine["auc"], "o", color=colour, label=label)
+        both = table[[column, "auc"]].dropna().to_numpy().T
+        found = spearman(*both, resamples=resamples, seed=seed, permute=True)
+        axis.axhline(0.5, label="chance", **style.DASHED)
+        axis.set(xlabel=title, title=display.correlation(found._asdict()))
+    axes[0, 0].set_ylabel("AUC, clean against corrupted prompts")
+    return style.with_legend(figure)
+
+
+def feature_map(recalled: Tables, found: dict[str, dict], layers: list[int]) -> Figure:
+    """Figure 5: layer against feature index (log axis) of every recalled feature.
+
+    `recalled[task]` = recall.parquet, `found[task]` = task_features.json.
+    """
+    figure, axes = style.task_panels(recalled, 2.7, sharex=True, sharey=True)
+    for axis, (task, table) in zip(axes, recalled.items(), strict=True):
+        here, selected = table.query("candidate"), found[task]["selected"]
+        tested = pd.DataFrame(found[task]["features"])
+        chosen = tested[tested["name"].isin(selected)]
+        axis.plot(here["feature"] + 1, here["layer"], "o", alpha=0.5, label="recalled")
+        ring = {"markersize": 9, "fillstyle": "none", "color": style.AGAIN}
+        axis.plot(chosen["feature"] + 1, chosen["layer"], "o", label="task feature", **ring)
+        axis.set_title(f"{task_title(task)}: {len(here)} recalled\n{', '.join(selected)}")
+        axis.set(xscale="log", xlabel="feature index + 1 (log scale)")
+    axes[0].set(ylabel="layer", yticks=layers[:: -(-len(layers) // 13)])
+    return style.with_legend(figure)
+
+
+def rising_words(shifts: Tables, features: dict[str, str], most: int = 10) -> Figure:
+    """Figure 6: the words whose rate rises most when a task's top feature is amplified.
+
+    `shifts[task]` = `semantics.lexical_shift`; bars are differences of smoothed log-odds in
+    standard errors, pale where they are no more than chance allows; beside a word stand its
+    counts in the original and the amplified outputs.
+    """
+    figure, axes = style.task_panels(shifts, 0.9 + 0.2 * most, sharex=True)
+    for axis, (task, table) in zip(axes, shifts.items(), strict=True):
+        shown = table[table["z"] > 0].head(most)
+        colours = np.where(shown["rises"], style.ACCENT, style.PALE)
+        axis.barh(range(len(shown)), shown["z"], color=colours)
+        counts = shown["original"].astype(str) + " → " + shown["amplified"].astype(str)
+        style.name_rows(axis, shown["word"] + "  " + counts, most)
+        axis.set(title=f"{task_title(task)}\n{features[task]}", xlabel="rise (std. errors)")
+    return figure
+
+
+def feature_topology(best: Tables, layers: list[int], paper: list[str] | None = None) -> Figure:
+    """Figure 7: the best candidate of every layer by name, one column a task.
+
+    `best[task]` = `semantics.topology`, a star marks the chosen one; colours are effects,
+    relative to the largest of the task. paper: the names in its figure (math), for its model.
+    """
+    tables = {task_title(task): table.set_index("layer") for task, table in best.items()}
+    if paper:
+        of_layer = [int(name[1:].partition("_")[0]) for name in paper]
+        theirs = {"name": paper, "delta": 0.0, "selected": False}
+        tables["Math (paper)"] = pd.DataFrame(theirs, index=of_layer)
+    order = sorted({*layers}.union(*(table.index for table in tables.values())), reverse=True)
+    effects, names = pd.DataFrame(index=order), pd.DataFrame(index=order)
+    for title, table in tables.items():
+        effects[title] = table["delta"] / (table["delta"].abs().max() or 1)
+        names[title] = table["name"] + np.where(table["selected"], " ★", "")
+    figure, axes = style.new_figure(style.PAGE, 0.9 + max(0.9, 0.17 * len(order)))
+    look = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "linewidths": 0.4}
+    look |= {"annot": names.fillna(""), "fmt": "", "annot_kws": {"fontsize": 7}}
+    bar = {"label": "δ / largest δ of the task", "shrink": 0.8}
+    sns.heatmap(effects, cbar_kws=bar, ax=axes[0, 0], **look)
+    axes[0, 0].set(ylabel="layer")
+    axes[0, 0].tick_params(length=0, rotation=0)
+    return figure
+
+
+def main_result(summary: Summary, metrics: Metrics) -> Figure:
+    """Score of every arm at the main ratio with its interval, Full as a line, a panel a task."""
+    kept = {
+        task: pd.DataFrame(display.at_main_ratio(records).values())
+        for task, records in summary.items()
+    }
+    arms = style.in_order(pd.concat(kept.values())["selector"])
+    figure, axes = style.task_panels(kept, 0.95 + 0.22 * len(arms), sharey=True)
+    for axis, (task, table) in zip(axes, kept.items(), strict=True):
+        factor, rows = metrics[task].factor, table["selector"].map(arms.index)
+        style.dots(axis, table, rows, factor=factor)
+        for full in table.loc[table["selector"] == "full", "score"] * factor:
+            axis.axvline(full, label="score of Full", **style.DASHED)
+        axis.set_xlabel(metrics[task].label)
+    style.name_rows(axes[0], map(selector_title, arms))
+    return style.with_legend(figure)
+
+
+def activation_distributions(
+    activations: Tables, compared: Tables, metrics: Metrics, features: dict[str, str]
+) -> Figure:
+    """Figure 3: density per arm and training seed, highest score on top; one panel a task.
+
+    `activations[task]` = `finished.arm_activations`, `compared[task]` = `finished.compare`,
+    `features[task]` names the feature. Values are winsorized at the 1st and 99th percentile
+    of each density; a mark is its median, the number beside an arm its score.
+    """
+    rows = max(len(table) for table in compared.values())
+    figure, axes = style.task_panels(compared, 1.1 + 0.3 * rows)
+    for axis, (task, table) in zip(axes, compared.items(), strict=True):
+        table = table.sort_values("score", ascending=False)
+        groups = activations[task].groupby(["arm", "seed"])["activation"]
+        clipped = activations[task].assign(activation=groups.transform(winsorize))
+        look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
+        shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0}
+        for _, of_seed in clipped.groupby("seed"):
+            sns.violinplot(of_seed, color=style.ACCENT, alpha=0.4, **look, **shape)
+        mark = {"color": style.INK, "marker": "|", "size": 11, "linewidth": 1.4, "zorder": 4}
+        mark |= {"label": "median of a training seed", "jitter": False, "legend": False}
+        sns.stripplot(groups.median().reset_index(), **look, **mark)
+        base = table.loc[table["selector"] == "original", "median"].iloc[0]
+        axis.axvline(base, label="median of the untrained model", **style.DASHED)
+        scores = table["score"].map(metrics[task].show)
+        style.name_rows(axis, table["arm"].map(display.arm_title) + "  " + scores, rows)
+        axis.set(xlabel=f"activation of\n{features[task]} at p", ylabel="")
+    return style.with_legend(figure)
+
+
+def score_against_ratio(summary: Summary, metrics: Metrics) -> Figure:
+    """Figure 4: score of every selector at every ratio, Full as a line; one panel a task.
+
+    Ratios of the paper at which nothing was trained say so. Ablations of IGDS (`igds_...`)
+    belong to Table 3 and are left out.
+    """
+    height = 1.3 + 2.2 * len(summary)
+    figure, axes = style.new_figure(style.PAGE, height, rows=len(summary))
+    for axis, (task, records) in zip(axes[:, 0], summary.items(), strict=True):
+        metric, whole = metrics[task], pd.DataFrame(records)
+        table = whole[whole["ratio"].notna() & ~whole["selector"].str.startswith("igds_")]
+        seen, names = set(table["ratio"]), style.in_order(table["selector"])
+        ratios = sorted({*RATIOS, *seen})
+        shifts = np.linspace(-0.3, 0.3, len(names) + 2)[1:-1]  # side by side
+        for name, shift, marker in zip(names, shifts, cycle("osD^vP*X"), strict=False):
+            line = table[table["selector"] == name].sort_values("ratio")
+            at = line["ratio"].map(ratios.index) + shift
+            look = {"fmt": f"{marker}-", "color": None, "label": selector_title(name)}
+            style.dots(axis, line, at, factor=metric.factor, upright=True, **look)
+        for full in whole.loc[whole["selector"] == "full", "score"] * metric.factor:
+            axis.axhline(full, label="Full", **style.DASHED)
+        ticks = [f"{100 * r:g} %" + "\nnot run" * (r not in seen) for r in ratios]
+        axis.set_xticks(range(len(ratios)), ticks)
+        axis.set(title=task_title(task), xlabel="share of the pool kept", ylabel=metric.label)
+    return style.with_legend(figure)
+
+
+def ladder(table: pd.DataFrame) -> Figure:
+    """AUC of every score that the rule judges, and of its single layers as pale dots.
+
+    `table` is quality/ladder.parquet; random directions have a line of one SD to either side.
+    """
+    fixed, rest = table[table["fixed"]], table[~table["fixed"]]
+    spread = {"low": fixed["auc"] - fixed["sd"], "high": fixed["auc"] + fixed["sd"]}
+    fixed, rungs = fixed.fillna(pd.DataFrame(spread)), list(fixed["rung"])
+    figure, axes = style.new_figure(style.PAGE * 0.75, 1.0 + 0.22 * len(rungs))
+    axis, pale = axes[0, 0], {"color": style.PALE, "label": "at one other layer"}
+    axis.axvline(0.5, label="chance", **style.DASHED)
+    style.dots(axis, rest, rest["rung"].map(rungs.index), ["auc"], **pale)
+    style.dots(axis, fixed, range(len(rungs)), ["auc", "low", "high"])
+    style.name_rows(axis, rungs)
+    axis.set(xlabel="AUC, clean against corrupted prompts", xlim=(-0.02, 1.02))
+    return style.with_legend(figure)
+
+
+def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
+    """Share of clean samples in every selection, target side and prompt side apart.
+
+    `precision` is quality/precision.parquet. The cleanest selector is on top, the paper's are
+    in colour; the dashed line is a random selection.
+    """
+    rows = precision[np.isclose(precision["ratio"], ratio)]
+    both = rows[rows["side"] == "both"]
+    order = list(both.sort_values("precision", ascending=False, kind="stable")["selector"])
+    look = {"columns": 2, "sharex": True, "sharey": True}
+    figure, axes = style.new_figure(style.PAGE, 1.0 + 0.17 * len(order), **look)
+    for axis, (side, title) in zip(axes[0], SIDES.items(), strict=True):
+        found = rows[rows["side"] == side]
+        axis.axvline(found["chance"].iloc[0], label="chance", **style.DASHED)
+        papers = found["selector"].isin(list(display.SELECTORS))
+        for part, colour in ((found[papers], style.ACCENT), (found[~papers], style.MUTED)):
+            names, at = ["precision", "low", "high"], part["selector"].map(order.index)
+            style.dots(axis, part, at, names, color=colour)
+        axis.set(title=title, xlabel="clean share of the selection")
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+    style.name_rows(axes[0, 0], map(selector_title, order))
+    return style.with_legend(figure)
