@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import yaml
@@ -81,26 +80,20 @@ Metrics = dict[str, Metric]  # by task
 Summary = dict[str, list[dict]]  # by task: records of `evaluation.summarise`
 
 
-class Effect(NamedTuple):
-    """What features are ranked by: how it is shown, and columns of task_features.json."""
-
-    metric: Metric
-    label: str  # of an axis
-    names: list[str]  # value, low, high on the validation set
-    again: list[str]  # on the confirmation set
-
-
 def ends(name: str) -> list[str]:
     """Names of a value and of both ends of its interval."""
     return [name, f"{name}_low", f"{name}_high"]
 
 
-def effect_of(ranked_by: str, metric: Metric) -> Effect:
-    """ranked_by: "score", of the task, which `metric` shows, or "loglik"."""
+def effect_of(ranked_by: str, metric: Metric) -> tuple[Metric, list[str], list[str]]:
+    """How an effect is shown, and its columns in task_features.json: validation, confirmation.
+
+    ranked_by: "score", of the task, which `metric` shows, or "loglik".
+    """
     loglik = ranked_by == "loglik"
-    show, names = LOGLIK if loglik else metric, ends("delta_loglik" if loglik else "delta")
+    names = ends("delta_loglik" if loglik else "delta")
     again = [f"confirmation_{name.removeprefix('delta_')}" for name in names]
-    return Effect(show, f"causal effect ({show.unit})", names, again)
+    return LOGLIK if loglik else metric, names, again
 
 
 def metric_of(task: Task, samples: int = 1) -> Metric:

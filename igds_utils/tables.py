@@ -46,7 +46,7 @@ def table1(results: dict[str, dict], metrics: display.Metrics, model: str, paper
         show, recall, found = metrics[task], result["recall"], result["features"]
         by, evidence = found["ranked_by"], found["evidence"]
         top = [one for one in found["features"] if one["name"] in found["selected"]][0]
-        again = map(top.get, display.effect_of("score", show).again)
+        again = map(top.get, display.effect_of("score", show)[2])
         rows.append({
             "Model": paper["models"].get(model, model),
             "Task, unit of δ": f"{task_title(task)}, {show.unit}",
@@ -180,12 +180,12 @@ def table5(
     `rankings[source]` = `intervention.rank_features`, by what they are ranked by. A star: among
     the `top` best of every source, ours only beyond chance (`stability.beyond_chance`).
     """
-    effect = display.effect_of(by, metric)
+    show, effects, _ = display.effect_of(by, metric)
     unit = f"δ, {metric.unit}" if by == "score" else "Δ log-likelihood"
     columns = {"Rank": [f"Top-{rank}" for rank in range(1, top + 1)]}
     shared = beyond_chance([list(table["name"]) for table in rankings.values()], top)
     for source, table in rankings.items():
-        changes = table[effect.names[0]].map(partial(effect.metric.show, signed=True))
+        changes = table[effects[0]].map(partial(show.show, signed=True))
         columns[f"{source} ({unit})"] = _starred(table["name"], shared) + " (" + changes + ")"
     shared = set.intersection(*map(set, paper["table5"].values()))
     for source, names in paper["table5"].items():

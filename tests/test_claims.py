@@ -33,7 +33,8 @@ def judge(stored, claim, **products):
     for name, product in products.items():
         name, _, suffix = name.rpartition("_")
         stored.store.write(f"math/{name.replace('__', '/')}.{suffix}", product)
-    return rules.judge(CLAIMS[claim], stored)
+    rule, *given = CLAIMS[claim]
+    return rules.judge(rule, stored, *given)
 
 
 ABOVE, BELOW, OPEN = (0.1, 0.02, 0.18), (-0.1, -0.18, -0.02), (0.01, -0.07, 0.09)
@@ -138,7 +139,7 @@ def test_depth_recall_and_coverage_follow_from_the_tested_features(stored):
     other = Stored(stored.store, "translation", POINTS)  # in the middle and late layers, as the paper says
     for name in ("task_features.json", "recall.json"):
         other.store.write(f"translation/{name}", stored.read(name))
-    assert CLAIMS[claim](other).verdict == "supported"
+    assert rules.judge(*CLAIMS[claim], other).verdict == "supported"
     assert judge(stored, few := "Few features are recalled").verdict == "supported"
     assert judge(stored, few, recall_json=recall | {"basis_points": 101.0}).verdict == "not supported"
     of_layers = judge(stored, "Gains follow SAE coverage")

@@ -13,6 +13,7 @@ from igds_utils.analysis.finished import winsorize
 from igds_utils.data.stats import spearman
 from igds_utils.display import Metric, Metrics, Summary, ends, selector_title, task_title
 from igds_utils.plots import style
+from igds_utils.plots.style import ACCENT, DASHED, MUTED, PAGE, dots, new_figure, with_legend
 
 MOST = 40  # candidates in a figure
 RATIOS = (0.2, 0.5, 0.8)  # the paper's
@@ -26,42 +27,41 @@ def causal_effects(features: list[dict], selected: list[str], metric: Metric, by
     features: those of task_features.json, in rank order; by: what they are ranked by.
     A diamond is the effect measured again on the confirmation set.
     """
-    effect, frame = display.effect_of(by, metric), pd.DataFrame(features).head(MOST)
+    show, names, again = display.effect_of(by, metric)
+    frame = pd.DataFrame(features).head(MOST)
     chosen = frame["name"].isin(selected)
-    best, again = f"chosen: {', '.join(selected)}", {"fmt": "D", "color": style.AGAIN}
     looks = [
-        (~chosen, 0, effect.names, {"color": style.MUTED, "label": "candidate"}),
-        (chosen, 0, effect.names, {"label": best}),
-        (chosen, 0.3, effect.again, again | {"label": "confirmation"}),
+        (~chosen, 0, names, {"color": MUTED, "label": "candidate"}),
+        (chosen, 0, names, {"label": f"chosen: {', '.join(selected)}"}),
+        (chosen, 0.3, again, {"color": style.AGAIN, "fmt": "D", "label": "confirmation"}),
     ]
-    figure, axes = style.new_figure(style.PAGE * 0.75, 1.1 + 0.17 * len(frame))
+    figure, axes = new_figure(PAGE * 0.75, 1.1 + 0.17 * len(frame))
     axis = axes[0, 0]
-    axis.axvline(0, color=style.MUTED, linewidth=0.8)
-    for rows, shift, names, look in looks:
+    axis.axvline(0, color=MUTED, linewidth=0.8)
+    for rows, shift, columns, look in looks:
         at = np.flatnonzero(rows) + shift
-        style.dots(axis, frame[rows], at, names, effect.metric.factor, **look)
-    axis.set_xlabel(effect.label)
+        dots(axis, frame[rows], at, columns, show.factor, **look)
+    axis.set_xlabel(f"causal effect ({show.unit})")
     style.name_rows(axis, frame["name"])
-    return style.with_legend(figure)
+    return with_legend(figure)
 
 
 def placebo_effects(
     features: list[dict], placebos: dict[str, dict], selected: list[str], metric: Metric, by: str
 ) -> Figure:
     """Effects of candidates, the chosen ones marked, and of placebos (`evidence.of_filter`)."""
-    effect = display.effect_of(by, metric)
-    column, factor = effect.names[0], effect.metric.factor
-    frame = pd.DataFrame(features).dropna(subset=column)
-    kinds = {"candidates": factor * frame[column]}
-    kinds |= {kind: factor * np.array(one["effects"]) for kind, one in placebos.items()}
-    figure, axes = style.new_figure(style.PAGE * 0.75, 0.9 + 0.35 * len(kinds))
-    axis, look = axes[0, 0], {"jitter": False, "alpha": 0.6, "color": style.MUTED}
+    show, names, _ = display.effect_of(by, metric)
+    frame = pd.DataFrame(features).dropna(subset=names[0])
+    kinds = {"candidates": show.factor * frame[names[0]]}
+    kinds |= {kind: show.factor * np.array(one["effects"]) for kind, one in placebos.items()}
+    figure, axes = new_figure(PAGE * 0.75, 0.9 + 0.35 * len(kinds))
+    axis, look = axes[0, 0], {"jitter": False, "alpha": 0.6, "color": MUTED}
     sns.stripplot(kinds, orient="h", ax=axis, **look)
     best = frame[frame["name"].isin(selected)]
-    style.dots(axis, best, [0] * len(best), [column], factor, label="chosen")
-    axis.axvline(0, color=style.MUTED, linewidth=0.8, zorder=0)
-    axis.set_xlabel(effect.label)
-    return style.with_legend(figure)
+    dots(axis, best, [0] * len(best), names[:1], show.factor, label="chosen")
+    axis.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
+    axis.set_xlabel(f"causal effect ({show.unit})")
+    return with_legend(figure)
 
 
 def dose_response(table: pd.DataFrame, metric: Metric) -> Figure:
@@ -72,41 +72,38 @@ def dose_response(table: pd.DataFrame, metric: Metric) -> Figure:
         "tokens": ("tokens of an answer", 1.0),
         "repetition": ("repeated 4-grams (%)", 100.0),
     }
-    kinds = {"added": style.ACCENT, "clamped": style.AGAIN}
-    figure, axes = style.new_figure(style.PAGE, 2.2, columns=len(panels))
+    kinds = {"added": ACCENT, "clamped": style.AGAIN}
+    figure, axes = new_figure(PAGE, 2.2, columns=len(panels))
     for axis, (column, (label, factor)) in zip(axes[0], panels.items(), strict=True):
         names = [name for name in ends(column) if name in table]
         for clamped, (kind, colour) in enumerate(kinds.items()):
             mine = table[(table["clamped"] == clamped) & table[column].notna()]
             look = {"upright": True, "fmt": "o-", "color": colour, "label": kind}
-            style.dots(axis, mine, mine["scale"], names, factor, **look)
+            dots(axis, mine, mine["scale"], names, factor, **look)
         axis.set(xlabel="scale", ylabel=label)
-    return style.with_legend(figure)
+    return with_legend(figure)
 
 
 def recognition(
     table: pd.DataFrame, metric: Metric, resamples: int = 2000, seed: int = 0
 ) -> Figure:
-    """AUC of recalled features for sound prompts against their effects (quality/features.parquet).
+    """AUC of every recalled feature for sound prompts against its causal effect.
 
-    The effect on the score has a panel where three features or more generated.
+    `table` is quality/features.parquet. The effect is that on the score where all features
+    generated, else on the log-likelihood.
     """
-    effects = {"delta_loglik": "change of log-likelihood\n(nats a token)"}
-    if table["delta"].notna().sum() > 2:
-        effects["delta"] = f"causal effect δ\n({metric.unit})"
-    table, n = table.assign(delta=metric.factor * table["delta"]), len(effects)
-    figure, axes = style.new_figure(style.COLUMN * max(1.2, n), 2.8, columns=n, sharey=True)
-    looks = {False: ("feature", style.MUTED), True: ("task feature", style.ACCENT)}
-    for axis, (column, title) in zip(axes[0], effects.items(), strict=True):
-        for chosen, (label, colour) in looks.items():
-            mine = table[table["selected"] == chosen]
-            axis.plot(mine[column], mine["auc"], "o", color=colour, label=label)
-        both = table[[column, "auc"]].dropna().to_numpy().T
-        found = spearman(*both, resamples=resamples, seed=seed, permute=True)
-        axis.axhline(0.5, label="chance", **style.DASHED)
-        axis.set(xlabel=title, title=display.correlation(found._asdict()))
-    axes[0, 0].set_ylabel("AUC, clean against corrupted prompts")
-    return style.with_legend(figure)
+    by = "score" if table["delta"].notna().all() else "loglik"
+    show, names, _ = display.effect_of(by, metric)
+    x = show.factor * table[names[0]]
+    found = spearman(x, table["auc"], resamples=resamples, seed=seed, permute=True)
+    figure, axes = new_figure(PAGE * 0.6, 2.8)
+    axis = axes[0, 0]
+    for label, rows in {"feature": ~table["selected"], "task feature": table["selected"]}.items():
+        axis.plot(x[rows], table["auc"][rows], "o", label=label)
+    axis.axhline(0.5, label="chance", **DASHED)
+    axis.set(xlabel=f"causal effect ({show.unit})", ylabel="AUC, clean against corrupted prompts")
+    axis.set_title(display.correlation(found._asdict()))
+    return with_legend(figure)
 
 
 def feature_map(recalled: Tables, found: dict[str, dict], layers: list[int]) -> Figure:
@@ -125,7 +122,7 @@ def feature_map(recalled: Tables, found: dict[str, dict], layers: list[int]) -> 
         axis.set_title(f"{task_title(task)}: {len(here)} recalled\n{', '.join(selected)}")
         axis.set(xscale="log", xlabel="feature index + 1 (log scale)")
     axes[0].set(ylabel="layer", yticks=layers[:: -(-len(layers) // 13)])
-    return style.with_legend(figure)
+    return with_legend(figure)
 
 
 def rising_words(shifts: Tables, features: dict[str, str], most: int = 10) -> Figure:
@@ -138,7 +135,7 @@ def rising_words(shifts: Tables, features: dict[str, str], most: int = 10) -> Fi
     figure, axes = style.task_panels(shifts, 0.9 + 0.2 * most, sharex=True)
     for axis, (task, table) in zip(axes, shifts.items(), strict=True):
         shown = table[table["z"] > 0].head(most)
-        colours = np.where(shown["rises"], style.ACCENT, style.PALE)
+        colours = np.where(shown["rises"], ACCENT, style.PALE)
         axis.barh(range(len(shown)), shown["z"], color=colours)
         counts = shown["original"].astype(str) + " → " + shown["amplified"].astype(str)
         style.name_rows(axis, shown["word"] + "  " + counts, most)
@@ -162,7 +159,7 @@ def feature_topology(best: Tables, layers: list[int], paper: list[str] | None = 
     for title, table in tables.items():
         effects[title] = table["delta"] / (table["delta"].abs().max() or 1)
         names[title] = table["name"] + np.where(table["selected"], " ★", "")
-    figure, axes = style.new_figure(style.PAGE, 0.9 + max(0.9, 0.17 * len(order)))
+    figure, axes = new_figure(PAGE, 0.9 + max(0.9, 0.17 * len(order)))
     look = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "linewidths": 0.4}
     look |= {"annot": names.fillna(""), "fmt": "", "annot_kws": {"fontsize": 7}}
     bar = {"label": "δ / largest δ of the task", "shrink": 0.8}
@@ -182,12 +179,12 @@ def main_result(summary: Summary, metrics: Metrics) -> Figure:
     figure, axes = style.task_panels(kept, 0.95 + 0.22 * len(arms), sharey=True)
     for axis, (task, table) in zip(axes, kept.items(), strict=True):
         factor, rows = metrics[task].factor, table["selector"].map(arms.index)
-        style.dots(axis, table, rows, factor=factor)
+        dots(axis, table, rows, factor=factor)
         for full in table.loc[table["selector"] == "full", "score"] * factor:
-            axis.axvline(full, label="score of Full", **style.DASHED)
+            axis.axvline(full, label="score of Full", **DASHED)
         axis.set_xlabel(metrics[task].label)
     style.name_rows(axes[0], map(selector_title, arms))
-    return style.with_legend(figure)
+    return with_legend(figure)
 
 
 def activation_distributions(
@@ -208,16 +205,16 @@ def activation_distributions(
         look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
         shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0}
         for _, of_seed in clipped.groupby("seed"):
-            sns.violinplot(of_seed, color=style.ACCENT, alpha=0.4, **look, **shape)
+            sns.violinplot(of_seed, color=ACCENT, alpha=0.4, **look, **shape)
         mark = {"color": style.INK, "marker": "|", "size": 11, "linewidth": 1.4, "zorder": 4}
         mark |= {"label": "median of a training seed", "jitter": False, "legend": False}
         sns.stripplot(groups.median().reset_index(), **look, **mark)
         base = table.loc[table["selector"] == "original", "median"].iloc[0]
-        axis.axvline(base, label="median of the untrained model", **style.DASHED)
+        axis.axvline(base, label="median of the untrained model", **DASHED)
         scores = table["score"].map(metrics[task].show)
         style.name_rows(axis, table["arm"].map(display.arm_title) + "  " + scores, rows)
         axis.set(xlabel=f"activation of\n{features[task]} at p", ylabel="")
-    return style.with_legend(figure)
+    return with_legend(figure)
 
 
 def score_against_ratio(summary: Summary, metrics: Metrics) -> Figure:
@@ -227,7 +224,7 @@ def score_against_ratio(summary: Summary, metrics: Metrics) -> Figure:
     belong to Table 3 and are left out.
     """
     height = 1.3 + 2.2 * len(summary)
-    figure, axes = style.new_figure(style.PAGE, height, rows=len(summary))
+    figure, axes = new_figure(PAGE, height, rows=len(summary))
     for axis, (task, records) in zip(axes[:, 0], summary.items(), strict=True):
         metric, whole = metrics[task], pd.DataFrame(records)
         table = whole[whole["ratio"].notna() & ~whole["selector"].str.startswith("igds_")]
@@ -238,13 +235,13 @@ def score_against_ratio(summary: Summary, metrics: Metrics) -> Figure:
             line = table[table["selector"] == name].sort_values("ratio")
             at = line["ratio"].map(ratios.index) + shift
             look = {"fmt": f"{marker}-", "color": None, "label": selector_title(name)}
-            style.dots(axis, line, at, factor=metric.factor, upright=True, **look)
+            dots(axis, line, at, factor=metric.factor, upright=True, **look)
         for full in whole.loc[whole["selector"] == "full", "score"] * metric.factor:
-            axis.axhline(full, label="Full", **style.DASHED)
+            axis.axhline(full, label="Full", **DASHED)
         ticks = [f"{100 * r:g} %" + "\nnot run" * (r not in seen) for r in ratios]
         axis.set_xticks(range(len(ratios)), ticks)
         axis.set(title=task_title(task), xlabel="share of the pool kept", ylabel=metric.label)
-    return style.with_legend(figure)
+    return with_legend(figure)
 
 
 def ladder(table: pd.DataFrame) -> Figure:
@@ -255,35 +252,33 @@ def ladder(table: pd.DataFrame) -> Figure:
     fixed, rest = table[table["fixed"]], table[~table["fixed"]]
     spread = {"low": fixed["auc"] - fixed["sd"], "high": fixed["auc"] + fixed["sd"]}
     fixed, rungs = fixed.fillna(pd.DataFrame(spread)), list(fixed["rung"])
-    figure, axes = style.new_figure(style.PAGE * 0.75, 1.0 + 0.22 * len(rungs))
+    figure, axes = new_figure(PAGE * 0.75, 1.0 + 0.22 * len(rungs))
     axis, pale = axes[0, 0], {"color": style.PALE, "label": "at one other layer"}
-    axis.axvline(0.5, label="chance", **style.DASHED)
-    style.dots(axis, rest, rest["rung"].map(rungs.index), ["auc"], **pale)
-    style.dots(axis, fixed, range(len(rungs)), ["auc", "low", "high"])
+    axis.axvline(0.5, label="chance", **DASHED)
+    dots(axis, rest, rest["rung"].map(rungs.index), ["auc"], **pale)
+    dots(axis, fixed, range(len(rungs)), ["auc", "low", "high"])
     style.name_rows(axis, rungs)
     axis.set(xlabel="AUC, clean against corrupted prompts", xlim=(-0.02, 1.02))
-    return style.with_legend(figure)
+    return with_legend(figure)
 
 
 def precision_dots(precision: pd.DataFrame, ratio: float) -> Figure:
     """Share of clean samples in every selection, target side and prompt side apart.
 
-    `precision` is quality/precision.parquet. The cleanest selector is on top, the paper's are
-    in colour; the dashed line is a random selection.
+    `precision` is quality/precision.parquet. The cleanest selector of both sides is on top;
+    the dashed line is a random selection.
     """
     rows = precision[np.isclose(precision["ratio"], ratio)]
     both = rows[rows["side"] == "both"]
     order = list(both.sort_values("precision", ascending=False, kind="stable")["selector"])
     look = {"columns": 2, "sharex": True, "sharey": True}
-    figure, axes = style.new_figure(style.PAGE, 1.0 + 0.17 * len(order), **look)
+    figure, axes = new_figure(PAGE, 1.0 + 0.17 * len(order), **look)
     for axis, (side, title) in zip(axes[0], SIDES.items(), strict=True):
         found = rows[rows["side"] == side]
-        axis.axvline(found["chance"].iloc[0], label="chance", **style.DASHED)
-        papers = found["selector"].isin(list(display.SELECTORS))
-        for part, colour in ((found[papers], style.ACCENT), (found[~papers], style.MUTED)):
-            names, at = ["precision", "low", "high"], part["selector"].map(order.index)
-            style.dots(axis, part, at, names, color=colour)
+        axis.axvline(found["chance"].iloc[0], label="chance", **DASHED)
+        at = found["selector"].map(order.index)
+        dots(axis, found, at, ["precision", "low", "high"])
         axis.set(title=title, xlabel="clean share of the selection")
         axis.xaxis.set_major_formatter(PercentFormatter(1))
     style.name_rows(axes[0, 0], map(selector_title, order))
-    return style.with_legend(figure)
+    return with_legend(figure)

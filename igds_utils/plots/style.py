@@ -73,10 +73,8 @@ def name_rows(axis: Axes, names: Iterable[str], rows: int = 0) -> None:
 
 def with_legend(figure: Figure) -> Figure:
     """The figure with one legend below all panels; every entry once."""
-    entries: dict = {}
-    for axis in figure.axes:
-        handles, labels = axis.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
+    found = [axis.get_legend_handles_labels() for axis in figure.axes]
+    entries = {name: one for pair in found for one, name in zip(*pair, strict=True)}
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=3)
     return figure
 

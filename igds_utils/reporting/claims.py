@@ -6,7 +6,6 @@ A rule is a function of what is stored; its docstring says when the claim is sup
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,10 +64,10 @@ class Stored:
         return Finding(by_interval(low, high), numbers, f"{show.show(size)} {show.unit}{spans}")
 
 
-def judge(rule: Callable[..., Finding], stored: Stored, **options) -> Finding:
+def judge(rule: Callable[..., Finding], stored: Stored, *given) -> Finding:
     """What a rule says; "not run" where a product, an arm or a field is not there."""
     try:
-        return rule(stored, **options)
+        return rule(stored, *given)
     except (FileNotFoundError, LookupError):
         return Finding()
 
@@ -126,14 +125,13 @@ def at_every_ratio(stored: Stored) -> Finding:
     """At each ratio that was run the difference to Random lies above zero, by the rule for the
     main ratio."""
     ratios = [f"{100 * arm['ratio']:g} %" for arm in stored.arms("igds")]
-    against = {"other": "random"}
-    found = {one: judge(beats, stored, place=i, **against) for i, one in enumerate(ratios)}
+    found = {one: judge(beats, stored, "random", i) for i, one in enumerate(ratios)}
     return together(found) if len(ratios) > 1 else Finding()
 
 
 def beats_all(stored: Stored, others: dict[str, str]) -> Finding:
     """Each paired difference that was run lies above zero, by the rule for a single other arm."""
-    return together({title: judge(beats, stored, other=one) for one, title in others.items()})
+    return together({title: judge(beats, stored, one) for one, title in others.items()})
 
 
 def data_matter(stored: Stored, pair: str) -> Finding:
@@ -196,7 +194,7 @@ def few_recalled(stored: Stored) -> Finding:
 
 
 def _features(stored: Stored) -> tuple:
-    """task_features.json, its chosen feature, and the effect that it was ranked by."""
+    """task_features.json, its chosen feature, and `effect_of` of what it was ranked by."""
     found = stored.read("task_features.json")
     top = [one for one in found["features"] if one["name"] in found["selected"]][0]
     return found, top, display.effect_of(found.get("ranked_by", "score"), stored.metric)
@@ -205,17 +203,17 @@ def _features(stored: Stored) -> tuple:
 def a_causal_one_exists(stored: Stored) -> Finding:
     """The candidates' effects differ, permutation p < 0.05, and that of the chosen one is
     positive."""
-    found, top, effect = _features(stored)
+    found, top, (_, names, _) = _features(stored)
     p, sure = (found["evidence"][one][found["ranked_by"]] for one in ("differ_p", "reliability"))
-    holds = p is not None and p < LEVEL and top[effect.names[0]] > 0
+    holds = p is not None and p < LEVEL and top[names[0]] > 0
     numbers = f"candidates differ: p {p_value(p)}; split-half reliability {number(sure, 2)}"
     return Finding(SUPPORTED if holds else OPEN, numbers)
 
 
 def is_confirmed(stored: Stored) -> Finding:
     """Its effect on samples that had no part in choosing it lies above zero."""
-    _, top, effect = _features(stored)
-    found = stored.judged(*map(top.get, effect.again), effect.metric)
+    _, top, (show, _, again) = _features(stored)
+    found = stored.judged(*map(top.get, again), show)
     return found._replace(numbers=f"{top['name']}: {found.numbers}")
 
 
@@ -261,49 +259,47 @@ def depth(stored: Stored) -> Finding:
 def follows_coverage(stored: Stored) -> Finding:
     """Never from one run: no arm uses fewer SAEs, and the best of more candidates is larger by
     luck alone."""
-    found, _, effect = _features(stored)
+    found, _, (show, names, _) = _features(stored)
     layers = sorted(stored.read("recall.json")["layers"])
     middle, table, said = len(layers) // 2, pd.DataFrame(found["features"]), []
     earlier, later = layers[:middle], layers[middle:]
     parts = {"all layers": layers, "the earlier half": earlier, "the later half": later}
     for part, kept in parts.items():
-        best = on_layers(table, kept)[effect.names[0]].max()
-        said.append(f"{effect.metric.show(best, signed=True)} on {part}")
-    return Finding(OPEN, f"largest effect in {effect.metric.unit}: {', '.join(said)}")
+        best = on_layers(table, kept)[names[0]].max()
+        said.append(f"{show.show(best, signed=True)} on {part}")
+    return Finding(OPEN, f"largest effect in {show.unit}: {', '.join(said)}")
 
 
 FULL = {"full": "an epoch", "full_steps": "equal steps"}
 MORE = {"igds_k3": "k = 3", "igds_k5": "k = 5"}
-CLAIMS: dict[str, Callable[[Stored], Finding]] = {
-    "Few features are recalled": few_recalled,
-    "A causal feature exists": a_causal_one_exists,
-    "It survives confirmation": is_confirmed,
-    "It survives placebos": beats_placebos,
-    "Training on the pool helps (a condition)": partial(data_matter, pair="full - original"),
-    "Clean data beat corrupted (a condition)": partial(data_matter, pair="clean - corrupted"),
-    "IGDS beats Random": partial(beats, other="random"),
-    "IGDS beats Loss": partial(beats, other="loss"),
-    "IGDS beats IFD": partial(beats, other="ifd"),
-    "IGDS beats ZIP": partial(beats, other="zip"),
-    "IGDS beats Full": partial(beats_all, others=FULL),
-    "IGDS beats Random at every ratio": at_every_ratio,
-    "One feature is best": partial(beats_all, others=MORE),
-    "Recall helps": partial(beats, other="igds_unrecalled"),
-    "The causal filter helps": partial(beats, other="igds_recalled"),
-    "Activation follows the score": activation_follows_score,
-    "The top feature is stable": is_stable,
-    "Math is dispersed, other tasks mid to late": depth,
-    "IGDS is cheaper than Loss": is_cheaper,
-    "Nothing is forgotten": forgets_nothing,
-    "Gains follow SAE coverage": follows_coverage,
+CLAIMS: dict[str, tuple] = {  # a claim's rule, and what it is given
+    "Few features are recalled": (few_recalled,),
+    "A causal feature exists": (a_causal_one_exists,),
+    "It survives confirmation": (is_confirmed,),
+    "It survives placebos": (beats_placebos,),
+    "Training on the pool helps (a condition)": (data_matter, "full - original"),
+    "Clean data beat corrupted (a condition)": (data_matter, "clean - corrupted"),
+    "IGDS beats Random": (beats, "random"),
+    "IGDS beats Loss": (beats, "loss"),
+    "IGDS beats IFD": (beats, "ifd"),
+    "IGDS beats ZIP": (beats, "zip"),
+    "IGDS beats Full": (beats_all, FULL),
+    "IGDS beats Random at every ratio": (at_every_ratio,),
+    "One feature is best": (beats_all, MORE),
+    "Recall helps": (beats, "igds_unrecalled"),
+    "The causal filter helps": (beats, "igds_recalled"),
+    "Activation follows the score": (activation_follows_score,),
+    "The top feature is stable": (is_stable,),
+    "Math is dispersed, other tasks mid to late": (depth,),
+    "IGDS is cheaper than Loss": (is_cheaper,),
+    "Nothing is forgotten": (forgets_nothing,),
+    "Gains follow SAE coverage": (follows_coverage,),
 }
 
 
 def rule_of(claim: str) -> str:
     """When a claim is supported: the docstring of the function that judges it."""
-    rule = CLAIMS[claim]
-    doc = inspect.getdoc(rule.func if isinstance(rule, partial) else rule)
-    return doc.replace("\n", " ")
+    return inspect.getdoc(CLAIMS[claim][0]).replace("\n", " ")
 
 
 def claims(root: Path | str) -> pd.DataFrame:
@@ -322,8 +318,8 @@ def claims(root: Path | str) -> pd.DataFrame:
         for task, shown in facts["metrics"].items():
             stored = Stored(store, task, Metric(**shown), options)
             found[display.task_title(task) + model] = stored
-    for claim, rule in CLAIMS.items():
-        judged = {name: judge(rule, stored) for name, stored in found.items()}
+    for claim, (rule, *given) in CLAIMS.items():
+        judged = {name: judge(rule, stored, *given) for name, stored in found.items()}
         run = {name: one for name, one in judged.items() if one.verdict != NOT_RUN}
         run = run or {"all": Finding()}
         rows += [(claim, name, *one, rule_of(claim)) for name, one in run.items()]

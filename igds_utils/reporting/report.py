@@ -48,9 +48,7 @@ def save_exhibit(run: Run, frame: pd.DataFrame, name: str, task: str = "") -> No
     save_table(frame, run.root / "tables", file, caption)
 
 
-def save_table(
-    frame: pd.DataFrame, folder: Path, name: str, caption: str
-) -> list[Path]:
+def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
     """Write `name`.csv, .md and .tex into `folder`, each whole or not at all.
 
     The first sentence of `caption` is the title.
@@ -95,18 +93,16 @@ def _about(task: str) -> str:
 
 def shown(root: Path, name: str, tasks: Sequence[str]) -> tuple[dict, dict]:
     """Figures (base64) and tables of an exhibit in the run's folder, by what they are about."""
-
-    def files(stem: str, suffix: str) -> dict[str, Path]:
-        of_tasks = tasks if "{task}" in stem else [""]
-        paths = {_about(task): root / (stem.format(task=task) + suffix) for task in of_tasks}
-        return {about: path for about, path in paths.items() if path.is_file()}
-
-    images, numbers = files(f"figures/{name}", ".png"), exhibits()[name].get("numbers", name)
-    found = files(f"tables/{numbers}", ".csv")
-    return (
-        {about: b64encode(path.read_bytes()).decode() for about, path in images.items()},
-        {about: load_table(path.parent, path.stem) for about, path in found.items()},
-    )
+    images, tables, numbers = {}, {}, exhibits()[name].get("numbers", name)
+    for task in tasks:
+        image = root / "figures" / f"{name.format(task=task)}.png"
+        if image.is_file():
+            about = _about(task) * ("{task}" in name)
+            images[about] = b64encode(image.read_bytes()).decode()
+        table = numbers.format(task=task)
+        if (root / "tables" / f"{table}.csv").is_file():
+            tables[_about(task) * ("{task}" in numbers)] = load_table(root / "tables", table)
+    return images, tables
 
 
 def write(run: Run) -> Path:
@@ -132,7 +128,6 @@ def write(run: Run) -> Path:
         duration=duration,
         mark=MARK,
     )
-    # relative: names no folder of this machine
     return Path(os.path.relpath(write_whole(run.root / "report.html", page)))
 
 
