@@ -12,15 +12,17 @@ from pandas import isna as missing
 from igds_utils.tasks.base import Task
 
 SELECTORS = {  # those of the paper's Table 2
-    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD", "zip": "ZIP",
-    "igds": "IGDS",
+    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD",
+    "zip": "ZIP", "igds": "IGDS",
 }  # fmt: skip
 MORE_SELECTORS = {
-    "full_steps": "Full (equal steps)", "loss_highest": "Loss (highest)", "longest": "Longest target",
-    "ifd_perplexity": "IFD (perplexities)", "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect",
-    "simscale": "SAE-SimScale", "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA (least similar)",
-    "mona_neurons": "MONA (neurons)", "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
-    "igds_bottom": "IGDS (bottom)", "igds_matched": "IGDS (matched features)", "igds_recalled": "IGDS (all recalled)",
+    "full_steps": "Full (equal steps)", "loss_highest": "Loss (highest)",
+    "longest": "Longest target", "ifd_perplexity": "IFD (perplexities)",
+    "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect",
+    "simscale": "SAE-SimScale", "instag": "#InsTag", "mona": "MONA",
+    "mona_least": "MONA (least similar)", "mona_neurons": "MONA (neurons)", "bm25": "BM25",
+    "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style", "igds_bottom": "IGDS (bottom)",
+    "igds_matched": "IGDS (matched features)", "igds_recalled": "IGDS (all recalled)",
     "igds_unrecalled": "IGDS (random candidates)", "prior_cosine": "Cosine to the prior's mean",
     "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
 }  # fmt: skip
@@ -75,9 +77,6 @@ LOGLIK = Metric("log-likelihood", "nats a token", 1, 3)
 ACTIVATION = Metric("activation", "", 1, 2)
 RHO = Metric("ρ", "", 1, 2)
 
-
-Metrics = dict[str, Metric]  # by task
-Summary = dict[str, list[dict]]  # by task: records of `evaluation.summarise`
 
 
 def ends(name: str) -> list[str]:

@@ -18,6 +18,7 @@ from igds_utils.data.stats import interval, paired_difference
 from igds_utils.display import LOGLIK, NOT_RUN, NOTHING, Metric, arm_title, number, task_title
 from igds_utils.tasks.base import Task
 
+CONFIRMED = "confirmation_loglik"
 RANKED_BY = {"score": "score (δ)", "loglik": "log-likelihood"}
 PAPER_SOURCES = {"gsm8k": "GSM8K", "math500": "MATH-500", "openr1": "OpenR1"}
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
@@ -36,7 +37,7 @@ Tables = dict[str, pd.DataFrame]
 Titles = dict[str, str]
 
 
-def table1(results: dict[str, dict], metrics: display.Metrics, model: str, paper: dict) -> pd.DataFrame:
+def table1(results: dict, metrics: dict, model: str, paper: dict) -> pd.DataFrame:
     """Table 1: features recalled, the top one and its causal effect; the paper's below.
 
     `results[task]` = {"recall": recall.json, "features": task_features.json}.
@@ -45,6 +46,7 @@ def table1(results: dict[str, dict], metrics: display.Metrics, model: str, paper
     for task, result in results.items():
         show, recall, found = metrics[task], result["recall"], result["features"]
         by, evidence = found["ranked_by"], found["evidence"]
+        placebos = evidence["placebos"].values()
         top = [one for one in found["features"] if one["name"] in found["selected"]][0]
         again = map(top.get, display.effect_of("score", show)[2])
         rows.append({
@@ -57,18 +59,19 @@ def table1(results: dict[str, dict], metrics: display.Metrics, model: str, paper
             "δ (validation)": show.show_of(top, "delta", signed=True),
             "δ (confirmation)": show.show_interval(*again, signed=True),
             "Δ log-likelihood (validation)": LOGLIK.show_of(top, "delta_loglik", True),
-            "Δ log-likelihood (confirmation)": LOGLIK.show_of(top, "confirmation_loglik", True),
+            "Δ log-likelihood (confirmation)": LOGLIK.show_of(top, CONFIRMED, True),
             "Established": "yes" if found["established"] else "no",
             "Reliability": number(evidence["reliability"][by], 2),
             "p, candidates differ": display.p_value(evidence["differ_p"][by]),
-            "p, placebos": display.p_value(max(one["p"] for one in evidence["placebos"].values())),
+            "p, placebos": display.p_value(max(one["p"] for one in placebos)),
         })
     for key, title in paper["models"].items():
         for task in [task for task in results if task in paper["tasks"]]:
             theirs, unit = paper["table1"][key][task], paper["tasks"][task]["metric"]
+            unit = paper["table1_units"].get(task, unit)
             rows.append({
                 "Model": f"{title} (paper)",
-                "Task, unit of δ": f"{task_title(task)}, {paper['table1_units'].get(task, unit)}",
+                "Task, unit of δ": f"{task_title(task)}, {unit}",
                 "Recalled (‱)": number(theirs["recalled_bp"], 2),
                 "Top feature": theirs["feature"],
                 "δ (validation)": f"{theirs['delta']:+g}",
@@ -76,11 +79,11 @@ def table1(results: dict[str, dict], metrics: display.Metrics, model: str, paper
     return pd.DataFrame(rows).fillna(NOTHING)
 
 
-def table2(summary: display.Summary, metrics: display.Metrics, paper: dict) -> pd.DataFrame:
+def table2(summary: dict, metrics: dict, paper: dict) -> pd.DataFrame:
     """Table 2: what every arm was trained on, its score, its difference to Full and Random.
 
-    The paper's scores stand last with their own gain over Full; its metric and test set differ
-    by task, so its scores are to be compared by pattern, not by value.
+    `summary[task]`: records of `evaluation.summarise`; `metrics[task]`: how scores are shown.
+    The paper's metric and test set differ by task: compare patterns, not values.
     """
     rows = []
     for task, records in summary.items():
@@ -125,11 +128,8 @@ def _score_cells(record: dict, show: Metric, draws: int) -> dict[str, str]:
     }
 
 
-def table3(summary: display.Summary, metrics: display.Metrics, paper: dict, k: int = 1) -> pd.DataFrame:
-    """Table 3: score of IGDS and of its ablations, the paper's (Gemma-2-2B) beside each.
-
-    k: how many features IGDS sums here; the paper's has one.
-    """
+def table3(summary: dict, metrics: dict, paper: dict, k: int = 1) -> pd.DataFrame:
+    """Table 3: score of IGDS, which sums k features, and of its ablations, as for Table 2."""
     rows = []
     for selector, (title, key) in display.ABLATIONS.items():
         row = {"Method": f"{title} (k = {k})" if selector == "igds" else title}
@@ -201,10 +201,11 @@ def _starred(names: Iterable[str], shared: set[str]) -> pd.Series:
 def table6(preset: Preset, recall: dict[str, Any], paper: dict) -> pd.DataFrame:
     """Table 6: parameters of model and SAEs, from preset and recall.json, and the paper's."""
     layers = sorted(recall["layers"])
-    ours = {"identify": describe(preset.chosen.identify), "train": describe(preset.chosen.train)}
+    chosen, d_sae = preset.chosen, recall["n_features_total"] // len(layers)
+    ours = {"identify": describe(chosen.identify), "train": describe(chosen.train)}
     ours |= {"layers": recall["model_layers"], "width": recall["model_width"]}
-    ours |= {"sae_layers": layers, "source": preset.chosen.saes.name}
-    columns = {preset.model: ours | {"d_sae": recall["n_features_total"] // len(layers)}}
+    ours |= {"sae_layers": layers, "source": chosen.saes.name, "d_sae": d_sae}
+    columns = {preset.model: ours}
     for key, facts in paper["table6"].items():
         first, last = facts["sae_layers"]
         covered = {"sae_layers": list(range(first, last + 1))}
@@ -267,7 +268,8 @@ def table8(
                 change = f"change, {titles[name].split(',')[0]}"
                 row |= {titles[name]: NOT_RUN, change: NOTHING}
                 if seeds:
-                    mine = pd.DataFrame({seed: _by_question(known[seed], name) for seed in seeds})
+                    mine = {seed: _by_question(known[seed], name) for seed in seeds}
+                    mine = pd.DataFrame(mine)
                     row[titles[name]] = show(*interval(mine.mean(axis=1), **options))
                 if seeds and arm != "original":
                     base = _by_question(known["original"], name)
@@ -304,8 +306,9 @@ def table9(tasks: dict[str, Task], configs: dict[str, TaskConfig], paper: dict) 
             parts = (task.records_instruction, task.records_input, task.records_output)
             trained = [_plain(part).replace("{target}", target) for part in parts]
         parts = zip(("Instruction", "Input", "Output"), trained, strict=True)
-        rows += [("identification", name, "Prompt", f"{asked}{MARK} {target}")]
-        rows += [("sft", name, *part) for part in parts] + [("evaluation", name, "Prompt", test)]
+        rows.append(("identification", name, "Prompt", f"{asked}{MARK} {target}"))
+        rows += [("sft", name, *part) for part in parts]
+        rows.append(("evaluation", name, "Prompt", test))
     cells = []
     for stage, task, part, text in sorted(rows, key=lambda row: list(STAGES).index(row[0])):
         printed = paper["table9"].get(task, {}).get(stage, {}).get(part, NOTHING)
@@ -338,6 +341,7 @@ def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def _and_missing(arms: Iterable[str]) -> list[str]:
-    """Arms without their seeds, each once, then the paper's selectors of which there is none."""
+    """Arms without their seeds, each once, then the paper's selectors without an arm."""
     ours = list(dict.fromkeys(map(display.without_seed, arms)))
-    return ours + [one for one in display.SELECTORS if one not in map(display.selector_of, ours)]
+    run = set(map(display.selector_of, ours))
+    return ours + [one for one in display.SELECTORS if one not in run]

@@ -34,13 +34,13 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
     return figure, axes
 
 
-def task_panels(tasks: Sequence[str], height: float, **options) -> tuple[Figure, np.ndarray]:
-    """A figure with a panel for each task side by side, and their axes."""
-    width = PAGE if len(tasks) > 1 else COLUMN + 0.6
-    figure, axes = new_figure(width, height, columns=len(tasks), **options)
-    for axis, task in zip(axes[0], tasks, strict=True):
+def task_panels(tables: dict, height: float, **options) -> tuple[Figure, list[tuple]]:
+    """A figure with a panel for each task side by side; axis, task and table of each."""
+    width = PAGE if len(tables) > 1 else COLUMN + 0.6
+    figure, axes = new_figure(width, height, columns=len(tables), **options)
+    for axis, task in zip(axes[0], tables, strict=True):
         axis.set_title(task_title(task))
-    return figure, axes[0]
+    return figure, list(zip(axes[0], tables, tables.values(), strict=True))
 
 
 def dots(

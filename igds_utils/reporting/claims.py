@@ -1,4 +1,4 @@
-"""The paper's claims, one by one: what a run's stored results say of each, by stated rules.
+"""The paper's claims: what a run's stored results say of each, by stated rules.
 
 A rule is a function of what is stored; its docstring says when the claim is supported.
 """
@@ -25,7 +25,7 @@ MARGIN = 0.02  # of general questions: a smaller loss is none
 
 
 class Finding(NamedTuple):
-    """A verdict with its numbers, and the smallest difference that could have been told."""
+    """A verdict, its numbers, and the smallest difference that could have been told."""
 
     verdict: str = NOT_RUN
     numbers: str = ""
@@ -54,14 +54,16 @@ class Stored:
         return {one["name"]: one for one in made.get(self.task, [])}
 
     def judged(self, mean, low, high, show: Metric) -> Finding:
-        """A difference with its interval, and what it could have told, a score in spans too."""
+        """A difference with its interval, and what it could have told."""
         numbers = f"{show.show_interval(mean, low, high, signed=True)} {show.unit}"
         if low is None or high is None:
             return Finding(OPEN, numbers)
         size = minimum_detectable_effect(low, high, self.options.get("confidence", 0.95))
         span = self.checks().get("clean - corrupted", {}).get("gain", 0)
-        spans = f" ({size / span:.1f} spans)" if show is self.metric and span > 0 else ""
-        return Finding(by_interval(low, high), numbers, f"{show.show(size)} {show.unit}{spans}")
+        told = f"{show.show(size)} {show.unit}"
+        if show is self.metric and span > 0:
+            told += f" ({size / span:.1f} spans)"
+        return Finding(by_interval(low, high), numbers, told)
 
 
 def judge(rule: Callable[..., Finding], stored: Stored, *given) -> Finding:
@@ -73,13 +75,13 @@ def judge(rule: Callable[..., Finding], stored: Stored, *given) -> Finding:
 
 
 def minimum_detectable_effect(low: float, high: float, confidence: float = 0.95) -> float:
-    """The true difference that such an interval leaves zero out of in 80 % of repetitions."""
+    """The true difference of which such an interval leaves out zero in 80 % of cases."""
     z = stats.norm.ppf([(1 + confidence) / 2, POWER])
     return float((high - low) / 2 * z.sum() / z[0])
 
 
 def by_interval(low: float, high: float, border: float = 0.0) -> str:
-    """Supported above the border, not supported below it, open where the interval covers it."""
+    """Supported above the border, not supported below it, open in between."""
     return SUPPORTED if low > border else AGAINST if high < border else OPEN
 
 
@@ -169,13 +171,13 @@ def activation_follows_score(stored: Stored) -> Finding:
     rho = stored.read("correlation.json")["trained"]
     if rho["rho"] is None:
         return Finding()
-    trained = [one for one in stored.read("summary.json") if one["selector"] != "original"]
-    if min(len(one["seeds"]) for one in trained) < 2:
-        return Finding(OPEN, f"{display.correlation(rho)}; not judged: an arm was trained once")
+    numbers, arms = display.correlation(rho), stored.read("summary.json")
+    if min(len(one["seeds"]) for one in arms if one["selector"] != "original") < 2:
+        return Finding(OPEN, f"{numbers}; not judged: an arm was trained once")
     if rho["p_value"] is None:  # many arms
-        return Finding(by_interval(rho["low"], rho["high"]), display.correlation(rho))
+        return Finding(by_interval(rho["low"], rho["high"]), numbers)
     sign = SUPPORTED if rho["rho"] > 0 else AGAINST
-    return Finding(sign if rho["p_value"] < LEVEL else OPEN, display.correlation(rho))
+    return Finding(sign if rho["p_value"] < LEVEL else OPEN, numbers)
 
 
 def is_cheaper(stored: Stored) -> Finding:
@@ -194,19 +196,21 @@ def few_recalled(stored: Stored) -> Finding:
 
 
 def _features(stored: Stored) -> tuple:
-    """task_features.json, its chosen feature, and `effect_of` of what it was ranked by."""
+    """task_features.json, its chosen feature, and `effect_of` what it was ranked by."""
     found = stored.read("task_features.json")
     top = [one for one in found["features"] if one["name"] in found["selected"]][0]
-    return found, top, display.effect_of(found.get("ranked_by", "score"), stored.metric)
+    by = found.get("ranked_by", "score")
+    return found, top, display.effect_of(by, stored.metric)
 
 
 def a_causal_one_exists(stored: Stored) -> Finding:
     """The candidates' effects differ, permutation p < 0.05, and that of the chosen one is
     positive."""
     found, top, (_, names, _) = _features(stored)
-    p, sure = (found["evidence"][one][found["ranked_by"]] for one in ("differ_p", "reliability"))
+    by, evidence = found["ranked_by"], found["evidence"]
+    p, reliability = evidence["differ_p"][by], number(evidence["reliability"][by], 2)
     holds = p is not None and p < LEVEL and top[names[0]] > 0
-    numbers = f"candidates differ: p {p_value(p)}; split-half reliability {number(sure, 2)}"
+    numbers = f"candidates differ: p {p_value(p)}; split-half reliability {reliability}"
     return Finding(SUPPORTED if holds else OPEN, numbers)
 
 
@@ -221,9 +225,12 @@ def beats_placebos(stored: Stored) -> Finding:
     """As many placebos of each kind as there were candidates would reach its effect with
     p < 0.05."""
     placebos = _features(stored)[0]["evidence"]["placebos"]
-    p_of = {kind: one.get("p_best", one["p"]) for kind, one in placebos.items()}
-    said = [f"{placebos[kind]['n']} placebos, {kind}: p {p_value(p)}" for kind, p in p_of.items()]
-    return Finding(SUPPORTED if max(p_of.values()) < LEVEL else OPEN, "; ".join(said))
+    said, beaten = [], True
+    for kind, one in placebos.items():
+        p = one.get("p_best", one["p"])
+        said.append(f"{one['n']} placebos, {kind}: p {p_value(p)}")
+        beaten = beaten and p < LEVEL
+    return Finding(SUPPORTED if beaten else OPEN, "; ".join(said))
 
 
 def is_stable(stored: Stored) -> Finding:
@@ -233,7 +240,8 @@ def is_stable(stored: Stored) -> Finding:
     chance = found["agreement"][-1]["same_top1_by_chance"]
     sources = [one for one in found["top1"] if one["source"] != "all"]
     tops, kept = {one["top"] for one in sources}, min(one["kept"] for one in sources)
-    numbers = f"{len(tops)} on {len(sources)} sources; the same by chance in {100 * chance:.0f} %"
+    numbers = f"{len(tops)} on {len(sources)} sources"
+    numbers += f"; the same by chance in {100 * chance:.0f} %"
     numbers += f"; each kept in {100 * kept:.0f} % of resamples or more"
     if len(tops) == 1:
         return Finding(SUPPORTED if chance < LEVEL else OPEN, numbers)
@@ -249,7 +257,8 @@ def depth(stored: Stored) -> Finding:
     blocks = recall["model_layers"]
     thirds = pd.Series([one["layer"] * 3 // blocks for one in tested])
     shares = thirds.value_counts(normalize=True).reindex(range(3), fill_value=0.0)
-    numbers = ", ".join(f"{100 * share:.0f}" for share in shares) + " % in the thirds of the depth"
+    numbers = ", ".join(f"{100 * share:.0f}" for share in shares)
+    numbers += " % in the thirds of the depth"
     if len({layer * 3 // blocks for layer in recall["layers"]}) < 3:
         return Finding(OPEN, f"{numbers}; one has no SAE")
     holds = shares.min() >= 0.1 if stored.task == "math" else shares[0] <= 0.1
@@ -305,8 +314,8 @@ def rule_of(claim: str) -> str:
 def claims(root: Path | str) -> pd.DataFrame:
     """What the results under `root` (of a run, or in results/reference) say of every claim.
 
-    Could tell: the smallest difference seen in 80 % of repetitions. Supported where: the rule.
-    A claim that was run on no task has one row.
+    Could tell: `minimum_detectable_effect`. Supported where: the rule. A claim that was run
+    on no task has one row.
     """
     files = sorted(Path(root).glob("*/manifest.json"))  # of each model
     found, rows = {}, []
