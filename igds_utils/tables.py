@@ -18,7 +18,6 @@ from igds_utils.data.stats import interval, paired_difference
 from igds_utils.display import LOGLIK, NOT_RUN, NOTHING, Metric, arm_title, number, task_title
 from igds_utils.tasks.base import Task
 
-CONFIRMED = "confirmation_loglik"
 RANKED_BY = {"score": "score (δ)", "loglik": "log-likelihood"}
 PAPER_SOURCES = {"gsm8k": "GSM8K", "math500": "MATH-500", "openr1": "OpenR1"}
 ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
@@ -33,8 +32,6 @@ STAGES = {
 }
 whole = partial(number, digits=0)
 signed_whole = partial(number, digits=0, signed=True)
-Tables = dict[str, pd.DataFrame]
-Titles = dict[str, str]
 
 
 def table1(results: dict, metrics: dict, model: str, paper: dict) -> pd.DataFrame:
@@ -59,7 +56,7 @@ def table1(results: dict, metrics: dict, model: str, paper: dict) -> pd.DataFram
             "δ (validation)": show.show_of(top, "delta", signed=True),
             "δ (confirmation)": show.show_interval(*again, signed=True),
             "Δ log-likelihood (validation)": LOGLIK.show_of(top, "delta_loglik", True),
-            "Δ log-likelihood (confirmation)": LOGLIK.show_of(top, CONFIRMED, True),
+            "Δ log-likelihood (confirmation)": LOGLIK.show_of(top, "confirmation_loglik", True),
             "Established": "yes" if found["established"] else "no",
             "Reliability": number(evidence["reliability"][by], 2),
             "p, candidates differ": display.p_value(evidence["differ_p"][by]),
@@ -145,7 +142,7 @@ def table3(summary: dict, metrics: dict, paper: dict, k: int = 1) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def table4(found: Tables, paper: dict) -> pd.DataFrame:
+def table4(found: dict[str, pd.DataFrame], paper: dict) -> pd.DataFrame:
     """Table 4: what the selection step costs, relative to Loss.
 
     `found[task]` = `finished.selection_costs`. The paper's percentages are recomputed from its
@@ -173,7 +170,7 @@ def table4(found: Tables, paper: dict) -> pd.DataFrame:
 
 
 def table5(
-    rankings: Tables, metric: Metric, paper: dict, top: int = 5, by: str = "score"
+    rankings: dict, metric: Metric, paper: dict, top: int = 5, by: str = "score"
 ) -> pd.DataFrame:
     """Table 5: the best features by identification source, the paper's (Gemma-2-2B) beside.
 
@@ -247,9 +244,7 @@ def table7(evaluation: pd.DataFrame, paper: dict, **options) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table8(
-    scores: dict[str, Tables], titles: Titles, task_titles: Titles, paper: dict, **options
-) -> pd.DataFrame:
+def table8(scores: dict, titles: dict, task_titles: dict, paper: dict, **options) -> pd.DataFrame:
     """Table 8: general benchmarks of every arm, and its change from the untrained model.
 
     `scores[task][arm]` is capabilities.parquet, or None for an arm that was not asked; seeds
@@ -268,8 +263,7 @@ def table8(
                 change = f"change, {titles[name].split(',')[0]}"
                 row |= {titles[name]: NOT_RUN, change: NOTHING}
                 if seeds:
-                    mine = {seed: _by_question(known[seed], name) for seed in seeds}
-                    mine = pd.DataFrame(mine)
+                    mine = pd.DataFrame({one: _by_question(known[one], name) for one in seeds})
                     row[titles[name]] = show(*interval(mine.mean(axis=1), **options))
                 if seeds and arm != "original":
                     base = _by_question(known["original"], name)

@@ -18,7 +18,6 @@ from igds_utils.plots.style import ACCENT, DASHED, MUTED, PAGE, dots, task_panel
 MOST = 40  # candidates in a figure
 RATIOS = (0.2, 0.5, 0.8)  # the paper's
 SIDES = {"target": "Corrupted targets", "prompt": "Corrupted prompts"}
-Tables = dict[str, pd.DataFrame]  # by task
 
 
 def causal_effects(features: list, selected: list, metric: Metric, by: str) -> Figure:
@@ -107,7 +106,7 @@ def recognition(
     return with_legend(figure)
 
 
-def feature_map(recalled: Tables, found: dict, layers: list[int]) -> Figure:
+def feature_map(recalled: dict, found: dict, layers: list[int]) -> Figure:
     """Figure 5: layer against feature index (log axis) of every recalled feature.
 
     `recalled[task]` = recall.parquet, `found[task]` = task_features.json.
@@ -126,7 +125,7 @@ def feature_map(recalled: Tables, found: dict, layers: list[int]) -> Figure:
     return with_legend(figure)
 
 
-def rising_words(shifts: Tables, features: dict[str, str], most: int = 10) -> Figure:
+def rising_words(shifts: dict, features: dict[str, str], most: int = 10) -> Figure:
     """Figure 6: the words whose rate rises most when a task's top feature is amplified.
 
     `shifts[task]` = `semantics.lexical_shift`; bars are differences of smoothed log-odds,
@@ -144,7 +143,7 @@ def rising_words(shifts: Tables, features: dict[str, str], most: int = 10) -> Fi
     return figure
 
 
-def feature_topology(best: Tables, layers: list[int], paper: list | None = None) -> Figure:
+def feature_topology(best: dict, layers: list[int], paper: list | None = None) -> Figure:
     """Figure 7: the best candidate of every layer by name, one column a task.
 
     `best[task]` = `semantics.topology`, a star marks the chosen one; colours are effects,
@@ -191,7 +190,7 @@ def main_result(summary: dict, metrics: dict) -> Figure:
 
 
 def activation_distributions(
-    activations: Tables, compared: Tables, metrics: dict, features: dict[str, str]
+    activations: dict, compared: dict, metrics: dict, features: dict[str, str]
 ) -> Figure:
     """Figure 3: density per arm and training seed, highest score on top.
 

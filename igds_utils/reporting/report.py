@@ -22,7 +22,7 @@ from igds_utils.display import duration, task_title
 from igds_utils.reporting.claims import AGAINST, CLAIMS, NOT_RUN, OPEN, SUPPORTED, claims
 from igds_utils.tables import MARK
 
-NUMBER = re.compile(r"[<+−]?\d|–$|not (run at|judged)")  # how a cell of numbers begins
+NUMBER = re.compile(r"([<+−]?\d|–$|not (run at|judged)).{0,30}$")  # a cell of numbers
 PAPER_PARAMETERS, PAPER_POOL = 2e9, 10_000  # the paper's smallest; what is smaller is a toy
 SIGNS = str.maketrans({  # to LaTeX
     "−": "$-$", "–": "--", "×": r"$\times$", "‱": r"\textpertenthousand{}", "ρ": r"$\rho$",
@@ -113,12 +113,12 @@ def write(run: Run) -> Path:
     found = {task: run.read(f"{task}/task_features.json") for task in run.tasks}
     benefit = run.read("benefit.json")["story"] if run.store.has("benefit.json") else ""
     judged = claims(run.root)
-    judged.loc[judged["Claim"].duplicated(), ["Claim", "Supported where"]] = ""
     page = environment.get_template("report.html.j2").render(
         preset=run.preset,
         facts=run.read("manifest.json"),
         glance=at_a_glance(run.root),
-        claims=judged,
+        claims=judged.drop(columns="Supported where"),
+        rules=rules(judged),
         found=found,
         benefit=benefit,
         exhibits=exhibits(),
@@ -156,6 +156,12 @@ def at_a_glance(root: Path | str) -> dict[str, str]:
     }
 
 
+def rules(table: pd.DataFrame) -> dict[str, str]:
+    """Names of the claims by the rule under which they are supported, in order."""
+    once = table.drop_duplicates("Claim").groupby("Supported where", sort=False)
+    return once["Claim"].agg("; ".join).to_dict()
+
+
 def overview(folders: Sequence[Path]) -> str:
     """The claims of several runs side by side (Markdown), a row a claim; and the rules."""
     columns = {}
@@ -165,10 +171,9 @@ def overview(folders: Sequence[Path]) -> str:
         columns[folder.name] = cells.groupby(table["Claim"], sort=False).agg("; ".join)
     glances = pd.DataFrame({folder.name: at_a_glance(folder) for folder in folders}).T
     judged = pd.DataFrame(columns, index=list(CLAIMS))
-    once = table.drop_duplicates("Claim").groupby("Supported where", sort=False)["Claim"]
-    rules = [f"- {names}: {rule}" for rule, names in once.agg("; ".join).items()]
+    listed = "\n".join(f"- {names}: {rule}" for rule, names in rules(table).items())
     tables = (glances.to_markdown(), judged.to_markdown())
-    return "\n\n".join([*tables, "Supported where:", "\n".join(rules)])
+    return "\n\n".join([*tables, "Supported where:", listed])
 
 
 if __name__ == "__main__":
