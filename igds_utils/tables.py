@@ -318,8 +318,8 @@ def _plain(template: str) -> str:
 def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
     """Selectors on a pool of known quality (quality/summary.json), the cleanest first.
 
-    A side counts the clean samples and those corrupted on that side. Recall: the share of all
-    clean samples that was kept. Length: rank correlation of the order with the target's length.
+    A side counts the clean samples and those corrupted on that side. Recall: share of the
+    clean samples that was kept. Length: rank correlation with the target's length.
     """
     table, share = pd.DataFrame(summary["selectors"]), display.SHARE
     table = table.sort_values("both_precision", ascending=False, kind="stable")
@@ -335,7 +335,7 @@ def selection_table(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def _and_missing(arms: Iterable[str]) -> list[str]:
-    """Arms without their seeds, each once, then the paper's selectors without an arm."""
+    """Arms without their seeds, then the paper's selectors without an arm."""
     ours = list(dict.fromkeys(map(display.without_seed, arms)))
     run = set(map(display.selector_of, ours))
     return ours + [one for one in display.SELECTORS if one not in run]

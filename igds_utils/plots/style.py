@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from igds_utils.core.store import write_whole
 from igds_utils.display import SELECTORS, task_title
 
-COLUMN, PAGE = 3.3, 6.8  # inches
+PAGE = 6.8  # inches
 INK, MUTED, PALE = "#222222", "#6b6b6b", "#c4c4c4"
 ACCENT, AGAIN = "#0072B2", "#D55E00"  # AGAIN: measured a second time
 DASHED = {"color": INK, "linewidth": 0.9, "linestyle": "--", "zorder": 1}  # a reference line
@@ -36,8 +36,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **o
 
 def task_panels(tables: dict, height: float, **options) -> tuple[Figure, list[tuple]]:
     """A figure with a panel for each task side by side; axis, task and table of each."""
-    width = PAGE if len(tables) > 1 else COLUMN + 0.6
-    figure, axes = new_figure(width, height, columns=len(tables), **options)
+    figure, axes = new_figure(PAGE, height, columns=len(tables), **options)
     for axis, task in zip(axes[0], tables, strict=True):
         axis.set_title(task_title(task))
     return figure, list(zip(axes[0], tables, tables.values(), strict=True))
