@@ -1,4 +1,4 @@
-"""Selections as other programs read them."""
+"""Selections as LLaMA-Factory reads them."""
 
 import json
 from functools import partial
@@ -39,18 +39,6 @@ def llama_factory_samples(folder, arm, tokenizer):
         )
         samples.append((system + prompt + target, len(system + prompt)))
     return samples
-
-
-def test_the_folder_loads_as_a_data_set(tmp_path):
-    import datasets
-
-    run, selections = open_exported(tmp_path, ["math"], {})
-    folder = run.store.root / "math/selected"
-    assert datasets.get_dataset_config_names(str(folder)) == ["full", "igds@0.5"]
-    for arm, examples in selections["math"].items():
-        loaded = datasets.load_dataset(str(folder), arm.name, cache_dir=str(tmp_path / "cache"))
-        assert list(loaded) == ["train"]
-        assert loaded["train"].to_list() == run.training_records("math", examples)
 
 
 @pytest.mark.parametrize(
