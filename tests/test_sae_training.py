@@ -46,7 +46,9 @@ def texts() -> list[Document]:
 
 @pytest.fixture(scope="module")
 def captured(lm, texts, tmp_path_factory):
-    return capture(lm, texts, LAYERS, tmp_path_factory.mktemp("capture"), batch_tokens=256, shard_tokens=1024)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sae_training, "SHARD_TOKENS", 1024)
+        return capture(lm, texts, LAYERS, tmp_path_factory.mktemp("capture"), 256)
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +123,13 @@ def test_a_killed_capture_redoes_nothing_finished(lm, texts, tmp_path, monkeypat
         return real(*args, **inputs)
 
     monkeypatch.setattr(sae_training, "residuals", counted)
-    options = {"batch_tokens": 256, "shard_tokens": 512}
+    monkeypatch.setattr(sae_training, "SHARD_TOKENS", 512)
     with pytest.raises(KeyboardInterrupt):
-        capture(lm, texts, LAYERS, tmp_path, **options)
+        capture(lm, texts, LAYERS, tmp_path, 256)
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("acts.safetensors")}
     assert len(finished) == 3
     calls[:] = [1] * 7
-    again = capture(lm, texts, LAYERS, tmp_path, **options)
+    again = capture(lm, texts, LAYERS, tmp_path, 256)
     assert len(calls) - 7 == len(token_batches([len(text.ids) for text in texts], 256)) - 6
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     assert [p.name for p in again] == sorted(p.name for p in again[0].parent.glob("shard_????"))
@@ -165,7 +167,6 @@ def test_cross_entropy_by_hand(lm, texts):
             logits = lm.model(torch.tensor([text.ids])).logits[0].log_softmax(-1)
         for position in range(1, len(text.ids) - 1):
             total, count = total - logits[position, text.ids[position + 1]].item(), count + 1
-    assert sae_training.cross_entropy(lm, some, 1) == pytest.approx(total / count, rel=1e-5)
     assert sae_training.cross_entropy(lm, some, 1, lambda h: h) == pytest.approx(total / count, rel=1e-5)
     assert sae_training.cross_entropy(lm, some, 1, torch.zeros_like) != pytest.approx(total / count, rel=1e-3)
 

@@ -1,7 +1,7 @@
 """Sparse autoencoders (SAEs) trained with sae_lens: texts, residuals, training and quality.
 
-`notebooks/00_sae_training.ipynb` runs it (`make saes`). A killed run goes on where it was: shards of
-residuals and trained SAEs are stored whole under a hash of everything they depend on.
+`notebooks/00_sae_training.ipynb` runs it (`make saes`). A killed run goes on where it was: shards
+of residuals and trained SAEs are stored whole under a hash of all that they depend on.
 """
 
 import hashlib
@@ -33,10 +33,11 @@ from igds_utils.tasks.examples import normalize
 ENGLISH = "english"  # the source of a corpus that is no task: general English text
 REPEATS = 100  # how often a position with the same tokens before it is used, at most
 SINK = 5.0  # tokens whose norm exceeds this multiple of the median are attention sinks
+SHARD_TOKENS = 65536  # of one file of residuals, about
 WEIGHTS = "sae_weights.safetensors"  # of sae_lens
 
 
-# ---- texts -------------------------------------------------------------------------------------------
+# ---- texts -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def documents(
     """The texts of a corpus, shuffled: prompts with their targets, and general English.
 
     corpus: a part of presets/saes/default.yaml. The first `reserved` examples of each task, from
-    which every preset draws its test, validation and confirmation set, are left out. Whether a text
-    is held out depends on its first words alone, so another rendering of it falls on the same side.
+    which every preset draws its test, validation and confirmation set, are left out. A text's first
+    words decide whether it is held out, so another rendering of it falls on the same side.
     """
     context = corpus["context"]
 
@@ -89,8 +90,8 @@ def documents(
 def used_positions(texts: Sequence[Document], repeats: int = REPEATS) -> list[list[int]]:
     """Positions of each document that an SAE is trained on; never the first, an attention sink.
 
-    A residual depends on the tokens up to it alone, so documents that begin alike (a chat template's
-    system turn) repeat the same residuals: each is used `repeats` times at most.
+    A residual depends on the tokens up to it alone: documents that begin alike (a chat's system
+    turn) repeat the same residuals, of which each is used `repeats` times at most.
     """
     seen: Counter[int] = Counter()
     used: list[list[int]] = [[] for _ in texts]
@@ -104,11 +105,11 @@ def used_positions(texts: Sequence[Document], repeats: int = REPEATS) -> list[li
     return used
 
 
-# ---- residuals ---------------------------------------------------------------------------------------
+# ---- residuals ---------------------------------------------------------------------------------
 
 
 def load(shards: Sequence[Path], layer: int) -> tuple[Tensor, Tensor]:
-    """Captured residuals of a layer (tokens, width) in fp16 and whether each is critical; no sinks."""
+    """Residuals of a layer (tokens, width) in fp16, and whether each is critical; no sinks."""
     files = [safe_open(shard / "acts.safetensors", framework="pt") for shard in shards]
     names = LAYER_FOLDER.format(layer), "critical"
     acts, critical = (torch.cat([file.get_tensor(name) for file in files]) for name in names)
@@ -123,20 +124,19 @@ def _norms(acts: Tensor) -> Tensor:
 
 
 def capture(
-    lm: LM, texts: Sequence[Document], layers: Sequence[int], root: Path,
-    batch_tokens: int = 2048, shard_tokens: int = 65536,
-) -> list[Path]:  # fmt: skip
+    lm: LM, texts: Sequence[Document], layers: Sequence[int], root: Path, batch_tokens: int
+) -> list[Path]:
     """Write the residuals of all layers at the used positions of the texts under `root`, in fp16.
 
-    A shard holds `layer_NN` (tokens, width) and `critical` (tokens,), whether it is the critical
-    position of its document. A shard that is there complete is not made again.
+    A shard holds `layer_NN` (tokens, width) and `critical` (tokens,), whether a token is its
+    document's critical position. A shard that is there complete is not made again.
     """
     positions = used_positions(texts)
     model = [lm.model.config.name_or_path, str(lm.model.dtype), sorted(layers)]
-    key = _hash([[text.ids for text in texts], positions, *model, batch_tokens, shard_tokens])
+    key = _hash([[text.ids for text in texts], positions, *model, batch_tokens, SHARD_TOKENS])
     batches = token_batches([len(text.ids) for text in texts], batch_tokens)
     Random("sae batches/0").shuffle(batches)  # a shard holds texts of every length
-    groups = list(even_chunks(batches, max(1, shard_tokens // batch_tokens)))
+    groups = list(even_chunks(batches, max(1, SHARD_TOKENS // batch_tokens)))
     folders = [root / key / f"shard_{i:04d}" for i in range(len(groups))]
 
     def fill(new: Path, group: list[list[int]]) -> None:
@@ -162,21 +162,23 @@ def _hash(inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-# ---- training ----------------------------------------------------------------------------------------
+# ---- training ----------------------------------------------------------------------------------
 
 
-def train(shards: Sequence[Path], layer: int, recipe: dict[str, Any], model: str, root: Path) -> Path:
+def train(
+    shards: Sequence[Path], layer: int, recipe: dict[str, Any], model: str, root: Path
+) -> Path:
     """Train one SAE and return the folder with its inference form (JumpReLU), as sae_lens saves it.
 
-    recipe: features; k, active features a token; passes, uses of a token; seed; and of sae_lens the
-    fields of the SAE's configuration (sae) and of `SAETrainerConfig` (trainer).
+    recipe: features; k, active features a token; passes, uses of a token; seed; and fields of
+    sae_lens's configuration of the SAE (sae) and of the trainer (trainer).
 
-    The inputs are scaled to a mean norm of sqrt(width) while training; the scale (of batchtopk the
-    norms of decoder directions, too) is folded into the weights at the end, so the saved SAE reads
-    raw residuals. An SAE that was finished before is not trained again.
+    The inputs are scaled to a mean norm of sqrt(width); the scale (of batchtopk the norms of the
+    decoder's directions, too) is folded into the weights: the saved SAE reads raw residuals.
+    An SAE that was finished before is not trained again.
     """
-    source = shards[0].parent.name  # a hash of the texts, the model and the layers
-    folder = root / _hash([source, layer, recipe])
+    # the shards' folder is a hash of the texts, the model and the layers
+    folder = root / _hash([shards[0].parent.name, layer, recipe])
     return hub.whole(folder, lambda new: _train(load(shards, layer)[0], layer, recipe, model, new))
 
 
@@ -223,7 +225,7 @@ def _minibatches(acts: Tensor, size: int, seed: int) -> Iterator[Tensor]:
             yield acts[order[start : start + size]].float()
 
 
-# ---- quality -----------------------------------------------------------------------------------------
+# ---- quality -----------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -235,7 +237,7 @@ def firing_rates(sae, acts: Tensor, chunk: int = 4096) -> Tensor:
 
 @torch.inference_mode()
 def cross_entropy(
-    lm: LM, texts: Sequence[Document], layer: int, edit: Callable[[Tensor], Tensor] = lambda h: h
+    lm: LM, texts: Sequence[Document], layer: int, edit: Callable[[Tensor], Tensor]
 ) -> float:
     """Mean next-token cross-entropy in nats while `edit` replaces the residual after `layer`.
 
@@ -259,21 +261,22 @@ def quality(
 ) -> dict[str, Any]:
     """One row of the quality table, for the SAE in `folder`; seen, held_out: shards of residuals.
 
-    FVU and L0 are over held-out text, `fvu_critical` over the critical positions there; `dead` is the
-    share of features that fire on no token seen; `ce_recovered` = (CE_zero - CE_sae) / (CE_zero - CE)
-    on `texts`: the share of what the model loses where the residual is zero that it does not lose
-    with the SAE's reconstruction.
+    FVU and L0 are over held-out text, `fvu_critical` over its critical positions; `dead` is the
+    share of features that fire on no token seen; `ce_recovered` = (CE_zero - CE_sae) / (CE_zero -
+    CE) on `texts`: CE_zero is the loss with the residual at zero, CE_sae with its reconstruction.
     """
     sae, (acts, critical) = load_folder(folder, lm.device), load(held_out, layer)
-    edits = {"ce": lambda h: h, "ce_sae": sae, "ce_zero": torch.zeros_like}
-    ce = {name: cross_entropy(lm, texts, layer, edit) for name, edit in edits.items()}
-    lost = (ce["ce_sae"] - ce["ce"]) / (ce["ce_zero"] - ce["ce"])
+    ce, ce_sae, ce_zero = (
+        cross_entropy(lm, texts, layer, edit) for edit in (lambda h: h, sae, torch.zeros_like)
+    )
     return {
         "layer": layer,
         "fvu": unexplained(sae, acts),
         "fvu_critical": unexplained(sae, acts[critical]),
         "l0": firing_rates(sae, acts).sum().item(),
         "dead": (firing_rates(sae, load(seen, layer)[0]) == 0).float().mean().item(),
-        **ce,
-        "ce_recovered": 1 - lost,
+        "ce": ce,
+        "ce_sae": ce_sae,
+        "ce_zero": ce_zero,
+        "ce_recovered": (ce_zero - ce_sae) / (ce_zero - ce),
     }

@@ -70,24 +70,26 @@ def score(
     return table.sort_values(["benchmark", "subject", "item"], ignore_index=True)
 
 
-# ---- where questions come from: lm-eval's tasks, and what their `custom_dataset` may read ------------
+# ---- lm-eval's tasks, and what their `custom_dataset` may read instead of the hub ----------------
 
 
 @cache
 def _tasks(benchmark: Benchmark) -> dict[str, Any]:
-    """lm-eval's tasks by name, with their questions: read once for all models that a process asks."""
+    """lm-eval's tasks by name, with their questions: read once for all models of a process."""
     import lm_eval.tasks
 
     root, mc2 = Path(lm_eval.tasks.__file__).parent, "truthfulqa_mc2"
     folders = [root / "mmlu/default", root / "truthfulqa"]
     manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
     subjects = [name for name in manager.all_subtasks if name.startswith("mmlu_")]
-    read = READERS[benchmark] if benchmark == "mmlu_dev" or mirror_folder() else None
+    read = MIRRORED.get(benchmark) if mirror_folder() else None
+    if benchmark == "mmlu_dev":
+        read = _development_questions
     asked: list[dict[str, Any]] = []
     for name in [mc2] if benchmark == "truthfulqa" else subjects:
-        asked.append({"task": name, "num_fewshot": 5 if benchmark == "mmlu" else 0})
-        if read:
-            asked[-1] |= {"custom_dataset": read, "dataset_kwargs": {"task": name}}
+        task = {"task": name, "num_fewshot": 5 if benchmark == "mmlu" else 0}
+        own = {"custom_dataset": read, "dataset_kwargs": {"task": name}} if read else {}
+        asked.append(task | own)
     return manager.load({"group": benchmark, "task": asked})["tasks"]
 
 
@@ -98,7 +100,7 @@ def _dataset(**splits: list[dict]) -> dict[str, Any]:
 
 
 def shipped_examples() -> dict[str, str]:
-    """MMLU's development questions by subject as lm-eval ships them: worked examples in one text."""
+    """MMLU's development questions by subject, as lm-eval ships them: in one text."""
     import lm_eval
 
     file = Path(lm_eval.__file__).parent / "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
@@ -137,17 +139,10 @@ def _mirrored_truthfulqa(**_: Any) -> dict[str, Any]:
     rows = []
     for row in _rows("truthfulqa/truthful_qa", "validation", "generation"):
         true, false = row["correct_answers"], row["incorrect_answers"]
-        targets = {
-            "choices": [answer.removesuffix(".") + "." for answer in true + false],
-            "labels": [1] * len(true) + [0] * len(false),
-        }
-        named = {"mc1_targets": targets, "mc2_targets": targets}
-        rows.append({"question": row["question"]} | named)
+        choices = [answer.removesuffix(".") + "." for answer in true + false]
+        targets = {"choices": choices, "labels": [1] * len(true) + [0] * len(false)}
+        rows.append({"question": row["question"], "mc1_targets": targets, "mc2_targets": targets})
     return _dataset(validation=rows)
 
 
-READERS = {
-    "mmlu": _mirrored_mmlu,
-    "truthfulqa": _mirrored_truthfulqa,
-    "mmlu_dev": _development_questions,
-}
+MIRRORED = {"mmlu": _mirrored_mmlu, "truthfulqa": _mirrored_truthfulqa}

@@ -14,6 +14,7 @@ from igds_utils.config.settings import TaskConfig
 from igds_utils.core.store import content_hash
 from igds_utils.data.metrics import pass_at_k
 from igds_utils.data.stats import holm, interval, paired_difference
+from igds_utils.display import without_seed
 from igds_utils.engine import distributed
 from igds_utils.engine.prompts import encode_all, evaluation_prompt
 from igds_utils.tasks.base import Task
@@ -39,7 +40,7 @@ def questions(
 def batches(
     lm: LM, asked: Sequence[Question], config: TaskConfig, cache_gb: float
 ) -> Iterator[Sequence[Question]]:
-    """Questions whose answers decode together: `cache_gb` holds them, and each process has some."""
+    """Questions whose answers decode together: `cache_gb` holds them, each process has some."""
     from igds_utils.engine import batching, generation
 
     prompts = encode_all(lm.tokenizer, [text for _, text in asked])
@@ -54,8 +55,8 @@ def answer(
 ) -> list[pd.DataFrame]:
     """`config.samples` outputs for each question, as a table: (sample_id, k, output), k from 0.
 
-    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, each from
-    a random stream of its own for (seed, arm, example, k), whatever decodes together with it.
+    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, each
+    from a random stream of its own for (seed, arm, example, k).
     """
     from igds_utils.engine.generation import Sampling, generate
 
@@ -81,8 +82,8 @@ def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:
     """Scores of every example: sample_id, output (its first), a column a metric (mean), score.
 
-    outputs: the rows that `answer` gives. `score` is the task's own metric; of n outputs' accuracy it
-    is pass@n (unbiased). Raises `ValueError` unless every example has n outputs.
+    outputs: the rows that `answer` gives. `score` is the task's own metric; of n outputs' accuracy
+    it is pass@n (unbiased). Raises `ValueError` unless every example has n outputs.
     """
     ids = [example.id for example in examples]
     drawn = outputs.sort_values("k").groupby("sample_id")["output"].agg(list)
@@ -101,7 +102,7 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
     return table
 
 
-# ---- the arms of a task compared ---------------------------------------------------------------------
+# ---- the arms of a task compared -----------------------------------------------------------------
 
 
 def summarise(
@@ -121,62 +122,54 @@ def summarise(
     A record holds arm, selector, ratio, main (whether at the main ratio, or without one), seeds,
     by_seed (scores), n_train; target_tokens and steps (of a training, mean over seeds); n (test
     samples); score with low and high; gain_over_full (percent); above_random (how many of Random's
-    draws score lower); vs_random (of the same ratio) with vs_random_low, _high, _judged (whether both
-    were trained twice or more, Random `DRAWS` times) and, if so, _p (Holm-adjusted over arms). IGDS
-    has vs_full, vs_full_low, vs_full_high etc. of every other arm of its ratio, too. With likelihoods
-    the same stands there for loglik (nats per target token): loglik, loglik_low, loglik_vs_random
-    etc. What cannot be compared is None; JSON can hold the result.
+    draws score lower); vs_random (of the same ratio) with vs_random_low, _high, _judged (whether
+    both were trained twice or more, Random `DRAWS` times) and, if so, _p (Holm-adjusted over arms).
+    IGDS has vs_full, vs_full_low, vs_full_high etc. of every other arm of its ratio. The same of
+    loglik (nats per target token): loglik, loglik_low, loglik_vs_random etc. JSON can hold it.
     """
     prefixes = {"score": ""}
     if likelihoods:
         known = pd.concat(likelihoods, names=["arm"]).reset_index("arm")
         evaluation = evaluation.merge(known, on=["arm", "sample_id"], validate="many_to_one")
         prefixes["loglik"] = "loglik_"
-    groups = {  # no ratio: nothing was selected, or all
-        (selector, float(ratio) if "@" in frame["arm"].iloc[0] else None): frame
-        for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"])
-    }
-    tables = {
-        measure: {key: _by_seed(frame, measure) for key, frame in groups.items()}
-        for measure in prefixes
-    }
-    records = []
-    for key, frame in groups.items():
-        (selector, ratio), scores = key, tables["score"][key]
-        trained = [logs[arm] for arm in frame["arm"].unique() if arm in logs]
+    evaluation = evaluation.assign(arm=evaluation["arm"].map(without_seed))
+    tables = {name: _table(evaluation, "arm", name) for name in prefixes}
+    arms, records = sorted(set(evaluation["arm"])), []
+    for arm in arms:
+        selector, _, share = arm.partition("@")  # without a share nothing was selected, or all
+        ratio, scores = float(share) if share else None, tables["score"]
+        trained = [log for name, log in logs.items() if without_seed(name) == arm]
         target_tokens = [log["target_tokens"].sum() for log in trained]
-        arm = selector if ratio is None else f"{selector}@{ratio:g}"
         record = {
             "arm": arm,
             "selector": selector,
             "ratio": ratio,
             "main": ratio in (None, main_ratio),
-            "seeds": [int(seed) for seed in scores.columns],
-            "by_seed": [float(score) for score in scores.mean()],
+            "seeds": [int(seed) for seed in scores[arm]],
+            "by_seed": scores[arm].mean().tolist(),
             "n_train": n_train.get(arm),
             "target_tokens": fmean(target_tokens) if trained else None,
             "steps": fmean(map(len, trained)) if trained else None,
             "n": len(scores),
         }
-        others = {"random": ("random", ratio)}
+        others = [random := f"random@{share}"]
         if selector == "igds":
-            others |= {name: (name, own) for name, own in groups if own in (None, ratio)}
-        for measure, prefix in prefixes.items():
-            of_arms = tables[measure]
-            found = map(_plain, interval(of_arms[key].mean(axis=1), *options))
+            others += [one for one in arms if one.partition("@")[2] in ("", share)]
+        for measure, table in tables.items():
+            prefix = prefixes[measure]
+            found = map(_plain, interval(table[arm].mean(axis=1), *options))
             record |= zip((measure, f"{prefix}low", f"{prefix}high"), found, strict=True)
-            for name, other in others.items():
-                if name != "igds":
-                    record |= _versus(f"{prefix}vs_{name}", of_arms, key, other, options)
-        full, random = (tables["score"].get(one) for one in (("full", None), others["random"]))
-        mean, of_full = record["score"], 0 if full is None else float(full.to_numpy().mean())
-        record["gain_over_full"] = 100 * (mean / of_full - 1) if of_full else None
-        compared = random is not None and selector != "random"
-        record["above_random"] = int((random.mean() < mean).sum()) if compared else None
+            for other in sorted({*others} & {*arms} - {arm}):
+                record |= _versus(prefix, table, arm, other, options)
+        full = float(scores["full"].to_numpy().mean()) if "full" in arms else 0
+        record["gain_over_full"] = 100 * (record["score"] / full - 1) if full else None
+        if random in arms and random != arm:
+            draws = scores[random].mean()
+            record["above_random"] = int((draws < record["score"]).sum())
         records.append(record)
     for field in [f"{prefix}vs_random_p" for prefix in prefixes.values()]:
-        raw = pd.Series([record[field] for record in records], dtype=float)
-        for record, adjusted in zip(records, holm(raw), strict=True):
+        compared = [record for record in records if field in record]
+        for record, adjusted in zip(compared, holm([r[field] for r in compared]), strict=True):
             record[field] = _plain(adjusted)
     return records
 
@@ -187,37 +180,34 @@ def checks(evaluation: pd.DataFrame, *options: float) -> list[dict]:
     A record holds name, gain, low, high (units of the metric) and passed (whether the interval lies
     above zero), which is None where an arm was trained once. options: as in `summarise`.
     """
-    by_arm = {arm: _model(arm, _by_seed(frame)) for arm, frame in evaluation.groupby("selector")}
-    made = []
+    table, made = _table(evaluation, "selector", "score"), []
     for better, worse in (("full", "original"), ("clean", "corrupted")):
-        if better in by_arm and worse in by_arm:
-            found = paired_difference(by_arm[better], by_arm[worse], *options)
+        if better in table and worse in table:
+            found = paired_difference(_model(table, better), _model(table, worse), *options)
             row = {"name": f"{better} - {worse}", "gain": found.mean, "low": found.low}
             passed = found.low > 0 if found.judged else None
             made.append(row | {"high": found.high, "passed": passed})
     return made
 
 
-def _by_seed(evaluation: pd.DataFrame, measure: str = "score") -> pd.DataFrame:
-    """A measure of one arm: a row per test sample, a column per training seed."""
-    return evaluation.groupby(["sample_id", "seed"])[measure].mean().unstack()
+def _table(evaluation: pd.DataFrame, by: str, measure: str) -> pd.DataFrame:
+    """A measure of all arms: a row per test sample, a column per arm and training seed."""
+    return evaluation.pivot_table(index="sample_id", columns=[by, "seed"], values=measure)
 
 
-def _model(selector: str, scores: pd.DataFrame) -> pd.DataFrame | pd.Series:
+def _model(table: pd.DataFrame, arm: str) -> pd.DataFrame | pd.Series:
     """What `paired_difference` compares: an arm by its trainings, the untrained model as it is."""
-    return scores.iloc[:, 0] if selector == "original" else scores
+    return table[arm].iloc[:, 0] if arm == "original" else table[arm]
 
 
-def _versus(name: str, tables: dict, arm: tuple, other: tuple, options: tuple) -> dict:
-    fields = [f"{name}{part}" for part in ("", "_low", "_high", "_p", "_judged")]
-    if other[0] != "random":
-        del fields[3:]
-    if other == arm or other not in tables:
-        return dict.fromkeys(fields)
-    found = paired_difference(*(_model(key[0], tables[key]) for key in (arm, other)), *options)
-    judged = found.judged and found.trainings[1] >= DRAWS
-    values = (*map(_plain, found[:3]), found.p_value if judged else None, judged)
-    return dict(zip(fields, values, strict=False))
+def _versus(prefix: str, table: pd.DataFrame, arm: str, other: str, options: tuple) -> dict:
+    found = paired_difference(_model(table, arm), _model(table, other), *options)
+    name = f"{prefix}vs_{other.partition('@')[0]}"
+    made = {name: found.mean, f"{name}_low": _plain(found.low), f"{name}_high": _plain(found.high)}
+    if other.startswith("random@"):
+        made[f"{name}_judged"] = judged = found.judged and found.trainings[1] >= DRAWS
+        made[f"{name}_p"] = found.p_value if judged else None
+    return made
 
 
 def _plain(value: float) -> float | None:

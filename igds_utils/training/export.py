@@ -13,7 +13,7 @@ COLUMNS = {"system": "system", "prompt": "instruction", "response": "output"}
 
 
 def write_selections(run: Run, task: str, arms: Iterable[Arm]) -> None:
-    """Write the selected samples of these arms as records of LLaMA-Factory, and `dataset_info.json`.
+    """Write the selected samples of arms as records of LLaMA-Factory, and `dataset_info.json`.
 
     It trains on the tokens of `sft`: its template `empty` adds nothing, so a record holds BOS (as
     system text, unless the prompt opens with it) and EOS itself.
@@ -21,14 +21,11 @@ def write_selections(run: Run, task: str, arms: Iterable[Arm]) -> None:
     folder, info = f"{task}/selected/llama_factory", {}
     bos, eos = run.train_tokenizer.bos_token or "", run.train_tokenizer.eos_token
     for arm in arms:
-        records = [
-            {
-                "system": "" if sample["prompt"].startswith(bos) else bos,
-                "instruction": sample["prompt"],
-                "output": sample["completion"] + eos,
-            }
-            for sample in run.read(f"{task}/selected/{arm.name}.jsonl")
-        ]
+        records = []
+        for sample in run.read(f"{task}/selected/{arm.name}.jsonl"):
+            prompt, output = sample["prompt"], sample["completion"] + eos
+            system = "" if prompt.startswith(bos) else bos
+            records.append({"system": system, "instruction": prompt, "output": output})
         run.store.write(f"{folder}/{arm.name}.json", records)
         info[arm.name] = {"file_name": f"{arm.name}.json", "columns": COLUMNS}
     run.store.write(f"{folder}/dataset_info.json", info)

@@ -23,11 +23,10 @@ class TrainedArm:
     """One arm of a task, with the model that it trained; `original` is the untrained model.
 
     Its products, each a table in the arm's folder:
-    log: one row an optimizer step (`sft.train`).
+    log: a row an optimizer step (`sft.train`).
     outputs: (sample_id, k, output) on the test set.
-    likelihoods: (sample_id, loglik) of the test references, mean log-probability of a token in nats.
-    activations: (sample_id, layer, feature, activation) of the task features on pool prompts, the
-    same for every arm.
+    likelihoods: (sample_id, loglik) of the test references, mean log-probability of a token (nats).
+    activations: (sample_id, layer, feature, activation) at p, on the same pool prompts in each arm.
     capabilities: (benchmark, subject, item, score) on general questions (`capabilities.score`).
     """
 
@@ -58,7 +57,7 @@ class TrainedArm:
         return made
 
     def make(self, product: str) -> pd.DataFrame:
-        """One product, read from disk if it is fresh; else the model is trained, or read if kept."""
+        """One product, read from disk if fresh; else the model is trained, or read if kept."""
         if product == "outputs":
             return self._outputs()
         build = getattr(self, f"_{product}")
