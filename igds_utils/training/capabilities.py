@@ -33,6 +33,7 @@ TITLES = {
     "truthfulqa": "TruthfulQA, MC2 (%)",
     "mmlu_dev": "MMLU development questions, 0 shots (%)",
 }
+KEYS = ["benchmark", "subject", "item"]  # of a question
 # a worked example of lm-eval: question, four choices, letter of the answer
 CHOICES = "".join(rf"\s*\({letter}\)\s*(.*?)" for letter in "ABCD")
 SHIPPED = re.compile(rf"(.*?){CHOICES}\nA: .*\(([ABCD])\)", re.DOTALL)
@@ -53,21 +54,19 @@ def score(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, softmax_dtype="float32")
 
-    def ask(benchmark: Benchmark, name: str) -> list[tuple]:
+    def ask(subject: tuple[Benchmark, str]) -> pd.DataFrame:
+        benchmark, name = subject
         most = limit.get(benchmark) if isinstance(limit, Mapping) else limit
         asked = {"tasks": {name: _tasks(benchmark)[name]}}
         with redirect_stderr(io.StringIO()):  # three bars
             found = evaluate(model, asked, limit=most, bootstrap_iters=0)["samples"][name]
-        return [
-            (benchmark, one["doc"].get("subject", name), one["doc_id"], float(one["acc"]))
-            for one in found
-        ]
+        rows = [(one["doc"].get("subject", name), one["doc_id"], float(one["acc"])) for one in found]
+        table = pd.DataFrame(rows, columns=["subject", "item", "score"])
+        return table.assign(benchmark=benchmark)
 
     subjects = [(benchmark, name) for benchmark in benchmarks for name in _tasks(benchmark)]
-    found = distributed.map_in_order(lambda one: ask(*one), subjects)
-    rows = [row for answers in found for row in answers]
-    table = pd.DataFrame(rows, columns=["benchmark", "subject", "item", "score"])
-    return table.sort_values(["benchmark", "subject", "item"], ignore_index=True)
+    table = pd.concat(distributed.map_in_order(ask, subjects)).sort_values(KEYS, ignore_index=True)
+    return table[[*KEYS, "score"]]
 
 
 # ---- lm-eval's tasks, and what their `custom_dataset` may read instead of the hub ----------------
@@ -78,18 +77,17 @@ def _tasks(benchmark: Benchmark) -> dict[str, Any]:
     """lm-eval's tasks by name, with their questions: read once for all models of a process."""
     import lm_eval.tasks
 
-    root, mc2 = Path(lm_eval.tasks.__file__).parent, "truthfulqa_mc2"
+    root, shots = Path(lm_eval.tasks.__file__).parent, 5 if benchmark == "mmlu" else 0
     folders = [root / "mmlu/default", root / "truthfulqa"]
     manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
-    subjects = [name for name in manager.all_subtasks if name.startswith("mmlu_")]
-    read = MIRRORED.get(benchmark) if mirror_folder() else None
-    if benchmark == "mmlu_dev":
-        read = _development_questions
-    asked: list[dict[str, Any]] = []
-    for name in [mc2] if benchmark == "truthfulqa" else subjects:
-        task = {"task": name, "num_fewshot": 5 if benchmark == "mmlu" else 0}
-        own = {"custom_dataset": read, "dataset_kwargs": {"task": name}} if read else {}
-        asked.append(task | own)
+    names = [name for name in manager.all_subtasks if name.startswith("mmlu_")]
+    if benchmark == "truthfulqa":
+        names = ["truthfulqa_mc2"]
+    asked = [{"task": name, "num_fewshot": shots} for name in names]
+    if benchmark == "mmlu_dev" or mirror_folder():
+        for one in asked:
+            one |= {"custom_dataset": READERS[benchmark]}
+            one |= {"dataset_kwargs": {"task": one["task"]}}
     return manager.load({"group": benchmark, "task": asked})["tasks"]
 
 
@@ -108,7 +106,7 @@ def shipped_examples() -> dict[str, str]:
 
 
 def _development_questions(task: str, **_: Any) -> dict[str, Any]:
-    """Those of a subject that have four choices, without their solutions."""
+    """The worked examples of a subject that have four choices, without their solutions."""
     subject, rows = task.removeprefix("mmlu_"), []
     for example in shipped_examples()[subject].split("\n\nQ: ")[1:]:
         if found := SHIPPED.match(example):
@@ -145,4 +143,5 @@ def _mirrored_truthfulqa(**_: Any) -> dict[str, Any]:
     return _dataset(validation=rows)
 
 
-MIRRORED = {"mmlu": _mirrored_mmlu, "truthfulqa": _mirrored_truthfulqa}
+READERS = {"mmlu": _mirrored_mmlu, "truthfulqa": _mirrored_truthfulqa}
+READERS["mmlu_dev"] = _development_questions

@@ -109,34 +109,30 @@ class TrainedArm:
         larger = round(recipe.global_batch / self.config.ratio)
         return recipe.model_copy(update={"global_batch": larger})
 
-    @property
+    @cached_property
     def lm(self) -> LM:
         """The arm's model, trained or read from its kept weights."""
-        return self._loaded[0]
-
-    @cached_property
-    def _loaded(self) -> tuple[LM, pd.DataFrame | None]:
-        """The arm's model, and the log of a training that was just done."""
         run, record = self.run, f"{self.folder}/weights.json"
         if not self.arm.trained:
-            return run.train_lm, None
+            return run.train_lm
         stored = self._weights.is_dir() and run.store.fresh(record, **self.inputs)
         if stored and self._fresh("log"):
-            return run.load(FolderRef(folder=str(self._weights))), None
+            return run.load(FolderRef(folder=str(self._weights)))
         lm = run.load(run.preset.chosen.train)
         checkpoints = run.store.root / self.folder / "checkpoints"
         pairs = run.training_pairs(run.read(self._selected))
         # several processes hand the model on to others
         kept = self.recipe.keep_weights or distributed.processes() > 1
         told = self.recipe, self.arm.seed, checkpoints, self._weights if kept else None
-        log = sft.train(lm, pairs, *told, self.inputs)
+        self._of_training = sft.train(lm, pairs, *told, self.inputs)
         distributed.on_main_process(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
         if kept:
             run.make(record, lambda: {"folder": self._weights.name}, **self.inputs)
-        return lm, log
+        return lm
 
     def _log(self) -> pd.DataFrame:
-        return self._loaded[1]
+        _ = self.lm  # trains it: weights are read only where the log is fresh
+        return self._of_training
 
     def _outputs(self) -> pd.DataFrame:
         run, config, arm, task = self.run, self.config, self.arm, self.run.task(self.task)
