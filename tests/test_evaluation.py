@@ -8,7 +8,7 @@ from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
 from igds_utils.engine.generation import cache_bytes
 from igds_utils.engine.lm import LM
-from igds_utils.engine.prompts import encode
+from igds_utils.engine.prompts import encode, evaluation_prompt
 from igds_utils.tasks.base import Task, TaskSpec
 from igds_utils.tasks.examples import Example
 from igds_utils.training import evaluation
@@ -45,8 +45,12 @@ def table(*texts, each=1):
     return pd.DataFrame(rows, columns=["sample_id", "k", "output"])
 
 
+def questions(lm, examples):
+    return [(example, evaluation_prompt(Echo(), example, lm.tokenizer, "bare")) for example in examples]
+
+
 def answers(lm, config, seed=0, arm="original", memory=1.0, examples=EXAMPLES):
-    asked = evaluation.questions(lm.tokenizer, Echo(), examples, config)
+    asked = questions(lm, examples)
     parts = evaluation.batches(lm, asked, config, memory)
     found = [one for some in parts for one in evaluation.answer(lm, Echo(), some, config, seed, arm)]
     return pd.concat(found).sort_values(["sample_id", "k"], ignore_index=True)
@@ -65,7 +69,7 @@ def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
 def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
     config = task_config(samples=4, temperature=1.0, top_p=0.9)
     whole = answers(lm, config)
-    asked = evaluation.questions(lm.tokenizer, Echo(), EXAMPLES, config)
+    asked = questions(lm, EXAMPLES)
     longest = len(encode(lm.tokenizer, asked[-1][1])) + config.max_new_tokens
     for rows, sizes in ((1, [1, 1, 1]), (8, [2, 1]), (12, [3])):
         memory = rows * cache_bytes(lm, longest) * 1.01 / 1e9

@@ -16,25 +16,15 @@ from igds_utils.data.metrics import pass_at_k
 from igds_utils.data.stats import holm, interval, paired_difference
 from igds_utils.display import without_seed
 from igds_utils.engine import distributed
-from igds_utils.engine.prompts import encode_all, evaluation_prompt
+from igds_utils.engine.prompts import encode_all
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from igds_utils.engine.lm import LM
 
 DRAWS = 5  # of Random: with fewer, the luck of drawing and training is not known: nothing is judged
 Question = tuple[Example, str]  # a test example and its rendered prompt
-
-
-def questions(
-    tokenizer: PreTrainedTokenizerBase, task: Task, examples: Sequence[Example], config: TaskConfig
-) -> list[Question]:
-    """The test examples with their prompts."""
-    options = tokenizer, config.rendering, config.shots, config.max_prompt_tokens
-    return [(example, evaluation_prompt(task, example, *options)) for example in examples]
 
 
 def batches(

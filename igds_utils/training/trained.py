@@ -14,6 +14,7 @@ from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import activations, distributed
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import target_losses
+from igds_utils.engine.prompts import evaluation_prompt
 from igds_utils.training import capabilities, evaluation, sft
 
 FIXED_PROMPTS = 256  # of the pool, on which every arm's task features are read (Figure 3)
@@ -137,9 +138,10 @@ class TrainedArm:
     def _outputs(self) -> pd.DataFrame:
         run, config, arm, task = self.run, self.config, self.arm, self.run.task(self.task)
         test, memory = run.examples(self.task, "test"), run.preset.intervention.cache_gb
+        options = run.train_tokenizer, config.rendering, config.shots, config.max_prompt_tokens
         return run.make_in_parts(
             self._path("outputs"),
-            evaluation.questions(run.train_tokenizer, task, test, config),
+            [(example, evaluation_prompt(task, example, *options)) for example in test],
             lambda some: evaluation.answer(self.lm, task, some, config, arm.seed, arm.name),
             label=f"{arm.name}: answer",
             together=lambda left: evaluation.batches(self.lm, left, config, memory) if left else (),
