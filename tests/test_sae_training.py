@@ -62,7 +62,7 @@ def test_corpus_renders_every_source_and_keeps_evaluation_sets_out():
     found = documents(corpus, {"math": MATH}, tokenizer, seed=3)
     assert sorted({d.source for d in found}) == ["math/bare", "math/chat"]
     assert len(found) == 40
-    assert all(tokenizer.decode([d.ids[d.critical]]).endswith(":") for d in found if d.critical is not None)
+    assert all(tokenizer.decode([d.ids[d.critical]]).endswith(":") for d in found)
     assert found == documents(corpus, {"math": MATH}, tokenizer, seed=3)
     sizes = NOTHING.model_copy(update={"test": 20, "validation": 20, "confirmation": 20})
     sets = get("math").sets(MATH.model_copy(update={"sizes": sizes}), 3)
@@ -82,7 +82,7 @@ def test_the_same_text_is_held_out_in_every_rendering():
 
 
 def test_shared_beginnings_are_used_only_so_often():
-    texts = [Document("x", ids, None, False) for ids in ([0, 5, 6, 1], [0, 5, 6, 2], [0, 5, 7, 2])]
+    texts = [Document("x", ids, -1, False) for ids in ([0, 5, 6, 1], [0, 5, 6, 2], [0, 5, 7, 2])]
     assert sae_training.used_positions(texts, repeats=1) == [[1, 2, 3], [3], [2, 3]]
     assert sae_training.used_positions(texts, repeats=2) == [[1, 2, 3], [1, 2, 3], [2, 3]]
 

@@ -42,11 +42,11 @@ WEIGHTS = "sae_weights.safetensors"  # of sae_lens
 
 @dataclass(frozen=True)
 class Document:
-    """One text of the corpus; `critical` is the position p of its prompt, where it has one."""
+    """One text of the corpus; `critical` is the position p of its prompt, -1 without one."""
 
     source: str  # "math/chat", "english/bare", ...
     ids: list[int]
-    critical: int | None
+    critical: int
     held_out: bool
 
 
@@ -59,13 +59,12 @@ def documents(
     which every preset draws its test, validation and confirmation set, are left out. A text's first
     words decide whether it is held out, so another rendering of it falls on the same side.
     """
-    context = corpus["context"]
 
-    def add(source: str, text: str, ids: list[int], critical: int = context):
+    def add(source: str, text: str, ids: list[int], critical: int = -1):
         start = " ".join(normalize(text).split()[:8])
         draw = int.from_bytes(hashlib.sha256(start.encode()).digest()[:4]) / 2**32
-        inside = critical if critical < context else None
-        found.append(Document(source, ids[:context], inside, draw < corpus["held_out"]))
+        held_out = draw < corpus["held_out"]
+        found.append(Document(source, ids[: corpus["context"]], critical, held_out))
 
     found: list[Document] = []
     for source, renderings in corpus["mix"].items():
