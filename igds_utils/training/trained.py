@@ -104,11 +104,9 @@ class TrainedArm:
     @property
     def recipe(self) -> SftConfig:
         """How the arm is trained; batches of `full_steps` are larger, as its pool is."""
-        recipe = self.config.sft
-        if self.arm.selector != "full_steps":
-            return recipe
-        larger = round(recipe.global_batch / self.config.ratio)
-        return recipe.model_copy(update={"global_batch": larger})
+        recipe, share = self.config.sft, self.config.ratio
+        larger = {"global_batch": round(recipe.global_batch / share)}
+        return recipe.model_copy(update=larger if self.arm.selector == "full_steps" else {})
 
     @cached_property
     def lm(self) -> LM:
