@@ -60,9 +60,9 @@ def score(
         asked = {"tasks": {name: _tasks(benchmark)[name]}}
         with redirect_stderr(io.StringIO()):  # three bars
             found = evaluate(model, asked, limit=most, bootstrap_iters=0)["samples"][name]
-        rows = [(one["doc"].get("subject", name), one["doc_id"], float(one["acc"])) for one in found]
-        table = pd.DataFrame(rows, columns=["subject", "item", "score"])
-        return table.assign(benchmark=benchmark)
+        docs = [(one["doc"].get("subject", name), one["doc_id"]) for one in found]
+        table = pd.DataFrame(docs, columns=["subject", "item"])
+        return table.assign(benchmark=benchmark, score=[float(one["acc"]) for one in found])
 
     subjects = [(benchmark, name) for benchmark in benchmarks for name in _tasks(benchmark)]
     table = pd.concat(distributed.map_in_order(ask, subjects)).sort_values(KEYS, ignore_index=True)
