@@ -7,13 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import apply_template
 
 from igds_utils import display, tables, tiny
-from igds_utils.data.hub import SourceError
-from igds_utils.data.rows import MIRROR, mirror_folder
+from igds_utils.data.rows import MIRROR
 from igds_utils.engine.lm import LM
 from igds_utils.training import capabilities
 
@@ -23,26 +20,9 @@ def lm():
     return LM(tiny.model("llama"), tiny.tokenizer(), "tiny")
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3"])
-def test_likelihoods_equal_those_of_lm_evals_own_model(name):
-    lm = LM(tiny.model(name), tiny.tokenizer(), name)
-    most = lm.model.config.max_position_embeddings
-    texts = [
-        *[("Text: a", f" {answer}") for answer in "12"],
-        ("Solution: 12 + 7 =", " 19."), ("how many apples?", " user 2 3"), (most * "Text: ", " 3"),
-    ]  # fmt: skip
-    requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(texts)]
-    own = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=2, max_length=most)
-    expected = own.loglikelihood(requests, disable_tqdm=True)
-    for batch_tokens in (1, 40, 10_000):
-        found = capabilities.reader(lm, batch_tokens).loglikelihood(requests, disable_tqdm=True)
-        assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], rel=1e-5)
-        assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-
-
 def mc2(lm, row):
     """Probability of the true answers among all, each read after lm-eval's worked examples, without lm-eval."""
-    task = capabilities._tasks("truthfulqa", mirror_folder())["truthfulqa_mc2"]
+    task = capabilities._tasks("truthfulqa")["truthfulqa_mc2"]
     prompt = apply_template(task.config.doc_to_text, row)
     chances = []
     for answer in row["correct_answers"] + row["incorrect_answers"]:
@@ -62,6 +42,7 @@ def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(given))
     monkeypatch.setenv(MIRROR, str(tmp_path))
+    capabilities._tasks.cache_clear()
     table = capabilities.score(lm, ["truthfulqa"])
     assert table.loc[0, "score"] == pytest.approx(mc2(lm, row), rel=1e-4)
     # between 0 and 1: a share of probability, not whether the likeliest answer is true
@@ -76,16 +57,9 @@ def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm
 def test_the_development_questions_are_asked_by_subject(lm):
     table = capabilities.score(lm, ["mmlu_dev"], limit={"mmlu_dev": 1})
     assert table["subject"].nunique() == len(table) == 57 and set(table["score"]) <= {0.0, 1.0}
-    asked = capabilities._tasks("mmlu_dev", None)["mmlu_abstract_algebra"].instances[0].args[0]
+    asked = capabilities._tasks("mmlu_dev")["mmlu_abstract_algebra"].instances[0].args[0]
     assert asked.startswith("The following are multiple choice questions (with answers) about abstract algebra.\n\n")
     assert asked.count("Answer:") == 1 and re.search(r"\nA\. .+\nB\. .+\nC\. .+\nD\. .+\nAnswer:$", asked)
-
-
-def test_without_hub_and_mirror_it_says_what_can_be_asked_instead(lm, hub_box, tmp_path, monkeypatch):
-    monkeypatch.delenv(MIRROR, raising=False)
-    with hub_box.fault("missing", "truthful"), pytest.raises(SourceError) as caught:
-        capabilities.score(lm, ["truthfulqa"])
-    assert "IGDS_DATA_MIRROR" in str(caught.value) and "benchmarks=[mmlu_dev]" in str(caught.value)
 
 
 def test_table8_pairs_questions_and_says_what_was_not_run():

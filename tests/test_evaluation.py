@@ -8,7 +8,7 @@ from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
 from igds_utils.engine.generation import cache_bytes
 from igds_utils.engine.lm import LM
-from igds_utils.engine.prompts import encode
+from igds_utils.engine.prompts import encode, evaluation_prompt
 from igds_utils.tasks.base import Task, TaskSpec
 from igds_utils.tasks.examples import Example
 from igds_utils.training import evaluation
@@ -45,17 +45,21 @@ def table(*texts, each=1):
     return pd.DataFrame(rows, columns=["sample_id", "k", "output"])
 
 
-def answers(lm, config, seed=0, arm="original", rows=64, examples=EXAMPLES):
-    asked = evaluation.questions(lm.tokenizer, Echo(), examples, config)
-    parts = evaluation.batches(asked, config, rows)
-    found = [one for some in parts for one in evaluation.answer(lm, Echo(), some, config, rows, seed, arm)]
-    return evaluation.in_order(pd.concat(found))
+def questions(lm, examples):
+    return [(example, evaluation_prompt(Echo(), example, lm.tokenizer, "bare")) for example in examples]
+
+
+def answers(lm, config, seed=0, arm="original", memory=1.0, examples=EXAMPLES):
+    asked = questions(lm, examples)
+    parts = evaluation.batches(lm, asked, config, memory)
+    found = [one for some in parts for one in evaluation.answer(lm, Echo(), some, config, seed, arm)]
+    return pd.concat(found).sort_values(["sample_id", "k"], ignore_index=True)
 
 
 def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
     outputs = answers(lm, task_config())
     assert outputs[["sample_id", "k"]].to_numpy().tolist() == [["e0", 0], ["e1", 0], ["e2", 0]]
-    again = answers(lm, task_config(), seed=5, arm="full", rows=1)
+    again = answers(lm, task_config(), seed=5, arm="full", memory=1e-9)
     assert outputs["output"].tolist() == again["output"].tolist()
     prompt = torch.tensor([encode(lm.tokenizer, "<|im_start|>one\nSolution:")])
     plain = lm.model.generate(prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :]
@@ -65,12 +69,12 @@ def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
 def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
     config = task_config(samples=4, temperature=1.0, top_p=0.9)
     whole = answers(lm, config)
-    asked = evaluation.questions(lm.tokenizer, Echo(), EXAMPLES, config)
-    longest = len(encode(lm.tokenizer, asked[0][1])) + config.max_new_tokens
-    for rows in (1, 3, 8):
+    asked = questions(lm, EXAMPLES)
+    longest = len(encode(lm.tokenizer, asked[-1][1])) + config.max_new_tokens
+    for rows, sizes in ((1, [1, 1, 1]), (8, [2, 1]), (12, [3])):
         memory = rows * cache_bytes(lm, longest) * 1.01 / 1e9
-        assert evaluation.rows_that_fit(lm, asked, config, memory) == rows
-        assert answers(lm, config, rows=rows).equals(whole)
+        assert list(map(len, evaluation.batches(lm, asked, config, memory))) == sizes
+        assert answers(lm, config, memory=memory).equals(whole)
     assert answers(lm, config, examples=EXAMPLES[:0:-1]).equals(whole[4:].reset_index(drop=True))
 
 
@@ -82,22 +86,17 @@ def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
     assert evaluation.score_outputs(Echo("length"), EXAMPLES, outputs)["score"].tolist() == [2.0, 1.0, 12.0]
 
 
-@pytest.mark.parametrize(
-    "outputs, words",
-    [(table(*"abcd"), "outputs of 'e3'.* another set"), (table(*"abc", each=2), "e1 has 1 outputs")],
-)
-def test_outputs_of_another_set_or_number_are_refused(outputs, words):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize("outputs", [table(*"abcd"), table(*"abc", each=2)])
+def test_outputs_of_another_set_or_number_are_refused(outputs):
+    with pytest.raises(ValueError, match="answer another test set: run notebook 04 again"):
         evaluation.score_outputs(Echo(), EXAMPLES, outputs)
 
 
-def test_corpus_scores_of_arms_follow_the_examples():
-    task, words = tasks.get("translation"), ["une pomme rouge et verte", "deux poires", "trois"]
+def test_scores_of_a_corpus_are_not_means_over_its_sentences():
+    words = ["une pomme rouge et verte", "deux poires", "trois"]
     fields = {"source_text": "", "target_language": "French"}
     examples = [Example(f"e{i}", fields, word, (word,)) for i, word in enumerate(words)]
-    full = pd.DataFrame({"sample_id": ["e2", "e0", "e1"], "output": [words[i] for i in (2, 0, 1)], "arm": "full"})
-    igds = full.assign(output=["x", "une pomme", "deux"], arm="igds")
-    found = evaluation.corpus_scores(task, examples, pd.concat([full, igds]))
-    assert list(found) == ["full", "igds"] and found["full"] == {"chrf": 100, "bleu": pytest.approx(100)}
-    assert found["igds"] == task.score_corpus(["une pomme", "deux", "x"], examples)
-    assert evaluation.corpus_scores(tasks.get("math"), examples, full) == {}
+    task = tasks.get("translation")
+    assert task.score_corpus(words, examples) == {"chrf": 100, "bleu": pytest.approx(100)}
+    assert task.score_corpus(["une pomme", "deux", "x"], examples)["chrf"] < 50
+    assert tasks.get("math").score_corpus(words, examples) == {}

@@ -117,7 +117,7 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
         compared = evaluation[~evaluation["selector"].isin(CHECKS)]
         paths = {name: f"{task}/arms/{name}/likelihoods.parquet" for name in [*trained, "original"]}
         known = {name: stored.store.read(path) for name, path in paths.items() if stored.store.has(path)}
-        found = summarise(compared, sizes | {"original": 0}, ratio, logs, *stored.options, known)
+        found = summarise(compared, sizes | {"original": 0}, ratio, logs, known, *stored.options)
         assert same(found, stored.store.read(f"{task}/summary.json"))
         assert same(checks(evaluation, *stored.options), stored.store.read("checks.json")[task])
 

@@ -9,6 +9,7 @@ import torch
 
 from igds_utils.core import arms
 from igds_utils.core.experiment import open_run
+from igds_utils.engine import generation
 from igds_utils.training import sft, trained
 from igds_utils.training.trained import TrainedArm
 
@@ -89,10 +90,10 @@ def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monk
         return answer(lm, task, asked, *rest)
 
     monkeypatch.setattr(trained.evaluation, "answer", dies_at_second)
-    monkeypatch.setattr(trained.evaluation, "rows_that_fit", lambda *_: 12)
+    monkeypatch.setattr(generation, "rows_that_fit", lambda *_: 12)
     with pytest.raises(KeyboardInterrupt):
         arm_of(run, "original").make("outputs")
-    monkeypatch.setattr(trained.evaluation, "rows_that_fit", lambda *_: 5)
+    monkeypatch.setattr(generation, "rows_that_fit", lambda *_: 5)
     again = arm_of(run, "original").make("outputs")
     assert len(answered[0]) == 3 and len(answered[2]) == 1
     assert not set(answered[0]) & {one for some in answered[2:] for one in some}

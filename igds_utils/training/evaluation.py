@@ -1,4 +1,4 @@
-"""Evaluation: an arm's outputs on the test set and their scores, and what these say about the arms of a task."""
+"""An arm's outputs on the test set and their scores, and the arms of a task compared."""
 
 from __future__ import annotations
 
@@ -14,127 +14,85 @@ from igds_utils.config.settings import TaskConfig
 from igds_utils.core.store import content_hash
 from igds_utils.data.metrics import pass_at_k
 from igds_utils.data.stats import holm, interval, paired_difference
+from igds_utils.display import without_seed
 from igds_utils.engine import distributed
-from igds_utils.engine.prompts import encode, encode_all, evaluation_prompt
+from igds_utils.engine.prompts import encode_all
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from igds_utils.engine.lm import LM
 
-DRAWS = 5  # of Random: with fewer the luck of drawing and training is not known, and nothing is judged against it
-REFERENCES = ("random", "full", "original")  # with which every arm is compared
+DRAWS = 5  # of Random: with fewer, the luck of drawing and training is not known: nothing is judged
 Question = tuple[Example, str]  # a test example and its rendered prompt
 
 
-def questions(
-    tokenizer: PreTrainedTokenizerBase, task: Task, examples: Sequence[Example], config: TaskConfig
-) -> list[Question]:
-    """The test examples with their prompts, the longest first."""
-    texts = [
-        evaluation_prompt(task, example, tokenizer, config.rendering, config.shots, config.max_prompt_tokens)
-        for example in examples
-    ]
-    lengths = map(len, encode_all(tokenizer, texts))
-    longest_first = sorted(zip(lengths, examples, texts, strict=True), key=lambda one: -one[0])
-    return [(example, text) for _, example, text in longest_first]
+def batches(
+    lm: LM, asked: Sequence[Question], config: TaskConfig, cache_gb: float
+) -> Iterator[Sequence[Question]]:
+    """Questions whose answers decode together: `cache_gb` holds them, each process has some."""
+    from igds_utils.engine import batching, generation
 
-
-def rows_that_fit(lm: LM, asked: Sequence[Question], config: TaskConfig, cache_gb: float) -> int:
-    """How many answers to `questions` may decode together, as in the causal filter (`intervention.cache_gb`)."""
-    from igds_utils.engine import generation
-
-    return generation.rows_that_fit(lm, len(encode(lm.tokenizer, asked[0][1])) + config.max_new_tokens, cache_gb)
-
-
-def batches(asked: Sequence[Question], config: TaskConfig, rows: int) -> Iterator[Sequence[Question]]:
-    """Questions whose answers decode together, at least one batch for each process that shares the work."""
-    from igds_utils.engine.batching import even_chunks
-
+    prompts = encode_all(lm.tokenizer, [text for _, text in asked])
+    longest = max(map(len, prompts)) + config.max_new_tokens
+    fit = generation.rows_that_fit(lm, longest, cache_gb) // config.samples
     share = math.ceil(len(asked) / distributed.processes())
-    return even_chunks(asked, max(1, min(share, rows // config.samples)))
+    return batching.even_chunks(asked, max(1, min(share, fit)))
 
 
 def answer(
-    lm: LM, task: Task, asked: Sequence[Question], config: TaskConfig, rows: int, seed: int, arm: str
+    lm: LM, task: Task, asked: Sequence[Question], config: TaskConfig, seed: int, arm: str
 ) -> list[pd.DataFrame]:
-    """`config.samples` outputs for each question, in a table of its own: (sample_id, k, output), k from 0.
+    """`config.samples` outputs for each question, as a table: (sample_id, k, output), k from 0.
 
-    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, each from a random stream
-    of its own for (seed, arm, example, k): which answers decode together changes none of them.
+    One sample is decoded greedily; more are drawn with the preset's temperature and top-p, each
+    from a random stream of its own for (seed, arm, example, k).
     """
     from igds_utils.engine.generation import Sampling, generate
 
-    sampling = None
-    if config.samples > 1:
+    sampling, samples = None, config.samples
+    if samples > 1:
         seeds = [f"{task.name}/{arm}/{seed}/{example.id}" for example, _ in asked]
         sampling = Sampling(config.temperature, config.top_p, seeds)
-    texts = [text for _, text in asked]
-    outputs = generate(lm, texts, config.max_new_tokens, task.stops, rows, sampling, config.samples)
+    options = config.max_new_tokens, task.stops, len(asked) * samples, sampling, samples
+    outputs = generate(lm, [text for _, text in asked], *options)
     return [
-        pd.DataFrame({"sample_id": example.id, "k": range(len(drawn)), "output": drawn})
+        pd.DataFrame({"sample_id": example.id, "k": range(samples), "output": drawn})
         for (example, _), drawn in zip(asked, outputs, strict=True)
     ]
 
 
-def in_order(outputs: pd.DataFrame) -> pd.DataFrame:
-    """Outputs as they are stored: by sample id, then by k."""
-    return outputs.sort_values(["sample_id", "k"], kind="stable", ignore_index=True)
-
-
 def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
     """What stored outputs depend on beside the model and the test set."""
-    names = ("rendering", "shots", "max_prompt_tokens", "max_new_tokens", "samples", "temperature", "top_p")
-    draws = {"draws": "one stream a sample and k"} if config.samples > 1 else {}
-    return {"wording": content_hash(task.wording), **{name: getattr(config, name) for name in names}} | draws
+    limits = {"max_prompt_tokens", "max_new_tokens"}
+    fields = limits | {"rendering", "shots", "samples", "temperature", "top_p"}
+    return {"wording": content_hash(task.wording)} | config.model_dump(include=fields)
 
 
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:
-    """Scores of every example: sample_id, output (its first), one column a metric (mean over its outputs), score.
+    """Scores of every example: sample_id, output (its first), a column a metric (mean), score.
 
-    outputs: as `answer` gives them. `score` is the task's own metric; of n outputs' accuracy it is pass@n (unbiased).
-    Raises `ValueError` unless all examples, and only they, have the same number of outputs.
+    outputs: the rows that `answer` gives. `score` is the task's own metric; of n outputs' accuracy
+    it is pass@n (unbiased). Raises `ValueError` unless every example has n outputs.
     """
     ids = [example.id for example in examples]
     drawn = outputs.sort_values("k").groupby("sample_id")["output"].agg(list)
-    if strangers := sorted(set(drawn.index) - set(ids)):
-        raise ValueError(
-            f"outputs of {strangers[0]!r}, which is none of the {len(ids)} examples: they are of another set"
-        )
-    counts = drawn.map(len).reindex(ids, fill_value=0)
-    n = max(1, int(counts.iloc[0]))
-    if (wrong := counts[counts != n]).size:
-        raise ValueError(
-            f"{wrong.index[0]} has {wrong.iloc[0]} outputs, the first example {n}: generate them again"
-        )
+    n = len(drawn.iloc[0])
+    if set(drawn.index) != set(ids) or (drawn.map(len) != n).any():
+        raise ValueError("these outputs answer another test set: run notebook 04 again")
     texts = drawn[ids].explode()
-    scored = pd.DataFrame(task.score_all(list(texts), [example for example in examples for _ in range(n)]))
+    repeated = [example for example in examples for _ in range(n)]
+    scored = pd.DataFrame(task.score_all(list(texts), repeated))
     metrics = scored.groupby(texts.index, sort=False)
-    main = metrics[task.metric]
-    score = main.sum().map(lambda right: pass_at_k(n, int(right), n)) if task.metric == "accuracy" else main.mean()
+    score = metrics[task.metric].mean()
+    if task.metric == "accuracy":
+        score = metrics["accuracy"].sum().map(lambda right: pass_at_k(n, int(right), n))
     table = metrics.mean().assign(score=score).rename_axis("sample_id").reset_index()
     table.insert(1, "output", drawn[ids].str[0].to_numpy())
     return table
 
 
-def corpus_scores(
-    task: Task, examples: Sequence[Example], scored: pd.DataFrame
-) -> dict[str, dict[str, float]]:
-    """Arm -> metrics of its first outputs as one corpus (chrF, BLEU); none where the task's metric has no such form.
-
-    scored: rows of `score_outputs` for all examples of several arms, with a column arm.
-    """
-    found = {}
-    for arm, rows in scored.groupby("arm", sort=False):
-        outputs = rows.set_index("sample_id")["output"].loc[[example.id for example in examples]]
-        if made := task.score_corpus(outputs.tolist(), examples):
-            found[arm] = made
-    return found
-
-
-# ---- the arms of a task compared -------------------------------------------------------------------------
+# ---- the arms of a task compared -----------------------------------------------------------------
 
 
 def summarise(
@@ -142,108 +100,104 @@ def summarise(
     n_train: dict[str, int],
     main_ratio: float,
     logs: dict[str, pd.DataFrame],
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
     likelihoods: Mapping[str, pd.DataFrame] | None = None,
+    *options: float,
 ) -> list[dict]:
-    """One record per arm, seeds of an arm pooled: its score and its paired differences (the numbers of Table 2).
+    """One record per arm, its seeds pooled: its score and its paired differences (Table 2).
 
-    evaluation: arm, selector, ratio, seed, sample_id, score. n_train: arm -> samples it was trained on. main_ratio: at
-    which all selectors are compared. logs, likelihoods: log.parquet and likelihoods.parquet of the arms that have one.
+    evaluation: arm, selector, ratio, seed, sample_id, score. n_train: arm -> samples of a training.
+    main_ratio: at which all selectors are compared. logs: log.parquet of the trained arms.
+    likelihoods: likelihoods.parquet of all arms. options: confidence, resamples, seed.
 
-    A record holds arm, selector, ratio, main (whether it is at the main ratio, or has none), seeds, by_seed (scores),
-    n_train; target_tokens and steps (of one training, mean over seeds); n (test samples); score, low, high (over test
-    samples); gain_over_full (percent); above_random (how many of Random's draws score lower); and against random (of
-    the same ratio), full, original, for IGDS also every other arm of its ratio: `vs_random`, `vs_random_low`,
-    `vs_random_high`, `vs_random_judged` (whether both were trained twice or more, Random `DRAWS` times) and, if so,
-    `vs_random_p` (`paired_difference`; of the three references Holm-adjusted over arms). Where all arms have
-    likelihoods, the same for loglik (nats per target token): loglik, loglik_low, loglik_vs_random etc.
-    What cannot be compared is None; JSON can hold the result.
+    A record holds arm, selector, ratio, main (whether at the main ratio, or without one), seeds,
+    by_seed (scores), n_train; target_tokens and steps (of a training, mean over seeds); n (test
+    samples); score with low and high; gain_over_full (percent); above_random (how many of Random's
+    draws score lower); vs_random (of the same ratio) with vs_random_low, _high, _judged (whether
+    both were trained twice or more, Random `DRAWS` times) and, if so, _p (Holm-adjusted over arms).
+    IGDS has vs_full, vs_full_low, vs_full_high etc. of every other arm of its ratio. The same of
+    loglik (nats per target token): loglik, loglik_low, loglik_vs_random etc. JSON can hold it.
     """
-    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    measures = {"": "score"}
-    if likelihoods and set(likelihoods) >= set(evaluation["arm"]):
+    prefixes = {"score": ""}
+    if likelihoods:
         known = pd.concat(likelihoods, names=["arm"]).reset_index("arm")
-        evaluation = evaluation.merge(known, on=["arm", "sample_id"], how="left", validate="many_to_one")
-        measures["loglik_"] = "loglik"
-    groups = {  # no ratio: nothing was selected, or all
-        (selector, float(ratio) if "@" in frame["arm"].iloc[0] else None): frame
-        for (selector, ratio), frame in evaluation.groupby(["selector", "ratio"], sort=True, dropna=False)
-    }
-    tables = {
-        prefix: {key: _by_seed(frame, measure) for key, frame in groups.items()}
-        for prefix, measure in measures.items()
-    }
-    full, records = tables[""].get(("full", None)), []
-    for (selector, ratio), frame in groups.items():
-        scores, random = tables[""][selector, ratio], tables[""].get(("random", ratio))
-        trained = [logs[arm] for arm in frame["arm"].unique() if arm in logs]
-        arm = selector if ratio is None else f"{selector}@{ratio:g}"
+        evaluation = evaluation.merge(known, on=["arm", "sample_id"], validate="many_to_one")
+        prefixes["loglik"] = "loglik_"
+    evaluation = evaluation.assign(arm=evaluation["arm"].map(without_seed))
+    tables = {name: _table(evaluation, "arm", name) for name in prefixes}
+    arms, records = sorted(set(evaluation["arm"])), []
+    for arm in arms:
+        selector, _, share = arm.partition("@")  # without a share nothing was selected, or all
+        ratio, scores = float(share) if share else None, tables["score"]
+        trained = [log for name, log in logs.items() if without_seed(name) == arm]
+        target_tokens = [log["target_tokens"].sum() for log in trained]
         record = {
-            "arm": arm, "selector": selector, "ratio": ratio, "main": ratio is None or ratio == main_ratio,
-            "seeds": [int(s) for s in scores.columns], "by_seed": [float(s) for s in scores.mean()],
+            "arm": arm,
+            "selector": selector,
+            "ratio": ratio,
+            "main": ratio in (None, main_ratio),
+            "seeds": [int(seed) for seed in scores[arm]],
+            "by_seed": scores[arm].mean().tolist(),
             "n_train": n_train.get(arm),
-            "target_tokens": fmean(log["target_tokens"].sum() for log in trained) if trained else None,
-            "steps": fmean(map(len, trained)) if trained else None, "n": len(scores),
-        }  # fmt: skip
-        references = {"random": ("random", ratio), "full": ("full", None), "original": ("original", None)}
+            "target_tokens": fmean(target_tokens) if trained else None,
+            "steps": fmean(map(len, trained)) if trained else None,
+            "n": len(scores),
+        }
+        others = [random := f"random@{share}"]
         if selector == "igds":
-            others = [key for key in groups if key[1] in (None, ratio) and key[0] not in (*REFERENCES, "igds")]
-            references |= {other[0]: other for other in others}
-        for prefix, of_arms in tables.items():
-            found = interval(of_arms[selector, ratio].mean(axis=1), **options)
-            names = (measures[prefix], f"{prefix}low", f"{prefix}high")
-            record |= dict(zip(names, map(_plain, found), strict=True))
-            for name, key in references.items():
-                record |= _versus(f"{prefix}vs_{name}", of_arms, (selector, ratio), key, options)
-        mean, of_full = record["score"], 0 if full is None else float(full.to_numpy().mean())
-        record["gain_over_full"] = 100 * (mean / of_full - 1) if of_full else None
-        compared = random is not None and selector != "random"
-        record["above_random"] = int((random.mean() < mean).sum()) if compared else None
+            others += [one for one in arms if one.partition("@")[2] in ("", share)]
+        for measure, table in tables.items():
+            prefix = prefixes[measure]
+            found = map(_plain, interval(table[arm].mean(axis=1), *options))
+            record |= zip((measure, f"{prefix}low", f"{prefix}high"), found, strict=True)
+            for other in sorted({*others} & {*arms} - {arm}):
+                record |= _versus(prefix, table, arm, other, options)
+        full = float(scores["full"].to_numpy().mean()) if "full" in arms else 0
+        record["gain_over_full"] = 100 * (record["score"] / full - 1) if full else None
+        if random in arms and random != arm:
+            draws = scores[random].mean()
+            record["above_random"] = int((draws < record["score"]).sum())
         records.append(record)
-    for field in [f"{prefix}vs_{name}_p" for prefix in tables for name in REFERENCES]:
-        raw = pd.Series([record[field] for record in records], dtype=float)
-        for record, adjusted in zip(records, holm(raw), strict=True):
+    for field in [f"{prefix}vs_random_p" for prefix in prefixes.values()]:
+        compared = [record for record in records if field in record]
+        for record, adjusted in zip(compared, holm([r[field] for r in compared]), strict=True):
             record[field] = _plain(adjusted)
     return records
 
 
-def checks(
-    evaluation: pd.DataFrame, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> list[dict]:
-    """Whether a task can tell data apart: full - original, clean - corrupted must lie above zero with their interval.
+def checks(evaluation: pd.DataFrame, *options: float) -> list[dict]:
+    """Whether a task can tell data apart: full - original and clean - corrupted, above zero.
 
-    A record holds name, gain, low, high (units of the metric) and passed, which is None where an arm was trained once.
+    A record holds name, gain, low, high (units of the metric) and passed (whether the interval lies
+    above zero), which is None where an arm was trained once. options: as in `summarise`.
     """
-    by_arm = {arm: _model(arm, _by_seed(frame)) for arm, frame in evaluation.groupby("selector")}
-    made = []
+    table, made = _table(evaluation, "selector", "score"), []
     for better, worse in (("full", "original"), ("clean", "corrupted")):
-        if better in by_arm and worse in by_arm:
-            found = paired_difference(by_arm[better], by_arm[worse], confidence, resamples, seed)
-            row = {"name": f"{better} - {worse}", "gain": found.mean, "low": found.low, "high": found.high}
-            made.append(row | {"passed": found.low > 0 if found.judged else None})
+        if better in table and worse in table:
+            found = paired_difference(_model(table, better), _model(table, worse), *options)
+            row = {"name": f"{better} - {worse}", "gain": found.mean, "low": found.low}
+            passed = found.low > 0 if found.judged else None
+            made.append(row | {"high": found.high, "passed": passed})
     return made
 
 
-def _by_seed(evaluation: pd.DataFrame, measure: str = "score") -> pd.DataFrame:
-    """A measure of one arm: a row per test sample, a column per training seed."""
-    return evaluation.groupby(["sample_id", "seed"])[measure].mean().unstack()
+def _table(evaluation: pd.DataFrame, by: str, measure: str) -> pd.DataFrame:
+    """A measure of all arms: a row per test sample, a column per arm and training seed."""
+    return evaluation.pivot_table(index="sample_id", columns=[by, "seed"], values=measure)
 
 
-def _model(selector: str, scores: pd.DataFrame) -> pd.DataFrame | pd.Series:
-    """What `paired_difference` compares: an arm by its trainings, the untrained model as it stands."""
-    return scores.iloc[:, 0] if selector == "original" else scores
+def _model(table: pd.DataFrame, arm: str) -> pd.DataFrame | pd.Series:
+    """What `paired_difference` compares: an arm by its trainings, the untrained model as it is."""
+    return table[arm].iloc[:, 0] if arm == "original" else table[arm]
 
 
-def _versus(name: str, tables: dict, arm: tuple, reference: tuple, options: dict) -> dict:
-    fields = [f"{name}{part}" for part in ("", "_low", "_high", "_p", "_judged")]
-    if reference == arm or reference not in tables:
-        return dict.fromkeys(fields)
-    found = paired_difference(*(_model(key[0], tables[key]) for key in (arm, reference)), **options)
-    judged = found.judged and (reference[0] != "random" or found.trainings[1] >= DRAWS)
-    values = (*map(_plain, found[:3]), found.p_value if judged else None, judged)
-    return dict(zip(fields, values, strict=True))
+def _versus(prefix: str, table: pd.DataFrame, arm: str, other: str, options: tuple) -> dict:
+    found = paired_difference(_model(table, arm), _model(table, other), *options)
+    name = f"{prefix}vs_{other.partition('@')[0]}"
+    made = {name: found.mean, f"{name}_low": _plain(found.low), f"{name}_high": _plain(found.high)}
+    if other.startswith("random@"):
+        made[f"{name}_judged"] = judged = found.judged and found.trainings[1] >= DRAWS
+        made[f"{name}_p"] = found.p_value if judged else None
+    return made
 
 
 def _plain(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""A trained arm: trained when its model is first asked for, so that an arm whose products are there costs nothing."""
+"""A trained arm; it is trained when its model is first asked for, or not at all."""
 
 import shutil
 from functools import cached_property
@@ -14,20 +14,20 @@ from igds_utils.core.experiment import Run, stamped
 from igds_utils.engine import activations, distributed
 from igds_utils.engine.lm import LM
 from igds_utils.engine.losses import target_losses
+from igds_utils.engine.prompts import evaluation_prompt
 from igds_utils.training import capabilities, evaluation, sft
 
-FIXED_PROMPTS = 256  # pool prompts on which every arm's task-feature activations are stored (Figure 3)
+FIXED_PROMPTS = 256  # of the pool, on which every arm's task features are read (Figure 3)
 
 
 class TrainedArm:
     """One arm of a task, with the model that it trained; `original` is the untrained model.
 
     Its products, each a table in the arm's folder:
-    log: one row an optimizer step (`sft.train`).
+    log: a row an optimizer step (`sft.train`).
     outputs: (sample_id, k, output) on the test set.
-    likelihoods: (sample_id, loglik) of the references of the test set, the mean log-probability of a token in nats.
-    activations: (sample_id, layer, feature, activation) of the task features on pool prompts that are the same for
-    every arm.
+    likelihoods: (sample_id, loglik) of the test references, mean log-probability of a token (nats).
+    activations: (sample_id, layer, feature, activation) at p, on the same pool prompts in each arm.
     capabilities: (benchmark, subject, item, score) on general questions (`capabilities.score`).
     """
 
@@ -35,16 +35,18 @@ class TrainedArm:
         self.run, self.task, self.arm = run, task, arm
         self.config = run.config(task)
         self.folder = f"{task}/arms/{arm.name}"
+        self._selected = f"{task}/selected/{arm.name}.jsonl"
         self._weights = run.store.root / self.folder / "weights"
 
     @property
     def products(self) -> list[str]:
-        """Names of the products that later notebooks need of this arm, in the order in which they are made."""
-        general = ["capabilities"] if self.arm in arms.asked_in_general(self.config) else []
-        return [*(["log"] if self.arm.trained else []), "outputs", "likelihoods", "activations", *general]
+        """Names of the products that later notebooks need, in the order in which they are made."""
+        log = ["log"] * self.arm.trained
+        general = ["capabilities"] * (self.arm in arms.asked_in_general(self.config))
+        return [*log, "outputs", "likelihoods", "activations", *general]
 
     def make_all(self) -> dict[str, pd.DataFrame]:
-        """All products by name, made where they are not fresh, in the processes that the preset asks for."""
+        """All products by name, made where not fresh, in the processes that the preset asks for."""
         if self.run.preset.launch.processes > 1 and not all(map(self._fresh, self.products)):
             asked = self.run, f"{__name__}:make_products", self.task, self.arm.name
             if self.arm.trained:
@@ -56,10 +58,11 @@ class TrainedArm:
         return made
 
     def make(self, product: str) -> pd.DataFrame:
-        """One product, read from disk if it is fresh; else the model is trained, unless its weights were kept."""
+        """One product, read from disk if fresh; else the model is trained, or read if kept."""
         if product == "outputs":
             return self._outputs()
-        return self.run.make(self._path(product), getattr(self, f"_{product}"), **self.inputs_of(product))
+        build = getattr(self, f"_{product}")
+        return self.run.make(self._path(product), build, **self.inputs_of(product))
 
     def _path(self, product: str) -> str:
         return f"{self.folder}/{product}.parquet"
@@ -72,15 +75,16 @@ class TrainedArm:
         run, task, arm = self.run, self.task, {"arm": self.inputs}
         match product:
             case "outputs":
-                decoding = evaluation.decoding(run.task(task), self.config)
-                return arm | {"decoding": decoding, "test": run.data_version(task, "test")}
+                arm["decoding"] = evaluation.decoding(run.task(task), self.config)
+                return arm | {"test": run.data_version(task, "test")}
             case "likelihoods":
                 return arm | run.training_inputs(task) | {"test": run.data_version(task, "test")}
             case "activations":
-                features = [feature.name for feature in run.task_features(task)]
-                return arm | {"features": features} | run.inputs(task, "pool")
+                arm["features"] = [feature.name for feature in run.task_features(task)]
+                return arm | run.inputs(task, "pool")
             case "capabilities":
-                return arm | {"asked": self.config.capabilities.model_dump(mode="json", exclude={"arms"})}
+                asked = self.config.capabilities.model_dump(mode="json", exclude={"arms"})
+                return arm | {"asked": asked}
         return self.inputs
 
     @property
@@ -92,66 +96,54 @@ class TrainedArm:
         if not self.arm.trained or chosen.dtype != "float32":
             inputs["dtype"] = chosen.dtype
         if self.arm.trained:
-            inputs["selection"] = self.run.store.version(f"{self.task}/selected/{self.arm.name}.jsonl")
+            inputs["selection"] = self.run.store.version(self._selected)
             inputs["sft"] = self.recipe.model_dump(exclude=sft.NOT_LEARNT_FROM)
             inputs["seed"] = self.arm.seed
         return inputs
 
     @property
     def recipe(self) -> SftConfig:
-        """How the arm is trained; `full_steps` takes batches as much larger as its pool is than a selection."""
-        recipe = self.config.sft
-        if self.arm.selector != "full_steps":
-            return recipe
-        return recipe.model_copy(update={"global_batch": round(recipe.global_batch / self.config.ratio)})
-
-    # ---- the model ----
-
-    @property
-    def lm(self) -> LM:
-        """The arm's model, trained or read from its kept weights."""
-        return self._loaded[0]
+        """How the arm is trained; batches of `full_steps` are larger, as its pool is."""
+        recipe, share = self.config.sft, self.config.ratio
+        larger = {"global_batch": round(recipe.global_batch / share)}
+        return recipe.model_copy(update=larger if self.arm.selector == "full_steps" else {})
 
     @cached_property
-    def _loaded(self) -> tuple[LM, pd.DataFrame | None]:
-        """The arm's model, and the log of a training that was just done."""
-        run = self.run
+    def lm(self) -> LM:
+        """The arm's model, trained or read from its kept weights."""
+        run, record = self.run, f"{self.folder}/weights.json"
         if not self.arm.trained:
-            return run.train_lm, None
-        stored = self._weights.is_dir() and run.store.fresh(f"{self.folder}/weights.json", **self.inputs)
+            return run.train_lm
+        stored = self._weights.is_dir() and run.store.fresh(record, **self.inputs)
         if stored and self._fresh("log"):
-            return run.load(FolderRef(folder=str(self._weights))), None
+            return run.load(FolderRef(folder=str(self._weights)))
         lm = run.load(run.preset.chosen.train)
         checkpoints = run.store.root / self.folder / "checkpoints"
-        pairs = run.training_pairs(run.read(f"{self.task}/selected/{self.arm.name}.jsonl"))
+        pairs = run.training_pairs(run.read(self._selected))
         # several processes hand the model on to others
-        weights = self._weights if self.recipe.keep_weights or distributed.processes() > 1 else None
-        log = sft.train(lm, pairs, self.recipe, self.arm.seed, checkpoints, weights, self.inputs)
+        kept = self.recipe.keep_weights or distributed.processes() > 1
+        told = self.recipe, self.arm.seed, checkpoints, self._weights if kept else None
+        self._of_training = sft.train(lm, pairs, *told, self.inputs)
         distributed.on_main_process(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
-        if weights:
-            about = {"folder": weights.name, "bytes": sum(file.stat().st_size for file in weights.iterdir())}
-            run.make(f"{self.folder}/weights.json", lambda: about, **self.inputs)
-        return lm, log
-
-    # ---- what is made of it ----
+        if kept:
+            run.make(record, lambda: {"folder": self._weights.name}, **self.inputs)
+        return lm
 
     def _log(self) -> pd.DataFrame:
-        return self._loaded[1]
+        _ = self.lm  # trains it: weights are read only where the log is fresh
+        return self._of_training
 
     def _outputs(self) -> pd.DataFrame:
         run, config, arm, task = self.run, self.config, self.arm, self.run.task(self.task)
-        asked = evaluation.questions(run.train_tokenizer, task, run.examples(self.task, "test"), config)
-
-        def rows() -> int:
-            return evaluation.rows_that_fit(self.lm, asked, config, run.preset.intervention.cache_gb)
-
+        test, memory = run.examples(self.task, "test"), run.preset.intervention.cache_gb
+        options = run.train_tokenizer, config.rendering, config.shots, config.max_prompt_tokens
         return run.make_in_parts(
             self._path("outputs"),
-            asked,
-            lambda some: evaluation.answer(self.lm, task, some, config, rows(), arm.seed, arm.name),
+            [(example, evaluation_prompt(task, example, *options)) for example in test],
+            lambda some: evaluation.answer(self.lm, task, some, config, arm.seed, arm.name),
             label=f"{arm.name}: answer",
-            together=lambda missing: evaluation.batches(missing, config, rows()) if missing else (),
-            finish=evaluation.in_order,
+            together=lambda left: evaluation.batches(self.lm, left, config, memory) if left else (),
+            finish=lambda found: found.sort_values(["sample_id", "k"], ignore_index=True),
             **self.inputs_of("outputs"),
         )
 
@@ -159,18 +151,18 @@ class TrainedArm:
         run, examples = self.run, self.run.examples(self.task, "test")
         pairs = run.training_pairs(run.training_records(self.task, examples))
         losses = target_losses(self.lm, pairs, run.preset.batch_tokens)
-        return pd.DataFrame({"sample_id": [example.id for example in examples], "loglik": -losses})
+        return pd.DataFrame({"sample_id": [one.id for one in examples], "loglik": -losses})
 
     def _capabilities(self) -> pd.DataFrame:
         asked = self.config.capabilities
-        return capabilities.score(self.lm, asked.benchmarks, asked.limit, self.run.preset.batch_tokens)
+        return capabilities.score(self.lm, asked.benchmarks, asked.limit)
 
     def _activations(self) -> pd.DataFrame:
         run, features = self.run, self.run.task_features(self.task)
         examples = run.examples(self.task, "pool")[:FIXED_PROMPTS]
         prompts = [run.prompt(self.task, example) for example in examples]
-        layers = sorted({feature.layer for feature in features})
-        residual = activations.critical_residuals(self.lm, prompts, layers, run.preset.batch_tokens)
+        layers, most = sorted({one.layer for one in features}), run.preset.batch_tokens
+        residual = activations.critical_residuals(self.lm, prompts, layers, most)
         found = activations.feature_activations(residual, run.saes, features)  # (N, k)
         rows = [
             (example.id, feature.layer, feature.index, float(value))
@@ -181,7 +173,7 @@ class TrainedArm:
 
 
 def make_products(run: Run, task: str, arm: str, *products: str) -> None:
-    """Make products of an arm in all processes that `launch.call` started, once it is trained or its weights read."""
+    """Train an arm or read its weights, then make products, in the processes of `launch.call`."""
     trained = TrainedArm(run, task, arms.arm_of(arm, arms.arms(run.config(task))))
     _ = trained.lm
     for product in products:
