@@ -17,7 +17,7 @@ from igds_utils.engine.losses import target_losses
 from igds_utils.engine.prompts import evaluation_prompt
 from igds_utils.training import capabilities, evaluation, sft
 
-FIXED_PROMPTS = 256  # of the pool, on which every arm's task features are read (Figure 3)
+FIXED_PROMPTS = 64  # of the pool, on which every arm's task features are read (Figure 3)
 
 
 class TrainedArm:
