@@ -18,12 +18,12 @@ from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
 from igds_utils.core.launch import claim
-from igds_utils.data.hub import FILES, PICKLED, local_folder, sha256
+from igds_utils.data.hub import FILES, local_folder, sha256
 from igds_utils.engine import prompts
 from igds_utils.engine.features import Feature, sae_folders
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
-from igds_utils.tasks.sourced import describe, shared_with_test
+from igds_utils.tasks.sourced import describe
 
 
 def open_run(
@@ -100,16 +100,16 @@ class Run:
         return self._sets[task]
 
     def data_facts(self, task: str) -> dict[str, Any]:
-        """What was left out to make the sets, which pool samples share 13 words in a row with a test item, and whether
-        the test references fit into `max_new_tokens`, which is printed where they do not.
+        """What was left out to make the sets, and whether the test references fit into `max_new_tokens`.
+
+        Where they do not, that is printed.
         """
         sets, limit = self.sets(task), self.config(task).max_new_tokens
 
         def build() -> dict[str, Any]:
-            ids, test = shared_with_test(sets["pool"], sets["test"]), sets["test"]
+            test = sets["test"]
             room = prompts.answer_room(self.train_tokenizer, test, limit) if test else {"longer": 0}
-            shared = {"samples": len(ids), "ids": ids[:100]}
-            return {**sets.facts, "pool_shares_13_words_with_test": shared, "test_references": room}
+            return {**sets.facts, "test_references": room}
 
         inputs = {name: self.data_version(task, name) for name in ("pool", "test")}
         inputs |= {"facts": sets.facts, "max_new_tokens": limit, "model": stamped(self.preset.chosen.train)}
@@ -286,6 +286,6 @@ def stamped(ref: Ref | None) -> Any:
     """
     if not isinstance(ref, FolderRef):
         return ref
-    files = sorted(file for pattern in [*FILES, *PICKLED] for file in local_folder(ref).glob(pattern))
+    files = sorted(file for pattern in FILES for file in local_folder(ref).glob(pattern))
     stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     return {**ref.model_dump(), "content": store.content_hash(stats)}
