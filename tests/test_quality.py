@@ -85,7 +85,7 @@ def test_a_duplicate_counts_only_beside_its_original(known):
 def test_chance_is_what_random_selections_have_on_average():
     pool = corruptions.quality_pool(
         [Example(f"s{i:03d}", {"question": f"Add {i} and 7 now."}, f"{i} + 7 = {i + 7}.", ()) for i in range(60)],
-        QualityConfig(target_rate=0.2, prompt_rate=0.3), 0, "math",
+        QualityConfig(target_rate=0.2, prompt_rate=0.3), 0,
     )  # fmt: skip
     known, random = quality.labels(pool), np.random.default_rng(0)
     drawn = {

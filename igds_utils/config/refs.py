@@ -189,6 +189,7 @@ class DataSource(Strict):
     sets: list[Literal["test", "validation", "confirmation", "prior", "pool"]] | None = None
     where: dict[str, list[str | int | bool]] = {}  # column -> the values of which a row must have one
     max_words: dict[str, int] = {}  # field -> most words; longer rows are left out
+    rows: PositiveInt | None = None  # draw so many at random in one pass, for sources beyond memory
     join_repeats: bool = False  # rows with the same prompt become one example with the references of all
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import zip_longest
 from math import comb
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 LAST_NUMBER = regex.compile(rf"(?<!\d)-?{NUMBER}(?:/{NUMBER})?")
 BASED = regex.compile(r"(?<!\w)(\d[\dA-Z]*)\s*_\s*\{?\s*(\d+)")  # 4343_7, 4343_{7}
 PLAIN = str.maketrans("−－＋／．０１２３４５６７８９", "--+/.0123456789")  # U+2212 and full-width characters
+ENCODER = "xlm-roberta-large"  # of COMET, fetched by it
 COMET_FILES = ["hparams.yaml", "checkpoints/model.ckpt"]
 
 
@@ -50,31 +51,28 @@ def last_number(text: str) -> str | None:
     return found[-1].replace(",", "") if found else None
 
 
-def math_correct(output: str, reference: str, timeout: int | None = 5) -> bool:
+def math_correct(output: str, reference: str, timeout: int = 5) -> bool:
     r"""Whether the answer of an output is mathematically equal to the reference (math-verify).
 
     The answer is the last box that is not empty (`boxed_answer`), apart from a full stop at its end;
     without one, what math-verify finds in the text, else the last number. A base in the reference
-    (4343_7) must stand in the answer too, which math-verify passes over.
-
-    timeout: seconds for parsing and for comparing, None for no limit.
+    (4343_7) must stand in the answer too, which math-verify passes over. timeout: seconds for parsing
+    and for comparing.
     """
     from math_verify import parse, verify
 
     # an answer that cannot be parsed is a wrong answer, not a warning a line
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     output, reference = output.translate(PLAIN), reference.translate(PLAIN)
+    read = partial(parse, parsing_timeout=timeout)
     if box := boxed_answer(output):
-        texts = [f"\\boxed{{{box.rstrip('. ')}}}"]
+        given = read(f"\\boxed{{{box.rstrip('. ')}}}")
     else:
-        texts = [output, last_number(output) or ""]
-    parsed = (parse(text, parsing_timeout=timeout) for text in texts)
-    given = next(filter(None, parsed), [])
+        given = read(output) or read(last_number(output) or "")
     base = BASED.fullmatch(reference.strip("$} "))
     if base and base.groups() not in BASED.findall(box or output)[-1:]:
         return False
-    gold = parse(f"\\boxed{{{reference}}}", parsing_timeout=timeout)
-    return bool(verify(gold, given, timeout_seconds=timeout))
+    return bool(verify(read(f"\\boxed{{{reference}}}"), given, timeout_seconds=timeout))
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -87,26 +85,17 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - comb(n - c, k) / comb(n, k)
 
 
-def rouge(hypothesis: str, reference: str, stemming: bool = False) -> dict[str, float]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L F1 over `words`, each 0 to 1: of ASCII texts those of rouge_score.
-
-    stemming: by Porter's algorithm, as rouge_score's use_stemmer does.
-    """
-    scores = _rouge_scorer(stemming).score(reference, hypothesis)
+def rouge(hypothesis: str, reference: str) -> dict[str, float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L F1 over `words`, each 0 to 1: of ASCII texts those of rouge_score."""
+    scores = _rouge_scorer().score(reference, hypothesis)
     return {kind: float(score.fmeasure) for kind, score in scores.items()}
 
 
 @cache
-def _rouge_scorer(stemming: bool):
-    from nltk.stem.porter import PorterStemmer
+def _rouge_scorer():
     from rouge_score.rouge_scorer import RougeScorer
 
-    stem = PorterStemmer().stem
-
-    def tokenize(text: str) -> list[str]:
-        return [stem(word) if stemming and len(word) > 3 else word for word in words(text)]
-
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=SimpleNamespace(tokenize=tokenize))
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=SimpleNamespace(tokenize=words))
 
 
 def chrf(hypothesis: str, reference: str) -> float:
@@ -146,18 +135,15 @@ def comet(
 
     model = _comet_model(checkpoint)
     samples = [dict(zip(("src", "mt", "ref"), triple, strict=True)) for triple in triples]
-    order = sorted(range(len(samples)), key=lambda i: len(samples[i]["src"]))
-    scores = [0.0] * len(samples)
+    scores: list[float] = []
     # Not by its own `predict`: Lightning's trainer takes the machine's first GPU in every process.
     # The model leaves the GPU to the models that generate.
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            inputs = model.prepare_for_inference([samples[i] for i in chosen])
+        for start in range(0, len(samples), batch):
+            inputs = model.prepare_for_inference(samples[start : start + batch])
             found = model.predict_step(model.transfer_batch_to_device(inputs, model.device, 0))
-            for i, score in zip(chosen, found["scores"].tolist(), strict=True):
-                scores[i] = 100 * score
+            scores += [100 * score for score in found["scores"].tolist()]
     model.to("cpu")
     return scores
 
@@ -175,4 +161,4 @@ def _comet_model(checkpoint: HubRef | FolderRef):
         folder = snapshot(checkpoint, COMET_FILES)
     # it holds objects of its training beside tensors
     with patch.dict(os.environ, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1"):
-        return fetched(str(folder), lambda: load_from_checkpoint(str(folder / COMET_FILES[1]))).eval()
+        return fetched(ENCODER, lambda: load_from_checkpoint(str(folder / COMET_FILES[1]))).eval()

@@ -1,26 +1,17 @@
 """Examples of a task, their sets, and when two of them say the same."""
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
 from string import Formatter
-from typing import Any, TypeVar
-
-from igds_utils.config.refs import Strict
+from typing import Any
 
 # The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
 # and what no preset may train on is always among the stream's first examples.
 SETS = ("test", "validation", "confirmation", "prior", "pool")
-HELD_OUT = ("test", "validation", "confirmation")
-
-# What chat templates end turns with; `prompts.as_text` asks the tokenizer itself
-CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]")
 QUOTES = str.maketrans("‘’“”", "''\"\"")
-
-Data = TypeVar("Data", bound=Strict)
 
 
 @dataclass(frozen=True)
@@ -40,9 +31,8 @@ class Example:
 
     @property
     def version(self) -> tuple:
-        """What a product made from this example depends on, the way in which control tokens are read among it."""
-        as_text = CONTROL.search(self.text + self.target) is not None
-        return (self.id, self.fields, self.target, self.references, *["control tokens are text"] * as_text)
+        """What a product made from this example depends on."""
+        return (self.id, self.fields, self.target, self.references)
 
 
 class Sets(dict[str, list[Example]]):
@@ -71,11 +61,6 @@ def normalize(text: str) -> str:
     return " ".join(lower.split()).rstrip(".。।")
 
 
-def data_parameters(schema: type[Data], data: dict[str, Any], task: str) -> Data:
-    """Read a task's `data` section into its record; raises `ConfigError` naming the key and what is known."""
-    return schema.read(data, place=("tasks", task, "data"))
-
-
 def random_stream(task: str, purpose: str, seed: int) -> Random:
     """A random generator of its own for every task, purpose and seed, the same on every machine."""
     return Random(f"{task}/{purpose}/{seed}")
@@ -94,8 +79,3 @@ def unique(examples: Iterable[Example], seen: Iterable[str] = ()) -> Iterator[Ex
 def number(examples: Iterable[Example], task: str, name: str) -> list[Example]:
     """The same examples with the ids `<task>-<name>-0000`, `-0001`, ..."""
     return [replace(example, id=f"{task}-{name}-{i:04d}") for i, example in enumerate(examples)]
-
-
-def held_out_texts(sets: dict[str, list[Example]]) -> set[str]:
-    """Normalized texts of the sets that nothing may be trained on."""
-    return {normalize(example.text) for name in HELD_OUT for example in sets[name]}

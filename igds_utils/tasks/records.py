@@ -28,7 +28,6 @@ FINAL = re.compile(r"\n?####\s*(.+?)\s*$")
 HALF = re.compile("[\ud800-\udfff]")  # of a character that UTF-16 writes as two
 SHOWN = 20  # problems that a message lists
 MISSING = object()
-KINDS = {bool: "true or false", list: "a list", dict: "an object"}
 
 
 class BadRecord(ValueError):
@@ -111,7 +110,7 @@ class Records:
 
     def _example(self, place: str, record: dict[str, Any]) -> Example:
         for name, values in self.source.where.items():
-            if self._value(record, name, name) not in values:
+            if self._value(record, name, name, False) not in values:
                 raise LeftOut("filtered by where")
         texts = {field: self._text(record, field) for field in self.fields}
         for needed in self._needed:
@@ -124,25 +123,16 @@ class Records:
 
     def _id(self, place: str, record: dict[str, Any]) -> str:
         """The record's id as text; one without is called by where it stands."""
-        column = self._columns["id"]
-        if column.column and column.names != [column.column]:  # a template
-            return self._text(record, "id")
-        value = self._value(record, column.column, "id", optional=True) if column.column else None
-        if value is None:
-            file, kind, number = place.rsplit(" ", 2)
-            return f"{file}-" * (len(self.rows.files) > 1) + f"{kind}-{number.zfill(6)}"
-        if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-            raise BadRecord(
-                f"field {column.column!r} holds {value!r}: an id is text or a whole number; --column "
-                "id=NAME reads another column, --column id= numbers the records"
-            )
-        return str(value)
+        if text := self._text(record, "id"):
+            return text
+        file, kind, number = place.rsplit(" ", 2)
+        return f"{file}-" * (len(self.rows.files) > 1) + f"{kind}-{number.zfill(6)}"
 
     def _text(self, record: dict[str, Any], field: str) -> str:
         column = self._columns[field]
         if column.value is not None:
             return column.value
-        optional = len(column.names) > 1 or field in self.task.optional
+        optional = len(column.names) > 1 or field in (*self.task.optional, "id")
         pieces = {name: self._piece(record, name, field, optional) for name in column.names}
         if column.names == [column.column]:
             text = pieces[column.column]
@@ -155,10 +145,10 @@ class Records:
     def _piece(self, record: dict[str, Any], name: str, field: str, optional: bool) -> str:
         value = self._value(record, name, field, optional)
         if isinstance(value, bool | list | dict):
-            raise BadRecord(f"field {name!r} holds {KINDS[type(value)]}, not text: write it as text")
+            raise BadRecord(f"field {name!r} holds a {type(value).__name__}: write it as text")
         return "" if value is None else str(value)
 
-    def _value(self, record: dict[str, Any], name: str, field: str, optional: bool = False) -> Any:
+    def _value(self, record: dict[str, Any], name: str, field: str, optional: bool) -> Any:
         if (value := find(record, name)) is not MISSING:
             self._unseen.pop(name, None)
             return value
