@@ -92,15 +92,13 @@ def documents(corpus: Corpus, configs: dict[str, TaskConfig], tokenizer, seed: i
     found: list[Document] = []
     for source, renderings in corpus.mix.items():
         task = tasks.get("summarization" if source == ENGLISH else source)
-        n, reserved = max(renderings.values()), corpus.reserved[task.name]
-        sizes = Sizes(prior=0, validation=0, confirmation=0, pool=n, test=reserved)
-        changes = {"sizes": sizes, "corrupted": 0.0, "quality": None}
-        config = configs[task.name].model_copy(update=changes)
+        sizes = Sizes(prior=0, validation=0, confirmation=0, pool=0, test=corpus.reserved[task.name])
+        config = configs[task.name].model_copy(update={"sizes": sizes})
         if source == ENGLISH:
             for text in task.english(config, seed)[: renderings["bare"]]:
                 add(f"{source}/bare", text, encode(tokenizer, text))
             continue
-        examples = task.sets(config, seed)["pool"]
+        examples = task.extra(config, seed, max(renderings.values()))
         for rendering, n in renderings.items():
             for example in examples[:n]:
                 prompt = identification_prompt(task, example, tokenizer, rendering)

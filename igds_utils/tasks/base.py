@@ -77,6 +77,11 @@ class Task:
             sets["quality"] = quality_pool(sets["quality"], config.quality, seed)
         return sets
 
+    def extra(self, config: TaskConfig, seed: int, n: int) -> list[Example]:
+        """At most `n` examples to train SAEs on, none of them in the other sets of `config`."""
+        sizes = config.sizes.model_copy(update={"pool": n})
+        return deal_sets(self, config.model_copy(update={"sizes": sizes}), seed)["pool"]
+
     def english(self, config: TaskConfig, seed: int) -> list[str]:
         """Whole leads of articles as general English text, shuffled, without those of the test set.
 
