@@ -66,7 +66,7 @@ def test_files_and_folders_of_a_wheel_are_fetched_once(cache, wheel, capsys):
     ("change", "words"),
     [
         ({"sha256": "0" * 64}, "could not fetch toy==1.0 .*DO NOT MATCH THE HASHES.* Expected sha256 000"),
-        ({"file": "toy/other.txt"}, "toy holds no file 'toy/other.txt': correct `file:`"),
+        ({"file": "toy/other.txt"}, "toy holds no 'toy/other.txt': correct `file:`"),
         ({"wheel": "no-such-toy"}, "could not fetch no-such-toy==1.0 .*No matching .*same command again"),
     ],
 )

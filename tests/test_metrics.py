@@ -72,9 +72,6 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
             continue
         hits = sum(min(subset) < c for subset in itertools.combinations(range(n), k))
         assert metrics.pass_at_k(n, c, k) == pytest.approx(float(Fraction(hits, comb(n, k))))
-    for n, c, k in [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0)]:
-        with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}"):
-            metrics.pass_at_k(n, c, k)
 
 
 def test_rouge_by_hand():

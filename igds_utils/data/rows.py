@@ -1,4 +1,4 @@
-"""Rows of data, one at a time: from files, folders of files, datasets of the hub, or a mirror of it.
+"""Rows of data, one at a time: of files, folders, datasets of the hub, or a mirror of it.
 
 Where the environment variable IGDS_DATA_MIRROR names a folder, it takes the hub's place:
 `<mirror>/<hub id>/[<config>/]<split>.jsonl`.
@@ -33,8 +33,8 @@ BOM = b"\xef\xbb\xbf"
 # "pool.jsonl line 17"; its record, or what is wrong with it
 Row = tuple[str, dict[str, Any] | str]
 
-# Not `datasets`, which makes timestamps of texts like dates, floats of long integers, and names a bad
-# row by its number in a block. NaN and infinity are read as null.
+# Not `datasets`, which makes timestamps of texts like dates and floats of long integers, and names
+# a bad row by its number in a block. NaN and infinity are read as null.
 decode = partial(json.loads, parse_constant=lambda _: None)
 
 
@@ -42,8 +42,8 @@ decode = partial(json.loads, parse_constant=lambda _: None)
 class Rows:
     """Rows of some files or of a dataset, read anew whenever they are iterated over.
 
-    Records hold plain JSON values. Of JSON they are as they stand there, of CSV all are texts; dates,
-    decimals and bytes of a table are texts too.
+    Records hold plain JSON values. Of JSON they are as they stand there, of CSV all are texts;
+    dates, decimals and bytes of a table are texts too.
     """
 
     name: str  # what messages call all of them
@@ -60,8 +60,8 @@ class Rows:
 def find_rows(names: str | Sequence[str]) -> Rows:
     """Rows of files, of a folder of them, or of a dataset of the hub.
 
-    names: one or several; a dataset as owner/name, owner/name:split or owner/name:split@configuration.
-    What ends like a file is never looked up on the hub. Raises `SourceError`.
+    names: one or several; a dataset as owner/name[:split[@configuration]]. What ends like a file is
+    never looked up on the hub. Raises `SourceError`.
     """
     name = names if isinstance(names, str) else names[0] if len(names) == 1 else ""
     path, found = Path(name).expanduser(), HUB_ID.fullmatch(name)
@@ -87,7 +87,7 @@ def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) ->
         raise SourceError(f"{name}: {error} {mend}") from error
 
 
-# ---- files -----------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------
 
 
 def _file_rows(names: str | Sequence[str], root: Path) -> Rows:
@@ -133,10 +133,11 @@ def _read(file: Path, called: str) -> Iterator[Row]:
             with io.BufferedReader(pa.input_stream(str(file))) as stream:  # unpacks .gz and .zst
                 yield from read(stream, called)
         else:
-            known = f"{', '.join([*TEXTS, *TABLES])}; those of text may end in {' or '.join(PACKED)} too"
+            known = f"{', '.join([*TEXTS, *TABLES])}, those of text also in {' or '.join(PACKED)}"
             raise SourceError(f"{called} is of no known kind: write it as {known}")
     except (OSError, csv.Error, ValueError) as error:  # pyarrow's are among them
-        raise SourceError(f"{called} cannot be read as a whole file ({error}): write it again") from None
+        wrong = f"{called} cannot be read as a whole file ({error})"
+        raise SourceError(f"{wrong}: write it again") from None
 
 
 def _table(batches: Iterable[Any], called: str) -> Iterator[Row]:
@@ -182,11 +183,11 @@ def _csv(stream: BinaryIO, called: str) -> Iterator[Row]:
         line = rows.line_num + 1
 
 
-# ---- the hub and its mirror ------------------------------------------------------------------------------
+# ---- the hub and its mirror ----------------------------------------------------------
 
 
 def mirror_folder() -> Path | None:
-    """The folder that stands in for the hub, or None; `SourceError` if it is named but not there."""
+    """The folder in the hub's place, or None; `SourceError` if it is named but not there."""
     if not (name := os.environ.get(MIRROR)):
         return None
     if not (folder := Path(name).expanduser()).is_dir():
@@ -213,7 +214,7 @@ def _dataset(source: DataSource, columns: Iterable[str] | None):
     options["cache_dir"] = str(cache_root() / "datasets")
     try:
         dataset = fetched(source.hub, lambda: load_dataset(source.hub, source.config, **options))
-    except ValueError as error:  # an unknown configuration or split: the message lists the known ones
+    except ValueError as error:  # an unknown configuration or split; it lists the known ones
         said = str(error).splitlines()[0]
         raise SourceError(f"{source.hub}: {said} Correct `config` or `split`.") from error
     if columns is None:

@@ -13,8 +13,8 @@ from igds_utils.tasks.examples import Example, Sets
 def get(name: str, spec: TaskSpec | str | None = None, metric: Metric | None = None) -> Task:
     """The task of that name: the built-in one, or the one of `spec`, its fields or its file.
 
-    A relative path is read from the project's root. metric: in place of the one that the spec names.
-    Raises `ConfigError` for an unknown name, with the known ones, and for a file that is no task.
+    A relative path is read from the project's root. metric: in place of the spec's. Raises
+    `ConfigError` for an unknown name, with the known ones, and for a file that is no task.
     """
     known = {file.stem: file for file in sorted((PRESETS / "tasks").glob("*.yaml"))}
     if spec is None and name not in known:

@@ -1,6 +1,6 @@
-"""What a task is: its data, its prompts (Table 9) and its metric. A YAML file in presets/tasks/ describes one.
+"""What a task is: its data, its prompts (Table 9) and its metric, as a YAML file describes them.
 
-What is the same for all tasks (prompts, training, evaluation) lives elsewhere and reads what is declared here.
+What is the same for all tasks (prompts, training, evaluation) lives elsewhere and reads this.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,7 @@ from igds_utils.config.settings import TaskConfig
 from igds_utils.data import metrics
 from igds_utils.tasks import own_data
 from igds_utils.tasks.corruptions import corrupted_pool, quality_pool
-from igds_utils.tasks.examples import (
-    Example,
-    Sets,
-    normalize,
-    placeholders,
-    random_stream,
-)
+from igds_utils.tasks.examples import Example, Sets, normalize, placeholders, random_stream
 from igds_utils.tasks.sourced import deal_sets
 
 Scores = dict[str, float]
@@ -39,10 +33,10 @@ class Task:
     """Data, prompts and metric of one task.
 
     Templates are `str.format` strings over `Example.fields`; `records_output` also knows `target`,
-    `few_shot_template` knows `shots`. The identification and the few-shot template end in a cue line of
-    its own, whose colon is the critical position p. A task's SFT record, unless its spec has another,
-    asks with the prompt before the cue and answers with the cue and the target, as the paper's math
-    records do. `metric`, the first key of what `score_all` returns, is the task's own P of the paper.
+    `few_shot_template` knows `shots`. The identification and the few-shot template end in a cue
+    line of its own, whose colon is the critical position p. A task's SFT record, unless its spec has
+    another, asks with the prompt before the cue and answers with the cue and the target, as the
+    paper's math records do. `metric`, the first key of what `score_all` returns, is the paper's P.
     """
 
     def __init__(self, name: str, spec: TaskSpec):
@@ -59,16 +53,16 @@ class Task:
         self.reference, self._own = spec.reference, spec.data
         every = placeholders(spec.prompt + spec.target)
         self.optional = tuple(every if spec.optional is None else spec.optional)
-        self.row_fields = list(dict.fromkeys([*every, spec.reference]))  # read from every row of a source
+        self.row_fields = list(dict.fromkeys([*every, spec.reference]))  # of a source
 
     # ---- data ----
 
     def sets(self, config: TaskConfig, seed: int) -> Sets:
-        """The sets prior, validation, confirmation, pool and test, and quality where it is asked for.
+        """The sets prior, validation, confirmation, pool and test, and quality if it is asked for.
 
-        No example of one set says the same (`normalize`) as one of another. The same seed gives the same
-        sets. The preset's shares of pool and quality are corrupted (`corruptions`). Raises `ConfigError`
-        for unusable `data` parameters or too little data.
+        No example of one set says the same (`normalize`) as one of another. The same seed gives the
+        same sets. The preset's shares of pool and quality are corrupted. Raises `ConfigError` for
+        unusable `data` parameters or too little data.
         """
         sets = deal_sets(self, config, seed)
         if config.corrupted:
@@ -104,7 +98,7 @@ class Task:
         return own_data.KINDS[self._own].read(data, place=place)
 
     def example(self, record: dict[str, str], sample_id: str = "") -> Example:
-        """The example of a row's fields; a `target` that is no field of the template is taken as it is."""
+        """The example of a row's fields; a `target` that the template lacks is taken as it is."""
         own = "target" in record and "target" not in placeholders(self.target_template)
         return Example(
             id=sample_id,
@@ -126,28 +120,28 @@ class Task:
     def score_all(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
         """Metrics of outputs, each of the example at its place.
 
-        accuracy: 0 or 1, with boxed, whether the answer stood in a box. rouge1: 0 to 1, with rouge2 and
-        rougeL. chrf (of the sentence) and bleu: 0 to 100. comet: x 100, with chrf and bleu. exact_match:
-        0 or 1. Answers are right if any reference matches; ROUGE, chrF and COMET are means over the
-        references, which on DialogSum's 500 test dialogues gives the mean over the 1,500 pairs.
+        accuracy: 0 or 1, with boxed, whether the answer stood in a box. rouge1: 0 to 1, with rouge2
+        and rougeL. chrf (of the sentence) and bleu: 0 to 100. comet: x 100, with chrf and bleu.
+        exact_match: 0 or 1. Answers are right if any reference matches; ROUGE, chrF and COMET are
+        means over the references.
         """
         outputs = [self.cut(output) for output in outputs]
         pairs = list(zip(outputs, examples, strict=True))
         scores = [_score(self.scoring, output, example) for output, example in pairs]
         if self.metric == "comet":
-            triples = [(e.fields["source_text"], output, r) for output, e in pairs for r in e.references]
+            asked = [(e.fields["source_text"], output, e.references) for output, e in pairs]
+            triples = [(source, output, r) for source, output, known in asked for r in known]
             values = iter(metrics.comet(triples, self.scoring.checkpoint))
             means = [_mean([{"comet": next(values)} for _ in e.references]) for e in examples]
             scores = [mean | others for mean, others in zip(means, scores, strict=True)]
         return scores
 
     def score_corpus(self, outputs: Sequence[str], examples: Sequence[Example]) -> Scores:
-        """chrf and bleu of all outputs as one corpus, 0 to 100; of a metric without such a form, none."""
+        """chrf and bleu of all outputs as one corpus, 0 to 100; none of another metric."""
         if self.metric not in ("chrf", "comet"):
             return {}
-        references = [example.references for example in examples]
-        chinese = _is_chinese(examples[0])
-        return metrics.corpus_chrf_and_bleu([self.cut(output) for output in outputs], references, chinese)
+        cut, references = [self.cut(output) for output in outputs], [e.references for e in examples]
+        return metrics.corpus_chrf_and_bleu(cut, references, _is_chinese(examples[0]))
 
     def cut(self, output: str) -> str:
         """The part of an output before the first of `stops`, without surrounding space."""

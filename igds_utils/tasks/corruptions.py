@@ -1,9 +1,8 @@
 """Corrupted samples: pools that hold something to select, and pools of known quality.
 
-Corruptions come in two groups. *Target-side* ones change the answer and leave the prompt alone: a score
-that reads the prompt only, as FRS does, cannot see them. *Prompt-side* ones change the question, which
-such a score may see. The label is kept in `Example.meta["corruption"]`, "" for a clean sample, which no
-selector is shown.
+*Target-side* corruptions change the answer and leave the prompt alone: a score that reads the
+prompt only, as FRS does, cannot see them. *Prompt-side* ones change the question, which it may see.
+The label, which no selector is shown, is `Example.meta["corruption"]`, "" for a clean sample.
 """
 
 import re
@@ -29,7 +28,7 @@ SIDES = {
 # Of a pool to train on: prompt-side kinds, because IGDS sees prompts alone, and without duplicates,
 # because a copy of a clean sample is sound data.
 TRAINED = ("garbled prompt", "missing numbers", "another task's prompt")
-# They take the place of others where a prompt is written again; none of them is in the word problems.
+# They take the place of others in `rewritten`; none of them is in the word problems.
 NAMES = "Astrid Boris Camila Dmitri Esther Feng Greta Hiroshi Ingrid Jamal Kofi Leila".split()
 INSIDE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+\b")  # a capitalised word within a sentence
 
@@ -54,8 +53,8 @@ def corrupt(kind: str, example: Example, other: Example, random: Random) -> Exam
         case "missing numbers":
             text = re.sub(r"\d+", "some", text)
         case "another task's prompt":
-            groups = [group["prompts"] for group in _prompts() if group["field"] not in example.fields]
-            text = random.choice([prompt for group in groups for prompt in group])
+            others = [group for group in _prompts() if group["field"] not in example.fields]
+            text = random.choice([prompt for group in others for prompt in group["prompts"]])
         case "duplicate":  # another sample once more, under an id of its own
             return replace(other, id=example.id, meta={**other.meta, "copy_of": other.id})
     made = replace(example, fields={**example.fields, field: text}, target=target)
@@ -63,10 +62,10 @@ def corrupt(kind: str, example: Example, other: Example, random: Random) -> Exam
 
 
 def corrupted_pool(pool: list[Example], share: float, seed: int) -> list[Example]:
-    """The same samples in the same order, a `share` of them (rounded) with corrupted prompts, all labelled.
+    """The same samples in the same order, a `share` of them with corrupted prompts, all labelled.
 
     The kinds `TRAINED` are used in turn; a sample that a kind cannot corrupt gets the next one. Ids,
-    targets and order stay: nothing but the label and the prompt itself tells which samples these are.
+    targets and order tell nothing of the labels.
     """
     random = random_stream("corruptions", "pool", seed)
     made = [_labelled(example, "") for example in pool]
@@ -77,7 +76,7 @@ def corrupted_pool(pool: list[Example], share: float, seed: int) -> list[Example
 
 
 def ruler(pool: list[Example], seed: int) -> dict[str, list[Example]]:
-    """The clean and the corrupted samples of a pool, in its order, as many of each as the smaller side has.
+    """The clean and the corrupted samples of a pool, in its order, as many of each.
 
     Of the larger side they are drawn by `seed`.
     """
@@ -94,24 +93,28 @@ def ruler(pool: list[Example], seed: int) -> dict[str, list[Example]]:
 def quality_pool(examples: list[Example], config: QualityConfig, seed: int) -> list[Example]:
     """The same samples in the same order, a share of them corrupted on each side, all labelled.
 
-    The kinds of a side are used in turn; a sample that a kind cannot corrupt gets the next one. What a
-    corruption borrows (a target, a duplicate) comes from a clean sample. Ids and order tell nothing of
-    the labels.
+    The kinds of a side are used in turn; a sample that a kind cannot corrupt gets the next one.
+    What a corruption borrows (a target, a duplicate) comes from a clean sample. Ids and order tell
+    nothing of the labels.
     """
     random = random_stream("corruptions", "known quality", seed)
     shuffled = random.sample(range(len(examples)), len(examples))
-    n_target, n_prompt = (round(r * len(examples)) for r in (config.target_rate, config.prompt_rate))
+    n_target = round(config.target_rate * len(examples))
+    n_prompt = round(config.prompt_rate * len(examples))
     places = {"target": shuffled[:n_target], "prompt": shuffled[n_target : n_target + n_prompt]}
     clean = sorted(shuffled[n_target + n_prompt :])
     made = [_labelled(example, "") for example in examples]
     for side, chosen in places.items():
         kinds = [kind for kind, of in SIDES.items() if of == side]
         for turn, place in enumerate(sorted(chosen)):
-            made[place] = _in_turn(kinds, turn, examples[place], examples[random.choice(clean)], random)
+            other = examples[random.choice(clean)]
+            made[place] = _in_turn(kinds, turn, examples[place], other, random)
     return made
 
 
-def _in_turn(kinds: Sequence[str], turn: int, example: Example, other: Example, random: Random) -> Example:
+def _in_turn(
+    kinds: Sequence[str], turn: int, example: Example, other: Example, random: Random
+) -> Example:
     """The sample corrupted by the kind whose turn it is, or by the next that can."""
     first = turn % len(kinds)
     for kind in [*kinds[first:], *kinds[:first]]:
@@ -150,5 +153,5 @@ def own_field(example: Example) -> str:
 
 @cache
 def _prompts() -> list[dict]:
-    """Prompts of each task, without the cue line, and the name of the field that holds their text."""
+    """Prompts of each task, without the cue line, and the field that holds their text."""
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf8"))

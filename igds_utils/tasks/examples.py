@@ -8,8 +8,8 @@ from random import Random
 from string import Formatter
 from typing import Any
 
-# The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
-# and what no preset may train on is always among the stream's first examples.
+# The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier
+# ones as they were, and what no preset may train on is always among the first examples.
 SETS = ("test", "validation", "confirmation", "prior", "pool")
 QUOTES = str.maketrans("‘’“”", "''\"\"")
 
@@ -22,7 +22,7 @@ class Example:
     fields: dict[str, str]  # what the prompt templates are filled with
     target: str  # what is learnt, without a leading space
     references: tuple[str, ...]  # gold answers that an output is scored against
-    meta: dict[str, str | int] = field(default_factory=dict)  # for the reader's analyses; no selector sees it
+    meta: dict[str, str | int] = field(default_factory=dict)  # no selector sees it
 
     @property
     def text(self) -> str:
@@ -38,7 +38,7 @@ class Example:
 class Sets(dict[str, list[Example]]):
     """The sets of a task by name.
 
-    "quality" is among them where a preset asks for it. facts: what was left out when they were made.
+    "quality" is among them where a preset asks for it. facts: what was left out to make them.
     """
 
     def __init__(self, sets: dict[str, list[Example]], facts: dict[str, Any] | None = None):
@@ -55,7 +55,7 @@ def placeholders(template: str) -> list[str]:
 def normalize(text: str) -> str:
     """A text in NFC and lower case, with straight quotes, single spaces and no full stop at its end.
 
-    Two texts that say the same come out equal. Nothing else is dropped: 5 and -5, C and C++, 3/4 and 3 4 differ.
+    Two texts that say the same come out equal. 5 and -5, C and C++, 3/4 and 3 4 differ.
     """
     lower = unicodedata.normalize("NFC", text).lower().translate(QUOTES)
     return " ".join(lower.split()).rstrip(".。।")
@@ -67,7 +67,7 @@ def random_stream(task: str, purpose: str, seed: int) -> Random:
 
 
 def unique(examples: Iterable[Example], seen: Iterable[str] = ()) -> Iterator[Example]:
-    """Examples in order, without those whose normalized text was seen before (in `seen` or earlier)."""
+    """Examples in order, without those whose normalized text came earlier or is in `seen`."""
     seen = set(seen)
     for example in examples:
         key = normalize(example.text)

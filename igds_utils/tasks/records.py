@@ -1,7 +1,7 @@
-"""Examples of a task from rows of data: which column fills which field, and which records can be used.
+"""Examples of a task from rows: which column fills which field, and which records can be used.
 
-A field is filled by the column that is named for it, by one of its own name, or as a known format has
-it: Alpaca (instruction, input, output), chats (messages, conversations), prompt and completion.
+A field is filled by the column that is named for it, by one of its own name, or as a known format
+has it: Alpaca (instruction, input, output), chats (messages, conversations), prompt and completion.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class Records:
 
     source: how fields are made of columns, and what is left out (`columns`, `where`, `max_words`).
     scored: whether outputs are scored against the examples; if not, a record may hold the `target`
-    itself and its `id`, and one without its texts is a problem. Known of the last pass: `count` of the
-    rows, `problems` by place, `left_out` by reason. how: what of a known format is read.
+    itself and its `id`, and one without its texts is a problem. Known of the last pass: `count` of
+    the rows, `problems` by place, `left_out` by reason. how: what of a known format is read.
     """
 
     def __init__(self, rows: Rows, task: Task, source: DataSource, scored: bool = True):
         self.rows, self.task, self.source, self.scored = rows, task, source, scored
         self.count, self.problems, self.left_out = 0, {}, Counter()
-        prompt, parts = placeholders(task.identification_template), placeholders(task.target_template)
+        prompt = placeholders(task.identification_template)
+        parts = placeholders(task.target_template)
         known = [*prompt, *parts, *([task.reference] if scored else ["target", "id"])]
         if unknown := sorted({*source.columns, *source.max_words} - {*known}):
             has = ", ".join(dict.fromkeys(known))
@@ -62,8 +63,10 @@ class Records:
         made = scored or "target" not in given and (bare or {*parts} <= given)
         self.targets = parts if made else ["target"]
         self.fields = list(dict.fromkeys([*prompt, *self.targets, *[task.reference] * scored]))
-        self._columns = {field: Column(column=field) for field in [*self.fields, "id"]} | source.columns
-        varied = [[f for f in some if self._columns[f].value is None] for some in (prompt, self.targets)]
+        self._columns = {field: Column(column=field) for field in [*self.fields, "id"]}
+        self._columns |= source.columns
+        fixed = {field for field, column in source.columns.items() if column.value is not None}
+        varied = [[f for f in some if f not in fixed] for some in (prompt, self.targets)]
         if {*FORMAT} <= {*self._first}:
             for some, own, alone in zip(varied, FORMAT, ("instruction", "output"), strict=True):
                 columns = [Column(column=name) for name in (*CHATS, alone)]
@@ -72,10 +75,10 @@ class Records:
         checked = [*self.fields, *({"id"} & {*source.columns})]
         self._unseen = {name: field for field in checked for name in self._columns[field].names}
         # fields of which one must not be empty
-        self._needed = [*filter(None, varied), *([f] for f in self.fields if f not in task.optional)]
-        self._needed += [[task.reference]] * scored
+        alone = [*(f for f in self.fields if f not in task.optional), *[task.reference] * scored]
+        self._needed = [*filter(None, varied), *([field] for field in alone)]
 
-    def read(self, passed_over: Collection[str] = ()) -> Iterator[tuple[Example, str, dict[str, Any]]]:
+    def read(self, passed_over: Collection[str] = ()) -> Iterator[tuple[Example, str, dict]]:
         """The examples, each with the place of its record and the record, in their order.
 
         passed_over: places of records that are not looked at. Raises `ConfigError` after the last
@@ -110,7 +113,7 @@ class Records:
 
     def _example(self, place: str, record: dict[str, Any]) -> Example:
         for name, values in self.source.where.items():
-            if self._value(record, name, name, False) not in values:
+            if find(record, name) not in values:
                 raise LeftOut("filtered by where")
         texts = {field: self._text(record, field) for field in self.fields}
         for needed in self._needed:
@@ -143,25 +146,21 @@ class Records:
         return take(column, text).strip()  # templates put the space around it
 
     def _piece(self, record: dict[str, Any], name: str, field: str, optional: bool) -> str:
-        value = self._value(record, name, field, optional)
+        if (value := find(record, name)) is MISSING:
+            if optional:
+                return ""
+            raise BadRecord(self._missing(name, field, record))
+        self._unseen.pop(name, None)
         if isinstance(value, bool | list | dict):
             raise BadRecord(f"field {name!r} holds a {type(value).__name__}: write it as text")
         return "" if value is None else str(value)
-
-    def _value(self, record: dict[str, Any], name: str, field: str, optional: bool) -> Any:
-        if (value := find(record, name)) is not MISSING:
-            self._unseen.pop(name, None)
-            return value
-        if optional:
-            return None
-        raise BadRecord(self._missing(name, field, record))
 
     def _missing(self, name: str, field: str, record: dict[str, Any]) -> str:
         called = f"no field {name!r}" + f" for {field!r}" * (field != name)
         return (
             f"{called} (task {self.task.name} needs {', '.join(self.fields)}; the record has "
-            f"{', '.join(record) or 'none'}): rename it, or name its column: --column {field}=NAME, or "
-            "`columns` in a preset"
+            f"{', '.join(record) or 'none'}): rename it, or name its column: --column {field}=NAME, "
+            "or `columns` in a preset"
         )
 
 
@@ -171,11 +170,9 @@ def find(record: dict[str, Any], name: str) -> Any:
         return record[name]
     value: Any = record
     for part in name.split("."):
-        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        elif isinstance(value, dict) and part in value:
-            value = value[part]
-        else:
+        try:
+            value = value[int(part) if isinstance(value, list) else part]
+        except (LookupError, TypeError, ValueError):
             return MISSING
     return value
 
@@ -193,12 +190,13 @@ def take(column: Column, text: str) -> str:
 
 
 def _unified(record: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """A record with the `prompt` and `completion` of its format, if it is a known one, and what is read."""
+    """A record with the `prompt` and `completion` of a known format, and what of that is read."""
     chats = [record.get(name) for name in CHATS]
-    parts = [record.get(name) for name in FORMAT]
-    if all(map(_is_chat, parts)):
-        chats.append(sum(parts, []))
-    for chat in filter(_is_chat, chats):
+    if all(isinstance(record.get(name), list) for name in FORMAT):
+        chats.append(record["prompt"] + record["completion"])
+    for chat in chats:
+        if not isinstance(chat, list) or not all(isinstance(turn, dict) for turn in chat):
+            continue
         turns = [(t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in chat]
         asked = next((i for i, (role, _) in enumerate(turns) if role in USER), len(turns))
         prompt = next((text for _, text in turns[asked:]), None)
@@ -210,7 +208,3 @@ def _unified(record: dict[str, Any]) -> tuple[dict[str, Any], str]:
         made = {"prompt": "\n".join(parts), "completion": record["output"]}
         return made | record, "instruction and input are joined"
     return record, ""
-
-
-def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(turn, dict) for turn in value)

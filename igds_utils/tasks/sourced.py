@@ -7,9 +7,9 @@ What a preset writes under `tasks.<task>.data`:
       pool: {hub: open-r1/OpenR1-Math-220k, columns: {...}}
       test: {hub: HuggingFaceH4/MATH-500, split: test, columns: {...}}
 
-Sets that no source names come from the task's own data; the pool of known quality, unless named, from
-where the pool comes from. What one set says no other does: sets are dealt in the order of `SETS`, so
-the test set stays whole.
+Sets that no source names come from the task's own data; the pool of known quality, unless named,
+from where the pool comes from. What one set says no other does: sets are dealt in the order of
+`SETS`, so the test set stays whole.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import model_validator
-
 from igds_utils.config.config import ConfigError
-from igds_utils.config.refs import DataSource, Strict
+from igds_utils.config.refs import DataSource
 from igds_utils.config.settings import TaskConfig
 from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import mirror_folder, source_rows
@@ -36,46 +34,30 @@ KNOWN = (*SETS, "quality")
 REPEATING = ("pool", "test")  # what repeats inside these stays, as the benchmark has it
 
 
-class Sourced(Strict):
-    """The `sources` of a `data` section."""
-
-    sources: dict[str, DataSource]
-
-    @model_validator(mode="after")
-    def _one_source_a_set(self):
-        filled = [one for sets in self.given.values() for one in sets]
-        if unknown := [one for one in filled if one not in KNOWN]:
-            known = ", ".join(KNOWN)
-            raise ValueError(f"source {unknown[0]!r} is no set; say with `sets` which of {known} it fills")
-        if twice := [one for one in KNOWN if filled.count(one) > 1]:
-            raise ValueError(f"several sources fill {twice[0]}: take it from one of them")
-        return self
-
-    @property
-    def given(self) -> dict[str, list[str]]:
-        """Source -> which sets it fills: those that it lists, or the one that it is named after."""
-        named = {name: source.sets or [name] for name, source in self.sources.items()}
-        if "quality" not in named:
-            named = {name: [*sets, *["quality"] * ("pool" in sets)] for name, sets in named.items()}
-        return named
-
-
 def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     """The sets of a preset, from `sources` and from the task's own data.
 
-    A set comes out smaller than its size where its source ends, and by the examples that another set
-    has or that repeat (pool and test keep repeats); an empty one is a `ConfigError`. The pool of known
-    quality takes what the pool leaves, and where that is less than half of its size, samples of the
-    pool itself. facts: of the sets and sources of which not all is used: used, of, because (reason ->
-    how many).
+    A set comes out smaller than its size where its source ends, and by the examples that another
+    set has or that repeat (pool and test keep repeats); an empty one is a `ConfigError`. The pool of
+    known quality takes what the pool leaves, and where that is less than half of its size, samples
+    of the pool itself. facts: of sets and sources of which not all is used: used, of, because
+    (reason -> how many).
     """
-    sourced = Sourced.read({"sources": config.data.get("sources", {})}, place=("tasks", task.name, "data"))
-    asked, streams, facts = config.set_sizes, {}, {}
-    for name, fills in sourced.given.items():
+    sources, asked, streams, facts = config.data.get("sources", {}), config.set_sizes, {}, {}
+    for name, raw in sources.items():
+        place = ("tasks", task.name, "data", "sources", name)
+        source = DataSource.read(raw, place=place)
+        fills = source.sets or [name]
+        if wrong := [one for one in fills if one not in KNOWN or one in streams]:
+            raise ConfigError(
+                f"{'.'.join(place)}: {wrong[0]!r} is no set, or another source fills it; say with "
+                f"`sets` which of {', '.join(KNOWN)} it fills"
+            )
+        if "pool" in fills and "quality" not in sources:
+            fills = [*fills, "quality"]
         if any(asked.get(one, 0) != 0 for one in fills):
-            rows = f"rows of {name}"
-            examples, facts[rows] = _read(task, sourced.sources[name], name, seed)
-            streams |= dict.fromkeys(fills, (rows, iter(examples)))
+            examples, facts[f"rows of {name}"] = _read(task, source, ".".join(place), seed)
+            streams |= dict.fromkeys(fills, (f"rows of {name}", iter(examples)))
     if own := [name for name, size in asked.items() if size != 0 and name not in streams]:
         sizes = {name: size if name in own else 0 for name, size in asked.items()}
         examples = task.own_data(config).examples(sizes, random_stream(task.name, "sets", seed))
@@ -96,8 +78,8 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
         if not members:
             out = _counted(because | (facts[rows]["because"] if rows else {}))
             raise ConfigError(
-                f"task {task.name}: no {name} example is left ({out}): correct tasks.{task.name}.data, or "
-                "lower the sizes of the sets before it"
+                f"task {task.name}: no {name} example is left ({out}): correct "
+                f"tasks.{task.name}.data, or lower the sizes of the sets before it"
             )
         sets[name] = members
         facts[name] = {"used": len(members), "of": size or len(members), "because": because}
@@ -109,7 +91,7 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
 
 
 def _read(
-    task: Task, source: DataSource, name: str, seed: int
+    task: Task, source: DataSource, place: str, seed: int
 ) -> tuple[list[Example], dict[str, Any]]:
     """The examples of one source, shuffled and without id, and how many of its rows are left out.
 
@@ -117,8 +99,7 @@ def _read(
     """
     if source.mirror and mirror_folder():
         source = source.model_copy(update={"columns": source.mirror.columns})
-    place = f"tasks.{task.name}.data.sources.{name}"
-    named = {name for column in source.columns.values() for name in column.names} | set(source.where)
+    named = {name for column in source.columns.values() for name in column.names} | {*source.where}
     known = named if {*task.row_fields} <= {*source.columns} else None
     records = Records(source_rows(source, known, place), task, source)
     examples, out = [example for example, _, _ in records.read()], Counter(records.left_out)
@@ -127,7 +108,7 @@ def _read(
     if source.join_repeats:
         joined = join_repeats(examples)
         out["joined"], examples = len(examples) - len(joined), joined
-    random_stream(task.name, f"sets/{name}", seed).shuffle(examples)
+    random_stream(task.name, f"sets/{place.rpartition('.')[2]}", seed).shuffle(examples)
     return examples, {"used": 0, "of": records.count, "because": dict(+out)}
 
 
