@@ -124,19 +124,12 @@ def comet(
     """
     import torch
 
-    model = _comet_model(checkpoint)
     samples = [dict(zip(("src", "mt", "ref"), triple, strict=True)) for triple in triples]
-    scores: list[float] = []
-    # Not by its own `predict`: Lightning's trainer takes the machine's first GPU in every process.
-    # The model leaves the GPU to the models that generate.
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.inference_mode():
-        for start in range(0, len(samples), batch):
-            inputs = model.prepare_for_inference(samples[start : start + batch])
-            found = model.predict_step(model.transfer_batch_to_device(inputs, model.device, 0))
-            scores += [100 * score for score in found["scores"].tolist()]
-    model.to("cpu")
-    return scores
+    options = {"batch_size": batch, "num_workers": 0, "progress_bar": False, "gpus": 0}
+    if torch.cuda.is_available():  # of several processes each has its own
+        options |= {"gpus": 1, "devices": [torch.cuda.current_device()]}
+    found = _comet_model(checkpoint).predict(samples, **options)
+    return [100 * score for score in found["scores"]]
 
 
 @cache

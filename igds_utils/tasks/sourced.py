@@ -70,11 +70,11 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
             continue
         rows, left = streams[name]
         members, because = _deal(name, size, left, owner)
-        if rows:
-            facts[rows]["used"] += len(members)
         if name == "quality" and 2 * len(members) < size:
             members = sets["pool"][:size]
             because = {"of the pool itself": len(members)}
+        elif rows:
+            facts[rows]["used"] += len(members)
         if not members:
             out = _counted(because | (facts[rows]["because"] if rows else {}))
             raise ConfigError(
