@@ -173,11 +173,10 @@ class ArticleLeads(OwnData):
             short = len(text.split()) < self.min_words
             if not short and len(description.split()) >= DESCRIPTION_WORDS and not said & seen:
                 seen |= said
-                meta = {"title": title, "topic": article["topic"]}
-                yield Example("", {"text": text}, line, (line,), meta)
+                yield Example("", {"text": text}, line, (line,), {"title": title})
 
     def articles(self) -> list[dict[str, str]]:
-        """The articles of the source: title, extract (the lead), description, topic."""
+        """The articles of the source: title, extract (the lead), description."""
         return list(json.loads(hub.wheel_file(self.wheel).read_text(encoding="utf8")).values())
 
 
@@ -219,7 +218,7 @@ class InterfaceMessages(OwnData):
                 seen |= plain
                 target = " ".join(target.split())
                 fields = {"source_text": " ".join(source.split()), "target_language": language}
-                yield Example("", fields, target, (target,), {"catalog": catalog.stem})
+                yield Example("", fields, target, (target,))
 
 
 KINDS: dict[str, type[OwnData]] = {
