@@ -10,7 +10,6 @@ from pools import made_pool, samples
 from scipy.stats import spearmanr
 
 from igds_utils import selectors
-from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import QualityConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import quality
@@ -148,17 +147,6 @@ def test_the_pool_is_a_set_of_its_own(tmp_path):
     assert [e.id for e in made] == [f"math-quality-{i:04d}" for i in range(10)]
     assert quality.labels(made)["side"].value_counts().to_dict() == {"": 5, "target": 3, "prompt": 2}
     assert run.examples("math", "quality") == made
-
-
-def test_a_pool_that_cannot_be_made_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"smoke.yaml: tasks.math.quality: .*between 0 and 1, not 1.2"):
-        smoke(tmp_path, size=10, target_rate=0.6, prompt_rate=0.6)
-    with pytest.raises(ConfigError, match=r"tasks.math.quality: .*leave no two clean ones"):
-        smoke(tmp_path, size=4, target_rate=0.5, prompt_rate=0.4).examples("math", "quality")
-    run = smoke(tmp_path)
-    run.config("math").__dict__["quality"] = None
-    with pytest.raises(ConfigError, match="tasks.math.quality is not set"):
-        run.examples("math", "quality")
 
 
 def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):

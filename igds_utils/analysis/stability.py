@@ -56,7 +56,8 @@ class Source(NamedTuple):
 
 def source_run(run: Run, task: str, source: str) -> Run:
     """The run that a source's samples come from: `run` itself where the source changes nothing."""
-    return SourceRun(run, task, source) if source in run.config(task).stability.searched else run
+    changes = run.config(task).stability.sources[source]
+    return SourceRun(run, task, source) if changes else run
 
 
 def identify(run: Run, task: str, source: str) -> Source:

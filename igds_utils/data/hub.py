@@ -127,17 +127,6 @@ def snapshot(ref: HubRef, patterns: list[str] = FILES) -> Path:
     return Path(fetched(ref.hub, lambda: snapshot_download(ref.hub, **options)))
 
 
-def newest(name: str) -> str | None:
-    """The commit of a repository's main branch of which files were last fetched, if any were."""
-    from huggingface_hub import constants
-
-    for kind in ("models", "datasets"):
-        folder = Path(constants.HF_HUB_CACHE, f"{kind}--{name.replace('/', '--')}")
-        if (ref := folder / "refs" / "main").is_file():
-            return ref.read_text(encoding="utf8").strip()
-    return None
-
-
 def fetched(name: str, get: Callable[[], T]) -> T:
     """What `get` returns, which takes the repository `name` from the hub.
 

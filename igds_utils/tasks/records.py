@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from igds_utils.config.config import ConfigError
@@ -78,17 +78,14 @@ class Records:
         alone = [*(f for f in self.fields if f not in task.optional), *[task.reference] * scored]
         self._needed = [*filter(None, varied), *([field] for field in alone)]
 
-    def read(self, passed_over: Collection[str] = ()) -> Iterator[tuple[Example, str, dict]]:
+    def read(self) -> Iterator[tuple[Example, str, dict]]:
         """The examples, each with the place of its record and the record, in their order.
 
-        passed_over: places of records that are not looked at. Raises `ConfigError` after the last
-        record for a column that is named and that no record has.
+        Raises `ConfigError` after the last record for a column that is named and that no record has.
         """
         self.count, self.problems, self.left_out = 0, {}, Counter()
         for place, record in self.rows:
             self.count += 1
-            if place in passed_over:
-                continue
             try:
                 if isinstance(record, str):
                     raise BadRecord(record)
