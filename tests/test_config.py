@@ -7,7 +7,6 @@ import yaml
 
 from igds_utils.config.config import ConfigError, changes, load_preset, preset_names
 from igds_utils.config.refs import FolderRef, HubRef, WheelRef
-from igds_utils.tasks.examples import data_parameters
 
 TASK = {
     "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},
@@ -147,11 +146,11 @@ def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
 
 def test_an_unknown_key_of_a_tasks_data_is_named_once_with_its_place():
     with pytest.raises(ConfigError) as caught:
-        data_parameters(WheelRef, {"whel": "x"}, "math")
+        WheelRef.read({"whel": "x"}, place=("tasks", "math", "data"))
     known = "known here: wheel, version, sha256, file"
     assert str(caught.value) == f"tasks.math.data: unknown key 'whel' (did you mean 'wheel'?); {known}"
     with pytest.raises(ConfigError, match=r"^tasks\.math\.data\.hub: Input should be a valid string$"):
-        data_parameters(HubRef, {"hub": 1}, "math")
+        HubRef.read({"hub": 1}, place=("tasks", "math", "data"))
 
 
 @pytest.mark.parametrize(

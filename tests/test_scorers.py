@@ -1,17 +1,16 @@
 """Scores of outputs by metric: their names and parameters, several references, and COMET in batches."""
 
-import os
-import shutil
 from argparse import Namespace
 
 import pytest
 import torch
+import yaml
 from box.comet import wmt22_comet_da
 
 from igds_utils import tasks
-from igds_utils.config.refs import FolderRef, HubRef, Metric
+from igds_utils.config.config import PRESETS
+from igds_utils.config.refs import FolderRef, TaskSpec
 from igds_utils.data import metrics
-from igds_utils.data.hub import SourceError
 from igds_utils.tasks.examples import Example
 
 PAIR = {"source_text": "Ann has 3 coins and buys 2 more.", "target_language": "Chinese"}
@@ -26,9 +25,13 @@ def score(task, output, *references):
     return task.score_all([output], [example(*references)])[0]
 
 
+def task_with(task, **metric):
+    raw = yaml.safe_load((PRESETS / "tasks" / f"{task}.yaml").read_text())
+    return tasks.get(task, TaskSpec.read(raw | {"metric": metric}))
+
+
 def test_answers_may_have_to_be_boxed_and_any_reference_may_match():
-    box = Metric(name="accuracy", answer="box")
-    math, strict = tasks.get("math"), tasks.get("math", metric=box)
+    math, strict = tasks.get("math"), task_with("math", name="accuracy", answer="box")
     assert score(math, "It is 7.", "7") == {"accuracy": 1.0, "boxed": 0.0}
     assert score(strict, "It is 7.", "7") == {"accuracy": 0.0, "boxed": 0.0}
     assert score(strict, "\\boxed{7}", "5", "7") == {"accuracy": 1.0, "boxed": 1.0}
@@ -62,9 +65,11 @@ def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> FolderRef:
-    """The tiny COMET of the hub in a box, as a folder."""
+    """The tiny COMET of the hub in a box, as a folder, with what a training may leave in a checkpoint."""
     folder = tmp_path_factory.mktemp("comet")
     wmt22_comet_da(folder)
+    file = folder / "checkpoints/model.ckpt"
+    torch.save(torch.load(file) | {"arguments": Namespace(seed=12)}, file)
     return FolderRef(folder=str(folder))
 
 
@@ -74,32 +79,10 @@ def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):
     alone = [metrics.comet([triple], checkpoint)[0] for triple in triples]
     assert together == pytest.approx(alone, abs=1e-3)
     assert len(set(together)) == 4
-    model = metrics._comet_model(checkpoint)
-    samples = [{"src": triples[1][0], "mt": triples[1][1], "ref": triples[1][2]}]
-    raw = model.predict(samples, gpus=0, progress_bar=False, num_workers=0)["scores"][0]
-    assert together[1] == pytest.approx(100 * raw)
-    assert metrics.comet([], checkpoint) == []
-
-
-def test_objects_are_read_of_a_pinned_checkpoint_alone(checkpoint, tmp_path, monkeypatch):
-    """A checkpoint as a training may leave it, with what it was called with."""
-    folder = shutil.copytree(checkpoint.folder, tmp_path / "comet")
-    file = folder / "checkpoints/model.ckpt"
-    torch.save(torch.load(file) | {"arguments": Namespace(seed=12)}, file)
-    monkeypatch.setattr(metrics, "snapshot", lambda *_: folder)
-    triples, name = [(PAIR["source_text"], "3", CHINESE)], "someone/comet"
-    for unpinned in (HubRef(hub=name), HubRef(hub=name, revision="main"), FolderRef(folder=str(folder))):
-        with pytest.raises(SourceError, match="holds more than tensors.*pin its commit"):
-            metrics.comet(triples, unpinned)
-    with pytest.raises(SourceError, match="has no checkpoints/model.ckpt: correct metric.checkpoint"):
-        metrics.comet(triples, FolderRef(folder=str(tmp_path)))
-    expected = metrics.comet(triples, checkpoint)
-    assert metrics.comet(triples, HubRef(hub=name, revision="0123456789" * 4)) == expected
-    assert metrics.UNPICKLE not in os.environ
 
 
 def test_a_translation_may_be_scored_by_comet(checkpoint):
-    task = tasks.get("translation", metric=Metric(name="comet", checkpoint=checkpoint))
+    task = task_with("translation", name="comet", checkpoint=checkpoint.model_dump())
     assert (task.metric, task.metric_label, task.scale) == ("comet", "COMET", 1.0)
     one, two = example(CHINESE, **PAIR), example("安", CHINESE, **PAIR)
     scores = task.score_all([CHINESE, "3"], [one, two])

@@ -14,7 +14,7 @@ from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
 from igds_utils.tasks import examples
 from igds_utils.tasks.examples import SETS, Example
-from igds_utils.tasks.sourced import describe, shared_with_test
+from igds_utils.tasks.sourced import describe
 
 SIZES = {"prior": 6, "validation": 3, "confirmation": 2, "pool": 10, "test": 5}
 MATH = {"question": "question", "solution": "solution", "answer": "answer"}
@@ -70,9 +70,6 @@ def test_every_set_comes_from_its_source_in_its_size_and_the_seed_decides(three)
     assert task.sets(config(three), seed=1)["prior"] != sets["prior"]
     larger = task.sets(config(three, pool=20), seed=0)
     assert all(larger[name][: SIZES[name]] == sets[name] for name in SETS)
-    extra = task.extra(config(three), seed=0, n=100)
-    assert set(texts(extra)) == set(texts(sets["prior"] + sets["pool"]))
-    assert len(task.extra(config(three), 0, 4)) == 4
 
 
 def test_sets_without_a_source_come_from_the_tasks_own_data(three):
@@ -92,17 +89,13 @@ def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirr
     sets = tasks.get("math").sets(config(three), seed=0)
     for one, other in combinations(SETS, 2):
         assert not set(texts(sets[one])) & set(texts(sets[other]))
-    counts = sets.facts["sets"]
     assert len(sets["test"]) == 5
-    dropped = sum(sum(counts[name]["overlaps"].values()) for name in SETS)
-    assert counts["pool"]["overlaps"]["test"] == 2 and dropped >= 5
-    assert counts["pool"]["size"] == len(sets["pool"]) == 8 and counts["pool"]["asked"] == 10
-    assert counts["pool"]["repeats"] == 2  # kept
-    assert sum(text == "pool 0?" for text in texts(sets["pool"])) == 2
+    told = sets.facts["pool"]
+    assert (told["used"], told["of"], told["because"]["in test"], sum(told["because"].values())) == (8, 10, 2, 4)
+    assert sum(text == "pool 0?" for text in texts(sets["pool"])) == 2  # repeats in the pool are kept
     assert len(set(texts(sets["prior"]))) == len(sets["prior"])
-    assert sets.facts["sources"]["pool"] == {"rows": 12, "left out": {}, "read as": "", "used": 8}
-    said = describe(sets.facts)
-    assert "pool 8 of 10 (" in said and "2 in test, 2 repeats kept)" in said
+    assert sets.facts["rows of pool"] == {"used": 8, "of": 12, "because": {}}
+    assert re.search(r"pool: 8 of 10 are used \(.*in test: 2", describe(sets.facts))
 
 
 def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
@@ -114,57 +107,31 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
     sets = task.sets(config({"test": {**test, "join_repeats": True}}, test=4, **sizes), 0)
     assert sorted(example.text for example in sets["test"]) == [f"talk {i}" for i in range(4)]
     assert all(len(e.references) == 3 and e.target == e.references[0] for e in sets["test"])
-    assert sets.facts["sources"]["test"] == {"rows": 12, "left out": {"joined": 8}, "read as": "", "used": 4}
-
-
-def test_thirteen_words_in_a_row_give_a_pool_sample_away():
-    words = [f"w{i}" for i in range(20)]
-
-    def example(name, text, target="t"):
-        return Example(name, {"question": text}, target, (target,))
-
-    test = [example("t0", " ".join(words))]
-    pool = [
-        example("twelve", " ".join(words[:12]) + " else"),
-        example("thirteen", "Before, " + " ".join(words[5:18]).upper() + "."),
-        example("in the target", "other", " ".join(words[:13])),
-        example("split", " ".join(words[:7]) + " and " + " ".join(words[7:14])),
-    ]
-    assert shared_with_test(pool, test) == ["thirteen", "in the target"]
-    assert shared_with_test(pool, test, n=12) == ["twelve", "thirteen", "in the target"]
-    assert shared_with_test(pool, []) == []
+    assert sets.facts == {"rows of test": {"used": 4, "of": 12, "because": {"joined": 8}}}
 
 
 def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
-    shared = " ".join(f"w{i}" for i in range(13))
-    mirror("some/test", [*problems("test", 4), {"question": shared, "solution": "s", "answer": "1"}])
-    leaked = {"question": f"and {shared}", "solution": "s", "answer": "1"}
-    mirror("some/pool", [*problems("pool", 9), *problems("test", 1), leaked])
+    mirror("some/pool", [*problems("pool", 9), *problems("test", 2)])
     overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES, "tasks.math.corrupted": 0}
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path / "results"))
     facts = run.data_facts("math")
-    assert "math: pool 10 of 10 (1 in test)" in capsys.readouterr().out
-    assert facts["sets"]["pool"]["overlaps"] == {"test": 1}
-    assert facts["pool_shares_13_words_with_test"]["samples"] == 1
+    assert "pool: 9 of 10 are used (in test: 2)" in capsys.readouterr().out
+    assert facts["pool"]["because"] == {"in test": 2}
     assert run.read("math/data.json") == facts
 
 
-def own_pool(file, **change):
-    source = {"file": str(file), "columns": {"question": "q", "solution": "s", "answer": "a"}}
-    return {"tasks.math.data.sources.pool": source, **change}
-
-
 @pytest.mark.parametrize(
-    ("change", "pool", "said"),
+    ("size", "pool", "said"),
     [
-        ({"tasks.math.sizes.pool": 12}, 12, r"24 of 51 .*, beyond sizes.pool, quality.size \(null takes all\) \(26\)"),
-        ({"tasks.math.sizes.pool": None}, 50, r"quality 12 of 12 \(samples of the pool itself.*pool: 50 of 51"),
+        (12, 12, r"rows of pool: 24 of 51 are used \(field 's' is empty: 1, beyond tasks.math.sizes: 26\)"),
+        (None, 50, r"rows of pool: 50 of 51 .*quality: 12 of 12 are used \(of the pool itself: 12\)"),
     ],
 )
-def test_a_pool_of_ones_own_is_used_whole_where_its_size_is_null(change, pool, said, tmp_path, capsys):
+def test_a_pool_of_ones_own_is_used_in_the_size_that_is_given(size, pool, said, tmp_path, capsys):
     rows = [{"q": f"mine {i}?", "s": "x" * (i > 0), "a": "1"} for i in range(51)]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    overrides = own_pool(tmp_path / "my.jsonl", **change)
+    source = {"file": str(tmp_path / "my.jsonl"), "columns": {"question": "q", "solution": "s", "answer": "a"}}
+    overrides = {"tasks.math.data.sources.pool": source, "tasks.math.sizes.pool": size}
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
     assert len(run.sets("math")["pool"]) == pool == run.config("math").sizes.pool
     assert re.search(said, capsys.readouterr().out)
@@ -172,7 +139,7 @@ def test_a_pool_of_ones_own_is_used_whole_where_its_size_is_null(change, pool, s
 
 def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror, tmp_path):
     mirror("some/pool", [*problems("test", 5), {"question": "x", "solution": "", "answer": "1"}])
-    words = r"no pool example is left of pool \(field 'solution' is empty \(1\), in test \(5\)\): correct"
+    words = r"task math: no pool example is left \(in test: 5, field 'solution' is empty: 1\): correct"
     with pytest.raises(ConfigError, match=words):
         tasks.get("math").sets(config(three), 0)
     with pytest.raises(ConfigError, match="generated problems have no end: give tasks.math.sizes.pool a number"):
@@ -183,8 +150,8 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
     ("change", "words"),
     [
         (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
-        (lambda s: s["pool"].update(sets=["pool", "test"]), "both fill test"),
-        (lambda s: s.update(more={**s["pool"]}), "source 'more' is no set; say with `sets`"),
+        (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another source fills it"),
+        (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set, .* say with `sets` which"),
         (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool: .*unknown key 'colums'"),
         (lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}), "no field 'a' for 'answer'"),
     ],

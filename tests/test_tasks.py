@@ -9,7 +9,7 @@ import yaml
 
 from igds_utils import tasks
 from igds_utils.config.config import PRESETS, ConfigError
-from igds_utils.config.refs import Metric, TaskSpec
+from igds_utils.config.refs import TaskSpec
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.data import hub
@@ -107,17 +107,13 @@ def test_sets_have_the_preset_sizes_and_ids_share_no_text_and_follow_the_seed(lo
     assert all(larger[name] == sets[name] for name in SETS if name != "pool")
 
 
-def test_what_is_held_out_is_dealt_first_and_extra_examples_avoid_it(loaded):
+def test_what_is_held_out_is_dealt_first(loaded):
+    """A larger pool or test set that begins with them leaves the held-out examples what they are."""
     task, made = loaded
     sets = task.sets(made, seed=0)
     alone = made.model_copy(update={"sizes": Sizes(**dict.fromkeys(SIZES, 0) | {"test": 5 + 4 + 7})})
-    held_out = examples.held_out_texts(sets)
-    assert held_out == set(texts(task.sets(alone, seed=0)["test"]))
-    found = texts(task.extra(made, seed=0, n=30 if task.name == "math" else 1000))
-    assert len(set(found)) == len(found) >= 20 and not held_out & set(found)
-    if task.name != "math":  # all that the source holds besides
-        assert set(found) >= set(texts(sets["prior"], sets["pool"]))
-    assert len(task.extra(made, seed=0, n=5)) == 5
+    held_out = texts(sets["test"], sets["validation"], sets["confirmation"])
+    assert held_out == texts(task.sets(alone, seed=0)["test"])
 
 
 def test_unusable_data_are_refused_by_name(loaded):
@@ -125,8 +121,8 @@ def test_unusable_data_are_refused_by_name(loaded):
     with pytest.raises(ConfigError, match=rf"tasks\.{task.name}\.data.*unknown key 'max_numbr'"):
         task.sets(config(made.data | {"max_numbr": 3}), seed=0)
     if task.name != "math":
-        with pytest.raises(ConfigError, match="of 120 pool examples are left of .* lower tasks.*sizes.pool"):
-            task.sets(config(made.data, pool=120), seed=0)
+        sets = task.sets(config(made.data, pool=120), seed=0)
+        assert sets.facts["pool"] == {"used": len(sets["pool"]), "of": 120, "because": {}}
 
 
 # ---- tasks as YAML ---------------------------------------------------------------------------------------
@@ -174,7 +170,7 @@ def test_a_preset_may_hold_a_task_or_name_its_file(tmp_path):
     ("change", "words"),
     [
         ({"prompt": "Country: {country}\nCapital"}, "prompt must end in a line of its own with the colon ':'"),
-        ({"prompt": "国家：{country}\n首都："}, r"with the colon ':' \(U\+003A\).*首都：' \(U\+FF1A\)"),
+        ({"prompt": "国家：{country}\n首都："}, r"with the colon ':' .* not in '.*uff1a'"),
         ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'"),
     ],
 )
@@ -183,8 +179,8 @@ def test_unusable_files_are_refused_by_name(tmp_path, change, words):
     with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{words}"):
         tasks.get("mine", str(tmp_path / "mine.yaml"))
     (tmp_path / "broken.yaml").write_text("a: [")
-    for name, said in (("gone", "no task file .*gone.yaml: correct `task:`"), ("broken", "is not valid YAML")):
-        with pytest.raises(ConfigError, match=said):
+    for name in ("gone", "broken"):
+        with pytest.raises(ConfigError, match=f"no task can be read from .*{name}.yaml"):
             tasks.get("mine", str(tmp_path / f"{name}.yaml"))
 
 
@@ -211,7 +207,7 @@ def test_texts_that_say_the_same_normalize_alike(one, other):
 )  # fmt: skip
 def test_signs_operators_marks_and_emoji_make_another_text(one, other):
     assert examples.normalize(one) != examples.normalize(other)
-    task = tasks.get("math", metric=Metric(name="exact_match"))
+    task = tasks.get("capitals", TaskSpec(**SPEC))
     found = task.score_all([one, other], [Example("e", {}, "t", (other,))] * 2)
     assert found == [{"exact_match": 0.0}, {"exact_match": 1.0}]
 
@@ -221,7 +217,7 @@ def test_signs_operators_marks_and_emoji_make_another_text(one, other):
 
 @pytest.fixture(scope="module")
 def problems():
-    return tasks.get("math").extra(config({"off_task": 0.0}), seed=3, n=2000)
+    return tasks.get("math").sets(config({"off_task": 0.0}, pool=2000), seed=3)["pool"]
 
 
 def test_worked_solutions_calculate_what_they_say_from_the_numbers_given(problems):
@@ -284,25 +280,21 @@ def test_math_score_reads_the_box_then_the_last_number_up_to_the_next_problem(ou
 # ---- data of packages ------------------------------------------------------------------------------------
 
 
-def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs, tmp_path):
-    pairs = own_data.InterfaceMessages(**catalogs).load()
+def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs):
+    pairs = list(own_data.InterfaceMessages(**catalogs).load())
     assert len(pairs) == 36 + 1
     assert pairs[0].fields == {"source_text": "Open the red cell on the left", "target_language": "French"}
-    assert pairs[0].target == "Ouvrir red cell dans left" and pairs[0].meta == {"catalog": "one"}
+    assert pairs[0].target == "Ouvrir red cell dans left"
     assert pairs[-1].target == "Montrer un élément"
     chinese = own_data.InterfaceMessages(language="zh", wheels={"zh": WHEEL})
-    assert chinese.load()[0].fields["target_language"] == "Chinese"
-    for language, words in (("zh", "no wheel for 'zh'; known: fr"), ("xx", r"data\.language: .*'fr' or 'zh'")):
+    assert next(chinese.load()).fields["target_language"] == "Chinese"
+    for language, words in (("zh", "none for language 'zh'"), ("xx", r"data\.language: .*'fr' or 'zh'")):
         with pytest.raises(ConfigError, match=words):
             tasks.get("translation").sets(config({**catalogs, "language": language}), 0)
-    for file in tmp_path.glob("*.json"):
-        file.unlink()
-    with pytest.raises(ConfigError, match="no \\*.json catalogs"):
-        own_data.InterfaceMessages(**catalogs).load()
 
 
 def test_leads_become_title_and_description_and_the_poor_ones_are_left_out(leads):
-    found = own_data.ArticleLeads(**leads).load()
+    found = list(own_data.ArticleLeads(**leads).load())
     assert len(found) == 51
     assert found[0].target == "Plant0: Kind of thing in the world"
     assert found[0].fields["text"].startswith("Plant0 is a plant of size 0. It has many parts.")
@@ -310,3 +302,6 @@ def test_leads_become_title_and_description_and_the_poor_ones_are_left_out(leads
     assert found[-1].target == "Person: English theologian of note"
     assert own_data.whole_sentences("One two. Three four. Five.", 4) == "One two. Three four."
     assert own_data.whole_sentences("One two three. Four.", 2) == ""
+    task = tasks.get("summarization")
+    english = task.english(config(leads), 0)
+    assert len(english) == 57 - SIZES["test"] and "Brief is a short lead." in english

@@ -9,7 +9,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -180,7 +179,6 @@ class DataSource(Strict):
     sets: list[Set] | None = None  # that it fills; by default the one it is named after
     where: dict[str, list[str | int | bool]] = {}  # column -> values, one of which it has
     max_words: dict[str, int] = {}  # field -> most words; longer rows are left out
-    rows: PositiveInt | None = None  # draw so many at random, for sources beyond memory
     join_repeats: bool = False  # one example of a prompt with the references of all
 
     @model_validator(mode="after")

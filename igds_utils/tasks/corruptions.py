@@ -1,8 +1,8 @@
 """Corrupted samples: pools that hold something to select, and pools of known quality.
 
-Corruptions come in two groups. *Target-side* ones change the answer and leave the prompt alone: a score that reads the
-prompt only, as FRS does, cannot see them. *Prompt-side* ones change the question, which such a score may see. The label
-is kept in `Example.meta["corruption"]`, "" for a clean sample, which no selector is shown.
+*Target-side* corruptions change the answer and leave the prompt alone: a score that reads the
+prompt only, as FRS does, cannot see them. *Prompt-side* ones change the question, which it may see.
+The label, which no selector is shown, is `Example.meta["corruption"]`, "" for a clean sample.
 """
 
 import re
@@ -14,7 +14,6 @@ from random import Random
 
 import yaml
 
-from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import QualityConfig
 from igds_utils.tasks.examples import Example, random_stream
 
@@ -26,18 +25,19 @@ SIDES = {
     "another task's prompt": "prompt",
     "duplicate": "prompt",
 }
-# Of a pool to train on: prompt-side kinds, because IGDS sees prompts alone, and without duplicates, because a copy of a
-# clean sample is sound data.
+# Of a pool to train on: prompt-side kinds, because IGDS sees prompts alone, and without duplicates,
+# because a copy of a clean sample is sound data.
 TRAINED = ("garbled prompt", "missing numbers", "another task's prompt")
-# Names that take the place of others where a prompt is written again; none of them is in the word problems.
-NAMES = (
-    "Astrid", "Boris", "Camila", "Dmitri", "Esther", "Feng", "Greta", "Hiroshi", "Ingrid", "Jamal", "Kofi", "Leila",
-)  # fmt: skip
+# They take the place of others in `rewritten`; none of them is in the word problems.
+NAMES = "Astrid Boris Camila Dmitri Esther Feng Greta Hiroshi Ingrid Jamal Kofi Leila".split()
 INSIDE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+\b")  # a capitalised word within a sentence
 
 
 def corrupt(kind: str, example: Example, other: Example, random: Random) -> Example | None:
-    """A sample corrupted in one way (`SIDES`), or None where that kind cannot corrupt it; other: another sample."""
+    """A sample corrupted in one way (`SIDES`), or None where that kind cannot corrupt it.
+
+    other: another sample.
+    """
     field, target = own_field(example), example.target
     text = example.fields[field]
     match kind:
@@ -53,8 +53,8 @@ def corrupt(kind: str, example: Example, other: Example, random: Random) -> Exam
         case "missing numbers":
             text = re.sub(r"\d+", "some", text)
         case "another task's prompt":
-            groups = [group["prompts"] for group in _prompts() if group["field"] not in example.fields]
-            text = random.choice([prompt for group in groups for prompt in group])
+            others = [group for group in _prompts() if group["field"] not in example.fields]
+            text = random.choice([prompt for group in others for prompt in group["prompts"]])
         case "duplicate":  # another sample once more, under an id of its own
             return replace(other, id=example.id, meta={**other.meta, "copy_of": other.id})
     made = replace(example, fields={**example.fields, field: text}, target=target)
@@ -62,64 +62,65 @@ def corrupt(kind: str, example: Example, other: Example, random: Random) -> Exam
 
 
 def corrupted_pool(pool: list[Example], share: float, seed: int) -> list[Example]:
-    """The same samples in the same order, a `share` of them (rounded) with corrupted prompts (`TRAINED`), all labelled.
+    """The same samples in the same order, a `share` of them with corrupted prompts, all labelled.
 
-    Kinds are used in turn; a sample that a kind cannot corrupt gets the next one. Ids, targets and order stay, so that
-    nothing but the label and the prompt itself tells which samples these are.
+    The kinds `TRAINED` are used in turn; a sample that a kind cannot corrupt gets the next one. Ids,
+    targets and order tell nothing of the labels.
     """
-    random, made = random_stream("corruptions", "pool", seed), [_labelled(example, "") for example in pool]
-    for turn, place in enumerate(sorted(random.sample(range(len(pool)), round(share * len(pool))))):
+    random = random_stream("corruptions", "pool", seed)
+    made = [_labelled(example, "") for example in pool]
+    places = sorted(random.sample(range(len(pool)), round(share * len(pool))))
+    for turn, place in enumerate(places):
         made[place] = _in_turn(TRAINED, turn, pool[place], pool[place], random)
     return made
 
 
 def ruler(pool: list[Example], seed: int) -> dict[str, list[Example]]:
-    """The clean and the corrupted samples of a corrupted pool, in its order, as many of each as the smaller side has.
+    """The clean and the corrupted samples of a pool, in its order, as many of each.
 
     Of the larger side they are drawn by `seed`.
     """
-    sides = {
-        "clean": [example for example in pool if not example.meta["corruption"]],
-        "corrupted": [example for example in pool if example.meta["corruption"]],
-    }
-    size, random = min(map(len, sides.values())), random_stream("corruptions", "ruler", seed)
+    clean = [example for example in pool if not example.meta["corruption"]]
+    corrupted = [example for example in pool if example.meta["corruption"]]
+    size = min(len(clean), len(corrupted))
+    random = random_stream("corruptions", "ruler", seed)
     return {
         side: [members[i] for i in sorted(random.sample(range(len(members)), size))]
-        for side, members in sides.items()
+        for side, members in (("clean", clean), ("corrupted", corrupted))
     }
 
 
-def quality_pool(examples: list[Example], config: QualityConfig, seed: int, task: str) -> list[Example]:
-    """The same samples in the same order, two shares of them (rounded) corrupted on the target and on the prompt side.
+def quality_pool(examples: list[Example], config: QualityConfig, seed: int) -> list[Example]:
+    """The same samples in the same order, a share of them corrupted on each side, all labelled.
 
-    Each is labelled. The kinds of a side are used in turn; a sample that a kind cannot corrupt gets the next one. What
-    a corruption borrows (a target, a duplicate) comes from a clean sample. Ids and order tell nothing of the labels.
-    Raises `ConfigError` where fewer than two samples would stay clean.
+    The kinds of a side are used in turn; a sample that a kind cannot corrupt gets the next one.
+    What a corruption borrows (a target, a duplicate) comes from a clean sample. Ids and order tell
+    nothing of the labels.
     """
-    sizes = {"target": config.target_rate, "prompt": config.prompt_rate}
-    sizes = {side: round(rate * len(examples)) for side, rate in sizes.items()}
-    if len(examples) - sum(sizes.values()) < 2:
-        raise ConfigError(
-            f"tasks.{task}.quality: {sizes['target']} samples with corrupted targets and {sizes['prompt']} with "
-            f"corrupted prompts leave no two clean ones of {len(examples)}: lower the rates, or take a larger pool"
-        )
     random = random_stream("corruptions", "known quality", seed)
     shuffled = random.sample(range(len(examples)), len(examples))
-    clean = sorted(shuffled[sum(sizes.values()) :])
-    made, start = [_labelled(example, "") for example in examples], 0
-    for side, size in sizes.items():
+    n_target = round(config.target_rate * len(examples))
+    n_prompt = round(config.prompt_rate * len(examples))
+    places = {"target": shuffled[:n_target], "prompt": shuffled[n_target : n_target + n_prompt]}
+    clean = sorted(shuffled[n_target + n_prompt :])
+    made = [_labelled(example, "") for example in examples]
+    for side, chosen in places.items():
         kinds = [kind for kind, of in SIDES.items() if of == side]
-        for turn, place in enumerate(sorted(shuffled[start : start + size])):
-            made[place] = _in_turn(kinds, turn, examples[place], examples[random.choice(clean)], random)
-        start += size
+        for turn, place in enumerate(sorted(chosen)):
+            other = examples[random.choice(clean)]
+            made[place] = _in_turn(kinds, turn, examples[place], other, random)
     return made
 
 
-def _in_turn(kinds: Sequence[str], turn: int, example: Example, other: Example, random: Random) -> Example:
+def _in_turn(
+    kinds: Sequence[str], turn: int, example: Example, other: Example, random: Random
+) -> Example:
     """The sample corrupted by the kind whose turn it is, or by the next that can."""
     first = turn % len(kinds)
-    tried = ((kind, corrupt(kind, example, other, random)) for kind in [*kinds[first:], *kinds[:first]])
-    return next(_labelled(made, kind) for kind, made in tried if made is not None)
+    for kind in [*kinds[first:], *kinds[:first]]:
+        if (made := corrupt(kind, example, other, random)) is not None:
+            return _labelled(made, kind)
+    raise ValueError(f"sample {example.id} cannot be corrupted")
 
 
 def _labelled(example: Example, label: str) -> Example:
@@ -127,10 +128,10 @@ def _labelled(example: Example, label: str) -> Example:
 
 
 def rewritten(example: Example, seed: int) -> Example:
-    """The same sample with other names (`NAMES`) and other numbers of as many digits in its prompt; no corruption.
+    """The same sample with other names (`NAMES`) and other numbers of as many digits in its prompt.
 
-    A name is a word that is capitalised within a sentence; the same name or number becomes the same everywhere. A
-    prompt with neither stays as it is.
+    A name is a word that is capitalised within a sentence; the same name or number becomes the same
+    everywhere. A prompt with neither stays as it is.
     """
     random, field = random_stream("rewritten", example.id, seed), own_field(example)
     text = example.fields[field]
@@ -141,9 +142,8 @@ def rewritten(example: Example, seed: int) -> Example:
         other[number] = number
         while other[number] == number:
             other[number] = str(random.randint(10 ** (len(number) - 1), 10 ** len(number) - 1))
-    found = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    known = re.compile(rf"\b(?:{found})\b|\d+" if names else r"\d+")
-    return replace(example, fields={**example.fields, field: known.sub(lambda match: other[match[0]], text)})
+    text = re.sub(r"\b[A-Z][a-z]+\b|\d+", lambda found: other.get(found[0], found[0]), text)
+    return replace(example, fields={**example.fields, field: text})
 
 
 def own_field(example: Example) -> str:
@@ -153,5 +153,5 @@ def own_field(example: Example) -> str:
 
 @cache
 def _prompts() -> list[dict]:
-    """Prompts of each task, without the cue line, and the name of the field that holds their text."""
+    """Prompts of each task, without the cue line, and the field that holds their text."""
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf8"))

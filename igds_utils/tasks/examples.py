@@ -1,26 +1,17 @@
 """Examples of a task, their sets, and when two of them say the same."""
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
 from string import Formatter
-from typing import Any, TypeVar
+from typing import Any
 
-from igds_utils.config.refs import Strict
-
-# The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier ones as they were,
-# and what no preset may train on is always among the stream's first examples.
+# The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier
+# ones as they were, and what no preset may train on is always among the first examples.
 SETS = ("test", "validation", "confirmation", "prior", "pool")
-HELD_OUT = ("test", "validation", "confirmation")
-
-# What chat templates end turns with; `prompts.as_text` asks the tokenizer itself
-CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>|</?s>|<[be]os>|\[/?INST\]")
 QUOTES = str.maketrans("‘’“”", "''\"\"")
-
-Data = TypeVar("Data", bound=Strict)
 
 
 @dataclass(frozen=True)
@@ -31,7 +22,7 @@ class Example:
     fields: dict[str, str]  # what the prompt templates are filled with
     target: str  # what is learnt, without a leading space
     references: tuple[str, ...]  # gold answers that an output is scored against
-    meta: dict[str, str | int] = field(default_factory=dict)  # for the reader's analyses; no selector sees it
+    meta: dict[str, str | int] = field(default_factory=dict)  # no selector sees it
 
     @property
     def text(self) -> str:
@@ -40,15 +31,14 @@ class Example:
 
     @property
     def version(self) -> tuple:
-        """What a product made from this example depends on, the way in which control tokens are read among it."""
-        as_text = CONTROL.search(self.text + self.target) is not None
-        return (self.id, self.fields, self.target, self.references, *["control tokens are text"] * as_text)
+        """What a product made from this example depends on."""
+        return (self.id, self.fields, self.target, self.references)
 
 
 class Sets(dict[str, list[Example]]):
     """The sets of a task by name.
 
-    "quality" is among them where a preset asks for it. facts: what was left out when they were made.
+    "quality" is among them where a preset asks for it. facts: what was left out to make them.
     """
 
     def __init__(self, sets: dict[str, list[Example]], facts: dict[str, Any] | None = None):
@@ -65,15 +55,10 @@ def placeholders(template: str) -> list[str]:
 def normalize(text: str) -> str:
     """A text in NFC and lower case, with straight quotes, single spaces and no full stop at its end.
 
-    Two texts that say the same come out equal. Nothing else is dropped: 5 and -5, C and C++, 3/4 and 3 4 differ.
+    Two texts that say the same come out equal. 5 and -5, C and C++, 3/4 and 3 4 differ.
     """
     lower = unicodedata.normalize("NFC", text).lower().translate(QUOTES)
     return " ".join(lower.split()).rstrip(".。।")
-
-
-def data_parameters(schema: type[Data], data: dict[str, Any], task: str) -> Data:
-    """Read a task's `data` section into its record; raises `ConfigError` naming the key and what is known."""
-    return schema.read(data, place=("tasks", task, "data"))
 
 
 def random_stream(task: str, purpose: str, seed: int) -> Random:
@@ -82,7 +67,7 @@ def random_stream(task: str, purpose: str, seed: int) -> Random:
 
 
 def unique(examples: Iterable[Example], seen: Iterable[str] = ()) -> Iterator[Example]:
-    """Examples in order, without those whose normalized text was seen before (in `seen` or earlier)."""
+    """Examples in order, without those whose normalized text came earlier or is in `seen`."""
     seen = set(seen)
     for example in examples:
         key = normalize(example.text)
@@ -94,8 +79,3 @@ def unique(examples: Iterable[Example], seen: Iterable[str] = ()) -> Iterator[Ex
 def number(examples: Iterable[Example], task: str, name: str) -> list[Example]:
     """The same examples with the ids `<task>-<name>-0000`, `-0001`, ..."""
     return [replace(example, id=f"{task}-{name}-{i:04d}") for i, example in enumerate(examples)]
-
-
-def held_out_texts(sets: dict[str, list[Example]]) -> set[str]:
-    """Normalized texts of the sets that nothing may be trained on."""
-    return {normalize(example.text) for name in HELD_OUT for example in sets[name]}

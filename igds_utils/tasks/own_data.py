@@ -1,11 +1,12 @@
-"""Data that tasks make or find without a dataset: word problems, leads of articles, interface messages.
+"""Data that tasks have without a dataset: word problems, leads of articles, interface messages.
 
-Each kind is the record of a task's `data` section and knows how its examples are made. A task's YAML file names its
-kind (`data: word_problems`); the stories of the word problems are in word_problems.yaml.
+Each kind is the record of a task's `data` section and knows how its examples are made. A task's
+YAML file names its kind (`data: word_problems`); the stories are in word_problems.yaml.
 """
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import count, islice
 from operator import add, floordiv, mul, sub
@@ -14,7 +15,7 @@ from random import Random
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import Strict, WheelRef
@@ -24,61 +25,44 @@ from igds_utils.tasks.examples import SETS, Example, normalize, unique
 
 OPERATORS = {"+": add, "-": sub, "*": mul, "/": floordiv}
 LARGEST_RESULT = 99
+# of stories in word_problems.yaml
+Family = Literal[
+    "gift", "loss", "packing", "shopping", "sharing", "ages", "reading", "bus", "garden", "savings"
+]  # fmt: skip
 LANGUAGES = {"fr": "French", "zh": "Chinese"}
+MESSAGE_WORDS = (4, 30)  # English words of an interface message: without placeholders, with them
 PLACEHOLDER = re.compile(r"%\d|%s|\{\w*\}|<[^>]*>")
+DESCRIPTION_WORDS = 4  # of an article's short description, at least
 # "(1924–2018)" after a person: as a rule the lead does not say it, so it cannot be learnt.
 YEARS = re.compile(r"\s*\([^()]*\d[^()]*\)$")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
 
 
 class OwnData(Strict):
-    """The `data` section of a task that needs no `sources`."""
-
-    def load(self) -> list[Example]:
-        """Every usable example without id, each saying something else, in the order of the source."""
-        raise NotImplementedError
+    """The `data` section of a task that needs no `sources`; `load` yields its examples, without id."""
 
     def examples(self, sizes: dict[str, int | None], random: Random) -> list[Example]:
-        """The same in the order in which sets of these sizes are dealt: a seeded shuffle."""
-        made = self.load()
-        random.shuffle(made)
-        return made
-
-    def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
-        """At least `n` distinct examples or all, none with a (normalized) text of `held_out`."""
-        made = list(unique(self.load(), held_out))
+        """All of them, shuffled, in the order in which sets of these sizes are dealt."""
+        made = list(self.load())
         random.shuffle(made)
         return made
 
 
-# ---- word problems ---------------------------------------------------------------------------------------
+# ---- word problems -------------------------------------------------------------------
 
 
 class WordProblems(OwnData):
-    """Arithmetic word problems of graded difficulty with worked solutions, and requests that are no problems."""
+    """Arithmetic word problems with worked solutions, and requests that are none."""
 
     steps: dict[Literal[1, 2, 3], PositiveFloat] = Field(
         {1: 0.5, 2: 0.4, 3: 0.1}, min_length=1, description="weight of each difficulty"
     )
-    max_number: int = Field(
-        20, ge=5, description="largest number given in a question; results stay below 100"
-    )
-    families: list[str] | None = Field(
-        None,
-        description="families of stories (word_problems.yaml) that problems are drawn from; all where left out",
-    )
-    off_task: float = Field(0.25, ge=0, lt=1, description="share of the pool that asks for no calculation")
-
-    @field_validator("families")
-    @classmethod
-    def _known_families(cls, families: list[str] | None) -> list[str] | None:
-        known = stories()["problems"]
-        if unknown := sorted(set(families or known) - set(known)):
-            raise ValueError(f"no family {unknown[0]!r} of word problems; known: {', '.join(known)}")
-        return families
+    max_number: int = Field(20, ge=5, description="largest number given in a question")
+    families: list[Family] | None = Field(None, description="of stories; all where left out")
+    off_task: float = Field(0.25, ge=0, lt=1, description="share of the pool that is no problem")
 
     def examples(self, sizes: dict[str, int | None], random: Random) -> list[Example]:
-        """The requests, mixed in, all fall into the pool; after it comes the pool of known quality, without any."""
+        """The requests, mixed in, all fall into the pool; the pool of known quality has none."""
         if (size := sizes["pool"]) is None:
             raise ConfigError("generated problems have no end: give tasks.math.sizes.pool a number")
         total, requests = sum(sizes[name] for name in SETS), round(self.off_task * size)
@@ -88,13 +72,9 @@ class WordProblems(OwnData):
         seen = {normalize(example.text) for example in made}
         return made[: total - size] + pool + self._draw(sizes.get("quality", 0), 0, random, seen)
 
-    def extra(self, n: int, random: Random, held_out: set[str]) -> list[Example]:
-        requests = round(self.off_task * n)
-        made = self._draw(n - requests, requests, random, held_out)
-        random.shuffle(made)
-        return made
-
-    def _draw(self, problems: int, requests: int, random: Random, seen: set[str] = frozenset()) -> list[Example]:
+    def _draw(
+        self, problems: int, requests: int, random: Random, seen: Iterable[str] = ()
+    ) -> list[Example]:
         levels, weights = list(self.steps), list(self.steps.values())
         drawn = (
             draw_problem(random, random.choices(levels, weights)[0], self.max_number, self.families)
@@ -110,13 +90,15 @@ def stories() -> dict[str, Any]:
     return yaml.safe_load(Path(__file__).with_name("word_problems.yaml").read_text(encoding="utf8"))
 
 
-def draw_problem(random: Random, steps: int, max_number: int, families: list[str] | None = None) -> Example:
-    """One problem of `steps` calculations (1-3) whose given numbers lie in 2..max_number, of some families or all.
+def draw_problem(
+    random: Random, steps: int, max_number: int, families: list[str] | None = None
+) -> Example:
+    """One problem of `steps` calculations (1-3) whose given numbers lie in 2..max_number.
 
-    Numbers are drawn until every result is a whole number from 1 to 99. The target is the worked solution
-    (`12 + 7 = 19. 19 * 2 = 38.`) and the answer in a box.
+    Numbers are drawn until every result is a whole number from 1 to 99. The target is the worked
+    solution (`12 + 7 = 19. 19 * 2 = 38.`) and the answer in a box.
     """
-    family = random.choice(list(families or stories()["problems"]))
+    family = random.choice(families or list(stories()["problems"]))
     chosen = next(story for story in stories()["problems"][family] if len(story["work"]) == steps)
     letters = sorted(set(re.findall(r"\b[a-d]\b", " ".join(chosen["work"]))))
     worked = None
@@ -126,7 +108,8 @@ def draw_problem(random: Random, steps: int, max_number: int, families: list[str
     solution, answer = worked
     question = chosen["story"].format(**_cast(random), **numbers)
     target = f"{solution}\nThe final answer is \\boxed{{{answer}}}."
-    return Example("", {"question": question}, target, (answer,), {"family": family, "steps": steps, "off_task": 0})
+    meta = {"family": family, "steps": steps, "off_task": 0}
+    return Example("", {"question": question}, target, (answer,), meta)
 
 
 def draw_request(random: Random) -> Example:
@@ -134,11 +117,12 @@ def draw_request(random: Random) -> Example:
     family = random.choice(list(stories()["requests"]))
     chosen, cast = random.choice(stories()["requests"][family]), _cast(random)
     question, reply = chosen["story"].format(**cast), chosen["reply"].format(**cast)
-    return Example("", {"question": question}, reply, (), {"family": family, "steps": 0, "off_task": 1})
+    meta = {"family": family, "steps": 0, "off_task": 1}
+    return Example("", {"question": question}, reply, (), meta)
 
 
 def _work(calculations: list[str], numbers: dict[str, int]) -> tuple[str, str] | None:
-    """The solution's text and the last result, or None if some result is no whole number from 1 to 99."""
+    """The solution and its last result; None if some result is no whole number from 1 to 99."""
     known, lines = dict(numbers), []
     for i, calculation in enumerate(calculations, start=1):
         left, operator, right = calculation.split()
@@ -159,90 +143,82 @@ def _cast(random: Random) -> dict[str, str]:
     return {"name": name, "friend": friend, **drawn}
 
 
-# ---- files of packages -----------------------------------------------------------------------------------
+# ---- files of packages ---------------------------------------------------------------
 
 
 class ArticleLeads(OwnData):
     """The lead of a Wikipedia article into one line, `{title}: {short description}`.
 
-    The description alone is a terse fragment ("Country in Central America") that the untrained model beats by overlap
-    when it just continues at length. With the title in front, all of the line is in the lead, and leaving out the rest
-    is what fine-tuning has to teach.
+    The description alone ("Country in Central America") is terse, and the untrained model beats it
+    by overlap when it just continues at length. Leaving out the rest is what is learnt.
     """
 
     wheel: WheelRef = Field(description="`file` is the JSON file of the article leads")
     min_words: int = Field(30, description="words of the text, cut at a sentence's end")
     max_words: int = Field(80, description="words of the text, cut at a sentence's end")
-    min_description_words: int = Field(4, description="words of the short description")
 
-    def load(self) -> list[Example]:
-        """Left out: leads with holes where formulas or names were stripped, leads that do not name their title, those
-        too short for `min_words`, descriptions below `min_description_words`, and repeated texts or lines.
+    def load(self) -> Iterator[Example]:
+        """Left out: leads with holes where formulas or names were stripped, that do not name their
+        title or are too short, too short descriptions, and repeated texts or lines.
         """
-        seen, found = set(), []
+        seen = set()
         for article in self.articles():
-            lead, description = article["extract"].strip(), YEARS.sub("", article["description"] or "").strip()
-            name = re.sub(r"\s*\(.*\)$", "", article["title"])  # "Mercury (planet)"
+            lead, title = article["extract"].strip(), article["title"]
+            description = YEARS.sub("", article["description"] or "").strip()
+            name = re.sub(r"\s*\(.*\)$", "", title)  # "Mercury (planet)"
             if re.search(r"  |\n| ,|\(\)", lead) or name.lower() not in lead.lower():
                 continue
             text, line = whole_sentences(lead, self.max_words), f"{name}: {description}"
-            short = len(text.split()) < self.min_words or len(description.split()) < self.min_description_words
-            if short or {normalize(text), normalize(line)} & seen:
-                continue
-            seen |= {normalize(text), normalize(line)}
-            meta = {"title": article["title"], "topic": article["topic"]}
-            found.append(Example("", {"text": text}, line, (line,), meta))
-        return found
+            said = {normalize(text), normalize(line)}
+            short = len(text.split()) < self.min_words
+            if not short and len(description.split()) >= DESCRIPTION_WORDS and not said & seen:
+                seen |= said
+                yield Example("", {"text": text}, line, (line,), {"title": title})
 
     def articles(self) -> list[dict[str, str]]:
-        """The articles of the source: title, extract (the lead), description, topic."""
+        """The articles of the source: title, extract (the lead), description."""
         return list(json.loads(hub.wheel_file(self.wheel).read_text(encoding="utf8")).values())
 
 
 def whole_sentences(text: str, max_words: int) -> str:
     """As many whole sentences as fit in `max_words` words; none if the first alone is longer."""
-    sentences = SENTENCE_END.split(text)
-    fit = (kept for n in range(len(sentences), 0, -1) if len((kept := " ".join(sentences[:n])).split()) <= max_words)
-    return next(fit, "")
+    kept = SENTENCE_END.split(text)
+    while len(" ".join(kept).split()) > max_words:
+        kept.pop()
+    return " ".join(kept)
 
 
 class InterfaceMessages(OwnData):
-    """English user-interface messages and their human translations from JupyterLab's language packs."""
+    """English interface messages and their translations, of JupyterLab's language packs."""
 
     language: Literal["fr", "zh"] = "fr"
     wheels: dict[str, WheelRef] = Field(
-        description="language -> language pack; `file` is the folder of its catalogs, with a slash at the end"
+        description="language -> language pack; `file` is the folder of its catalogs"
     )
-    min_words: int = Field(4, ge=1, description="English words without placeholders")
-    max_words: int = Field(30, description="English words")
 
-    def load(self) -> list[Example]:
+    def load(self) -> Iterator[Example]:
         """The catalogs map `context \\x04 message` to a list of plural forms (the first is taken).
 
-        Left out: messages of several lines (settings with code in them), untranslated ones, those outside
-        min_words..max_words, and those whose English or translation already occurred word by word.
+        Left out: messages of several lines (settings with code in them), untranslated ones, too
+        short or too long ones, and those whose English or translation already occurred.
         """
         if self.language not in self.wheels:
-            known = ", ".join(self.wheels)
-            raise ConfigError(f"tasks.translation.data.language: no wheel for {self.language!r}; known: {known}")
-        folder, seen, found = hub.wheel_file(self.wheels[self.language]), set(), []
-        if not (catalogs := sorted(folder.glob("*.json"))):
-            raise ConfigError(f"no *.json catalogs in {folder}: correct `file:` in tasks.translation.data.wheels")
-        for catalog in catalogs:
+            raise ConfigError(f"tasks.translation.data.wheels: none for language {self.language!r}")
+        folder, seen = hub.wheel_file(self.wheels[self.language]), set()
+        language, (least, most) = LANGUAGES[self.language], MESSAGE_WORDS
+        for catalog in sorted(folder.glob("*.json")):
             for key, forms in json.loads(catalog.read_text(encoding="utf8")).items():
                 source, target = key.rpartition("\x04")[2].strip(), forms[0].strip() if key else ""
-                if "\n" in source + target or not target or len(source.split()) > self.max_words:
-                    continue
-                if len(PLACEHOLDER.sub(" ", source).split()) < self.min_words:
+                if "\n" in source + target or not target or len(source.split()) > most:
                     continue
                 plain = {("source", *words(source)), ("target", *words(target))}
-                if words(source) == words(target) or plain & seen:
+                same = words(source) == words(target)
+                if same or plain & seen or len(PLACEHOLDER.sub(" ", source).split()) < least:
                     continue
                 seen |= plain
                 target = " ".join(target.split())
-                fields = {"source_text": " ".join(source.split()), "target_language": LANGUAGES[self.language]}
-                found.append(Example("", fields, target, (target,), {"catalog": catalog.stem}))
-        return found
+                fields = {"source_text": " ".join(source.split()), "target_language": language}
+                yield Example("", fields, target, (target,))
 
 
 KINDS: dict[str, type[OwnData]] = {
