@@ -11,8 +11,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 class RecallConfig(Strict):
     tau: Share = 0.8  # of D_prior, on which a candidate must fire
-    # a variant: by how much its frequency must exceed its mean over the prior sets of the other tasks
-    contrast: Share | None = None
 
 
 class InterventionConfig(Strict):

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from igds_utils import display
-from igds_utils.analysis.finished import winsorize
 from igds_utils.display import Metric
 from igds_utils.plots import style
 
@@ -73,7 +72,8 @@ def activation_distributions(
         look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
         colours = dict(zip(table["arm"], table["selector"].map(style.selector_colour), strict=True))
         clipped = activations[task].copy()
-        clipped["activation"] = clipped.groupby(["arm", "seed"])["activation"].transform(winsorize)
+        by_seed = clipped.groupby(["arm", "seed"])["activation"]
+        clipped["activation"] = by_seed.transform(lambda a: a.clip(*a.quantile([0.01, 0.99])))
         shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0, "linewidth": 0.6, "saturation": 1}
         for _, of_seed in clipped.groupby("seed"):
             sns.violinplot(of_seed, hue="arm", palette=colours, alpha=0.45, legend=False, **look, **shape)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 from scipy import stats
 
-from igds_utils.analysis.stability import on_layers
 from igds_utils.core.store import Store
 from igds_utils.data.stats import paired_difference
 from igds_utils.display import LOGLIK, POINTS, Metric, correlation, number, p_value, task_title
@@ -206,7 +205,8 @@ def a_causal_one_exists(stored: Stored) -> Finding:
         return Finding()
     p, reliability = (found["evidence"][name][found["ranked_by"]] for name in ("differ_p", "reliability"))
     verdict = SUPPORTED if p is not None and p < LEVEL and top[effect] > 0 else OPEN
-    return Finding(verdict, f"candidates differ: p {p_value(p)}; split-half reliability {number(reliability, 2)}")
+    shown = "not defined" if reliability is None else number(reliability, 2)
+    return Finding(verdict, f"candidates differ: p {p_value(p)}; split-half reliability {shown}")
 
 
 def is_confirmed(stored: Stored) -> Finding:
@@ -267,7 +267,8 @@ def follows_coverage(stored: Stored) -> Finding:
     layers, table = sorted(recall["layers"]), pd.DataFrame(found["features"])
     middle = len(layers) // 2
     parts = {"all layers": layers, "the earlier half": layers[:middle], "the later half": layers[middle:]}
-    best = [f"{show.show(on_layers(table, of)[effect].max(), signed=True)} on {part}" for part, of in parts.items()]
+    inside = {part: table[table["layer"].isin(of)][effect].max() for part, of in parts.items()}
+    best = [f"{show.show(most, signed=True)} on {part}" for part, most in inside.items()]
     return Finding(OPEN, f"largest effect in {show.unit}: {', '.join(best)}")
 
 

@@ -26,7 +26,7 @@ from igds_utils.reporting.claims import AGAINST, CLAIMS, NOT_RUN, OPEN, SUPPORTE
 from igds_utils.tables import MARK
 
 FOLD = 8  # a table of more rows than these is folded away where its figure already shows it
-NUMBER = re.compile(r"[<+−]?\d|–$|not (run at|judged)")  # how the cells of a column of numbers begin
+NUMBER = re.compile(r"[<+−]?\d|–$|not (run at|judged|defined)")  # how the cells of a column of numbers begin
 PAPER_PARAMETERS, PAPER_POOL = 2e9, 10_000  # the paper's smallest; what is smaller is a toy
 LARGER = {"smoke": "quick", "quick": "laptop", "laptop": "gpu", "gpu": "paper"}
 SIGNS = str.maketrans({  # of display text -> LaTeX, which `Styler.to_latex` leaves as they are

@@ -14,10 +14,10 @@ from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import Run
 from igds_utils.data.metrics import UNSPACED
 from igds_utils.engine.features import Feature
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection.features import at_critical, in_units
 from igds_utils.selection.pool import Pool
 from igds_utils.selection.tool import FACTS, FIRES, UserPool, pool_of
+from igds_utils.selectors.scores import feature_resonant_score
 from igds_utils.tasks.corruptions import own_field
 from igds_utils.tasks.examples import Example
 

@@ -16,8 +16,8 @@ from igds_utils import selectors
 from igds_utils.core.arms import selection_size
 from igds_utils.data import stats
 from igds_utils.engine.features import Feature
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selection.features import feature_norms
+from igds_utils.selectors.scores import feature_resonant_score
 from igds_utils.tasks.corruptions import SIDES as SIDE_OF
 from igds_utils.tasks.examples import Example
 

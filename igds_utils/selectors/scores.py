@@ -6,8 +6,15 @@ these can see the target: activations at the critical position depend on the pro
 
 import numpy as np
 
-from igds_utils.identification.scoring import feature_resonant_score
 from igds_utils.selectors.base import Choice, id_order, register
+
+
+def feature_resonant_score(activations: np.ndarray, norms: np.ndarray | None = None) -> np.ndarray:
+    """S(x) = sum of a_i(x, p) over the task features, of every sample: (N, k) -> (N,).
+
+    norms: ||d_i|| (k,) to count each feature in residual units instead of its own.
+    """
+    return (activations if norms is None else activations * norms).sum(axis=1)
 
 
 @register("igds", "highest", "task_feature_activations")

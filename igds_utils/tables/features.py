@@ -52,7 +52,8 @@ def table1(
         }
         if evidence := found.get("evidence"):
             placebos = [kind["p"] for kind in evidence["placebos"].values() if not missing(kind["p"])]
-            row["Reliability"] = number(evidence["reliability"][by], 2)
+            shown = number(evidence["reliability"][by], 2).replace(NOTHING, "not defined")
+            row["Reliability"] = shown
             row["p, candidates differ"] = p_value(evidence["differ_p"][by])
             row["p, placebos"] = p_value(max(placebos, default=None))
         rows.append(row)
@@ -107,7 +108,6 @@ def agreement_table(records: list[dict[str, Any]], top: int = 5) -> pd.DataFrame
             "Shared by chance": number(record["shared_by_chance"], 2),
             "p": p_value(record["shared_p"]),
             f"Jaccard of the top {top}": number(record["top_jaccard"], 2),
-            "Jaccard by chance": number(record["top_by_chance"], 2),
             "Jaccard of all candidates": number(record["candidates_jaccard"], 2),
         }
         for record in records
