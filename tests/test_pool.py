@@ -33,8 +33,8 @@ def found_features(run, task="math"):
     best = recall.candidates(table)[:4]
     rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
     run.store.write(f"{task}/task_features.json", {"features": rows, "selected": [best[0].name]})
-    facts = recall.recall_summary(table, run.saes.d_sae * len(run.saes.layers), 8, run.preset.recall.tau)
-    run.store.write(f"{task}/recall.json", facts | {"layers": run.saes.layers})
+    counts = {"n_candidates": int(table["candidate"].sum()), "n_features_total": run.saes.d_sae * len(run.saes.layers)}
+    run.store.write(f"{task}/recall.json", counts | {"layers": run.saes.layers})
     return run
 
 

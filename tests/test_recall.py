@@ -71,12 +71,6 @@ def test_candidates_are_ordered_by_frequency_activation_and_place():
     assert recall.candidates(table) == expected
 
 
-def test_summary_counts_in_basis_points():
-    table = recall.frequency_recall(RESIDUAL, SAES, tau=0.75)
-    facts = recall.recall_summary(table, n_features=1000, n_prior=4, tau=0.75)
-    assert (facts["n_candidates"], facts["basis_points"]) == (3, 30.0)
-
-
 def test_random_features_are_distinct_and_drawn_from_every_layer():
     facts = {"layers": [3, 9], "n_features_total": 40}
     every = {Feature(layer, index) for layer in (3, 9) for index in range(20)}

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from igds_utils import tiny
 from igds_utils.engine.activations import critical_residuals
-from igds_utils.engine.features import Feature
+from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample, encode_pairs
 from igds_utils.engine.steering import Steering
@@ -233,4 +233,4 @@ def choose(effects: pd.DataFrame, recalled: pd.DataFrame) -> Feature:
     effects["delta_loglik"] = intervention.change(effects, "loglik")
     columns = list(intervention.QUANTITIES.values())
     means = effects.groupby(["layer", "feature"], as_index=False)[columns].mean()
-    return intervention.selected_features(intervention.rank_features(means, recalled), 1)[0]
+    return features_of(intervention.rank_features(means, recalled))[0]

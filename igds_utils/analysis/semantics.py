@@ -1,4 +1,4 @@
-"""What a task feature stands for: words that it brings out, tokens it points at, its layer."""
+"""What a task feature stands for: the words that it brings out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,22 +23,17 @@ def words(text: str) -> list[str]:
 
 
 def lexical_shift(
-    original: Sequence[str],
-    amplified: Sequence[str],
-    prior: float = 10.0,
-    swaps: int = 1000,
-    level: float = 0.05,
-    seed: int = 0,
-) -> pd.DataFrame:
+    original: Sequence[str], amplified: Sequence[str], prior: float = 10.0, swaps: int = 1000,
+    level: float = 0.05, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Words by how much their rate rises from the original to the amplified outputs (Figure 6).
 
     z is the difference of smoothed log-odds in standard errors (Monroe et al., 2008): each count
-    gets `prior` pseudo-words in all, shared out as in both groups together. It takes words for
-    independent draws, but outputs come in pairs. So p comes from `swaps` random exchanges within
-    pairs: the share of them in which any word rises as far, in units of its spread over the
-    exchanges. It is the larger of two, of the rate within each output and of the count, because
-    outputs may get shorter or longer. A word `rises` if p < `level` and z > 0. Columns: word,
-    original, amplified (counts), log_odds, z, p, rises; those that rise first, then by z.
+    gets `prior` pseudo-words in all, shared out as in both groups together. p comes from `swaps`
+    random exchanges within pairs of outputs: the share in which any word rises as far, in units
+    of its spread over exchanges; the larger of that of the rate in an output and of the count,
+    because outputs may get shorter or longer. A word `rises` if p < `level` and z > 0. Columns:
+    word, original, amplified (counts), log_odds, z, p, rises; those that rise first, then by z.
     """
     counted = pd.DataFrame([Counter(words(text)) for text in [*original, *amplified]])
     counted = counted.fillna(0.0).sort_index(axis=1)
@@ -69,35 +64,6 @@ def _log_odds(smoothed: np.ndarray) -> np.ndarray:
     return np.log(smoothed) - np.log(rest)
 
 
-def logit_lens(lm, saes, feature: Feature, most: int = 8) -> pd.DataFrame:
-    """Tokens whose logits d_i raises most, through the final norm and the LM head.
-
-    lm, saes: of a `Run`. Columns: token, logit (of d_i alone: only order and gaps count).
-    """
-    import torch
-
-    from igds_utils.engine.lm import unembed
-    from igds_utils.engine.sae import FeatureSet
-
-    direction = FeatureSet(saes[feature.layer], [feature.index]).directions[0]
-    norm = lm.model.get_decoder().norm
-    with torch.inference_mode():
-        logits = unembed(lm, norm(direction.to(lm.device, lm.model.dtype))).float()
-    top = logits.topk(most)
-    tokens = [lm.tokenizer.decode([token]) for token in top.indices.tolist()]
-    return pd.DataFrame({"token": tokens, "logit": top.values.tolist()})
-
-
 def changed_outputs(effects: pd.DataFrame, feature: Feature) -> pd.DataFrame:
     """The rows of an effects table that amplify one feature."""
     return effects[(effects["layer"] == feature.layer) & (effects["feature"] == feature.index)]
-
-
-def topology(features: list[dict], selected: list[str]) -> pd.DataFrame:
-    """The best candidate of every layer (Figure 7): layer, feature, name, delta, selected.
-
-    features: those of task_features.json, best first, so the first of a layer is its best.
-    """
-    table = pd.DataFrame(features)[["layer", "feature", "name", "delta"]]
-    best = table.drop_duplicates("layer").sort_values("layer", ignore_index=True)
-    return best.assign(selected=best["name"].isin(selected))

@@ -1,8 +1,7 @@
 """Stability: does other data of a task lead to the same features (Table 5)?
 
 Each source is a run of its own through recall and causal filter: own prior set, candidates and
-validation set. A source that changes nothing in the task's data is the task's own
-identification. What is compared afterwards comes from the stored effects alone.
+validation set. What is compared afterwards comes from the stored effects alone.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,6 +16,8 @@ from scipy.stats import hypergeom
 from igds_utils.config.settings import Sizes
 from igds_utils.core.experiment import Run
 from igds_utils.engine.features import features_of
+
+QUANTITIES = ("score", "loglik")
 
 
 class Source(NamedTuple):
@@ -38,10 +39,9 @@ def source_run(run: Run, task: str, source: str) -> Run:
     if source not in chosen.searched:
         return run
     _ = run.saes, run.tokenizer, run.sae_version  # which the copy shares
-    sizes = Sizes(
-        prior=chosen.prior, validation=chosen.validation, confirmation=0, pool=0, test=0
-    )
-    changes = {"data": config.data | chosen.sources[source], "sizes": sizes}
+    shown = {"prior": chosen.prior, "validation": chosen.validation}
+    changes = {"data": config.data | chosen.sources[source]}
+    changes["sizes"] = Sizes(**shown, confirmation=0, pool=0, test=0)
     changes["max_new_tokens"] = chosen.max_new_tokens
     tasks = run.preset.tasks | {task: config.model_copy(update=changes)}
     own = copy(run)  # models, SAEs and products are the same
@@ -57,21 +57,18 @@ def identify(run: Run, task: str, source: str) -> Source:
     """
     from igds_utils.identification import effects, recall
 
-    own, settings = source_run(run, task, source), run.preset
+    own = source_run(run, task, source)
     recalled = recall.measure(own, task)
-    if not (features := recall.candidates(recalled)):
-        raise ValueError(f"{task}, source {source}: no candidate; lower recall.tau")
-    filtered = effects.causal_filter(own, task, features)
-    return Source(recalled, *filtered, settings.intervention.rank_by)
+    filtered = effects.causal_filter(own, task, recall.candidates(recalled))
+    return Source(recalled, *filtered, run.preset.intervention.rank_by)
 
 
 def agreement(sources: dict[str, Source], top: int) -> list[dict[str, Any]]:
     """One record per pair of sources, and one of all: what their `top` best have in common.
 
     A record holds sources (names), candidates_jaccard (all that were recalled), top_shared
-    (names), top_jaccard, same_top1, and what blind draws from what each tested would give:
-    shared_by_chance (how many all have), shared_p (how often at least as many as here) and
-    same_top1_by_chance (how often).
+    (names), top_jaccard, same_top1, and what blind draws from what each tested give:
+    shared_by_chance (mean), shared_p (as many or more) and same_top1_by_chance.
     """
     records, everything = [], [tuple(sources)] * (len(sources) > 2)
     for group in [*combinations(sources, 2), *everything]:
@@ -124,16 +121,18 @@ def top1_agreement(
     """How often each source's top feature survives another draw of its validation samples.
 
     A record holds source, top, and kept: the share of bootstrap samples in which it is the best
-    of the same candidates; ties go to the better ranked.
+    of the same candidates. Ties are broken by the other quantity, as in `rank_features`.
     """
     records, keys = [], ["layer", "feature"]
     for number, (name, source) in enumerate(sources.items()):
-        by, rows = source.ranked_by, source.effects
-        rows = rows.assign(change=rows[f"{by}_amplified"] - rows[f"{by}_original"])
+        ranked, rows = source.ranked, source.effects
+        changes = {of: rows[f"{of}_amplified"] - rows[f"{of}_original"] for of in QUANTITIES}
+        rows = rows.assign(change=changes.pop(source.ranked_by))
+        rows["change"] += 1e-6 * changes.popitem()[1].fillna(0.0)
         wide = rows.pivot(index=keys, columns="sample_id", values="change")
-        x = wide.loc[pd.MultiIndex.from_frame(source.ranked[keys])].dropna().to_numpy()  # (C, n)
+        x = wide.loc[pd.MultiIndex.from_frame(ranked[keys])].dropna().to_numpy()  # (C, n)
         draw, even = np.random.default_rng(seed + number), np.full(x.shape[1], 1 / x.shape[1])
         counts = draw.multinomial(x.shape[1], even, size=resamples)  # (B, n)
         kept = ((counts @ x.T).round(12).argmax(axis=1) == 0).mean()
-        records.append({"source": name, "top": source.ranked["name"].iloc[0], "kept": float(kept)})
+        records.append({"source": name, "top": ranked["name"].iloc[0], "kept": float(kept)})
     return records

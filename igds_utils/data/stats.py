@@ -1,7 +1,7 @@
 """Intervals, paired comparisons and corrections: every "is it different?" is answered here.
 
-An interval of one score covers the choice of test samples. A difference of arms covers the
-luck of training as well where one of them was trained several times.
+An interval of one score covers the choice of test samples, a difference of arms the luck of
+training as well where one of them was trained several times.
 """
 
 import warnings
@@ -56,10 +56,9 @@ class Correlation(NamedTuple):
 def interval(values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of `values` (n,) with a confidence interval.
 
-    Values that are all 0 or 1 are a proportion and get the Wilson interval; all others get
-    the percentile bootstrap of the mean. A single value that is no proportion has no interval
-    (nan, nan); that of equal values has no width. Differences belong to `paired_difference`.
-    Raises ValueError for no value and for values that are not finite.
+    Values that are all 0 or 1 are a proportion and get the Wilson interval, others the
+    percentile bootstrap of the mean; of a single one that is (nan, nan). Differences belong to
+    `paired_difference`. Raises ValueError for no value and for values that are not finite.
     """
     x = _finite(values)
     if np.isin(x, (0.0, 1.0)).all():
@@ -78,21 +77,18 @@ def paired_difference(
     it stands, which has no luck of training. Rows of one id are averaged first.
 
     Where a side was trained several times, interval and p value cover samples and training
-    (`standard_error`, Student's t). Otherwise the interval covers the samples alone (percentile
+    (`standard_error`, Student's t); otherwise the interval covers the samples alone (percentile
     bootstrap), and there is no p value. Where all samples of 0/1 scores changed alike, the
-    bootstrap would claim certainty: the interval then reaches to the Wilson limit on the share
-    of samples that could behave otherwise. A single sample that is no 0/1 score has no interval
-    (nan, nan). Raises ValueError where one side has samples that the other has not.
+    bootstrap would claim certainty: the interval reaches to the Wilson limit on the share of
+    samples that could behave otherwise. Raises ValueError where ids are on one side only.
     """
     sides = [side if isinstance(side, pd.DataFrame) else pd.Series(side) for side in (a, b)]
     trainings = tuple(side.shape[1] if side.ndim == 2 else 0 for side in sides)
     # sorted by id: the order of rows must not matter
     a, b = (pd.DataFrame(side).groupby(level=0).mean() for side in sides)
     if unmatched := sorted(map(str, a.index.symmetric_difference(b.index))):
-        raise ValueError(
-            f"{len(unmatched)} sample ids are on one side only ({', '.join(unmatched[:5])}); "
-            "evaluate both on one test set"
-        )
+        few = ", ".join(unmatched[:5])
+        raise ValueError(f"{len(unmatched)} sample ids are on one side only ({few})")
     a, b = a.to_numpy(float), b.to_numpy(float)  # (n, trainings)
     means = np.stack([a.mean(axis=1), b.mean(axis=1)])
     d = _finite(means[0] - means[1])
@@ -120,10 +116,9 @@ def standard_error(
 
     a: (..., n, s_a) and b: (..., n, s_b), scores of the same n samples by s trainings each;
     results (...). trainings: (s_a, s_b), 0 in place of the 1 of a model as it stands. Three
-    mean squares (Satterthwaite, 1946): of the samples' mean differences, which hold the luck
-    of single answers, too; of the trainings' mean scores; and of what is left in an answer
-    (interaction), which is taken off the second, down to zero. A side that was trained once
-    takes the variance of training from the other.
+    mean squares (Satterthwaite, 1946): of the samples' mean differences, which hold the luck of
+    single answers, too; of the trainings' means; and of what is left (interaction), which is
+    taken off the second, down to zero. A side trained once has the other's luck of training.
     """
     n, freedom = a.shape[-2], sum(s - 1 for s in trainings if s)
     weight = sum(1 / s for s in trainings if s)
@@ -148,11 +143,10 @@ def spearman(
     """Spearman's rank correlation of x (n,) and y (n,) with a percentile bootstrap over pairs.
 
     Fewer than `FEW` pairs get a p value over all n! pairings instead: their bootstrap would
-    claim certainty. permute: more pairs get one too, over `resamples` random pairings. Fewer
-    than three pairs, or a side that does not vary, have no correlation. What does not exist
-    is nan.
+    claim certainty. permute: more pairs get one too, over `resamples` random pairings. What
+    does not exist is nan, as all is of fewer than three pairs and where a side does not vary.
     """
-    x, y = (_finite(side) for side in (x, y))
+    x, y = _finite(x), _finite(y)
     # values that differ by rounding alone are ties
     x, y = (np.round(side / (np.abs(side).max() or 1.0), 12) for side in (x, y))
     few, low, high, p_value = x.size < FEW, np.nan, np.nan, np.nan

@@ -21,7 +21,7 @@ from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.prompts import Sample
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import intervention
-from igds_utils.identification.intervention import KEYS, QUANTITIES, change, selected_features
+from igds_utils.identification.intervention import KEYS, QUANTITIES, change
 
 Kind = Literal["forced", "foreign", "generated"]
 FEATURES = 64  # of several layers that are amplified together
@@ -51,7 +51,7 @@ def causal_filter(
 
 def confirm(run: Run, task: str, ranked: pd.DataFrame) -> pd.DataFrame:
     """`causal_effects` of the k best of ranked features on the confirmation set."""
-    chosen = selected_features(ranked, run.preset.intervention.k)
+    chosen = features_of(ranked.head(run.preset.intervention.k))
     return _deltas(run, measure(run, task, "confirmation", chosen))
 
 
@@ -59,8 +59,8 @@ def placebos(run: Run, task: str, features: Sequence[Feature]) -> pd.DataFrame:
     """What the same filter finds where nothing is: layer, feature, effect, kind of placebos.
 
     Kinds: `random direction`, the activations of candidates (`features`) with random directions
-    of their norms; `not recalled`, the most frequent other features of the same layers. There
-    are `intervention.placebos` of each. effect: mean change of what candidates are ranked by.
+    of their norms; `not recalled`, the most frequent other features of the same layers. effect:
+    the mean change of what candidates are ranked by.
     """
     settings, table = run.preset.intervention, _recalled(run, task)
     n, by = settings.placebos, settings.rank_by
@@ -100,9 +100,9 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
         prompts, layer = run.prompts(task, "validation"), feature.layer
         h = activations.critical_residuals(run.lm, prompts, [layer])[layer]  # (N, d)
         moved = steering.amplify(h[:, None], [feature] * len(h))[:, 0] - h
-        moved = dict(zip(given["forced"], moved.norm(dim=-1) / h.norm(dim=-1), strict=True))
-        rows = told.merge(said, on=KEYS).assign(scale=dose[0], clamped=dose[1])
-        return rows.assign(influence=[float(moved[one]) for one in rows["sample_id"]])
+        share = (moved.norm(dim=-1) / h.norm(dim=-1)).tolist()  # in the order of the samples
+        rows = told.merge(said, on=KEYS)
+        return rows.assign(scale=dose[0], clamped=dose[1], influence=share)
 
     parts = [(scale, clamped) for clamped in (False, True) for scale in settings.doses]
     inputs = _inputs(run, task, "validation", [feature], "generated")
@@ -120,7 +120,7 @@ def measure(
     feature); what a feature that does not generate lacks is nan. label: as of `effects_of`.
     """
     if not features:
-        raise ValueError(f"{task}: there is no candidate to amplify; lower recall.tau")
+        raise ValueError(f"{run.folder(task)}: no candidate to amplify; lower recall.tau")
     rows = effects_of(run, task, name, "forced", features, label)
     if finalists == 0:
         return rows
@@ -134,9 +134,9 @@ def effects_of(
 ) -> pd.DataFrame:
     """Effects of features on one of a task's sets: `effects_<kind>_<name><label>.parquet`.
 
-    kind: "forced" is `forced_effects`, "foreign" the same of the next sample's target in place
-    of a sample's own, "generated" `generated_effects` (stored without the kind). label: of
-    features other than the candidates; `RANDOM` amplifies random directions (`Steering`).
+    kind: "forced" or "generated" (`intervention`; the latter is stored without it), "foreign":
+    forced, of the next sample's target. label: of features other than the candidates; `RANDOM`
+    amplifies random directions (`Steering`).
     """
     settings, stored = run.preset.intervention, "" if kind == "generated" else f"{kind}_"
     path = f"{run.folder(task)}/effects_{stored}{name}{label}.parquet"

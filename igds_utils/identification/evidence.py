@@ -1,7 +1,4 @@
-"""How sure is a causal filter: do candidates differ, does the best beat placebos, and doses.
-
-Everything here follows from stored effects. `changes` makes the matrix from them.
-"""
+"""How sure is a causal filter: do candidates differ, does the best beat placebos, and doses."""
 
 from collections.abc import Sequence
 from math import comb
@@ -26,9 +23,9 @@ def changes(effects: pd.DataFrame, quantity: str) -> np.ndarray:
 def split_half(x: np.ndarray) -> float:
     """Reliability of the mean changes x (C, n) of C candidates: the mean over all halvings.
 
-    Cronbach's alpha, n / (n - 1) * (1 - sum_j Var(x_j) / Var(sum_j x_j)), with variances over
-    candidates. 1: another draw of the n samples would order them alike; 0: by luck. nan, not
-    defined, with fewer than `FEW` candidates, and where halves correlate negatively.
+    Cronbach's alpha, n / (n - 1) * (1 - sum_j Var(x_j) / Var(sum_j x_j)), Var over candidates. 1:
+    other samples would order them alike; 0: by luck. nan, not defined: fewer than `FEW`
+    candidates, or halves that correlate negatively.
     """
     n, total = x.shape[1], x.sum(axis=1).var() if len(x) else 0.0
     if len(x) < FEW or n < 2 or total <= TOLERANCE * (x**2).sum():
@@ -55,9 +52,8 @@ def beyond_placebos(
     """The place of the best of C candidates among n placebos: n, larger, p, p_best.
 
     larger: how many placebos have at least its effect. p = (1 + larger) / (1 + n) is the rank p
-    value of one effect, and does not know that it is the best of C: if candidates were placebos,
-    the best of 36 would lead 12 placebos in 36 of 48 cases. p_best does: how often no more
-    placebos would lie above it, 1 - binom(n, larger + 1) / binom(n + C, larger + 1).
+    value of one effect; if candidates were placebos, the best of 36 would lead 12 in 36 of 48
+    cases. p_best knows that: 1 - binom(n, larger + 1) / binom(n + C, larger + 1).
     """
     n, larger = len(placebos), int((np.asarray(placebos, dtype=float) >= chosen).sum())
     p_best = 1 - comb(n, larger + 1) / comb(n + candidates, larger + 1)
@@ -70,8 +66,7 @@ def of_filter(
     """What stands beside the chosen feature: tested, reliability, differ_p and placebos.
 
     rows: effects of all candidates; summary: `intervention.task_features`; placebos:
-    `effects.placebos`. The first three are given for score and loglik, None where they cannot
-    be told; placebos by kind, for what the candidates were ranked by.
+    `effects.placebos`. The first three by quantity, None where not defined.
     """
     by = summary["ranked_by"]
     measured = {of: changes(rows, of) for of in QUANTITIES if f"{of}_amplified" in rows}
@@ -96,7 +91,7 @@ def repetition(text: str) -> float:
 def dose_response(
     rows: pd.DataFrame, confidence: float, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """`intervention.causal_effects` of a feature at every dose (`effects.doses`), and its text.
+    """`causal_effects` of a feature at every dose (`effects.doses`), and its text.
 
     Further columns: scale, clamped, influence (mean |h' - h| / |h| at p), tokens and repetition
     (means of an answer). Scale 0, not clamped, is the unsteered model.

@@ -2,8 +2,8 @@
 
     delta_i = (1 / |D_val|) * sum_x [ P'(x) - P(x) ]
 
-P' is P under h' = h + a_i(h) d_i. P is the task's own metric of a generated answer (the paper's
-delta), or the target's mean log-likelihood, which needs no generation and has less noise.
+P' is P under h' = h + a_i(h) d_i. P is the task's metric of a generated answer (the paper's), or
+the target's mean log-likelihood, which needs no generation and has less noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from igds_utils.engine.steering import Steering
 from igds_utils.tasks.examples import Example
 
 Quantity = Literal["score", "loglik"]  # P
-QUANTITIES = {"score": "delta", "loglik": "delta_loglik"}  # P -> the column of its mean change
+QUANTITIES = {"score": "delta", "loglik": "delta_loglik"}  # P -> its mean change
 KEYS = ["sample_id", "layer", "feature"]
 ROUNDING = 1e-12  # a mean change of this size is zero
 
@@ -29,9 +29,9 @@ ROUNDING = 1e-12  # a mean change of this size is zero
 def original_answers(
     lm: LM, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str] = ()
 ) -> list[list[int]]:
-    """The unsteered model's answers, as token ids; all are decoded in one batch."""
-    rows = [(s, None) for s in range(len(samples))]
-    return generation.decode(lm, _prompts(samples), rows, max_new_tokens, stop=stop)
+    """The unsteered answers, as token ids, decoded in one batch."""
+    prompts, rows = [sample.prompt for sample in samples], _rows(samples, [])
+    return generation.decode(lm, prompts, rows, max_new_tokens, stop=stop)
 
 
 def forced_effects(
@@ -40,10 +40,10 @@ def forced_effects(
 ) -> pd.DataFrame:  # fmt: skip
     """Mean log-likelihood of each sample's target, unsteered and with each feature amplified.
 
-    Teacher-forced. targets: token ids in place of the samples' own. Returns one row a (feature,
-    sample): sample_id, layer, feature, loglik_amplified, loglik_original (nats a token).
+    targets: token ids in place of the samples' own. One row a (feature, sample): sample_id,
+    layer, feature, loglik_amplified, loglik_original (nats a token).
     """
-    prefix = generation.read_prefix(lm, _prompts(samples))
+    prefix = generation.read_prefix(lm, [sample.prompt for sample in samples])
     targets = targets or [sample.tokens[len(sample.prompt) :] for sample in samples]
     given = [[sample.prompt[-1], *ids] for sample, ids in zip(samples, targets, strict=True)]
     rows = _rows(samples, features)
@@ -59,12 +59,12 @@ def generated_effects(
 ) -> pd.DataFrame:  # fmt: skip
     """Answer and score of each sample, unsteered and with each feature amplified.
 
-    score: the task's metric, of outputs and their examples. originals: `original_answers`,
-    generated here if not given. A feature that is silent at p and along the whole original
-    answer changes nothing: that answer is its own. Returns one row a (feature, sample):
-    sample_id, layer, feature, and output, tokens and score, `_amplified` and `_original`.
+    score: the task's metric, of outputs and their examples. originals: `original_answers`. A
+    feature that is silent at p and along the whole original answer leaves it as it is. One row
+    a (feature, sample): sample_id, layer, feature, and output, tokens, score, each `_amplified`
+    and `_original`.
     """
-    prompts, rows = _prompts(samples), _rows(samples, features)
+    prompts, rows = [sample.prompt for sample in samples], _rows(samples, features)
     prefix = generation.read_prefix(lm, prompts)
     originals = originals or original_answers(lm, samples, max_new_tokens, stop)
     # one more token at the end, which is not read
@@ -77,10 +77,6 @@ def generated_effects(
     scores = score(texts, [samples[s].example for s, _ in rows])
     lengths = [len(answer) for answer in answers.values()]
     return _paired(samples, rows, output=texts, tokens=lengths, score=scores)
-
-
-def _prompts(samples: Sequence[Sample]) -> list[list[int]]:
-    return [sample.prompt for sample in samples]
 
 
 def _rows(samples: Sequence[Sample], features: Sequence[Feature]) -> list[generation.Row]:
@@ -108,8 +104,7 @@ def causal_effects(
 
     effects: rows of `forced_effects`, `generated_effects` or both, of one sample set. Columns:
     layer, feature, delta, delta_low, delta_high, the same of delta_loglik and contrast (`change`
-    minus `foreign`, that for another sample's target), score_original, changed (share of the
-    outputs), n. What was not measured is nan.
+    minus `foreign`), score_original, changed (share of outputs), n. nan: not measured.
     """
     pairs = {column: [f"{of}_amplified", f"{of}_original"] for of, column in QUANTITIES.items()}
     pairs["contrast"] = ["change", "foreign"]
@@ -134,8 +129,7 @@ def rank_features(
 ) -> pd.DataFrame:
     """Features best first: by delta, change of log-likelihood, frequency, (layer, index).
 
-    by: "loglik" puts the change of log-likelihood first. A feature of which delta was not
-    measured comes after the others; one that `recalled` lacks never fired on D_prior.
+    by: "loglik" puts the change of log-likelihood first. What was not measured comes last.
     """
     known = recalled[["layer", "feature", "frequency", "mean_activation"]]
     ranked = effects.merge(known, on=["layer", "feature"], how="left")
@@ -152,13 +146,8 @@ def rank_features(
     return ranked
 
 
-def selected_features(ranked: pd.DataFrame, k: int) -> list[Feature]:
-    """F_task: the k best of ranked candidates."""
-    return features_of(ranked.head(k))
-
-
 def established(confirmation: pd.DataFrame, quantity: Quantity = "score") -> pd.Series:
-    """Whether each feature's confirmation interval lies above zero: bool; false without one.
+    """Whether each feature's confirmation interval lies above zero; false without one.
 
     confirmation: `causal_effects`. quantity: the one by which the features were ranked.
     """
@@ -168,11 +157,10 @@ def established(confirmation: pd.DataFrame, quantity: Quantity = "score") -> pd.
 def task_features(
     ranked: pd.DataFrame, confirmation: pd.DataFrame, k: int, quantity: Quantity = "score"
 ) -> dict:
-    """Everything known of the candidates, best first, as stored in task_features.json.
+    """What is known of the candidates, best first, as stored in task_features.json.
 
-    confirmation: `causal_effects` of the selected features on samples that had no part in
-    choosing them. quantity: by which the candidates were ranked. `established`: of each selected
-    feature, and whether all are. `winners`: the best by each quantity.
+    confirmation: `causal_effects` of the k selected features on fresh samples. quantity: by
+    which the candidates were ranked. `winners`: the best by each.
     """
     columns = [f"{name}{end}" for name in QUANTITIES.values() for end in ("", "_low", "_high")]
     names = {column: f"confirmation_{column.removeprefix('delta_')}" for column in columns}

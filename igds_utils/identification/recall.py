@@ -119,10 +119,3 @@ def random_features(facts: dict, n: int, seed: int) -> list[Feature]:
     drawn = np.random.default_rng([seed, 2]).choice(total, min(n, total), replace=False)
     places = (divmod(int(place), total // len(layers)) for place in drawn)
     return [Feature(layers[layer], index) for layer, index in places]
-
-
-def recall_summary(recalled: pd.DataFrame, n_features: int, n_prior: int, tau: float) -> dict:
-    """Counts for Table 1: candidates, and their share of all features in basis points."""
-    n, share = int(recalled["candidate"].sum()), 1e4 * recalled["candidate"].sum() / n_features
-    facts = {"n_features_total": n_features, "n_prior": n_prior, "tau": tau}
-    return facts | {"n_candidates": n, "basis_points": float(share)}

@@ -209,7 +209,7 @@ def rising_words(shifts: dict[str, pd.DataFrame], features: dict[str, str], most
 def feature_topology(best: dict[str, pd.DataFrame], layers: list[int], paper: list[str] | None = None) -> Figure:
     """Figure 7: the best candidate of every layer by name, one column a task; the chosen one with a star.
 
-    `best[task]` = `semantics.topology`; colours are effects, relative to the largest of the task. `paper`: names that
+    `best[task]`: layer, name, delta, selected; colours: effects, relative to the task's largest. `paper`: names that
     the paper's figure shows for math, drawn beside ours where the model is the paper's, without effects.
     """
     columns = {task_title(task): table.set_index("layer") for task, table in best.items()}

@@ -16,7 +16,7 @@ from igds_utils.core.experiment import Run
 from igds_utils.engine import activations
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.sae import directions
-from igds_utils.identification import effects, intervention, recall
+from igds_utils.identification import effects, recall
 from igds_utils.selection.measurements import PROMPTS, Measured, measurement
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def unrecalled_activations(pool: Pool) -> Measured:
     facts = run.read(f"{pool.task}/recall.json")
     drawn = recall.random_features(facts, facts["n_candidates"], seed)  # as many as there are candidates
     _, ranking = effects.causal_filter(run, pool.task, drawn, label=f"_random-s{seed}")
-    found = intervention.selected_features(ranking, run.preset.intervention.k)
+    found = features_of(ranking.head(run.preset.intervention.k))
     return _activations(pool, found, f"unrecalled_activations-s{seed}")
 
 
