@@ -1,8 +1,5 @@
 """What finished arms show, from stored products: the task feature in each of them (Figure 3),
 alerts over a series of models, and what selecting their data cost (Table 4).
-
-    table = finished.compare(finished.arm_activations(run, "math"), run.read("math/summary.json"))
-    watched = finished.watch(finished.series_of_arms(run, "math"), feature="l12_p4126")
 """
 
 from typing import Any
@@ -69,8 +66,8 @@ def correlation(
 ) -> dict[str, dict[str, Any]]:
     """Spearman's correlation of median activation and score over the arms of `compare`.
 
-    `all` as in the paper, which counts the untrained model as one arm; `trained` without it.
-    Each is a `stats.Correlation` as a dict, None for nan.
+    `all` counts the untrained model as one arm, as in the paper; `trained` leaves it out. Each
+    is a `stats.Correlation` as a dict, None for nan.
     """
     found = {}
     for name, part in {"all": table, "trained": table.query("selector != 'original'")}.items():
@@ -132,10 +129,9 @@ def watch(
 def selection_costs(run: Run, task: str) -> pd.DataFrame:
     """What it took each selector to score and rank the pool, one row each (Table 4).
 
-    Columns: selector; seconds, of the stored products; tokens that the model read
-    (`plan.measurement_tokens`); operations (`plan.measurement_operations`), nan where the preset
-    states no shape of the model. A measurement that several share is charged to each in full.
-    Identification of the task features is not part of it, as in the paper.
+    Columns: selector; seconds, of the stored products; tokens that the model read; operations
+    (`plan`), nan where the preset states no shape of the model. A measurement that several share
+    is charged to each in full; identification is not part of it, as in the paper.
     """
     from igds_utils.selection.pool import open_pool
 

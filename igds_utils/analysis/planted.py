@@ -2,8 +2,8 @@
 
 A prompt is a heap of words; the answer is the one of "yes" and "no" that stands in it more
 often. The model counts words exactly, and says "unsure" unless (1 + s) * #sure > LOUD;
-amplifying its feature "confidence" makes s positive. On some prompts yes and no are almost
-equally frequent, and the reference is a coin flip. So every answer, score and delta follows.
+amplifying its feature "confidence" makes s positive. Where yes and no are almost equally
+frequent, the reference is a coin flip. So every answer, score and delta follows.
 """
 
 from collections import Counter
@@ -45,10 +45,10 @@ class Dictionaries(dict[int, object]):
 class Planted:
     """A model, its SAEs, and the features whose effects are known, by their role.
 
-    confidence: #sure counts 1 + STRONG times. weak: 1 + WEAK times. twin: fires as confidence
-    does, changes nothing. format: all answers become likelier alike. hesitation: #maybe counts
-    twice. hint: fires on a fifth of the prompts, where it makes the model answer. All other
-    candidates turn answers round on ambiguous prompts.
+    confidence: #sure counts 1 + STRONG times. weak: 1 + WEAK times. twin: fires alike, changes
+    nothing. format: all answers become likelier alike. hesitation: #maybe counts twice. hint:
+    fires on a fifth of the prompts, which it makes the model answer. All other candidates turn
+    answers round on ambiguous prompts.
     """
 
     lm: LM
@@ -122,8 +122,7 @@ def build(architecture: str = "llama", planted: bool = True, seed: int = 0) -> P
         sae.W_enc[:, i], sae.W_dec[i] = written[role]
         sae.b_enc[i], sae.threshold[i] = 0.0, 0.5
     for number, feature in enumerate(turning):
-        # Two standard deviations up it fires on 98 % of prompts. So scaled it turns ambiguous
-        # ones round, every second feature towards yes, and none of the others.
+        # Two standard deviations up it fires on 98 % of prompts; it turns ambiguous ones round.
         sae, i = saes[feature.layer], feature.index
         sae.b_enc[i] = (sae.b_enc[i] + 2) / 2**0.5
         sae.W_enc[:, i] /= 2**0.5
@@ -160,8 +159,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def _model(architecture: str, seed: int):
     """A tiny random model in which block 1 counts words, and the head compares the counts.
 
-    All other weights stay random and write into the noise alone, which the head does not read.
-    The norms' epsilon is so large that they pass on their input as it is.
+    All other weights write into the noise alone, which the head does not read. The norms'
+    epsilon is so large that they pass on their input as it is.
     """
     model, epsilon, gemma = tiny.model(architecture, seed), 1e6, architecture == "gemma2"
     for norm in model.modules():
@@ -211,10 +210,7 @@ def effects(
 def tossed(
     table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int
 ) -> list[pd.DataFrame]:
-    """The effects on n prompts for validation and on n others, all coins tossed anew.
-
-    table: `effects` on the examples. Its answers stay: no answer can depend on a coin.
-    """
+    """`effects` on n of the examples for validation and on n others, coins tossed anew."""
     random, known = np.random.default_rng(seed), {example.id: example for example in examples}
     parts, right = random.choice(list(known), (2, n), replace=False), {}
     for name in parts.ravel():

@@ -32,8 +32,8 @@ class Source(NamedTuple):
 def source_run(run: Run, task: str, source: str) -> Run:
     """The run that a source's samples come from: `run` itself where the source changes nothing.
 
-    Only the sets prior and validation are there, in the sizes of the task's `stability`. They
-    may share samples with the task's other sets: nothing is trained on them.
+    It has the sets prior and validation alone, in the sizes of the task's `stability`. They may
+    share samples with the task's other sets: nothing is trained on them.
     """
     config, chosen = run.config(task), run.config(task).stability
     if source not in chosen.searched:

@@ -2,8 +2,8 @@
 
     rows, ranked = effects.causal_filter(run, "math", features)
 
-Memory decides how much of a part is computed at once. In another batch the last bits of a sum
-may differ, and with them a greedy answer whose two likeliest tokens are as good as equal.
+In another batch the last bits of a sum may differ, and with them a greedy answer whose two
+likeliest tokens are as good as equal.
 """
 
 from collections import defaultdict
@@ -35,7 +35,7 @@ def causal_filter(
     """`measure` of the validation set for any features, and the features ranked by it.
 
     contrasts: of how many, best forced effect first, the change of another sample's target is
-    measured as well; it stands in the columns `change` and `foreign`, and ranks nothing.
+    measured as well (columns `change` and `foreign`); it ranks nothing.
     """
     settings = run.preset.intervention
     finalists = settings.finalists and max(settings.finalists, settings.k)
@@ -83,10 +83,9 @@ def placebos(run: Run, task: str, features: Sequence[Feature]) -> pd.DataFrame:
 
 
 def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
-    """Effects of a feature on the validation set at each dose, added and clamped.
+    """`measure` of a feature on the validation set at each dose: `doses.parquet`.
 
-    Stored as `doses.parquet`: rows as of `measure`, with scale (of `intervention.doses`),
-    clamped, and influence, |h' - h| / |h| at the critical position.
+    Further columns: scale, clamped (or added), and influence, |h' - h| / |h| at p.
     """
     settings, samples = run.preset.intervention, _samples(run, task, "validation")
     level, kinds = _levels(run, task)[feature], ("forced", "generated")
@@ -117,7 +116,7 @@ def measure(
     """Forced effects of features on one of a task's sets, and generated effects of the best.
 
     finalists: how many generate, best forced effect first; none: all. One row a (sample,
-    feature); what a feature that does not generate lacks is nan. label: as of `effects_of`.
+    feature), nan where nothing was generated. label: as of `effects_of`.
     """
     if not features:
         raise ValueError(f"{run.folder(task)}: no candidate to amplify; lower recall.tau")

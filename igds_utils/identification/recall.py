@@ -13,8 +13,7 @@ from igds_utils.engine.prompts import cue_prompt
 from igds_utils.engine.sae import Saes, unexplained
 
 DECODED = 64  # first prompts that are reconstructed, to tell whether an SAE fits the model
-# At p prompts hardly differ and fewer features fire than on ordinary text: good SAEs of
-# SmolLM2-135M have an FVU of 0.3 to 1.2 there (0.1 on text) and an L0 of 5 to 13 (31).
+# At p good SAEs of SmolLM2-135M have an FVU of 0.3 to 1.2 (0.1 on text), an L0 of 5 to 13 (31).
 FAR = 10.0  # times that L0 at p may be above or below what a release states of ordinary text
 WORST = 2.0  # FVU at p
 
