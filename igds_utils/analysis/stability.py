@@ -5,7 +5,6 @@ validation set. What is compared afterwards comes from the stored effects alone.
 """
 
 from collections.abc import Collection, Sequence
-from copy import copy
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -36,16 +35,16 @@ def source_run(run: Run, task: str, source: str) -> Run:
     share samples with the task's other sets: nothing is trained on them.
     """
     config, chosen = run.config(task), run.config(task).stability
-    if source not in chosen.searched:
+    if not chosen.sources[source]:
         return run
-    _ = run.saes, run.tokenizer, run.sae_version  # which the copy shares
     shown = {"prior": chosen.prior, "validation": chosen.validation}
     changes = {"data": config.data | chosen.sources[source]}
     changes["sizes"] = Sizes(**shown, confirmation=0, pool=0, test=0)
     changes["max_new_tokens"] = chosen.max_new_tokens
     tasks = run.preset.tasks | {task: config.model_copy(update=changes)}
-    own = copy(run)  # models, SAEs and products are the same
-    own.preset, own._sets, own._versions = run.preset.model_copy(update={"tasks": tasks}), {}, {}
+    own = Run(run.preset.model_copy(update={"tasks": tasks}), run.root, run.part)
+    own._models = run._models  # the same model and SAEs
+    vars(own).update(saes=run.saes, tokenizer=run.tokenizer, sae_version=run.sae_version)
     own.folder = lambda of: f"{of}/stability/{source}" if of == task else of
     return own
 
