@@ -45,8 +45,8 @@ test-all: $(STAMP) ## the same with the slow tests
 plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs nothing (reads a pool of one's own, to count it)
 	@$(BIN)/igds plan $(WHAT)
 
-report: $(STAMP) ## make tables, figures and report again from stored results
-	@$(BIN)/igds report $(WHAT) --results "$$RESULTS"
+report: $(STAMP) ## make tables, figures and report again from stored results (notebooks 05 to 11)
+	@$(BIN)/igds run $(WHAT) --results "$$RESULTS" --first 05
 
 reread: $(STAMP) ## notebooks 05 to 11 again on the stored products of the quick reference; no model is loaded
 	@rm -rf "$$RESULTS/reread" && mkdir -p "$$RESULTS/reread" && cp -R results/reference/quick "$$RESULTS/reread"

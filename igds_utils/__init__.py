@@ -1,25 +1,22 @@
 """IGDS, interpretability-guided data selection (arXiv 2604.25167), reproduced with open tools.
 
-The notebooks are the chapters; this package keeps the code that they share. What a user needs first can be imported
-from here, and is loaded when it is asked for: `open_run`, `Example`, `select`, `explain`, `tiny`.
+The notebooks are the chapters; this package keeps the code that they share. What a user needs first
+can be imported from here, and is loaded then: `open_run`, `Example`, `select`, `explain`.
 """
 
-import importlib
 import warnings
+from importlib import import_module
 from typing import Any
 
-# Libraries probe for Jupyter's bar widgets when imported in a notebook; our bars are plain text, so none are needed.
+# Libraries probe for Jupyter's bar widgets when imported in a notebook; our bars are plain text.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.2.0"
-
-# name -> the module that has it; a name that is a module itself has no other
 _PLACES = {
     "open_run": "igds_utils.core.experiment",
     "Example": "igds_utils.tasks.examples",
     "select": "igds_utils.selection.tool",
-    "explain": "igds_utils.selection.explain",
-    "tiny": None,
+    "explain": "igds_utils.selection.tool",
 }
 __all__ = list(_PLACES)
 
@@ -27,13 +24,4 @@ __all__ = list(_PLACES)
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    place = _PLACES[name]
-    return (
-        getattr(importlib.import_module(place), name)
-        if place
-        else importlib.import_module(f"{__name__}.{name}")
-    )
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return getattr(import_module(_PLACES[name]), name)

@@ -1,10 +1,11 @@
-"""The `igds` command: run the notebooks of a preset, plan what they would cost, select from a pool of one's own.
+"""The `igds` command: run the notebooks of a preset, plan what they cost, select from a pool.
 
 igds run --preset quick --tasks math --set sft.lr=5e-5
 igds select pool.jsonl --task math --ratio 0.5 --out selection
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -13,100 +14,76 @@ from igds_utils.data.hub import SourceError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 when done, 1 when a notebook failed, 2 when what was asked for was refused, 130 when interrupted."""
+    """Exit code: 0 done, 1 a notebook failed, 2 refused, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        options.changes = {field: value for text in options.changes for field, value in changes(text).items()}
-        return COMMANDS[options.command][0](options)
+        options.changes = changes(" ".join(options.changes))
+        return options.call(options) or 0
     except (ConfigError, SourceError) as error:
-        return _say(error, 2)
+        print(f"igds: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        return _say("interrupted: the same command continues where this run was", 130)
+        print("igds: interrupted: the same command continues this run", file=sys.stderr)
+        return 130
 
 
-def _say(message: object, code: int = 0) -> int:
-    print(f"igds: {message}", file=sys.stderr)
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="igds", description="Interpretability-guided data selection.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
-    for name, (_, options, text) in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        for option in f"--preset --model --set {options}".split():
-            command.add_argument(option, **OPTIONS[option])
-    return parser
-
-
-# ---- commands --------------------------------------------------------------------------------------------
-
-
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int | None:
     from igds_utils.running import runner
 
-    stages = {"report": runner.REPORT_STAGES, "saes": ("00_sae_training",)}.get(options.command, runner.STAGES)
-    if first := getattr(options, "first", ""):
-        numbers = [stage[:2] for stage in stages]
-        if first not in numbers:
-            raise ConfigError(f"--first {first}: give the number of a notebook, one of {', '.join(numbers)}")
-        stages = stages[numbers.index(first) :]
-    if options.command == "report":
-        root = Path(options.results) / load_preset(options.preset).name
-        if not (root / "run.json").is_file():
-            mend = f"run the pipeline first (make reproduce PRESET={options.preset})"
-            raise ConfigError(f"nothing is stored in {root}: {mend}")
-    asked = {"model": options.model, "tasks": options.tasks, "overrides": options.changes, "results": options.results}
+    stages = {stage[:2]: stage for stage in options.stages or runner.STAGES}
+    first = options.first or next(iter(stages))
+    if first not in stages:
+        raise ConfigError(f"--first {first}: give the number of a notebook: {', '.join(stages)}")
+    stages = list(stages.values())[list(stages).index(first) :]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    what = {"model": options.model, "tasks": options.tasks, "overrides": options.changes}
+    what |= {"results": options.results, "stages": stages}
     try:
-        runner.run(options.preset, getattr(options, "profile", ""), stages=stages, **asked)
-    except runner.Refused as error:
-        return _say(error, 2)
+        runner.run(options.preset, options.profile, **what)
     except runner.RunError as error:
-        return _say(error, 1)
-    return 0
+        print(f"igds: {error}", file=sys.stderr)
+        return 1
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> None:
     from igds_utils.core.experiment import Run, counted
     from igds_utils.plan import render
 
     preset = load_preset(options.preset, options.model, options.tasks, options.changes)
     print(render(counted(Run(preset, Path())).preset))
-    return 0
 
 
-def _select(options: argparse.Namespace) -> int:
+def _select(options: argparse.Namespace) -> None:
     from igds_utils.selection import tool
 
-    made = tool.select(
-        _opened(options, [options.task]), options.task, options.pool, options.out, options.selector,
-        options.ratio, options.features, dict(options.columns), options.skip_bad,
-    )  # fmt: skip
+    run = _opened(options, [options.task])
+    where = (options.task, options.pool, options.out)
+    how = (options.selector, options.ratio, options.features, dict(options.columns))
+    made = tool.select(run, *where, *how, options.skip_bad)
     for remark in made.facts["remarks"]:
-        _say(f"note: {remark}")
+        print(f"igds: note: {remark}", file=sys.stderr)
     kept = f"{made.facts['selected']} of {made.facts['samples']} samples, best first"
     print(f"{kept}: {options.out}/selection.jsonl")
-    return 0
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from igds_utils.selection import explain
+def _explain(options: argparse.Namespace) -> None:
+    from igds_utils.selection import tool
 
-    print(explain.explain(_opened(options, []), options.folder, options.sample))
-    return 0
+    print(tool.explain(options.folder, options.sample))
 
 
 def _opened(options: argparse.Namespace, tasks: list[str]):
     from igds_utils.core.experiment import open_run
 
-    run = open_run(options.preset, options.model, tasks, options.changes, options.results, count=False)
-    run.store.log = lambda line: print(line, file=sys.stderr)  # what is printed is the answer alone
+    asked = (options.preset, options.model, tasks, options.changes, options.results)
+    run = open_run(*asked, count=False)
+    run.store.log = lambda line: print(line, file=sys.stderr)  # printed is the answer alone
     return run
 
 
 def _column(text: str) -> tuple[str, str]:
     field, equals, name = text.partition("=")
-    if not (field and equals and (name or field == "id")):
+    if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=NAME")
     return field, name.replace("\\n", "\n")
 
@@ -116,62 +93,57 @@ def _value(text: str) -> tuple[str, dict[str, str]]:
     return field, {"value": value}
 
 
-OPTIONS = {
-    "--preset": dict(
-        default="quick",
-        help=f"one of {', '.join(preset_names())}, or the path of a YAML file (default: quick)",
-    ),
-    "--model": dict(default="", help="a model of the preset (default: the one that it chooses)"),
-    "--set": dict(
-        dest="changes", action="append", default=[], metavar="FIELD=VALUE",
-        help="change fields of the preset, for example sft.lr=5e-5; can be repeated",
-    ),
-    "--tasks": dict(type=task_names, default=[], help="tasks of the preset, comma-separated (default: all)"),
-    "--results": dict(default="results", help="folder of all results (default: results)"),
-    "--first": dict(default="", metavar="NN", help="begin with this notebook, on what those before it stored"),
-    "--profile": dict(
-        default="",
-        help="run as jobs of a cluster: slurm, or the folder of a snakemake profile (default: here, in order)",
-    ),
-    "pool": dict(
-        nargs="+",
-        help="JSON, CSV, Parquet or Arrow files, a folder of them, or a dataset of the hub as owner/name, "
-        "owner/name:split or owner/name:split@configuration",
-    ),
-    "--task": dict(required=True, help="the task of the preset that the samples belong to"),
-    "--selector": dict(default="igds", help="by name (default: igds)"),
-    "--ratio": dict(type=float, default=0.5, help="share of the pool that is kept (default: 0.5)"),
-    "--features": dict(
-        default="",
-        help="task features such as l14_p11575, comma-separated, or a task_features.json "
-        "(default: those that the preset's run found)",
-    ),
-    "--column": dict(
-        dest="columns", action="append", default=[], type=_column, metavar="FIELD=NAME",
-        help="the column that holds a field of the task, where it has another name; dots lead into nested records, "
-        "braces make a template such as '{instruction}\\n{input}'; `id=` numbers the records; can be repeated",
-    ),
-    "--value": dict(
-        dest="columns", action="append", default=[], type=_value, metavar="FIELD=TEXT",
-        help="the same text for a field of all records, for example target_language=French; can be repeated",
-    ),
-    "--skip-bad": dict(action="store_true", help="leave out records that cannot be used, and count them"),
-    "--out": dict(default="selection", help="folder of what is written (default: selection)"),
-    "folder": dict(help="what `igds select` wrote"),
-    "sample": dict(help="id of the sample, as in scores.csv"),
-}  # fmt: skip
-SELECT = "pool --task --selector --ratio --features --column --value --skip-bad --out --results"
-COMMANDS = {  # what it calls, its options beside preset, model and changes of fields, its help
-    "run": (
-        _run, "--tasks --results --profile --first",
-        "run all notebooks of a preset in their order; continues what was interrupted",
-    ),
-    "plan": (_plan, "--tasks", "print models, tasks, tokens, minutes, memory and disk; runs nothing"),
-    "report": (_run, "--tasks --results", "make tables, figures and report again from stored results"),
-    "saes": (_run, "--tasks --results", "train the SAEs of the preset's model"),
-    "select": (_select, SELECT, "rank a pool of your own and keep the best share of it"),
-    "explain": (_explain, "folder sample --results", "say why a sample of a selection ranks where it does"),
-}  # fmt: skip
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    option = shared.add_argument
+    more = {"action": "append", "default": []}  # can be repeated
+    known = f"one of {', '.join(preset_names())}, or the path of a YAML file (default: quick)"
+    option("--preset", default="quick", help=known)
+    option("--model", default="", help="a model of the preset (default: its own)")
+    text = "change fields of the preset, for example sft.lr=5e-5; can be repeated"
+    option("--set", dest="changes", metavar="FIELD=VALUE", help=text, **more)
+    option("--results", default="results", help="folder of all results (default: results)")
+    shared.set_defaults(stages=(), tasks=[], first="", profile="")
+
+    text = "Interpretability-guided data selection."
+    parser = argparse.ArgumentParser(prog="igds", description=text)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name, call, text, **defaults):
+        made = commands.add_parser(name, parents=[shared], help=text, description=text)
+        made.set_defaults(call=call, **defaults)
+        return made.add_argument
+
+    run = command("run", _run, "run all notebooks in their order; continues a stopped run")
+    run("--first", metavar="NN", help="begin with this notebook, on what is stored")
+    run("--profile", help="run on a cluster: slurm, or the folder of a snakemake profile")
+    stages = ["00_sae_training"]
+    saes = command("saes", _run, "train the SAEs of the preset's model", stages=stages)
+    plan = command("plan", _plan, "print tokens, minutes, memory and disk; runs nothing")
+    for option in (run, saes, plan):
+        option("--tasks", type=task_names, help="comma-separated (default: all)")
+
+    option = command("select", _select, "rank a pool of your own and keep the best of it")
+    text = "files, a folder of them, or a dataset of the hub: owner/name[:split[@configuration]]"
+    option("pool", nargs="+", help=text)
+    option("--task", required=True, help="the task of the preset that the samples belong to")
+    option("--selector", default="igds", help="by name (default: igds)")
+    option("--ratio", type=float, default=0.5, help="share that is kept (default: 0.5)")
+    text = "task features such as l14_p11575,l9_p3, or a task_features.json (default: the run's)"
+    option("--features", default="", help=text)
+    text = (
+        "the column that holds a field of the task; dots lead into nested records, braces make a "
+        "template such as '{instruction}\\n{input}'; `id=` numbers the records; can be repeated"
+    )
+    option("--column", dest="columns", type=_column, metavar="FIELD=NAME", help=text, **more)
+    text = "the same text for a field of all records, such as target_language=French"
+    option("--value", dest="columns", type=_value, metavar="FIELD=TEXT", help=text, **more)
+    option("--skip-bad", action="store_true", help="leave out records that cannot be used")
+    option("--out", default="selection", help="folder of what is written (default: selection)")
+    option = command("explain", _explain, "say why a sample ranks where it does")
+    option("folder", help="what `igds select` wrote")
+    option("sample", help="id of the sample, as in scores.csv")
+    return parser
 
 
 if __name__ == "__main__":

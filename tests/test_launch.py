@@ -1,12 +1,13 @@
 """Several processes under accelerate (gloo, on the CPU) against one."""
 
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from igds_utils.config.config import ConfigError, load_preset
@@ -23,7 +24,8 @@ import pandas as pd
 from igds_utils.engine import distributed
 
 def table(run, upto):
-    build = lambda number: pd.DataFrame({"square": [number**2], "by": [distributed.process_index()]})
+    by = distributed.process_index()
+    build = lambda number: pd.DataFrame({"square": [number**2], "by": [by]})
     squares = run.make_in_parts("table.parquet", range(upto), build, "square")["square"].tolist()
     roots = distributed.map_in_order(lambda square: square**0.5, squares)
     run.make("product.json", lambda: {"processes": distributed.processes(), "roots": roots})
@@ -45,9 +47,6 @@ def loads(run):
     weights = load_lm(run.preset.chosen.train).model.lm_head.weight
     norms = distributed.map_in_order(lambda _: float(weights.detach().norm()), range(2))
     run.make("loaded.json", lambda: {"dealt out": is_fsdp_enabled(), "norms": norms})
-
-def fails(run):
-    raise ValueError("the reason")
 """
 
 
@@ -60,7 +59,7 @@ def steps(tmp_path, monkeypatch):
 
 
 def run_with(folder, **overrides):
-    """A run with what the notebooks before training leave. 15 samples: the last global batch is a short one."""
+    """A run with what the notebooks before training leave; the last global batch is a short one."""
     changes = {"sft.device_tokens": 1, "tasks.math.samples": 32} | overrides
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(folder))
     run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
@@ -85,7 +84,7 @@ def test_one_process_does_all_of_the_work_by_itself():
 
 
 def test_two_processes_make_one_table(tmp_path, steps, capfd):
-    run = open_run("smoke", tasks=["math"], overrides={"launch.processes": 2}, results=str(tmp_path))
+    run = run_with(tmp_path, **{"launch.processes": 2})
     launch.call(run, f"{steps}:table", 5)
     table = run.read("table.parquet")
     assert table["square"].tolist() == [0, 1, 4, 9, 16]
@@ -118,16 +117,19 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
         np.testing.assert_allclose(together["log"][column], alone["log"][column], rtol=1e-4)
     assert len(alone["log"]) == 4
     pd.testing.assert_frame_equal(together["outputs"], alone["outputs"])
-    pd.testing.assert_frame_equal(together["activations"], alone["activations"], rtol=1e-4, atol=1e-4)
+    both = together["activations"], alone["activations"]
+    pd.testing.assert_frame_equal(*both, rtol=1e-4, atol=1e-4)
 
     again = run_with(tmp_path / "again", **keep, **{"sft.checkpoint_steps": 1})
-    with pytest.raises(launch.LaunchError, match="killed failed"):
+    with pytest.raises(RuntimeError, match="killed failed"):
         launch.call(again, f"{steps}:killed", "math", "full", training=True)
     checkpoints = again.store.root / "math/arms/full/checkpoints"
     assert [folder.name for folder in checkpoints.glob("*/checkpoint-*")] == ["checkpoint-2"]
-    launch.call(again, "igds_utils.training.trained:make_products", "math", "full", "log", training=True)
+    asked = "igds_utils.training.trained:make_products", "math", "full", "log"
+    launch.call(again, *asked, training=True)
     assert not checkpoints.exists()
-    assert again.read("math/arms/full/log.parquet")["loss"].tolist() == together["log"]["loss"].tolist()
+    losses = again.read("math/arms/full/log.parquet")["loss"]
+    assert losses.tolist() == together["log"]["loss"].tolist()
     undisturbed = weights(two)
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(again).items())
 
@@ -136,14 +138,16 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path, monkeypa
     """Recall, causal filter and a pool's measurements: identical tables, whoever made the parts."""
     monkeypatch.setattr(effects, "ANSWERS", 4)  # a sample a part
     changes = {"tasks.math.selectors": ["loss", "igds"], "tasks.math.curve": None}
-    changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260, "intervention.cache_gb": 0.0006}
+    changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260}
+    changes |= {"intervention.cache_gb": 0.0006}
 
     def work(folder, part):
-        run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path / folder), part=part)
+        run = open_run("smoke", "", ["math"], changes, str(tmp_path / folder), part)
         run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
         with run.until_part():
-            effects.measure(run, "math", "validation", recall.candidates(recall.measure(run, "math"))[:4])
-        pool.open_pool(run, "math").measure("target_loss", "task_feature_activations")
+            features = recall.candidates(recall.measure(run, "math"))[:4]
+            effects.measure(run, "math", "validation", features)
+        pool.open_pool(run, "math").measure_all()
         return {path.relative_to(run.root): path for path in run.root.rglob("*.parquet")}
 
     alone = work("one", "")
@@ -156,52 +160,34 @@ def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path, monkeypa
         pd.testing.assert_frame_equal(one, many, check_exact=True)
 
 
-@pytest.fixture
-def commands(monkeypatch):
-    """What `launch.call` would start."""
-    seen = []
-
-    def started(command, **_):
-        seen.append(command)
-        raise InterruptedError
-
-    monkeypatch.setattr(launch.subprocess, "Popen", started)
-    return seen
-
-
 @pytest.mark.parametrize(
-    ("gpus", "asked", "mend"),
-    [
-        (2, {"processes": 8}, "launch.processes 8 needs a GPU each, and this machine has 2: give SET.*processes=2"),
-        (0, {"processes": 8}, None),  # all on the processors
-        (2, {"processes": 2, "parts": 8}, None),  # the jobs of parts have machines of their own
-    ],
+    ("gpus", "parts", "processes", "few"),
+    [(2, 1, 8, "processes"), (2, 8, 2, "parts"), (0, 8, 8, None)],  # 0: all on the processors
 )
-def test_a_machine_with_too_few_gpus_is_told_before_anything_starts(gpus, asked, mend, tmp_path, monkeypatch, commands):
+def test_where_there_are_gpus_each_process_needs_one(gpus, parts, processes, few, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    run = open_run("smoke", tasks=["math"], overrides={"launch": asked}, results=str(tmp_path))
-    with pytest.raises(ConfigError if mend else InterruptedError, match=mend):
-        launch.call(run, "module:function")
-    assert len(commands) == (mend is None)
-    if gpus == 2:
-        with pytest.raises(ConfigError, match="launch.parts 8 .* has 2: give SET.*parts=2"):
-            launch.check_gpus(load_preset("smoke"), parts=8)
+    preset = load_preset("smoke", overrides={"launch.processes": processes})
+    mend = f"launch.{few} 8 needs a GPU each, this machine has 2: give SET.*{few}=2"
+    with pytest.raises(ConfigError, match=mend) if few else nullcontext():
+        launch.check_gpus(preset, parts)
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])
-def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name, tmp_path, commands):
+def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name, tmp_path, monkeypatch):
     from accelerate.commands.config.config_args import load_config_from_file
 
+    commands = []
+    done = SimpleNamespace(wait=lambda: None, returncode=0)
+    started = lambda command, **_: commands.append(command) or nullcontext(done)  # noqa: E731
+    monkeypatch.setattr(launch.subprocess, "Popen", started)
     file = launch.configuration(name)
     read = load_config_from_file(str(file))  # refuses unknown keys
-    assert read.num_processes == 8 and read.num_machines == 1 and read.mixed_precision == "bf16"
-    assert yaml.safe_load(file.read_text())["distributed_type"] in ("FSDP", "DEEPSPEED")
+    assert (read.num_processes, read.num_machines, read.mixed_precision) == (8, 1, "bf16")
     changes = {"launch": {"processes": 16, "training": name}}
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
     for training in (True, False):
-        with pytest.raises(InterruptedError):
-            launch.call(run, "module:function", training=training)
-    assert f"--num_processes 16 --config_file {file}" in " ".join(commands[0])
+        launch.call(run, "module:function", training=training)
+    assert f"--config_file {file} --num_processes 16" in " ".join(commands[0])
     assert "--config_file" not in commands[1]
-    with pytest.raises(launch.LaunchError, match="no 'fdsp'; known are fsdp, zero3"):
+    with pytest.raises(ConfigError, match="no 'fdsp'; give fsdp, zero3 or the path"):
         launch.configuration("fdsp")

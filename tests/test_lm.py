@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import Gemma3Config, GPT2Config, GPTNeoXConfig
+from transformers import DynamicCache, Gemma3Config, GPT2Config, GPTNeoXConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from igds_utils import tasks, tiny
 from igds_utils.config.config import load_preset
@@ -12,7 +13,16 @@ from igds_utils.data.hub import SourceError
 from igds_utils.engine import lm as lm_module
 from igds_utils.engine import prompts
 from igds_utils.engine.batching import pad
-from igds_utils.engine.lm import GROUPED, LM, edited, grouped_attention, residuals, unembed
+from igds_utils.engine.lm import (
+    GROUPED,
+    LM,
+    added_mask,
+    edited,
+    grouped_attention,
+    residuals,
+    step_mask,
+    unembed,
+)  # fmt: skip
 from igds_utils.engine.loading import device_map, fast_matmul, load_config, load_lm
 
 ARCHITECTURES = ["llama", "gemma2", "qwen3"]
@@ -124,10 +134,63 @@ def test_a_position_that_sees_nothing_is_no_nan_and_dropout_drops():
     assert (dropped == 0).any()
 
 
+@pytest.mark.parametrize("positions", [1, 4])
+def test_scores_are_capped_as_in_gemma2(positions):
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(5, 6, positions, 8, generator=draw) * 9
+    key, value = (torch.randn(5, 2, 9, 8, generator=draw) for _ in range(2))
+    mask = torch.rand(5, 1, positions, 9, generator=draw) > 0.3
+    mask[..., 0] = True
+    added = added_mask(mask, query.dtype)
+    ours, _ = grouped_attention(Module(), query, key, value, mask, scaling=0.2, softcap=3.0)
+    theirs, _ = eager_attention_forward(Module(), query, key, value, added, scaling=0.2, softcap=3.0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grouped_attention(Module(), query, key, value, added, scaling=0.2, softcap=3.0)[0], ours)
+    uncapped, _ = grouped_attention(Module(), query, key, value, mask, scaling=0.2)
+    assert not torch.allclose(ours, uncapped, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_gives_what_its_eager_attention_gives(name):
+    model = tiny.model(name)
+    model.set_attn_implementation("eager")
+    inputs = pad(SEQUENCES, 1, "left", model.device)
+    with torch.inference_mode():
+        theirs = model(**inputs).logits
+        lm = LM(model, tiny.tokenizer(), name)
+        model.set_attn_implementation(GROUPED)  # eager is kept where it was asked for and nothing is capped
+        ours = lm.model(**inputs).logits
+    own = inputs["attention_mask"].bool()
+    torch.testing.assert_close(ours[own], theirs[own], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_mask_of_a_step_is_what_transformers_makes_of_the_plain_one(window):
+    model = tiny.model("gemma2")
+    model.config.sliding_window = window or 4096
+    for block in model.get_decoder().layers:
+        block.self_attn.sliding_window = window and block.self_attn.sliding_window and window
+    lm = LM(model, tiny.tokenizer(), "gemma2")
+    batch = pad(SEQUENCES, 1, "left", lm.device)
+    with torch.inference_mode():
+        found = []
+        for mask in (lambda m: m, lambda m: step_mask(lm, m)):
+            cache = DynamicCache()
+            lm.model.get_decoder()(
+                input_ids=batch["input_ids"][:, :-1], attention_mask=batch["attention_mask"][:, :-1],
+                position_ids=batch["position_ids"][:, :-1], past_key_values=cache, use_cache=True,
+            )  # fmt: skip
+            found.append(lm.model(
+                input_ids=batch["input_ids"][:, -1:], attention_mask=mask(batch["attention_mask"]),
+                position_ids=batch["position_ids"][:, -1:], past_key_values=cache, use_cache=True,
+            ).logits)  # fmt: skip
+    assert (step_mask(lm, batch["attention_mask"]).dim() == 2) == bool(window)
+    torch.testing.assert_close(*found)
+
+
 def test_who_gets_it():
-    chosen = {name: LM(tiny.model(name), tiny.tokenizer(), name).model.config._attn_implementation for name in
-              ("llama", "qwen3", "gemma2")}  # fmt: skip
-    assert chosen == {"llama": GROUPED, "qwen3": GROUPED, "gemma2": "eager"}  # SDPA would drop Gemma-2's cap
+    for name in ARCHITECTURES:  # SDPA would drop Gemma-2's cap
+        assert LM(tiny.model(name), tiny.tokenizer(), name).model.config._attn_implementation == GROUPED
 
 
 # ---- loading ---------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def test_stored_answers_are_scored_again_under_another_metric(smoke_run, tmp_pat
 @pytest.mark.slow
 def test_a_second_run_makes_nothing_again_and_a_third_with_another_tau_says_why(smoke_run, tmp_path):
     shutil.copytree(smoke_run.root, tmp_path / "smoke")
-    for changes, expected in ([], "up to date"), (["--set", "recall.tau=0.7"], "changed: tau (0.8 -> 0.7)"):
+    for changes, expected in ([], "up to date"), (["--set", "recall.tau=0.7"], "changed: tau"):
         process = run_smoke(tmp_path, *changes)
         log = process.communicate(timeout=900)[0]
         assert process.returncode == 0 and expected in log

@@ -1,6 +1,5 @@
-"""What is measured on a pool: each value against the slow obvious way, on tiny models of three architectures."""
+"""What is measured on a pool: each value against the slow obvious way, on tiny models."""
 
-import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -27,20 +26,29 @@ open_smoke = partial(open_run, "smoke", tasks=["math"])
 
 def found_features(run, task="math"):
     """Recall on D_prior, and a causal order of the candidates made up for the test."""
-    residual = activations.critical_residuals(run.lm, run.prompts(task, "prior"), run.saes.layers)
-    table = recall.frequency_recall(residual, run.saes, run.preset.recall.tau)
+    layers, tau = run.saes.layers, run.preset.recall.tau
+    residual = activations.critical_residuals(run.lm, run.prompts(task, "prior"), layers)
+    table = recall.frequency_recall(residual, run.saes, tau)
     run.store.write(f"{task}/recall.parquet", table)
     best = recall.candidates(table)[:4]
     rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
     run.store.write(f"{task}/task_features.json", {"features": rows, "selected": [best[0].name]})
-    counts = {"n_candidates": int(table["candidate"].sum()), "n_features_total": run.saes.d_sae * len(run.saes.layers)}
-    run.store.write(f"{task}/recall.json", counts | {"layers": run.saes.layers})
+    n, counts = run.saes.d_sae * len(layers), {"n_candidates": int(table["candidate"].sum())}
+    counts |= {"n_features_total": n, "layers": layers}
+    run.store.write(f"{task}/recall.json", counts)
     return run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return found_features(open_smoke(overrides=dict(SMALL), results=str(tmp_path_factory.mktemp("pools"))))
+    results = str(tmp_path_factory.mktemp("pools"))
+    return found_features(open_smoke(overrides=dict(SMALL), results=results))
+
+
+def changed_pool(run, changes, folder="", seed=0):
+    """The pool under other fields of the preset; in another folder nothing is measured yet."""
+    results = str(run.root.parent / folder)
+    return open_pool(open_smoke(overrides=SMALL | changes, results=results), "math", seed)
 
 
 TEXTS = [
@@ -60,29 +68,29 @@ def read(lm):
     return SimpleNamespace(run=run, samples=TEXTS, pairs=pairs, training_pairs=pairs)
 
 
-# ---- what is read of all tokens --------------------------------------------------------------------------
+# ---- what is read of all tokens ----
 
 
 def test_token_activations_equal_one_sample_at_a_time_without_padding(lm, read):
     sae, layer, table = read.run.saes[2], 2, measurements.token_activations(read)
-    for (ids, _), row, found in zip(read.pairs, table.itertuples(), measurements.neuron_means(read), strict=True):
+    neurons, caught = measurements.neuron_means(read), []
+    down = lm.blocks[layer].mlp.down_proj
+    handle = down.register_forward_hook(lambda _m, args, _o: caught.append(args[0][0, 1:]))
+    for (ids, _), row, found in zip(read.pairs, table.itertuples(), neurons, strict=True):
         with torch.inference_mode():
-            caught = []
-            handle = lm.blocks[layer].mlp.down_proj.register_forward_hook(
-                lambda _m, args, _o, caught=caught: caught.append(args[0][0, 1:])
-            )
-            h = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer + 1][0, 1:]
-            handle.remove()
-            acts = sae.encode(h).numpy()  # (tokens - 1, M): the first token is not read
+            states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            acts = sae.encode(states[layer + 1][0, 1:]).numpy()  # the first token is not read
         dense = np.zeros((2, acts.shape[1]))
         dense[:, row.features] = row.mean, row.max
         np.testing.assert_allclose(dense, [acts.mean(0), acts.max(0)], atol=1e-4)
-        np.testing.assert_allclose(found, caught[0].clamp(min=0).mean(0).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found, caught.pop().clamp(min=0).mean(0).numpy(), atol=1e-4)
         assert (row.max > 0).all()
+    handle.remove()
 
 
 def test_hidden_states_are_position_weighted_means_whatever_the_padding(lm, read):
-    for (ids, _), found in zip(read.pairs, torch.tensor(measurements.weighted_hidden_states(read)), strict=True):
+    means = torch.tensor(measurements.weighted_hidden_states(read))
+    for (ids, _), found in zip(read.pairs, means, strict=True):
         with torch.inference_mode():
             h = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
         weights = torch.arange(1, len(ids) + 1)
@@ -90,19 +98,21 @@ def test_hidden_states_are_position_weighted_means_whatever_the_padding(lm, read
         torch.testing.assert_close(found, expected / expected.norm(), atol=1e-4, rtol=1e-3)
 
 
-# ---- measurements of a pool ------------------------------------------------------------------------------
+# ---- measurements of a pool ----
 
 
 def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatch):
     pool = open_pool(run, "math")
     assert len(pool.examples.ids) == len(pool.target_examples) == 3
-    every = [*measurements.MEASUREMENTS, "examples.sae_mean", "examples.embeddings", "examples.hidden_states"]
+    of_examples = [f"examples.{name}" for name in ("sae_mean", "embeddings", "hidden_states")]
+    every = [*measurements.MEASUREMENTS, *of_examples]
+    of_examples += ["target_examples", "example_gradients"]
     for name in every:
         values = pool.measured(name).values
-        of_examples = name.startswith("examples.") or name in ("target_examples", "example_gradients")
-        assert (len(values) if isinstance(values, list) else values.shape[0]) == (3 if of_examples else 16)
+        n = len(values) if isinstance(values, list) else values.shape[0]
+        assert n == (3 if name in of_examples else 16)
     calls = []
-    monkeypatch.setattr(run, "_models", None)  # another pool reads what is stored, without models and SAEs
+    monkeypatch.setattr(run, "_models", None)  # what is stored is read without models and SAEs
     run.saes.drop()
     monkeypatch.setattr(type(run.saes), "_load", None)
     monkeypatch.setattr(run.store, "log", calls.append)
@@ -113,13 +123,9 @@ def test_every_measurement_has_a_row_a_sample_and_is_stored_once(run, monkeypatc
 
 
 def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        "igds_utils.engine.losses.target_losses",
-        lambda lm, pairs, tokens: read.append(pairs) or np.ones(len(pairs)),
-    )
-    fresh = open_smoke(overrides=dict(SMALL), results=str(run.root.parent / "shared"))
-    pool = open_pool(fresh, "math")
+    read, pool = [], changed_pool(run, {}, "shared")
+    losses = lambda lm, pairs, tokens: read.append(pairs) or np.ones(len(pairs))  # noqa: E731
+    monkeypatch.setattr("igds_utils.engine.losses.target_losses", losses)
     for name in ("ifd", "loss", "ifd_perplexity", "loss_highest"):
         rank_pool(name, pool, 8)
     conditioned, bare = read
@@ -134,23 +140,19 @@ def test_loss_and_ifd_share_the_conditioned_pass_and_the_target_tokens(run, monk
 def test_targets_beyond_the_training_length_are_cut_and_counted(run):
     pairs = open_pool(run, "math").uncut_training_pairs
     limit = max(n for _, n in pairs) + 2
-    results = str(run.root.parent / "short")
-    short = open_pool(open_smoke(overrides=SMALL | {"sft.max_length": limit}, results=results), "math")
+    short = changed_pool(run, {"sft.max_length": limit}, "short")
     longer = [len(ids) > limit for ids, _ in pairs]
     assert short.target_cut.tolist() == longer and any(longer)
     assert np.isfinite(short.target_loss).all()
     assert not open_pool(run, "math").target_cut.any()
-    none = open_smoke(overrides=SMALL | {"sft.max_length": limit - 2}, results=results)
-    with pytest.raises(ValueError, match=r"math-pool-\d+: its prompt alone has \d+ tokens, sft.max_length"):
-        open_pool(none, "math").measured("target_loss")
+    none = changed_pool(run, {"sft.max_length": limit - 2}, "short")
+    with pytest.raises(ValueError, match=r"math-pool-\d+: its prompt alone has \d+ tokens"):
+        none.measured("target_loss")
 
 
 def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
     pool = open_pool(run, "math")
-    cut = open_smoke(
-        overrides=SMALL | {"tasks.math.max_prompt_tokens": 60}, results=str(run.root.parent / "cut")
-    )
-    shorter = open_pool(cut, "math")
+    shorter = changed_pool(run, {"tasks.math.max_prompt_tokens": 60}, "cut")
     for name in ("target_loss", "bare_target_loss", "hidden_states"):
         changed = not np.allclose(getattr(pool, name), getattr(shorter, name))
         assert changed == (name != "bare_target_loss")  # which no prompt has a part in
@@ -159,41 +161,44 @@ def test_what_a_measurement_was_made_from_decides_whether_it_is_made_again(run):
     assert {open_pool(run, "math").version(name) for name in CONTROLS} == versions
 
 
-# ---- IGDS and its controls -------------------------------------------------------------------------------
+# ---- IGDS and its controls ----
 
 
 def test_igds_scores_equal_one_prompt_at_a_time_through_the_whole_model(run):
     (feature,) = run.task_features("math")
     stored = rank_pool("igds", open_pool(run, "math")).set_index("sample_id")["score"]
     block, sae = run.lm.blocks[feature.layer], run.saes[feature.layer]
-    for example, text in zip(run.examples("math", "pool"), run.prompts("math", "pool"), strict=True):
+    for example in run.examples("math", "pool"):
+        text = run.prompt("math", example)
         caught = []
         handle = block.register_forward_hook(lambda _m, _i, out, caught=caught: caught.append(out))
         with torch.inference_mode():
-            run.lm.model(torch.tensor([prompts.encode(run.lm.tokenizer, f"{text} {example.target}")]))
+            whole = f"{text} {example.target}"
+            run.lm.model(torch.tensor([prompts.encode(run.lm.tokenizer, whole)]))
             h = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
-            p = prompts.critical_position(run.lm.tokenizer, f"{text} {example.target}", text)
+            p = prompts.critical_position(run.lm.tokenizer, whole, text)
             expected = float(sae.encode(h[0, p])[feature.index])
         handle.remove()
         assert stored[example.id] == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_controls_read_the_features_that_they_name(run):
-    prompt_residuals = activations.critical_residuals(run.lm, run.prompts("math", "pool"), run.saes.layers)
+    texts = run.prompts("math", "pool")
+    h = activations.critical_residuals(run.lm, texts, run.saes.layers)
     for name in [*CONTROLS, "task_feature_activations", "unrecalled_activations"]:
         measured = open_pool(run, "math").measured(name)
         features = [Feature.parse(one) for one in measured.about["features"]]
-        expected = activations.feature_activations(prompt_residuals, run.saes, features).numpy()
+        expected = activations.feature_activations(h, run.saes, features).numpy()
         np.testing.assert_allclose(measured.values, expected, atol=1e-4)
 
 
 def test_the_prior_is_met_by_the_cosine_to_its_mean_residual_at_one_layer(run):
-    pool, depth = open_pool(run, "math"), run.lm_config.num_hidden_layers
+    pool, at = open_pool(run, "math"), 0.6 * run.lm_config.num_hidden_layers
     layer = pool.measured("prior_cosines").about["layer"]
-    assert abs(layer + 1 - 0.6 * depth) == min(abs(other + 1 - 0.6 * depth) for other in run.saes.layers)
-    sets = [run.prompts("math", name) for name in ("prior", "pool")]
-    prior, found = (activations.critical_residuals(run.lm, texts, [layer])[layer].numpy() for texts in sets)
-    mean = prior.mean(axis=0)
+    assert abs(layer + 1 - at) == min(abs(other + 1 - at) for other in run.saes.layers)
+    read = activations.critical_residuals
+    mean = read(run.lm, run.prompts("math", "prior"), [layer])[layer].numpy().mean(axis=0)
+    found = read(run.lm, run.prompts("math", "pool"), [layer])[layer].numpy()
     expected = found @ mean / np.linalg.norm(found, axis=1) / np.linalg.norm(mean)
     np.testing.assert_allclose(pool.prior_cosines, expected, atol=1e-5)
     assert rank_pool("prior_cosine", pool)["sample_id"][0] == pool.ids[int(expected.argmax())]
@@ -216,14 +221,16 @@ def test_matched_features_fire_as_often_and_are_others(run):
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
-    other = open_smoke(overrides=SMALL | {"intervention.k": k}, results=str(run.root.parent))
     facts, best = run.read("math/recall.json"), []
     for seed in (0, 1):
         drawn = recall.random_features(facts, facts["n_candidates"], seed)
-        rows = effects.measure(run, "math", "validation", drawn, label=f"_random-s{seed}", finalists=3)
+        label = f"_random-s{seed}"
+        rows = effects.measure(run, "math", "validation", drawn, label=label, finalists=3)
         assert set(features_of(rows)) == set(drawn)
-        ranked = intervention.causal_effects(rows, 0.95, 50, 0).sort_values("delta_loglik", ascending=False)
-        names = open_pool(other, "math", seed).measured("unrecalled_activations").about["features"]
+        ranked = intervention.causal_effects(rows, 0.95, 50, 0)
+        ranked = ranked.sort_values("delta_loglik", ascending=False)
+        pool = changed_pool(run, {"intervention.k": k}, seed=seed)
+        names = pool.measured("unrecalled_activations").about["features"]
         assert len(names) == k
         for name, row in zip(names, ranked.itertuples(), strict=False):
             of_name = ranked[[f.name == name for f in features_of(ranked)]].iloc[0]
@@ -233,37 +240,36 @@ def test_without_recall_the_best_of_as_many_random_features_is_read(run, k):
 
 
 def test_residual_units_weigh_each_feature_by_its_direction(run):
-    other = open_smoke(overrides=SMALL | {"scoring.units": "residual"}, results=str(run.root.parent))
     (feature,) = run.task_features("math")
     norm = float(run.saes[feature.layer].W_dec[feature.index].detach().norm())
     assert feature_norms(run, [feature]) == pytest.approx([norm], rel=1e-5)
-    raw, weighed = (open_pool(one, "math").task_feature_activations for one in (run, other))
-    assert weighed == pytest.approx(raw * norm, rel=1e-5)
+    raw = open_pool(run, "math").task_feature_activations
+    other = changed_pool(run, {"scoring.units": "residual"})
+    assert other.task_feature_activations == pytest.approx(raw * norm, rel=1e-5)
 
 
-# ---- what a selector is given ----------------------------------------------------------------------------
+# ---- what a selector is given ----
 
 
 def test_a_pool_has_neither_labels_nor_references(run):
     for name in ("pool", "quality"):
-        members = run.examples("math", name)
-        assert any(example.meta for example in members) and any(example.references for example in members)
-        pool = open_pool(run, "math", name=name)
-        assert all(one.meta == {} and one.references == () for one in [*pool.samples, *pool.examples.samples])
-        assert [one.id for one in pool.samples] == [example.id for example in members]
+        members, pool = run.examples("math", name), open_pool(run, "math", name=name)
+        assert any(one.meta for one in members) and any(one.references for one in members)
+        assert [one.id for one in pool.samples] == [one.id for one in members]
+        for one in [*pool.samples, *pool.examples.samples]:
+            assert one.meta == {} and one.references == ()
 
 
 def test_a_strict_preset_has_no_igds_arm_without_an_effect(run, tmp_path):
-    shutil.copytree(run.store.root / "math", tmp_path / "smoke/tiny-llama/math")
-    loose = open_smoke(results=str(tmp_path))
-    strict = open_smoke(overrides={"intervention.strict": True}, results=str(tmp_path))
-    found = loose.read("math/task_features.json")
+    strict = {"intervention.strict": True}
+    others = strict | {"tasks.math.selectors": ["loss"], "tasks.math.curve": None}
+    changed = ({}, strict, others)
+    loose, strict, other = (open_smoke(overrides=o, results=str(tmp_path)) for o in changed)
+    found = run.read("math/task_features.json")
     loose.store.write("math/task_features.json", found | {"established": False})
     open_pool(loose, "math")
-    refused = r"no IGDS arm then: leave it out .*tasks.math.selectors=\[random,loss,ifd,zip"
-    with pytest.raises(ConfigError, match=refused):
+    open_pool(other, "math")
+    with pytest.raises(ConfigError, match="no IGDS arm then: leave it out of tasks.math.selectors"):
         open_pool(strict, "math")
-    others = {"intervention.strict": True, "tasks.math.selectors": ["loss"], "tasks.math.curve": None}
-    open_pool(open_smoke(overrides=others, results=str(tmp_path)), "math")
     loose.store.write("math/task_features.json", found | {"established": True})
     open_pool(strict, "math")

@@ -94,7 +94,7 @@ def wait_for(condition, seconds: float) -> None:
 
 @pytest.fixture
 def toy(tmp_path):
-    folder = tmp_path / "OneDrive - University" / "o'neil {x}"  # names that shells and templates read
+    folder = tmp_path / "OneDrive - University" / "o'neil"  # names that shells read
     folder.mkdir(parents=True)
     made = Toy(folder)
     yield made
@@ -106,7 +106,7 @@ def toy(tmp_path):
 def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     # one runner at a time
     process, kernel = toy.start()
-    with pytest.raises(runner.Refused, match=rf"another run works in .*toy \(process {process.pid}, since "):
+    with pytest.raises(ConfigError, match="another run works in .*toy: wait for it"):
         toy.run()
     assert kernel.is_running()
 
@@ -120,7 +120,7 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     (toy.results / "hold").unlink()
     with pytest.raises(runner.RunError) as caught:
         toy.run()
-    assert "second failed: ZeroDivisionError: division by zero" in str(caught.value)
+    assert "[2/2] second: ZeroDivisionError: division by zero" in capfd.readouterr().out
     failed = toy.executed / "second.failed.ipynb"
     assert str(failed) in str(caught.value)
     assert "ZeroDivisionError" in failed.read_text()
@@ -162,15 +162,14 @@ def test_a_run_that_is_asked_to_end_takes_its_notebook_with_it(toy, number):
     assert process.returncode != 0
     wait_for(lambda: not kernel.is_running(), 30)
     assert toy.notebooks() == ["first.ipynb"]
-    assert not list(toy.executed.glob(".*.ipynb"))
 
 
 def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):
     write_notebook(Path(toy.request["notebooks"], "second.ipynb"), parameters='preset = "quick"\ntaks = []')
     with pytest.raises(ConfigError) as caught:
         toy.run()
-    assert "second.ipynb: no parameter 'model', 'tasks'" in str(caught.value)
-    assert "known: preset, taks" in str(caught.value)
+    assert "second.ipynb: no parameter model, tasks" in str(caught.value)
+    assert "has preset, taks" in str(caught.value)
     assert not toy.root.exists()  # refused before anything was made
     Path(toy.request["notebooks"], "second.ipynb").unlink()
     with pytest.raises(ConfigError, match=r"no notebook .*second\.ipynb"):
@@ -194,10 +193,10 @@ def dry_run(folder, *options):
     return done.stdout
 
 
-def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_path):
-    """The profile itself, with snakemake's own executor in the place of SLURM's, which is not installed."""
-    overrides = {"jobs": {"default": {"minutes": 7}, "arm": {"gpus": 8, "memory_gb": 100, "cpus": 16}}}
-    run = written(tmp_path, preset="smoke", overrides=overrides, results=tmp_path, split=True)
+def test_on_a_cluster_every_arm_is_a_job_with_as_many_gpus_as_it_has_processes(tmp_path):
+    """The profile itself, with snakemake's own executor in the place of SLURM's."""
+    what = {"preset": "smoke", "overrides": {"launch.processes": 4}, "results": tmp_path}
+    run = written(tmp_path, **what, split=True)
     profile = ["--profile", str(PROFILES / "slurm"), "--executor", "local", "--cores", "64"]
     shown = dry_run(tmp_path, *profile, "--config", f"run={run}")
     names = [(t, arm.name) for t, task in load_preset("smoke").tasks.items() for arm in arms(task)]
@@ -205,18 +204,17 @@ def test_on_a_cluster_every_arm_is_a_job_that_asks_for_what_the_preset_says(tmp_
     assert len(jobs) == len(names)
     for task, arm in names:
         (job,) = [block for block in jobs if f"output: notebooks/04_sft.{task}.{arm}.ipynb" in block]
-        assert "notebooks/03_data_scoring.ipynb" in job and "threads: 16" in job
-        assert "mem_mb=100000" in job and "runtime=120" in job and "gpu=8" in job
+        assert "notebooks/03_data_scoring.ipynb" in job and "threads: 32" in job
+        assert "mem_mb=240000" in job and "gpu=4" in job
         assert "tasks_per_gpu=0" in job  # or SLURM's executor asks for 8 tasks of 16 processors each
     collecting = next(block for block in shown.split("\n[") if "output: notebooks/04_sft.ipynb" in block)
     assert collecting.count("notebooks/04_sft.") == len(names) + 1  # the arms, and itself
-    assert "runtime=7," in collecting
+    assert "gpu=1" in collecting
 
 
 def test_shares_of_a_notebook_are_jobs_before_the_one_that_joins_them(tmp_path):
-    overrides = {"launch.parts": 3, "jobs": {"part": {"gpus": 1, "minutes": 9}}}
-    what = {"preset": "smoke", "overrides": overrides, "results": tmp_path}
-    for split, each in ((True, "threads: 2"), (False, "threads: 4")):  # of jobs.part; of 12 cores
+    what = {"preset": "smoke", "overrides": {"launch.parts": 3}, "results": tmp_path}
+    for split, each in ((True, "threads: 8"), (False, "threads: 4")):  # of 12 cores
         run = written(tmp_path, **what, split=split)
         blocks = dry_run(tmp_path, "--cores", "12", "--printshellcmds", "--config", f"run={run}").split("\n[")
         shares = [block for block in blocks if "rule part:" in block]
@@ -229,7 +227,6 @@ def test_shares_of_a_notebook_are_jobs_before_the_one_that_joins_them(tmp_path):
                 (share,) = [block for block in shares if f"output: {name}" in block]
                 assert f"input: notebooks/{before}.ipynb" in share and each in share
                 assert f"{stage} {number}/3" in share and name in joined
-                assert "runtime=9" in share and "gpu=1" in share
 
 
 def test_a_job_of_a_share_ends_its_notebook_where_all_shares_are_needed(toy):
@@ -246,23 +243,26 @@ def test_a_job_of_a_share_ends_its_notebook_where_all_shares_are_needed(toy):
 
 @pytest.mark.parametrize("stage", runner.PART_STAGES)
 def test_the_notebooks_that_are_shared_say_where_a_share_ends(stage):
-    notebook = json.loads((runner.NOTEBOOKS / f"{stage}.ipynb").read_text())
-    assert 1 < len(runner.until_shared(notebook)["cells"]) < len(notebook["cells"])
-    assert 'part = ""' in "".join(notebook["cells"][1]["source"])
+    notebook = nbformat.read(runner.NOTEBOOKS / f"{stage}.ipynb", 4)
+    cells = len(notebook.cells)
+    assert 1 < len(runner.until_shared(notebook).cells) < cells
+    assert 'part = ""' in notebook.cells[1].source
 
 
 def test_a_job_of_one_arm_runs_the_notebook_for_it_alone(tmp_path, monkeypatch):
     seen = {}
+    write_notebook(tmp_path / "04_sft.ipynb")
 
-    def run_notebook(notebook, output, parameters, folder):
+    def run_notebook(notebook, output, parameters, **_):
         seen.update(parameters)
-        paths = {"input_path": str(notebook), "output_path": str(output)}
-        output.write_text(json.dumps({"metadata": {"papermill": paths}}))
-        return ""
+        executed = nbformat.read(notebook, 4)
+        executed.metadata["papermill"] = {}
+        nbformat.write(executed, output)
 
-    monkeypatch.setattr(runner, "_papermill", run_notebook)
+    monkeypatch.setattr(runner.papermill, "execute_notebook", run_notebook)
     parameters = {"preset": "smoke", "tasks": ["math", "translation"], "overrides": {"seed": 3}}
-    run = {"root": str(tmp_path), "notebooks": "n", "stages": ["04_sft"], "parameters": parameters}
+    run = {"root": str(tmp_path), "notebooks": str(tmp_path), "stages": ["04_sft"]}
+    run["parameters"] = parameters
     assert runner.execute(run, "04_sft", "math", "igds@0.5")
     assert (tmp_path / "notebooks/04_sft.math.igds@0.5.ipynb").is_file()
     assert seen["tasks"] == ["math"]
@@ -270,11 +270,9 @@ def test_a_job_of_one_arm_runs_the_notebook_for_it_alone(tmp_path, monkeypatch):
     assert chosen.seed == 3 and [arm.name for arm in arms(chosen.tasks["math"])] == ["igds@0.5"]
 
 
-def test_unknown_profiles_and_jobs_are_refused(toy):
-    with pytest.raises(ConfigError, match="no profile 'slrm'"):
+def test_an_unknown_profile_is_refused(toy):
+    with pytest.raises(ConfigError, match="no slrm/config.yaml: give slurm"):
         toy.run(profile="slrm")
-    with pytest.raises(ConfigError, match="jobs: no notebook '4_sft'; known: default, arm, part, 01_"):
-        toy.run(overrides={"jobs": {"4_sft": {"gpus": 1}}})
 
 
 # ---- the command line ------------------------------------------------------------------------------------
@@ -290,10 +288,12 @@ def calls(monkeypatch):
 
 def test_the_command_line_hands_on_what_it_was_given(calls):
     arguments = ["run", "--preset", "p", "--tasks", "math, translation", "--model", "m", "--results", "r"]
+    arguments += ["--first", "05"]
     changes = ["--set", "sft.lr=5e-5", "--set", "a.b=[0.2, 0.5]", "--set", "c=chat", "--set", "d=3"]
     assert cli.main([*arguments, *changes]) == 0
-    what = {"model": "m", "tasks": ["math", "translation"], "results": "r", "stages": runner.STAGES}
-    what["overrides"] = {"sft.lr": 5e-5, "a.b": [0.2, 0.5], "c": "chat", "d": 3}
+    what = {"model": "m", "tasks": ["math", "translation"], "results": "r"}
+    what["stages"] = list(runner.STAGES[4:])
+    what["overrides"] = {"sft.lr": "5e-5", "a.b": [0.2, 0.5], "c": "chat", "d": 3}
     assert calls == [("p", "", what)]
 
 
@@ -301,14 +301,11 @@ def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
     assert cli.main(["plan", "--preset", toy.request["preset"], "--set", "sft.lrr=1"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("igds: toy.yaml: ") and "sft: unknown key 'lrr' (did you mean 'lr'?)" in message
-    assert "Traceback" not in message
-    for change, words in (("sft.lr", "'sft.lr' is not FIELD=VALUE"), ("x=[1, 2", "x: '[1, 2' is no YAML")):
-        assert cli.main(["plan", "--set", change]) == 2
-        message = capsys.readouterr().err
-        assert message.startswith(f"igds: {words}") and message.count("\n") == 1
+    assert cli.main(["run", "--first", "13"]) == 2
+    assert "--first 13: give the number of a notebook: 01, 02" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code"), [(runner.Refused("busy"), 2), (runner.RunError("broke"), 1)])
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("busy"), 2), (runner.RunError("broke"), 1)])
 def test_exit_codes(monkeypatch, capsys, error, code):
     def fail(*_, **__):
         raise error

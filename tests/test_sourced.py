@@ -157,12 +157,11 @@ def own_pool(file, **change):
 @pytest.mark.parametrize(
     ("change", "pool", "said"),
     [
-        ({}, 50, r"because field 's' is empty \(1\)"),
         ({"tasks.math.sizes.pool": 12}, 12, r"24 of 51 .*, beyond sizes.pool, quality.size \(null takes all\) \(26\)"),
         ({"tasks.math.sizes.pool": None}, 50, r"quality 12 of 12 \(samples of the pool itself.*pool: 50 of 51"),
     ],
 )
-def test_a_pool_of_ones_own_is_used_whole_unless_its_size_is_given(change, pool, said, tmp_path, capsys):
+def test_a_pool_of_ones_own_is_used_whole_where_its_size_is_null(change, pool, said, tmp_path, capsys):
     rows = [{"q": f"mine {i}?", "s": "x" * (i > 0), "a": "1"} for i in range(51)]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     overrides = own_pool(tmp_path / "my.jsonl", **change)

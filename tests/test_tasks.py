@@ -9,7 +9,7 @@ import yaml
 
 from igds_utils import tasks
 from igds_utils.config.config import PRESETS, ConfigError
-from igds_utils.config.refs import ExactMetric, TaskSpec
+from igds_utils.config.refs import Metric, TaskSpec
 from igds_utils.config.settings import Sizes, TaskConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.data import hub
@@ -211,7 +211,7 @@ def test_texts_that_say_the_same_normalize_alike(one, other):
 )  # fmt: skip
 def test_signs_operators_marks_and_emoji_make_another_text(one, other):
     assert examples.normalize(one) != examples.normalize(other)
-    task = tasks.get("math", metric=ExactMetric())
+    task = tasks.get("math", metric=Metric(name="exact_match"))
     found = task.score_all([one, other], [Example("e", {}, "t", (other,))] * 2)
     assert found == [{"exact_match": 0.0}, {"exact_match": 1.0}]
 

@@ -1,8 +1,7 @@
-"""What presets point to: models and SAEs, files, rows of data, metrics, and tasks of a user's own."""
+"""What presets point to: models and SAEs, rows of data, metrics, and tasks."""
 
 import difflib
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,17 +9,14 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
-DROPPED = {"series", "max_candidates", "racing", "tied", "device_batch", "defect_check"}  # fields of version 0.1
-
 
 class ConfigError(ValueError):
-    """A preset or an override that cannot be used; the message names the file, the field and the mend."""
+    """A preset or an override that cannot be used; names file, field and mend."""
 
 
 class Strict(BaseModel):
@@ -30,8 +26,8 @@ class Strict(BaseModel):
 
     @classmethod
     def read(cls, raw: Any, file: str = "", place: tuple[str, ...] = ()) -> Self:
-        """The record of plain values. Raises `ConfigError`, a line a problem: `file`, the place of the field
-        (`place` and from there), and what is wrong with it."""
+        """The record of plain values. Raises `ConfigError`, a line a problem: `file`, the place of
+        the field (`place` and from there), and what is wrong with it."""
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
@@ -45,16 +41,14 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
         known = list(cls.model_fields)
-        for key in [key for key in fields if key not in known]:
-            if key not in DROPPED:
+        for key in fields if isinstance(fields, dict) else ():
+            if key not in known:
                 close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise ValueError(f"unknown key {key!r}{hint}; known here: {', '.join(known)}")
-            print(f"{key} is left out: version 0.2 has no such field", file=sys.stderr)
-        return {key: value for key, value in fields.items() if key in known}
+                all_known = f"known here: {', '.join(known)}"
+                raise ValueError(f"unknown key {key!r}{hint}; {all_known}")
+        return fields
 
 
 class HubRef(Strict):
@@ -80,7 +74,7 @@ class WheelRef(Strict):
 
 
 class TinyRef(Strict):
-    """A tiny random model of a true architecture, made on the spot (tests and the smoke preset)."""
+    """A tiny random model of a true architecture, made on the spot (tests)."""
 
     tiny: Literal["llama", "gemma2", "qwen3"]
     seed: int = 0
@@ -91,35 +85,29 @@ Ref = HubRef | FolderRef | WheelRef | TinyRef
 
 def describe(ref: Ref) -> str:
     """A short name of a model reference, for tables and messages."""
-    match ref:
-        case HubRef(hub=name):
-            return name
-        case FolderRef(folder=path):
-            return Path(path).name
-        case WheelRef(file=path):
-            return Path(path).stem.split(".")[0]
-    return f"tiny random {ref.tiny}"
+    if isinstance(ref, WheelRef):
+        return Path(ref.file).stem.split(".")[0]
+    if isinstance(ref, FolderRef):
+        return Path(ref.folder).name
+    return ref.hub if isinstance(ref, HubRef) else f"tiny random {ref.tiny}"
 
 
 class SaeConfig(Strict):
-    """A set of SAEs, one a layer: a sae_lens release, a local folder with one `layer_NN` folder each, or tiny."""
+    """SAEs, one a layer: a sae_lens release, a folder with one folder a layer, or tiny."""
 
     source: Literal["release", "folder", "tiny"]
     name: str  # release name, or the folder (relative to the project's root)
-    # release: the SAE of a layer, {layer} its number (layer_{layer}/width_16k/canonical); needed where it has several
-    id: str | None = None
+    id: str | None = None  # of a release with several a layer: layer_{layer}/width_16k/canonical
     layers: list[int] | Literal["all"] = "all"
 
 
 class Shape(Strict):
-    """The size of a model, for what the plan says about time, memory and disk; nothing else reads it."""
+    """The size of a model, for the plan and Table 4; nothing else reads it."""
 
     parameters: int
     layers: int
     width: int  # of the residual stream
-    kv_width: int  # key heads times head size
-    vocabulary: int
-    d_sae: int = 0  # features of one layer's SAE; 0 leaves SAEs out of the plan
+    d_sae: int = 0  # features of one layer's SAE
 
 
 class ModelConfig(Strict):
@@ -128,19 +116,19 @@ class ModelConfig(Strict):
     saes: SaeConfig
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shape: Shape | None = None
-    # fields of the preset that change where this model is chosen, by dotted name (launch.processes)
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}  # of the preset, for this model (launch.processes: 8)
 
 
 PIECE = re.compile(r"\{([^{}]+)\}")  # the name of a column in a template
 
 
 class Column(Strict):
-    """What a field of a task is filled with: a column of the row, several in a template, or a fixed text.
+    """What fills a field of a task: a column of the row, a template of several, or a text.
 
-    Dots in a column's name lead into nested records and lists (translation.en, messages.0.content); names in braces
-    make a template ({instruction}\\n{input}). take: gsm8k_solution, without the last line `#### N` and the marks
-    <<...>>; gsm8k_answer, that N; boxed, what the last \\boxed{} holds.
+    Dots in a column's name lead into nested records and lists (translation.en, messages.0.content);
+    names in braces make a template ({instruction}\\n{input}). take: gsm8k_solution, without the
+    last line `#### N` and the marks <<...>>; gsm8k_answer, that N; boxed, what the last \\boxed{}
+    holds.
     """
 
     column: str | None = None
@@ -156,7 +144,9 @@ class Column(Strict):
     @property
     def names(self) -> list[str]:
         """The columns of the row that it reads."""
-        return PIECE.findall(self.column or "") or [self.column] * (self.column is not None)
+        if self.column is None:
+            return []
+        return PIECE.findall(self.column) or [self.column]
 
 
 def _named(column: Any) -> Any:
@@ -174,23 +164,24 @@ class MirrorFile(Strict):
     columns: Columns
 
 
+Set = Literal["test", "validation", "confirmation", "prior", "pool"]
+
+
 class DataSource(Strict):
-    """Rows of a dataset on the hub or of files, and how fields are made of their columns."""
+    """Rows of a dataset on the hub or of files, and what their columns fill."""
 
     hub: str | None = None
     config: str | None = None
     split: str = "train"
     revision: str = "main"
-    # JSON, CSV, Parquet, Arrow, or a folder of such; relative to the project's root
-    file: str | list[str] | None = None
+    file: str | list[str] | None = None  # or files, or a folder; from the project's root
     mirror: MirrorFile | None = None
-    columns: Columns = {}  # by field; by default of the same name, or as a known format has it
-    # which sets it fills; by default the one it is named after
-    sets: list[Literal["test", "validation", "confirmation", "prior", "pool"]] | None = None
-    where: dict[str, list[str | int | bool]] = {}  # column -> the values of which a row must have one
+    columns: Columns = {}  # by field; by default of the same name, or a known format's
+    sets: list[Set] | None = None  # that it fills; by default the one it is named after
+    where: dict[str, list[str | int | bool]] = {}  # column -> values, one of which it has
     max_words: dict[str, int] = {}  # field -> most words; longer rows are left out
-    rows: PositiveInt | None = None  # draw so many at random in one pass, for sources beyond memory
-    join_repeats: bool = False  # rows with the same prompt become one example with the references of all
+    rows: PositiveInt | None = None  # draw so many at random, for sources beyond memory
+    join_repeats: bool = False  # one example of a prompt with the references of all
 
     @model_validator(mode="after")
     def _one_place(self):
@@ -199,67 +190,33 @@ class DataSource(Strict):
         return self
 
 
-class AccuracyMetric(Strict):
-    """Whether the answer is mathematically equal to the reference (math-verify); pass@k with several samples.
+class Metric(Strict):
+    """How outputs are scored: whether they are mathematically equal to the reference (math-verify;
+    pass@k with several samples), ROUGE-1 F1, sentence chrF2, COMET x 100, or literal equality."""
 
-    answer: the last \\boxed{}, or where there is none what math-verify or else the last number gives; or the box alone.
-    """
-
-    name: Literal["accuracy"] = "accuracy"
+    name: Literal["accuracy", "rouge1", "chrf", "comet", "exact_match"]
+    # accuracy: the last \boxed{}, or without one what math-verify or else the last number gives
     answer: Literal["box_else_number", "box"] = "box_else_number"
-    timeout: PositiveInt | None = 5  # seconds for parsing and for comparing one answer
-
-
-class RougeMetric(Strict):
-    """ROUGE-1 F1, the mean over an example's references, with ROUGE-2 and ROUGE-L beside it (rouge-score)."""
-
-    name: Literal["rouge1"] = "rouge1"
-    stemming: bool = False  # Porter's, rouge-score's use_stemmer
-
-
-class ChrfMetric(Strict):
-    """Sentence chrF2, with sentence BLEU beside it (sacrebleu); the scores of the corpus are in corpus.json."""
-
-    name: Literal["chrf"] = "chrf"
-
-
-class CometMetric(Strict):
-    """COMET x 100 on source, hypothesis and reference, with chrF and BLEU beside it (unbabel-comet)."""
-
-    name: Literal["comet"] = "comet"
-    checkpoint: HubRef | FolderRef = HubRef(
+    checkpoint: HubRef | FolderRef = HubRef(  # of COMET
         hub="Unbabel/wmt22-comet-da", revision="2760a223ac957f30acfb18c8aa649b01cf1d75f2"
     )
-    batch: PositiveInt = 64  # translations scored together
-
-
-class ExactMetric(Strict):
-    """Whether the output is the reference, apart from case, spaces, kind of quotes and a full stop at the end."""
-
-    name: Literal["exact_match"] = "exact_match"
-
-
-Metric = Annotated[
-    AccuracyMetric | RougeMetric | ChrfMetric | CometMetric | ExactMetric, Field(discriminator="name")
-]
 
 
 class TaskSpec(Strict):
     """A task: templates over the fields that its sources fill, and a metric."""
 
     title: str
-    # what is read or made where a preset names no `sources` (tasks/own_data.py)
+    # without `sources` (tasks/own_data.py)
     data: Literal["word_problems", "article_leads", "interface_messages"] | None = None
     prompt: str  # for identification; its last line is the cue and ends in a colon
     target: str  # what is learnt
     reference: str  # the field that outputs are scored against
     metric: Metric
-    instruction: str | None = None  # of the SFT record; by default the prompt without its cue
+    instruction: str | None = None  # of the SFT record; by default prompt without cue
     input: str = ""  # of the SFT record
-    output: str | None = None  # of the SFT record, over {target}; by default the cue and the target
+    output: str | None = None  # of the SFT record; by default the cue and the target
     stops: list[str] = []  # an output ends before the first of these
-    # fields that a row may leave empty, but not all of the prompt's or of the target's; by default any
-    optional: list[str] | None = None
+    optional: list[str] | None = None  # fields that a row may leave empty; by default any
     few_shot: str = ""  # the prompt with worked examples, over {shots} and the fields
     shot: str = ""  # how one worked example is written, over its fields
     shots: list[dict[str, str]] = []  # the worked examples
@@ -267,10 +224,7 @@ class TaskSpec(Strict):
     @model_validator(mode="after")
     def _ends_in_a_cue(self):
         if not re.search(r"\n[^\n]+:$", self.prompt):
-            last = self.prompt[-1:]  # a colon of another script looks the same
-            code = f" (U+{ord(last):04X})" if not last.isascii() else ""
-            raise ValueError(
-                f"prompt must end in a line of its own with the colon ':' (U+003A), the critical position "
-                f"(\\nAnswer:), not in {self.prompt[-20:]!r}{code}"
-            )
+            cue = "prompt must end in a line of its own with the colon ':'"
+            end = ascii(self.prompt[-20:])  # a colon of another script looks the same
+            raise ValueError(f"{cue} (\\nAnswer:), the critical position, not in {end}")
         return self

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
 
-# Trained on the clean and on the corrupted samples of a pool, the ends of the ruler on which selectors are read: a task
-# on which training on corrupted samples is no worse cannot tell good data from bad.
-CHECKS = ("clean", "corrupted")
-WHOLE = ("full", "full_steps")  # trained on the whole pool: for an epoch, and in as many steps as a selection
+CHECKS = ("clean", "corrupted")  # samples of the pool: the ends of the ruler for selectors
+WHOLE = ("full", "full_steps")  # the whole pool: for an epoch, and in as many steps as a selection
 
 
 @dataclass(frozen=True)
 class Arm:
-    """(selector, ratio, seed); `original` is the model without training (ratio 0), `full` trains on the whole pool."""
+    """One training; `original` is the untrained model, `full` trains on the whole pool."""
 
     name: str
     selector: str
-    ratio: float
+    ratio: float  # of the pool; 0: not trained
     seed: int
 
     @property
@@ -37,24 +35,20 @@ class Arm:
 
 
 def selection_size(ratio: float, pool: int) -> int:
-    """How many of `pool` samples a ratio selects: ratio x pool, rounded (halves to the even number), at least one.
-
-    Raises `ValueError` for a ratio outside (0, 1] and for an empty pool.
-    """
+    """How many of `pool` samples a ratio selects: ratio x pool, rounded (halves to the even one),
+    at least one. Raises `ValueError` for a ratio outside (0, 1]."""
     if not 0 < ratio <= 1:
         raise ValueError(f"a ratio must lie in (0, 1], not {ratio}")
-    if pool < 1:
-        raise ValueError("nothing can be selected from an empty pool")
     return max(1, round(ratio * pool))
 
 
 def arms(task: TaskConfig) -> list[Arm]:
-    """All arms of a task: `original`, then for every seed `full`, `<selector>@<ratio>`, and those of the curve.
+    """All arms of a task: `original`, for every seed `full`, `<selector>@<ratio>` and the curve's.
 
-    The first seed goes unnamed; the others end in -s<seed>. `full_steps` stands beside `full` where the task asks for
-    it, and Random's further draws follow. Where a share of the pool is corrupted, `clean@<ratio>` and
-    `corrupted@<ratio>` come last, for the first two seeds: as many samples of each as the smaller side has
-    (`corruptions.ruler`). `only_arms` of the task keeps some; raises `ConfigError` if it names none of these.
+    The first seed goes unnamed; the others end in -s<seed>. Random's further draws follow. Where a
+    part of the pool is corrupted, `clean@<ratio>` and `corrupted@<ratio>` come last, for two seeds:
+    as many samples of each as the smaller side has (`corruptions.ruler`). `only_arms` of the task
+    keeps some; raises `ConfigError` if it names none of these.
     """
 
     def arm(selector: str, ratio: float, seed: int) -> Arm:
@@ -63,12 +57,13 @@ def arms(task: TaskConfig) -> list[Arm]:
 
     asked = [(whole, 1.0) for whole in WHOLE[: 1 + task.full_steps]]
     asked += [(selector, task.ratio) for selector in task.selectors]
-    if task.curve:
-        asked += [(selector, ratio) for ratio in task.curve.ratios for selector in task.curve.selectors]
-    draws = task.seeds_of("random")[len(task.seeds) :] if "random" in task.selectors else []
+    if curve := task.curve:
+        asked += [(selector, ratio) for ratio in curve.ratios for selector in curve.selectors]
     found = [Arm("original", "original", 0.0, task.seeds[0])]
     found += [arm(selector, ratio, seed) for seed in task.seeds for selector, ratio in asked]
-    found += [arm("random", task.ratio, seed) for seed in draws]
+    if "random" in task.selectors:
+        further = task.seeds_of("random")[len(task.seeds) :]
+        found += [arm("random", task.ratio, seed) for seed in further]
     if task.corrupted:
         ratio = min(task.corrupted, 1 - task.corrupted)
         found += [arm(side, ratio, seed) for seed in task.seeds[:2] for side in CHECKS]
@@ -77,30 +72,25 @@ def arms(task: TaskConfig) -> list[Arm]:
 
 def main_arms(task: TaskConfig) -> list[Arm]:
     """Those that tables compare: all but checks and the curve's."""
-    whole = ("original", *WHOLE)
-    return [a for a in arms(task) if a.selector in whole or (a.ratio == task.ratio and not a.is_check)]
+    whole, compared = ("original", *WHOLE), [arm for arm in arms(task) if not arm.is_check]
+    return [arm for arm in compared if arm.selector in whole or arm.ratio == task.ratio]
 
 
 def asked_in_general(task: TaskConfig) -> list[Arm]:
-    """Arms of a task that answer general questions (`capabilities`): those that it names and `original`, or all of
-    `main_arms`. Raises `ConfigError` for a name that no arm of the task has."""
+    """Arms of a task that answer general questions (`capabilities`): those that it names and
+    `original`, or all of `main_arms`. Raises `ConfigError` for a name that no arm has."""
     if task.capabilities is None:
         return []
     if (named := task.capabilities.arms) is None:
         return main_arms(task)
-    everyone = arms(task.model_copy(update={"only_arms": None}))
-    wanted = {arm_of(name, everyone) for name in ("original", *named)}
+    every = arms(task.model_copy(update={"only_arms": None}))
+    wanted = [arm_of(name, every) for name in ("original", *named)]
     return [arm for arm in arms(task) if arm in wanted]
 
 
 def arm_of(name: str, known: list[Arm]) -> Arm:
-    """The arm of that name; a selector's name stands for its arm of the task's ratio and first seed.
-
-    Raises `ConfigError` with the known ones if there is none.
-    """
-    by_name = {arm.name: arm for arm in known}
-    if first := next((arm for arm in known if arm.selector == name), None):
-        return first
-    if name not in by_name:
-        raise ConfigError(f"no arm {name!r}; known: {', '.join(by_name)}")
-    return by_name[name]
+    """The first arm of that name or selector; raises `ConfigError` with those that there are."""
+    for arm in known:
+        if name in (arm.name, arm.selector):
+            return arm
+    raise ConfigError(f"no arm {name!r}; known: {', '.join(arm.name for arm in known)}")

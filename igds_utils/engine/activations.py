@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from igds_utils.engine import prompts
-from igds_utils.engine.batching import padded_batches
+from igds_utils.engine.batching import padded_batches, seen
 from igds_utils.engine.lm import LM, residuals
 from igds_utils.engine.sae import ONE_COLUMN, Feature, FeatureSet, Saes
 
@@ -31,6 +31,7 @@ def critical_residuals(
     sequences = [ids[: p + 1] for ids, p in zip(read, critical, strict=True)]
     found = {layer: torch.empty(len(texts), lm.width) for layer in layers}
     for batch, inputs in padded_batches(lm, sequences, batch_tokens, "read prompts", side):
+        inputs = seen(inputs) if side == "right" else inputs
         last = inputs["input_ids"].shape[1] - 1
         at = [last if side == "left" else critical[i] for i in batch]
         for layer, h in residuals(lm, layers, **inputs).items():

@@ -64,6 +64,15 @@ def pad(
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+def seen(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Right-padded inputs (`pad`) with nothing masked: no token sees the padding behind it.
+
+    Only then does SDPA take its causal kernel, which is the fastest. What padding itself gives must
+    not be used. Not for training: that kernel's backward pass adds up in no fixed order on a GPU.
+    """
+    return inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])}
+
+
 def positions(attention_mask: Tensor) -> Tensor:
     """Index of each token among its sample's own tokens; padding gets 0. Shape as the mask: (batch, tokens)."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)

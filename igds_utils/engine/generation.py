@@ -15,7 +15,7 @@ from transformers import Cache, DynamicCache, TemperatureLogitsWarper, TopPLogit
 from transformers.cache_utils import DynamicLayer
 
 from igds_utils.engine.batching import even_chunks, pad, positions
-from igds_utils.engine.lm import LM, edited, last_hidden, unembed
+from igds_utils.engine.lm import LM, edited, last_hidden, step_mask, unembed
 from igds_utils.engine.prompts import encode_all
 from igds_utils.engine.sae import Feature
 from igds_utils.engine.steering import Steering
@@ -143,7 +143,7 @@ def decode(
     edits = steering.edits([feature for _, feature in rows]) if steering else {}
     for step in range(max_new_tokens):
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask)[:, -1:]}
+        inputs = {"input_ids": ids, "attention_mask": step_mask(lm, mask), "position_ids": positions(mask)[:, -1:]}
         with edited(lm, edits if step == 0 or steering and steering.decode_too else {}):
             hidden = last_hidden(lm, **inputs, past_key_values=cache, use_cache=True)  # (rows, 1, width)
         chosen = choose(unembed(lm, hidden[:, -1]).float(), alive, step)

@@ -1,4 +1,4 @@
-"""Causal language models: attention with grouped queries on a CPU, and hook points on their residual stream.
+"""Causal language models: attention with grouped queries, and hook points on their residual stream.
 
 A "layer" l means the residual stream after decoder block l, for every supported architecture.
 """
@@ -21,7 +21,7 @@ SHORT = 192  # key positions; beyond, the fused kernel, which never holds all sc
 
 @dataclass
 class LM:
-    """A causal language model with its tokenizer; on a CPU it attends with `grouped_attention`."""
+    """A causal language model with its tokenizer; it attends with `grouped_attention`."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -29,9 +29,8 @@ class LM:
 
     def __post_init__(self):
         config = self.model.config
-        if getattr(config, "attn_logit_softcapping", None):  # Gemma-2; SDPA leaves the cap out
-            self.model.set_attn_implementation("eager")
-        elif self.device.type == "cpu" and config._attn_implementation == "sdpa":
+        capped = getattr(config, "attn_logit_softcapping", None)  # Gemma-2; SDPA leaves the cap out
+        if capped or config._attn_implementation == "sdpa":
             self.model.set_attn_implementation(GROUPED)
 
     @property
@@ -129,18 +128,19 @@ def residuals(lm: LM, layers: Sequence[int], **inputs: Tensor) -> dict[int, Tens
 
 def grouped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, **options: Any,
+    scaling: float | None = None, dropout: float = 0.0, softcap: float | None = None, **options: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Causal attention with grouped queries in two plain products, several times faster on a CPU than SDPA.
+    """Causal attention with grouped queries in two plain products.
 
-    transformers repeats keys and values for every query head of a group, and PyTorch's fused kernel is made for long
-    sequences. The heads of a group share their keys, so here they stand where query positions stand.
-    query: (rows, heads, positions, d); key, value: (rows, key heads, key positions, d); returned: (rows, positions,
-    heads, d). Several positions over many keys go to transformers' own SDPA.
+    transformers repeats keys and values for every query head of a group, which for one new token after a long cache
+    is most of the work. The heads of a group share their keys, so here they stand where query positions stand.
+    query: (rows, heads, positions, d); key, value: (rows, key heads, key positions, d); attention_mask: bool, or
+    added to the scores, (rows, 1, positions, keys); returned: (rows, positions, heads, d). softcap: Gemma-2's bound
+    on the scores. Without it several positions go to transformers' own SDPA on a GPU, and over many keys on a CPU.
     """
     rows, heads, positions, width = query.shape
-    keys = key.shape[-2]
-    if dropout or positions > 1 and keys > SHORT:
+    keys, on_cpu = key.shape[-2], query.device.type == "cpu"
+    if not softcap and positions > 1 and (keys > SHORT or not on_cpu):
         options |= {"scaling": scaling, "dropout": dropout}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if attention_mask is None and positions > 1:
@@ -149,21 +149,42 @@ def grouped_attention(
     groups = query.reshape(rows, key.shape[1], -1, width)
     precision = torch.get_float32_matmul_precision()
     try:
-        if positions == 1:
+        if positions == 1 and on_cpu:
             # over a cache that has room for more oneDNN (`loading.fast_matmul`) would first copy all of its keys, which
             # takes five times as long as the product itself
             torch.set_float32_matmul_precision("highest")
         scores = (groups * (width**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
+        if softcap:
+            scores = torch.tanh(scores / softcap) * softcap
         if attention_mask is not None:
-            # not -inf: a position of padding that sees nothing would become NaN, and so would all that weigh it with 0
-            hidden = ~attention_mask[..., :keys]  # (rows, 1, positions, keys)
-            bias = scores.new_zeros(hidden.shape).masked_fill_(hidden, torch.finfo(scores.dtype).min)
+            bias = added_mask(attention_mask[..., :keys], scores.dtype)  # (rows, 1, positions, keys)
             scores = scores.view(rows, key.shape[1], -1, positions, keys) + bias[:, :, None]
             scores = scores.view(rows, key.shape[1], -1, keys)
-        attended = scores.softmax(-1, dtype=torch.float32).to(value) @ value
+        weights = scores.softmax(-1, dtype=torch.float32).to(value)
+        attended = (nn.functional.dropout(weights, dropout) if dropout else weights) @ value
     finally:
         torch.set_float32_matmul_precision(precision)
     return attended.view(rows, heads, positions, width).transpose(1, 2).contiguous(), None
+
+
+def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a mask (0 or False: hidden) adds to attention scores; a mask in floating point is that already."""
+    if mask.is_floating_point():
+        return mask
+    # not -inf: a position of padding that sees nothing would become NaN, and so would all that weigh it with 0
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, torch.finfo(dtype).min)
+
+
+def step_mask(lm: LM, mask: Tensor) -> Tensor:
+    """The mask of one new position over all keys (rows, keys), made once for all blocks: (rows, 1, 1, keys).
+
+    transformers takes it as it is; from the plain one it would make a mask in every step and wait for the device. Over
+    more keys than a sliding window, blocks differ, so that is left to transformers.
+    """
+    window = getattr(lm.model.config, "sliding_window", None)
+    if window and mask.shape[1] > window:
+        return mask
+    return added_mask(mask, lm.model.dtype)[:, None, None]
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from igds_utils.engine.batching import even_chunks, pad, padded_batches, positions, token_batches
+from igds_utils.engine.batching import even_chunks, pad, padded_batches, positions, seen, token_batches
 from igds_utils.engine.generation import Prefix, Row, Tokens
 from igds_utils.engine.lm import LM, edited, last_hidden, unembed
 from igds_utils.engine.sae import Feature
@@ -40,7 +40,7 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
         check_pair(ids, n_prompt, number)
     found = np.empty(len(pairs))
     for batch, inputs in padded_batches(lm, [ids for ids, _ in pairs], batch_tokens, "target loss"):
-        hidden = last_hidden(lm, **inputs, use_cache=False)
+        hidden = last_hidden(lm, **seen(inputs), use_cache=False)
         for i, losses in zip(batch, _losses(lm, hidden, [pairs[i] for i in batch]), strict=True):
             found[i] = sum(losses) / len(losses)
     return found

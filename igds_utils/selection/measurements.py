@@ -1,8 +1,8 @@
-"""What can be measured on a pool: functions of it by name, whose values are read from disk or made when asked for.
+"""What can be measured on a pool: functions of it by name; their values are stored, and made once.
 
-A pool makes them in the order of their definition, so that no model is loaded twice: what takes a model of its own,
-what the model to be trained reads, and what the one with the SAEs reads. More of these stand in `features`, and
-`gradients`, which changes a copy of the model to be trained, comes last.
+A pool makes them in the order of their definition, so that no model is loaded twice: what takes a
+model of its own, what the model to be trained reads, and what the one with the SAEs reads. More
+stand in `features`; `gradients`, which changes a copy of the model to be trained, comes last.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from igds_utils.selection.pool import Pool, Samples
 
 PROMPTS = 2048  # samples of one part where only prompts are read, which are short
-DEPTH = 0.6  # of the model, where `prior_cosines` reads
 MAX_NEW_TOKENS = 256  # about a dozen tags with their explanations
 NGRAMS = (1, 2)
 # The words that InsTagger was trained on; other models understand them too.
 INSTRUCTION = (
-    "You are a helpful assistant. Please identify tags of user intentions in the following user query and provide an "
-    'explanation for each tag. Please respond in the JSON format {{"tag": str, "explanation": str}}.\nQuery: {text}'
+    "You are a helpful assistant. Please identify tags of user intentions in the following user "
+    "query and provide an explanation for each tag. Please respond in the JSON format "
+    '{{"tag": str, "explanation": str}}.\nQuery: {text}'
 )
 
 
 class Measured(NamedTuple):
-    """One measurement: its values (array or CSR matrix), the stored product behind it, and what to know of it."""
+    """One measurement."""
 
-    values: Any
-    product: str
-    about: dict[str, Any]
+    values: Any  # array or CSR matrix
+    product: str  # where it is stored
+    about: dict[str, Any]  # what to know of it
 
 
 # name -> how it is measured, and the rendering of a sample that a model reads for it
@@ -58,7 +58,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[Pool], Measured], str]] = {}
 def measurement(reads: str = "") -> Callable[[Callable], Callable]:
     """Decorator: make a function known as a measurement; `pool.<name>` gives its values.
 
-    reads: `prompts`, `pairs` or `training_pairs` of `Samples`; nothing where no model of the run reads a sample.
+    reads: `prompts`, `pairs` or `training_pairs` of `Samples`, where a model of the run reads it.
     """
 
     def add(measure: Callable[[Pool], Measured]) -> Callable[[Pool], Measured]:
@@ -68,7 +68,7 @@ def measurement(reads: str = "") -> Callable[[Callable], Callable]:
     return add
 
 
-# ---- texts -----------------------------------------------------------------------------------------------
+# ---- texts ----
 
 
 @measurement()
@@ -79,15 +79,14 @@ def target_examples(pool: Pool) -> Measured:
 
 @measurement()
 def embeddings(pool: Pool) -> Measured:
-    """Sentence embedding of every sample, instruction and target, by the preset's encoder: (N, d), of length 1."""
+    """Sentence embedding of instruction and target by the preset's encoder: (N, d), of length 1."""
     ref = pool.run.preset.selection.encoder
 
     @cache
     def encoder():
         from sentence_transformers import SentenceTransformer
 
-        # one with its own pooling (MiniLM, BGE), or any transformer, which then gets mean pooling. No code of a
-        # repository is run: of LLM2Vec the causal model is read, without the two-way attention of its own code
+        # no code of a repository is run: LLM2Vec is read without its own two-way attention
         return SentenceTransformer(str(model_folder(ref)))
 
     def build(part: Samples) -> np.ndarray:
@@ -100,53 +99,54 @@ def embeddings(pool: Pool) -> Measured:
 
 @measurement()
 def tags(pool: Pool) -> Measured:
-    """The tags of each sample's instruction, as lists of texts; without a tagger its word n-grams."""
-    ref = pool.run.preset.selection.tagger
+    """The tags of each sample's instruction, as lists of texts; without a tagger its n-grams."""
+    ref, dtype = pool.run.preset.selection.tagger, pool.run.preset.chosen.dtype
     lm = cache(lambda: pool.run.load(ref))
 
     def build(part: Samples) -> pd.DataFrame:
-        asked = [sample.text for sample in part.samples]
-        return pd.DataFrame({"tags": model_tags(lm(), asked) if ref else [word_ngrams(text) for text in asked]})
+        texts = [sample.text for sample in part.samples]
+        found = model_tags(lm(), texts) if ref else [word_ngrams(text) for text in texts]
+        return pd.DataFrame({"tags": found})
 
-    dtype = pool.run.preset.chosen.dtype if ref else None
-    inputs = {"tagger": stamped(ref), "dtype": dtype, "data": pool.data_version}
-    stand_in = {"tagger": "word n-grams, a stand-in", "ngrams": NGRAMS}
-    about = {"tagger": ref.model_dump()} if ref else stand_in
+    about = {"tagger": "word n-grams, a stand-in", "ngrams": NGRAMS}
+    about = {"tagger": ref.model_dump()} if ref else about
+    inputs = {"tagger": stamped(ref), "dtype": dtype if ref else None, "data": pool.data_version}
     return pool.stored("tags", build, inputs, about, values=lambda table: table["tags"].to_list())
 
 
 def model_tags(lm: LM, texts: Sequence[str], rows: int = 16) -> list[list[str]]:
-    """Tags of each text as a tagging model writes them, greedily decoded, `rows` texts together."""
+    """Tags of each text as a tagging model writes them, greedily decoded, `rows` together."""
     asked = [INSTRUCTION.format(text=prompts.as_text(text, lm.tokenizer)) for text in texts]
     if lm.tokenizer.chat_template:
         turns = [[{"role": "user", "content": text}] for text in asked]
-        asked = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        render = lm.tokenizer.apply_chat_template
+        asked = render(turns, tokenize=False, add_generation_prompt=True)
     else:
         asked = [f"{text}\nAssistant:" for text in asked]
     return [parse_tags(outputs[0]) for outputs in generate(lm, asked, MAX_NEW_TOKENS, rows=rows)]
 
 
 def parse_tags(output: str) -> list[str]:
-    """Every value of "tag" in what a model wrote, also where its JSON breaks off; [] where there is none."""
+    """Every value of "tag" in what a model wrote, also where its JSON breaks off."""
     return re.findall(r'"tag"\s*:\s*"([^"]+)"', output)
 
 
 def word_ngrams(text: str) -> list[str]:
-    """Distinct runs of one and two words of a text; punctuation ends a run. A stand-in for tags, no more."""
+    """Distinct runs of one and two words of a text; punctuation ends a run."""
+    from nltk.util import everygrams
+
     found: dict[str, None] = {}
     for run in regex.split(r"[^\w\s\p{M}]+", text):
-        parts = words(run)
-        for n in NGRAMS:
-            found |= dict.fromkeys(" ".join(parts[i : i + n]) for i in range(len(parts) - n + 1))
+        found |= dict.fromkeys(map(" ".join, everygrams(words(run), *NGRAMS)))
     return list(found)
 
 
-# ---- the model to be trained, in the SFT rendering -------------------------------------------------------
+# ---- the model to be trained, in the SFT rendering ----
 
 
 @measurement("training_pairs")
 def target_loss(pool: Pool) -> Measured:
-    """Mean cross-entropy of each target given its prompt, in nats a token: (N,). Loss and IFD share it."""
+    """Mean cross-entropy of each target given its prompt, in nats a token: (N,)."""
     return _target(pool, "target_loss")
 
 
@@ -158,27 +158,25 @@ def target_cut(pool: Pool) -> Measured:
 
 def _target(pool: Pool, column: str) -> Measured:
     def build(part: Samples) -> pd.DataFrame:
-        pairs, uncut = part.training_pairs, part.uncut_training_pairs
-        cut = [len(kept) < len(whole) for (kept, _), (whole, _) in zip(pairs, uncut, strict=True)]
-        return pd.DataFrame({"target_loss": _losses(pool.run, pairs), "cut": cut})
+        cut = [len(ids) > part.max_length for ids, _ in part.uncut_training_pairs]
+        return pd.DataFrame({"target_loss": _losses(pool.run, part.training_pairs), "cut": cut})
 
-    return pool.stored("target_loss", build, pool.trained_from, values=lambda table: table[column].to_numpy())
+    inputs = pool.trained_from
+    return pool.stored("target_loss", build, inputs, values=lambda table: table[column].to_numpy())
 
 
 @measurement("training_pairs")
 def bare_target_loss(pool: Pool) -> Measured:
-    """Mean cross-entropy of the same target tokens given only a bare header (`prompts.bare_header`): (N,).
-
-    The tokens are those of the conditioned pass, so that a ratio of the two compares like with like.
-    """
+    """Mean cross-entropy of the same target tokens given `prompts.bare_header` alone: (N,)."""
     run = pool.run
     header = prompts.bare_header(run.task(pool.task), run.train_tokenizer, run.config(pool.task))
 
     def build(part: Samples) -> np.ndarray:
-        start = prompts.encode(run.train_tokenizer, header)
-        return _losses(run, [(start + ids[n_prompt:], len(start)) for ids, n_prompt in part.training_pairs])
+        start, pairs = prompts.encode(run.train_tokenizer, header), part.training_pairs
+        return _losses(run, [(start + ids[n_prompt:], len(start)) for ids, n_prompt in pairs])
 
-    return pool.stored("bare_target_loss", build, {"header": header} | pool.trained_from, {"header": header})
+    inputs = {"header": header} | pool.trained_from
+    return pool.stored("bare_target_loss", build, inputs, {"header": header})
 
 
 def _losses(run: Run, pairs: list[losses.Pair]) -> np.ndarray:
@@ -187,18 +185,19 @@ def _losses(run: Run, pairs: list[losses.Pair]) -> np.ndarray:
 
 @measurement("training_pairs")
 def hidden_states(pool: Pool) -> Measured:
-    """Mean of the last hidden states (after the final norm) over prompt, target and end: (N, d), of length 1.
+    """Mean of the last hidden states over prompt, target and end: (N, d), of length 1.
 
-    Token t of T has the weight t.
+    They are read after the final norm; token t of T has the weight t.
     """
     return pool.stored("hidden_states", weighted_hidden_states, pool.trained_from)
 
 
 def weighted_hidden_states(part: Samples) -> np.ndarray:
-    found = np.empty((len(part.samples), part.run.train_lm.width), dtype=np.float32)
-    for batch, inputs in _batches(part, part.run.train_lm, part.training_pairs):
+    lm = part.run.train_lm
+    found = np.empty((len(part.samples), lm.width), dtype=np.float32)
+    for batch, inputs in _batches(part, lm, part.training_pairs):
         with torch.inference_mode():
-            h = last_hidden(part.run.train_lm, **inputs, use_cache=False).float()  # (B, T, d)
+            h = last_hidden(lm, **inputs, use_cache=False).float()  # (B, T, d)
             mask = inputs["attention_mask"]
             weights = (mask * mask.cumsum(-1)).float()  # (B, T)
             mean = torch.einsum("bt,btd->bd", weights / weights.sum(-1, keepdim=True), h)
@@ -206,93 +205,94 @@ def weighted_hidden_states(part: Samples) -> np.ndarray:
     return found
 
 
-def _batches(part: Samples, lm: LM, pairs: list[losses.Pair]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    return padded_batches(lm, [ids for ids, _ in pairs], part.run.preset.batch_tokens, "read tokens")
+def _batches(part: Samples, lm: LM, pairs: list[losses.Pair]) -> Iterator[tuple[list[int], dict]]:
+    sequences = [ids for ids, _ in pairs]
+    return padded_batches(lm, sequences, part.run.preset.batch_tokens, "read tokens")
 
 
-# ---- the identification model, at the critical position --------------------------------------------------
+# ---- the identification model, at the critical position ----
 
 
 @measurement("prompts")
 def prior_cosines(pool: Pool) -> Measured:
-    """Cosine of each sample's residual stream at p to the mean of D_prior's, at one layer: (N,)."""
+    """Cosine of the residual stream at p to the mean of D_prior's, at one layer: (N,)."""
     layer = fixed_layer(pool.run)
     mean = cache(lambda: pool.prior.residuals([layer])[layer].mean(dim=0))  # (d,)
 
     def build(part: Samples) -> np.ndarray:
         return torch.cosine_similarity(part.residuals([layer])[layer], mean()[None]).numpy()
 
-    inputs = pool.identified_from | {"layer": layer, "prior": pool.run.data_version(pool.task, "prior")}
+    prior = pool.run.data_version(pool.task, "prior")
+    inputs = pool.identified_from | {"layer": layer, "prior": prior}
     return pool.stored("prior_cosines", build, inputs, {"layer": layer}, size=PROMPTS)
 
 
 def fixed_layer(run: Run) -> int:
     """The layer with an SAE nearest to 60 % of the depth, where what reads one layer reads."""
-    depth = DEPTH * run.lm_config.num_hidden_layers
+    depth = 0.6 * run.lm_config.num_hidden_layers
     return min(run.saes.layers, key=lambda layer: abs(layer + 1 - depth))
 
 
-# ---- the identification model, at all tokens of prompt and target, in the deepest layer that has an SAE ---
+# ---- the identification model, at all tokens, in the deepest layer that has an SAE ----
 
 
 @measurement("pairs")
 def sae_mean(pool: Pool) -> Measured:
     """Mean activation of every feature over all tokens: CSR (N, M)."""
-    return _sae_tokens(pool, "mean")
+    return _of_tokens(pool, "token_activations", token_activations, "mean")
 
 
 @measurement("pairs")
 def sae_max(pool: Pool) -> Measured:
     """Largest activation of every feature on any token: CSR (N, M)."""
-    return _sae_tokens(pool, "max")
-
-
-def _sae_tokens(pool: Pool, column: str) -> Measured:
-    def values(table: pd.DataFrame) -> csr_matrix:
-        ends = np.cumsum([0, *map(len, table["features"])])
-        parts = (np.concatenate(table[column].to_list()), np.concatenate(table["features"].to_list()), ends)
-        return csr_matrix(parts, shape=(len(table), table.attrs["d_sae"]))
-
-    return _tokens(pool, "token_activations", token_activations, values)
+    return _of_tokens(pool, "token_activations", token_activations, "max")
 
 
 @measurement("pairs")
 def neuron_mean(pool: Pool) -> Measured:
-    """Mean positive part of every neuron of the MLP (what enters its down projection) over all tokens: (N, m)."""
-    return _tokens(pool, "neuron_means", neuron_means)
+    """Mean positive part of what the MLP's down projection reads, over all tokens: (N, m)."""
+    return _of_tokens(pool, "neuron_means", neuron_means)
 
 
-def _tokens(pool: Pool, name: str, read: Callable[[Samples], pd.DataFrame], values=None) -> Measured:
-    inputs = pool.identified_from | {"max_length": pool.run.config(pool.task).sft.max_length}
-    return pool.stored(name, read, inputs, {"layer": pool.run.saes.layers[-1]}, values=values)
+def _of_tokens(pool: Pool, name: str, read: Callable, column: str = "") -> Measured:
+    """column: the one of a table of activations whose CSR matrix is asked for."""
+
+    def matrix(table: pd.DataFrame) -> csr_matrix:
+        data, indices = (np.concatenate(table[name].to_list()) for name in (column, "features"))
+        ends = np.cumsum([0, *map(len, table["features"])])
+        return csr_matrix((data, indices, ends), (len(table), table.attrs["d_sae"]))
+
+    inputs = pool.identified_from | {"max_length": pool.max_length}
+    about = {"layer": pool.run.saes.layers[-1]}
+    return pool.stored(name, read, inputs, about, values=matrix if column else None)
 
 
 def token_activations(part: Samples) -> pd.DataFrame:
-    """SAE features that fire on a sample, which are few: features (their indices), mean and max over the tokens."""
-    sae, rows = part.run.saes[part.run.saes.layers[-1]], {}
-    for i, h, _ in _layer(part):
-        with torch.inference_mode():
-            acts = sae.encode(h)  # (tokens, M)
-            peak = acts.max(0).values
-            fires = peak.nonzero()[:, 0]
-            found = fires.int(), acts.mean(0)[fires], peak[fires]
-        rows[i] = [values.cpu().numpy() for values in found]
-    table = pd.DataFrame([rows[i] for i in sorted(rows)], columns=["features", "mean", "max"])
+    """features (indices of those that fire on a sample), mean and max over its tokens."""
+    sae = part.run.saes[part.run.saes.layers[-1]]
+
+    def row(h: Tensor, _neurons: Tensor) -> list[np.ndarray]:
+        acts = sae.encode(h)  # (tokens, M)
+        peak = acts.max(0).values
+        fires = peak.nonzero()[:, 0]
+        return [one.cpu().numpy() for one in (fires.int(), acts.mean(0)[fires], peak[fires])]
+
+    table = pd.DataFrame(_rows(part, row), columns=["features", "mean", "max"])
     table.attrs = {"d_sae": part.run.saes.d_sae}
     return table
 
 
 def neuron_means(part: Samples) -> np.ndarray:
-    rows = {i: neurons.clamp(min=0).mean(0).cpu().numpy() for i, _, neurons in _layer(part)}
-    return np.stack([rows[i] for i in sorted(rows)])
+    rows = _rows(part, lambda _h, neurons: neurons.clamp(min=0).mean(0).cpu().numpy())
+    return np.stack(rows)
 
 
-def _layer(part: Samples) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(number of a sample, its residual stream after the deepest layer (tokens, d), that MLP's neurons (tokens, m)).
+def _rows(part: Samples, row: Callable[[Tensor, Tensor], Any]) -> list[Any]:
+    """`row` of every sample's residual stream (tokens, d) and MLP's neurons (tokens, m).
 
-    All tokens but the first of each, an attention sink; passes stop at that layer.
+    All tokens but the first, an attention sink. Passes stop at the deepest layer with an SAE.
     """
-    lm, layer, caught = part.run.lm, part.run.saes.layers[-1], []
+    lm, layer, caught, found = part.run.lm, part.run.saes.layers[-1], [], {}
     down = lm.blocks[layer].mlp.down_proj
     handle = down.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
     try:
@@ -300,7 +300,9 @@ def _layer(part: Samples) -> Iterator[tuple[int, Tensor, Tensor]]:
             h = residuals(lm, [layer], **inputs)[layer]
             neurons, read = caught.pop().to(h.device), inputs["attention_mask"].bool()
             read[:, 0] = False
-            for row, i in enumerate(batch):
-                yield i, h[row, read[row]].float(), neurons[row, read[row]].float()
+            with torch.inference_mode():
+                for i, own, *both in zip(batch, read, h, neurons, strict=True):
+                    found[i] = row(*(one[own].float() for one in both))
     finally:
         handle.remove()
+    return [found[i] for i in range(len(found))]

@@ -1,4 +1,4 @@
-"""A pool of a task as selectors see it: its samples as models read them, and all that is measured on them.
+"""A pool as selectors see it: samples as models read them, and what is measured on them.
 
 pool = open_pool(run, "math", name="quality")
 pool.target_loss  # (N,), of `measurements`
@@ -8,9 +8,9 @@ ranking = selectors.rank_pool("igds", pool, size=48)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,17 +24,15 @@ from igds_utils.engine import activations, prompts
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature
 from igds_utils.engine.losses import Pair
-from igds_utils.selection import features, gradients  # noqa: F401  (importing registers what they measure)
+from igds_utils.selection import features, gradients  # noqa: F401  (importing registers)
 from igds_utils.selection.measurements import MEASUREMENTS, Measured
 from igds_utils.tasks.examples import Example
 
 PART = 256  # samples of one part: what a killed measurement loses at most
 
-Name = Literal["pool", "quality"]
-
 
 class Samples:
-    """Samples in the renderings that models read. All of these are in memory: a pool is read part by part."""
+    """Samples in the renderings that models read."""
 
     def __init__(self, run: Run, task: str, samples: Sequence[Example]):
         self.run, self.task, self.samples = run, task, samples
@@ -45,50 +43,48 @@ class Samples:
         return [self.run.prompt(self.task, sample) for sample in self.samples]
 
     def residuals(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        """Residual stream at p after some layers, {layer: (N, d)}: one pass, which stops after the highest."""
-        return activations.critical_residuals(self.run.lm, self.prompts, layers, self.run.preset.batch_tokens)
-
-    @cached_property
-    def uncut_pairs(self) -> list[Pair]:
-        """Tokens of identification prompt and target, and how many of them are the prompt's."""
-        encode = partial(prompts.encode_pair, self.run.tokenizer, eos=False)
-        both = zip(self.prompts, self.samples, strict=True)
-        return [encode(prompt, f" {sample.target}") for prompt, sample in both]
+        """Residual stream at p after some layers, {layer: (N, d)}, from one pass."""
+        read = activations.critical_residuals
+        return read(self.run.lm, self.prompts, layers, self.run.preset.batch_tokens)
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        """The same, cut as for training."""
-        return self._cut(self.uncut_pairs)
+        """Tokens of identification prompt and target, cut as for training.
 
-    @cached_property
-    def training_records(self) -> list[dict[str, str]]:
-        """id, prompt and completion in the SFT rendering."""
-        return self.run.training_records(self.task, list(self.samples))
+        A pair is the tokens of both, and how many of them are the prompt's.
+        """
+        targets = [f" {sample.target}" for sample in self.samples]
+        tokenizer = self.run.tokenizer
+        return self._cut(prompts.encode_pairs(tokenizer, self.prompts, targets, eos=False))
 
     @cached_property
     def uncut_training_pairs(self) -> list[Pair]:
-        """Tokens of prompt, target and end in the SFT rendering, and how many of them are the prompt's."""
-        return self.run.training_pairs(self.training_records)
+        """Tokens of prompt, target and end in the SFT rendering."""
+        records = self.run.training_records(self.task, list(self.samples))
+        return self.run.training_pairs(records)
 
     @cached_property
     def training_pairs(self) -> list[Pair]:
-        """The same, cut where training cuts them; `ValueError` where that leaves no target."""
+        """The same, cut where training cuts them."""
         return self._cut(self.uncut_training_pairs)
 
-    def _cut(self, pairs: Iterable[Pair]) -> list[Pair]:
-        longest, made = self.run.config(self.task).sft.max_length, []
-        for sample, (ids, n_prompt) in zip(self.samples, pairs, strict=True):
-            if n_prompt >= longest:
+    @property
+    def max_length(self) -> int:
+        return self.run.config(self.task).sft.max_length
+
+    def _cut(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Raises `ValueError` where that leaves no target."""
+        for sample, (_, n_prompt) in zip(self.samples, pairs, strict=True):
+            if n_prompt >= self.max_length:
                 raise ValueError(
-                    f"sample {sample.id}: its prompt alone has {n_prompt} tokens, sft.max_length is {longest}: raise "
-                    "it, or shorten the prompt"
+                    f"sample {sample.id}: its prompt alone has {n_prompt} tokens, "
+                    f"sft.max_length is {self.max_length}: raise it, or shorten the prompt"
                 )
-            made.append((ids[:longest], n_prompt))
-        return made
+        return [(ids[: self.max_length], n_prompt) for ids, n_prompt in pairs]
 
 
 class Pool(Samples):
-    """A pool of a task: its samples, without labels and references, and what is measured on them, as attributes."""
+    """Samples without labels and references, and what is measured on them, as attributes."""
 
     def __init__(
         self,
@@ -98,30 +94,20 @@ class Pool(Samples):
         folder: str,
         seed: int = 0,
         selectors: Sequence[str] = (),
-        task_features: list[Feature] | None = None,
         one_pass: bool = False,
     ):
-        """samples: a list, or a pool that stays in its file (`tool.UserPool`). folder: of its measurements.
+        """folder: of its measurements, in the run's store.
 
-
-        seed: of the random features that controls read. selectors: those that the pool is for. task_features: by
-        default those that the causal filter chose. one_pass: all that is read at p comes from one pass (`at_p`);
-        of a pool that is trained on, each selector makes its own, so that its cost is known. Raises `ValueError`
-        without a sample and if two have one id.
+        seed: of the random features that controls read. selectors: those that the pool is for.
+        one_pass: all that is read at p comes from one pass (`at_p`); of a pool that is trained
+        on, each selector makes its own, so that its cost is known.
         """
-        if isinstance(samples, list):
-            # a label, or a reference that the target was made to differ from, tells all
-            samples = [Example(one.id, one.fields, one.target, ()) for one in samples]
-        super().__init__(run, task, samples)
+        # a label, or a reference that the target was made to differ from, tells all
+        known = [Example(one.id, one.fields, one.target, ()) for one in samples]
+        super().__init__(run, task, known)
         self.folder, self.seed, self.selectors, self.one_pass = folder, seed, selectors, one_pass
-        self._task_features = task_features
         self._measured: dict[str, Measured] = {}
-        self.ids: list[str] = getattr(samples, "ids", None) or [sample.id for sample in samples]
-        if not self.ids:
-            raise ValueError("the pool is empty: nothing can be selected from it")
-        if (again := pd.Index(self.ids).duplicated()).any():
-            doubled = self.ids[int(again.argmax())]
-            raise ValueError(f"the pool holds sample {doubled!r} twice: every sample needs an id of its own")
+        self.ids = [sample.id for sample in known]
 
     def __getattr__(self, name: str) -> Any:
         """The values of a measurement, by its name."""
@@ -129,25 +115,27 @@ class Pool(Samples):
             raise AttributeError(f"a pool has no {name!r}; measured are {', '.join(MEASUREMENTS)}")
         return self.measured(name).values
 
-    @property
+    @cached_property
     def task_features(self) -> list[Feature]:
-        return self.run.task_features(self.task) if self._task_features is None else self._task_features
+        """Those that the causal filter chose; others can be set."""
+        return self.run.task_features(self.task)
 
     @cached_property
     def prior(self) -> Pool:
         """D_prior. Give one pool's to another of the same task, and it is read once for both."""
-        return Pool(self.run, self.task, self.run.examples(self.task, "prior"), "", one_pass=self.one_pass)
+        prior = self.run.examples(self.task, "prior")
+        return Pool(self.run, self.task, prior, "", one_pass=self.one_pass)
 
     @cached_property
     def examples(self) -> Pool:
-        """The first samples of D_prior: what the target task looks like. Measured once for all pools of a task."""
+        """The first samples of D_prior: what the target task looks like."""
         first = self.run.examples(self.task, "prior")[: self.run.preset.selection.examples]
         return Pool(self.run, self.task, first, f"{self.task}/measurements/examples")
 
     # ---- measurements ----
 
     def measured(self, name: str) -> Measured:
-        """A measurement by name, read from disk or made; `examples.` stands before those of the target examples."""
+        """A measurement by name, read from disk or made; `examples.` stands before theirs."""
         of, _, own = name.rpartition(".")
         if of:
             return getattr(self, of).measured(own)
@@ -155,26 +143,23 @@ class Pool(Samples):
             self._measured[name] = MEASUREMENTS[name][0](self)
         return self._measured[name]
 
-    def measure(self, *names: str) -> None:
-        """Make some measurements, in the order of their definition, so that no model is loaded twice."""
-        order = list(MEASUREMENTS)
-        for name in sorted({*names}, key=lambda name: (order.index(name.rpartition(".")[2]), name)):
-            with self.run.until_part():
-                self.measured(name)
-
     def measure_all(self) -> None:
-        """Make all that its selectors ask for."""
-        self.measure(*(name for own in self.selectors for name in selectors.get(own).measurements))
+        """Make all that its selectors ask for, in the order of definition."""
+        asked = {name for own in self.selectors for name in selectors.get(own).measurements}
+        for name in MEASUREMENTS:
+            for one in sorted(asked & {name, f"examples.{name}"}):
+                with self.run.until_part():
+                    self.measured(one)
 
     def version(self, name: str) -> str:
-        """What identifies a measurement, made first if it is not stored; part of a ranking's inputs."""
+        """What identifies a measurement; part of a ranking's inputs."""
         made = self.measured(name)
         content = self.run.store.version(made.product) if made.product else ""
         return content_hash([content, made.about])
 
     @cached_property
     def data_version(self) -> str:
-        return content_hash(sample.version for sample in self.samples)
+        return content_hash([sample.version for sample in self.samples])
 
     @property
     def identified_from(self) -> dict[str, Any]:
@@ -188,7 +173,7 @@ class Pool(Samples):
 
     @cached_property
     def at_p(self) -> dict[int, Tensor]:
-        """Residual stream at p after every layer with an SAE, {layer: (N, d)}: one pass, kept in memory and timed."""
+        """Residual stream at p after every layer with an SAE, {layer: (N, d)}: one timed pass."""
         self.run.lm  # noqa: B018  (loaded before the clock starts)
         start = time.perf_counter()
         found = super().residuals(self.run.saes.layers)
@@ -196,10 +181,12 @@ class Pool(Samples):
         return found
 
     def residuals(self, layers: Sequence[int]) -> dict[int, Tensor]:
-        return {layer: self.at_p[layer] for layer in layers} if self.one_pass else super().residuals(layers)
+        if not self.one_pass:
+            return super().residuals(layers)
+        return {layer: self.at_p[layer] for layer in layers}
 
     def at(self, part: Sequence[int]) -> Samples:
-        """Those of one part, neighbours: no other sample is read, rendered and tokenized."""
+        """The samples of one part, neighbours."""
         own = slice(part[0], part[-1] + 1)
         some = Samples(self.run, self.task, self.samples[own])
         if self.one_pass:
@@ -217,42 +204,43 @@ class Pool(Samples):
     ) -> Measured:
         """A measurement that is kept on disk part by part, one row a sample in their order.
 
-        build: makes a table of `size` samples, or an array, (n,) or (n, length). inputs: what it depends on. about:
-        what to know of it. values: makes its values of the whole table; by default those of its one column.
+        build: makes a table of `size` samples, or an array, (n,) or (n, length). inputs: what it
+        depends on. about: what to know of it. values: makes its values of the whole table; by
+        default those of its one column.
         """
 
         def rows(part: Sequence[int]) -> pd.DataFrame:
             made = build(self.at(part))
-            return made if isinstance(made, pd.DataFrame) else pd.DataFrame({"vector": list(made)})
+            return pd.DataFrame({"vector": list(made)}) if isinstance(made, np.ndarray) else made
 
-        parts, label = list(even_chunks(range(len(self.ids)), size)), f"{self.task} {name}"
-        table = self.run.make_in_parts(self.path(name), parts, rows, label, part=size, **inputs)
+        path, parts = self.path(name), [*even_chunks(range(len(self.ids)), size)]
+        label = f"{self.task} {name}"
+        table = self.run.make_in_parts(path, parts, rows, label, part=size, **inputs)
         found = values(table) if values else np.stack(table.iloc[:, 0].to_list())
-        return Measured(found, self.path(name), about or {})
+        return Measured(found, path, about or {})
 
     def path(self, name: str) -> str:
         return f"{self.folder}/{name}.parquet"
 
 
-def open_pool(run: Run, task: str, seed: int = 0, name: Name = "pool") -> Pool:
-    """The pool that a task trains on, or its pool of known quality; measurements are stored apart.
+def open_pool(run: Run, task: str, seed: int = 0, name: str = "pool") -> Pool:
+    """The pool that a task trains on, or its pool of known quality ("quality"); measured apart.
 
-    Raises `ConfigError` where the preset is strict (`intervention.strict`) and the task feature is not established.
+    Raises `ConfigError` where the preset is strict and the task feature is not established.
     """
-    config = run.config(task)
+    config, members = run.config(task), run.examples(task, name)
     if name == "quality":
-        asked = config.quality.selectors if config.quality else "all"
+        asked = config.quality.selectors
         asked = selectors.names() if asked == "all" else asked
         folder = f"{task}/quality/measurements"
-        return Pool(run, task, run.examples(task, name), folder, seed, asked, one_pass=True)
-    if run.preset.intervention.strict and any(one.startswith("igds") for one in config.selectors):
+        return Pool(run, task, members, folder, seed, asked, one_pass=True)
+    igds = any(one.startswith("igds") for one in config.selectors)
+    if igds and run.preset.intervention.strict:
         found = run.read(f"{task}/task_features.json")
         if not found["established"]:
-            others = ",".join(one for one in config.selectors if not one.startswith("igds"))
-            change = f"tasks.{task}.selectors=[{others}]" + f" tasks.{task}.curve=null" * bool(config.curve)
             raise ConfigError(
-                f"{task}: the effect of {', '.join(found['selected'])} is not established on the confirmation set, "
-                f'and intervention.strict asks for no IGDS arm then: leave it out (SET="{change}"), or set strict to '
-                "false"
+                f"{task}: the effect of {', '.join(found['selected'])} is not established, and "
+                f"intervention.strict asks for no IGDS arm then: leave it out of "
+                f"tasks.{task}.selectors and .curve, or set strict to false"
             )
-    return Pool(run, task, run.examples(task, name), f"{task}/measurements", seed, config.selectors)
+    return Pool(run, task, members, f"{task}/measurements", seed, config.selectors)

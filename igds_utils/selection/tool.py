@@ -1,140 +1,42 @@
-"""Selecting from a pool of one's own, on the command line (`igds select`) or in a notebook: `select`.
+"""Selecting from a pool of one's own: `select` and `explain`, which the command `igds` calls too.
 
-A record holds the fields of the task's prompt, and its target or what the task makes targets of; an "id" is optional,
-and whatever else it holds is kept. Records are read from files or the hub and checked to the last one before anything
-is computed: problems are one error that names file, line, field and mend.
+A record holds the fields of the task's prompt, and its target or what the task makes targets of; an
+"id" is optional, and whatever else it holds is kept. Records are checked to the last one before
+anything is computed: problems are one error that names file, line, field and mend.
 """
 
-from __future__ import annotations
-
 import json
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import DataSource
-from igds_utils.core import store
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.data.hub import cache_root, temporary_folder
-from igds_utils.data.rows import find_rows
+from igds_utils.core.store import Store, content_hash, write_whole
+from igds_utils.data.rows import Rows, find_rows
 from igds_utils.engine import prompts
-from igds_utils.engine.loading import load_config
 from igds_utils.selection.features import task_features
 from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selection.pool import Pool, Samples
-from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 from igds_utils.tasks.records import Records
 
-FACTS = "selection.json"
-FILES = ("scores.parquet", "scores.csv", "selection.jsonl", FACTS)  # in the order in which they are written
+WRITTEN = RECORDS, SCORES, FACTS = "selection.jsonl", "scores.csv", "selection.json"
 FIRES = "task_feature_activations"
+COLUMNS = ["sample_id", "place", "score", "rank", "selected", "filled"]
 
 
-class PoolError(ConfigError):
-    """A pool that cannot be used; the message names file, line, field and mend."""
+class Selection(NamedTuple):
+    """What `select` wrote into its folder."""
 
-
-class UserPool(Sequence[Example]):
-    """Samples that are read from disk when they are asked for, so that a pool may be larger than memory.
-
-    source: files, a folder of shards, or a dataset on the hub (`rows.find_rows`). They are read once, into a temporary
-    file; of each sample only its id and its place there are kept. columns: field of the task, or `id`, -> the column
-    that holds it, where they differ, or `{"value": text}` for all records, as in a preset's sources; an empty name of
-    `id` numbers the records. left_out: places of records that are passed over. check: raises `ValueError` for a sample
-    of no use. Raises `PoolError`, `ConfigError` or `SourceError`.
-    """
-
-    def __init__(
-        self,
-        source: str | Sequence[str],
-        task: Task,
-        columns: dict[str, Any] | None = None,
-        left_out: Collection[str] = (),
-        check: Callable[[Example], None] = lambda example: None,
-        skip_bad: bool = False,
-    ):
-        columns = {f: {"value": ""} if f == "id" and not c else c for f, c in (columns or {}).items()}
-        made = DataSource.model_validate({"file": "", "columns": columns})
-        self.records = records = Records(find_rows(source), task, made, scored=False)
-        self.name, self.ids = records.rows.name, []
-        self._at: list[int] = []  # of each sample, where it is stored
-        (folder := cache_root()).mkdir(parents=True, exist_ok=True)
-        self._stored = TemporaryFile(dir=folder)
-        for example, place, record in records.read({*left_out}):
-            try:
-                check(example)
-            except ValueError as error:
-                records.problems[place] = f"{place}: {error}"
-                continue
-            self.ids.append(example.id)
-            self._at.append(self._stored.tell())
-            self._stored.write(json.dumps([example.fields, example.target, place, record]).encode() + b"\n")
-        self.left_out = [*left_out, *records.problems]
-        if records.problems and not skip_bad:
-            raise PoolError(records.refusal("mend or remove them, or leave them out with --skip-bad"))
-        if len(self) < 2:
-            held = "one sample" if self.ids else "no samples"
-            raise PoolError(f"{self.name} holds {held}: there is nothing to select from; give it at least two")
-        if (again := pd.Index(self.ids).duplicated()).any():
-            number = int(again.argmax())
-            sample_id = self.ids[number]
-            raise PoolError(
-                f"{self.place(number)}: id {sample_id!r} is that of {self.place(self.ids.index(sample_id))} too, and "
-                f"{again.sum()} ids repeat: read another column (--column id=NAME), make one of two "
-                "(--column 'id={source}-{id}'), or number the records (--column id=)"
-            )
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, at):
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        number = range(len(self))[at]
-        fields, target, *_ = self._read(number)
-        return Example(self.ids[number], fields, target, ())
-
-    def place(self, number: int) -> str:
-        """Where a sample stands, for messages: `pool.jsonl line 17`."""
-        return self._read(number)[2]
-
-    def _read(self, number: int) -> list:
-        self._stored.seek(self._at[number])
-        return json.loads(self._stored.readline())
-
-    def write(self, file: Path, chosen: Sequence[int]) -> None:
-        """Write the records of some samples, in that order, as JSONL."""
-        with store.written_whole(file) as out:
-            for record in (self._read(number)[3] for number in chosen):
-                line = json.dumps(record, ensure_ascii=False)
-                try:
-                    out.write(f"{line}\n".encode())
-                except UnicodeEncodeError:  # half a character outside of the task's fields
-                    out.write(f"{json.dumps(record)}\n".encode())
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What `select` wrote: every sample's score and rank, and what to know of the selection."""
-
-    folder: Path
-    scores: pd.DataFrame  # sample_id, place, score, rank, selected, filled
-    facts: dict[str, Any]  # selection.json
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The selected records as they were, best first; read from the folder."""
-        return store.Store(self.folder).read("selection.jsonl")
+    records: list[dict[str, Any]]  # the selected records as they were, best first
+    scores: pd.DataFrame  # of all samples: COLUMNS, and the activation of each task feature
+    facts: dict[str, Any]  # what was asked for, and remarks on the result
 
 
 def select(
@@ -153,166 +55,141 @@ def select(
         run = open_run("quick", tasks=["math"])
         chosen = select(run, "math", "pool.jsonl", "selection", selector="igds", ratio=0.5)
         chosen.records[0]  # the best sample, as it stands in the file
-        print(explain(run, "selection", chosen.scores["sample_id"][0]))
+        print(explain("selection", chosen.scores["sample_id"][0]))
 
-    run: which models and SAEs read the samples. task: how they are put to them; one of the preset's. source: files, a
-    folder of them, or a dataset of the hub. folder: where the selection goes; nothing is written if anything is wrong.
-    selector: by name (`selectors.names()`). ratio: the share of the samples that is kept. features: task features as
-    "l14_p11575,l9_p3" or the path of a task_features.json; by default those that the run found in notebooks 1 and 2.
-    columns: as of `UserPool`. skip_bad: leave out samples that cannot be used, instead of refusing the pool.
+    run: which models and SAEs read the samples. task: how they are put to them; one of the
+    preset's. source: files, a folder of them, or a dataset of the hub (`rows.find_rows`). folder:
+    where the selection goes. selector: by name (`selectors.names()`). ratio: the share of the
+    samples that is kept. features: task features as "l14_p11575,l9_p3" or the path of a
+    task_features.json; by default those that the run found in notebooks 1 and 2. columns: field of
+    the task, or `id`, -> the column that holds it, where they differ, or `{"value": text}` for all
+    records, as in a preset's sources; an empty name of `id` numbers the records. skip_bad: leave
+    out samples that cannot be used, instead of refusing the pool.
 
-    Written are selection.jsonl (the records as they were, best first), scores.parquet and scores.csv (all samples) and
-    selection.json (what was asked for, and what to know). What is measured is stored with the run's results, so that
-    another selector or ratio costs little, and a call that was killed goes on where it was. Raises `ConfigError`;
-    problems of the samples are `PoolError`, with file and line.
-
-    Texts are read, scored and written part by part and need not fit into memory. What is measured must: a number a
-    sample for IGDS, Loss and IFD, a vector for RDS+, LESS and embeddings, the features that fire for MONA and the
-    coverage selectors. ZIP, BM25 and #InsTag hold all texts, or their words.
+    Written are selection.jsonl (the records as they were, best first), scores.csv (all samples) and
+    selection.json (what was asked for, and remarks). What is measured is stored with the run's
+    results, so that another selector or ratio costs little, and a call that was killed goes on
+    where it was. Raises `ConfigError` and `SourceError`.
     """
-    folder = Path(folder)
-    _check_request(run, task, selector, ratio, folder)
-    _keep_what_is_given(folder, [*find_rows(source).files.values(), Path(features)])
-    asked, cut = selectors.get(selector).measurements, Counter()
-    found = task_features(run, task, features) if features or FIRES in asked else None
-    check = _readable(run, task, asked, cut)
-    samples = UserPool(source, run.task(task), columns, check=check, skip_bad=skip_bad)
-    pool = pool_of(run, task, samples, selector, found)
-    size = selection_size(ratio, len(samples))
     try:
-        ranking = selectors.rank_pool(selector, pool, size)
-    except FileNotFoundError as error:  # what a control needs of the earlier notebooks
-        raise ConfigError(f"selector {selector!r}: {error}") from None
-    except selectors.UnusableScores as error:
-        raise PoolError(f"{samples.place(samples.ids.index(error.ids[0]))}: {error}") from None
-    names = [source] if isinstance(source, str) else source
-    where = [str(path.resolve()) if (path := Path(name).expanduser()).exists() else name for name in names]
-    facts = {
-        "preset": run.preset.name, "model": run.preset.model, "task": task, "selector": selector, "ratio": ratio,
-        "source": where[0] if len(where) == 1 else where, "features": features, "columns": columns or {},
-        "data": pool.data_version, "left_out": samples.left_out, "samples": len(ranking), "selected": size,
-        "made_by": ranking.attrs["selector"],
-        "remarks": _remarks(ranking, size, pool, cut),
-    }  # fmt: skip
-    return _write(folder, samples, ranking, size, facts)
-
-
-def pool_of(run: Run, task: str, samples: UserPool, selector: str, found: list | None) -> Pool:
-    """A user's samples as a selector sees them; found: task features, by default the run's own."""
-    key = store.content_hash((sample.id, sample.fields, sample.target) for sample in samples)
-    return Pool(run, task, samples, f"{task}/pools/{key}", run.preset.seed, (selector,), found)
-
-
-def _readable(run: Run, task: str, measurements: Sequence[str], cut: Counter) -> Callable[[Example], None]:
-    """A check of a sample: `ValueError` if a model cannot read it for some measurements; `cut` counts what is cut."""
-    limits = {}  # rendering of a sample that is read -> the tokens that its model reads at most
-    for what in {MEASUREMENTS[name][1] for name in measurements if "." not in name} - {""}:
-        chosen = run.preset.chosen
-        model = load_config(chosen.train if what == "training_pairs" else chosen.identify)
-        limits[what] = model.get_text_config().max_position_embeddings
-
-    def check(sample: Example) -> None:
-        one = Samples(run, task, [sample])
-        cut.update({kind for what, most in limits.items() for kind in _cut(one, what, most)})
-
-    return check
-
-
-def _cut(one: Samples, what: str, most: int) -> set[str]:
-    """Whether `prompts` or `targets` of one sample are not read to their end; `ValueError` where it cannot be read."""
-    run, training = one.run, what == "training_pairs"
-    tokenizer = run.train_tokenizer if training else run.tokenizer
-    if what == "prompts":
-        whole = ids = prompts.encode(tokenizer, one.prompts[0])
-    else:
-        (ids, _), (whole, _) = getattr(one, what)[0], getattr(one, f"uncut_{what}")[0]
-    if len(ids) > most:
-        setting = "max_prompt_tokens" if what == "prompts" else "sft.max_length"
-        raise ValueError(
-            f"{len(ids):,} tokens of it are read, the model reads at most {most:,}: shorten it, or lower {setting}"
-        )
-    found = {"targets"} if len(whole) > len(ids) else set()
-    if run.config(one.task).max_prompt_tokens:
-        shown = one.training_records[0]["prompt"] if training else one.prompts[0]
-        longest = max(one.samples[0].fields.values(), key=len)
-        found |= {"prompts"} if prompts.as_text(longest, tokenizer) not in shown else set()
-    return found
-
-
-def _remarks(ranking: pd.DataFrame, size: int, pool: Pool, cut: Counter) -> list[str]:
-    """What to know of a selection: how records were read, what of them is not, silent features, ties that decided."""
-    made, config, records = ranking.attrs["selector"], pool.run.config(pool.task), pool.samples.records
-    selector, n = selectors.get(made["name"]), len(ranking)
-    said = [records.how] if records.how else []
-    if out := len(pool.samples.left_out):
-        said.append(f"{n} of {records.count} records are used, because {out} cannot be (--skip-bad)")
-    for kind, setting in (
-        ("targets", f"sft.max_length {config.sft.max_length}"),
-        ("prompts", f"tasks.{pool.task}.max_prompt_tokens {config.max_prompt_tokens}"),
-    ):
-        if cut[kind]:
-            said.append(f"{cut[kind]} of {n} {kind} are longer than what is read of them ({setting})")
-    if FIRES in selector.measurements:
-        names = ", ".join(feature.name for feature in pool.task_features)
-        silent = int((pool.task_feature_activations.sum(axis=1) == 0).sum())
-        if silent == n:
-            said.append(f"no sample of this pool fires {names}: the scores say nothing about it")
-        elif silent:
-            said.append(f"{silent} of {n} samples do not fire {names}: their score is 0")
-    if not selector.chooses:
-        kept = ranking["rank"] <= size
-        tied = ranking["score"] == ranking.loc[ranking["rank"] == size, "score"].item()
-        if (tied & ~kept).any():
-            said.append(
-                f"{(tied & kept).sum()} of the {size} selected have the same score as {(tied & ~kept).sum()} that were "
-                "left out: ties decided, by sample id"
-            )
-    elif filled := made["facts"]["filled"]:
-        said.append(f"{filled} of the {size} selected only fill the budget: the rule left them out")
-    return said
-
-
-def _check_request(run: Run, task: str, selector: str, ratio: float, folder: Path) -> None:
-    if task not in run.tasks:
-        raise ConfigError(f"preset {run.preset.name} has no task {task!r}; known: {', '.join(run.tasks)}")
-    try:
-        selectors.get(selector)
+        asked = selectors.get(selector).measurements
         selection_size(ratio, 1)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file: name a folder for the selection")
-
-
-def _keep_what_is_given(folder: Path, given: list[Path]) -> None:
-    """Refuse to write over a file that is read, or that no selection wrote."""
-    written = [folder / name for name in FILES]
-    taken = [file for file in given if file.resolve() in [path.resolve() for path in written]]
-    there = [file for file in written if file.exists()]
-    if not {*written[:-1]} <= {*there}:  # no whole selection; its facts go first when it is replaced
-        taken += there
-    if taken:
-        raise ConfigError(f"{taken[0]} would be overwritten by the selection: name another folder with --out")
-
-
-def _write(folder: Path, samples: UserPool, ranking: pd.DataFrame, size: int, facts: dict[str, Any]) -> Selection:
-    numbers = pd.Index(samples.ids).get_indexer(ranking["sample_id"])  # (N,) of the pool, in the ranking's order
-    places = [samples.place(number) for number in numbers]
-    scores = ranking.assign(place=places, selected=ranking["rank"] <= size)
-    scores = pd.DataFrame(scores, columns=["sample_id", "place", "score", "rank", "selected", "filled"])
-    scores.attrs = {}
-    best = numbers[np.argsort(ranking["rank"].to_numpy())][:size]
+    rows, folder = find_rows(source), Path(folder)
+    given = [file.resolve() for file in rows.files.values()]
+    if taken := [file for name in WRITTEN if (file := folder.resolve() / name) in given]:
+        raise ConfigError(f"{taken[0]} would be written over: name another folder with --out")
+    found = task_features(run, task, features) if features or FIRES in asked else []
+    read, remarks = _read(run, task, asked, rows, columns or {}, skip_bad)
+    samples, places, records = zip(*read, strict=True)
+    products = f"{task}/pools/{content_hash([one.version for one in samples])}"
+    pool = Pool(run, task, samples, products, run.preset.seed)
+    if found:
+        pool.task_features = found
+    size = selection_size(ratio, len(samples))
     try:
-        # an earlier selection stays until this one is whole
-        with temporary_folder(folder / "selection") as new:
-            out = store.Store(new)
-            out.write("scores.parquet", scores)
-            scores.to_csv(new / "scores.csv", index=False, lineterminator="\n")
-            samples.write(new / "selection.jsonl", best)
-            out.write(FACTS, facts)
-            (folder / FACTS).unlink(missing_ok=True)
-            for name in FILES:
-                (new / name).replace(folder / name)
+        ranking = selectors.rank_pool(selector, pool, size)
+    except (FileNotFoundError, ValueError) as error:  # no product of a notebook; no score
+        raise ConfigError(f"selector {selector!r}: {error}") from error
+    order = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) best first
+    scores = ranking.assign(place=[places[i] for i in order], selected=ranking["rank"] <= size)
+    names = [feature.name for feature in found] if FIRES in asked else []
+    if names:
+        scores[names] = pool.task_feature_activations[order]
+        if silent := int((scores[names] == 0).all(axis=1).sum()):
+            which = f"{silent} of {len(scores)} samples do not fire {', '.join(names)}"
+            remarks.append(f"{which}: their score is 0")
+    facts = {
+        "preset": run.preset.name, "model": run.preset.model, "task": task, "source": source,
+        "ratio": ratio, "samples": len(scores), "selected": size,
+        "made_by": ranking.attrs["selector"], "remarks": remarks,
+    }  # fmt: skip
+    made = Selection([records[i] for i in order[:size]], scores[COLUMNS + names], facts)
+    _write(folder, made)
+    return made
+
+
+def _read(
+    run: Run, task: str, measurements: Sequence[str], rows: Rows, columns: dict, skip_bad: bool
+) -> tuple[list[tuple[Example, str, dict]], list[str]]:
+    """Every sample with its place ("pool.jsonl line 17") and its record, and remarks."""
+    columns = {f: {"value": ""} if f == "id" and not c else c for f, c in columns.items()}
+    source = DataSource.model_validate({"file": "", "columns": columns})
+    records, read, seen = Records(rows, run.task(task), source, scored=False), [], {}
+    for example, place, record in records.read():
+        try:
+            _check(run, task, measurements, example)
+        except ValueError as error:
+            records.problems[place] = f"{place}: {error}"
+        else:
+            read.append((example, place, record))
+    bad = len(records.problems)
+    if bad and not skip_bad:
+        raise ConfigError(records.refusal("mend or remove them, or leave them out with --skip-bad"))
+    if len(read) < 2:
+        raise ConfigError(f"{rows.name} holds {len(read)} samples: give it at least two")
+    for example, place, _ in read:
+        if (first := seen.setdefault(example.id, place)) != place:
+            raise ConfigError(
+                f"{place}: id {example.id!r} is that of {first} too: read another column "
+                "(--column id=NAME), or number the records (--column id=)"
+            )
+    said = f"{bad} of {records.count} records cannot be used and are left out (--skip-bad)"
+    return read, [*filter(None, [records.how, said * bool(bad)])]
+
+
+def _check(run: Run, task: str, measurements: Sequence[str], sample: Example) -> None:
+    """Raises `ValueError` for a sample that is too long for what is measured on it."""
+    one = Samples(run, task, [sample])
+    read = {MEASUREMENTS[name.rpartition(".")[2]][1] for name in measurements} - {""}
+    for rendering in read:
+        getattr(one, rendering)  # pairs are refused where nothing is left of the target
+    if "prompts" in read:
+        n = len(prompts.encode(run.tokenizer, one.prompts[0]))
+        if n > (most := run.lm_config.get_text_config().max_position_embeddings):
+            mend = "shorten it, or lower max_prompt_tokens"
+            raise ValueError(f"its prompt has {n:,} tokens, the model reads {most:,}: {mend}")
+
+
+def _write(folder: Path, made: Selection) -> None:
+    """A selection is whole once it has its facts."""
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made.records)
+    table = made.scores.to_csv(index=False, lineterminator="\n")
+    try:
+        (folder / FACTS).unlink(missing_ok=True)
+        write_whole(folder / SCORES, table)
+        # half a character, outside of the task's fields, is written as JSON writes it
+        write_whole(folder / RECORDS, lines.encode(errors="backslashreplace"))
+        Store(folder).write(FACTS, made.facts)
     except OSError as error:
-        raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another folder") from None
-    return Selection(folder, scores, facts)
+        raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another") from None
+
+
+def explain(folder: str | Path, sample_id: str) -> str:
+    """Why a sample ranks where it does in a selection that `select` wrote into `folder`, to print.
+
+        print(explain("selection", "line-000017"))
+
+    Beside its row of scores.csv stand those of the last sample that was selected and of the first
+    one that was not; for IGDS, how strongly its prompt fires each task feature at the critical
+    position, and which share of the pool fires it less. Raises `ConfigError` where the folder holds
+    no selection or the sample is not in it.
+    """
+    folder = Path(folder)
+    try:
+        cut = json.loads((folder / FACTS).read_text(encoding="utf8"))["selected"]
+        texts = {"sample_id": str, "place": str}
+        scores = pd.read_csv(folder / SCORES, dtype=texts, keep_default_na=False)
+    except (OSError, ValueError):
+        raise ConfigError(f"{folder} holds no selection: make one with `igds select`") from None
+    scores = scores.set_index("sample_id")
+    if sample_id not in scores.index:
+        raise ConfigError(f"no sample {sample_id!r} in {folder}: the ids are those of {SCORES}")
+    shown = scores.loc[[*dict.fromkeys([sample_id, *scores.index[cut - 1 : cut + 1]])]]
+    lines = [shown.reset_index().to_string(index=False, float_format="{:.4g}".format)]
+    for name in scores.columns.drop(COLUMNS, errors="ignore"):
+        activation = scores.at[sample_id, name]
+        less = (scores[name] < activation).mean()
+        lines.append(f"{name} is {activation:.4g} at p; {less:.0%} of the pool fire it less")
+    return "\n".join(lines)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from igds_utils.config.config import ConfigError
-from igds_utils.config.refs import CometMetric, Metric, TaskSpec
+from igds_utils.config.refs import Metric, TaskSpec
 from igds_utils.config.settings import TaskConfig
 from igds_utils.data import metrics
 from igds_utils.tasks import own_data
@@ -171,12 +171,12 @@ def _score(metric: Metric, output: str, example: Example) -> Scores:
         case "accuracy":
             boxed = metrics.boxed_answer(output) is not None
             asked = references if boxed or metric.answer == "box_else_number" else ()
-            right = any(metrics.math_correct(output, reference, metric.timeout) for reference in asked)
+            right = any(metrics.math_correct(output, reference) for reference in asked)
             return {"accuracy": float(right), "boxed": float(boxed)}
         case "exact_match":
             return {"exact_match": float(normalize(output) in map(normalize, references))}
         case "rouge1":
-            return _mean([metrics.rouge(output, reference, metric.stemming) for reference in references])
+            return _mean([metrics.rouge(output, reference) for reference in references])
         case "chrf" | "comet":
             chinese = _is_chinese(example)
             return _mean([
@@ -185,13 +185,13 @@ def _score(metric: Metric, output: str, example: Example) -> Scores:
             ])  # fmt: skip
 
 
-def _comet(metric: CometMetric, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
+def _comet(metric: Metric, outputs: Sequence[str], examples: Sequence[Example]) -> list[float]:
     triples = [
         (example.fields["source_text"], output, reference)
         for output, example in zip(outputs, examples, strict=True)
         for reference in example.references
     ]
-    values = iter(metrics.comet(triples, metric.checkpoint, metric.batch))
+    values = iter(metrics.comet(triples, metric.checkpoint))
     return [_mean([{"comet": next(values)} for _ in example.references])["comet"] for example in examples]
 
 

@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--preset", default="gpu")
     parser.add_argument("--task", default="summarization")
     parser.add_argument("--out", default=".")
+    parser.add_argument("--only", default="training,answers", help="what is compared beside readings")
     parser.add_argument("--few", action="store_true", help="as little as shows that it runs")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
@@ -127,18 +128,32 @@ def main() -> None:
         bound = 1e-3 if name == "fp32" else 0.1
         say(f"{name}: target loss, largest difference in nats", apart, f"< {bound:g}", apart < bound)
 
-    samples = run.samples(task, [e.id for e in run.examples(task, "validation")[:n_samples]])
-    some, ids = features[:n_features], [s.prompt for s in samples]
+    if "training" in options.only:
+        training(cpu, lambda: on(base, device, torch.float32), pairs, config.sft.max_length, steps)
+    if "answers" in options.only:
+        samples = run.samples(task, [e.id for e in run.examples(task, "validation")[:n_samples]])
+        answers(run, {"cpu": cpu, **machines}, samples, features[:n_features], run.task(task).stops, new)
+
+    if GPU:
+        say("largest memory of the GPU, GB", torch.cuda.max_memory_allocated() / 1e9, "", None)
+    failed = sum(row["passed"] is False for row in ROWS)
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    Path(options.out, "proof.json").write_text(json.dumps(ROWS, indent=1, default=str), encoding="utf8")
+    print(f"{len(ROWS)} rows, {failed} failed, {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def answers(run, lms: dict[str, LM], samples, some: list, stops, new: int) -> None:
+    """Steered answers of each machine against the CPU's, in a batch and alone, and amplified by nothing."""
+    ids = [s.prompt for s in samples]
     rows = [(s, f) for s in range(len(ids)) for f in (None, *some)]
-    stops = run.task(task).stops
-    answers = {}
-    for name, lm in {"cpu": cpu, **machines}.items():
-        own = Saes(run.preset.chosen.saes, base.n_layers, base.width, lm.device)
+    found = {}
+    for name, lm in lms.items():
+        own = Saes(run.preset.chosen.saes, lm.n_layers, lm.width, lm.device)
         steering = Steering(own, some)
-        answers[name] = generation.decode(lm, ids, rows, new, steering, stops)
+        found[name] = generation.decode(lm, ids, rows, new, steering, stops)
         if name == "cpu":
             continue
-        same, shared = common(answers[name], answers["cpu"])
+        same, shared = common(found[name], found["cpu"])
         must = "= 1" if name == "fp32" else ""
         say(
             f"{name}: steered answers equal to the CPU's, of {len(rows)}",
@@ -148,9 +163,9 @@ def main() -> None:
             tokens_shared=round(shared, 3),
         )
         alone = [
-            generation.decode(lm, [ids[s]], [(0, f)], new, steering, stops)[0] for s, f in rows[: 2 * n_features]
+            generation.decode(lm, [ids[s]], [(0, f)], new, steering, stops)[0] for s, f in rows[: 2 * len(some)]
         ]
-        same, shared = common(answers[name][: len(alone)], alone)
+        same, shared = common(found[name][: len(alone)], alone)
         say(
             f"{name}: equal to decoding one row at a time",
             same,
@@ -170,12 +185,15 @@ def main() -> None:
             moved < 0.02 if must else None,
         )
 
+
+def training(cpu: LM, fresh, pairs: list, max_length: int, steps: int) -> None:
+    """Two trainings on the device (bf16 products on fp32 weights), and a plain loop in fp32 on the CPU."""
     n = 16 * steps
     again = [pairs[i % len(pairs)] for i in range(n)]
-    recipe = SftConfig(lr=1e-4, global_batch=16, device_tokens=32768, max_length=config.sft.max_length)
+    recipe = SftConfig(lr=1e-4, global_batch=16, device_tokens=32768, max_length=max_length)
     curves = {}
     for name in ("first", "second"):  # on the device: bf16 products on fp32 weights; the same call twice
-        lm = on(base, device, torch.float32)
+        lm = fresh()
         with tempfile.TemporaryDirectory() as folder:
             curves[name] = sft.train(lm, again, recipe, 0, Path(folder))["loss"].to_numpy()
         del lm
@@ -185,7 +203,7 @@ def main() -> None:
         "",
         None,
     )
-    wanted = _loop(cpu, again, recipe)
+    wanted = _loop(on(cpu, "cpu", torch.float32), again, recipe)  # a copy, which is trained
     apart = float(np.abs(curves["first"] - wanted).max())
     say(
         "training: losses against plain fp32 PyTorch on the CPU, largest difference",
@@ -195,13 +213,6 @@ def main() -> None:
         losses=[round(float(x), 3) for x in curves["first"]],
         plain=[round(x, 3) for x in wanted],
     )
-
-    if GPU:
-        say("largest memory of the GPU, GB", torch.cuda.max_memory_allocated() / 1e9, "", None)
-    failed = sum(row["passed"] is False for row in ROWS)
-    Path(options.out).mkdir(parents=True, exist_ok=True)
-    Path(options.out, "proof.json").write_text(json.dumps(ROWS, indent=1, default=str), encoding="utf8")
-    print(f"{len(ROWS)} rows, {failed} failed, {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def _loop(lm: LM, pairs: list[losses.Pair], config: SftConfig) -> list[float]:

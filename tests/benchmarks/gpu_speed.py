@@ -295,7 +295,7 @@ def decoding(report: Report, lm: LM, saes: RandomSaes, spec: dict, sizes: Sizes,
             lm.name, f"steered decoding, {rows} rows", rows * sizes.new / seconds, "tokens/s",
             ms_a_step=1e3 * seconds / sizes.new, **more,
         )  # fmt: skip
-    other_attention(report, lm, ids, every, steering, sizes)
+    plain_attention(report, lm, ids, every, steering, sizes)
     score = lambda outputs, examples: [float(len(o)) for o in outputs]  # noqa: E731
 
     def causal_filter() -> None:
@@ -315,30 +315,21 @@ def decoding(report: Report, lm: LM, saes: RandomSaes, spec: dict, sizes: Sizes,
         host(report, lm, ids, every[: sizes.rows[1]], steering)
 
 
-def other_attention(report: Report, lm: LM, ids, every, steering: Steering, sizes: Sizes) -> None:
-    """The same decoding in the package's grouped products, which read keys once, and with cuDNN first."""
-    rows, kind = [every[i % len(every)] for i in range(sizes.rows[-1])], lm.model.config._attn_implementation
-    if kind == "sdpa":
-        lm.model.set_attn_implementation(GROUPED)
+def plain_attention(report: Report, lm: LM, ids, every, steering: Steering, sizes: Sizes) -> None:
+    """The same decoding in transformers' own attention, with masks that it makes in every step."""
+    rows, capped = [every[i % len(every)] for i in range(sizes.rows[-1])], lm.model.config
+    own = "eager" if getattr(capped, "attn_logit_softcapping", None) else "sdpa"
+    lm.model.set_attn_implementation(own)
+    made, generation.step_mask = generation.step_mask, lambda _lm, mask: mask
+    try:
         seconds = timed(lambda: generation.decode(lm, ids, rows, sizes.new, steering))
-        lm.model.set_attn_implementation(kind)
-        report.add(
-            lm.name, f"steered decoding, {len(rows)} rows, grouped products",
-            len(rows) * sizes.new / seconds, "tokens/s",
-            ms_a_step=1e3 * seconds / sizes.new,
-        )  # fmt: skip
-    if kind == "sdpa" and torch.cuda.is_available():
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        few, order = every[:64], [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        seconds = {"as set": timed(lambda: generation.decode(lm, ids, few, 16, steering))}
-        with sdpa_kernel(order, set_priority=True):
-            seconds["first"] = timed(lambda: generation.decode(lm, ids, few, 16, steering), warm=0)
-            seconds["again"] = timed(lambda: generation.decode(lm, ids, few, 16, steering), warm=0)
-        report.add(
-            lm.name, "16 steps of 64 rows with cuDNN first, shapes not seen before", seconds["first"], "s",
-            seen_before=seconds["again"], without_cudnn=seconds["as set"],
-        )  # fmt: skip
+    finally:
+        generation.step_mask = made
+        lm.model.set_attn_implementation(GROUPED)
+    report.add(
+        lm.name, f"steered decoding, {len(rows)} rows, {own} of transformers",
+        len(rows) * sizes.new / seconds, "tokens/s", ms_a_step=1e3 * seconds / sizes.new,
+    )  # fmt: skip
 
 
 def host(report: Report, lm: LM, ids, rows, steering: Steering, new: int = 8) -> None:
@@ -474,7 +465,9 @@ def training(report: Report, lm: LM, spec: dict, sizes: Sizes, pairs) -> None:
 # ---- all of it -------------------------------------------------------------------------------------------
 
 
-def check(report: Report, name: str, spec: dict[str, Any], sizes: Sizes, device: torch.device) -> None:
+def check(
+    report: Report, name: str, spec: dict[str, Any], sizes: Sizes, device: torch.device, only: Sequence[str]
+) -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     start, more = time.perf_counter(), {}
     with peak(more):
@@ -487,15 +480,17 @@ def check(report: Report, name: str, spec: dict[str, Any], sizes: Sizes, device:
     )  # fmt: skip
     texts, pairs, samples = texts_and_samples(lm, sizes)
     features = firing(lm, saes, sizes, texts)
-    rows = [
-        (30, lambda: reading(report, lm, saes, spec, sizes, texts, pairs)),
-        (10, lambda: short_prompts(report, lm, saes, spec, sizes)),
-        (60, lambda: decoding(report, lm, saes, spec, sizes, samples, features)),
-        (20, lambda: public_way(report, lm, saes, sizes, samples, features)),
-        (30, lambda: transformer_lens(report, lm, saes, sizes, samples, features)),
-        (30, lambda: training(report, lm, spec, sizes, pairs) if spec["sft_batch"] else None),
-    ]
-    for needed, row in rows:
+    rows = {
+        "reading": (30, lambda: reading(report, lm, saes, spec, sizes, texts, pairs)),
+        "short": (10, lambda: short_prompts(report, lm, saes, spec, sizes)),
+        "decoding": (40, lambda: decoding(report, lm, saes, spec, sizes, samples, features)),
+        "training": (30, lambda: training(report, lm, spec, sizes, pairs) if spec["sft_batch"] else None),
+        "public": (20, lambda: public_way(report, lm, saes, sizes, samples, features)),
+        "lens": (30, lambda: transformer_lens(report, lm, saes, sizes, samples, features)),
+    }
+    for what, (needed, row) in rows.items():
+        if what not in only:
+            continue
         if report.left() < needed:
             report.add(name, "left out: no time", report.left(), "s left")
             continue
@@ -511,20 +506,23 @@ def check(report: Report, name: str, spec: dict[str, Any], sizes: Sizes, device:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="smollm2-135m,gemma-2-2b,llama-3.1-8b")
+    parser.add_argument("--only", default="reading,short,decoding,training,public,lens", help="groups of rows")
+    parser.add_argument("--texts", type=int, default=384)
+    parser.add_argument("--new", type=int, default=64, help="tokens that a row generates")
     parser.add_argument("--seconds", type=float, default=420, help="no row is begun that would end later")
-    parser.add_argument("--out", default=".", help="folder of device_check.json")
+    parser.add_argument("--out", default=".", help="folder of speed.json")
     parser.add_argument("--tiny", action="store_true", help="tiny models: only that every row works")
     options = parser.parse_args()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     report = Report(Path(options.out), options.seconds)
-    known, sizes = (TINY, SMALL) if options.tiny else (MODELS, Sizes())
+    known, sizes = (TINY, SMALL) if options.tiny else (MODELS, Sizes(options.texts, new=options.new))
     report.add(
         "device", "torch sees", float(torch.cuda.device_count()), "GPUs", torch=torch.__version__,
         name=torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
     )  # fmt: skip
     ceilings(report, device)
     for name in known if options.tiny else options.models.split(","):
-        check(report, name, known[name], sizes, device)
+        check(report, name, known[name], sizes, device, options.only.split(","))
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
