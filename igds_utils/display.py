@@ -1,28 +1,28 @@
-"""How things are named and shown, everywhere: arms, tasks, metrics, numbers; and the paper's printed values.
-
-One place decides the order of the selectors, the decimals of a metric and the look of a missing value, so that a
-table, a figure and a sentence never disagree.
-"""
+"""How arms, tasks, metrics and numbers are named and shown; and the paper's printed values."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from pandas import isna as missing
 
 from igds_utils.tasks.base import Task
 
 SELECTORS = {  # those of the paper's Table 2
-    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD", "zip": "ZIP",
-    "igds": "IGDS",
+    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD",
+    "zip": "ZIP", "igds": "IGDS",
 }  # fmt: skip
 MORE_SELECTORS = {
-    "full_steps": "Full (equal steps)", "loss_highest": "Loss (highest)", "longest": "Longest target",
-    "ifd_perplexity": "IFD (perplexities)", "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect",
-    "simscale": "SAE-SimScale", "instag": "#InsTag", "mona": "MONA", "mona_least": "MONA (least similar)",
-    "mona_neurons": "MONA (neurons)", "bm25": "BM25", "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style",
-    "igds_bottom": "IGDS (bottom)", "igds_matched": "IGDS (matched features)", "igds_recalled": "IGDS (all recalled)",
+    "full_steps": "Full (equal steps)", "loss_highest": "Loss (highest)",
+    "longest": "Longest target", "ifd_perplexity": "IFD (perplexities)",
+    "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect",
+    "simscale": "SAE-SimScale", "instag": "#InsTag", "mona": "MONA",
+    "mona_least": "MONA (least similar)", "mona_neurons": "MONA (neurons)", "bm25": "BM25",
+    "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style", "igds_bottom": "IGDS (bottom)",
+    "igds_matched": "IGDS (matched features)", "igds_recalled": "IGDS (all recalled)",
     "igds_unrecalled": "IGDS (random candidates)", "prior_cosine": "Cosine to the prior's mean",
     "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
 }  # fmt: skip
@@ -34,7 +34,7 @@ ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' 
     "igds_k5": ("k = 5", "k5"),
 }
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
-PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals of the scores that it prints
+PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals that it prints
 NOT_RUN = "not run at this scale"
 NOT_JUDGED = "not judged"  # because there are too few trainings
 NOTHING = "–"
@@ -42,7 +42,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Metric:
-    """How a task's score is shown: stored value x `factor`, with `digits` decimals; `unit` is that of a difference."""
+    """How a score is shown: stored value x `factor`; `unit` is that of a difference."""
 
     label: str
     unit: str
@@ -58,8 +58,17 @@ class Metric:
         return text if NOTHING in (text, low, high) else f"{text} [{low}, {high}]"
 
     def show_of(self, record: dict, name: str, signed: bool = False) -> str:
-        """A record's `name` with `name_low` and `name_high`; a dash where it has none."""
-        return self.show_interval(*(record.get(f"{name}{end}") for end in ("", "_low", "_high")), signed)
+        """A record's `name` with its interval; a dash where it has none."""
+        return self.show_interval(*map(record.get, ends(name)), signed)
+
+    def show_several(self, values: Sequence[float]) -> str:
+        """One after the other; a dash for less than two."""
+        return ", ".join(map(self.show, values)) if len(values) > 1 else NOTHING
+
+    def column(self, table: pd.DataFrame, names: list[str], signed: bool = False) -> list[str]:
+        """Texts of the rows of a table; names: the columns of value, low and high end."""
+        rows = table.reindex(columns=names).to_numpy()
+        return [self.show_interval(*row, signed=signed) for row in rows]
 
 
 POINTS = Metric("%", "points", 100, 1)
@@ -69,11 +78,25 @@ ACTIVATION = Metric("activation", "", 1, 2)
 RHO = Metric("ρ", "", 1, 2)
 
 
-def metric_of(task: Task, samples: int = 1) -> Metric:
-    """The display of a task's main metric; `samples` > 1 completions an item make an accuracy a pass@k.
 
-    Percentages and chrF get one decimal, COMET x 100 two, shares (ROUGE) three.
+def ends(name: str) -> list[str]:
+    """Names of a value and of both ends of its interval."""
+    return [name, f"{name}_low", f"{name}_high"]
+
+
+def effect_of(ranked_by: str, metric: Metric) -> tuple[Metric, list[str], list[str]]:
+    """How an effect is shown, and its columns in task_features.json: validation, confirmation.
+
+    ranked_by: "score", of the task, which `metric` shows, or "loglik".
     """
+    loglik = ranked_by == "loglik"
+    names = ends("delta_loglik" if loglik else "delta")
+    again = [f"confirmation_{name.removeprefix('delta_')}" for name in names]
+    return LOGLIK if loglik else metric, names, again
+
+
+def metric_of(task: Task, samples: int = 1) -> Metric:
+    """The display of a task's main metric; samples: completions an item, more make a pass@k."""
     label, percent = task.metric_label, "%" in task.metric_label
     if samples > 1 and task.metric == "accuracy":
         label = f"pass@{samples} {label}"
@@ -82,21 +105,16 @@ def metric_of(task: Task, samples: int = 1) -> Metric:
 
 
 def at_main_ratio(records: list[dict]) -> dict[str, dict]:
-    """Records of `evaluation.summarise` by selector: `original`, `full`, and every selector at the task's ratio."""
+    """Records of `evaluation.summarise` by selector, those of the curve left out."""
     return {record["selector"]: record for record in records if record["main"]}
 
 
 def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
-    """Text of a number with a true minus sign and without negative zeros; an unknown one is a dash."""
+    """Text of a number with a true minus sign; an unknown one is a dash."""
     if missing(value):
         return NOTHING
     rounded = round(float(value), digits) + 0.0
     return f"{rounded:{'+' if signed and rounded else ''},.{digits}f}".replace("-", "−")
-
-
-def about(value: float) -> str:
-    """Text of an estimated number: three figures, whole."""
-    return number(float(f"{value:.3g}"), 0)
 
 
 def p_value(value: float | None) -> str:
@@ -105,7 +123,7 @@ def p_value(value: float | None) -> str:
 
 
 def correlation(found: dict) -> str:
-    """Text of a rank correlation (`stats.Correlation` as a dict): its interval, and n and p where it has a p value."""
+    """Text of a rank correlation (`stats.Correlation` as a dict)."""
     if missing(found["rho"]):
         return "no rank correlation"
     text = f"ρ = {RHO.show_interval(found['rho'], found['low'], found['high'])}"
@@ -142,7 +160,8 @@ def task_title(task: str) -> str:
 
 def paper_values() -> dict:
     """The numbers printed in the paper (paper_values.yaml beside this module)."""
-    return yaml.safe_load((Path(__file__).parent / "paper_values.yaml").read_text(encoding="utf8"))
+    file = Path(__file__).with_name("paper_values.yaml")
+    return yaml.safe_load(file.read_text(encoding="utf8"))
 
 
 def duration(seconds: float) -> str:

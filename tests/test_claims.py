@@ -9,6 +9,7 @@ import pytest
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.store import Store
 from igds_utils.display import LOGLIK, Metric
+from igds_utils.reporting import claims as rules
 from igds_utils.reporting import report
 from igds_utils.reporting.claims import CLAIMS, Stored, claims, minimum_detectable_effect
 
@@ -32,7 +33,8 @@ def judge(stored, claim, **products):
     for name, product in products.items():
         name, _, suffix = name.rpartition("_")
         stored.store.write(f"math/{name.replace('__', '/')}.{suffix}", product)
-    return CLAIMS[claim](stored)
+    rule, *given = CLAIMS[claim]
+    return rules.judge(rule, stored, *given)
 
 
 ABOVE, BELOW, OPEN = (0.1, 0.02, 0.18), (-0.1, -0.18, -0.02), (0.01, -0.07, 0.09)
@@ -59,7 +61,7 @@ def test_igds_against_random_is_judged_by_its_interval_and_never_from_one_traini
 
 
 def test_what_was_not_run_says_so_for_every_claim(stored, tmp_path):
-    assert {judge(stored).verdict for judge in CLAIMS.values()} == {"not run"}
+    assert {judge(stored, claim).verdict for claim in CLAIMS} == {"not run"}
     assert judge(stored, "IGDS beats Loss", summary_json=[arm("igds")]).verdict == "not run"
     loss = [arm("igds"), arm("loss")]  # as version 0.1 kept it
     assert judge(stored, "IGDS beats Loss", summary_json=loss)[:2] == ("cannot tell", "the difference was not stored")
@@ -137,7 +139,7 @@ def test_depth_recall_and_coverage_follow_from_the_tested_features(stored):
     other = Stored(stored.store, "translation", POINTS)  # in the middle and late layers, as the paper says
     for name in ("task_features.json", "recall.json"):
         other.store.write(f"translation/{name}", stored.read(name))
-    assert CLAIMS[claim](other).verdict == "supported"
+    assert rules.judge(*CLAIMS[claim], other).verdict == "supported"
     assert judge(stored, few := "Few features are recalled").verdict == "supported"
     assert judge(stored, few, recall_json=recall | {"basis_points": 101.0}).verdict == "not supported"
     of_layers = judge(stored, "Gains follow SAE coverage")

@@ -5,28 +5,27 @@ import zlib
 
 import numpy as np
 import pytest
-from pools import made_pool, sample, samples
+from pools import ids, made_pool, sample, samples
 from scipy.sparse import csr_matrix
 
 from igds_utils.selection.measurements import parse_tags
 from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
-from igds_utils.selectors.diversity import Bundle, entropy_law, feature_sets, instag, lazy_greedy, walk
+from igds_utils.selectors.diversity import Bundle, entropy_law, instag, lazy_greedy, walk
 from igds_utils.selectors.diversity import normalised_tag as normalised
 
 
 def plain_greedy(sets, ties, size):
     """Look at everything that is left at every step."""
     order, covered = [], set()
-    while len(order) < size:
-        left = [i for i in range(len(sets)) if i not in order]
+    while left := [i for i in range(len(sets)) if i not in order and len(sets[i])]:
         best = min(left, key=lambda i: (-len(set(sets[i]) - covered), ties[i]))
         if not set(sets[best]) - covered and covered:
             covered = set()
             continue
         covered |= set(sets[best])
         order.append(best)
-    return order
+    return order[:size]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -35,7 +34,7 @@ def test_lazy_greedy_is_plain_greedy(seed):
     sets = [np.flatnonzero(draw.random(30) < draw.choice([0.0, 0.05, 0.3])) for _ in range(40)]
     ties = draw.permutation(40)
     for size in (1, 13, 40):
-        assert lazy_greedy(sets, ties, size)[0].tolist() == plain_greedy(sets, ties, size)
+        assert lazy_greedy(sets, ties, size).tolist() == plain_greedy(sets, ties, size)
 
 
 def arrays(*sets):
@@ -43,34 +42,33 @@ def arrays(*sets):
 
 
 def test_a_new_cover_starts_when_nothing_adds_a_feature():
-    order, covers = lazy_greedy(arrays([0, 1, 2], [0, 1], [2], [3], [], [0]), np.arange(6), 6)
-    assert order.tolist() == [0, 3, 1, 2, 5, 4]  # covers {0, 3}, {1, 2}, {5}; then the one without features
-    assert covers == 3
+    order = lazy_greedy(arrays([0, 1, 2], [0, 1], [2], [3], [], [0]), np.arange(6), 6)
+    assert order.tolist() == [0, 3, 1, 2, 5]  # covers {0, 3}, {1, 2}, {5}; 4 has no feature
 
 
 def test_simscale_keeps_what_the_cover_holds_less_than_the_limit_of():
     sets = arrays([0, 1, 2, 3, 4], [0, 1, 2, 3, 9], [0, 1, 2, 5], [7], [], [])
-    order, covers = walk(sets, np.arange(6), 6, overlap=0.8)
+    order = walk(sets, np.arange(6), 6, overlap=0.8)
     # sample 1 is held to 4/5 and left for the second cover, sample 2 to 3/4 and kept
-    assert order.tolist() == [0, 2, 3, 1, 4, 5]
-    assert covers == 2
-    assert walk(sets, np.arange(6), 2, overlap=0.7)[0].tolist() == [0, 3]
+    assert order.tolist() == [0, 2, 3, 1]
+    assert walk(sets, np.arange(6), 2, overlap=0.7).tolist() == [0, 3]
 
 
-def test_the_threshold_is_a_quantile_of_what_is_not_zero():
+@pytest.mark.parametrize("name", ["greedselect", "simscale"])
+def test_features_are_above_a_quantile_of_what_is_not_zero_and_without_one_a_sample_fills(name):
     largest = csr_matrix(np.array([[0.0, 1.0, 4.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [3.0, 5.0, 0.0]]))
-    sets, threshold = feature_sets(largest, 0.5)
-    assert threshold == 3.0
-    assert [one.tolist() for one in sets] == [[2], [], [], [1]]
-    assert feature_sets(csr_matrix((2, 3)), 0.5)[1] == 0.0
+    ranking = rank_pool(name, made_pool(samples(*"abcd"), sae_max=largest), 4)  # above 3
+    assert ids(ranking) == ["s0", "s3", "s1", "s2"] and ranking["score"].tolist() == [1, 1, 0, 0]
+    assert ranking["filled"].tolist() == [False, False, True, True]
+    silent = made_pool(samples(*"ab"), sae_max=csr_matrix((2, 3)))
+    assert rank_pool(name, silent, 1)["filled"].tolist() == [True, False]
 
 
 def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
     tags = [["a", "b"], ["a", "b", "c"], ["c"], ["d"], ["a", "b"], []]
     chosen = lambda names, size: instag(made_pool([sample(name) for name in names]), size, tags, rare=1)  # noqa: E731
     # first cover: s1 (three tags), s3 (brings the fourth); second: s0, s2; third: s4. s5 has no tag.
-    whole = chosen("abcdef", 6)
-    assert whole.order.tolist() == [1, 3, 0, 2, 4] and whole.facts["covers"] == 3
+    assert chosen("abcdef", 6).order.tolist() == [1, 3, 0, 2, 4]
     assert chosen("abcdef", 3).order.tolist() == [1, 3, 0]
     assert chosen("fedcba", 3).order.tolist() == [1, 3, 4]  # ties by id
 
@@ -81,8 +79,7 @@ def test_instag_drops_rare_tags_and_counts_what_has_none():
     ranking = rank_pool("instag", pool, 3)
     assert ranking["score"].tolist() == [2, 2, 0]
     assert ranking["filled"].tolist() == [False, False, True]
-    facts = ranking.attrs["selector"]["facts"]
-    assert facts["tags"] == 4 and facts["dropped_rare_tags"] == 2 and facts["samples_without_tag"] == 1
+    assert ranking.attrs["selector"]["facts"] == {"dropped_rare_tags": 2, "filled": 1}
     assert instag(pool, 2, tags, rare=1).order.tolist() == [0, 2]  # now s2 brings a tag of its own
     none = rank_pool("instag", made_pool(samples(*"abc"), tags=[[], [], []]), 2)
     assert none["filled"].tolist() == [True, True, False]

@@ -14,7 +14,6 @@ from igds_utils.display import POINTS
 from igds_utils.engine import activations
 from igds_utils.identification import recall
 from igds_utils.selection import ladder, quality
-from igds_utils.selection.ladder import Score
 from igds_utils.selection.measurements import fixed_layer
 from igds_utils.selection.pool import Pool, open_pool
 from igds_utils.tasks.corruptions import rewritten
@@ -40,15 +39,11 @@ def test_auc_counts_pairs_and_ties_half():
 def test_a_score_is_judged_on_clean_and_corrupted_prompts_alone():
     perfect, blind = np.array([9, 8, 7, 1, 2, 0, 0.0]), np.zeros(7)
     draws = np.stack([perfect, -perfect], axis=1)
-    table = ladder.judge(
-        [
-            Score("perfect", None, perfect, 3, 1.0, True),
-            Score("blind", 2, blind, 1, 1.0, False),
-            Score("draws", 1, draws, 1, 1.0, True),
-        ],
-        KNOWN,
-        resamples=50,
-    ).set_index("rung")
+    found = {
+        "rung": ["perfect", "blind", "draws"], "layer": [None, 2, 1], "fixed": [True, False, True],
+        "values": [perfect, blind, draws],
+    }  # fmt: skip
+    table = ladder.judge(pd.DataFrame(found), KNOWN, resamples=50).set_index("rung")
     assert table["auc"].to_dict() == {"perfect": 1.0, "blind": 0.5, "draws": 0.5}
     assert table.loc["perfect", ["low", "high"]].tolist() == [1, 1] and table.loc["perfect", "share"] == 3 / 4
     assert table.loc["draws", "sd"] == pytest.approx(np.std([0, 1], ddof=1))
@@ -130,9 +125,8 @@ def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
 
 def test_every_set_of_prompts_is_read_once_for_the_pool_its_rewritten_prompts_and_the_ladder(run, monkeypatch):
     read, passes = [], activations.critical_residuals
-    monkeypatch.setattr(
-        activations, "critical_residuals", lambda lm, texts, *more: read.append(texts) or passes(lm, texts, *more)
-    )
+    seen = lambda lm, texts, *more: read.append(texts) or passes(lm, texts, *more)  # noqa: E731
+    monkeypatch.setattr(activations, "critical_residuals", seen)
     fresh = open_pool(run, "math", name="quality")
     fresh.folder = "math/fresh"
     monkeypatch.setattr(run, "make_in_parts", lambda path, parts, build, *_, **__: pd.concat(map(build, parts)))
@@ -146,15 +140,15 @@ def test_every_set_of_prompts_is_read_once_for_the_pool_its_rewritten_prompts_an
 
 
 def test_the_scores_are_those_of_the_selectors_and_of_plain_arithmetic(run, pool, priors):
-    found = {(score.rung, score.layer): score.values for score in ladder.scores(pool, priors)}
+    found = ladder.scores(pool, priors).query("fixed").set_index("rung")["values"]
     layer, apart = fixed_layer(run), Pool(run, "math", run.examples("math", "quality"), "apart")
-    np.testing.assert_allclose(found["task features", None], apart.task_feature_activations.sum(1), rtol=1e-5)
-    np.testing.assert_allclose(found["all recalled features", None], apart.recalled_activations.sum(1), rtol=1e-5)
-    np.testing.assert_allclose(found["cosine to the prior's mean", layer], apart.prior_cosines, rtol=1e-5)
+    np.testing.assert_allclose(found["task features"], apart.task_feature_activations.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(found["all recalled features"], apart.recalled_activations.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(found["cosine to the prior's mean"], apart.prior_cosines, rtol=1e-5)
     np.testing.assert_allclose(pool.recalled_activations, apart.recalled_activations, rtol=1e-5)
     means = [priors[task].at_p[layer].mean(0) for task in ("math", "translation")]
     expected = (pool.at_p[layer] @ (means[0] - means[1])).numpy()
-    np.testing.assert_allclose(found["mean difference to other tasks", layer], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["mean difference to other tasks"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_no_score_sees_a_label_and_one_task_has_no_contrast(run, priors):
@@ -162,9 +156,9 @@ def test_no_score_sees_a_label_and_one_task_has_no_contrast(run, priors):
     lies = [replace(one, meta={"corruption": ""}) for one in members]
     own = {"math": priors["math"]}
     truth, lied = (ladder.scores(Pool(run, "math", some, "x"), own) for some in (members, lies))
-    assert len(truth) == len(lied) and not [one for one in truth if "other tasks" in one.rung]
-    for one, other in zip(truth, lied, strict=True):
-        np.testing.assert_array_equal(one.values, other.values)
+    assert not truth["rung"].str.contains("other tasks").any()
+    for one, other in zip(truth["values"], lied["values"], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_planted_feature_that_recognises_corrupted_prompts_is_found(run):

@@ -10,7 +10,6 @@ import pytest
 from igds_utils import plan
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.running.runner import STAGES
-from igds_utils.tables import benefit_table
 
 PRESET = """
 name: sums
@@ -161,7 +160,3 @@ def test_the_estimate_of_costs_and_savings():
     assert found.loc["random", "break_even"] == 0
     even = estimate(**SCALE | {"pool_size": found.loc["igds", "break_even"]})
     assert even.loc["igds", "net"] == pytest.approx(0, abs=1e-9)
-    table = benefit_table(found, 2.0, "€").set_index("Selector")
-    assert list(table["Pays from a pool of"])[:2] == ["any", "any"] and "Net (€)" in table
-    assert table.loc["LESS-style", "Pays from a pool of"] == "never"
-    assert table.loc["IGDS", "Pays from a pool of"].endswith(" samples")

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
 from igds_utils import plots
@@ -38,11 +38,13 @@ def intervals(axis):
     return [tuple(line[:, int(line[0, 0] == line[1, 0])]) for line in lines]
 
 
-def points(axis, label=None):
-    """(x, y) of every dot, or of those with a legend entry."""
-    drawn = [dots for dots in axis.collections if not isinstance(dots, LineCollection)]
-    named = [dots for dots in drawn if label is None or dots.get_label().startswith(label)]
-    return [tuple(map(float, place)) for dots in named for place in np.ma.filled(dots.get_offsets(), np.nan)]
+def points(axis, label=""):
+    """(x, y) of every dot, or of those with a legend entry: of scatters, then of lines with markers."""
+    scattered = [dots for dots in axis.collections if isinstance(dots, PathCollection)]
+    drawn = [np.ma.filled(dots.get_offsets(), np.nan) for dots in scattered if dots.get_label().startswith(label)]
+    if not label:
+        drawn += [line.get_xydata() for line in axis.lines if line.get_marker() != "None"]
+    return [tuple(map(float, place)) for dots in drawn for place in dots]
 
 
 def legend(figure):
@@ -64,15 +66,6 @@ def features(n, seed=0):
     ]  # fmt: skip
 
 
-def recall_table(layers=(6, 12, 18)):
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"layer": rng.choice([6, 18], 300), "frequency": rng.beta(0.4, 1, 300).clip(0.02)})
-    table["candidate"] = table["frequency"] >= 0.8
-    facts = {"n_features_total": 9216, "n_prior": 48, "tau": 0.8, "n_candidates": int(table["candidate"].sum()),
-             "basis_points": 12.3, "layers": list(layers)}  # fmt: skip
-    return table, facts
-
-
 def record(selector, score, ratio=0.5):
     ends = {"low": score - 0.1, "high": score + 0.2}
     return {"selector": selector, "ratio": ratio, "main": ratio in (None, 0.5), "score": score, **ends}
@@ -82,21 +75,10 @@ SUMMARY = {
     "math": [record("original", 0.15, None), record("full", 0.6, None), record("random", 0.55), record("igds", 0.6)],
     "translation": [record("full", 0.3, None), record("igds", 0.31), record("igds", 0.2, ratio=0.2)],
 }
-LOGS = {
-    arm: pd.DataFrame({"step": np.arange(1, 5), "loss": [2.0, 1.5, 1.2, 1.0 + 0.01 * i]})
-    for i, arm in enumerate(["full", "random@0.5", "loss@0.5", "ifd@0.5", "zip@0.5", "igds@0.5", "igds@0.5-s1"])
-}
 DRAWN = {
-    "recall": lambda: plots.recall_frequency(*recall_table()),
-    "recall of many layers": lambda: plots.recall_frequency(*recall_table(range(26))),
-    "effects": lambda: plots.causal_effects(features(16), ["l14_p0"], POINTS),
-    "many effects": lambda: plots.causal_effects(features(200), ["l14_p0"], POINTS),
-    "effects on the log-likelihood": lambda: plots.causal_effects(features(9), ["l14_p0"], POINTS, "loglik"),
-    "no effects": lambda: plots.causal_effects([], [], POINTS),
-    "agreement": lambda: plots.effect_agreement(features(16), ["l14_p0"], POINTS, resamples=200),
-    "no agreement": lambda: plots.effect_agreement(features(1), ["l14_p0"], POINTS, resamples=200),
+    "effects": lambda: plots.causal_effects(features(16), ["l14_p0"], POINTS, "score"),
+    "many effects": lambda: plots.causal_effects(features(200), ["l14_p0"], POINTS, "loglik"),
     "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
-    "loss": lambda: plots.training_loss(LOGS),
 }
 
 
@@ -108,20 +90,9 @@ def test_no_text_overlaps_or_leaves_the_page(name):
     assert_tidy(figure)
 
 
-def test_recall_counts_features_above_each_share_and_candidates_of_every_layer():
-    table, facts = recall_table()
-    left, right = plots.recall_frequency(table, facts).axes
-    x, y = left.lines[0].get_data()
-    above = y[np.searchsorted(x, 0.8, side="right") - 1]
-    assert above == (table["frequency"] > 0.8).sum()
-    counts = table[table["candidate"]]["layer"].value_counts()
-    assert [bar.get_height() for bar in right.patches] == [counts[6], 0, counts[18]]
-
-
 def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
     given = features(5)
-    figure = plots.causal_effects(given, ["l14_p0"], POINTS)
-    axis = figure.axes[0]
+    axis = plots.causal_effects(given, ["l14_p0"], POINTS, "score").axes[0]
     order = [*given[1:], given[0]]  # the chosen one is drawn on top
     assert points(axis)[:-1] == [pytest.approx((100 * f["delta"], given.index(f))) for f in order]
     expected = [(100 * f["delta_low"], 100 * f["delta_high"]) for f in order] + [(-5, 7)]
@@ -129,7 +100,6 @@ def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
     x, y = points(axis)[-1]
     assert x == pytest.approx(1) and 0 < y < 0.5  # just below the first row
     assert rows(axis) == [f["name"] for f in given]
-    assert [label.get_fontweight() for label in axis.get_yticklabels()].count("bold") == 1
 
 
 def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():

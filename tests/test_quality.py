@@ -41,7 +41,7 @@ def ranking(*ids):
 
 def row(table, **where):
     for column, value in where.items():
-        table = table[np.isclose(table[column], value) if column == "ratio" else table[column] == value]
+        table = table[table[column] == value]
     (found,) = table.to_dict("records")
     return found
 
@@ -49,35 +49,26 @@ def row(table, **where):
 # ---- precision and recall ----
 
 
-def test_labels_name_kind_side_origin_and_length(known):
-    assert known.set_index("sample_id")["side"].to_dict() == {
-        "a0": "", "a1": "", "a2": "", "a3": "", "t0": "target", "t1": "target", "p0": "prompt", "d": "prompt",
-    }  # fmt: skip
-    assert row(known, sample_id="d")["origin"] == "a0" and row(known, sample_id="t0")["origin"] == "t0"
-    assert row(known, sample_id="a2") | {"corruption": "clean", "target_length": 30} == row(known, sample_id="a2")
-
-
 def test_precision_and_recall_by_hand(known):
     rankings = {"x": ranking("a1", "t0", "a2", "p0"), "y": ranking("t0", "t1", "p0", "a3")}
-    table = quality.precision(rankings, known, ratios=(0.25, 0.5))
-    half = {side: row(table, selector="x", side=side, ratio=0.5) for side in quality.SIDES}
-    assert [half[side]["judged"] for side in quality.SIDES] == [3, 3, 4]
+    table = quality.precision(rankings, known, 0.5)
+    half = {side: row(table, selector="x", side=side) for side in quality.SIDES}
     assert [half[side]["precision"] for side in quality.SIDES] == pytest.approx([2 / 3, 2 / 3, 1 / 2])
     assert {half[side]["recall"] for side in quality.SIDES} == {0.5}
     assert half["target"]["low"] < 2 / 3 < half["target"]["high"]
     assert half["target"]["chance"] == pytest.approx(4 / 6)
-    quarter = {side: row(table, selector="y", side=side, ratio=0.25) for side in quality.SIDES}
-    assert quarter["target"]["precision"] == 0 and quarter["both"]["selected"] == 2
-    assert quarter["prompt"]["judged"] == 0 and np.isnan(quarter["prompt"]["precision"])
+    quarter = quality.precision(rankings, known, 0.25).query("selector == 'y'")
+    assert row(quarter, side="target")["precision"] == 0
+    assert np.isnan(row(quarter, side="prompt")["precision"])  # nothing that is judged was selected
 
 
 def test_a_duplicate_counts_only_beside_its_original(known):
     both, alone = ranking("a0", "d", "a1", "a2"), ranking("d", "a3", "a1", "a2")
-    table = quality.precision({"both": both, "alone": alone}, known, ratios=(0.5,))
+    table = quality.precision({"both": both, "alone": alone}, known, 0.5)
     assert row(table, selector="both", side="prompt")["precision"] == 3 / 4
     assert row(table, selector="alone", side="prompt")["precision"] == 1
     kept = quality.kept_by_kind({"both": both, "alone": alone}, known, 0.5)
-    assert [row(kept, selector=s, corruption="duplicate")["kept"] for s in ("both", "alone")] == [1, 0]
+    assert [row(kept, selector=s, corruption="duplicate")["share"] for s in ("both", "alone")] == [1, 0]
     two = pd.DataFrame({"sample_id": ["d", "e"], "corruption": "duplicate", "side": "prompt", "origin": "a0"})
     assert quality.corrupted(two).tolist() == [False, True]
 
@@ -88,11 +79,9 @@ def test_chance_is_what_random_selections_have_on_average():
         QualityConfig(target_rate=0.2, prompt_rate=0.3), 0, "math",
     )  # fmt: skip
     known, random = quality.labels(pool), np.random.default_rng(0)
-    drawn = {
-        str(n): pd.DataFrame({"sample_id": random.permutation(known["sample_id"]), "rank": range(1, 61)})
-        for n in range(80)
-    }
-    table = quality.precision(drawn, known, ratios=(0.5,))
+    orders = [random.permutation(known["sample_id"]) for _ in range(80)]
+    drawn = {n: pd.DataFrame({"sample_id": order, "rank": range(1, 61)}) for n, order in enumerate(orders)}
+    table = quality.precision(drawn, known, 0.5)
     for side in quality.SIDES:
         rows = table[table["side"] == side]
         assert rows["precision"].mean() == pytest.approx(rows["chance"].iloc[0], abs=0.04)
@@ -106,8 +95,6 @@ def test_what_is_kept_of_each_kind_by_hand(known):
     assert shares == {
         "clean": 0.5, "another sample's target": 1, "truncated target": 0, "garbled prompt": 1, "duplicate": 0,
     }  # fmt: skip
-    assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
-    assert row(table, corruption="garbled prompt")["low"] > 0  # one of one is not certainty
     assert row(table, corruption="garbled prompt")["chance"] == 0.5
     assert row(table, corruption="duplicate")["chance"] == pytest.approx(0.5 * 3 / 7)
 
@@ -118,19 +105,14 @@ def test_what_is_kept_of_each_kind_by_hand(known):
 def test_overlap_by_hand():
     ids = list(KINDS)
     rankings = {"x": ranking(*ids), "same": ranking(*ids), "reverse": ranking(*ids[::-1])}
-    table = quality.overlap(rankings, 0.5)
-    assert len(table) == 9
-    assert row(table, a="x", b="same")["jaccard"] == 1 and row(table, a="x", b="reverse")["jaccard"] == 0
-    assert row(table, a="x", b="reverse")["spearman"] == pytest.approx(-1)
-    shifted = quality.overlap({"x": ranking(*ids), "z": ranking(*ids[2:6])}, 0.5)
-    assert row(shifted, a="x", b="z")["jaccard"] == pytest.approx(2 / 6)
+    rankings |= {"shifted": ranking(*ids[2:6])}
+    assert quality.overlap(rankings, 0.5).loc["x"].tolist() == pytest.approx([1, 1, 0, 2 / 6])
 
 
 def test_correlation_with_length_is_positive_where_long_targets_come_first(known):
     ids = list(KINDS)  # in order of length
-    table = quality.length_correlation(
-        {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}, known, resamples=200
-    )
+    rankings = {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}
+    table = quality.length_correlation(rankings, known, resamples=200)
     assert table["rho"].tolist() == pytest.approx([1, -1])
 
 
@@ -163,16 +145,13 @@ def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
     run = smoke(tmp_path, size=12, target_rate=0.25, prompt_rate=0.25)
     ids = [e.id for e in run.examples("math", "quality")]
     order = pd.DataFrame({"sample_id": ids, "rank": range(1, 13)})
-    made = quality.report(
-        run, "math", {"one": order, "other": order.assign(rank=order["rank"][::-1].to_numpy())}
-    )
+    other = order.assign(rank=order["rank"][::-1].to_numpy())
+    made = quality.report(run, "math", {"one": order, "other": other})
     stored = run.read("math/quality/summary.json")
     assert [record["selector"] for record in stored["selectors"]] == ["one", "other"]
-    assert sum(stored["samples"].values()) == 12 and stored["samples"]["clean"] == 6
-    for name in ("precision", "corruptions", "overlap"):
+    for name in ("precision", "corruptions"):
         pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
-    at_all = made["precision"].query("ratio == 1 and side == 'both'")
-    assert at_all["recall"].eq(1).all() and at_all["precision"].eq(at_all["chance"]).all()
+    assert (made["precision"]["ratio"] == run.config("math").ratio).all()
 
 
 # ---- the label is invisible ----
@@ -186,16 +165,11 @@ def run(tmp_path_factory):
     table = pd.DataFrame(fires, columns=["layer", "feature", "frequency"])
     table["candidate"], table["mean_activation"] = table["frequency"] > 0.9, 1.0
     made.store.write("math/recall.parquet", table)
-    facts = {
-        "n_candidates": 5,
-        "n_features_total": made.saes.d_sae * 4,
-        "layers": made.saes.layers,
-    }
+    facts = {"n_candidates": 5, "n_features_total": made.saes.d_sae * 4, "layers": made.saes.layers}
     made.store.write("math/recall.json", facts)
     found = [{"layer": 1, "feature": i, "name": f"l1_p{i}"} for i in range(5)]
-    made.store.write(
-        "math/task_features.json", {"selected": ["l1_p0"], "established": True, "features": found}
-    )
+    found = {"selected": ["l1_p0"], "established": True, "features": found}
+    made.store.write("math/task_features.json", found)
     return made
 
 
@@ -225,15 +199,12 @@ def test_no_selector_sees_a_label(run, truth):
 def test_a_changed_text_is_seen(run, truth):
     """The test above could not fail if rankings never changed."""
     members = run.examples("math", "quality")
-    noisy = [
-        corruptions.corrupt("missing numbers", e, e, corruptions.random_stream("t", e.id, 0)) or e if i % 2 else e
-        for i, e in enumerate(members)
-    ]
-    before = truth[1]
+    noisy, before = list(members), truth[1]
+    for i, one in list(enumerate(members))[1::2]:
+        random = corruptions.random_stream("t", one.id, 0)
+        noisy[i] = corruptions.corrupt("missing numbers", one, one, random) or one
     _, after = ranked(run, noisy, "noisy")
-    blind = {
-        name for name in before if before[name]["sample_id"].tolist() == after[name]["sample_id"].tolist()
-    }
+    blind = {name for name in before if before[name]["sample_id"].equals(after[name]["sample_id"])}
     assert {"random", "longest"} <= blind and len(blind) < 12
 
 
@@ -257,7 +228,5 @@ def test_units_matter_to_the_ranking_of_several_features_alone(monkeypatch, unit
     pool = made_pool(samples(*"abcdefghijkl"), about=about, **measured)
     pool.run = SimpleNamespace(preset=SimpleNamespace(scoring=SimpleNamespace(units=units)))
     expected = spearmanr(raw.sum(axis=1), (raw * lengths).sum(axis=1)).statistic
-    both = quality.unit_overlap(pool, "igds_k3", 0.5)
-    assert both["spearman"] == pytest.approx(expected) and both["spearman"] < 1
-    alone = quality.unit_overlap(pool, "igds", 0.5)
-    assert (alone["jaccard"], alone["spearman"]) == pytest.approx((1, 1))
+    assert quality.unit_correlation(pool, "igds_k3") == pytest.approx(expected) and expected < 1
+    assert quality.unit_correlation(pool, "igds") == pytest.approx(1)

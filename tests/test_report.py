@@ -9,7 +9,7 @@ from bs4 import BeautifulSoup
 
 from igds_utils.config.config import PROJECT, load_preset, preset_names
 from igds_utils.core.experiment import Run
-from igds_utils.plots.style import empty_figure, save_figure
+from igds_utils.plots.style import new_figure, save_figure
 from igds_utils.reporting import report
 from igds_utils.reporting.report import exhibits, save_table
 from igds_utils.running.runner import STAGES
@@ -41,17 +41,18 @@ def saved(stage: str) -> dict[str, set[str]]:
 MADE = {stage: saved(stage) for stage in STAGES}
 
 
-@pytest.mark.parametrize("exhibit", exhibits().values(), ids=lambda exhibit: exhibit.name)
-def test_the_named_notebook_saves_it(exhibit):
-    made = MADE[exhibit.notebook]
-    assert exhibit.name in made["tables"] | made["figures"]
-    assert not exhibit.numbers or exhibit.name in made["tables"]
-    assert bool(exhibit.alt) == (exhibit.name in made["figures"])  # words for those who cannot see it
+@pytest.mark.parametrize("name", exhibits())
+def test_the_named_notebook_saves_it(name):
+    exhibit = exhibits()[name]
+    made = MADE[exhibit["notebook"]]
+    assert name in made["tables"] | made["figures"]
+    assert "numbers" not in exhibit or name in made["tables"]
+    assert ("alt" in exhibit) == (name in made["figures"])  # words for those who cannot see it
 
 
 def test_what_notebooks_save_is_shown_once_and_a_report_makes_it_again():
     assert set.union(*(made[kind] for made in MADE.values() for kind in SAVED)) == set(exhibits())
-    assert {exhibit.notebook for exhibit in exhibits().values()} <= set(STAGES)
+    assert {exhibit["notebook"] for exhibit in exhibits().values()} <= set(STAGES)
     template = (PROJECT / "igds_utils/reporting/report.html.j2").read_text(encoding="utf8")
     assert sorted([*re.findall(r'\{\{ exhibit\("(.*?)"\)', template), "claims"]) == sorted(exhibits())
     assert {f"table{n}" for n in range(1, 10)} | {f"figure{n}" for n in range(1, 8)} <= set(exhibits())
@@ -72,7 +73,7 @@ def run(tmp_path):
     })  # fmt: skip
     run.store.write("benefit.json", {"story": f"It costs $5 and saves $6. {HOSTILE}"})
     save_table(FRAME, tmp_path / "tables", "table9", "caption")
-    save_figure(empty_figure("x"), tmp_path / "figures", "main_result")
+    save_figure(new_figure(2, 1)[0], tmp_path / "figures", "main_result")
     return run
 
 
@@ -87,7 +88,7 @@ def test_the_page_shows_what_is_stored_loads_nothing_and_escapes_everything(run)
     assert all(page.find(id=link["href"][1:]) for link in page.find("nav").find_all("a"))
     assert all(table.find_parent(class_="scroll") for table in page.find_all("table"))
     assert page.find("math", attrs={"display": "block"})
-    assert "No causal effect is established" in text and "l1_p2 (Math)" in re.sub(r"\s+", " ", text)
+    assert "no causal effect is established" in text and "the best there is: l1_p2" in text
     assert "01 1 min 00 s, 2.0 GB" in text
     absent = [note.get_text() for note in page.find_all(class_="note")]
     assert len(absent) == len(exhibits()) - 3  # all but the claims and what was saved

@@ -30,11 +30,11 @@ def test_figure4_draws_ratios_full_and_what_was_not_run():
     figure = plots.score_against_ratio(SUMMARY, METRICS)
     assert_tidy(figure)
     math, translation = figure.axes
-    assert legend(figure) == ["Random", "Loss", "IGDS", "Full"]  # no ablation
-    lines = {line.get_color(): list(line.get_ydata()) for line in math.lines}
-    drawn = [lines[plots.selector_colour(name)] for name in ("igds", "random", "loss")]
-    assert drawn == [pytest.approx(scores) for scores in ([65, 55], [40, 50], [45])]  # loss has no curve
-    assert lines[plots.selector_colour("full")] == [60, 60]
+    assert legend(figure) == ["Full", "Random", "Loss", "IGDS"]  # no ablation
+    lines = {line.get_label(): list(line.get_ydata()) for line in math.lines}
+    drawn = [[y for _, y in box.lines[0].get_xydata()] for box in math.containers]
+    assert drawn == [pytest.approx(scores) for scores in ([40, 50], [45], [65, 55])]  # loss has no curve
+    assert lines["Full"] == [60, 60]
     assert intervals(math)[:2] == [pytest.approx((30, 50)), pytest.approx((40, 60))]  # of Random
     ticks = [[label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes]
     assert ticks == [["20 %", "50 %", "80 %\nnot run"], ["20 %\nnot run", "50 %", "80 %\nnot run"]]

@@ -16,7 +16,7 @@ from igds_utils.engine.lm import LM
 from igds_utils.selection import gradients
 from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selectors import rank_pool
-from igds_utils.selectors.similarity import bm25, embedding, generalized_jaccard, round_robin, words
+from igds_utils.selectors.similarity import bm25, embedding, mona, rds, words
 
 POOL, EXAMPLES = samples(*"abcde"), [sample("e0"), sample("e1")]
 
@@ -30,9 +30,8 @@ def test_words_keep_digits_operators_single_letters_and_stop_words():
 
 def test_bm25_is_the_formula_of_lucene():
     """One query word: idf * tf / (tf + k1 (1 - b + b length / mean length)); k1 = 1.5, b = 0.75."""
-    found = bm25(
-        made_pool(samples("apple apple pear", "apple", "plum plum", target="")), samples("apple", target="")
-    )
+    pool = made_pool(samples("apple apple pear", "apple", "plum plum", target=""))
+    found = bm25(pool, samples("apple", target=""))
     idf = math.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
     mean_length = 2
     expected = [idf * tf / (tf + 1.5 * (0.25 + 0.75 * n / mean_length)) for tf, n in [(2, 3), (1, 1), (0, 2)]]
@@ -47,8 +46,9 @@ def test_bm25_averages_the_highest_scores_over_the_examples():
 
 
 def test_embedding_is_the_cosine_to_the_mean_of_unit_vectors():
-    vectors, examples = np.array([[2.0, 0.0], [3.0, 3.0], [0.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 1.0]])
-    assert embedding(None, vectors, examples) == pytest.approx([math.sqrt(0.5), 1.0, 0.0])
+    vectors = np.array([[1.0, 0.0], [math.sqrt(0.5), math.sqrt(0.5)], [0.0, -1.0]])
+    examples = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert embedding(None, vectors, examples) == pytest.approx([math.sqrt(0.5), 1.0, -math.sqrt(0.5)])
 
 
 @pytest.mark.slow
@@ -68,9 +68,8 @@ def test_sparse_jaccard_equals_the_dense_computation():
     prototype = random.random(50) * (random.random(50) < 0.5)
     expected = np.minimum(dense, prototype).sum(1) / np.maximum(dense, prototype).sum(1)
     for vectors in (dense, csr_matrix(dense), csr_matrix(dense.astype(np.float32))):
-        np.testing.assert_allclose(generalized_jaccard(vectors, prototype), expected, rtol=1e-5)
-    assert generalized_jaccard(dense[:1], dense[0]) == pytest.approx([1.0])
-    assert generalized_jaccard(np.zeros((1, 3)), np.zeros(3)).tolist() == [1.0]
+        np.testing.assert_allclose(mona(None, vectors, prototype[None]), expected, rtol=1e-5)
+    assert mona(None, np.zeros((1, 3)), np.zeros((1, 3))).tolist() == [1.0]
 
 
 def test_mona_compares_with_the_mean_of_the_examples():
@@ -88,22 +87,16 @@ def test_mona_compares_with_the_mean_of_the_examples():
 def test_round_robin_equals_the_authors_loop():
     similarity = np.random.default_rng(1).random((30, 4)).round(1)
     queues = [sorted(range(30), key=lambda i: (-column[i], i)) for column in similarity.T]
-    saved, rounds = [], 0
+    saved = []
     while len(saved) < 20:
-        rounds += 1
         for queue in queues:
             saved = list(dict.fromkeys([*saved, queue.pop(0)]))
-    order, found = round_robin(similarity, np.arange(30), 20)
-    assert order.tolist() == saved[:20] and found == rounds
+    pool = made_pool([sample(f"s{i:02d}") for i in range(30)])
+    assert rds(pool, 20, similarity, np.eye(4)).order.tolist() == saved[:20]
 
 
 CONFIG = LessConfig(rank=2, epochs=2, batch=2, dimensions=6, lr=1e-2)
-TEXTS = [
-    ("Solution:", " 12 + 7 = 19."),
-    ("how many apples?", " 3"),
-    ("Text: a Translation:", " user"),
-    ("Text:", " 2"),
-]
+TEXTS = [("Solution:", " 12 + 7 = 19."), ("how many apples?", " 3"), ("Text: a:", " user"), ("Text:", " 2")]
 
 
 @pytest.fixture(params=["llama", "gemma2", "qwen3"])
@@ -119,25 +112,25 @@ def test_only_lora_weights_learn_and_the_rate_falls(warm):
     trained = {name for name, parameter in lm.model.named_parameters() if parameter.requires_grad}
     assert trained and all("lora_" in name for name in trained)
     assert {name.split(".")[-4] for name in trained} == {"q_proj", "k_proj", "v_proj", "o_proj"}
-    assert [one.lr for one in checkpoints] == pytest.approx([1e-2 * 7 / 8, 1e-2 * 3 / 8])
-    assert not torch.equal(checkpoints[0].weights, checkpoints[1].weights)
-    assert checkpoints[0].weights.shape == (sum(weight.numel() for weight in weights),)
+    assert checkpoints["lr"].tolist() == pytest.approx([1e-2 * 7 / 8, 1e-2 * 3 / 8])
+    one, two = checkpoints["weights"]
+    assert one.shape == (sum(weight.numel() for weight in weights),) and (one != two).any()
 
 
 def test_gradients_and_adam_steps_equal_the_literal_ones(warm):
     lm, weights, pairs, checkpoints = warm
-    for checkpoint in checkpoints:
-        found = gradients.sample_gradients(lm, weights, checkpoint, pairs)
+    for _, *vectors in checkpoints.itertuples(index=False):
+        values, m, v = map(torch.tensor, vectors)
+        found = list(gradients.sample_gradients(lm, weights, values, pairs))
         for (tokens, n_prompt), gradient in zip(pairs, found, strict=True):
             lm.model.zero_grad()
             labels = torch.tensor([[losses.IGNORED] * n_prompt + tokens[n_prompt:]])
             lm.model(input_ids=torch.tensor([tokens]), labels=labels).loss.backward()
             literal = torch.cat([weight.grad.flatten() for weight in weights])
             assert (gradient - literal).norm() <= 1e-5 * literal.norm()
-    _, _, m, v = checkpoint
     g = found[0]
     expected = (0.9 * m + 0.1 * g) / (0.999 * v + 0.001 * g * g + 1e-8) ** 0.5
-    torch.testing.assert_close(gradients.adam_step(g, checkpoint), expected)
+    torch.testing.assert_close(gradients.adam_step(g, m, v), expected)
 
 
 def test_the_projection_is_one_matrix_of_signs_for_every_call(monkeypatch):

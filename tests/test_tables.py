@@ -10,7 +10,7 @@ from igds_utils import tasks
 from igds_utils.config.config import load_preset
 from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, SELECTORS, Metric, metric_of, paper_values
 from igds_utils.reporting.report import load_table, save_table
-from igds_utils.tables import MARK, model_facts, prompt_templates, table1, table2, table6, table9
+from igds_utils.tables import MARK, table1, table2, table6, table9
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -35,7 +35,10 @@ def found():
         "established": False,
     }  # fmt: skip
     recall = {"n_candidates": 37, "basis_points": 20.073}
-    features = {"features": [top], "selected": ["l14_p7"], "established": False}
+    evidence = {"reliability": {"score": 0.1, "loglik": 0.98}, "differ_p": {"score": 0.4, "loglik": 0.0001}}
+    evidence["placebos"] = {"a": {"p": 0.2}, "b": {"p": 0.04}}
+    features = {"features": [top], "selected": ["l14_p7"], "established": False, "evidence": evidence}
+    features["ranked_by"] = "score"
     return {"math": {"recall": recall, "features": features}}
 
 
@@ -53,20 +56,13 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert theirs["δ (validation)"] == "+12" and theirs["δ (confirmation)"] == NOTHING
 
 
-def test_table1_says_what_is_established_and_when_nothing_was_found(found):
+def test_table1_says_what_is_established_and_how_sure_the_filter_is(found):
     found["math"]["features"]["features"][0]["established"] = True
     assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"  # another chosen one is not
-    found["math"]["features"]["established"] = True
-    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "yes"
-    placebos = {"a": {"p": 0.2}, "b": {"p": 0.04}, "c": {"p": float("nan")}}
-    evidence = {"reliability": {"score": 0.1, "loglik": 0.98}, "differ_p": {"score": 0.4, "loglik": 0.0001}}
-    found["math"]["features"] |= {"ranked_by": "loglik", "evidence": evidence | {"placebos": placebos}}
+    found["math"]["features"] |= {"established": True, "ranked_by": "loglik"}
     row = table1(found, {"math": POINTS}, "x", PAPER).iloc[0]
-    shown = row[["Ranked by", "Reliability", "p, candidates differ", "p, placebos"]]
-    assert shown.tolist() == ["log-likelihood", "0.98", "<0.001", "0.200"]
-    found["math"]["features"] |= {"features": [], "selected": []}
-    empty = table1(found, {"math": POINTS}, "x", PAPER)
-    assert empty["Top feature"][0] == "none" and empty["δ (validation)"][0] == NOTHING
+    shown = row[["Established", "Ranked by", "Reliability", "p, candidates differ", "p, placebos"]]
+    assert shown.tolist() == ["yes", "log-likelihood", "0.98", "<0.001", "0.200"]
 
 
 def record(selector, score, ratio=0.5, **more):
@@ -105,7 +101,6 @@ def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
     assert list(table.loc["Full", trained_on]) == ["64", "1,200", "4"]
     assert set(table.loc["Original", trained_on]) == {NOTHING} and table.loc["Full", "vs Full (%)"] == NOTHING
     assert table.loc["MONA", theirs] == NOTHING
-    assert not [column for column in table if "nats" in column or "draws" in column]  # results of version 0.1
 
 
 def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_draws():
@@ -122,12 +117,12 @@ def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_d
 
 def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():
     recall = {"n_features_total": 9216, "layers": [24, 6], "model_layers": 30, "model_width": 576}
-    facts = model_facts(load_preset("quick"), recall)  # without a model
-    assert facts["identify"] == facts["train"] == "SmolLM2-135M-Instruct"
-    table = table6({"ours": facts}, PAPER).set_index("Parameter")
-    assert list(table.columns) == ["ours", "Gemma-2-2B (paper)", "Llama-3.1-8B (paper)", "Qwen3-8B (paper)"]
+    table = table6(load_preset("quick"), recall, PAPER).set_index("Parameter")  # without a model
+    ours = "smollm2-135m-instruct"
+    assert table.loc[["Identify on", "Train on"], ours].tolist() == ["SmolLM2-135M-Instruct"] * 2
+    assert list(table.columns) == [ours, "Gemma-2-2B (paper)", "Llama-3.1-8B (paper)", "Qwen3-8B (paper)"]
     rows = ["Layers", "Features per layer", "Expansion", "Features in all", "SAE layers"]
-    assert table.loc[rows, "ours"].tolist() == ["30", "4,608", "8×", "9,216", "6, 24"]
+    assert table.loc[rows, ours].tolist() == ["30", "4,608", "8×", "9,216", "6, 24"]
     assert table.loc["SAE layers", "Gemma-2-2B (paper)"] == "0–25"
     assert table.loc["Features in all", "Qwen3-8B (paper)"] == "458,752"  # 7 layers of 65,536
 
@@ -135,7 +130,7 @@ def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():
 def test_table9_shows_the_runs_templates_beside_the_papers():
     configs = load_preset("paper").tasks
     objects = {name: tasks.get(name) for name in configs}
-    table = table9(prompt_templates(objects, configs), PAPER).set_index(["Stage", "Task", "Part"])
+    table = table9(objects, configs, PAPER).set_index(["Stage", "Task", "Part"])
     plain = table.apply(lambda column: column.str.lower().str.replace(r"[ \W_]+", " ", regex=True))
     printed = plain["Paper"].replace({"dialogue": "text", "golden answer": "answer"}, regex=True)
     assert (plain["This run"] == printed).all()  # the same words, fields and lines

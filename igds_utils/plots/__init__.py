@@ -1,8 +1,8 @@
-"""Figures from stored results; every function returns a matplotlib Figure, which `save_figure` writes."""
+"""Figures from stored results; every function returns a matplotlib Figure."""
 # ruff: noqa: F401, I001
 
-from igds_utils.plots.features import causal_effects, dose_response, effect_agreement, feature_map, feature_topology
-from igds_utils.plots.features import placebo_effects, recall_frequency, recognition, rising_words
-from igds_utils.plots.results import activation_distributions, ladder, main_result, monitor, precision_dots
-from igds_utils.plots.results import score_against_ratio, score_distributions, training_loss
-from igds_utils.plots.style import save_figure, selector_colour
+from igds_utils.plots.figures import activation_distributions, causal_effects, dose_response
+from igds_utils.plots.figures import feature_map, feature_topology, ladder, main_result
+from igds_utils.plots.figures import placebo_effects, precision_dots, recognition
+from igds_utils.plots.figures import rising_words, score_against_ratio
+from igds_utils.plots.style import save_figure

@@ -1,10 +1,8 @@
-"""Selectors by name. A new one is a function that `register` decorates; its module is imported here."""
+"""Selectors by name: functions that `register` decorates, of modules imported here."""
 
-from igds_utils.selectors import diversity, scores, similarity  # noqa: F401  (importing registers)
+from igds_utils.selectors import diversity, scores, similarity  # noqa: F401
 from igds_utils.selectors.base import (  # noqa: F401
     Choice,
-    Selector,
-    UnusableScores,
     get,
     names,
     rank,

@@ -1,8 +1,8 @@
-"""Selectors that look for what resembles the examples of the target task: BM25, embeddings, MONA, RDS+, LESS."""
+"""What resembles examples of the target task: BM25, embeddings, MONA, RDS+, LESS."""
 
 import numpy as np
 import regex
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 
 from igds_utils.data.metrics import UNSPACED
 from igds_utils.selectors.base import Choice, document, id_order, register
@@ -15,104 +15,73 @@ _WORD = regex.compile(
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, runs of digits, and every other mark by itself; nothing but white space is left out.
-
-    Retrieval libraries drop single characters and frequent words; in a word problem those are the numbers and the
-    operators.
-    """
+    """Lower-case words, runs of digits, and every other mark by itself."""
     return _WORD.findall(text.lower())
 
 
 @register("bm25", "highest", "target_examples")
 def bm25(pool, examples, top=10):
-    """Mean of a sample's `top` highest BM25 scores over the target examples, highest first (`bm25s`, Lucene's variant).
+    """Mean of the `top` highest BM25 scores over the target examples (`bm25s`, Lucene's).
 
-    Query: an example, instruction and target; document: a pool sample, likewise. Ours: the tokenizer (`words`), which
-    keeps digits, operators and stop words, and the mean of the top scores: one close relative among the examples
-    may be chance, and the mean over all would blur a task of several kinds.
+    Queries are examples, documents samples, with targets. Ours: the tokenizer and the mean.
     """
     import bm25s
 
     index = bm25s.BM25()
-    index.index([words(document(sample)) for sample in pool.samples], show_progress=False)
-    scores = np.stack([index.get_scores(words(document(example))) for example in examples])  # (examples, N)
-    return np.sort(scores, axis=0)[-top:].mean(axis=0)
+    index.index([words(document(one)) for one in pool.samples], show_progress=False)
+    scores = [index.get_scores(words(document(one))) for one in examples]
+    return np.sort(scores, axis=0)[-top:].mean(axis=0)  # (examples, N) -> (N,)
 
 
 @register("embedding", "highest", "embeddings", "examples.embeddings")
 def embedding(pool, embeddings, of_examples):
-    """Cosine of a sample's sentence embedding and the mean of the target examples', highest first.
+    """Cosine of a sample's sentence embedding and the mean of the target examples'.
 
-    The encoder is the preset's `selection.encoder` and is stored with the scores. What is embedded, and that the
-    mean stands for the task, is our choice; BGE and LLM2Vec encoders are used so in the studies of selection.
-    embeddings: (N, d); of_examples: (examples, d).
+    Embeddings are (N, d) and (examples, d), of length 1, by `selection.encoder`.
     """
-    return _normalised(embeddings) @ _normalised(_normalised(of_examples).mean(axis=0))
-
-
-def _normalised(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    mean = of_examples.mean(axis=0)
+    return embeddings @ mean / np.linalg.norm(mean)
 
 
 @register("mona", "highest", "sae_mean", "examples.sae_mean")
 @register("mona_least", "lowest", "sae_mean", "examples.sae_mean")
 @register("mona_neurons", "highest", "neuron_mean", "examples.neuron_mean")
 def mona(pool, activations, of_examples):
-    """Generalized Jaccard similarity of a sample's activations to the mean of the target examples', highest first.
+    """Generalized Jaccard similarity of activations to the mean of the target examples'.
 
-    A sample is the mean over all its tokens, prompt and target, of the SAE activations at a deep layer
-    (arXiv 2503.15573). `mona_least` takes the least similar; `mona_neurons` reads raw MLP neurons (their positive
-    part) in place of features. activations: (N, M); of_examples: (examples, M).
+    MONA (arXiv 2503.15573): sum_i min(a_i, b_i) / sum_i max(a_i, b_i), 1 for two of zeros. a:
+    (N, M), array or CSR, means over all tokens of SAE features of a deep layer, or of the
+    positive part of MLP neurons; b: the mean of (examples, M).
     """
-    return generalized_jaccard(activations, np.asarray(of_examples.mean(axis=0)).ravel())
-
-
-def generalized_jaccard(vectors, prototype: np.ndarray) -> np.ndarray:
-    """sum_i min(a_i, b_i) / sum_i max(a_i, b_i) of every row a with the prototype b: (N, M), (M,) -> (N,).
-
-    vectors: array or CSR matrix; nothing is negative. Two vectors of zeros are alike: 1. Only stored entries are
-    visited, as sum max(a, b) = sum a + sum b - sum min(a, b).
-    """
-    rows = vectors if issparse(vectors) else csr_matrix(vectors)
-    values = rows.data.astype(np.float64)
-    sample = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-    total = np.bincount(sample, weights=values, minlength=rows.shape[0])
-    both = np.bincount(sample, weights=np.minimum(values, prototype[rows.indices]), minlength=rows.shape[0])
-    either = total + prototype.sum(dtype=np.float64) - both
+    prototype = np.asarray(of_examples.mean(axis=0), dtype=np.float64).ravel()
+    rows = csr_matrix(activations, dtype=np.float64)
+    smaller = rows.copy()
+    smaller.data = np.minimum(rows.data, prototype[rows.indices])
+    both, total = (np.asarray(one.sum(axis=1)).ravel() for one in (smaller, rows))
+    either = total + prototype.sum() - both
     return np.divide(both, either, out=np.ones(len(either)), where=either > 0)
 
 
 @register("rds", "highest", "hidden_states", "examples.hidden_states")
 def rds(pool, size, hidden_states, of_examples):
-    """Round robin over target examples (RDS+; Ivison et al. 2025, arXiv 2503.01807; their get_top_influences.py).
+    """Round robin over target examples (RDS+, arXiv 2503.01807).
 
-    In round r each example names the r-th most similar sample; a sample that was named before is not taken again, and
-    the example loses that turn. Similarity is the cosine of position-weighted means of the last hidden state, which
-    have length 1: (N, d) and (examples, d). The score shown is a sample's largest similarity to any example.
+    In round r each example names the r-th most similar sample; where that was named before,
+    the turn is lost. hidden_states: position-weighted means of the last, (N, d) and
+    (examples, d) of length 1. Score: the largest cosine.
     """
-    similarity = hidden_states @ of_examples.T  # (N, examples)
-    order, rounds = round_robin(similarity, id_order(pool), size)
-    return Choice(order, similarity.max(axis=1), {"rounds": rounds})
-
-
-def round_robin(similarity: np.ndarray, ties: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """`size` distinct samples in the order taken, and the rounds begun. similarity: (N, examples); ties: `id_order`."""
-    # (N, examples): round by round
+    similarity, ties = hidden_states @ of_examples.T, id_order(pool)  # (N, examples)
     named = np.array([np.lexsort((ties, -column)) for column in similarity.T]).T
-    turn = np.unique(named.ravel(), return_index=True)[1]  # (N,): the turn in which a sample is first named
-    order = turn.argsort()[:size]
-    return order, int(turn[order[-1]]) // named.shape[1] + 1
+    turn = np.unique(named, return_index=True)[1]  # (N,): when a sample is first named
+    return Choice(turn.argsort()[:size], similarity.max(axis=1))
 
 
 @register("less", "highest", "gradients", "example_gradients")
 def less(pool, gradients, of_examples):
-    """Sum over warm-up checkpoints of the cosine between a sample's step and the mean target gradient, highest first.
+    """Sum over checkpoints of the cosine of a sample's step and the mean target gradient.
 
-    LESS-style influence (Xia et al. 2024, arXiv 2402.04333). The checkpoints are weighted by their learning rates
-    (shares of the sum), which are the lengths of the samples' vectors. Both sides are projected gradients of LoRA
-    weights (`selection.gradients`), (N or examples, checkpoints, dimensions), the target examples' of length 1 each
-    before their mean is taken.
+    LESS-style influence (arXiv 2402.04333). gradients: (N or examples, checkpoints, d), of a
+    sample as long as the checkpoint's share of the learning rates, of an example 1.
     """
     wanted = of_examples.mean(axis=0)  # (checkpoints, dimensions)
     wanted = wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)

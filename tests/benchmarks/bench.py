@@ -96,7 +96,7 @@ def draw(values: dict[str, float]) -> Figure:
     for met, colour, label in ((True, style.ACCENT, "target met"), (False, style.AGAIN, "target missed")):
         here = (better["score"] >= 1) == met
         axis.hlines(at[here], 1, better["score"][here], color=colour)
-        style.dots(axis, better[here], at[here], ("score",), colour, label=label)
+        style.dots(axis, better[here], at[here], ["score"], color=colour, label=label)
     style.name_rows(axis, [what for what, *_ in rows])
     axis.set(xscale="log", xlabel="times better than the target")
     low, high = axis.get_xlim()
