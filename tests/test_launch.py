@@ -134,8 +134,9 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(again).items())
 
 
-def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path):
+def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path, monkeypatch):
     """Recall, causal filter and a pool's measurements: identical tables, whoever made the parts."""
+    monkeypatch.setattr(effects, "ANSWERS", 4)  # a sample a part
     changes = {"tasks.math.selectors": ["loss", "igds"], "tasks.math.curve": None}
     changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260}
     changes |= {"intervention.cache_gb": 0.0006}

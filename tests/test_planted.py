@@ -74,7 +74,7 @@ def test_the_filter_finds_the_planted_feature_with_its_delta_and_establishes_it(
     for role in ROLES:
         truth, row = planted.true_changes(many, role).mean(), ranked.loc[names[role]]
         assert row["delta_low"] <= truth <= row["delta_high"], role
-    chosen = intervention.selected_features(ranked.reset_index(), 1)
+    chosen = features_of(ranked.head(1))
     again = intervention.causal_effects(planted.effects(model, chosen, CONFIRMATION), 0.95, 500, 0)
     assert intervention.task_features(ranked.reset_index(), again, 1)["established"]
 

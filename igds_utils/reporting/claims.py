@@ -13,7 +13,6 @@ import pandas as pd
 from scipy import stats
 
 from igds_utils import display
-from igds_utils.analysis.stability import on_layers
 from igds_utils.core.store import Store
 from igds_utils.data.stats import paired_difference
 from igds_utils.display import LOGLIK, Metric, number, p_value
@@ -208,7 +207,8 @@ def a_causal_one_exists(stored: Stored) -> Finding:
     positive."""
     found, top, (_, names, _) = _features(stored)
     by, evidence = found["ranked_by"], found["evidence"]
-    p, reliability = evidence["differ_p"][by], number(evidence["reliability"][by], 2)
+    p, reliability = evidence["differ_p"][by], evidence["reliability"][by]
+    reliability = "not defined" if reliability is None else number(reliability, 2)
     holds = p is not None and p < LEVEL and top[names[0]] > 0
     numbers = f"candidates differ: p {p_value(p)}; split-half reliability {reliability}"
     return Finding(SUPPORTED if holds else OPEN, numbers)
@@ -274,7 +274,7 @@ def follows_coverage(stored: Stored) -> Finding:
     earlier, later = layers[:middle], layers[middle:]
     parts = {"all layers": layers, "the earlier half": earlier, "the later half": later}
     for part, kept in parts.items():
-        best = on_layers(table, kept)[names[0]].max()
+        best = table.loc[table["layer"].isin(kept), names[0]].max()
         said.append(f"{show.show(best, signed=True)} on {part}")
     return Finding(OPEN, f"largest effect in {show.unit}: {', '.join(said)}")
 

@@ -22,7 +22,7 @@ from igds_utils.display import duration, task_title
 from igds_utils.reporting.claims import AGAINST, CLAIMS, NOT_RUN, OPEN, SUPPORTED, claims
 from igds_utils.tables import MARK
 
-NUMBER = re.compile(r"([<+−]?\d|–$|not (run at|judged)).{0,30}$")  # a cell of numbers
+NUMBER = re.compile(r"([<+−]?\d|–$|not (run at|judged|defined)).{0,30}$")  # a cell of numbers
 PAPER_PARAMETERS, PAPER_POOL = 2e9, 10_000  # the paper's smallest; what is smaller is a toy
 SIGNS = str.maketrans({  # to LaTeX
     "−": "$-$", "–": "--", "×": r"$\times$", "‱": r"\textpertenthousand{}", "ρ": r"$\rho$",
