@@ -120,7 +120,8 @@ def comet(
     """COMET x 100 of (source, hypothesis, reference) triples, on this process's GPU if it has one.
 
     checkpoint: a hub repository or a local folder with hparams.yaml and checkpoints/model.ckpt, a
-    pickle that is read by unbabel-comet: name none that you do not trust.
+    pickle. Beside tensors it holds objects of its training, which are read only where the hub's
+    commit is named; torch refuses others.
     """
     import torch
 
@@ -139,10 +140,10 @@ def _comet_model(checkpoint: HubRef | FolderRef):
 
     for name in ("lightning", "pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    pinned = False
     if isinstance(checkpoint, FolderRef):
         folder = local_folder(checkpoint)
     else:
-        folder = snapshot(checkpoint, COMET_FILES)
-    # it holds objects of its training beside tensors
-    with patch.dict(os.environ, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1"):
+        folder, pinned = snapshot(checkpoint, COMET_FILES), bool(regex.fullmatch(r"[0-9a-f]{40}", checkpoint.revision))
+    with patch.dict(os.environ, {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if pinned else {}):
         return fetched(ENCODER, lambda: load_from_checkpoint(str(folder / COMET_FILES[1]))).eval()
