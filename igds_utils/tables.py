@@ -60,7 +60,7 @@ def table1(results: dict, metrics: dict, model: str, paper: dict) -> pd.DataFram
             "Established": "yes" if found["established"] else "no",
             "Reliability": number(evidence["reliability"][by], 2).replace(NOTHING, "not defined"),
             "p, candidates differ": display.p_value(evidence["differ_p"][by]),
-            "p, placebos": display.p_value(max(one["p"] for one in placebos)),
+            "p, placebos": display.p_value(max((one["p"] for one in placebos), default=None)),
         })
     for key, title in paper["models"].items():
         for task in [task for task in results if task in paper["tasks"]]:

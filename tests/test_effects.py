@@ -109,7 +109,8 @@ def test_placebos_are_random_directions_of_candidates_and_features_that_were_not
     chosen = {(feature.layer, feature.index) for feature in kinds["not recalled"]}
     assert len(chosen) == 4 and chosen <= set(rare.index)
     steering = Steering(run.saes, features, random=run.preset.seed)
-    told = intervention.forced_effects(run.lm, steering, features, validation(run))
+    samples = run.samples("math", [example.id for example in run.examples("math", "confirmation")])
+    told = intervention.forced_effects(run.lm, steering, features, samples)
     told["change"] = told["loglik_amplified"] - told["loglik_original"]
     expected = told.groupby(["layer", "feature"])["change"].mean()
     placebo = found[found["kind"] == "random direction"].set_index(["layer", "feature"])["effect"]
@@ -121,19 +122,21 @@ def test_doses_go_from_switching_the_feature_off_to_clamping_it(open_smoke):
     table = recall.measure(run, "math")
     (feature,) = recall.candidates(table)[:1]
     found = effects.doses(run, "math", feature)
-    assert len(found) == 4 * len(run.examples("math", "validation"))
+    samples = validation(run)[::2]
+    assert len(found) == 3 * len(samples)
     plain = effects.measure(run, "math", "validation", [feature])
+    plain = plain[plain["sample_id"].isin([sample.id for sample in samples])].reset_index(drop=True)
     once = found[(found["scale"] == 1) & ~found["clamped"]].reset_index(drop=True)
     assert once["output_amplified"].equals(plain["output_amplified"])
-    h = activations.critical_residuals(run.lm, run.prompts("math", "validation"), [feature.layer])[feature.layer]
+    h = activations.critical_residuals(run.lm, run.prompts("math", "validation")[::2], [feature.layer])[feature.layer]
     known = FeatureSet(run.saes[feature.layer], [feature.index])
     share = known.encode(h)[:, 0] * known.directions[0].norm() / h.norm(dim=-1)
     assert once["influence"].to_numpy() == pytest.approx(share.numpy(), rel=1e-4)
     level = table.set_index(["layer", "feature"]).loc[(feature.layer, feature.index), "mean_activation"]
     new, stops = run.config("math").max_new_tokens, run.task("math").stops
     for scale in (-1, 1):  # -1 is measured added alone, and must be what clamping gives
-        shared = run.lm, Steering(run.saes, [feature], scale, clamp={feature: level}), [feature], validation(run)
-        clamped = found[(found["scale"] == scale) & found["clamped"]]
+        shared = run.lm, Steering(run.saes, [feature], scale, clamp={feature: level}), [feature], samples
+        clamped = found[(found["scale"] == scale) & (found["clamped"] | (scale == -1))]
         told = intervention.forced_effects(*shared)["loglik_amplified"].to_numpy()
         assert clamped["loglik_amplified"].to_numpy() == pytest.approx(told, abs=1e-6)
         said = intervention.generated_effects(*shared, run.score("math"), new, stops)["output_amplified"]

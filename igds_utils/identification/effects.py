@@ -50,13 +50,19 @@ def causal_filter(
 
 
 def confirm(run: Run, task: str, ranked: pd.DataFrame) -> pd.DataFrame:
-    """`causal_effects` of the k best of ranked features on the confirmation set."""
-    chosen = features_of(ranked.head(run.preset.intervention.k))
-    return _deltas(run, measure(run, task, "confirmation", chosen))
+    """`causal_effects` of the k best of ranked features on the confirmation set.
+
+    Answers are generated only where features are ranked by their score.
+    """
+    settings = run.preset.intervention
+    chosen, finalists = features_of(ranked.head(settings.k)), 0 if settings.rank_by == "loglik" else None
+    return _deltas(run, measure(run, task, "confirmation", chosen, finalists=finalists))
 
 
 def placebos(run: Run, task: str, features: Sequence[Feature]) -> pd.DataFrame:
-    """What the same filter finds where nothing is: layer, feature, effect, kind of placebos.
+    """What amplifying does where nothing is to be found: layer, feature, effect, kind.
+
+    On the confirmation set, which chose neither the placebos nor the feature beside them.
 
     Kinds: `random direction`, the activations of candidates (`features`) with random directions
     of their norms; `not recalled`, the most frequent other features of the same layers. effect:
@@ -76,18 +82,19 @@ def placebos(run: Run, task: str, features: Sequence[Feature]) -> pd.DataFrame:
     ):  # fmt: skip
         if chosen:
             finalists = 0 if by == "loglik" else settings.finalists
-            effects = _deltas(run, measure(run, task, "validation", chosen, label, finalists))
+            effects = _deltas(run, measure(run, task, "confirmation", chosen, label, finalists))
             effects = effects.rename(columns={QUANTITIES[by]: "effect"}).assign(kind=kind)
             found.append(effects[columns].dropna())
     return pd.concat(found[1:] or found, ignore_index=True)
 
 
 def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
-    """`measure` of a feature on the validation set at each dose: `doses.parquet`.
+    """`measure` of a feature on every second validation sample at each dose: `doses.parquet`.
 
-    Further columns: scale, clamped (or added), and influence, |h' - h| / |h| at p.
+    Further columns: scale, clamped (or added), and influence, |h' - h| / |h| at p. Scale -1 is the
+    same added and clamped: the feature is off.
     """
-    settings, samples = run.preset.intervention, _samples(run, task, "validation")
+    settings, samples = run.preset.intervention, _samples(run, task, "validation")[::2]
     level, kinds = _levels(run, task)[feature], ("forced", "generated")
     given = {kind: _given(run, task, "validation", kind) for kind in kinds}
 
@@ -96,14 +103,15 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
         steering = Steering(run.saes, [feature], dose[0], settings.positions, levels)
         shared = steering, [feature], samples
         told, said = (_measured(run, task, kind, *shared, given[kind]) for kind in kinds)
-        prompts, layer = run.prompts(task, "validation"), feature.layer
+        prompts, layer = run.prompts(task, "validation")[::2], feature.layer
         h = activations.critical_residuals(run.lm, prompts, [layer])[layer]  # (N, d)
         moved = steering.amplify(h[:, None], [feature] * len(h))[:, 0] - h
         share = (moved.norm(dim=-1) / h.norm(dim=-1)).tolist()  # in the order of the samples
         rows = told.merge(said, on=KEYS)
         return rows.assign(scale=dose[0], clamped=dose[1], influence=share)
 
-    parts = [(scale, clamped) for clamped in (False, True) for scale in settings.doses]
+    parts = [(scale, False) for scale in settings.doses]
+    parts += [(scale, True) for scale in settings.doses if scale != -1]
     inputs = _inputs(run, task, "validation", [feature], "generated")
     inputs |= {"doses": settings.doses, "level": level}
     return run.make_in_parts(f"{task}/doses.parquet", parts, build, f"{task} doses", **inputs)

@@ -1,7 +1,6 @@
 """How sure is a causal filter: do candidates differ, does the best beat placebos, and doses."""
 
 from collections.abc import Sequence
-from math import comb
 
 import numpy as np
 import pandas as pd
@@ -46,18 +45,14 @@ def differ(x: np.ndarray, resamples: int = 2000, seed: int = 0) -> float:
     return float((1 + (drawn >= observed * (1 - 1e-9)).sum()) / (1 + resamples))
 
 
-def beyond_placebos(
-    chosen: float, placebos: Sequence[float], candidates: int
-) -> dict[str, float | int]:
-    """The place of the best of C candidates among n placebos: n, larger, p, p_best.
+def beyond_placebos(effect: float, placebos: Sequence[float]) -> dict[str, float | int]:
+    """The place of an effect among those of n placebos: n, larger, p = (1 + larger) / (1 + n).
 
-    larger: how many placebos have at least its effect. p = (1 + larger) / (1 + n) is the rank p
-    value of one effect; if candidates were placebos, the best of 36 would lead 12 in 36 of 48
-    cases. p_best knows that: 1 - binom(n, larger + 1) / binom(n + C, larger + 1).
+    larger: how many placebos have at least that effect. All are measured on samples that chose
+    none of them; the best of many candidates would lead by luck on those that chose it.
     """
-    n, larger = len(placebos), int((np.asarray(placebos, dtype=float) >= chosen).sum())
-    p_best = 1 - comb(n, larger + 1) / comb(n + candidates, larger + 1)
-    return {"n": n, "larger": larger, "p": (1 + larger) / (1 + n), "p_best": p_best}
+    n, larger = len(placebos), int((np.asarray(placebos, dtype=float) >= effect).sum())
+    return {"n": n, "larger": larger, "p": (1 + larger) / (1 + n)}
 
 
 def of_filter(
@@ -73,9 +68,9 @@ def of_filter(
     found = [(len(x), split_half(x), differ(x, resamples, seed)) for x in measured.values()]
     names = ["tested", "reliability", "differ_p"]
     facts = pd.DataFrame(found, index=list(measured), columns=names, dtype=object)
-    best, n = summary["features"][0][QUANTITIES[by]], len(measured[by])
+    fresh = summary["features"][0][f"confirmation_{QUANTITIES[by].removeprefix('delta_')}"]
     beaten = {
-        kind: beyond_placebos(best, some, n) | {"effects": some.tolist()}
+        kind: beyond_placebos(fresh, some) | {"effects": some.tolist()}
         for kind, some in placebos.groupby("kind")["effect"]
     }
     return facts.where(facts.notna(), None).to_dict() | {"placebos": beaten}

@@ -46,8 +46,8 @@ def causal_effects(features: list, selected: list, metric: Metric, by: str) -> F
 def placebo_effects(
     features: list, placebos: dict, selected: list, metric: Metric, by: str
 ) -> Figure:
-    """Effects of candidates and of placebos (`evidence.of_filter`), a row a kind."""
-    show, names, _ = display.effect_of(by, metric)
+    """Effects of candidates, validation set, and of placebos, confirmation set, a row a kind."""
+    show, names, again = display.effect_of(by, metric)
     frame = pd.DataFrame(features).dropna(subset=names[0])
     kinds = {"candidates": show.factor * frame[names[0]]}
     for kind, found in placebos.items():
@@ -57,6 +57,8 @@ def placebo_effects(
     sns.stripplot(kinds, orient="h", ax=axis, **look)
     best = frame[frame["name"].isin(selected)]
     dots(axis, best, [0] * len(best), names[:1], show.factor, label="chosen")
+    fresh = show.factor * best[again[0]].iloc[0]
+    axis.axvline(fresh, color=style.AGAIN, label="chosen, on the confirmation set")
     axis.axvline(0, color=MUTED, linewidth=0.8, zorder=0)
     axis.set_xlabel(f"causal effect ({show.unit})")
     return with_legend(figure)

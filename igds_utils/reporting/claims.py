@@ -222,14 +222,15 @@ def is_confirmed(stored: Stored) -> Finding:
 
 
 def beats_placebos(stored: Stored) -> Finding:
-    """As many placebos of each kind as there were candidates would reach its effect with
+    """On the confirmation set its effect lies beyond those of placebos of each kind, rank
     p < 0.05."""
     placebos = _features(stored)[0]["evidence"]["placebos"]
+    if not placebos:
+        return Finding()
     said, beaten = [], True
     for kind, one in placebos.items():
-        p = one.get("p_best", one["p"])
-        said.append(f"{one['n']} placebos, {kind}: p {p_value(p)}")
-        beaten = beaten and p < LEVEL
+        said.append(f"{one['n']} placebos, {kind}: p {p_value(one['p'])}")
+        beaten = beaten and one["p"] < LEVEL
     return Finding(SUPPORTED if beaten else OPEN, "; ".join(said))
 
 
