@@ -48,6 +48,11 @@ def save_exhibit(run: Run, frame: pd.DataFrame, name: str, task: str = "") -> No
     save_table(frame, run.root / "tables", file, caption)
 
 
+def save_numbers(run: Run, frame: pd.DataFrame, name: str) -> None:
+    """Write the numbers behind exhibits, unrounded, to the run's tables/`name`.csv."""
+    write_whole(run.root / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+
+
 def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
     """Write `name`.csv, .md and .tex into `folder`, each whole or not at all.
 
