@@ -141,3 +141,10 @@ def test_doses_go_from_switching_the_feature_off_to_clamping_it(open_smoke):
         assert clamped["loglik_amplified"].to_numpy() == pytest.approx(told, abs=1e-6)
         said = intervention.generated_effects(*shared, run.score("math"), new, stops)["output_amplified"]
         assert clamped["output_amplified"].tolist() == said.tolist()
+
+
+def test_in_bf16_the_noise_of_generated_effects_is_told(open_smoke, capsys):
+    run = open_smoke(**{"intervention.doses": [1], "models.tiny-llama.dtype": "bfloat16"})
+    (feature,) = recall.candidates(recall.measure(run, "math"))[:1]
+    assert set(effects.doses(run, "math", feature)["scale"]) == {1}
+    assert "math: amplifying by nothing changes 0% of the answers in bfloat16" in capsys.readouterr().out

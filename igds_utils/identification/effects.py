@@ -92,7 +92,8 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
     """`measure` of a feature on every second validation sample at each dose: `doses.parquet`.
 
     Further columns: scale, clamped (or added), and influence, |h' - h| / |h| at p. Scale -1 is the
-    same added and clamped: the feature is off.
+    same added and clamped: the feature is off. In bf16 another batch may turn a near-tie, so there
+    scale 0 is decoded too: the answers that it changes are the noise of the generated effects.
     """
     settings, samples = run.preset.intervention, _samples(run, task, "validation")[::2]
     level, kinds = _levels(run, task)[feature], ("forced", "generated")
@@ -110,11 +111,17 @@ def doses(run: Run, task: str, feature: Feature) -> pd.DataFrame:
         rows = told.merge(said, on=KEYS)
         return rows.assign(scale=dose[0], clamped=dose[1], influence=share)
 
-    parts = [(scale, False) for scale in settings.doses]
+    noise = [] if run.preset.chosen.dtype == "float32" else [0.0]
+    parts = [(scale, False) for scale in [*noise, *settings.doses]]
     parts += [(scale, True) for scale in settings.doses if scale != -1]
     inputs = _inputs(run, task, "validation", [feature], "generated")
     inputs |= {"doses": settings.doses, "level": level}
-    return run.make_in_parts(f"{task}/doses.parquet", parts, build, f"{task} doses", **inputs)
+    rows = run.make_in_parts(f"{task}/doses.parquet", parts, build, f"{task} doses", **inputs)
+    if noise:
+        still = rows[rows["scale"] == 0]
+        share = (still["output_original"] != still["output_amplified"]).mean()
+        print(f"{task}: amplifying by nothing changes {share:.0%} of the answers in {run.preset.chosen.dtype}")
+    return rows[rows["scale"] != 0]
 
 
 def measure(

@@ -188,3 +188,9 @@ if __name__ == "__main__":
     manifests = (PROJECT / "results/reference").glob("*/*/manifest.json")
     runs = sorted({file.parents[1] for file in manifests})
     write_whole(readme, f"{before}\n{overview(runs)}\n{after}")
+    stored = []
+    for run in runs:
+        scale = "toy" if "a toy" in at_a_glance(run)["Scope"] else "paper"
+        stored.append(claims(run).drop(columns="Supported where").assign(Run=run.name, Scale=scale))
+    numbers = pd.concat(stored).to_csv(index=False, lineterminator="\n")
+    write_whole(readme.parent / "reference/claims.csv", numbers)
