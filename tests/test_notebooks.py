@@ -124,7 +124,7 @@ def test_figures_are_shown_as_pictures(smoke_run, stage):
 def test_a_run_leaves_the_products_that_results_readme_lists(smoke_run, task):
     folder = smoke_run.root / "tiny-llama" / task
     names = [
-        "recall.parquet", "recall.json", "effects_validation.parquet", "effects_confirmation.parquet",
+        "recall.parquet", "recall.json", "effects_validation.parquet", "effects_forced_confirmation.parquet",
         "task_features.json", "evaluation.parquet", "summary.json", "distributions.parquet", "correlation.json",
     ]  # fmt: skip
     names += [f"arms/{arm.name}/outputs.parquet" for arm in arms(TASKS[task])]

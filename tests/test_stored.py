@@ -77,9 +77,9 @@ def test_candidates_follow_from_the_recalled_frequencies(stored):
 
 def test_task_features_follow_from_the_measured_effects(stored):
     def effects_of(task, name):
-        kinds = [f"{task}/effects_{kind}{name}.parquet" for kind in ("forced_", "")]
-        told, said = map(stored.store.read, kinds)
-        rows = told.merge(said, on=effects.KEYS, how="left")
+        rows = stored.store.read(f"{task}/effects_forced_{name}.parquet")
+        if stored.store.has(said := f"{task}/effects_{name}.parquet"):
+            rows = rows.merge(stored.store.read(said), on=effects.KEYS, how="left")
         if stored.store.has(foreign := f"{task}/effects_foreign_{name}.parquet"):
             other = stored.store.read(foreign)
             other["foreign"] = other["loglik_amplified"] - other["loglik_original"]
