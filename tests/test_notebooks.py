@@ -133,7 +133,7 @@ def test_a_run_leaves_the_products_that_results_readme_lists(smoke_run, task):
     if TASKS[task].quality:
         names += [
             f"quality/{name}"
-            for name in ("precision.parquet", "corruptions.parquet", "overlap.parquet", "summary.json")
+            for name in ("precision.parquet", "corruptions.parquet", "summary.json")
         ]
     assert [name for name in names if not (folder / name).is_file()] == []
     assert list((folder / "measurements").glob("*.parquet"))

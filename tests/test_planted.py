@@ -82,7 +82,7 @@ def test_the_filter_finds_the_planted_feature_with_its_delta_and_establishes_it(
 def test_no_random_direction_does_what_the_planted_feature_does(model, table):
     placebos = planted.effects(model, model.candidates, VALIDATION, random=0)
     deltas, best = (evidence.changes(rows, "score").mean(1) for rows in (placebos, table))
-    found = evidence.beyond_placebos(best.max(), deltas, planted.CANDIDATES)
+    found = evidence.beyond_placebos(best.max(), deltas)
     assert found["larger"] == 0 and deltas.max() < best.max() / 3
     assert evidence.differ(evidence.changes(table, "score"), resamples=200) < 0.05
 

@@ -1,6 +1,7 @@
 """Scores of outputs by metric: their names and parameters, several references, and COMET in batches."""
 
 from argparse import Namespace
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -73,7 +74,17 @@ def checkpoint(tmp_path_factory) -> FolderRef:
     return FolderRef(folder=str(folder))
 
 
-def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):
+@pytest.fixture
+def trusted(monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+
+
+def test_objects_of_a_checkpoint_whose_commit_is_not_named_are_not_read(checkpoint):
+    with pytest.raises(UnpicklingError, match="argparse.Namespace"):
+        metrics.comet([(PAIR["source_text"], CHINESE, CHINESE)], checkpoint)
+
+
+def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint, trusted):
     triples = [(PAIR["source_text"], output, CHINESE) for output in (CHINESE, "安", "硬币，又买了2个。", "3")]
     together = metrics.comet(triples, checkpoint, batch=3)
     alone = [metrics.comet([triple], checkpoint)[0] for triple in triples]
@@ -81,7 +92,7 @@ def test_comet_is_times_100_the_same_in_any_batch_and_by_reference(checkpoint):
     assert len(set(together)) == 4
 
 
-def test_a_translation_may_be_scored_by_comet(checkpoint):
+def test_a_translation_may_be_scored_by_comet(checkpoint, trusted):
     task = task_with("translation", name="comet", checkpoint=checkpoint.model_dump())
     assert (task.metric, task.metric_label, task.scale) == ("comet", "COMET", 1.0)
     one, two = example(CHINESE, **PAIR), example("安", CHINESE, **PAIR)

@@ -121,7 +121,7 @@ def comet(
 
     checkpoint: a hub repository or a local folder with hparams.yaml and checkpoints/model.ckpt, a
     pickle. Beside tensors it holds objects of its training, which are read only where the hub's
-    commit is named; torch refuses others.
+    commit is named, or TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 is set; else torch refuses.
     """
     import torch
 
