@@ -77,6 +77,8 @@ reference:
 	@mkdir -p results/reference/$(PRESET)/notebooks
 	@cd '$(RESULTS)/$(PRESET)' && find ./notebooks -name '[0-9]*.ipynb' -size -2048k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)/notebooks' \;
 	@cd '$(RESULTS)/$(PRESET)' && find . -maxdepth 1 -name report.html -size -4096k -exec cp {} '$(CURDIR)/results/reference/$(PRESET)' \;
+	@mkdir -p results/reference/planted
+	@cp results/reference/$(PRESET)/tables/planted.csv results/reference/planted
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m igds_utils.reporting.report; fi
 
 # Maintenance: resolve pyproject.toml again (its [tool.uv.pip] says how) into requirements.lock.

@@ -192,5 +192,9 @@ if __name__ == "__main__":
     for run in runs:
         scale = "toy" if "a toy" in at_a_glance(run)["Scope"] else "paper"
         stored.append(claims(run).drop(columns="Supported where").assign(Run=run.name, Scale=scale))
-    numbers = pd.concat(stored).to_csv(index=False, lineterminator="\n")
+    table = pd.concat(stored, ignore_index=True)
+    ends = table["Numbers"].str.replace("−", "-").str.extract(r"\[([^,]+), ([^]]+)\]")
+    table[["Low", "High"]] = ends.astype(float)  # of the first interval among the numbers
+    table = table.rename(columns=lambda name: name.lower().replace(" ", "_"))
+    numbers = table.to_csv(index=False, lineterminator="\n")
     write_whole(readme.parent / "reference/claims.csv", numbers)
