@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from igds_utils import plan, selectors
-from igds_utils.core.arms import WHOLE, arms
+from igds_utils.core.arms import arms
 from igds_utils.core.experiment import Run
 from igds_utils.data.stats import interval, paired_difference, spearman
-from igds_utils.display import arm_title, missing
+from igds_utils.display import arm_title, missing, without_seed
 
 SCORE = "score"
 BAND = 0.9  # share of a model's activations that the band holds
@@ -29,9 +29,7 @@ def arm_activations(run: Run, task: str) -> pd.DataFrame:
             continue
         path = f"{task}/arms/{arm.name}/activations.parquet"
         found = run.read(path).query(f"layer == {top.layer} and feature == {top.index}")
-        whole = arm.selector in ("original", *WHOLE)
-        name = arm.selector if whole else f"{arm.selector}@{arm.ratio:g}"
-        tables.append(found.assign(arm=name, seed=arm.seed))
+        tables.append(found.assign(arm=without_seed(arm.name), seed=arm.seed))
     return pd.concat(tables, ignore_index=True)[["arm", "seed", "sample_id", "activation"]]
 
 
@@ -81,7 +79,7 @@ def series_of_arms(run: Run, task: str) -> pd.DataFrame:
     top = run.task_features(task)[0].name
     read = arm_activations(run, task).rename(columns={"activation": "value"}).assign(measure=top)
     scored = run.read(f"{task}/evaluation.parquet")
-    scored["arm"] = scored["arm"].str.replace(r"-s\d+$", "", regex=True)
+    scored["arm"] = scored["arm"].map(without_seed)
     scored = scored[scored["arm"].isin(read["arm"])].rename(columns={"score": "value"})
     keys = ["arm", "measure", "sample_id", "seed"]
     both = pd.concat([read, scored.assign(measure=SCORE)])

@@ -126,12 +126,11 @@ class Column(Strict):
 
     Dots in a column's name lead into nested records and lists (translation.en, messages.0.content);
     names in braces make a template ({instruction}\\n{input}). take: gsm8k_solution, without the
-    last line `#### N` and the marks <<...>>; gsm8k_answer, that N; boxed, what the last \\boxed{}
-    holds.
+    last line `#### N` and the marks <<...>>; gsm8k_answer, that N.
     """
 
     column: str | None = None
-    take: Literal["text", "gsm8k_solution", "gsm8k_answer", "boxed"] = "text"
+    take: Literal["text", "gsm8k_solution", "gsm8k_answer"] = "text"
     value: str | None = None  # the same text for every row, in place of a column
 
     @model_validator(mode="after")

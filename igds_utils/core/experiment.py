@@ -140,12 +140,8 @@ class Run:
     def samples(self, task: str, ids: list[str]) -> list[prompts.Sample]:
         """Samples of any set, by id, with the token ids that the causal filter reads."""
         known = {example.id: example for members in self.sets(task).values() for example in members}
-        made = []
-        for example in map(known.get, ids):
-            pair = self.prompt(task, example), f" {example.target}"
-            tokens, n_prompt = prompts.encode_pair(self.tokenizer, *pair)
-            made.append(prompts.Sample(example.id, tokens[:n_prompt], tokens, example))
-        return made
+        asked = [known[one] for one in ids]
+        return prompts.samples(self.tokenizer, asked, [self.prompt(task, one) for one in asked])
 
     def score(self, task: str) -> Callable[[Sequence[str], Sequence[Example]], list[float]]:
         """The task's own metric, the first of those that it reports."""

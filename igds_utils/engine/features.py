@@ -56,9 +56,6 @@ def say_once(text: str) -> None:
     print(text, flush=True)
 
 
-# ---- a folder of SAEs ------------------------------------------------------------------------------------
-
-
 def sae_folders(saes: SaeConfig) -> dict[int, Path]:
     """Layer -> folder of its SAE, of a folder of SAEs. Raises `SourceError` where there is none, or two of a layer."""
     root = PROJECT / Path(saes.name).expanduser()
@@ -112,9 +109,6 @@ def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width:
     else:
         return
     raise SourceError(f"the SAE {name} {reason}")
-
-
-# ---- a release of SAEs -----------------------------------------------------------------------------------
 
 
 def sae_release(name: str):

@@ -29,9 +29,6 @@ STOP_TAIL = 16  # tokens decoded to look for a stop string
 STOP_EVERY = 8  # tokens between two looks
 
 
-# ---- a prompt's prefix, read once ------------------------------------------------------------------------
-
-
 class RoomyLayer(DynamicLayer):
     """Keys and values of one block with room for further positions: joining them would copy all for every token."""
 
@@ -42,7 +39,7 @@ class RoomyLayer(DynamicLayer):
             _, heads, used, width = tensor.shape
             # never read before it is written, so it need not be cleared
             room = tensor.new_empty(len(rows), heads, used + further, width)
-            room[:, :, :used] = tensor.index_select(0, rows.to(tensor.device))
+            room[:, :, :used] = tensor.index_select(0, rows)
             self._room.append(room)
         self._show(used)
 
@@ -59,7 +56,7 @@ class RoomyLayer(DynamicLayer):
 
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows."""
-        self._room = [room.index_select(0, rows.to(room.device)) for room in self._room]
+        self._room = [room.index_select(0, rows) for room in self._room]
         self._show(self.keys.shape[-2])
 
 
@@ -85,10 +82,7 @@ class Prefix:
 @torch.inference_mode()
 def read_prefix(lm: LM, prompts: Tokens) -> Prefix:
     """Run the prompts' tokens except the last (the critical one) through the model once."""
-    heads, filler = [ids[:-1] for ids in prompts], lm.tokenizer.pad_token_id
-    batch = pad(heads if any(heads) else [[filler]] * len(heads), filler, "left", lm.device)
-    if not any(heads):  # a cache needs a position to take its shape from
-        batch["attention_mask"].zero_()
+    batch = pad([ids[:-1] for ids in prompts], lm.tokenizer.pad_token_id, "left", lm.device)
     cache = DynamicCache()
     lm.model.get_decoder()(**batch, past_key_values=cache, use_cache=True)
     return Prefix(cache, batch["attention_mask"])
@@ -104,9 +98,6 @@ def cache_bytes(lm: LM, tokens: int) -> int:
 def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
     """How many rows of at most `tokens` positions may decode together: their keys and values fill `cache_gb`."""
     return max(1, int(cache_gb * 1e9 / cache_bytes(lm, tokens)))
-
-
-# ---- decoding --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A "layer" l means the residual stream after decoder block l, for every supported
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,28 +51,22 @@ class LM:
 
 
 def last_hidden(lm: LM, **inputs: Any) -> Tensor:
-    """Final hidden states (rows, positions, width), after the final norm, of one pass of the decoder.
-
-    On `lm.device`, also where the last block lies on another GPU than the first.
-    """
-    return lm.model.get_decoder()(**inputs).last_hidden_state.to(lm.device)
+    """Final hidden states (rows, positions, width), after the final norm, of one pass of the decoder."""
+    return lm.model.get_decoder()(**inputs).last_hidden_state
 
 
 def unembed(lm: LM, h: Tensor) -> Tensor:
-    """Logits of final hidden states, on their device: (..., width) -> (..., vocabulary).
+    """Logits of final hidden states: (..., width) -> (..., vocabulary).
 
     What an architecture does to them after the head is done here too: Gemma's soft cap, Cohere's and Granite's scale.
     """
     config = lm.model.config
-    logits = lm.model.get_output_embeddings()(h).to(h.device)
+    logits = lm.model.get_output_embeddings()(h)
     scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
     if scale != 1:
         logits = logits * scale
     cap = getattr(config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
-
-
-# ---- hook points -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -81,14 +75,10 @@ def edited(lm: LM, edits: dict[int, Callable[[Tensor], Tensor | None]]) -> Itera
 
     An edit takes h (batch, positions, width) and returns the new h, or None to leave it as it is.
     """
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for layer, edit in edits.items():
-            handles.append(lm.blocks[layer].register_forward_hook(partial(_edit_output, edit)))
+            hooks.enter_context(lm.blocks[layer].register_forward_hook(partial(_edit_output, edit)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _edit_output(edit, _block, _inputs, output):
@@ -104,26 +94,21 @@ class _Stop(Exception):
 
 
 def residuals(lm: LM, layers: Sequence[int], **inputs: Tensor) -> dict[int, Tensor]:
-    """Residual stream after each layer, each (batch, positions, width) on `lm.device`, of one forward pass.
+    """Residual stream after each layer, each (batch, positions, width), of one forward pass.
 
     The pass stops after the highest layer asked for: later blocks, the final norm and the LM head never run.
     """
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, h: Tensor) -> None:
-        found[layer] = h.to(lm.device)
+        found[layer] = h
         if layer == max(layers):
             raise _Stop
 
-    with torch.inference_mode(), edited(lm, {layer: partial(keep, layer) for layer in layers}):
-        try:
-            lm.model.get_decoder()(**inputs, use_cache=False)
-        except _Stop:
-            pass
+    keeping = edited(lm, {layer: partial(keep, layer) for layer in layers})
+    with torch.inference_mode(), suppress(_Stop), keeping:
+        lm.model.get_decoder()(**inputs, use_cache=False)
     return found
-
-
-# ---- attention -------------------------------------------------------------------------------------------
 
 
 def grouped_attention(

@@ -239,9 +239,8 @@ def is_stable(stored: Stored) -> Finding:
     though each keeps its own in 95 % of resamples."""
     found = stored.read("stability/summary.json")
     chance = found["agreement"][-1]["same_top1_by_chance"]
-    sources = [one for one in found["top1"] if one["source"] != "all"]
-    tops, kept = {one["top"] for one in sources}, min(one["kept"] for one in sources)
-    numbers = f"{len(tops)} on {len(sources)} sources"
+    tops, kept = {one["top"] for one in found["top1"]}, min(one["kept"] for one in found["top1"])
+    numbers = f"{len(tops)} on {len(found['top1'])} sources"
     numbers += f"; the same by chance in {100 * chance:.0f} %"
     numbers += f"; each kept in {100 * kept:.0f} % of resamples or more"
     if len(tops) == 1:

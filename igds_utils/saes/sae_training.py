@@ -26,7 +26,7 @@ from igds_utils.data import hub
 from igds_utils.engine.batching import even_chunks, pad, token_batches
 from igds_utils.engine.features import LAYER_FOLDER
 from igds_utils.engine.lm import LM, edited, residuals
-from igds_utils.engine.prompts import encode, encode_pair, identification_prompt
+from igds_utils.engine.prompts import encode, encode_pairs, identification_prompt
 from igds_utils.engine.sae import load_folder, unexplained
 from igds_utils.tasks.examples import normalize
 
@@ -35,9 +35,6 @@ REPEATS = 100  # how often a position with the same tokens before it is used, at
 SINK = 5.0  # tokens whose norm exceeds this multiple of the median are attention sinks
 SHARD_TOKENS = 65536  # of one file of residuals, about
 WEIGHTS = "sae_weights.safetensors"  # of sae_lens
-
-
-# ---- texts -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def documents(
         for rendering, n in renderings.items():
             for example in examples[:n]:
                 prompt = identification_prompt(task, example, tokenizer, rendering)
-                ids, n_prompt = encode_pair(tokenizer, prompt, f" {example.target}")
+                ((ids, n_prompt),) = encode_pairs(tokenizer, [prompt], [f" {example.target}"])
                 add(f"{source}/{rendering}", example.text, ids, n_prompt - 1)
     Random(f"sae corpus/{seed}").shuffle(found)
     return found
@@ -102,9 +99,6 @@ def used_positions(texts: Sequence[Document], repeats: int = REPEATS) -> list[li
             if seen[prefix] <= repeats:
                 positions.append(position)
     return used
-
-
-# ---- residuals ---------------------------------------------------------------------------------
 
 
 def load(shards: Sequence[Path], layer: int) -> tuple[Tensor, Tensor]:
@@ -159,9 +153,6 @@ def capture(
 
 def _hash(inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-
-
-# ---- training ----------------------------------------------------------------------------------
 
 
 def train(
@@ -222,9 +213,6 @@ def _minibatches(acts: Tensor, size: int, seed: int) -> Iterator[Tensor]:
         order = torch.randperm(len(acts), generator=generator)
         for start in range(0, len(acts) - size + 1, size):
             yield acts[order[start : start + size]].float()
-
-
-# ---- quality -----------------------------------------------------------------------------------
 
 
 @torch.inference_mode()

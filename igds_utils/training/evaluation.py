@@ -92,9 +92,6 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
     return table
 
 
-# ---- the arms of a task compared -----------------------------------------------------------------
-
-
 def summarise(
     evaluation: pd.DataFrame,
     n_train: dict[str, int],

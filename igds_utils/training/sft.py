@@ -31,9 +31,8 @@ from igds_utils.core.store import content_hash
 from igds_utils.engine import distributed
 from igds_utils.engine.batching import even_chunks, token_batches
 from igds_utils.engine.lm import LM
-from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
+from igds_utils.engine.losses import IGNORED, Pair, check_pairs, cut_pairs, token_losses
 
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 # What may differ between the runs of one training: how it is stored and computed, not what is learnt.
 NOT_LEARNT_FROM = {"keep_weights", "checkpoint_steps", "gradient_checkpointing", "device_tokens"}
 
@@ -51,7 +50,7 @@ def train(
 
     It is trained with fp32 weights, and comes back in its own precision.
 
-    pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pair`); a target that
+    pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pairs`); a target that
     reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
     kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
     for them; a training that was killed goes on from its last one, and a finished one removes them. origin: what names
@@ -60,7 +59,7 @@ def train(
 
     Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
     tokens (prompt and target), target_tokens, seconds.
-    Raises `ValueError` for no pairs or a pair without target, and `FloatingPointError` if the loss is not finite.
+    Raises `ValueError` for a pair without target, and `FloatingPointError` if the loss is not finite.
     """
     samples = _fitting(pairs, config.max_length)
     order = global_batches([len(ids) for ids, _ in samples], config, seed)
@@ -90,8 +89,6 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
 
     Inside a batch the longest comes first: the loss is a mean over all its target tokens, so that changes only padding.
     """
-    if not lengths:
-        raise ValueError("no samples to train on: the selection is empty")
     random = np.random.default_rng(seed)
     epochs = [random.permutation(len(lengths)).tolist() for _ in range(math.ceil(config.epochs))]
     order = [i for epoch in epochs for i in epoch][: max(1, round(config.epochs * len(lengths)))]
@@ -128,17 +125,11 @@ def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
 
 def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     """The pairs, with targets cut at `max_length` tokens of prompt and target."""
-    for number, (ids, n_prompt) in enumerate(pairs):
-        check_pair(ids, n_prompt, number)
-        if n_prompt >= max_length:
-            raise ValueError(
-                f"sample {number}: its prompt alone has {n_prompt} tokens, sft.max_length is {max_length}: raise it, "
-                "or cut the body of the prompt"
-            )
+    check_pairs(pairs)
     if cut := sum(len(ids) > max_length for ids, _ in pairs):
         told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there"
         warnings.warn(told, stacklevel=3)
-    return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
+    return cut_pairs(pairs, max_length)
 
 
 def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
@@ -154,7 +145,7 @@ def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         # a step is one batch of the trainer, which its `training_step` cuts into micro-batches
         per_device_train_batch_size=math.ceil(config.global_batch / distributed.processes()),
         learning_rate=config.lr,
-        lr_scheduler_type=SCHEDULES[config.schedule],
+        lr_scheduler_type=config.schedule,
         # rounded down: transformers rounds up, and the first warm-up step has lr 0, one of four steps of a small run
         warmup_steps=int(config.warmup_ratio * steps),
         weight_decay=config.weight_decay,
@@ -220,9 +211,9 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # TRL's would score prompt positions too, and their entropy: most of the work of a small model.
             labels = inputs.pop("labels")
-            losses, _ = token_losses(model, labels, **inputs)
+            loss = token_losses(model, labels, **inputs).sum() / num_items_in_batch
             # processes average their gradients, while the count of tokens is that of all of them
-            return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+            return loss * self.accelerator.num_processes
 
         def log(self, logs, start_time=None):
             if "loss" in logs:
