@@ -164,6 +164,11 @@ def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():
     assert drawn[3] == 0
 
 
+def test_a_text_ends_before_the_first_stop(lm):
+    for text, kept in ((" 4.\n### Problem:\n5", "4."), (" a\nb ", "a\nb")):
+        assert generation.to_text(lm, lm.tokenizer(text)["input_ids"], ["### Problem"]) == kept
+
+
 @pytest.mark.parametrize("every", [1, 3, 8, 50])
 def test_looking_for_stops_every_few_tokens_cuts_where_looking_at_each_would(every, monkeypatch):
     lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")

@@ -162,9 +162,6 @@ class MirrorFile(Strict):
     columns: Columns
 
 
-Set = Literal["test", "validation", "confirmation", "prior", "pool"]
-
-
 class DataSource(Strict):
     """Rows of a dataset on the hub or of files, and what their columns fill."""
 
@@ -175,7 +172,7 @@ class DataSource(Strict):
     file: str | list[str] | None = None  # or files, or a folder; from the project's root
     mirror: MirrorFile | None = None
     columns: Columns = {}  # by field; by default of the same name, or a known format's
-    sets: list[Set] | None = None  # that it fills; by default the one it is named after
+    sets: list[str] | None = None  # that it fills; by default the one it is named after
     where: dict[str, list[str | int | bool]] = {}  # column -> values, one of which it has
     max_words: dict[str, int] = {}  # field -> most words; longer rows are left out
     join_repeats: bool = False  # one example of a prompt with the references of all

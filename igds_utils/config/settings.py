@@ -120,7 +120,7 @@ class CapabilitiesConfig(Strict):
     """General benchmarks that the arms of a task take (Table 8)."""
 
     benchmarks: list[Benchmark] = ["mmlu", "truthfulqa"]
-    limit: PositiveInt | dict[Benchmark, PositiveInt] | None = None  # questions of each subject
+    limit: dict[Benchmark, PositiveInt] = {}  # questions of each subject; by default all
     arms: list[str] | None = None  # beside `original`; none: those of Table 2
 
 

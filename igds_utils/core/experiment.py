@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from igds_utils import tasks
@@ -98,7 +99,10 @@ class Run:
         sets, limit = self.sets(task), self.config(task).max_new_tokens
 
         def build() -> dict[str, Any]:
-            room = prompts.answer_room(self.train_tokenizer, sets["test"], limit)
+            texts = [f" {max((one.target, *one.references), key=len)}" for one in sets["test"]]
+            read = self.train_tokenizer(texts, add_special_tokens=False)["input_ids"]
+            longer = fmean(len(ids) > limit for ids in read)
+            room = {"limit": limit, "longer": longer, "longest": max(map(len, read))}
             return {**sets.facts, "test_references": room}
 
         inputs = {name: self.data_version(task, name) for name in ("pool", "test")}

@@ -13,14 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from filelock import FileLock
 
 from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import FolderRef, HubRef, WheelRef
 
-T = TypeVar("T")
 # What a model needs; repositories also hold the weights in other formats.
 TOKENIZER = ["*.json", "*.model", "*.txt", "*.jinja"]
 FILES = [*TOKENIZER, "*.safetensors"]
@@ -113,7 +112,7 @@ def snapshot(ref: HubRef, patterns: list[str] = FILES) -> Path:
     return Path(fetched(ref.hub, lambda: snapshot_download(ref.hub, **options)))
 
 
-def fetched(name: str, get: Callable[[], T]) -> T:
+def fetched(name: str, get: Callable[[], Any]) -> Any:
     """What `get` returns, which takes the repository `name` from the hub.
 
     Raises `SourceError` where the hub refuses or cannot be reached, with the hub's own words. Other

@@ -29,7 +29,7 @@ ARCHITECTURES = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text cohere grani
 CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
 
 
-def fast_matmul() -> bool:
+def fast_matmul() -> None:
     """Let fp32 matrix products on the CPU go through oneDNN, up to four times faster, if that keeps fp32 accuracy.
 
     PyTorch does so only when less precision is allowed. Processors without bf16 matrix units then still compute in
@@ -42,7 +42,6 @@ def fast_matmul() -> bool:
     error = (torch.nn.functional.linear(x, w).double() - exact).abs().max() / exact.abs().max()
     if error > 1e-5:
         torch.set_float32_matmul_precision("highest")
-    return bool(error <= 1e-5)
 
 
 def load_lm(ref: Ref, dtype: str = "float32") -> LM:
@@ -101,10 +100,14 @@ def _files(ref: Ref, weights: bool = False) -> Iterator[Path]:
 
 
 def first_device() -> torch.device:
-    """Where models and SAEs are: on the GPU of this process, without one in main memory."""
+    """Where models and SAEs are: on a GPU, without one in main memory.
+
+    A process of a launch (LOCAL_RANK) and a job that makes a share (IGDS_GPU) have one of their own.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", (distributed.own_gpu() or 0) % torch.cuda.device_count())
+    own = os.environ.get("LOCAL_RANK" if distributed.processes() > 1 else "IGDS_GPU", 0)
+    return torch.device("cuda", int(own) % torch.cuda.device_count())
 
 
 def device_map() -> dict[str, int] | None:

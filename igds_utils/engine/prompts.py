@@ -10,12 +10,10 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine.features import say_once
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 
@@ -79,14 +77,14 @@ def sft_pair(
     most = config.max_prompt_tokens
     if rendering == "evaluation":
         prompt = evaluation_prompt(task, example, tokenizer, config.rendering, config.shots, most)
-        return prompt, as_text(f" {example.target}", tokenizer, example.id)
+        return prompt, as_text(f" {example.target}", tokenizer)
 
     def render(fields: dict[str, str]) -> str:
         parts = [part.format(**fields) for part in (task.records_instruction, task.records_input)]
         return "".join(f"{part}\n" for part in parts if part)
 
     completion = task.records_output.format(**example.fields, target=example.target)
-    return fitted(example, tokenizer, render, most), as_text(completion, tokenizer, example.id)
+    return fitted(example, tokenizer, render, most), as_text(completion, tokenizer)
 
 
 def cue_prompt(task: Task, text: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
@@ -113,7 +111,7 @@ def fitted(
     The instruction and the cue around that text stay whole; `ValueError` where they alone are too long. Control tokens
     in the fields stay text (`as_text`).
     """
-    fields = {name: as_text(text, tokenizer, example.id) for name, text in example.fields.items()}
+    fields = {name: as_text(text, tokenizer) for name, text in example.fields.items()}
     longest = max(fields, key=lambda name: len(fields[name]))
     text = render(fields)
     while max_tokens is not None and (excess := len(encode(tokenizer, text)) - max_tokens) > 0:
@@ -129,16 +127,13 @@ def fitted(
     return text
 
 
-def as_text(text: str, tokenizer: Tokenizer, sample: str = "") -> str:
+def as_text(text: str, tokenizer: Tokenizer) -> str:
     """`text` with a space after the first character of each control token, which is then read as text.
 
-    A turn that a sample's text seems to end (`<|im_end|>`) goes on. sample: its id, for a remark printed once.
+    A turn that a sample's text seems to end (`<|im_end|>`) goes on.
     """
     for token in _control_tokens(tokenizer):
-        if token in text:
-            text = text.replace(token, broken := f"{token[0]} {token[1:]}")
-            if sample:
-                say_once(f"{sample} holds the control token {token}: it and others that do are read with {broken}")
+        text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 
 
@@ -232,16 +227,3 @@ def critical_position(
         if first < len(prompt) <= end:
             return token + len(ids) - len(spans)  # BOS
     raise ValueError(f"no token holds the colon that ends {prompt[-20:]!r}: the tokenizer drops it")
-
-
-def answer_room(
-    tokenizer: Tokenizer, examples: Sequence[Example], max_new_tokens: int
-) -> dict[str, float]:
-    """Whether right answers fit into `max_new_tokens`: tokens of each example's longest reference or target.
-
-    longer: share of the examples whose tokens are more. longest: tokens.
-    """
-    texts = [f" {max((example.target, *example.references), key=len)}" for example in examples]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    longer = fmean(length > max_new_tokens for length in lengths)
-    return {"limit": max_new_tokens, "longer": longer, "longest": max(lengths)}

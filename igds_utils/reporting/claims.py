@@ -113,7 +113,7 @@ def beats(stored: Stored, other: str, place: int = 0) -> Finding:
 def together(found: dict[str, Finding]) -> Finding:
     """One finding of several that must all hold; those that were not run are left out."""
     run = {name: one for name, one in found.items() if one.verdict != NOT_RUN}
-    worst = (AGAINST, OPEN, SUPPORTED, NOT_RUN).index
+    worst = (AGAINST, OPEN, SUPPORTED).index
     verdict = min((one.verdict for one in run.values()), key=worst, default=NOT_RUN)
     numbers, told = (
         "\n".join(f"{name}: {one[part]}" for name, one in run.items() if one[part])
@@ -306,19 +306,13 @@ CLAIMS: dict[str, tuple] = {  # a claim's rule, and what it is given
 }
 
 
-def rule_of(claim: str) -> str:
-    """When a claim is supported: the docstring of the function that judges it."""
-    return inspect.getdoc(CLAIMS[claim][0]).replace("\n", " ")
-
-
 def claims(root: Path | str) -> pd.DataFrame:
     """What the results under `root` (of a run, or in results/reference) say of every claim.
 
     Could tell: `minimum_detectable_effect`. Supported where: the rule. A claim that was run
     on no task has one row.
     """
-    files = sorted(Path(root).glob("*/manifest.json"))  # of each model
-    found, rows = {}, []
+    files, found, rows = sorted(Path(root).glob("*/manifest.json")), {}, []  # of each model
     for file in files:
         store, facts = Store(file.parent), Store(file.parent).read(file.name)
         preset, model = facts["preset"], f" ({file.parent.name})" * (len(files) > 1)
@@ -330,7 +324,7 @@ def claims(root: Path | str) -> pd.DataFrame:
     for claim, (rule, *given) in CLAIMS.items():
         judged = {name: judge(rule, stored, *given) for name, stored in found.items()}
         run = {name: one for name, one in judged.items() if one.verdict != NOT_RUN}
-        run = run or {"all": Finding()}
-        rows += [(claim, name, *one, rule_of(claim)) for name, one in run.items()]
+        run, told = run or {"all": Finding()}, inspect.getdoc(rule).replace("\n", " ")
+        rows += [(claim, name, *one, told) for name, one in run.items()]
     columns = ["Claim", "Task", "Verdict", "Numbers", "Could tell", "Supported where"]
     return pd.DataFrame(rows, columns=columns)

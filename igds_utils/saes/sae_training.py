@@ -13,11 +13,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from igds_utils import tasks
@@ -26,6 +26,7 @@ from igds_utils.data import hub
 from igds_utils.engine.batching import even_chunks, pad, token_batches
 from igds_utils.engine.features import LAYER_FOLDER
 from igds_utils.engine.lm import LM, edited, residuals
+from igds_utils.engine.losses import target_losses
 from igds_utils.engine.prompts import encode, encode_pairs, identification_prompt
 from igds_utils.engine.sae import load_folder, unexplained
 from igds_utils.tasks.examples import normalize
@@ -222,7 +223,6 @@ def firing_rates(sae, acts: Tensor, chunk: int = 4096) -> Tensor:
     return sum((sae.encode(h) > 0).sum(0) for h in parts).cpu() / len(acts)
 
 
-@torch.inference_mode()
 def cross_entropy(
     lm: LM, texts: Sequence[Document], layer: int, edit: Callable[[Tensor], Tensor]
 ) -> float:
@@ -234,13 +234,9 @@ def cross_entropy(
     def replace(h: Tensor) -> Tensor:
         return torch.cat([h[:, :1], edit(h[:, 1:].to(lm.device)).to(h)], dim=1)
 
-    losses = []
     with edited(lm, {layer: replace}):
-        for text in texts:
-            ids = torch.tensor([text.ids], device=lm.device)
-            logits = lm.model(ids).logits[0, 1:-1].float()  # (positions - 2, vocabulary)
-            losses.append(functional.cross_entropy(logits, ids[0, 2:], reduction="none"))
-    return torch.cat(losses).mean().item()
+        losses = target_losses(lm, [(text.ids, 2) for text in texts])
+    return float(np.average(losses, weights=[len(text.ids) - 2 for text in texts]))
 
 
 def quality(

@@ -125,8 +125,6 @@ class Pool(Samples):
         first = self.run.examples(self.task, "prior")[: self.run.preset.selection.examples]
         return Pool(self.run, self.task, first, f"{self.task}/measurements/examples")
 
-    # ---- measurements ----
-
     def measured(self, name: str) -> Measured:
         """A measurement by name, read from disk or made; `examples.` stands before theirs."""
         of, _, own = name.rpartition(".")

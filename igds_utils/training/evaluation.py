@@ -64,9 +64,9 @@ def answer(
 
 def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
     """What stored outputs depend on beside the model and the test set."""
-    limits = {"max_prompt_tokens", "max_new_tokens"}
-    fields = limits | {"rendering", "shots", "samples", "temperature", "top_p"}
-    return {"wording": content_hash(task.wording)} | config.model_dump(include=fields)
+    fields = "max_prompt_tokens max_new_tokens rendering shots samples temperature top_p"
+    how = config.model_dump(include=set(fields.split()))
+    return {"wording": content_hash(task.wording)} | how
 
 
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:

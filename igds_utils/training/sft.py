@@ -61,7 +61,11 @@ def train(
     tokens (prompt and target), target_tokens, seconds.
     Raises `ValueError` for a pair without target, and `FloatingPointError` if the loss is not finite.
     """
-    samples = _fitting(pairs, config.max_length)
+    check_pairs(pairs)
+    if cut := sum(len(ids) > config.max_length for ids, _ in pairs):
+        told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {config.max_length}: cut there"
+        warnings.warn(told, stacklevel=2)
+    samples = cut_pairs(pairs, config.max_length)
     order = global_batches([len(ids) for ids, _ in samples], config, seed)
     batches = [[samples[i] for i in batch] for batch in order]
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
@@ -121,15 +125,6 @@ def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
     """
     filler = [(batch[-1][0][:1], 1)] * (size * processes - len(batch)) if processes > 1 else []
     return [[*batch, *filler][rank::processes] for rank in range(processes)]
-
-
-def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
-    """The pairs, with targets cut at `max_length` tokens of prompt and target."""
-    check_pairs(pairs)
-    if cut := sum(len(ids) > max_length for ids, _ in pairs):
-        told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there"
-        warnings.warn(told, stacklevel=3)
-    return cut_pairs(pairs, max_length)
 
 
 def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
