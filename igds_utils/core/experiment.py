@@ -69,8 +69,6 @@ class Run:
         self.task, self.sets = cache(self.task), cache(self.sets)
         self.data_version = cache(self.data_version)
 
-    # ---- tasks and their data ----
-
     @property
     def tasks(self) -> list[str]:
         return list(self.preset.tasks)
@@ -156,8 +154,6 @@ class Run:
         """F_task: the features that the causal filter chose."""
         return [Feature.parse(name) for name in self.read(f"{task}/task_features.json")["selected"]]
 
-    # ---- models ----
-
     @property
     def lm(self):
         """The model whose features are read and steered."""
@@ -200,8 +196,6 @@ class Run:
 
         depth, width = self.lm_config.num_hidden_layers, self.lm_config.hidden_size
         return Saes(self.preset.chosen.saes, depth, width, _loading().first_device())
-
-    # ---- what products depend on ----
 
     def inputs(self, task: str, *sets: str) -> dict[str, Any]:
         """What products of the identification model depend on: it, SAEs, rendering, these sets."""

@@ -138,10 +138,8 @@ def _comet_model(checkpoint: HubRef | FolderRef):
 
     for name in ("lightning", "pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    pinned = False
-    if isinstance(checkpoint, FolderRef):
-        folder = local_folder(checkpoint)
-    else:
-        folder, pinned = snapshot(checkpoint, COMET_FILES), bool(regex.fullmatch(r"[0-9a-f]{40}", checkpoint.revision))
+    own = isinstance(checkpoint, FolderRef)
+    folder = local_folder(checkpoint) if own else snapshot(checkpoint, COMET_FILES)
+    pinned = not own and regex.fullmatch(r"[0-9a-f]{40}", checkpoint.revision)
     with patch.dict(os.environ, {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if pinned else {}):
         return fetched(ENCODER, lambda: load_from_checkpoint(str(folder / COMET_FILES[1]))).eval()

@@ -88,16 +88,12 @@ def read_prefix(lm: LM, prompts: Tokens) -> Prefix:
     return Prefix(cache, batch["attention_mask"])
 
 
-def cache_bytes(lm: LM, tokens: int) -> int:
-    """Bytes of the keys and values of `tokens` positions of one row."""
-    config = lm.model.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize
-
-
 def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
     """How many rows of at most `tokens` positions may decode together: their keys and values fill `cache_gb`."""
-    return max(1, int(cache_gb * 1e9 / cache_bytes(lm, tokens)))
+    config = lm.model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize  # bytes
+    return max(1, int(cache_gb * 1e9 / row))
 
 
 @dataclass(frozen=True)

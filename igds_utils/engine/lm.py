@@ -117,11 +117,12 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Causal attention with grouped queries in two plain products.
 
-    transformers repeats keys and values for every query head of a group, which for one new token after a long cache
-    is most of the work. The heads of a group share their keys, so here they stand where query positions stand.
-    query: (rows, heads, positions, d); key, value: (rows, key heads, key positions, d); attention_mask: bool, or
-    added to the scores, (rows, 1, positions, keys); returned: (rows, positions, heads, d). softcap: Gemma-2's bound
-    on the scores. Without it several positions go to transformers' own SDPA on a GPU, and over many keys on a CPU.
+    transformers repeats keys and values for every query head of a group, which for one new token
+    after a long cache is most of the work. The heads of a group share their keys, so here they
+    stand where query positions stand. query: (rows, heads, positions, d); key, value: (rows, key
+    heads, key positions, d); attention_mask: bool, or added to the scores, (rows, 1, positions,
+    keys); returned: (rows, positions, heads, d). softcap: Gemma-2's bound on the scores. Without it
+    several positions go to transformers' own SDPA on a GPU, and over many keys on a CPU.
     """
     rows, heads, positions, width = query.shape
     keys, on_cpu = key.shape[-2], query.device.type == "cpu"

@@ -1,9 +1,9 @@
 """Cross-entropy of targets given their prompts, as they are and with a feature amplified.
 
-The LM head is the dearest layer of a small model, and only the positions that predict a target token need it. Where
-nothing is learnt they meet it in parts, because the logits of a large batch would fill a GPU. In training a hook in
-front of the head keeps just those rows and the model's own forward does the rest: what wraps a model that several
-processes train must be called as a whole.
+The LM head is the dearest layer of a small model, and only the positions that predict a target
+token need it. Where nothing is learnt they meet it in parts, because the logits of a large batch
+would fill a GPU. In training a hook in front of the head keeps just those rows and the model's own
+forward does the rest: what wraps a model that several processes train must be called as a whole.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,7 @@ Pair = tuple[Sequence[int], int]  # token ids of prompt + target, and how many o
 
 IGNORED = -100  # label of a token that is not learnt
 ROWS = 64  # of logits whose losses are computed together: all of them in fp32 would be a second large matrix
-# Of logits that exist at once where a whole batch meets the vocabulary. Parts as large as that keep a GPU busy, and a
-# batch of 2,048 tokens of a small model is one part: on a CPU every further product lays out the head's weight anew.
+# Of logits that exist at once: so large a part keeps a GPU busy; on a CPU each lays out the head's weight anew.
 LOGIT_BYTES = 500_000_000
 
 

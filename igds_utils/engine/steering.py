@@ -11,10 +11,10 @@ from igds_utils.engine.sae import Feature, FeatureSet, Saes
 
 
 class Steering:
-    """Amplification of one feature a row: h' = h + scale * a_i(h) * d_i, with a_i read on the current h.
+    """What amplifies features in h, the residual stream after their block; a_i is read on the current h.
 
-    h is the residual stream after the feature's block; rows without a feature pass unchanged. Clamped, the activation
-    is set instead of added to: h' = h + ((1 + scale) * level_i - a_i(h)) * d_i, where the feature is silent too.
+    Rows without a feature pass unchanged. Clamped, the activation is set instead of added to:
+    h' = h + ((1 + scale) * level_i - a_i(h)) * d_i, where the feature is silent too.
     """
 
     def __init__(

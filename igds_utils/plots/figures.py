@@ -202,7 +202,8 @@ def activation_distributions(
     for axis, task, table in panels:
         table = table.sort_values("score", ascending=False)
         groups = activations[task].groupby(["arm", "seed"])["activation"]
-        clipped = activations[task].assign(activation=groups.transform(lambda a: a.clip(*a.quantile([0.01, 0.99]))))
+        inner = groups.transform(lambda a: a.clip(*a.quantile([0.01, 0.99])))
+        clipped = activations[task].assign(activation=inner)
         look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
         shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0}
         for _, of_seed in clipped.groupby("seed"):

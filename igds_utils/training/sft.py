@@ -2,11 +2,11 @@
 
     log = train(lm, pairs, config, seed=0, workdir=folder)      # lm.model is trained in place
 
-Under `accelerate launch` (`igds_utils.core.launch`) several processes call it with the same arguments and train
-together. The loss of a step is the mean over all target tokens of its global batch, however many processes and
-micro-batches share it, so the loss curve is that of one process.
-What the paper leaves open is fixed here: AdamW (betas 0.9 and 0.999), gradients clipped at norm 1, the schedule and
-warm-up of the preset, loss on the target and its EOS alone, no packing.
+Under `accelerate launch` (`igds_utils.core.launch`) several processes call it with the same
+arguments and train together. The loss of a step is the mean over all target tokens of its global
+batch, however many processes and micro-batches share it, so the loss curve is that of one process.
+What the paper leaves open is fixed here: AdamW (betas 0.9 and 0.999), gradients clipped at norm 1,
+the schedule and warm-up of the preset, loss on the target and its EOS alone, no packing.
 """
 
 import json
@@ -50,16 +50,18 @@ def train(
 
     It is trained with fp32 weights, and comes back in its own precision.
 
-    pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pairs`); a target that
-    reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
-    kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
-    for them; a training that was killed goes on from its last one, and a finished one removes them. origin: what names
-    the model as it is given (plain values); checkpoints of another one are not gone on from. weights: a folder for the
-    final weights (safetensors, gathered from all processes) and the tokenizer.
+    pairs: token ids of prompt + target + EOS and the number of prompt tokens
+    (`prompts.encode_pairs`); a target that reaches beyond `config.max_length` is cut there. seed:
+    fixes the order of the samples; the same call on the same kind of machine gives the same
+    weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks for them; a
+    training that was killed goes on from its last one, and a finished one removes them. origin:
+    what names the model as it is given (plain values); checkpoints of another one are not gone on
+    from. weights: a folder for the final weights (safetensors, gathered from all processes) and the
+    tokenizer.
 
-    Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
-    tokens (prompt and target), target_tokens, seconds.
-    Raises `ValueError` for a pair without target, and `FloatingPointError` if the loss is not finite.
+    Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm
+    (before clipping), tokens (prompt and target), target_tokens, seconds. Raises `ValueError` for a
+    pair without target, and `FloatingPointError` if the loss is not finite.
     """
     check_pairs(pairs)
     if cut := sum(len(ids) > config.max_length for ids, _ in pairs):
