@@ -81,14 +81,6 @@ def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
 
 
-def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
-    """Labels (batch, tokens) of right-padded `input_ids`: the token itself in the target, `IGNORED` elsewhere."""
-    labels = torch.full_like(input_ids, IGNORED)
-    for row, (ids, n_prompt) in enumerate(pairs):
-        labels[row, n_prompt : len(ids)] = input_ids[row, n_prompt : len(ids)]
-    return labels
-
-
 def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
     """Cross-entropy of every labelled token in fp32, row by row: (labelled tokens,).
 
