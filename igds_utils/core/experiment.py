@@ -61,17 +61,13 @@ class Run:
     """A preset with its data, models and products; models and data are loaded when first used."""
 
     def __init__(self, preset: Preset, root: Path, part: str = ""):
-        self.preset, self.root, self.part = preset, root, part
+        self.preset, self.root, self.part, self.tasks = preset, root, part, list(preset.tasks)
         self.store = own = store.Store(root / preset.model, part=part)
         self.make, self.make_in_parts, self.read = own.make, own.make_in_parts, own.read
         self.until_part = own.until_part
         self._models: dict[Ref, Any] = {}  # at most one
         self.task, self.sets = cache(self.task), cache(self.sets)
         self.data_version = cache(self.data_version)
-
-    @property
-    def tasks(self) -> list[str]:
-        return list(self.preset.tasks)
 
     def config(self, task: str) -> TaskConfig:
         return self.preset.tasks[task]

@@ -1,7 +1,7 @@
 """Feature activations at the critical position, read from the prompt alone.
 
-Attention is causal, so a_i(x, p) does not depend on what follows p: the prompt suffices (never the target), and so do
-the blocks up to the feature's own layer.
+Attention is causal, so a_i(x, p) does not depend on what follows p: the prompt suffices (never the
+target), and so do the blocks up to the feature's own layer.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,9 @@ def feature_activations(
 ) -> Tensor:
     """Activations a_i(x, p) of some features, from stored critical residuals {layer: (N, d)}: (N, len(features)).
 
-    kept: a dictionary that the parts of a pool share. It keeps what is needed of the SAEs whose features depend on one
-    encoder column each, which are then read once; of the others, whose whole encoder decides, none stays in memory.
+    kept: a dictionary that the parts of a pool share. It keeps what is needed of the SAEs whose
+    features depend on one encoder column each, which are then read once; of the others, whose whole
+    encoder decides, none stays in memory.
     """
     kept = {} if kept is None else kept
     found = torch.empty(len(next(iter(residual.values()))), len(features))

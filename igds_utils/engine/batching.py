@@ -12,8 +12,9 @@ from igds_utils.engine.lm import LM
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group indices so that (longest of the group) x (size of the group) <= batch_tokens.
 
-    Groups hold samples of similar length, longest first, so that little is padding and a batch that does not fit
-    fails at once rather than at the end. A sample longer than `batch_tokens` is a group of its own.
+    Groups hold samples of similar length, longest first, so that little is padding and a batch that
+    does not fit fails at once rather than at the end. A sample longer than `batch_tokens` is a
+    group of its own.
     """
     groups: list[list[int]] = []
     longest = 0

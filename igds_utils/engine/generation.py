@@ -1,7 +1,7 @@
 """Batched decoding in which every row may carry its own amplified feature.
 
-All tokens before the critical position are the same with and without amplification, so a prompt's prefix is computed
-once, and its cache serves every row of that prompt.
+All tokens before the critical position are the same with and without amplification, so a prompt's
+prefix is computed once, and its cache serves every row of that prompt.
 """
 
 from collections.abc import Sequence
@@ -115,8 +115,9 @@ def decode(
 ) -> list[list[int]]:  # fmt: skip
     """New token ids of every row, without the end-of-sequence token.
 
-    prompts: token ids that end at the critical token; prefix: theirs, where it has been read already. A row ends at
-    end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows leave the batch.
+    prompts: token ids that end at the critical token; prefix: theirs, where it has been read
+    already. A row ends at end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows
+    leave the batch.
     """
     if not rows:
         return []

@@ -164,8 +164,9 @@ def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def step_mask(lm: LM, mask: Tensor) -> Tensor:
     """The mask of one new position over all keys (rows, keys), made once for all blocks: (rows, 1, 1, keys).
 
-    transformers takes it as it is; from the plain one it would make a mask in every step and wait for the device. Over
-    more keys than a sliding window, blocks differ, so that is left to transformers.
+    transformers takes it as it is; from the plain one it would make a mask in every step and wait
+    for the device. Over more keys than a sliding window, blocks differ, so that is left to
+    transformers.
     """
     window = getattr(lm.model.config, "sliding_window", None)
     if window and mask.shape[1] > window:

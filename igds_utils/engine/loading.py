@@ -32,8 +32,8 @@ CONVERSION = 2  # part of the name of a converted model's folder: raise it when 
 def fast_matmul() -> None:
     """Let fp32 matrix products on the CPU go through oneDNN, up to four times faster, if that keeps fp32 accuracy.
 
-    PyTorch does so only when less precision is allowed. Processors without bf16 matrix units then still compute in
-    fp32; others would round, which one product tells.
+    PyTorch does so only when less precision is allowed. Processors without bf16 matrix units then
+    still compute in fp32; others would round, which one product tells.
     """
     torch.set_float32_matmul_precision("medium")
     generator = torch.Generator().manual_seed(0)
@@ -140,9 +140,10 @@ def model_folder(ref: Ref, weights: bool = True) -> Path:
 def _convert_gguf(ref: WheelRef, folder: Path) -> None:
     """Dequantize a GGUF file to fp32 safetensors once, and undo what its round trip breaks.
 
-    That is the end-of-turn token, padding, and a BOS forced onto every text (`prompts.encode` adds a prompt's one).
-    The tokenizer's class is the general one: under that of the architecture, transformers 5 and other programs would
-    build a sentencepiece tokenizer, as models of this architecture have it.
+    That is the end-of-turn token, padding, and a BOS forced onto every text (`prompts.encode` adds
+    a prompt's one). The tokenizer's class is the general one: under that of the architecture,
+    transformers 5 and other programs would build a sentencepiece tokenizer, as models of this
+    architecture have it.
     """
     from tokenizers import processors
 

@@ -107,7 +107,8 @@ def log_likelihoods(
 ) -> list[list[float]]:
     """Log-probability, in nats, of every token of each row's text but its first, under the row's amplification.
 
-    given: for each prompt of `prefix` a text: its critical token and what follows. The order is that of `rows`.
+    given: for each prompt of `prefix` a text: its critical token and what follows. The order is
+    that of `rows`.
     """
     found: dict[Row, list[float]] = {}
     texts = sorted({text for text, _ in rows})

@@ -1,7 +1,8 @@
 """Prompts (Table 9), their tokens, and the critical position p.
 
-Two renderings of a prompt: `bare` is the template itself; `chat` gives the template's body to the model as a user's
-turn and opens the assistant's turn with the cue line (`Solution:`), so that the prompt ends in the same colon.
+Two renderings of a prompt: `bare` is the template itself; `chat` gives the template's body to the
+model as a user's turn and opens the assistant's turn with the cue line (`Solution:`), so that the
+prompt ends in the same colon.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def fitted(
 ) -> str:
     """`render(fields)`, the longest field of the example cut at its end until the prompt has at most `max_tokens`.
 
-    The instruction and the cue around that text stay whole; `ValueError` where they alone are too long. Control tokens
-    in the fields stay text (`as_text`).
+    The instruction and the cue around that text stay whole; `ValueError` where they alone are too
+    long. Control tokens in the fields stay text (`as_text`).
     """
     fields = {name: as_text(text, tokenizer) for name, text in example.fields.items()}
     longest = max(fields, key=lambda name: len(fields[name]))
@@ -186,8 +187,9 @@ def encode_pairs(
 ) -> list[tuple[list[int], int]]:
     """Token ids of each prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
 
-    Control tokens in the completion stay text (`as_text`). Raises `ValueError` if the prompt's own tokens are not a
-    prefix of them: activations read on the prompt alone would then not be those of the training sample.
+    Control tokens in the completion stay text (`as_text`). Raises `ValueError` if the prompt's own
+    tokens are not a prefix of them: activations read on the prompt alone would then not be those of
+    the training sample.
     """
     end = [tokenizer.eos_token_id] * eos
     completions = [as_text(completion, tokenizer) for completion in completions]
@@ -213,9 +215,9 @@ def critical_position(
 ) -> int:
     """Index p, in `encode(tokenizer, text)`, of the token that holds the colon which ends the prompt.
 
-    text: the prompt and what follows, if anything does. ids: its tokens, where they are known. Found by character
-    offset, so neither what follows nor a colon merged with its neighbours can move it. Raises `ValueError` if the
-    prompt does not end in a colon.
+    text: the prompt and what follows, if anything does. ids: its tokens, where they are known.
+    Found by character offset, so neither what follows nor a colon merged with its neighbours can
+    move it. Raises `ValueError` if the prompt does not end in a colon.
     """
     if not prompt.endswith(":"):
         raise ValueError(f"the prompt must end in the colon ':' (U+003A), it ends in {prompt[-20:]!r}")

@@ -32,7 +32,8 @@ class Steering:
         self._sets: dict[int, FeatureSet] = {}
         self._levels: dict[int, Tensor] = {}
         self._column: dict[Feature, int] = {}
-        for layer in sorted({feature.layer for feature in features}):
+        self.layers = sorted({feature.layer for feature in features})
+        for layer in self.layers:
             here = sorted({feature for feature in features if feature.layer == layer})
             indices = [feature.index for feature in here]
             self._sets[layer] = known = FeatureSet(saes[layer], indices)
@@ -42,11 +43,6 @@ class Steering:
                 levels = [(1 + scale) * clamp[feature] for feature in here]
                 self._levels[layer] = torch.tensor(levels, device=known.indices.device)
             self._column |= {feature: column for column, feature in enumerate(here)}
-
-    @property
-    def layers(self) -> list[int]:
-        """Layers of the features, ascending."""
-        return list(self._sets)
 
     def edits(self, rows: Sequence[Feature | None]) -> dict[int, Callable[[Tensor], Tensor]]:
         """What amplifies the feature of each row in a forward pass, by layer (for `lm.edited`).

@@ -279,7 +279,6 @@ def follows_coverage(stored: Stored) -> Finding:
     return Finding(OPEN, f"largest effect in {show.unit}: {', '.join(said)}")
 
 
-FULL = {"full": "an epoch", "full_steps": "equal steps"}
 MORE = {"igds_k3": "k = 3", "igds_k5": "k = 5"}
 CLAIMS: dict[str, tuple] = {  # a claim's rule, and what it is given
     "Few features are recalled": (few_recalled,),
@@ -292,7 +291,7 @@ CLAIMS: dict[str, tuple] = {  # a claim's rule, and what it is given
     "IGDS beats Loss": (beats, "loss"),
     "IGDS beats IFD": (beats, "ifd"),
     "IGDS beats ZIP": (beats, "zip"),
-    "IGDS beats Full": (beats_all, FULL),
+    "IGDS beats Full": (beats_all, {"full": "an epoch", "full_steps": "equal steps"}),
     "IGDS beats Random at every ratio": (at_every_ratio,),
     "One feature is best": (beats_all, MORE),
     "Recall helps": (beats, "igds_unrecalled"),

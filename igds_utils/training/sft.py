@@ -104,8 +104,8 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
 def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint of one training in a folder; older trainings beside it lose theirs.
 
-    A checkpoint is whole where the trainer's state is, which is the last of its files: `get_last_checkpoint` alone
-    would take one that was being written when the training was killed.
+    A checkpoint is whole where the trainer's state is, which is the last of its files:
+    `get_last_checkpoint` alone would take one that was being written when the training was killed.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -122,8 +122,8 @@ def last_checkpoint(folder: Path) -> str | None:
 def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
     """The shares of a global batch, longest first, that processes train on: `size` samples each, of like lengths.
 
-    What fills a short share up has no target, so nothing is learnt from it; accelerate would take samples seen before.
-    One process takes the batch as it is.
+    What fills a short share up has no target, so nothing is learnt from it; accelerate would take
+    samples seen before. One process takes the batch as it is.
     """
     filler = [(batch[-1][0][:1], 1)] * (size * processes - len(batch)) if processes > 1 else []
     return [[*batch, *filler][rank::processes] for rank in range(processes)]
