@@ -78,7 +78,6 @@ ACTIVATION = Metric("activation", "", 1, 2)
 RHO = Metric("ρ", "", 1, 2)
 
 
-
 def ends(name: str) -> list[str]:
     """Names of a value and of both ends of its interval."""
     return [name, f"{name}_low", f"{name}_high"]

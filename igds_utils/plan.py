@@ -40,11 +40,10 @@ def stages(preset: Preset) -> pd.DataFrame:
     Columns: task, stage; tokens to read (forward passes), generate (decoding) and train (forward
     and backward), of all processes together; minutes, nan without speeds.
     """
-    rows = []
-    for name, task in preset.tasks.items():
-        rows += [(name, *row) for row in _stages(preset, task)]
-    frame = pd.DataFrame([*rows, ("all", "starts", 0, 0, 0)])
-    frame.columns = ["task", "stage", *TOKENS]
+    tasks = preset.tasks.items()
+    rows = [(name, *row) for name, task in tasks for row in _stages(preset, task)]
+    rows.append(("all", "starts", 0, 0, 0))
+    frame = pd.DataFrame(rows, columns=["task", "stage", *TOKENS])
     frame = frame.round().astype(dict.fromkeys(TOKENS, int))
     if (speeds := preset.speeds) is None:
         return frame.assign(minutes=math.nan)
@@ -88,8 +87,7 @@ def _stages(preset: Preset, task: TaskConfig) -> Iterator[tuple]:
     if own := task.capabilities:
         for name in own.benchmarks:
             subjects, known, length = QUESTIONS[name]
-            limit = own.limit.get(name) if isinstance(own.limit, dict) else own.limit
-            questions = min(known, subjects * limit) if limit else known
+            questions = min(known, subjects * own.limit.get(name, known))
             yield "capabilities", len(asked_in_general(task)) * questions * length, 0, 0
 
     if own := task.stability:

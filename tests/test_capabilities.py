@@ -43,14 +43,14 @@ def test_truthfulqa_from_a_mirror_is_the_share_of_probability_on_true_answers(lm
     file.write_text(json.dumps(given))
     monkeypatch.setenv(MIRROR, str(tmp_path))
     capabilities._tasks.cache_clear()
-    table = capabilities.score(lm, ["truthfulqa"])
+    table = capabilities.score(lm, ["truthfulqa"], {})
     assert table.loc[0, "score"] == pytest.approx(mc2(lm, row), rel=1e-4)
     # between 0 and 1: a share of probability, not whether the likeliest answer is true
     assert table.loc[0, "score"] not in (0.0, 1.0)
     turned = row | {"correct_answers": row["incorrect_answers"], "incorrect_answers": row["correct_answers"]}
     file.write_text(json.dumps(turned))
     capabilities._tasks.cache_clear()
-    other = capabilities.score(lm, ["truthfulqa"])
+    other = capabilities.score(lm, ["truthfulqa"], {})
     assert table.loc[0, "score"] + other.loc[0, "score"] == pytest.approx(1)
 
 

@@ -157,7 +157,7 @@ def test_correlation_stability_cost_and_forgetting(stored):
     assert judge(stored, claim, correlation_json={"trained": many}).verdict == "cannot tell"
 
     def stable(tops, kept=0.96, chance=0.01):
-        top1 = [{"source": str(i), "top": top, "kept": kept} for i, top in enumerate(tops)] + [{"source": "all"}]
+        top1 = [{"source": str(i), "top": top, "kept": kept} for i, top in enumerate(tops)]
         product = {"agreement": [{"same_top1_by_chance": chance}], "top1": top1}
         return judge(stored, "The top feature is stable", stability__summary_json=product).verdict
 

@@ -9,7 +9,7 @@ from igds_utils import tiny
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, generation, losses
 from igds_utils.engine.features import features_of
-from igds_utils.engine.generation import cache_bytes
+from igds_utils.engine.generation import rows_that_fit
 from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import effects, intervention, recall
@@ -29,7 +29,7 @@ def open_smoke(tmp_path):
 def memory_for(run, rows):
     """The override under which so many rows of the validation set decode together."""
     longest = max(len(sample.prompt) for sample in validation(run)) + run.config("math").max_new_tokens
-    return {"intervention.cache_gb": rows * cache_bytes(run.lm, longest) * 1.01 / 1e9}
+    return {"intervention.cache_gb": rows / rows_that_fit(run.lm, longest, 1.0) * 1.01}
 
 
 def obvious(run):

@@ -6,7 +6,7 @@ import torch
 
 from igds_utils import tasks, tiny
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine.generation import cache_bytes
+from igds_utils.engine.generation import rows_that_fit
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import encode, evaluation_prompt
 from igds_utils.tasks.base import Task, TaskSpec
@@ -72,7 +72,7 @@ def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
     asked = questions(lm, EXAMPLES)
     longest = len(encode(lm.tokenizer, asked[-1][1])) + config.max_new_tokens
     for rows, sizes in ((1, [1, 1, 1]), (8, [2, 1]), (12, [3])):
-        memory = rows * cache_bytes(lm, longest) * 1.01 / 1e9
+        memory = rows / rows_that_fit(lm, longest, 1.0) * 1.01
         assert list(map(len, evaluation.batches(lm, asked, config, memory))) == sizes
         assert answers(lm, config, memory=memory).equals(whole)
     assert answers(lm, config, examples=EXAMPLES[:0:-1]).equals(whole[4:].reset_index(drop=True))

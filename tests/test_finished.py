@@ -31,7 +31,7 @@ SUMMARY = [record(arm, score) for arm, score in zip(SHIFTS, (0.1, 0.4, 0.2, 0.3,
 
 @pytest.fixture(scope="module")
 def compared():
-    return finished.compare(shifted(SHIFTS), SUMMARY, resamples=200)
+    return finished.compare(shifted(SHIFTS), SUMMARY, 0.95, 200)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt(compared):
 
 
 def test_seeds_of_an_arm_are_kept_apart_and_their_luck_is_in_the_interval(two_seeds):
-    table = finished.compare(two_seeds, SUMMARY, resamples=200).set_index("arm")
+    table = finished.compare(two_seeds, SUMMARY, 0.95, 200).set_index("arm")
     igds, base = table.loc["igds@0.5"], table.loc["original", "median"]
     assert igds["medians"] == pytest.approx([base + 1, base + 5])
     assert igds["median"] == pytest.approx(base + 3)
@@ -63,11 +63,11 @@ def test_seeds_of_an_arm_are_kept_apart_and_their_luck_is_in_the_interval(two_se
 
 
 def test_the_correlation_is_over_arms_with_and_without_the_untrained_model(compared):
-    rho = finished.correlation(compared, resamples=200)
+    rho = finished.correlation(compared, 0.95, 200)
     assert rho["all"]["n"] == 5 and rho["all"]["rho"] == pytest.approx(0.9)
     assert rho["trained"]["rho"] == pytest.approx(1.0) and rho["trained"]["p_value"] == pytest.approx(2 / 24)
     assert rho["all"]["low"] is None  # five arms have no interval
-    few = finished.correlation(compared.head(2), resamples=50)
+    few = finished.correlation(compared.head(2), 0.95, 50)
     assert few["all"]["rho"] is None and few["trained"]["rho"] is None
 
 
@@ -78,14 +78,14 @@ def test_the_figure_names_every_arm_and_draws_every_seed(compared, two_seeds):
     assert rows(figure.axes[0]) == [
         "IGDS 50 %  50.0", "Full  40.0", "Loss 50 %  30.0", "Random 50 %  20.0", "Original  10.0",
     ]  # fmt: skip
-    table = finished.compare(two_seeds, SUMMARY, resamples=50)
+    table = finished.compare(two_seeds, SUMMARY, 0.95, 50)
     (axis,) = ridges(two_seeds, table).axes
     marked = [x for x, y in points(axis, "median") if round(y) == 0]  # IGDS is in the first row
     assert sorted(marked) == pytest.approx(table["medians"].iloc[4])
     bodies = [body for body in axis.collections if len(body.get_paths()[0]) > 50]
     assert len(bodies) == 6  # five arms, one of them twice
     flat = shifted(SHIFTS).assign(activation=1.0)  # no density: its median alone
-    figure = ridges(flat, finished.compare(flat, SUMMARY, resamples=50))
+    figure = ridges(flat, finished.compare(flat, SUMMARY, 0.95, 50))
     assert set(points(figure.axes[0], "median")) == {(1, row) for row in range(5)}
 
 
@@ -113,7 +113,7 @@ def series(points, n=40):
 )
 def test_alerts_follow_the_rule(values, start, score_alerts, activation_alerts):
     named = [(f"v{number}", *value) for number, value in enumerate(values)]
-    watched = finished.watch(series(named), "l1_p2", resamples=300, start=start)
+    watched = finished.watch(series(named), "l1_p2", 0.95, 300, start=start)
     assert watched.index[watched["score_alert"]].tolist() == score_alerts
     assert watched.index[watched["activation_alert"]].tolist() == activation_alerts
     best = np.maximum.accumulate([right for right, _ in values])[:-1]
@@ -125,7 +125,7 @@ def test_seeds_of_a_point_count_as_such():
     first = pd.concat([series([("v1", 0.5, 0)]).assign(seed=seed) for seed in (0, 1)])
     lucky, unlucky = (series([("v2", right, by)]) for right, by in ((0.55, 0.0), (0.3, 4.0)))
     both = pd.concat([first, lucky.assign(seed=0), unlucky.assign(seed=1)])
-    watched = finished.watch(both, "l1_p2", resamples=300)
+    watched = finished.watch(both, "l1_p2", 0.95, 300)
     assert watched["activation"].tolist() == pytest.approx([10, 12])
     assert watched["lost"].iloc[1] == pytest.approx(-0.075) and not watched["score_alert"].iloc[1]
     assert watched["n"].tolist() == [40, 40]

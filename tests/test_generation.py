@@ -20,7 +20,7 @@ NEW = 6
 
 def prompts(lm, n=4):
     generator = torch.Generator().manual_seed(1)
-    lengths = [5, 14, 9, 1, 12][:n]
+    lengths = [5, 14, 9, 2, 12][:n]
     return [torch.randint(2, len(lm.tokenizer), (k,), generator=generator).tolist() for k in lengths]
 
 
@@ -162,6 +162,11 @@ def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():
     drawn = choose(logits.expand(4000, 4), list(range(4000)), 0).bincount(minlength=4)
     assert (drawn / 4000).tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], abs=0.03)
     assert drawn[3] == 0
+
+
+def test_a_text_ends_before_the_first_stop(lm):
+    for text, kept in ((" 4.\n### Problem:\n5", "4."), (" a\nb ", "a\nb")):
+        assert generation.to_text(lm, lm.tokenizer(text)["input_ids"], ["### Problem"]) == kept
 
 
 @pytest.mark.parametrize("every", [1, 3, 8, 50])

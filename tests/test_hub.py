@@ -19,7 +19,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import HubRef, WheelRef
 from igds_utils.data import hub
 from igds_utils.engine.loading import load_lm, load_tokenizer
-from igds_utils.engine.prompts import encode, encode_pair
+from igds_utils.engine.prompts import encode, encode_pairs
 
 FILES = {"toy/data.txt": "héllo\n" * 100, "toy/locale/fr.json": "{}", "toy/locale/deep/zh.json": "[]"}
 METADATA = {
@@ -147,7 +147,7 @@ def test_models_load_by_their_ids(hub_box, name):
     assert bool(tokenizer.chat_template) == chat
     stored = torch.cat([parameter.flatten()[:1] for parameter in lm.model.parameters()])
     assert stored.isfinite().all() and stored.float().std() > 0
-    ids, n_prompt = encode_pair(tokenizer, "Solution:", " 12 + 7 = 19")
+    ((ids, n_prompt),) = encode_pairs(tokenizer, ["Solution:"], [" 12 + 7 = 19"])
     assert ids[-1] == tokenizer.eos_token_id
     assert [i for i in ids[:n_prompt] if i == tokenizer.bos_token_id] == ids[: special[0] is not None]
 

@@ -25,7 +25,7 @@ TWO = effects([
 
 
 def test_delta_is_the_mean_change_of_the_score():
-    table = intervention.causal_effects(TWO, confidence=0.95, resamples=500, seed=0).set_index("feature")
+    table = intervention.causal_effects(TWO, 0.95, 500, 0).set_index("feature")
     assert table.loc[1, "delta"] == pytest.approx(1 / 3)
     assert table.loc[9, "delta"] == pytest.approx(-1 / 3)
     assert table.loc[1, "delta_loglik"] == pytest.approx(0.5 / 3)

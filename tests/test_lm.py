@@ -204,32 +204,23 @@ def precision():
 
 
 def test_fast_products_keep_fp32_accuracy_or_are_not_used(precision):
-    fast = fast_matmul()
-    assert torch.get_float32_matmul_precision() == ("medium" if fast else "highest")
+    fast_matmul()
     generator = torch.Generator().manual_seed(5)
     x, w = torch.randn(300, 576, generator=generator), torch.randn(576, 1536, generator=generator)
     exact = x.double() @ w.double()
     assert ((x @ w).double() - exact).abs().max() / exact.abs().max() < 1e-5
 
 
-def test_where_a_model_is_put(tmp_path, monkeypatch):
-    tiny.save_model("llama", 0, tmp_path)
-    weights = tiny.model("llama").num_parameters() * 2  # bytes in bf16
-
-    def place():
-        return device_map(tmp_path, torch.bfloat16)
-
-    assert place() is None  # without a GPU
+def test_where_a_model_is_put(monkeypatch):
+    assert device_map() is None  # without a GPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    for free, expected in ((weights * 2, {"": 0}), (int(weights * 1.5), "auto")):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device, free=free: (free, free))
-        assert place() == expected
+    assert device_map() == {"": 0}
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert place() == {"": 3}
+    assert device_map() == {"": 3}
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert place() is None
+    assert device_map() is None
 
 
 def test_tiny_models_and_folders_load(tmp_path, monkeypatch):
@@ -288,7 +279,7 @@ def test_one_bos_before_every_prompt_and_none_in_or_before_a_target(real, exampl
     tokenizer = real.tokenizer
     for example in examples[task]:
         prompt = prompts.identification_prompt(tasks.get(task), example, tokenizer, rendering)
-        ids, n_prompt = prompts.encode_pair(tokenizer, prompt, f" {example.target}")
+        ((ids, n_prompt),) = prompts.encode_pairs(tokenizer, [prompt], [f" {example.target}"])
         turns = prompt.count("<|im_start|>")  # BOS is also what opens a turn of the chat template
         assert ids[0] == 1 and ids[1] != 1
         assert ids[:n_prompt].count(1) == max(turns, 1)

@@ -35,7 +35,7 @@ def small(tasks: list[str]) -> dict[str, Any]:
         if task.stability:
             changed |= {"stability.prior": 4, "stability.validation": 4, "stability.max_new_tokens": 6}
         # MMLU's 57 subjects have a test of their own
-        changed |= {"capabilities.benchmarks": ["truthfulqa"], "capabilities.limit": 1}
+        changed |= {"capabilities.benchmarks": ["truthfulqa"], "capabilities.limit": {"truthfulqa": 1}}
         found |= {f"tasks.{name}.{key}": value for key, value in changed.items()}
     return found
 
@@ -93,5 +93,5 @@ def test_all_pairs_by_the_command_that_a_user_gives(tmp_path, monkeypatch, model
 @pytest.mark.slow
 def test_mmlu_is_read_from_the_hub():
     lm = load_lm(load_preset("paper", "llama-3.1-8b").chosen.train)
-    table = capabilities.score(lm, ["mmlu"], limit=1)
+    table = capabilities.score(lm, ["mmlu"], limit={"mmlu": 1})
     assert len(table) == 57 == table["subject"].nunique()

@@ -111,7 +111,7 @@ def test_overlap_by_hand():
 def test_correlation_with_length_is_positive_where_long_targets_come_first(known):
     ids = list(KINDS)  # in order of length
     rankings = {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}
-    table = quality.length_correlation(rankings, known, resamples=200)
+    table = quality.length_correlation(rankings, known, 0.95, 200)
     assert table["rho"].tolist() == pytest.approx([1, -1])
 
 

@@ -81,7 +81,6 @@ def test_a_target_is_made_by_the_tasks_template_unless_a_record_holds_it(read):
 @pytest.mark.parametrize(
     ("how", "text", "taken"),
     [
-        ("boxed", "so \\boxed{1} or \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("gsm8k_answer", "2 + 3 = <<2+3=5>>5 eggs.\n#### 1,005", "1005"),
         ("gsm8k_solution", "a\n\nb <<1*2=2>>2\n#### -3 ", "a\n\nb 2"),
     ],

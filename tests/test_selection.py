@@ -39,7 +39,7 @@ def compared(request, known):
     return {
         "rankings": ranked,
         "precision": quality.precision(ranked, known, 0.5),
-        "length": quality.length_correlation(ranked, known, resamples=100),
+        "length": quality.length_correlation(ranked, known, 0.95, 100),
     }
 
 

@@ -145,9 +145,9 @@ def test_table9_shows_the_runs_templates_beside_the_papers():
 
 def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
     frame = pd.DataFrame({"Arm": ["IGDS", "a|b"], "Gain (%)": ["−1.5 [−2, 3]", "x_1 & y"]})
-    paths = save_table(frame, tmp_path / "tables", "table2", "Scores at 50 %")
+    save_table(frame, tmp_path / "tables", "table2", "Scores at 50 %")
+    paths = sorted((tmp_path / "tables").iterdir())
     assert [path.name for path in paths] == ["table2.csv", "table2.md", "table2.tex"]
-    assert sorted((tmp_path / "tables").iterdir()) == sorted(paths)
     rows = list(csv.reader(paths[0].open(encoding="utf8")))
     assert rows == [["Arm", "Gain (%)"], ["IGDS", "-1.5 [-2, 3]"], ["a|b", "x_1 & y"]]
     assert load_table(tmp_path / "tables", "table2")["Gain (%)"][0].startswith("−1.5 [−2")

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from igds_utils import plan, selectors
-from igds_utils.core.arms import WHOLE, arms
+from igds_utils.core.arms import arms
 from igds_utils.core.experiment import Run
 from igds_utils.data.stats import interval, paired_difference, spearman
-from igds_utils.display import arm_title, missing
+from igds_utils.display import arm_title, missing, without_seed
 
 SCORE = "score"
 BAND = 0.9  # share of a model's activations that the band holds
@@ -29,19 +29,16 @@ def arm_activations(run: Run, task: str) -> pd.DataFrame:
             continue
         path = f"{task}/arms/{arm.name}/activations.parquet"
         found = run.read(path).query(f"layer == {top.layer} and feature == {top.index}")
-        whole = arm.selector in ("original", *WHOLE)
-        name = arm.selector if whole else f"{arm.selector}@{arm.ratio:g}"
-        tables.append(found.assign(arm=name, seed=arm.seed))
+        tables.append(found.assign(arm=without_seed(arm.name), seed=arm.seed))
     return pd.concat(tables, ignore_index=True)[["arm", "seed", "sample_id", "activation"]]
 
 
 def compare(
-    activations: pd.DataFrame, summary: list[dict[str, Any]], confidence: float = 0.95,
-    resamples: int = 2000, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    activations: pd.DataFrame, summary: list[dict[str, Any]], *options: float
+) -> pd.DataFrame:
     """One row per arm: its median activation, how far it moved, and its score (Figure 3).
 
-    activations: `arm_activations`; summary: records of `evaluation.summarise`. Columns: arm,
+    activations: `arm_activations`; summary, options: as of `evaluation.summarise`. Columns: arm,
     selector, ratio, main, score, low, high (as there), medians (one per training seed), median
     (their mean), moved, moved_low, moved_high (paired difference to the untrained model).
     """
@@ -55,15 +52,13 @@ def compare(
         row["median"] = float(medians.mean())
         if record["arm"] != "original":
             base = wide["original"].iloc[:, 0]
-            moved = paired_difference(values, base, confidence, resamples, seed)
+            moved = paired_difference(values, base, *options)
             row |= {"moved": moved.mean, "moved_low": moved.low, "moved_high": moved.high}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def correlation(
-    table: pd.DataFrame, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> dict[str, dict[str, Any]]:
+def correlation(table: pd.DataFrame, *options: float) -> dict[str, dict[str, Any]]:
     """Spearman's correlation of median activation and score over the arms of `compare`.
 
     `all` counts the untrained model as one arm, as in the paper; `trained` leaves it out. Each
@@ -71,7 +66,7 @@ def correlation(
     """
     found = {}
     for name, part in {"all": table, "trained": table.query("selector != 'original'")}.items():
-        rho = spearman(part["median"], part["score"], confidence, resamples, seed)._asdict()
+        rho = spearman(part["median"], part["score"], *options)._asdict()
         found[name] = {key: None if missing(value) else value for key, value in rho.items()}
     return found
 
@@ -81,7 +76,7 @@ def series_of_arms(run: Run, task: str) -> pd.DataFrame:
     top = run.task_features(task)[0].name
     read = arm_activations(run, task).rename(columns={"activation": "value"}).assign(measure=top)
     scored = run.read(f"{task}/evaluation.parquet")
-    scored["arm"] = scored["arm"].str.replace(r"-s\d+$", "", regex=True)
+    scored["arm"] = scored["arm"].map(without_seed)
     scored = scored[scored["arm"].isin(read["arm"])].rename(columns={"score": "value"})
     keys = ["arm", "measure", "sample_id", "seed"]
     both = pd.concat([read, scored.assign(measure=SCORE)])
@@ -90,10 +85,7 @@ def series_of_arms(run: Run, task: str) -> pd.DataFrame:
     return both.assign(point=both["arm"].astype(str).map(arm_title)).drop(columns="arm")
 
 
-def watch(
-    series: pd.DataFrame, feature: str, confidence: float = 0.95, resamples: int = 2000,
-    seed: int = 0, start: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+def watch(series: pd.DataFrame, feature: str, *options: float, start: int = 0) -> pd.DataFrame:
     """One row per point of a series: its score and activation, and whether either alerts.
 
     series: a row per model, quantity, sample and seed: point (a model or checkpoint, in order),
@@ -112,10 +104,10 @@ def watch(
         model = score if score.shape[1] > 1 else score.iloc[:, 0]  # one is taken as it stands
         if place == start:
             band = tuple(activation.stack().quantile([(1 - BAND) / 2, (1 + BAND) / 2]))
-        mean, low, high = interval(score.mean(axis=1), confidence, resamples, seed)
+        mean, low, high = interval(score.mean(axis=1), *options)
         row = {"point": point, "score": mean, "low": low, "high": high, "n": len(score)}
         if best is not None:
-            lost = paired_difference(model, best, confidence, resamples, seed)
+            lost = paired_difference(model, best, *options)
             row |= {"lost": lost.mean, "lost_low": lost.low, "lost_high": lost.high}
         middle = float(activation.median().mean())
         row |= {"activation": middle, "band_low": band[0], "band_high": band[1]}

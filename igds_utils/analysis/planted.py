@@ -20,7 +20,7 @@ from igds_utils import tiny
 from igds_utils.engine.activations import critical_residuals
 from igds_utils.engine.features import Feature, features_of
 from igds_utils.engine.lm import LM
-from igds_utils.engine.prompts import Sample, encode_pairs
+from igds_utils.engine.prompts import samples
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import intervention
 from igds_utils.tasks.examples import Example
@@ -195,14 +195,12 @@ def effects(
     model: Planted, features: Sequence[Feature], examples: Sequence[Example], **steering
 ) -> pd.DataFrame:
     """Generated and forced effects; the score is exact match. steering: as for `Steering`."""
-    texts = [prompt(e) for e in examples], [f" {e.target}" for e in examples]
-    read = encode_pairs(model.lm.tokenizer, *texts)
-    samples = [Sample(e.id, ids[:n], ids, e) for e, (ids, n) in zip(examples, read, strict=True)]
+    read = samples(model.lm.tokenizer, examples, [prompt(example) for example in examples])
 
     def exact(outputs: Sequence[str], asked: Sequence[Example]) -> list[float]:
         return [float(said == one.target) for said, one in zip(outputs, asked, strict=True)]
 
-    shared = model.lm, Steering(model.saes, features, **steering), features, samples
+    shared = model.lm, Steering(model.saes, features, **steering), features, read
     generated = intervention.generated_effects(*shared, exact, max_new_tokens=2)
     return generated.merge(intervention.forced_effects(*shared))
 

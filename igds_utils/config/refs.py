@@ -126,12 +126,11 @@ class Column(Strict):
 
     Dots in a column's name lead into nested records and lists (translation.en, messages.0.content);
     names in braces make a template ({instruction}\\n{input}). take: gsm8k_solution, without the
-    last line `#### N` and the marks <<...>>; gsm8k_answer, that N; boxed, what the last \\boxed{}
-    holds.
+    last line `#### N` and the marks <<...>>; gsm8k_answer, that N.
     """
 
     column: str | None = None
-    take: Literal["text", "gsm8k_solution", "gsm8k_answer", "boxed"] = "text"
+    take: Literal["text", "gsm8k_solution", "gsm8k_answer"] = "text"
     value: str | None = None  # the same text for every row, in place of a column
 
     @model_validator(mode="after")
@@ -163,9 +162,6 @@ class MirrorFile(Strict):
     columns: Columns
 
 
-Set = Literal["test", "validation", "confirmation", "prior", "pool"]
-
-
 class DataSource(Strict):
     """Rows of a dataset on the hub or of files, and what their columns fill."""
 
@@ -176,7 +172,7 @@ class DataSource(Strict):
     file: str | list[str] | None = None  # or files, or a folder; from the project's root
     mirror: MirrorFile | None = None
     columns: Columns = {}  # by field; by default of the same name, or a known format's
-    sets: list[Set] | None = None  # that it fills; by default the one it is named after
+    sets: list[str] | None = None  # that it fills; by default the one it is named after
     where: dict[str, list[str | int | bool]] = {}  # column -> values, one of which it has
     max_words: dict[str, int] = {}  # field -> most words; longer rows are left out
     join_repeats: bool = False  # one example of a prompt with the references of all

@@ -62,7 +62,7 @@ class SftConfig(Strict):
     epochs: float = 1.0
     global_batch: int = 64
     device_tokens: PositiveInt = 4096  # that a device holds at once
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_length: int = 2048
@@ -120,7 +120,7 @@ class CapabilitiesConfig(Strict):
     """General benchmarks that the arms of a task take (Table 8)."""
 
     benchmarks: list[Benchmark] = ["mmlu", "truthfulqa"]
-    limit: PositiveInt | dict[Benchmark, PositiveInt] | None = None  # questions of each subject
+    limit: dict[Benchmark, PositiveInt] = {}  # questions of each subject; by default all
     arms: list[str] | None = None  # beside `original`; none: those of Table 2
 
 

@@ -1,7 +1,5 @@
 """The arms of a task: one trained model each, named by what it was trained on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from igds_utils.config.config import ConfigError

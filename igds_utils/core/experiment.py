@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from igds_utils import tasks
@@ -60,19 +61,13 @@ class Run:
     """A preset with its data, models and products; models and data are loaded when first used."""
 
     def __init__(self, preset: Preset, root: Path, part: str = ""):
-        self.preset, self.root, self.part = preset, root, part
+        self.preset, self.root, self.part, self.tasks = preset, root, part, list(preset.tasks)
         self.store = own = store.Store(root / preset.model, part=part)
         self.make, self.make_in_parts, self.read = own.make, own.make_in_parts, own.read
         self.until_part = own.until_part
         self._models: dict[Ref, Any] = {}  # at most one
         self.task, self.sets = cache(self.task), cache(self.sets)
         self.data_version = cache(self.data_version)
-
-    # ---- tasks and their data ----
-
-    @property
-    def tasks(self) -> list[str]:
-        return list(self.preset.tasks)
 
     def config(self, task: str) -> TaskConfig:
         return self.preset.tasks[task]
@@ -98,7 +93,10 @@ class Run:
         sets, limit = self.sets(task), self.config(task).max_new_tokens
 
         def build() -> dict[str, Any]:
-            room = prompts.answer_room(self.train_tokenizer, sets["test"], limit)
+            texts = [f" {max((one.target, *one.references), key=len)}" for one in sets["test"]]
+            read = self.train_tokenizer(texts, add_special_tokens=False)["input_ids"]
+            longer = fmean(len(ids) > limit for ids in read)
+            room = {"limit": limit, "longer": longer, "longest": max(map(len, read))}
             return {**sets.facts, "test_references": room}
 
         inputs = {name: self.data_version(task, name) for name in ("pool", "test")}
@@ -140,12 +138,8 @@ class Run:
     def samples(self, task: str, ids: list[str]) -> list[prompts.Sample]:
         """Samples of any set, by id, with the token ids that the causal filter reads."""
         known = {example.id: example for members in self.sets(task).values() for example in members}
-        made = []
-        for example in map(known.get, ids):
-            pair = self.prompt(task, example), f" {example.target}"
-            tokens, n_prompt = prompts.encode_pair(self.tokenizer, *pair)
-            made.append(prompts.Sample(example.id, tokens[:n_prompt], tokens, example))
-        return made
+        asked = [known[one] for one in ids]
+        return prompts.samples(self.tokenizer, asked, [self.prompt(task, one) for one in asked])
 
     def score(self, task: str) -> Callable[[Sequence[str], Sequence[Example]], list[float]]:
         """The task's own metric, the first of those that it reports."""
@@ -155,8 +149,6 @@ class Run:
     def task_features(self, task: str) -> list[Feature]:
         """F_task: the features that the causal filter chose."""
         return [Feature.parse(name) for name in self.read(f"{task}/task_features.json")["selected"]]
-
-    # ---- models ----
 
     @property
     def lm(self):
@@ -200,8 +192,6 @@ class Run:
 
         depth, width = self.lm_config.num_hidden_layers, self.lm_config.hidden_size
         return Saes(self.preset.chosen.saes, depth, width, _loading().first_device())
-
-    # ---- what products depend on ----
 
     def inputs(self, task: str, *sets: str) -> dict[str, Any]:
         """What products of the identification model depend on: it, SAEs, rendering, these sets."""

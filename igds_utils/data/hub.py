@@ -11,17 +11,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from filelock import FileLock
 
 from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import FolderRef, HubRef, WheelRef
 
-T = TypeVar("T")
 # What a model needs; repositories also hold the weights in other formats.
 TOKENIZER = ["*.json", "*.model", "*.txt", "*.jinja"]
 FILES = [*TOKENIZER, "*.safetensors"]
@@ -51,30 +49,20 @@ def whole(folder: Path, fill: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                with temporary_folder(folder) as new:
+                new = folder.with_name(f".new-{folder.name}")
+                shutil.rmtree(new, ignore_errors=True)  # what a killed process left there
+                new.mkdir()
+                try:
                     fill(new)
                     new.rename(folder)
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
         if error.errno is None:
             raise  # not the file system's: what `fill` read is at fault
         mend = "free some space, or set IGDS_CACHE to another folder"
         raise SourceError(f"cannot write to the cache {cache_root()} ({error}): {mend}") from error
     return folder
-
-
-@contextmanager
-def temporary_folder(final: Path) -> Iterator[Path]:
-    """A new folder beside `final`, removed at the end unless it was renamed.
-
-    Its name is fixed, so what a killed process left there is removed by the next one.
-    """
-    new = final.with_name(f".new-{final.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def local_folder(ref: FolderRef) -> Path:
@@ -116,9 +104,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# ---- the Hugging Face hub ------------------------------------------------------------
-
-
 def snapshot(ref: HubRef, patterns: list[str] = FILES) -> Path:
     """Folder with a model's files of these patterns, fetched unless they are in the hub's cache."""
     from huggingface_hub import snapshot_download
@@ -127,7 +112,7 @@ def snapshot(ref: HubRef, patterns: list[str] = FILES) -> Path:
     return Path(fetched(ref.hub, lambda: snapshot_download(ref.hub, **options)))
 
 
-def fetched(name: str, get: Callable[[], T]) -> T:
+def fetched(name: str, get: Callable[[], Any]) -> Any:
     """What `get` returns, which takes the repository `name` from the hub.
 
     Raises `SourceError` where the hub refuses or cannot be reached, with the hub's own words. Other

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from itertools import zip_longest
 from math import comb
 from types import SimpleNamespace
@@ -51,28 +51,26 @@ def last_number(text: str) -> str | None:
     return found[-1].replace(",", "") if found else None
 
 
-def math_correct(output: str, reference: str, timeout: int = 5) -> bool:
+def math_correct(output: str, reference: str) -> bool:
     r"""Whether the answer of an output is mathematically equal to the reference (math-verify).
 
     The answer is the last box that is not empty, apart from a full stop at its end; without one,
     what math-verify finds in the text, else the last number. A base in the reference (4343_7) must
-    stand in the answer too, which math-verify passes over. timeout: seconds for parsing and for
-    comparing.
+    stand in the answer too, which math-verify passes over.
     """
     from math_verify import parse, verify
 
     # an answer that cannot be parsed is a wrong answer, not a warning a line
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     output, reference = output.translate(PLAIN), reference.translate(PLAIN)
-    read = partial(parse, parsing_timeout=timeout)
     if box := boxed_answer(output):
-        given = read(f"\\boxed{{{box.rstrip('. ')}}}")
+        given = parse(f"\\boxed{{{box.rstrip('. ')}}}")
     else:
-        given = read(output) or read(last_number(output) or "")
+        given = parse(output) or parse(last_number(output) or "")
     base = BASED.fullmatch(reference.strip("$} "))
     if base and base.groups() not in BASED.findall(box or output)[-1:]:
         return False
-    return bool(verify(read(f"\\boxed{{{reference}}}"), given, timeout_seconds=timeout))
+    return bool(verify(parse(f"\\boxed{{{reference}}}"), given))
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -140,10 +138,8 @@ def _comet_model(checkpoint: HubRef | FolderRef):
 
     for name in ("lightning", "pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    pinned = False
-    if isinstance(checkpoint, FolderRef):
-        folder = local_folder(checkpoint)
-    else:
-        folder, pinned = snapshot(checkpoint, COMET_FILES), bool(regex.fullmatch(r"[0-9a-f]{40}", checkpoint.revision))
+    own = isinstance(checkpoint, FolderRef)
+    folder = local_folder(checkpoint) if own else snapshot(checkpoint, COMET_FILES)
+    pinned = not own and regex.fullmatch(r"[0-9a-f]{40}", checkpoint.revision)
     with patch.dict(os.environ, {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if pinned else {}):
         return fetched(ENCODER, lambda: load_from_checkpoint(str(folder / COMET_FILES[1]))).eval()

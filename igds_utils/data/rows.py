@@ -87,9 +87,6 @@ def source_rows(source: DataSource, columns: Iterable[str] | None, name: str) ->
         raise SourceError(f"{name}: {error} {mend}") from error
 
 
-# ---- files ---------------------------------------------------------------------------
-
-
 def _file_rows(names: str | Sequence[str], root: Path) -> Rows:
     names, files = [names] if isinstance(names, str) else names, {}
     for path in (root / Path(name).expanduser() for name in names):
@@ -181,9 +178,6 @@ def _csv(stream: BinaryIO, called: str) -> Iterator[Row]:
         ragged = None in row or None in row.values()
         yield f"{called} line {line}", "has not as many fields as the header" if ragged else row
         line = rows.line_num + 1
-
-
-# ---- the hub and its mirror ----------------------------------------------------------
 
 
 def mirror_folder() -> Path | None:

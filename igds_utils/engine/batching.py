@@ -12,8 +12,9 @@ from igds_utils.engine.lm import LM
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group indices so that (longest of the group) x (size of the group) <= batch_tokens.
 
-    Groups hold samples of similar length, longest first, so that little is padding and a batch that does not fit
-    fails at once rather than at the end. A sample longer than `batch_tokens` is a group of its own.
+    Groups hold samples of similar length, longest first, so that little is padding and a batch that
+    does not fit fails at once rather than at the end. A sample longer than `batch_tokens` is a
+    group of its own.
     """
     groups: list[list[int]] = []
     longest = 0
@@ -27,12 +28,12 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 def padded_batches(
-    lm: LM, sequences: Sequence[Sequence[int]], batch_tokens: int, what: str, side: str = "right"
+    lm: LM, sequences: Sequence[Sequence[int]], batch_tokens: int, what: str
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Indices of each group of `token_batches` and the model's inputs (`pad`), behind a progress bar named `what`."""
+    """Indices of each group of `token_batches` and the model's inputs, right-padded, behind a bar named `what`."""
     with tqdm(total=len(sequences), desc=what, unit="sample", leave=False, delay=2) as bar:
         for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
-            yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, side, lm.device)
+            yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
             bar.update(len(batch))
 
 
@@ -56,11 +57,8 @@ def pad(
         own = slice(longest - len(ids), longest) if side == "left" else slice(0, len(ids))
         input_ids[row, own] = torch.tensor(ids, dtype=torch.long)
         attention_mask[row, own] = 1
-    batch = {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "position_ids": positions(attention_mask),
-    }
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+    batch["position_ids"] = positions(attention_mask)
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

@@ -4,7 +4,7 @@ Shares are fixed by the work alone, so that several processes give exactly what 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -24,12 +24,6 @@ def is_main_process() -> bool:
     return process_index() == 0
 
 
-def own_gpu() -> int | None:
-    """The GPU of this process of a launch or job of several (IGDS_GPU); None: all are its own."""
-    number = os.environ.get("LOCAL_RANK" if processes() > 1 else "IGDS_GPU")
-    return None if number is None else int(number)
-
-
 def connected():
     """What accelerate offers to the processes of a launch; the first call connects them."""
     import torch
@@ -39,15 +33,9 @@ def connected():
     return utils
 
 
-def map_in_order(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """`function` of every item, in the order of the items, known to every process.
-
-    Process r of n takes the items r, r + n, r + 2n, ...; results travel pickled.
-    """
-    mine = range(process_index(), len(items), processes())
-    done = [(number, function(items[number])) for number in mine]
-    known = dict(done if processes() == 1 else connected().gather_object(done))
-    return [known[number] for number in range(len(items))]
+def gathered(own: list) -> list:
+    """The items of all processes, known to every one; they travel pickled."""
+    return own if processes() == 1 else connected().gather_object(own)
 
 
 def on_main_process(make: Callable[[], Any]) -> Any:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,15 +47,6 @@ class Feature:
 def features_of(table: pd.DataFrame) -> list[Feature]:
     """The features of a table's rows, by its columns layer and feature, in their order."""
     return [Feature(int(row.layer), int(row.feature)) for row in table.itertuples()]
-
-
-@cache
-def say_once(text: str) -> None:
-    """Print a line once a process."""
-    print(text, flush=True)
-
-
-# ---- a folder of SAEs ------------------------------------------------------------------------------------
 
 
 def sae_folders(saes: SaeConfig) -> dict[int, Path]:
@@ -112,9 +102,6 @@ def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width:
     else:
         return
     raise SourceError(f"the SAE {name} {reason}")
-
-
-# ---- a release of SAEs -----------------------------------------------------------------------------------
 
 
 def sae_release(name: str):

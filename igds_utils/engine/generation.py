@@ -1,7 +1,7 @@
 """Batched decoding in which every row may carry its own amplified feature.
 
-All tokens before the critical position are the same with and without amplification, so a prompt's prefix is computed
-once, and its cache serves every row of that prompt.
+All tokens before the critical position are the same with and without amplification, so a prompt's
+prefix is computed once, and its cache serves every row of that prompt.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,6 @@ STOP_TAIL = 16  # tokens decoded to look for a stop string
 STOP_EVERY = 8  # tokens between two looks
 
 
-# ---- a prompt's prefix, read once ------------------------------------------------------------------------
-
-
 class RoomyLayer(DynamicLayer):
     """Keys and values of one block with room for further positions: joining them would copy all for every token."""
 
@@ -42,7 +39,7 @@ class RoomyLayer(DynamicLayer):
             _, heads, used, width = tensor.shape
             # never read before it is written, so it need not be cleared
             room = tensor.new_empty(len(rows), heads, used + further, width)
-            room[:, :, :used] = tensor.index_select(0, rows.to(tensor.device))
+            room[:, :, :used] = tensor.index_select(0, rows)
             self._room.append(room)
         self._show(used)
 
@@ -59,7 +56,7 @@ class RoomyLayer(DynamicLayer):
 
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows."""
-        self._room = [room.index_select(0, rows.to(room.device)) for room in self._room]
+        self._room = [room.index_select(0, rows) for room in self._room]
         self._show(self.keys.shape[-2])
 
 
@@ -85,28 +82,18 @@ class Prefix:
 @torch.inference_mode()
 def read_prefix(lm: LM, prompts: Tokens) -> Prefix:
     """Run the prompts' tokens except the last (the critical one) through the model once."""
-    heads, filler = [ids[:-1] for ids in prompts], lm.tokenizer.pad_token_id
-    batch = pad(heads if any(heads) else [[filler]] * len(heads), filler, "left", lm.device)
-    if not any(heads):  # a cache needs a position to take its shape from
-        batch["attention_mask"].zero_()
+    batch = pad([ids[:-1] for ids in prompts], lm.tokenizer.pad_token_id, "left", lm.device)
     cache = DynamicCache()
     lm.model.get_decoder()(**batch, past_key_values=cache, use_cache=True)
     return Prefix(cache, batch["attention_mask"])
 
 
-def cache_bytes(lm: LM, tokens: int) -> int:
-    """Bytes of the keys and values of `tokens` positions of one row."""
-    config = lm.model.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize
-
-
 def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
     """How many rows of at most `tokens` positions may decode together: their keys and values fill `cache_gb`."""
-    return max(1, int(cache_gb * 1e9 / cache_bytes(lm, tokens)))
-
-
-# ---- decoding --------------------------------------------------------------------------------------------
+    config = lm.model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize  # bytes
+    return max(1, int(cache_gb * 1e9 / row))
 
 
 @dataclass(frozen=True)
@@ -128,8 +115,9 @@ def decode(
 ) -> list[list[int]]:  # fmt: skip
     """New token ids of every row, without the end-of-sequence token.
 
-    prompts: token ids that end at the critical token; prefix: theirs, where it has been read already. A row ends at
-    end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows leave the batch.
+    prompts: token ids that end at the critical token; prefix: theirs, where it has been read
+    already. A row ends at end-of-sequence, at a stop string, or after `max_new_tokens`; ended rows
+    leave the batch.
     """
     if not rows:
         return []

@@ -4,7 +4,7 @@ A "layer" l means the residual stream after decoder block l, for every supported
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,28 +51,22 @@ class LM:
 
 
 def last_hidden(lm: LM, **inputs: Any) -> Tensor:
-    """Final hidden states (rows, positions, width), after the final norm, of one pass of the decoder.
-
-    On `lm.device`, also where the last block lies on another GPU than the first.
-    """
-    return lm.model.get_decoder()(**inputs).last_hidden_state.to(lm.device)
+    """Final hidden states (rows, positions, width), after the final norm, of one pass of the decoder."""
+    return lm.model.get_decoder()(**inputs).last_hidden_state
 
 
 def unembed(lm: LM, h: Tensor) -> Tensor:
-    """Logits of final hidden states, on their device: (..., width) -> (..., vocabulary).
+    """Logits of final hidden states: (..., width) -> (..., vocabulary).
 
     What an architecture does to them after the head is done here too: Gemma's soft cap, Cohere's and Granite's scale.
     """
     config = lm.model.config
-    logits = lm.model.get_output_embeddings()(h).to(h.device)
+    logits = lm.model.get_output_embeddings()(h)
     scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
     if scale != 1:
         logits = logits * scale
     cap = getattr(config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
-
-
-# ---- hook points -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -81,14 +75,10 @@ def edited(lm: LM, edits: dict[int, Callable[[Tensor], Tensor | None]]) -> Itera
 
     An edit takes h (batch, positions, width) and returns the new h, or None to leave it as it is.
     """
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for layer, edit in edits.items():
-            handles.append(lm.blocks[layer].register_forward_hook(partial(_edit_output, edit)))
+            hooks.enter_context(lm.blocks[layer].register_forward_hook(partial(_edit_output, edit)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _edit_output(edit, _block, _inputs, output):
@@ -104,26 +94,21 @@ class _Stop(Exception):
 
 
 def residuals(lm: LM, layers: Sequence[int], **inputs: Tensor) -> dict[int, Tensor]:
-    """Residual stream after each layer, each (batch, positions, width) on `lm.device`, of one forward pass.
+    """Residual stream after each layer, each (batch, positions, width), of one forward pass.
 
     The pass stops after the highest layer asked for: later blocks, the final norm and the LM head never run.
     """
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, h: Tensor) -> None:
-        found[layer] = h.to(lm.device)
+        found[layer] = h
         if layer == max(layers):
             raise _Stop
 
-    with torch.inference_mode(), edited(lm, {layer: partial(keep, layer) for layer in layers}):
-        try:
-            lm.model.get_decoder()(**inputs, use_cache=False)
-        except _Stop:
-            pass
+    keeping = edited(lm, {layer: partial(keep, layer) for layer in layers})
+    with torch.inference_mode(), suppress(_Stop), keeping:
+        lm.model.get_decoder()(**inputs, use_cache=False)
     return found
-
-
-# ---- attention -------------------------------------------------------------------------------------------
 
 
 def grouped_attention(
@@ -132,11 +117,12 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Causal attention with grouped queries in two plain products.
 
-    transformers repeats keys and values for every query head of a group, which for one new token after a long cache
-    is most of the work. The heads of a group share their keys, so here they stand where query positions stand.
-    query: (rows, heads, positions, d); key, value: (rows, key heads, key positions, d); attention_mask: bool, or
-    added to the scores, (rows, 1, positions, keys); returned: (rows, positions, heads, d). softcap: Gemma-2's bound
-    on the scores. Without it several positions go to transformers' own SDPA on a GPU, and over many keys on a CPU.
+    transformers repeats keys and values for every query head of a group, which for one new token
+    after a long cache is most of the work. The heads of a group share their keys, so here they
+    stand where query positions stand. query: (rows, heads, positions, d); key, value: (rows, key
+    heads, key positions, d); attention_mask: bool, or added to the scores, (rows, 1, positions,
+    keys); returned: (rows, positions, heads, d). softcap: Gemma-2's bound on the scores. Without it
+    several positions go to transformers' own SDPA on a GPU, and over many keys on a CPU.
     """
     rows, heads, positions, width = query.shape
     keys, on_cpu = key.shape[-2], query.device.type == "cpu"
@@ -178,8 +164,9 @@ def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def step_mask(lm: LM, mask: Tensor) -> Tensor:
     """The mask of one new position over all keys (rows, keys), made once for all blocks: (rows, 1, 1, keys).
 
-    transformers takes it as it is; from the plain one it would make a mask in every step and wait for the device. Over
-    more keys than a sliding window, blocks differ, so that is left to transformers.
+    transformers takes it as it is; from the plain one it would make a mask in every step and wait
+    for the device. Over more keys than a sliding window, blocks differ, so that is left to
+    transformers.
     """
     window = getattr(lm.model.config, "sliding_window", None)
     if window and mask.shape[1] > window:

@@ -27,14 +27,13 @@ END_OF_TURN = "<|im_end|>"
 # transformers' `model_type`s that tests read, steer and decode. Other architectures keep their blocks elsewhere.
 ARCHITECTURES = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text cohere granite olmo2 smollm3".split()
 CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
-ROOM = 0.6  # share of a GPU's free memory that weights may take; the rest is for SAEs, caches and activations
 
 
-def fast_matmul() -> bool:
+def fast_matmul() -> None:
     """Let fp32 matrix products on the CPU go through oneDNN, up to four times faster, if that keeps fp32 accuracy.
 
-    PyTorch does so only when less precision is allowed. Processors without bf16 matrix units then still compute in
-    fp32; others would round, which one product tells.
+    PyTorch does so only when less precision is allowed. Processors without bf16 matrix units then
+    still compute in fp32; others would round, which one product tells.
     """
     torch.set_float32_matmul_precision("medium")
     generator = torch.Generator().manual_seed(0)
@@ -43,7 +42,6 @@ def fast_matmul() -> bool:
     error = (torch.nn.functional.linear(x, w).double() - exact).abs().max() / exact.abs().max()
     if error > 1e-5:
         torch.set_float32_matmul_precision("highest")
-    return bool(error <= 1e-5)
 
 
 def load_lm(ref: Ref, dtype: str = "float32") -> LM:
@@ -53,23 +51,20 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     cannot be resolved or read, or names another architecture than those of `ARCHITECTURES`.
     """
     load_config(ref)  # refuses an architecture before its weights are fetched
-    folder = model_folder(ref)
     if torch.cuda.is_available():
         # it plans anew for every length, that is for every decoded token; backward it can give NaN under a mask
         torch.backends.cuda.enable_cudnn_sdp(False)
     else:
         fast_matmul()
-    precision = getattr(torch, dtype)
-    with _readable(ref, folder):
-        options = {"dtype": precision, "device_map": device_map(folder, precision)}
+    with _files(ref, weights=True) as folder:
+        options = {"dtype": getattr(torch, dtype), "device_map": device_map()}
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return LM(model.eval(), load_tokenizer(ref), describe(ref))
 
 
 def load_config(ref: Ref) -> PretrainedConfig:
     """The configuration of a language model, without its weights; `SourceError` as of `load_lm`."""
-    folder = model_folder(ref, weights=False)
-    with _readable(ref, folder):
+    with _files(ref) as folder:
         config = AutoConfig.from_pretrained(folder)
     if config.model_type not in ARCHITECTURES:
         raise hub.SourceError(
@@ -81,8 +76,7 @@ def load_config(ref: Ref) -> PretrainedConfig:
 
 def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, without its weights."""
-    folder = model_folder(ref, weights=False)
-    with _readable(ref, folder):
+    with _files(ref) as folder:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -92,10 +86,11 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
 
 
 @contextmanager
-def _readable(ref: Ref, folder: Path) -> Iterator[None]:
-    """Say which files could not be read, and what to do about it."""
+def _files(ref: Ref, weights: bool = False) -> Iterator[Path]:
+    """The folder with a model's files; says which of them could not be read, and what to do about it."""
+    folder = model_folder(ref, weights)
     try:
-        yield
+        yield folder
     except (OSError, ValueError, SafetensorError) as error:
         mend = "Check the name and revision in the preset"
         if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
@@ -104,35 +99,24 @@ def _readable(ref: Ref, folder: Path) -> Iterator[None]:
         raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
 
 
-# ---- where a model is put --------------------------------------------------------------------------------
-
-
 def first_device() -> torch.device:
-    """Where a model that is loaded begins: on the GPU of this process, without one in main memory."""
+    """Where models and SAEs are: on a GPU, without one in main memory.
+
+    A process of a launch (LOCAL_RANK) and a job that makes a share (IGDS_GPU) have one of their own.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", (distributed.own_gpu() or 0) % torch.cuda.device_count())
+    own = os.environ.get("LOCAL_RANK" if distributed.processes() > 1 else "IGDS_GPU", 0)
+    return torch.device("cuda", int(own) % torch.cuda.device_count())
 
 
-def device_map(folder: Path, dtype: torch.dtype) -> str | dict[str, int] | None:
-    """Where transformers puts the model of a folder: on one GPU, over all of them ("auto"), or (None) in main memory.
+def device_map() -> dict[str, int] | None:
+    """Where transformers puts a model: on this process's GPU or, without one, in main memory (None).
 
-    A process by itself takes the first GPU, or all of the machine where the weights leave too little room there; one of
-    several takes its own. FSDP and DeepSpeed deal a model out themselves, so for them it stays in main memory.
+    FSDP and DeepSpeed deal a model out themselves, so for them it stays in main memory.
     """
     sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") == "true" for kind in ("FSDP", "DEEPSPEED"))
-    if sharded or not torch.cuda.is_available():
-        return None
-    own = first_device().index
-    if distributed.own_gpu() is not None:
-        return {"": own}
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    free, _total = torch.cuda.mem_get_info(own)
-    return {"": own} if model.num_parameters() * dtype.itemsize <= ROOM * free else "auto"
-
-
-# ---- files -----------------------------------------------------------------------------------------------
+    return None if sharded or not torch.cuda.is_available() else {"": first_device().index}
 
 
 def model_folder(ref: Ref, weights: bool = True) -> Path:
@@ -156,9 +140,10 @@ def model_folder(ref: Ref, weights: bool = True) -> Path:
 def _convert_gguf(ref: WheelRef, folder: Path) -> None:
     """Dequantize a GGUF file to fp32 safetensors once, and undo what its round trip breaks.
 
-    That is the end-of-turn token, padding, and a BOS forced onto every text (`prompts.encode` adds a prompt's one).
-    The tokenizer's class is the general one: under that of the architecture, transformers 5 and other programs would
-    build a sentencepiece tokenizer, as models of this architecture have it.
+    That is the end-of-turn token, padding, and a BOS forced onto every text (`prompts.encode` adds
+    a prompt's one). The tokenizer's class is the general one: under that of the architecture,
+    transformers 5 and other programs would build a sentencepiece tokenizer, as models of this
+    architecture have it.
     """
     from tokenizers import processors
 

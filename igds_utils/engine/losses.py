@@ -1,9 +1,9 @@
 """Cross-entropy of targets given their prompts, as they are and with a feature amplified.
 
-The LM head is the dearest layer of a small model, and only the positions that predict a target token need it. Where
-nothing is learnt they meet it in parts, because the logits of a large batch would fill a GPU. In training a hook in
-front of the head keeps just those rows and the model's own forward does the rest: what wraps a model that several
-processes train must be called as a whole.
+The LM head is the dearest layer of a small model, and only the positions that predict a target
+token need it. Where nothing is learnt they meet it in parts, because the logits of a large batch
+would fill a GPU. In training a hook in front of the head keeps just those rows and the model's own
+forward does the rest: what wraps a model that several processes train must be called as a whole.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,7 @@ Pair = tuple[Sequence[int], int]  # token ids of prompt + target, and how many o
 
 IGNORED = -100  # label of a token that is not learnt
 ROWS = 64  # of logits whose losses are computed together: all of them in fp32 would be a second large matrix
-# Of logits that exist at once where a whole batch meets the vocabulary. Parts as large as that keep a GPU busy, and a
-# batch of 2,048 tokens of a small model is one part: on a CPU every further product lays out the head's weight anew.
+# Of logits that exist at once: so large a part keeps a GPU busy; on a CPU each lays out the head's weight anew.
 LOGIT_BYTES = 500_000_000
 
 
@@ -33,11 +32,10 @@ LOGIT_BYTES = 500_000_000
 def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np.ndarray:
     """Mean cross-entropy of each sample's target tokens given its prompt, in nats a token: (N,) float64.
 
-    pairs: as `prompts.encode_pair` makes them; EOS counts where a pair ends in one. Raises `ValueError` for a pair
+    pairs: as `prompts.encode_pairs` makes them; EOS counts where a pair ends in one. Raises `ValueError` for a pair
     without a target.
     """
-    for number, (ids, n_prompt) in enumerate(pairs):
-        check_pair(ids, n_prompt, number)
+    check_pairs(pairs)
     found = np.empty(len(pairs))
     for batch, inputs in padded_batches(lm, [ids for ids, _ in pairs], batch_tokens, "target loss"):
         hidden = last_hidden(lm, **seen(inputs), use_cache=False)
@@ -46,13 +44,25 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
     return found
 
 
-def check_pair(ids: Sequence[int], n_prompt: int, number: int) -> None:
-    """Raise `ValueError` unless a pair has a prompt and a target."""
-    if not 0 < n_prompt < len(ids):
-        raise ValueError(
-            f"sample {number}: {len(ids)} tokens, {n_prompt} of them the prompt's: "
-            "a sample needs a prompt and a target of at least one token each"
-        )
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Raise `ValueError` unless every pair has a prompt and a target."""
+    for number, (ids, n_prompt) in enumerate(pairs):
+        if not 0 < n_prompt < len(ids):
+            raise ValueError(
+                f"sample {number}: {len(ids)} tokens, {n_prompt} of them the prompt's: "
+                "a sample needs a prompt and a target of at least one token each"
+            )
+
+
+def cut_pairs(pairs: Sequence[Pair], max_length: int, names: Sequence | None = None) -> list[Pair]:
+    """Pairs of at most `max_length` tokens, cut in their targets. Raises `ValueError` where that leaves none."""
+    for name, (_, n_prompt) in zip(names or range(len(pairs)), pairs, strict=True):
+        if n_prompt >= max_length:
+            raise ValueError(
+                f"sample {name}: its prompt alone has {n_prompt} tokens, sft.max_length is {max_length}: raise it, or "
+                "shorten the prompt"
+            )
+    return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 
 def _losses(lm: LM, hidden: Tensor, pairs: Sequence[Pair]) -> list[list[float]]:
@@ -67,46 +77,26 @@ def _losses(lm: LM, hidden: Tensor, pairs: Sequence[Pair]) -> list[list[float]]:
 
 def _cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
     """Of each row of logits (rows, vocabulary): (rows,) fp32."""
-    parts = zip(logits.split(ROWS), targets.to(logits.device).split(ROWS), strict=True)
+    parts = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
     return torch.cat([cross_entropy(part.float(), own, reduction="none") for part, own in parts])
 
 
-# ---- for training ----------------------------------------------------------------------------------------
-
-
-def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
-    """Labels (batch, tokens) of right-padded `input_ids`: the token itself in the target, `IGNORED` elsewhere."""
-    labels = torch.full_like(input_ids, IGNORED)
-    for row, (ids, n_prompt) in enumerate(pairs):
-        labels[row, n_prompt : len(ids)] = input_ids[row, n_prompt : len(ids)]
-    return labels
-
-
-def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every labelled token in fp32, and the row that it belongs to: both (labelled tokens,).
+def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
+    """Cross-entropy of every labelled token in fp32, row by row: (labelled tokens,).
 
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
-    predicted = labels[:, 1:] != IGNORED
-    logits = logits_at(model, nn.functional.pad(predicted, (0, 1)), **inputs)
-    return _cross_entropies(logits, labels[:, 1:][predicted]), predicted.nonzero()[:, 0]
-
-
-def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
-    """Logits at some positions alone, row by row: (positions, vocabulary). places: (batch, tokens) bool."""
     head = getattr(model, "module", model).get_output_embeddings()  # several processes train a wrapped model
+    predicted = labels[:, 1:] != IGNORED
 
     def keep(_head, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (args[0][places.to(args[0].device)][None],)  # (1, positions, width)
+        return (args[0][:, :-1][predicted][None],)  # (1, labelled tokens, width)
 
-    handle = head.register_forward_pre_hook(keep)
-    try:
-        return model(**inputs, use_cache=False).logits[0]
-    finally:
-        handle.remove()
+    with head.register_forward_pre_hook(keep):
+        logits = model(**inputs, use_cache=False).logits[0]
+    return _cross_entropies(logits, labels[:, 1:][predicted])
 
 
-# ---- with a feature amplified ----------------------------------------------------------------------------
 # Amplification after block l does not touch blocks 0..l: over given tokens one unsteered pass serves all features of
 # that layer, and a row runs the blocks above l alone. A row whose feature stays silent is the unsteered one itself.
 
@@ -117,7 +107,8 @@ def log_likelihoods(
 ) -> list[list[float]]:
     """Log-probability, in nats, of every token of each row's text but its first, under the row's amplification.
 
-    given: for each prompt of `prefix` a text: its critical token and what follows. The order is that of `rows`.
+    given: for each prompt of `prefix` a text: its critical token and what follows. The order is
+    that of `rows`.
     """
     found: dict[Row, list[float]] = {}
     texts = sorted({text for text, _ in rows})
@@ -188,10 +179,9 @@ def _above(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], layer: i
     h = h[:, : inputs["input_ids"].shape[1]]
     if layer == lm.n_layers - 1:
         return decoder.norm(h)
-    handle = blocks[layer + 1].register_forward_pre_hook(lambda _block, args: (h, *args[1:]))
-    try:
-        decoder.layers = blocks[layer + 1 :]
-        return last_hidden(lm, **inputs)
-    finally:
-        decoder.layers = blocks
-        handle.remove()
+    with blocks[layer + 1].register_forward_pre_hook(lambda _block, args: (h, *args[1:])):
+        try:
+            decoder.layers = blocks[layer + 1 :]
+            return last_hidden(lm, **inputs)
+        finally:
+            decoder.layers = blocks

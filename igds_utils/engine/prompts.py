@@ -1,7 +1,8 @@
 """Prompts (Table 9), their tokens, and the critical position p.
 
-Two renderings of a prompt: `bare` is the template itself; `chat` gives the template's body to the model as a user's
-turn and opens the assistant's turn with the cue line (`Solution:`), so that the prompt ends in the same colon.
+Two renderings of a prompt: `bare` is the template itself; `chat` gives the template's body to the
+model as a user's turn and opens the assistant's turn with the cue line (`Solution:`), so that the
+prompt ends in the same colon.
 """
 
 from __future__ import annotations
@@ -13,10 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine.features import say_once
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
 
@@ -38,9 +36,6 @@ class Sample:
     prompt: list[int]  # token ids that end at the critical token
     tokens: list[int]  # the same, then the target and end-of-sequence
     example: Example
-
-
-# ---- texts -----------------------------------------------------------------------------------------------
 
 
 def identification_prompt(
@@ -83,14 +78,14 @@ def sft_pair(
     most = config.max_prompt_tokens
     if rendering == "evaluation":
         prompt = evaluation_prompt(task, example, tokenizer, config.rendering, config.shots, most)
-        return prompt, as_text(f" {example.target}", tokenizer, example.id)
+        return prompt, as_text(f" {example.target}", tokenizer)
 
     def render(fields: dict[str, str]) -> str:
         parts = [part.format(**fields) for part in (task.records_instruction, task.records_input)]
         return "".join(f"{part}\n" for part in parts if part)
 
     completion = task.records_output.format(**example.fields, target=example.target)
-    return fitted(example, tokenizer, render, most), as_text(completion, tokenizer, example.id)
+    return fitted(example, tokenizer, render, most), as_text(completion, tokenizer)
 
 
 def cue_prompt(task: Task, text: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
@@ -114,10 +109,10 @@ def fitted(
 ) -> str:
     """`render(fields)`, the longest field of the example cut at its end until the prompt has at most `max_tokens`.
 
-    The instruction and the cue around that text stay whole; `ValueError` where they alone are too long. Control tokens
-    in the fields stay text (`as_text`).
+    The instruction and the cue around that text stay whole; `ValueError` where they alone are too
+    long. Control tokens in the fields stay text (`as_text`).
     """
-    fields = {name: as_text(text, tokenizer, example.id) for name, text in example.fields.items()}
+    fields = {name: as_text(text, tokenizer) for name, text in example.fields.items()}
     longest = max(fields, key=lambda name: len(fields[name]))
     text = render(fields)
     while max_tokens is not None and (excess := len(encode(tokenizer, text)) - max_tokens) > 0:
@@ -133,16 +128,13 @@ def fitted(
     return text
 
 
-def as_text(text: str, tokenizer: Tokenizer, sample: str = "") -> str:
+def as_text(text: str, tokenizer: Tokenizer) -> str:
     """`text` with a space after the first character of each control token, which is then read as text.
 
-    A turn that a sample's text seems to end (`<|im_end|>`) goes on. sample: its id, for a remark printed once.
+    A turn that a sample's text seems to end (`<|im_end|>`) goes on.
     """
     for token in _control_tokens(tokenizer):
-        if token in text:
-            text = text.replace(token, broken := f"{token[0]} {token[1:]}")
-            if sample:
-                say_once(f"{sample} holds the control token {token}: it and others that do are read with {broken}")
+        text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 
 
@@ -169,9 +161,6 @@ def _render(prompt: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
     return tokenizer.apply_chat_template(turn, **options) + cue
 
 
-# ---- tokens ----------------------------------------------------------------------------------------------
-
-
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a rendered text, with exactly one BOS if the tokenizer has one.
 
@@ -193,23 +182,15 @@ def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [ids if ids[:1] == bos else bos + ids for ids in read]
 
 
-def encode_pair(
-    tokenizer: Tokenizer, prompt: str, completion: str, eos: bool = True
-) -> tuple[list[int], int]:
-    """`encode_pairs` of one pair."""
-    return encode_pairs(tokenizer, [prompt], [completion], eos)[0]
-
-
 def encode_pairs(
     tokenizer: Tokenizer, prompts: Sequence[str], completions: Sequence[str], eos: bool = True
 ) -> list[tuple[list[int], int]]:
     """Token ids of each prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
 
-    Control tokens in the completion stay text (`as_text`). Raises `ValueError` if the prompt's own tokens are not a
-    prefix of them: activations read on the prompt alone would then not be those of the training sample.
+    Control tokens in the completion stay text (`as_text`). Raises `ValueError` if the prompt's own
+    tokens are not a prefix of them: activations read on the prompt alone would then not be those of
+    the training sample.
     """
-    if eos and tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS token, so a target cannot be ended: set tokenizer.eos_token")
     end = [tokenizer.eos_token_id] * eos
     completions = [as_text(completion, tokenizer) for completion in completions]
     whole = encode_all(tokenizer, [p + c for p, c in zip(prompts, completions, strict=True)])
@@ -223,21 +204,23 @@ def encode_pairs(
     return [(ids + end, len(own)) for ids, own in zip(whole, alone, strict=True)]
 
 
+def samples(tokenizer: Tokenizer, examples: Sequence[Example], prompts: Sequence[str]) -> list[Sample]:
+    """Examples under their rendered prompts, as the causal filter reads them."""
+    read = encode_pairs(tokenizer, prompts, [f" {example.target}" for example in examples])
+    return [Sample(e.id, ids[:n], ids, e) for e, (ids, n) in zip(examples, read, strict=True)]
+
+
 def critical_position(
     tokenizer: Tokenizer, text: str, prompt: str, ids: Sequence[int] | None = None
 ) -> int:
     """Index p, in `encode(tokenizer, text)`, of the token that holds the colon which ends the prompt.
 
-    text: the prompt and what follows, if anything does. ids: its tokens, where they are known. Found by character
-    offset, so neither what follows nor a colon merged with its neighbours can move it. Raises `ValueError` if the
-    prompt does not end in a colon or does not begin the text, or if the tokenizer knows no offsets.
+    text: the prompt and what follows, if anything does. ids: its tokens, where they are known.
+    Found by character offset, so neither what follows nor a colon merged with its neighbours can
+    move it. Raises `ValueError` if the prompt does not end in a colon.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: load it with use_fast=True")
     if not prompt.endswith(":"):
         raise ValueError(f"the prompt must end in the colon ':' (U+003A), it ends in {prompt[-20:]!r}")
-    if not text.startswith(prompt):
-        raise ValueError(f"the text does not begin with the prompt {prompt[:40]!r}...")
     ids = ids or encode(tokenizer, text)
     if text == prompt and tokenizer.convert_ids_to_tokens(ids[-1]).endswith(":"):
         return len(ids) - 1  # a prompt alone ends in the token of its colon, which costs no offsets
@@ -246,17 +229,3 @@ def critical_position(
         if first < len(prompt) <= end:
             return token + len(ids) - len(spans)  # BOS
     raise ValueError(f"no token holds the colon that ends {prompt[-20:]!r}: the tokenizer drops it")
-
-
-def answer_room(
-    tokenizer: Tokenizer, examples: Sequence[Example], max_new_tokens: int
-) -> dict[str, float]:
-    """Whether right answers fit into `max_new_tokens`: tokens of each example's longest reference or target.
-
-    longer: share of the examples whose tokens are more. median, most (of 90 % of the examples), longest: tokens.
-    """
-    texts = [f" {max((example.target, *example.references), key=len)}" for example in examples]
-    lengths = np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
-    median, most, longest = np.quantile(lengths, (0.5, 0.9, 1), method="higher").tolist()
-    longer = float((lengths > max_new_tokens).mean())
-    return {"limit": max_new_tokens, "longer": longer, "median": median, "most": most, "longest": longest}

@@ -7,6 +7,7 @@ one unit of it adds to the residual stream.
 import copy
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from igds_utils import tiny
 from igds_utils.config.refs import SaeConfig
 from igds_utils.data.hub import SourceError, fetched
 from igds_utils.engine.features import Feature as Feature
-from igds_utils.engine.features import check, described, release_ids, sae_folders, sae_release, say_once
+from igds_utils.engine.features import check, described, release_ids, sae_folders, sae_release
 
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
@@ -152,7 +153,8 @@ def _converter(release: str):
         settings = Path(hf_hub_download(repo_id, f"{folder_name}/{OPENMOSS[kind]}"))
         if json.loads(settings.read_text(encoding="utf8")).get("sparsity_include_decoder_norm", True):
             weights["threshold"] = weights["threshold"] / weights["W_dec"].norm(dim=1)
-            say_once(f"{release}: thresholds are divided by decoder norms, as by OpenMOSS and not by sae_lens")
+            told = "thresholds are divided by decoder norms, as by OpenMOSS and not by sae_lens"
+            warnings.warn(f"{release}: {told}", stacklevel=2)
         return cfg, weights, sparsity
 
     return read

@@ -11,10 +11,10 @@ from igds_utils.engine.sae import Feature, FeatureSet, Saes
 
 
 class Steering:
-    """Amplification of one feature a row: h' = h + scale * a_i(h) * d_i, with a_i read on the current h.
+    """What amplifies features in h, the residual stream after their block; a_i is read on the current h.
 
-    h is the residual stream after the feature's block; rows without a feature pass unchanged. Clamped, the activation
-    is set instead of added to: h' = h + ((1 + scale) * level_i - a_i(h)) * d_i, where the feature is silent too.
+    Rows without a feature pass unchanged. Clamped, the activation is set instead of added to:
+    h' = h + ((1 + scale) * level_i - a_i(h)) * d_i, where the feature is silent too.
     """
 
     def __init__(
@@ -32,7 +32,8 @@ class Steering:
         self._sets: dict[int, FeatureSet] = {}
         self._levels: dict[int, Tensor] = {}
         self._column: dict[Feature, int] = {}
-        for layer in sorted({feature.layer for feature in features}):
+        self.layers = sorted({feature.layer for feature in features})
+        for layer in self.layers:
             here = sorted({feature for feature in features if feature.layer == layer})
             indices = [feature.index for feature in here]
             self._sets[layer] = known = FeatureSet(saes[layer], indices)
@@ -42,11 +43,6 @@ class Steering:
                 levels = [(1 + scale) * clamp[feature] for feature in here]
                 self._levels[layer] = torch.tensor(levels, device=known.indices.device)
             self._column |= {feature: column for column, feature in enumerate(here)}
-
-    @property
-    def layers(self) -> list[int]:
-        """Layers of the features, ascending."""
-        return list(self._sets)
 
     def edits(self, rows: Sequence[Feature | None]) -> dict[int, Callable[[Tensor], Tensor]]:
         """What amplifies the feature of each row in a forward pass, by layer (for `lm.edited`).

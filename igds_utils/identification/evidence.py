@@ -83,9 +83,7 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def dose_response(
-    rows: pd.DataFrame, confidence: float, resamples: int, seed: int
-) -> pd.DataFrame:
+def dose_response(rows: pd.DataFrame, *options: float) -> pd.DataFrame:
     """`causal_effects` of a feature at every dose (`effects.doses`), and its text.
 
     Further columns: scale, clamped, influence (mean |h' - h| / |h| at p), tokens and repetition
@@ -95,8 +93,7 @@ def dose_response(
     repeated = rows["output_amplified"].map(repetition)
     rows = rows.assign(tokens=rows["tokens_amplified"], repetition=repeated)
     text = rows.groupby(dose)[["influence", "tokens", "repetition"]].mean()
-    parts = rows.groupby(dose)
-    effects = {key: causal_effects(part, confidence, resamples, seed) for key, part in parts}
+    effects = {key: causal_effects(part, *options) for key, part in rows.groupby(dose)}
     found = pd.concat(effects, names=dose).droplevel(-1).join(text).reset_index()
     zero = dict.fromkeys(["delta", "delta_loglik", "influence", "scale", "changed"], 0.0)
     zero |= {"clamped": False, "n": len(own), "tokens": own["tokens_original"].mean()}

@@ -97,14 +97,13 @@ def change(effects: pd.DataFrame, quantity: Quantity) -> pd.Series:
     return effects[f"{quantity}_amplified"] - effects[f"{quantity}_original"]
 
 
-def causal_effects(
-    effects: pd.DataFrame, confidence: float, resamples: int, seed: int
-) -> pd.DataFrame:
+def causal_effects(effects: pd.DataFrame, *options: float) -> pd.DataFrame:
     """delta_i and the mean change of log-likelihood of every feature, with their intervals.
 
-    effects: rows of `forced_effects`, `generated_effects` or both, of one sample set. Columns:
-    layer, feature, delta, delta_low, delta_high, the same of delta_loglik and contrast (`change`
-    minus `foreign`), score_original, changed (share of outputs), n. nan: not measured.
+    effects: rows of `forced_effects`, `generated_effects` or both, of one sample set. options:
+    confidence, resamples, seed. Columns: layer, feature, delta, delta_low, delta_high, the same of
+    delta_loglik and contrast (`change` minus `foreign`), score_original, changed (share of outputs),
+    n. nan: not measured.
     """
     pairs = {column: [f"{of}_amplified", f"{of}_original"] for of, column in QUANTITIES.items()}
     pairs["contrast"] = ["change", "foreign"]
@@ -115,7 +114,7 @@ def causal_effects(
         for column, (a, b) in pairs.items():
             found = [float("nan")] * 3
             if known[[a, b]].notna().all(axis=None):
-                found = paired_difference(known[a], known[b], confidence, resamples, seed)
+                found = paired_difference(known[a], known[b], *options)
             row |= {column: found[0], f"{column}_low": found[1], f"{column}_high": found[2]}
         row["score_original"] = float(known["score_original"].mean())
         said = known.dropna(subset="output_original")

@@ -32,8 +32,7 @@ def causal_effects(features: list, selected: list, metric: Metric, by: str) -> F
         (chosen, 0, names, {"label": f"chosen: {', '.join(selected)}"}),
         (chosen, 0.3, again, {"color": style.AGAIN, "fmt": "D", "label": "confirmation"}),
     ]
-    figure, axes = style.new_figure(PAGE * 0.75, 1.1 + 0.17 * len(frame))
-    axis = axes[0, 0]
+    figure, [[axis]] = style.new_figure(PAGE * 0.75, 1.1 + 0.17 * len(frame))
     axis.axvline(0, color=MUTED, linewidth=0.8)
     for rows, shift, columns, look in looks:
         at = np.flatnonzero(rows) + shift
@@ -52,8 +51,8 @@ def placebo_effects(
     kinds = {"candidates": show.factor * frame[names[0]]}
     for kind, found in placebos.items():
         kinds[kind] = show.factor * np.array(found["effects"])
-    figure, axes = style.new_figure(PAGE * 0.75, 0.9 + 0.35 * len(kinds))
-    axis, look = axes[0, 0], {"jitter": False, "alpha": 0.6, "color": MUTED}
+    figure, [[axis]] = style.new_figure(PAGE * 0.75, 0.9 + 0.35 * len(kinds))
+    look = {"jitter": False, "alpha": 0.6, "color": MUTED}
     sns.stripplot(kinds, orient="h", ax=axis, **look)
     best = frame[frame["name"].isin(selected)]
     dots(axis, best, [0] * len(best), names[:1], show.factor, label="chosen")
@@ -96,8 +95,7 @@ def recognition(
     show, names, _ = display.effect_of(by, metric)
     x = show.factor * table[names[0]]
     found = spearman(x, table["auc"], resamples=resamples, seed=seed, permute=True)
-    figure, axes = style.new_figure(PAGE * 0.6, 2.8)
-    axis = axes[0, 0]
+    figure, [[axis]] = style.new_figure(PAGE * 0.6, 2.8)
     for chosen, mine in table.groupby("selected"):
         label = "task feature" if chosen else "feature"
         axis.plot(x[mine.index], mine["auc"], "o", label=label)
@@ -161,13 +159,13 @@ def feature_topology(best: dict, layers: list[int], paper: list | None = None) -
     for title, table in tables.items():
         effects[title] = table["delta"] / (table["delta"].abs().max() or 1)
         names[title] = table["name"] + np.where(table["selected"], " ★", "")
-    figure, axes = style.new_figure(PAGE, 0.9 + max(0.9, 0.17 * len(order)))
+    figure, [[axis]] = style.new_figure(PAGE, 0.9 + max(0.9, 0.17 * len(order)))
     look = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "linewidths": 0.4}
     look |= {"annot": names.fillna(""), "fmt": "", "annot_kws": {"fontsize": 7}}
     bar = {"label": "δ / largest δ of the task", "shrink": 0.8}
-    sns.heatmap(effects, cbar_kws=bar, ax=axes[0, 0], **look)
-    axes[0, 0].set(ylabel="layer")
-    axes[0, 0].tick_params(length=0, rotation=0)
+    sns.heatmap(effects, cbar_kws=bar, ax=axis, **look)
+    axis.set(ylabel="layer")
+    axis.tick_params(length=0, rotation=0)
     return figure
 
 
@@ -190,10 +188,6 @@ def main_result(summary: dict, metrics: dict) -> Figure:
     return with_legend(figure)
 
 
-def _winsorized(a: pd.Series) -> pd.Series:
-    return a.clip(*a.quantile([0.01, 0.99]))
-
-
 def activation_distributions(
     activations: dict, compared: dict, metrics: dict, features: dict[str, str]
 ) -> Figure:
@@ -208,7 +202,8 @@ def activation_distributions(
     for axis, task, table in panels:
         table = table.sort_values("score", ascending=False)
         groups = activations[task].groupby(["arm", "seed"])["activation"]
-        clipped = activations[task].assign(activation=groups.transform(_winsorized))
+        inner = groups.transform(lambda a: a.clip(*a.quantile([0.01, 0.99])))
+        clipped = activations[task].assign(activation=inner)
         look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
         shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0}
         for _, of_seed in clipped.groupby("seed"):
@@ -259,8 +254,8 @@ def ladder(table: pd.DataFrame) -> Figure:
     fixed, rest = table[table["fixed"]], table[~table["fixed"]]
     spread = {"low": fixed["auc"] - fixed["sd"], "high": fixed["auc"] + fixed["sd"]}
     fixed, rungs = fixed.fillna(pd.DataFrame(spread)), list(fixed["rung"])
-    figure, axes = style.new_figure(PAGE * 0.75, 1.0 + 0.22 * len(rungs))
-    axis, pale = axes[0, 0], {"color": style.PALE, "label": "at one other layer"}
+    figure, [[axis]] = style.new_figure(PAGE * 0.75, 1.0 + 0.22 * len(rungs))
+    pale = {"color": style.PALE, "label": "at one other layer"}
     axis.axvline(0.5, label="chance", **DASHED)
     dots(axis, rest, rest["rung"].map(rungs.index), ["auc"], **pale)
     dots(axis, fixed, range(len(rungs)), ["auc", "low", "high"])

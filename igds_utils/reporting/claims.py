@@ -113,7 +113,7 @@ def beats(stored: Stored, other: str, place: int = 0) -> Finding:
 def together(found: dict[str, Finding]) -> Finding:
     """One finding of several that must all hold; those that were not run are left out."""
     run = {name: one for name, one in found.items() if one.verdict != NOT_RUN}
-    worst = (AGAINST, OPEN, SUPPORTED, NOT_RUN).index
+    worst = (AGAINST, OPEN, SUPPORTED).index
     verdict = min((one.verdict for one in run.values()), key=worst, default=NOT_RUN)
     numbers, told = (
         "\n".join(f"{name}: {one[part]}" for name, one in run.items() if one[part])
@@ -239,9 +239,8 @@ def is_stable(stored: Stored) -> Finding:
     though each keeps its own in 95 % of resamples."""
     found = stored.read("stability/summary.json")
     chance = found["agreement"][-1]["same_top1_by_chance"]
-    sources = [one for one in found["top1"] if one["source"] != "all"]
-    tops, kept = {one["top"] for one in sources}, min(one["kept"] for one in sources)
-    numbers = f"{len(tops)} on {len(sources)} sources"
+    tops, kept = {one["top"] for one in found["top1"]}, min(one["kept"] for one in found["top1"])
+    numbers = f"{len(tops)} on {len(found['top1'])} sources"
     numbers += f"; the same by chance in {100 * chance:.0f} %"
     numbers += f"; each kept in {100 * kept:.0f} % of resamples or more"
     if len(tops) == 1:
@@ -280,7 +279,6 @@ def follows_coverage(stored: Stored) -> Finding:
     return Finding(OPEN, f"largest effect in {show.unit}: {', '.join(said)}")
 
 
-FULL = {"full": "an epoch", "full_steps": "equal steps"}
 MORE = {"igds_k3": "k = 3", "igds_k5": "k = 5"}
 CLAIMS: dict[str, tuple] = {  # a claim's rule, and what it is given
     "Few features are recalled": (few_recalled,),
@@ -293,7 +291,7 @@ CLAIMS: dict[str, tuple] = {  # a claim's rule, and what it is given
     "IGDS beats Loss": (beats, "loss"),
     "IGDS beats IFD": (beats, "ifd"),
     "IGDS beats ZIP": (beats, "zip"),
-    "IGDS beats Full": (beats_all, FULL),
+    "IGDS beats Full": (beats_all, {"full": "an epoch", "full_steps": "equal steps"}),
     "IGDS beats Random at every ratio": (at_every_ratio,),
     "One feature is best": (beats_all, MORE),
     "Recall helps": (beats, "igds_unrecalled"),
@@ -307,19 +305,13 @@ CLAIMS: dict[str, tuple] = {  # a claim's rule, and what it is given
 }
 
 
-def rule_of(claim: str) -> str:
-    """When a claim is supported: the docstring of the function that judges it."""
-    return inspect.getdoc(CLAIMS[claim][0]).replace("\n", " ")
-
-
 def claims(root: Path | str) -> pd.DataFrame:
     """What the results under `root` (of a run, or in results/reference) say of every claim.
 
     Could tell: `minimum_detectable_effect`. Supported where: the rule. A claim that was run
     on no task has one row.
     """
-    files = sorted(Path(root).glob("*/manifest.json"))  # of each model
-    found, rows = {}, []
+    files, found, rows = sorted(Path(root).glob("*/manifest.json")), {}, []  # of each model
     for file in files:
         store, facts = Store(file.parent), Store(file.parent).read(file.name)
         preset, model = facts["preset"], f" ({file.parent.name})" * (len(files) > 1)
@@ -331,7 +323,7 @@ def claims(root: Path | str) -> pd.DataFrame:
     for claim, (rule, *given) in CLAIMS.items():
         judged = {name: judge(rule, stored, *given) for name, stored in found.items()}
         run = {name: one for name, one in judged.items() if one.verdict != NOT_RUN}
-        run = run or {"all": Finding()}
-        rows += [(claim, name, *one, rule_of(claim)) for name, one in run.items()]
+        run, told = run or {"all": Finding()}, inspect.getdoc(rule).replace("\n", " ")
+        rows += [(claim, name, *one, told) for name, one in run.items()]
     columns = ["Claim", "Task", "Verdict", "Numbers", "Could tell", "Supported where"]
     return pd.DataFrame(rows, columns=columns)

@@ -53,19 +53,12 @@ def save_numbers(run: Run, frame: pd.DataFrame, name: str) -> None:
     write_whole(run.root / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
 
 
-def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> list[Path]:
-    """Write `name`.csv, .md and .tex into `folder`, each whole or not at all.
-
-    The first sentence of `caption` is the title.
-    """
+def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> None:
+    """Write `name`.csv, .md and .tex into `folder`; the first sentence of `caption` is the title."""
     plain = frame.map(lambda cell: str(cell).replace("−", "-"))
-    written = {
-        "csv": plain.to_csv(index=False, lineterminator="\n"),
-        "md": to_markdown(frame, caption),
-        "tex": to_latex(frame, name, caption),
-    }
-    file = Path(folder) / name
-    return [write_whole(Path(f"{file}.{kind}"), text) for kind, text in written.items()]
+    write_whole(folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n"))
+    write_whole(folder / f"{name}.md", to_markdown(frame, caption))
+    write_whole(folder / f"{name}.tex", to_latex(frame, name, caption))
 
 
 def load_table(folder: Path, name: str) -> pd.DataFrame:

@@ -45,9 +45,6 @@ STAGES = tuple(
 ARMS_STAGE = "04_sft"  # the one that a cluster runs once for every arm
 # what `launch.parts` jobs share, up to the cell tagged `parts`
 PART_STAGES = ("02_causal_intervention", "03_data_scoring", "06_stability")
-EVALUATION = "05_evaluation"
-# they read stored results, and run beside each other before the last one
-READERS = STAGES[STAGES.index("07_activation_distributions") : -1]
 RUNNER = "IGDS_RUNNER"  # environment variable: the process that must outlive its jobs
 
 
@@ -124,14 +121,11 @@ def asked(
     parameters = {"preset": preset, "model": model, "tasks": tasks, "overrides": overrides}
     parameters["results"] = os.path.relpath(results, folder)
     for stage in stages:  # papermill only warns about a parameter that a notebook does not have
-        file = folder / f"{stage}.ipynb"
-        if not file.is_file():
-            raise ConfigError(f"no notebook {file}")
-        known = papermill.inspect_notebook(file)
+        known = papermill.inspect_notebook(folder / f"{stage}.ipynb")
         given = [*parameters, *(["part"] if stage in shared else [])]
         if unknown := [name for name in given if name not in known]:
             cell = f"the cell tagged `parameters` has {', '.join(known) or 'none'}"
-            raise ConfigError(f"{file.name}: no parameter {', '.join(unknown)}; {cell}")
+            raise ConfigError(f"{stage}.ipynb: no parameter {', '.join(unknown)}; {cell}")
     every = [(name, a.name) for name, task in chosen.tasks.items() for a in arms(task)]
     return {
         "parameters": parameters,

@@ -13,11 +13,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from igds_utils import tasks
@@ -26,7 +26,8 @@ from igds_utils.data import hub
 from igds_utils.engine.batching import even_chunks, pad, token_batches
 from igds_utils.engine.features import LAYER_FOLDER
 from igds_utils.engine.lm import LM, edited, residuals
-from igds_utils.engine.prompts import encode, encode_pair, identification_prompt
+from igds_utils.engine.losses import target_losses
+from igds_utils.engine.prompts import encode, encode_pairs, identification_prompt
 from igds_utils.engine.sae import load_folder, unexplained
 from igds_utils.tasks.examples import normalize
 
@@ -35,9 +36,6 @@ REPEATS = 100  # how often a position with the same tokens before it is used, at
 SINK = 5.0  # tokens whose norm exceeds this multiple of the median are attention sinks
 SHARD_TOKENS = 65536  # of one file of residuals, about
 WEIGHTS = "sae_weights.safetensors"  # of sae_lens
-
-
-# ---- texts -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def documents(
         for rendering, n in renderings.items():
             for example in examples[:n]:
                 prompt = identification_prompt(task, example, tokenizer, rendering)
-                ids, n_prompt = encode_pair(tokenizer, prompt, f" {example.target}")
+                ((ids, n_prompt),) = encode_pairs(tokenizer, [prompt], [f" {example.target}"])
                 add(f"{source}/{rendering}", example.text, ids, n_prompt - 1)
     Random(f"sae corpus/{seed}").shuffle(found)
     return found
@@ -102,9 +100,6 @@ def used_positions(texts: Sequence[Document], repeats: int = REPEATS) -> list[li
             if seen[prefix] <= repeats:
                 positions.append(position)
     return used
-
-
-# ---- residuals ---------------------------------------------------------------------------------
 
 
 def load(shards: Sequence[Path], layer: int) -> tuple[Tensor, Tensor]:
@@ -159,9 +154,6 @@ def capture(
 
 def _hash(inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-
-
-# ---- training ----------------------------------------------------------------------------------
 
 
 def train(
@@ -224,9 +216,6 @@ def _minibatches(acts: Tensor, size: int, seed: int) -> Iterator[Tensor]:
             yield acts[order[start : start + size]].float()
 
 
-# ---- quality -----------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def firing_rates(sae, acts: Tensor, chunk: int = 4096) -> Tensor:
     """On which share of residuals (tokens, width) a feature fires: (features,). The sum is L0."""
@@ -234,7 +223,6 @@ def firing_rates(sae, acts: Tensor, chunk: int = 4096) -> Tensor:
     return sum((sae.encode(h) > 0).sum(0) for h in parts).cpu() / len(acts)
 
 
-@torch.inference_mode()
 def cross_entropy(
     lm: LM, texts: Sequence[Document], layer: int, edit: Callable[[Tensor], Tensor]
 ) -> float:
@@ -246,13 +234,9 @@ def cross_entropy(
     def replace(h: Tensor) -> Tensor:
         return torch.cat([h[:, :1], edit(h[:, 1:].to(lm.device)).to(h)], dim=1)
 
-    losses = []
     with edited(lm, {layer: replace}):
-        for text in texts:
-            ids = torch.tensor([text.ids], device=lm.device)
-            logits = lm.model(ids).logits[0, 1:-1].float()  # (positions - 2, vocabulary)
-            losses.append(functional.cross_entropy(logits, ids[0, 2:], reduction="none"))
-    return torch.cat(losses).mean().item()
+        losses = target_losses(lm, [(text.ids, 2) for text in texts])
+    return float(np.average(losses, weights=[len(text.ids) - 2 for text in texts]))
 
 
 def quality(

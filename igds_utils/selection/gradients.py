@@ -17,7 +17,7 @@ from torch.nn.utils import vector_to_parameters
 from igds_utils.config.settings import LessConfig
 from igds_utils.engine.batching import even_chunks, pad
 from igds_utils.engine.lm import LM
-from igds_utils.engine.losses import Pair, target_labels
+from igds_utils.engine.losses import IGNORED, Pair
 from igds_utils.selection.measurements import Measured, measurement
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam
@@ -75,8 +75,8 @@ def sample_gradients(
 
 def _mean_loss(lm: LM, pairs: Sequence[Pair]) -> Tensor:
     inputs = pad([ids for ids, _ in pairs], lm.tokenizer.pad_token_id, "right", lm.device)
-    labels = target_labels(inputs["input_ids"], pairs)
-    return lm.model(**inputs, labels=labels, use_cache=False).loss
+    labels = pad([[IGNORED] * n + ids[n:] for ids, n in pairs], IGNORED, "right", lm.device)
+    return lm.model(**inputs, labels=labels["input_ids"], use_cache=False).loss
 
 
 def _vector(tensors: Iterable[Tensor]) -> Tensor:

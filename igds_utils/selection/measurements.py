@@ -68,9 +68,6 @@ def measurement(reads: str = "") -> Callable[[Callable], Callable]:
     return add
 
 
-# ---- texts ----
-
-
 @measurement()
 def target_examples(pool: Pool) -> Measured:
     """The examples of the target task themselves."""
@@ -141,9 +138,6 @@ def word_ngrams(text: str) -> list[str]:
     return list(found)
 
 
-# ---- the model to be trained, in the SFT rendering ----
-
-
 @measurement("training_pairs")
 def target_loss(pool: Pool) -> Measured:
     """Mean cross-entropy of each target given its prompt, in nats a token: (N,)."""
@@ -210,9 +204,6 @@ def _batches(part: Samples, lm: LM, pairs: list[losses.Pair]) -> Iterator[tuple[
     return padded_batches(lm, sequences, part.run.preset.batch_tokens, "read tokens")
 
 
-# ---- the identification model, at the critical position ----
-
-
 @measurement("prompts")
 def prior_cosines(pool: Pool) -> Measured:
     """Cosine of the residual stream at p to the mean of D_prior's, at one layer: (N,)."""
@@ -231,9 +222,6 @@ def fixed_layer(run: Run) -> int:
     """The layer with an SAE nearest to 60 % of the depth, where what reads one layer reads."""
     depth = 0.6 * run.lm_config.num_hidden_layers
     return min(run.saes.layers, key=lambda layer: abs(layer + 1 - depth))
-
-
-# ---- the identification model, at all tokens, in the deepest layer that has an SAE ----
 
 
 @measurement("pairs")
@@ -294,15 +282,12 @@ def _rows(part: Samples, row: Callable[[Tensor, Tensor], Any]) -> list[Any]:
     """
     lm, layer, caught, found = part.run.lm, part.run.saes.layers[-1], [], {}
     down = lm.blocks[layer].mlp.down_proj
-    handle = down.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
-    try:
+    with down.register_forward_pre_hook(lambda _module, args: caught.append(args[0])):
         for batch, inputs in _batches(part, lm, part.pairs):
             h = residuals(lm, [layer], **inputs)[layer]
-            neurons, read = caught.pop().to(h.device), inputs["attention_mask"].bool()
+            neurons, read = caught.pop(), inputs["attention_mask"].bool()
             read[:, 0] = False
             with torch.inference_mode():
                 for i, own, *both in zip(batch, read, h, neurons, strict=True):
                     found[i] = row(*(one[own].float() for one in both))
-    finally:
-        handle.remove()
     return [found[i] for i in range(len(found))]

@@ -23,7 +23,7 @@ from igds_utils.core.store import content_hash
 from igds_utils.engine import activations, prompts
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature
-from igds_utils.engine.losses import Pair
+from igds_utils.engine.losses import Pair, cut_pairs
 from igds_utils.selection import features, gradients  # noqa: F401  (importing registers)
 from igds_utils.selection.measurements import MEASUREMENTS, Measured
 from igds_utils.tasks.examples import Example
@@ -73,14 +73,7 @@ class Samples:
         return self.run.config(self.task).sft.max_length
 
     def _cut(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Raises `ValueError` where that leaves no target."""
-        for sample, (_, n_prompt) in zip(self.samples, pairs, strict=True):
-            if n_prompt >= self.max_length:
-                raise ValueError(
-                    f"sample {sample.id}: its prompt alone has {n_prompt} tokens, "
-                    f"sft.max_length is {self.max_length}: raise it, or shorten the prompt"
-                )
-        return [(ids[: self.max_length], n_prompt) for ids, n_prompt in pairs]
+        return cut_pairs(pairs, self.max_length, [sample.id for sample in self.samples])
 
 
 class Pool(Samples):
@@ -131,8 +124,6 @@ class Pool(Samples):
         """The first samples of D_prior: what the target task looks like."""
         first = self.run.examples(self.task, "prior")[: self.run.preset.selection.examples]
         return Pool(self.run, self.task, first, f"{self.task}/measurements/examples")
-
-    # ---- measurements ----
 
     def measured(self, name: str) -> Measured:
         """A measurement by name, read from disk or made; `examples.` stands before theirs."""

@@ -100,14 +100,12 @@ def overlap(rankings: Rankings, ratio: float) -> pd.DataFrame:
     return pd.DataFrame(shares, list(rankings), list(rankings))
 
 
-def length_correlation(
-    rankings: Rankings, known: pd.DataFrame, confidence=0.95, resamples=2000, seed=0
-) -> pd.DataFrame:
+def length_correlation(rankings: Rankings, known: pd.DataFrame, *options: float) -> pd.DataFrame:
     """Spearman's rho (low, high) of order and target length, +1: long ones first."""
     lengths, rows = known.set_index("sample_id")["target_length"], []
     for selector, ranking in rankings.items():
         long = lengths[ranking["sample_id"]].to_numpy()
-        found = stats.spearman(-ranking["rank"], long, confidence, resamples, seed)
+        found = stats.spearman(-ranking["rank"], long, *options)
         rows.append((selector, found.rho, found.low, found.high))
     return pd.DataFrame(rows, columns=["selector", "rho", "low", "high"])
 

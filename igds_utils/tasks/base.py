@@ -55,8 +55,6 @@ class Task:
         self.optional = tuple(every if spec.optional is None else spec.optional)
         self.row_fields = list(dict.fromkeys([*every, spec.reference]))  # of a source
 
-    # ---- data ----
-
     def sets(self, config: TaskConfig, seed: int) -> Sets:
         """The sets prior, validation, confirmation, pool and test, and quality if it is asked for.
 
@@ -107,8 +105,6 @@ class Task:
             references=(record[self.reference],) if self.reference in record else (),
         )
 
-    # ---- what a model is told, and its metric ----
-
     @property
     def wording(self) -> dict[str, Any]:
         """What the task itself puts before a model and where it ends an answer.
@@ -118,14 +114,13 @@ class Task:
         return {name: getattr(self, name) for name in WORDING}
 
     def score_all(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[Scores]:
-        """Metrics of outputs, each of the example at its place.
+        """Metrics of outputs, which end before `stops`, each of the example at its place.
 
         accuracy: 0 or 1, with boxed, whether the answer stood in a box. rouge1: 0 to 1, with rouge2
         and rougeL. chrf (of the sentence) and bleu: 0 to 100. comet: x 100, with chrf and bleu.
         exact_match: 0 or 1. Answers are right if any reference matches; ROUGE, chrF and COMET are
         means over the references.
         """
-        outputs = [self.cut(output) for output in outputs]
         pairs = list(zip(outputs, examples, strict=True))
         scores = [_score(self.scoring, output, example) for output, example in pairs]
         if self.metric == "comet":
@@ -140,14 +135,8 @@ class Task:
         """chrf and bleu of all outputs as one corpus, 0 to 100; none of another metric."""
         if self.metric not in ("chrf", "comet"):
             return {}
-        cut, references = [self.cut(output) for output in outputs], [e.references for e in examples]
-        return metrics.corpus_chrf_and_bleu(cut, references, _is_chinese(examples[0]))
-
-    def cut(self, output: str) -> str:
-        """The part of an output before the first of `stops`, without surrounding space."""
-        for stop in self.stops:
-            output = output.partition(stop)[0]
-        return output.strip()
+        references = [example.references for example in examples]
+        return metrics.corpus_chrf_and_bleu(outputs, references, _is_chinese(examples[0]))
 
 
 def _score(metric: Metric, output: str, example: Example) -> Scores:

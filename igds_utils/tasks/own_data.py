@@ -48,9 +48,6 @@ class OwnData(Strict):
         return made
 
 
-# ---- word problems -------------------------------------------------------------------
-
-
 class WordProblems(OwnData):
     """Arithmetic word problems with worked solutions, and requests that are none."""
 
@@ -141,9 +138,6 @@ def _cast(random: Random) -> dict[str, str]:
     name, friend = random.sample(cast["name"], 2)
     drawn = {key: random.choice(choices) for key, choices in cast.items() if key != "name"}
     return {"name": name, "friend": friend, **drawn}
-
-
-# ---- files of packages ---------------------------------------------------------------
 
 
 class ArticleLeads(OwnData):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import PIECE, Column, DataSource
-from igds_utils.data.metrics import boxed_answer
 from igds_utils.data.rows import Rows
 from igds_utils.tasks.examples import Example, placeholders
 
@@ -181,8 +180,6 @@ def take(column: Column, text: str) -> str:
             return MARKS.sub("", FINAL.sub("", text))
         case "gsm8k_answer":
             return found[1].replace(",", "") if (found := FINAL.search(text)) else ""
-        case "boxed":
-            return boxed_answer(text) or ""
     return text
 
 

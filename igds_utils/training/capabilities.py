@@ -39,14 +39,12 @@ CHOICES = "".join(rf"\s*\({letter}\)\s*(.*?)" for letter in "ABCD")
 SHIPPED = re.compile(rf"(.*?){CHOICES}\nA: .*\(([ABCD])\)", re.DOTALL)
 
 
-def score(
-    lm: LM, benchmarks: Sequence[Benchmark], limit: int | Mapping[Benchmark, int] | None = None
-) -> pd.DataFrame:
+def score(lm: LM, benchmarks: Sequence[Benchmark], limit: Mapping[Benchmark, int]) -> pd.DataFrame:
     """Score of every question: benchmark, subject, item, score.
 
     The score is 0 or 1; of TruthfulQA it is the share of probability on true answers. limit: the
-    first so many questions of each subject (TruthfulQA is one), or so many by benchmark. The
-    processes of a launch share the subjects.
+    first so many questions of each subject (TruthfulQA is one). The processes of a launch share the
+    subjects.
     """
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
@@ -56,20 +54,18 @@ def score(
 
     def ask(subject: tuple[Benchmark, str]) -> pd.DataFrame:
         benchmark, name = subject
-        most = limit.get(benchmark) if isinstance(limit, Mapping) else limit
         asked = {"tasks": {name: _tasks(benchmark)[name]}}
         with redirect_stderr(io.StringIO()):  # three bars
-            found = evaluate(model, asked, limit=most, bootstrap_iters=0)["samples"][name]
+            made = evaluate(model, asked, limit=limit.get(benchmark), bootstrap_iters=0)
+        found = made["samples"][name]
         docs = [(one["doc"].get("subject", name), one["doc_id"]) for one in found]
         table = pd.DataFrame(docs, columns=["subject", "item"])
         return table.assign(benchmark=benchmark, score=[float(one["acc"]) for one in found])
 
     subjects = [(benchmark, name) for benchmark in benchmarks for name in _tasks(benchmark)]
-    table = pd.concat(distributed.map_in_order(ask, subjects)).sort_values(KEYS, ignore_index=True)
-    return table[[*KEYS, "score"]]
-
-
-# ---- lm-eval's tasks, and what their `custom_dataset` may read instead of the hub ----------------
+    own = subjects[distributed.process_index() :: distributed.processes()]
+    table = pd.concat(distributed.gathered([ask(subject) for subject in own]))
+    return table.sort_values(KEYS, ignore_index=True)[[*KEYS, "score"]]
 
 
 @cache

@@ -64,9 +64,9 @@ def answer(
 
 def decoding(task: Task, config: TaskConfig) -> dict[str, Any]:
     """What stored outputs depend on beside the model and the test set."""
-    limits = {"max_prompt_tokens", "max_new_tokens"}
-    fields = limits | {"rendering", "shots", "samples", "temperature", "top_p"}
-    return {"wording": content_hash(task.wording)} | config.model_dump(include=fields)
+    fields = "max_prompt_tokens max_new_tokens rendering shots samples temperature top_p"
+    how = config.model_dump(include=set(fields.split()))
+    return {"wording": content_hash(task.wording)} | how
 
 
 def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame) -> pd.DataFrame:
@@ -90,9 +90,6 @@ def score_outputs(task: Task, examples: Sequence[Example], outputs: pd.DataFrame
     table = metrics.mean().assign(score=score).rename_axis("sample_id").reset_index()
     table.insert(1, "output", drawn[ids].str[0].to_numpy())
     return table
-
-
-# ---- the arms of a task compared -----------------------------------------------------------------
 
 
 def summarise(

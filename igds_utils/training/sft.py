@@ -2,11 +2,11 @@
 
     log = train(lm, pairs, config, seed=0, workdir=folder)      # lm.model is trained in place
 
-Under `accelerate launch` (`igds_utils.core.launch`) several processes call it with the same arguments and train
-together. The loss of a step is the mean over all target tokens of its global batch, however many processes and
-micro-batches share it, so the loss curve is that of one process.
-What the paper leaves open is fixed here: AdamW (betas 0.9 and 0.999), gradients clipped at norm 1, the schedule and
-warm-up of the preset, loss on the target and its EOS alone, no packing.
+Under `accelerate launch` (`igds_utils.core.launch`) several processes call it with the same
+arguments and train together. The loss of a step is the mean over all target tokens of its global
+batch, however many processes and micro-batches share it, so the loss curve is that of one process.
+What the paper leaves open is fixed here: AdamW (betas 0.9 and 0.999), gradients clipped at norm 1,
+the schedule and warm-up of the preset, loss on the target and its EOS alone, no packing.
 """
 
 import json
@@ -31,9 +31,8 @@ from igds_utils.core.store import content_hash
 from igds_utils.engine import distributed
 from igds_utils.engine.batching import even_chunks, token_batches
 from igds_utils.engine.lm import LM
-from igds_utils.engine.losses import IGNORED, Pair, check_pair, token_losses
+from igds_utils.engine.losses import IGNORED, Pair, check_pairs, cut_pairs, token_losses
 
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 # What may differ between the runs of one training: how it is stored and computed, not what is learnt.
 NOT_LEARNT_FROM = {"keep_weights", "checkpoint_steps", "gradient_checkpointing", "device_tokens"}
 
@@ -51,18 +50,24 @@ def train(
 
     It is trained with fp32 weights, and comes back in its own precision.
 
-    pairs: token ids of prompt + target + EOS and the number of prompt tokens (`prompts.encode_pair`); a target that
-    reaches beyond `config.max_length` is cut there. seed: fixes the order of the samples; the same call on the same
-    kind of machine gives the same weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks
-    for them; a training that was killed goes on from its last one, and a finished one removes them. origin: what names
-    the model as it is given (plain values); checkpoints of another one are not gone on from. weights: a folder for the
-    final weights (safetensors, gathered from all processes) and the tokenizer.
+    pairs: token ids of prompt + target + EOS and the number of prompt tokens
+    (`prompts.encode_pairs`); a target that reaches beyond `config.max_length` is cut there. seed:
+    fixes the order of the samples; the same call on the same kind of machine gives the same
+    weights, bit by bit. workdir: for checkpoints, if `config.checkpoint_steps` asks for them; a
+    training that was killed goes on from its last one, and a finished one removes them. origin:
+    what names the model as it is given (plain values); checkpoints of another one are not gone on
+    from. weights: a folder for the final weights (safetensors, gathered from all processes) and the
+    tokenizer.
 
-    Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm (before clipping),
-    tokens (prompt and target), target_tokens, seconds.
-    Raises `ValueError` for no pairs or a pair without target, and `FloatingPointError` if the loss is not finite.
+    Columns: step, loss (mean cross-entropy a target token of the global batch), lr, grad_norm
+    (before clipping), tokens (prompt and target), target_tokens, seconds. Raises `ValueError` for a
+    pair without target, and `FloatingPointError` if the loss is not finite.
     """
-    samples = _fitting(pairs, config.max_length)
+    check_pairs(pairs)
+    if cut := sum(len(ids) > config.max_length for ids, _ in pairs):
+        told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {config.max_length}: cut there"
+        warnings.warn(told, stacklevel=2)
+    samples = cut_pairs(pairs, config.max_length)
     order = global_batches([len(ids) for ids, _ in samples], config, seed)
     batches = [[samples[i] for i in batch] for batch in order]
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
@@ -90,8 +95,6 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
 
     Inside a batch the longest comes first: the loss is a mean over all its target tokens, so that changes only padding.
     """
-    if not lengths:
-        raise ValueError("no samples to train on: the selection is empty")
     random = np.random.default_rng(seed)
     epochs = [random.permutation(len(lengths)).tolist() for _ in range(math.ceil(config.epochs))]
     order = [i for epoch in epochs for i in epoch][: max(1, round(config.epochs * len(lengths)))]
@@ -101,8 +104,8 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
 def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint of one training in a folder; older trainings beside it lose theirs.
 
-    A checkpoint is whole where the trainer's state is, which is the last of its files: `get_last_checkpoint` alone
-    would take one that was being written when the training was killed.
+    A checkpoint is whole where the trainer's state is, which is the last of its files:
+    `get_last_checkpoint` alone would take one that was being written when the training was killed.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -119,26 +122,11 @@ def last_checkpoint(folder: Path) -> str | None:
 def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
     """The shares of a global batch, longest first, that processes train on: `size` samples each, of like lengths.
 
-    What fills a short share up has no target, so nothing is learnt from it; accelerate would take samples seen before.
-    One process takes the batch as it is.
+    What fills a short share up has no target, so nothing is learnt from it; accelerate would take
+    samples seen before. One process takes the batch as it is.
     """
     filler = [(batch[-1][0][:1], 1)] * (size * processes - len(batch)) if processes > 1 else []
     return [[*batch, *filler][rank::processes] for rank in range(processes)]
-
-
-def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
-    """The pairs, with targets cut at `max_length` tokens of prompt and target."""
-    for number, (ids, n_prompt) in enumerate(pairs):
-        check_pair(ids, n_prompt, number)
-        if n_prompt >= max_length:
-            raise ValueError(
-                f"sample {number}: its prompt alone has {n_prompt} tokens, sft.max_length is {max_length}: raise it, "
-                "or cut the body of the prompt"
-            )
-    if cut := sum(len(ids) > max_length for ids, _ in pairs):
-        told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there"
-        warnings.warn(told, stacklevel=3)
-    return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 
 def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
@@ -154,7 +142,7 @@ def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         # a step is one batch of the trainer, which its `training_step` cuts into micro-batches
         per_device_train_batch_size=math.ceil(config.global_batch / distributed.processes()),
         learning_rate=config.lr,
-        lr_scheduler_type=SCHEDULES[config.schedule],
+        lr_scheduler_type=config.schedule,
         # rounded down: transformers rounds up, and the first warm-up step has lr 0, one of four steps of a small run
         warmup_steps=int(config.warmup_ratio * steps),
         weight_decay=config.weight_decay,
@@ -220,9 +208,9 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # TRL's would score prompt positions too, and their entropy: most of the work of a small model.
             labels = inputs.pop("labels")
-            losses, _ = token_losses(model, labels, **inputs)
+            loss = token_losses(model, labels, **inputs).sum() / num_items_in_batch
             # processes average their gradients, while the count of tokens is that of all of them
-            return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+            return loss * self.accelerator.num_processes
 
         def log(self, logs, start_time=None):
             if "loss" in logs:

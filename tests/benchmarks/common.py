@@ -48,7 +48,7 @@ def pool(n: int, prompt: int, target: int, seed: int = 0) -> tuple[list[str], li
     draw, (lm, _) = Random(seed), model()
     words = lambda mean: " ".join(draw.choices(WORDS, k=draw.randint(mean * 3 // 5, mean * 7 // 5)))  # noqa: E731
     texts = [f"{words(prompt)}\nSolution:" for _ in range(n)]
-    return texts, [prompts.encode_pair(lm.tokenizer, text, f" {words(target)}") for text in texts]
+    return texts, prompts.encode_pairs(lm.tokenizer, texts, [f" {words(target)}" for _ in texts])
 
 
 @torch.inference_mode()

@@ -221,7 +221,7 @@ def texts_and_samples(lm: LM, sizes: Sizes) -> tuple[list[str], list[losses.Pair
 
     texts = [f"{words(sizes.prompt)}\nSolution:" for _ in range(sizes.texts)]
     targets = [words(sizes.target) for _ in texts]
-    pairs = [prompts.encode_pair(lm.tokenizer, text, f" {own}") for text, own in zip(texts, targets, strict=True)]
+    pairs = prompts.encode_pairs(lm.tokenizer, texts, [f" {own}" for own in targets])
     samples = [
         Sample(f"s{i}", ids[:n], ids, Example(f"s{i}", {"text": texts[i]}, targets[i], (targets[i],)))
         for i, (ids, n) in enumerate(pairs[: sizes.samples])
