@@ -72,7 +72,12 @@ class Store:
             return "making it"
         before, now = self._record(path)["inputs"], _made_from(inputs)
         changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if not changed and self.version(path) != self._content(path):
+            return "making it again, the file is not the one that was made"
         return f"making it again, changed: {', '.join(changed)}" if changed else ""
+
+    def _content(self, path: str) -> str:
+        return hashlib.sha256((self.root / path).read_bytes()).hexdigest()[:16]
 
     def _other_code(self, path: str) -> str:
         same = self._record(path).get("code") == code_version()
@@ -82,8 +87,8 @@ class Store:
         (self.root / f"{path}.made.json").unlink(missing_ok=True)
         self.write(path, product)
         record = {"inputs": _made_from(inputs), "seconds": round(seconds, 2)}
-        content = hashlib.sha256((self.root / path).read_bytes()).hexdigest()[:16]
-        self.write(f"{path}.made.json", record | {"sha256": content, "code": code_version()})
+        record |= {"sha256": self._content(path), "code": code_version()}
+        self.write(f"{path}.made.json", record)
 
     def make_in_parts(
         self,
@@ -115,8 +120,8 @@ class Store:
             own = [[(part, next(left)) for part in some] for some in cut][first::step]
             shown = tqdm(own, label, unit="part") if distributed.is_main_process() else own
             for piece in shown:
-                if missing := [(part, file) for part, file in piece if not self.has(file)]:
-                    some, of = zip(*missing, strict=True)
+                some, of = zip(*piece, strict=True)
+                if not all(map(self.has, of)):  # cut by a kill: whole again, or rounding differs
                     made, seconds = _timed(partial(build, some if together else some[0]))
                     for file, table in zip(of, made if together else [made], strict=True):
                         table.attrs["seconds"] = seconds / len(of)  # kept in the file

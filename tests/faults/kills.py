@@ -1,0 +1,242 @@
+"""Kills runs of the smoke preset at random moments, and compares what they end with.
+
+    make test-faults          50 kills over 5 runs; given again, it goes on where it was stopped
+
+One run is left alone. Each other one is started again after every SIGKILL, until it has had its
+share of kills, and then runs to its end. `kills.csv` has a row a kill:
+
+run, kill: their numbers. stage, product: what was at work, by the log.
+victim: the `kernel`, the `runner` (its jobs end by themselves), or `all` processes of the run.
+seconds: from the start of the attempt to its kill.
+identical: whether the run ended with the files of the undisturbed one, byte by byte. Times are left
+    out: columns of seconds, and `TIMED` files.
+made_again: finished products and stored parts that the run made a second time, those in the making
+    at a kill aside.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import psutil
+from tqdm import tqdm
+
+from igds_utils.config.config import PROJECT
+from igds_utils.core.store import write_whole
+from igds_utils.running.runner import STAGES
+
+BEGUN = re.compile(r"\] (\d\d_\w+)$", re.MULTILINE)  # [3/12] 03_data_scoring
+MAKING = re.compile(r"\] (\d\d_\w+)$|(\S+): making it", re.MULTILINE)
+TIMED = ("manifest.json", "benefit.json", "selection_costs.parquet")
+TIMED += ("table4.csv", "table4.md", "table4.tex")
+PATIENCE = 300  # seconds until all processes of a killed run have ended
+
+
+class Run:
+    """A run of smoke in a folder of its own, in as many attempts as it takes."""
+
+    def __init__(self, folder: Path, tasks: str):
+        self.folder, self.log = folder, folder / "run.log"
+        self.root = folder / "results" / "smoke"
+        self.command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "smoke"]
+        self.command += ["--tasks", tasks, "--results", str(self.root.parent)]
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+
+    def start(self, *more: str) -> psutil.Popen:
+        # a notebook at a time: the log says what was at work
+        alone = os.environ | {"OMP_NUM_THREADS": "1"}
+        streams = {"stderr": subprocess.STDOUT, "start_new_session": True, "env": alone}
+        with self.log.open("ab") as log:
+            return psutil.Popen([*self.command, *more], stdout=log, **streams)
+
+    def said(self, since: int = 0) -> str:
+        return self.log.read_bytes()[since:].decode("utf8", "replace").replace("\r", "\n")
+
+    def finish(self) -> None:
+        """Run all notebooks to the end, undisturbed."""
+        process = self.start()
+        try:
+            if process.wait():
+                raise RuntimeError(f"a run that nobody killed failed: {self.log}")
+        finally:
+            strike(process, "all")
+
+    def kill(self, number: int, stage: str, sign: str, delay: float, victim: str) -> None:
+        """Go on with the run, and kill it `delay` seconds after the log shows a sign of a stage."""
+        executed = self.root / "notebooks"
+        left = [one for one in STAGES if not (executed / f"{one}.ipynb").exists()] or STAGES[-1:]
+        since = self.log.stat().st_size if self.log.exists() else 0
+        process, started = self.start("--first", left[0][:2]), time.monotonic()
+        try:
+            while process.poll() is None and not reached(self.said(since), stage, sign):
+                time.sleep(0.05)
+            with suppress(psutil.TimeoutExpired):
+                process.wait(delay)
+            ended, seconds = process.poll() is not None, time.monotonic() - started
+            struck = strike(process, victim)
+        finally:
+            strike(process, "all")
+        if ended:  # before its kill
+            return self.kill(number, stage, sign, delay / 2, victim)
+        made = [product for _, product in MAKING.findall(self.said(since)) if product]
+        row = {"kill": number, "stage": (BEGUN.findall(self.said(since)) or left)[-1]}
+        row |= {"product": made[-1] if made else "", "victim": struck, "seconds": round(seconds, 1)}
+        kept = {"row": row, "stored": self.stored()}
+        write_whole(self.folder / f"kill-{number:03d}.json", json.dumps(kept))
+
+    def kills(self) -> list[dict]:
+        return [json.loads(file.read_text()) for file in sorted(self.folder.glob("kill-*.json"))]
+
+    def stored(self) -> dict[str, int]:
+        """When finished products' records and parts of unfinished ones were written."""
+        files = [*self.root.rglob("*.made.json"), *self.root.rglob("*.parts-*/*")]
+        return {str(file.relative_to(self.root)): file.stat().st_mtime_ns for file in files}
+
+    def made_again(self) -> list[str]:
+        """What was finished and written again, and what the log says was made too often."""
+        kills, last = self.kills(), self.stored()
+        moments = [*(kill["stored"] for kill in kills), last]
+        again = {
+            name
+            for before, after in zip(moments, moments[1:], strict=False)
+            for name, written in before.items()
+            if after.get(name, written if ".parts-" in name or "/weights/" in name else 0) != written
+        }
+        struck = Counter(kill["row"]["product"] for kill in kills)
+        made = Counter(product for _, product in MAKING.findall(self.said()) if product)
+        return sorted(again | {name for name in made if made[name] > 1 + struck[name]})
+
+    def outcome(self, expected: dict[str, bytes]) -> dict[str, list[str]]:
+        """Files that differ from the expected ones, and what was made again, once it has ended."""
+        file = self.folder / "outcome.json"
+        if not file.exists():
+            self.finish()
+            found = self.contents()
+            names = [one for one in sorted({*expected, *found}) if not one.endswith(TIMED)]
+            differ = [one for one in names if expected.get(one) != found.get(one)]
+            again = {"differ": differ, "made_again": self.made_again()}
+            write_whole(file, json.dumps(again, indent=1))
+        return json.loads(file.read_text())
+
+    def contents(self) -> dict[str, bytes]:
+        """Products and tables by name, without times."""
+        found = {}
+        for file in self.root.glob("t*/**/*"):  # tables/ and tiny-llama/
+            if file.suffix == ".parquet":
+                table = pd.read_parquet(file)
+                timed = [column for column in table if "seconds" in column]
+                found[file] = table.drop(columns=timed).to_parquet() if timed else file.read_bytes()
+            elif file.is_file():
+                found[file] = file.read_bytes()
+        names = {str(file.relative_to(self.root)): content for file, content in found.items()}
+        return {name: names[name] for name in names if not name.endswith(".made.json")}
+
+
+def reached(text: str, stage: str, sign: str) -> bool:
+    """Whether a log shows a sign of a stage, its end, or a later stage."""
+    later = {*STAGES[STAGES.index(stage) + 1 :]}
+    return sign in text or f"] {stage}: " in text or bool(later & {*BEGUN.findall(text)})
+
+
+def strike(process: psutil.Popen, victim: str) -> str:
+    """Kill a victim, and wait until nothing of its run is left; who was killed."""
+    with suppress(psutil.NoSuchProcess):
+        tree = process.children(recursive=True)
+        kernels = [one for one in tree if "ipykernel" in " ".join(of_living(one.cmdline, []))]
+        if victim == "kernel" and kernels:
+            of_living(kernels[-1].kill)
+        elif victim == "runner":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            victim = "all"
+            for one in [process, *tree]:
+                of_living(one.kill)
+        if left := psutil.wait_procs([process, *tree], PATIENCE)[1]:
+            raise RuntimeError(f"{victim} was killed, and these go on: {left}")
+    return victim
+
+
+def of_living(call, default=None):
+    with suppress(psutil.NoSuchProcess):
+        return call()
+    return default
+
+
+def moments(undisturbed: Run, number: int, kills: int) -> list[tuple[str, str, float]]:
+    """A run's kills in their order: stage, sign in the log, and the delay in seconds after it.
+
+    In odd runs each falls within two seconds of the start of a product, in even ones anywhere in
+    the time of the undisturbed run; `kills` equal stretches of it have one each.
+    """
+    draw = random.Random(number)
+    places = [(place + draw.random()) / kills for place in range(kills)]
+    if number % 2:
+        stage, products = "", []
+        for begun, product in MAKING.findall(undisturbed.said()):
+            stage = begun or stage
+            products += [(stage, f"{product}: making it")] if product else []
+        return [(*products[int(at * len(products))], draw.uniform(0, 2)) for at in places]
+    timings = json.loads((undisturbed.root / "timings.json").read_text())
+    found, took = [], [timings[stage]["seconds"] for stage in STAGES]
+    for at in places:
+        left = at * sum(took)
+        for stage, seconds in zip(STAGES, took, strict=True):
+            if left < seconds:
+                found.append((stage, f"] {stage}\n", left))
+                break
+            left -= seconds
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="kill runs of the smoke preset")
+    parser.add_argument("--kills", type=int, default=50, help="in all")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tasks", default="math", help="of smoke; empty: all")
+    parser.add_argument("--results", type=Path, default=PROJECT / "results/reference/faults")
+    parser.add_argument("--work", type=Path, default=PROJECT / "results/faults", help="is kept")
+    options = parser.parse_args()
+    undisturbed = Run(options.work / "undisturbed", options.tasks)
+    runs = [Run(options.work / f"run{n + 1}", options.tasks) for n in range(options.runs)]
+    each, ends = options.kills // options.runs, {}
+
+    def write() -> None:
+        rows = [{"run": n, **kill["row"]} for n, run in enumerate(runs, 1) for kill in run.kills()]
+        table = pd.DataFrame(rows)
+        known = {n: (not end["differ"], len(end["made_again"])) for n, end in ends.items()}
+        for place, column in enumerate(("identical", "made_again")):
+            table[column] = [known.get(n, (None, None))[place] for n in table["run"]]
+        write_whole(options.results / "kills.csv", table.to_csv(index=False))
+
+    if not (undisturbed.root / "report.html").exists():
+        print("the run that is left alone", flush=True)
+        undisturbed.finish()
+    expected = undisturbed.contents()
+    with tqdm(total=each * len(runs), desc="kills", unit="kill") as bar:
+        for number, run in enumerate(runs, 1):
+            planned, draw = moments(undisturbed, number, each), random.Random(-number)
+            victims = [draw.choice(("kernel", "runner", "all")) for _ in planned]
+            bar.update(done := len(run.kills()))
+            for kill in range(done, each):
+                bar.set_postfix_str(f"run {number}, {planned[kill][0]}")
+                run.kill(kill + 1, *planned[kill], victims[kill])
+                write()
+                bar.update()
+            ends[number] = run.outcome(expected)
+            bar.write(f"run {number}: {ends[number]}")
+            write()
+    return int(any(end["differ"] or end["made_again"] for end in ends.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
