@@ -2,8 +2,9 @@
 
     make test-faults          50 kills over 5 runs; given again, it goes on where it was stopped
 
-One run is left alone. Each other one is started again after every SIGKILL, until it has had its
-share of kills, and then runs to its end. `kills.csv` has a row a kill:
+One run is left alone. Each other one is started again after every SIGKILL, with the first notebook
+that has not come to its end, until it has had its share of kills; then it runs to its end.
+`kills.csv` has a row a kill:
 
 run, kill: their numbers. stage, product: what was at work, by the log.
 victim: the `kernel`, the `runner` (its jobs end by themselves), or `all` processes of the run.
@@ -52,18 +53,24 @@ class Run:
         self.command += ["--tasks", tasks, "--results", str(self.root.parent)]
         self.root.parent.mkdir(parents=True, exist_ok=True)
 
-    def start(self, *more: str) -> psutil.Popen:
+    def left(self) -> list[str]:
+        """The stages that have not come to their end, or the last one."""
+        executed = self.root / "notebooks"
+        return [one for one in STAGES if not (executed / f"{one}.ipynb").exists()] or [STAGES[-1]]
+
+    def start(self) -> psutil.Popen:
         # a notebook at a time: the log says what was at work
         alone = os.environ | {"OMP_NUM_THREADS": "1"}
         streams = {"stderr": subprocess.STDOUT, "start_new_session": True, "env": alone}
         with self.log.open("ab") as log:
-            return psutil.Popen([*self.command, *more], stdout=log, **streams)
+            first = ["--first", self.left()[0][:2]]
+            return psutil.Popen([*self.command, *first], stdout=log, **streams)
 
     def said(self, since: int = 0) -> str:
         return self.log.read_bytes()[since:].decode("utf8", "replace").replace("\r", "\n")
 
     def finish(self) -> None:
-        """Run all notebooks to the end, undisturbed."""
+        """Run all notebooks that are left, undisturbed."""
         process = self.start()
         try:
             if process.wait():
@@ -73,10 +80,8 @@ class Run:
 
     def kill(self, number: int, stage: str, sign: str, delay: float, victim: str) -> None:
         """Go on with the run, and kill it `delay` seconds after the log shows a sign of a stage."""
-        executed = self.root / "notebooks"
-        left = [one for one in STAGES if not (executed / f"{one}.ipynb").exists()] or STAGES[-1:]
         since = self.log.stat().st_size if self.log.exists() else 0
-        process, started = self.start("--first", left[0][:2]), time.monotonic()
+        process, started = self.start(), time.monotonic()
         try:
             while process.poll() is None and not reached(self.said(since), stage, sign):
                 time.sleep(0.05)
@@ -89,7 +94,7 @@ class Run:
         if ended:  # before its kill
             return self.kill(number, stage, sign, delay / 2, victim)
         made = [product for _, product in MAKING.findall(self.said(since)) if product]
-        row = {"kill": number, "stage": (BEGUN.findall(self.said(since)) or left)[-1]}
+        row = {"kill": number, "stage": (BEGUN.findall(self.said(since)) or self.left())[-1]}
         row |= {"product": made[-1] if made else "", "victim": struck, "seconds": round(seconds, 1)}
         kept = {"row": row, "stored": self.stored()}
         write_whole(self.folder / f"kill-{number:03d}.json", json.dumps(kept))
