@@ -40,6 +40,7 @@ BEGUN = re.compile(r"\] (\d\d_\w+)$", re.MULTILINE)  # [3/12] 03_data_scoring
 MAKING = re.compile(r"\] (\d\d_\w+)$|(\S+): making it", re.MULTILINE)
 TIMED = ("manifest.json", "benefit.json", "selection_costs.parquet")
 TIMED += ("table4.csv", "table4.md", "table4.tex")
+LONGEST = 45
 PATIENCE = 300  # seconds until all processes of a killed run have ended
 
 
@@ -160,6 +161,8 @@ def strike(process: psutil.Popen, victim: str) -> str:
         kernels = [one for one in tree if "ipykernel" in " ".join(of_living(one.cmdline, []))]
         if victim == "kernel" and kernels:
             of_living(kernels[-1].kill)
+            if psutil.wait_procs([process], 30)[1]:  # it had done its work
+                return strike(process, "all")
         elif victim == "runner":
             os.killpg(process.pid, signal.SIGKILL)
         else:
@@ -181,7 +184,7 @@ def moments(undisturbed: Run, number: int, kills: int) -> list[tuple[str, str, f
     """A run's kills in their order: stage, sign in the log, and the delay in seconds after it.
 
     In odd runs each falls within two seconds of the start of a product, in even ones anywhere in
-    the time of the undisturbed run; `kills` equal stretches of it have one each.
+    the undisturbed run, up to `LONGEST` seconds of a stage; `kills` equal stretches have one each.
     """
     draw = random.Random(number)
     places = [(place + draw.random()) / kills for place in range(kills)]
@@ -192,7 +195,7 @@ def moments(undisturbed: Run, number: int, kills: int) -> list[tuple[str, str, f
             products += [(stage, f"{product}: making it")] if product else []
         return [(*products[int(at * len(products))], draw.uniform(0, 2)) for at in places]
     timings = json.loads((undisturbed.root / "timings.json").read_text())
-    found, took = [], [timings[stage]["seconds"] for stage in STAGES]
+    found, took = [], [min(LONGEST, timings[stage]["seconds"]) for stage in STAGES]
     for at in places:
         left = at * sum(took)
         for stage, seconds in zip(STAGES, took, strict=True):
