@@ -55,7 +55,7 @@ class Store:
         inputs: all that it depends on: parameters, `version` of other products. Processes of a
         launch all call `build`, and the main one writes what it gives.
         """
-        return self._made(path, partial(_timed, build), inputs)
+        return self._made(path, partial(self._timed, build), inputs)
 
     def _made(self, path: str, timed: Callable[[], tuple], inputs: dict[str, Any]) -> Any:
         with self._alone:
@@ -121,8 +121,8 @@ class Store:
             shown = tqdm(own, label, unit="part") if distributed.is_main_process() else own
             for piece in shown:
                 some, of = zip(*piece, strict=True)
-                if not all(map(self.has, of)):  # cut by a kill: whole again, or rounding differs
-                    made, seconds = _timed(partial(build, some if together else some[0]))
+                if not all(map(self._whole, of)):  # cut by a kill: again, or rounding differs
+                    made, seconds = self._timed(partial(build, some if together else some[0]))
                     for file, table in zip(of, made if together else [made], strict=True):
                         table.attrs["seconds"] = seconds / len(of)  # kept in the file
                         self.write(file, table)
@@ -132,7 +132,7 @@ class Store:
             distributed.wait_for_everyone()
             tables = [self.read(file) for file in files]
             spent = sum(table.attrs.pop("seconds") for table in tables)
-            product, seconds = _timed(lambda: finish(pd.concat(tables, ignore_index=True)))
+            product, seconds = self._timed(lambda: finish(pd.concat(tables, ignore_index=True)))
             return product, spent + seconds
 
         if self.part and not whole and not self.fresh(path, **inputs):
@@ -143,6 +143,32 @@ class Store:
         for old in self.root.glob(f"{path}.parts-*"):
             shutil.rmtree(old, ignore_errors=True)  # another job may do the same
         return product
+
+    def _whole(self, part: str) -> bool:
+        """Whether a part is there and can be read."""
+        with suppress(OSError, ValueError):
+            return self.read(part) is not None
+        return False
+
+    def _timed(self, build: Callable[[], Any]) -> tuple[Any, float]:
+        """What `build` gives, and its seconds; in half the batches once memory has run out."""
+        start = time.perf_counter()
+        try:
+            return build(), time.perf_counter() - start
+        except RuntimeError as error:
+            from accelerate.utils import memory  # takes seconds
+
+            from igds_utils.engine import batching
+
+            if distributed.processes() > 1 or not memory.should_reduce_batch_size(error):
+                raise
+        self.log("out of memory: once more, with batches of half the size")
+        memory.clear_device_cache(garbage_collection=True)
+        batching.divisor = 2
+        try:
+            return build(), time.perf_counter() - start
+        finally:
+            batching.divisor = 1
 
     def until_part(self) -> AbstractContextManager[None]:
         """A context that ends where a product is asked for of which this job makes a part."""
@@ -193,11 +219,6 @@ class Store:
         return self.read(f"{path}.made.json")
 
 
-def _timed(build: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return build(), time.perf_counter() - start
-
-
 def _made_from(inputs: dict[str, Any]) -> dict[str, Any]:
     return _plain(inputs | {"igds_utils": __version__})
 
@@ -232,7 +253,9 @@ def write_whole(path: Path, content: str | bytes) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # that of a full disk names none
         raise
     return path
