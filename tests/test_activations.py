@@ -34,10 +34,9 @@ def obvious_residuals(lm, text, target):
     return {layer: (out[0] if isinstance(out, tuple) else out)[0, p] for layer, out in caught.items()}
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
-def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, side, batch_tokens):
-    found = activations.critical_residuals(lm, TEXTS, LAYERS, batch_tokens, side)
+def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, batch_tokens):
+    found = activations.critical_residuals(lm, TEXTS, LAYERS, batch_tokens)
     for row, text in enumerate(TEXTS):
         for layer, expected in obvious_residuals(lm, text, " 12 + 7 = 19.").items():
             torch.testing.assert_close(found[layer][row], expected, rtol=1e-4, atol=1e-5)

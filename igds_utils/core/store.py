@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from igds_utils import __version__
 from igds_utils.config.config import PROJECT
+from igds_utils.data.hub import sha256
 from igds_utils.engine import distributed
 
 MAKE_NO_PRODUCT = ("core", "config", "plots", "tables", "reporting", "running")
@@ -61,7 +62,8 @@ class Store:
         with self._alone:
             reason = distributed.on_main_process(lambda: self._stale(path, inputs))
             if distributed.is_main_process():
-                self.log(f"{path}: {reason or f'up to date{self._other_code(path)}'}")
+                same = reason or self._record(path).get("code") == code_version()
+                self.log(f"{path}: {reason or 'up to date'}{'' if same else ', made by other code'}")
             if reason:
                 distributed.on_main_process(partial(self._keep, path, inputs, *timed()))
         return self.read(path)
@@ -72,22 +74,15 @@ class Store:
             return "making it"
         before, now = self._record(path)["inputs"], _made_from(inputs)
         changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        if not changed and self.version(path) != self._content(path):
+        if not changed and self.version(path) != sha256(self.root / path)[:16]:
             return "making it again, the file is not the one that was made"
         return f"making it again, changed: {', '.join(changed)}" if changed else ""
-
-    def _content(self, path: str) -> str:
-        return hashlib.sha256((self.root / path).read_bytes()).hexdigest()[:16]
-
-    def _other_code(self, path: str) -> str:
-        same = self._record(path).get("code") == code_version()
-        return "" if same else ", made by other code"
 
     def _keep(self, path: str, inputs: dict[str, Any], product: Any, seconds: float) -> None:
         (self.root / f"{path}.made.json").unlink(missing_ok=True)
         self.write(path, product)
         record = {"inputs": _made_from(inputs), "seconds": round(seconds, 2)}
-        record |= {"sha256": self._content(path), "code": code_version()}
+        record |= {"sha256": sha256(self.root / path)[:16], "code": code_version()}
         self.write(f"{path}.made.json", record)
 
     def make_in_parts(
@@ -115,13 +110,17 @@ class Store:
         folder = f"{path}.parts-{content_hash(_made_from(inputs))}"
         files = [f"{folder}/{number:05d}.parquet" for number in range(len(parts))]
 
+        def stored(files: Sequence[str]) -> list[pd.DataFrame] | None:
+            with suppress(OSError, ValueError):  # one is missing or damaged
+                return [self.read(file) for file in files]
+
         def build_share() -> None:
             left, cut = iter(files), together(parts) if together else [[part] for part in parts]
             own = [[(part, next(left)) for part in some] for some in cut][first::step]
             shown = tqdm(own, label, unit="part") if distributed.is_main_process() else own
             for piece in shown:
                 some, of = zip(*piece, strict=True)
-                if not all(map(self._whole, of)):  # cut by a kill: again, or rounding differs
+                if not stored(of):  # all of them again, where a kill cut them: batches round
                     made, seconds = self._timed(partial(build, some if together else some[0]))
                     for file, table in zip(of, made if together else [made], strict=True):
                         table.attrs["seconds"] = seconds / len(of)  # kept in the file
@@ -130,7 +129,7 @@ class Store:
         def build_all() -> tuple[Any, float]:
             build_share()
             distributed.wait_for_everyone()
-            tables = [self.read(file) for file in files]
+            tables = stored(files)
             spent = sum(table.attrs.pop("seconds") for table in tables)
             product, seconds = self._timed(lambda: finish(pd.concat(tables, ignore_index=True)))
             return product, spent + seconds
@@ -143,12 +142,6 @@ class Store:
         for old in self.root.glob(f"{path}.parts-*"):
             shutil.rmtree(old, ignore_errors=True)  # another job may do the same
         return product
-
-    def _whole(self, part: str) -> bool:
-        """Whether a part is there and can be read."""
-        with suppress(OSError, ValueError):
-            return self.read(part) is not None
-        return False
 
     def _timed(self, build: Callable[[], Any]) -> tuple[Any, float]:
         """What `build` gives, and its seconds; in half the batches once memory has run out."""

@@ -16,12 +16,12 @@ from igds_utils.engine.sae import ONE_COLUMN, Feature, FeatureSet, Saes
 
 
 def critical_residuals(
-    lm: LM, texts: Sequence[str], layers: Sequence[int], batch_tokens: int = 2048, side: str = "right"
+    lm: LM, texts: Sequence[str], layers: Sequence[int], batch_tokens: int = 2048
 ) -> dict[int, Tensor]:
     """Residual stream at each text's critical position, after each of the layers.
 
-    texts: rendered prompts, each ending in its critical colon. side: of the padding, "left" or "right". Returns {layer:
-    (N, d) fp32 on the CPU}. One pass serves all layers and stops after the highest.
+    texts: rendered prompts, each ending in its critical colon. Returns {layer: (N, d) fp32 on the CPU}. One pass serves
+    all layers and stops after the highest.
     """
     read = prompts.encode_all(lm.tokenizer, texts)
     critical = [
@@ -30,11 +30,9 @@ def critical_residuals(
     ]
     sequences = [ids[: p + 1] for ids, p in zip(read, critical, strict=True)]
     found = {layer: torch.empty(len(texts), lm.width) for layer in layers}
-    for batch, inputs in padded_batches(lm, sequences, batch_tokens, "read prompts", side):
-        inputs = seen(inputs) if side == "right" else inputs
-        last = inputs["input_ids"].shape[1] - 1
-        at = [last if side == "left" else critical[i] for i in batch]
-        for layer, h in residuals(lm, layers, **inputs).items():
+    for batch, inputs in padded_batches(lm, sequences, batch_tokens, "read prompts"):
+        at = [critical[i] for i in batch]
+        for layer, h in residuals(lm, layers, **seen(inputs)).items():
             found[layer][batch] = h[range(len(batch)), at].float().cpu()
     return found
 

@@ -34,12 +34,12 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 def padded_batches(
-    lm: LM, sequences: Sequence[Sequence[int]], batch_tokens: int, what: str, side: str = "right"
+    lm: LM, sequences: Sequence[Sequence[int]], batch_tokens: int, what: str
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Indices of each group of `token_batches` and the model's inputs (`pad`), behind a progress bar named `what`."""
     with tqdm(total=len(sequences), desc=what, unit="sample", leave=False, delay=2) as bar:
         for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
-            yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, side, lm.device)
+            yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
             bar.update(len(batch))
 
 
