@@ -4,7 +4,7 @@ A "layer" l means the residual stream after decoder block l, for every supported
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,14 +81,10 @@ def edited(lm: LM, edits: dict[int, Callable[[Tensor], Tensor | None]]) -> Itera
 
     An edit takes h (batch, positions, width) and returns the new h, or None to leave it as it is.
     """
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for layer, edit in edits.items():
-            handles.append(lm.blocks[layer].register_forward_hook(partial(_edit_output, edit)))
+            hooks.enter_context(lm.blocks[layer].register_forward_hook(partial(_edit_output, edit)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _edit_output(edit, _block, _inputs, output):

@@ -82,28 +82,21 @@ def target_labels(input_ids: Tensor, pairs: Sequence[Pair]) -> Tensor:
     return labels
 
 
-def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every labelled token in fp32, and the row that it belongs to: both (labelled tokens,).
+def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
+    """Cross-entropy of every labelled token in fp32, row by row: (labelled tokens,).
 
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
-    predicted = labels[:, 1:] != IGNORED
-    logits = logits_at(model, nn.functional.pad(predicted, (0, 1)), **inputs)
-    return _cross_entropies(logits, labels[:, 1:][predicted]), predicted.nonzero()[:, 0]
-
-
-def logits_at(model: nn.Module, places: Tensor, **inputs: Tensor) -> Tensor:
-    """Logits at some positions alone, row by row: (positions, vocabulary). places: (batch, tokens) bool."""
     head = getattr(model, "module", model).get_output_embeddings()  # several processes train a wrapped model
+    places = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)  # row and position of what predicts
 
     def keep(_head, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (args[0][places.to(args[0].device)][None],)  # (1, positions, width)
+        own = tuple(place.to(args[0].device) for place in places)
+        return (args[0][own][None],)  # (1, labelled tokens, width)
 
-    handle = head.register_forward_pre_hook(keep)
-    try:
-        return model(**inputs, use_cache=False).logits[0]
-    finally:
-        handle.remove()
+    with head.register_forward_pre_hook(keep):
+        logits = model(**inputs, use_cache=False).logits[0]
+    return _cross_entropies(logits, labels[:, 1:][places])
 
 
 # ---- with a feature amplified ----------------------------------------------------------------------------
@@ -189,10 +182,9 @@ def _above(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], layer: i
     h = h[:, : inputs["input_ids"].shape[1]]
     if layer == lm.n_layers - 1:
         return decoder.norm(h)
-    handle = blocks[layer + 1].register_forward_pre_hook(lambda _block, args: (h, *args[1:]))
     try:
         decoder.layers = blocks[layer + 1 :]
-        return last_hidden(lm, **inputs)
+        with blocks[layer + 1].register_forward_pre_hook(lambda _block, args: (h, *args[1:])):
+            return last_hidden(lm, **inputs)
     finally:
         decoder.layers = blocks
-        handle.remove()

@@ -294,8 +294,7 @@ def _rows(part: Samples, row: Callable[[Tensor, Tensor], Any]) -> list[Any]:
     """
     lm, layer, caught, found = part.run.lm, part.run.saes.layers[-1], [], {}
     down = lm.blocks[layer].mlp.down_proj
-    handle = down.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
-    try:
+    with down.register_forward_pre_hook(lambda _module, args: caught.append(args[0])):
         for batch, inputs in _batches(part, lm, part.pairs):
             h = residuals(lm, [layer], **inputs)[layer]
             neurons, read = caught.pop().to(h.device), inputs["attention_mask"].bool()
@@ -303,6 +302,4 @@ def _rows(part: Samples, row: Callable[[Tensor, Tensor], Any]) -> list[Any]:
             with torch.inference_mode():
                 for i, own, *both in zip(batch, read, h, neurons, strict=True):
                     found[i] = row(*(one[own].float() for one in both))
-    finally:
-        handle.remove()
     return [found[i] for i in range(len(found))]

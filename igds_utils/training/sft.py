@@ -220,7 +220,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # TRL's would score prompt positions too, and their entropy: most of the work of a small model.
             labels = inputs.pop("labels")
-            losses, _ = token_losses(model, labels, **inputs)
+            losses = token_losses(model, labels, **inputs)
             # processes average their gradients, while the count of tokens is that of all of them
             return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 

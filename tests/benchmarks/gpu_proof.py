@@ -229,7 +229,7 @@ def _loop(lm: LM, pairs: list[losses.Pair], config: SftConfig) -> list[float]:
     for batch in batches:
         some = [pairs[i] for i in batch]
         inputs = pad([ids for ids, _ in some], lm.tokenizer.pad_token_id, "right", lm.device)
-        each, _ = losses.token_losses(lm.model, losses.target_labels(inputs["input_ids"], some), **inputs)
+        each = losses.token_losses(lm.model, losses.target_labels(inputs["input_ids"], some), **inputs)
         optimizer.zero_grad()
         each.mean().backward()
         torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)

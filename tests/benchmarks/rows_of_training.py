@@ -43,7 +43,7 @@ def _loop(lm: LM, pairs: list[losses.Pair], config: SftConfig) -> None:
     for batch in sft.global_batches([len(ids) for ids, _ in pairs], config, seed=0):
         some = [pairs[i] for i in batch]
         inputs = pad([ids for ids, _ in some], lm.tokenizer.pad_token_id, "right", lm.device)
-        found, _ = losses.token_losses(lm.model, losses.target_labels(inputs["input_ids"], some), **inputs)
+        found = losses.token_losses(lm.model, losses.target_labels(inputs["input_ids"], some), **inputs)
         optimizer.zero_grad()
         found.mean().backward()
         torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
