@@ -11,11 +11,6 @@ from igds_utils.engine.lm import LM
 divisor = 1  # of the tokens and rows of a batch: 2 once memory has run out (`Store.make`)
 
 
-def fitting(size: int) -> int:
-    """How many tokens or rows a batch takes, of `size` at most."""
-    return max(1, size // divisor)
-
-
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group indices so that (longest of the group) x (size of the group) <= batch_tokens.
 
@@ -23,7 +18,7 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     fails at once rather than at the end. A sample longer than `batch_tokens` is a group of its own.
     """
     groups: list[list[int]] = []
-    longest, batch_tokens = 0, fitting(batch_tokens)
+    longest, batch_tokens = 0, batch_tokens // divisor
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if groups and longest * (len(groups[-1]) + 1) <= batch_tokens:
             groups[-1].append(index)

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from transformers import Cache, DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
-from igds_utils.engine.batching import even_chunks, fitting, pad, positions
+from igds_utils.engine import batching
+from igds_utils.engine.batching import even_chunks, pad, positions
 from igds_utils.engine.lm import LM, edited, last_hidden, step_mask, unembed
 from igds_utils.engine.prompts import encode_all
 from igds_utils.engine.sae import Feature
@@ -103,7 +104,7 @@ def cache_bytes(lm: LM, tokens: int) -> int:
 
 def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
     """How many rows of at most `tokens` positions may decode together: their keys and values fill `cache_gb`."""
-    return fitting(int(cache_gb * 1e9 / cache_bytes(lm, tokens)))
+    return max(1, int(cache_gb * 1e9 / cache_bytes(lm, tokens)) // batching.divisor)
 
 
 # ---- decoding --------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ def generate(
     outputs: list[list[str]] = [[] for _ in texts]
     drawn = [(i, k) for i in order for k in range(samples)]
     with tqdm(total=len(drawn), desc="generate", unit="text", leave=False, delay=2) as bar:
-        for batch in even_chunks(drawn, fitting(rows)):
+        for batch in even_chunks(drawn, max(1, rows // batching.divisor)):
             places = {i: place for place, i in enumerate(dict.fromkeys(i for i, _ in batch))}
             own = sampling and replace(sampling, seeds=[f"{sampling.seeds[i]}/{k}" for i, k in batch])
             repeated = [(places[i], None) for i, _ in batch]
