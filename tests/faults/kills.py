@@ -30,6 +30,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from filelock import FileLock
 from tqdm import tqdm
 
 from igds_utils.config.config import PROJECT
@@ -40,6 +41,7 @@ BEGUN = re.compile(r"\] (\d\d_\w+)$", re.MULTILINE)  # [3/12] 03_data_scoring
 MAKING = re.compile(r"\] (\d\d_\w+)$|(\S+): making it", re.MULTILINE)
 TIMED = re.compile(r"made\.json$|manifest|benefit|selection_costs|table4|ladder\.(md|tex)")
 TIMED_CLAIM = b"IGDS is cheaper"
+COLUMNS = "run kill stage product victim seconds identical made_again".split()
 LONGEST = 45
 PATIENCE = 300  # seconds until all processes of a killed run have ended
 
@@ -52,7 +54,7 @@ class Run:
         self.root = folder / "results" / "smoke"
         self.command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", "smoke"]
         self.command += ["--tasks", tasks, "--results", str(self.root.parent)]
-        self.root.parent.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
 
     def left(self) -> list[str]:
         """The stages that have not come to their end, or the last one."""
@@ -60,6 +62,8 @@ class Run:
         return [one for one in STAGES if not (executed / f"{one}.ipynb").exists()] or [STAGES[-1]]
 
     def start(self) -> psutil.Popen:
+        with FileLock(self.root / ".runner.lock", timeout=PATIENCE):  # no other is at work here
+            pass
         # a notebook at a time: the log says what was at work
         alone = os.environ | {"OMP_NUM_THREADS": "1"}
         streams = {"stderr": subprocess.STDOUT, "start_new_session": True, "env": alone}
@@ -122,17 +126,24 @@ class Run:
         made = Counter(product for _, product in MAKING.findall(self.said()) if product)
         return sorted(again | {name for name in made if made[name] > 1 + struck[name]})
 
-    def outcome(self, expected: dict[str, bytes]) -> dict[str, list[str]]:
-        """Files that differ from the expected ones, and what was made again, once it has ended."""
+    def compare(self, expected: dict[str, bytes]) -> None:
+        """Keep which files differ from the expected ones, and what was made again."""
+        found = self.contents()
+        names = sorted({*expected, *found})
+        differ = [one for one in names if expected.get(one) != found.get(one)]
+        outcome = {"differ": differ, "made_again": self.made_again()}
+        write_whole(self.folder / "outcome.json", json.dumps(outcome, indent=1))
+
+    def outcome(self) -> dict[str, list[str]]:
+        """What `compare` kept; nothing of a run that has not come to its end."""
         file = self.folder / "outcome.json"
-        if not file.exists():
-            self.finish()
-            found = self.contents()
-            names = sorted({*expected, *found})
-            differ = [one for one in names if expected.get(one) != found.get(one)]
-            again = {"differ": differ, "made_again": self.made_again()}
-            write_whole(file, json.dumps(again, indent=1))
-        return json.loads(file.read_text())
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def rows(self) -> list[dict]:
+        """The kills as rows of the table."""
+        end, rows = self.outcome(), [kill["row"] for kill in self.kills()]
+        found = {"identical": not end["differ"], "made_again": len(end["made_again"])} if end else {}
+        return [{**row, **found} for row in rows]
 
     def contents(self) -> dict[str, bytes]:
         """Products and tables by name, without times."""
@@ -219,20 +230,18 @@ def main() -> int:
     options = parser.parse_args()
     undisturbed = Run(options.work / "undisturbed", options.tasks)
     runs = [Run(options.work / f"run{n + 1}", options.tasks) for n in range(options.runs)]
-    each, ends = options.kills // options.runs, {}
+    each = options.kills // options.runs
 
     def write() -> None:
-        rows = [{"run": n, **kill["row"]} for n, run in enumerate(runs, 1) for kill in run.kills()]
-        table = pd.DataFrame(rows)
-        known = {n: (not end["differ"], len(end["made_again"])) for n, end in ends.items()}
-        for place, column in enumerate(("identical", "made_again")):
-            table[column] = [known.get(n, (None, None))[place] for n in table["run"]]
+        rows = [{"run": n, **row} for n, run in enumerate(runs, 1) for row in run.rows()]
+        table = pd.DataFrame(rows).convert_dtypes().reindex(columns=COLUMNS)
         write_whole(options.results / "kills.csv", table.to_csv(index=False))
 
     if not (undisturbed.root / "report.html").exists():
         print("the run that is left alone", flush=True)
         undisturbed.finish()
     expected = undisturbed.contents()
+    write()
     with tqdm(total=each * len(runs), desc="kills", unit="kill") as bar:
         for number, run in enumerate(runs, 1):
             planned, draw = moments(undisturbed, number, each), random.Random(-number)
@@ -243,10 +252,12 @@ def main() -> int:
                 run.kill(kill + 1, *planned[kill], victims[kill])
                 write()
                 bar.update()
-            ends[number] = run.outcome(expected)
-            bar.write(f"run {number}: {ends[number]}")
-            write()
-    return int(any(end["differ"] or end["made_again"] for end in ends.values()))
+            if not run.outcome():
+                run.finish()
+                run.compare(expected)
+                bar.write(f"run {number}: {run.outcome()}")
+                write()
+    return int(any(any(run.outcome().values()) for run in runs))
 
 
 if __name__ == "__main__":
