@@ -24,7 +24,7 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: bench help reproduce test test-all plan report reread lab saes clean lock reference bench-selectors
+.PHONY: bench help reproduce test test-all test-faults plan report reread lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,9 @@ test: $(STAMP) ## lint and test (minutes)
 test-all: $(STAMP) ## the same with the slow tests
 	@$(BIN)/ruff check .
 	@$(BIN)/python -m pytest -q --run-slow
+
+test-faults: $(STAMP) ## 50 random kills over 5 smoke runs, compared with an undisturbed one (about an hour; goes on where it was stopped)
+	@$(BIN)/python tests/faults/kills.py
 
 plan: $(STAMP) ## what a preset would take: tokens, minutes, memory, disk; runs nothing (reads a pool of one's own, to count it)
 	@$(BIN)/igds plan $(WHAT)

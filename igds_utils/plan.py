@@ -170,7 +170,7 @@ def disk(preset: Preset, shape: Shape) -> dict[str, float]:
     return {
         "models": BYTES[model.dtype] * shape.parameters * (1 + (model.identify != model.train)),
         "SAEs": layers * 8 * shape.width * shape.d_sae * (model.saes.source == "release"),
-        "arms": weights * trained * preset.sft.keep_weights,
+        "arms": weights * max(1, trained * preset.sft.keep_weights),  # one at a time
         "checkpoints": checkpoints * 3 * weights,  # with two moments
     }
 

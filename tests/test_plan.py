@@ -119,7 +119,7 @@ def test_disk_counts_what_a_run_keeps_and_what_it_holds_for_a_while(preset):
     assert sizes(preset()) == [4e6, 0, 4 * 4e6, 0]
     asked = {"sft.keep_weights": False, "sft.checkpoint_steps": 5}
     saes = {"models.tiny.saes": {"source": "release", "name": "some"}}
-    assert sizes(preset(**asked, **saes)) == [4e6, 2 * 2 * 4 * 10 * 70, 0, 2 * 12e6]
+    assert sizes(preset(**asked, **saes)) == [4e6, 2 * 2 * 4 * 10 * 70, 4e6, 2 * 12e6]
 
 
 def test_the_text_has_the_totals_and_names_what_does_not_fit(preset):

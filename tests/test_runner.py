@@ -1,6 +1,7 @@
 """The runner on two toy notebooks: order, refusals, failures, and being killed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -126,8 +127,10 @@ def test_a_killed_run_continues_and_a_failed_one_says_where_to_read(toy, capfd):
     assert "ZeroDivisionError" in failed.read_text()
     assert not (toy.executed / "second.ipynb").exists()
 
-    # and then it works; a run that was stopped has left the record of what it finished
+    # and then it works, though the clock was set back since; a stopped run has left the record of what it finished
     (toy.root / "benchmarks/first.tsv").write_text("s\tmax_rss\n777.5\t100.5\n")
+    for file in toy.root.rglob("*"):
+        os.utime(file, (time.time() + 86400,) * 2)
     capfd.readouterr()
     assert toy.run(tasks=["math"], overrides={"seed": 3}) == toy.root
     assert sorted(toy.notebooks()) == ["first.ipynb", "second.ipynb"]
@@ -162,6 +165,18 @@ def test_a_run_that_is_asked_to_end_takes_its_notebook_with_it(toy, number):
     assert process.returncode != 0
     wait_for(lambda: not kernel.is_running(), 30)
     assert toy.notebooks() == ["first.ipynb"]
+    (toy.results / "hold").unlink()
+    assert toy.run(tasks=["math"]) == toy.root
+
+
+def test_a_kernel_that_dies_is_told_and_its_notebook_runs_when_it_is_given_again(toy, capfd):
+    second, run = Path(toy.request["notebooks"], "second.ipynb"), runner.asked(**toy.request)
+    write_notebook(second, "import os; os.kill(os.getpid(), 9)")
+    assert not runner.execute(run, "second")
+    assert "second: the kernel died" in capfd.readouterr().out
+    assert toy.notebooks() == ["second.failed.ipynb"]
+    write_notebook(second, "print('lives')")
+    assert runner.execute(run, "second") and "second.ipynb" in toy.notebooks()
 
 
 def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):

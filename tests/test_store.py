@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import threading
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from igds_utils.config.refs import TinyRef
 from igds_utils.core import store
 from igds_utils.core.store import Store
+from igds_utils.engine import batching
 
 TEXT = "é 中文 \u2028 line separator \x85 next line \x0b tab \r\n 'quotes' \"double\" \\boxed{3}"
 
@@ -104,6 +108,42 @@ def test_a_product_without_its_record_is_made_again_and_so_is_a_record_without_p
         assert products.make("a.json", lambda: 2, x=1) == 2
 
 
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def edited(file):
+    file.write_bytes(file.read_bytes().replace(b"one", b"two"))
+
+
+def of_another_run(file):
+    shutil.copy(file.with_name(f"other{file.suffix}"), file)
+
+
+@pytest.mark.parametrize("damage", [cut, edited, of_another_run])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_a_file_that_is_not_the_one_that_was_made_is_made_again(products, log, suffix, damage):
+    def make(path, word, x):
+        rows = table(word) if suffix == ".parquet" else [{"value": word}]
+        return products.make(f"{path}{suffix}", lambda: rows, x=x)
+
+    make("other", "new", 2)
+    make("a", "one", 1)
+    whole = (products.root / f"a{suffix}").read_bytes()
+    damage(products.root / f"a{suffix}")
+    assert not products.fresh(f"a{suffix}", x=1)
+    make("a", "one", 1)
+    assert log[-1] == f"a{suffix}: making it again, the file is not the one that was made"
+    assert (products.root / f"a{suffix}").read_bytes() == whole and products.fresh(f"a{suffix}", x=1)
+
+
+def test_a_clock_that_was_set_back_makes_nothing_stale(products):
+    products.make("a.json", lambda: 1)
+    for file in products.root.iterdir():
+        os.utime(file, (time.time() + 86400,) * 2)
+    assert products.make("a.json", never) == 1
+
+
 # ---- whole or not at all ----
 
 
@@ -128,6 +168,25 @@ def test_an_exception_while_writing_leaves_the_old_file_and_no_other(products, m
             products.write("a.json", "new")
     assert products.read("a.json") == "old"
     assert [path.name for path in products.root.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_leaves_no_half_product_and_with_room_the_rest_is_made(products):
+    """The largest file that the operating system allows stands in for the room that is left."""
+    built, sizes = [], [1, 100_000, 2]
+
+    def make():
+        build = lambda size: built.append(size) or table(*range(size))  # noqa: E731
+        return products.make_in_parts("t.parquet", sizes, build, "t")
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large.*t\.parquet\.parts-.*/00001\.parquet"):
+            make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in products.root.rglob("*") if file.is_file()] == ["00000.parquet"]
+    assert len(make()) == sum(sizes) and built == [1, 100_000, 100_000, 2]
 
 
 def test_a_kill_between_product_and_record_is_not_taken_for_finished(products, monkeypatch):
@@ -166,6 +225,50 @@ def test_a_killed_run_builds_only_the_parts_that_are_missing(products, monkeypat
     assert products.seconds("t/e.parquet") == 5  # four parts, and what makes the product of them
     again = products.make_in_parts("t/e.parquet", [1, 2, 3, 4], lambda _: never(), "effects", x=1)
     pd.testing.assert_frame_equal(found, again)
+
+
+def test_a_batch_that_a_kill_cut_and_a_part_that_is_damaged_are_made_again_as_before(products):
+    """Rows that were computed together are computed together again: alone they may round otherwise."""
+    built = []
+
+    def build(some):
+        built.append(some)
+        return [table(part / len(some)) for part in some]
+
+    def make(write=Store.write):
+        products.write = lambda *what: write(products, *what)
+        pairs = lambda parts: [parts[:2], parts[2:4], parts[4:]]  # noqa: E731
+        return products.make_in_parts("t.parquet", range(6), build, "t", together=pairs)
+
+    def dies(products, path, product):
+        if "00003" in path:
+            raise KeyboardInterrupt
+        Store.write(products, path, product)
+
+    with pytest.raises(KeyboardInterrupt):
+        make(dies)
+    cut(next(products.root.glob("*/00001.parquet")))
+    assert make()["value"].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert built == [(0, 1), (2, 3), (0, 1), (2, 3), (4, 5)]
+
+
+@pytest.mark.parametrize(("fits", "tried"), [(4, [8, 4]), (2, [8, 4])])
+def test_where_memory_runs_out_half_the_batch_is_tried_once(products, log, fits, tried):
+    sizes = []
+
+    def build(_):
+        sizes.append(max(map(len, batching.token_batches([1] * 8, 8))))
+        if sizes[-1] > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return table(1)
+
+    if fits < tried[-1]:
+        with pytest.raises(torch.OutOfMemoryError):
+            products.make_in_parts("t.parquet", [1], build, "t")
+    else:
+        products.make_in_parts("t.parquet", [1], build, "t")
+    assert sizes == tried and "out of memory: once more" in log[-1]
+    assert len(batching.token_batches([1] * 8, 8)) == 1  # afterwards as before
 
 
 def test_parts_of_other_inputs_are_neither_used_nor_kept(products):

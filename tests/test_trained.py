@@ -100,6 +100,40 @@ def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monk
     pd.testing.assert_frame_equal(again, whole)
 
 
+def test_an_arm_that_is_killed_while_it_answers_is_not_trained_again(results, monkeypatch):
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    whole = arm_of(opened(results), "igds@0.5").make_all()
+    folder = opened(results).store.root / "math/arms/igds@0.5"
+    assert not (folder / "weights").exists()  # all is made
+    shutil.rmtree(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(trained.evaluation, "answer", dies)
+        with pytest.raises(KeyboardInterrupt):
+            arm_of(opened(results), "igds@0.5").make_all()
+    monkeypatch.setattr(sft, "train", refuse)
+    again = arm_of(opened(results), "igds@0.5").make_all()
+    for product in {*whole} - {"log"}:
+        pd.testing.assert_frame_equal(again[product], whole[product], check_exact=True)
+
+
+def test_answers_that_do_not_fit_into_memory_are_decoded_in_halves(results, monkeypatch):
+    run, decode, rows = opened(results), generation.decode, []
+
+    def small(lm, prompts, some, *rest, **options):
+        rows.append(len(some))
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return decode(lm, prompts, some, *rest, **options)
+
+    whole = arm_of(run, "original").make("outputs")
+    shutil.rmtree(run.store.root / "math/arms/original")
+    monkeypatch.setattr(generation, "decode", small)
+    pd.testing.assert_frame_equal(arm_of(run, "original").make("outputs"), whole)
+    assert rows == [4, 2, 2]
+
+
 def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
     run = opened(results)
     arm = arm_of(run, "igds@0.5")

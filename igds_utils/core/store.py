@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from igds_utils import __version__
 from igds_utils.config.config import PROJECT
+from igds_utils.data.hub import sha256
 from igds_utils.engine import distributed
 
 MAKE_NO_PRODUCT = ("core", "config", "plots", "tables", "reporting", "running")
@@ -55,13 +56,14 @@ class Store:
         inputs: all that it depends on: parameters, `version` of other products. Processes of a
         launch all call `build`, and the main one writes what it gives.
         """
-        return self._made(path, partial(_timed, build), inputs)
+        return self._made(path, partial(self._timed, build), inputs)
 
     def _made(self, path: str, timed: Callable[[], tuple], inputs: dict[str, Any]) -> Any:
         with self._alone:
             reason = distributed.on_main_process(lambda: self._stale(path, inputs))
             if distributed.is_main_process():
-                self.log(f"{path}: {reason or f'up to date{self._other_code(path)}'}")
+                same = reason or self._record(path).get("code") == code_version()
+                self.log(f"{path}: {reason or 'up to date'}{'' if same else ', made by other code'}")
             if reason:
                 distributed.on_main_process(partial(self._keep, path, inputs, *timed()))
         return self.read(path)
@@ -72,18 +74,16 @@ class Store:
             return "making it"
         before, now = self._record(path)["inputs"], _made_from(inputs)
         changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if not changed and self.version(path) != sha256(self.root / path)[:16]:
+            return "making it again, the file is not the one that was made"
         return f"making it again, changed: {', '.join(changed)}" if changed else ""
-
-    def _other_code(self, path: str) -> str:
-        same = self._record(path).get("code") == code_version()
-        return "" if same else ", made by other code"
 
     def _keep(self, path: str, inputs: dict[str, Any], product: Any, seconds: float) -> None:
         (self.root / f"{path}.made.json").unlink(missing_ok=True)
         self.write(path, product)
         record = {"inputs": _made_from(inputs), "seconds": round(seconds, 2)}
-        content = hashlib.sha256((self.root / path).read_bytes()).hexdigest()[:16]
-        self.write(f"{path}.made.json", record | {"sha256": content, "code": code_version()})
+        record |= {"sha256": sha256(self.root / path)[:16], "code": code_version()}
+        self.write(f"{path}.made.json", record)
 
     def make_in_parts(
         self,
@@ -110,14 +110,18 @@ class Store:
         folder = f"{path}.parts-{content_hash(_made_from(inputs))}"
         files = [f"{folder}/{number:05d}.parquet" for number in range(len(parts))]
 
+        def stored(files: Sequence[str]) -> list[pd.DataFrame] | None:
+            with suppress(OSError, ValueError):  # one is missing or damaged
+                return [self.read(file) for file in files]
+
         def build_share() -> None:
             left, cut = iter(files), together(parts) if together else [[part] for part in parts]
             own = [[(part, next(left)) for part in some] for some in cut][first::step]
             shown = tqdm(own, label, unit="part") if distributed.is_main_process() else own
             for piece in shown:
-                if missing := [(part, file) for part, file in piece if not self.has(file)]:
-                    some, of = zip(*missing, strict=True)
-                    made, seconds = _timed(partial(build, some if together else some[0]))
+                some, of = zip(*piece, strict=True)
+                if not stored(of):  # all of them again, where a kill cut them: batches round
+                    made, seconds = self._timed(partial(build, some if together else some[0]))
                     for file, table in zip(of, made if together else [made], strict=True):
                         table.attrs["seconds"] = seconds / len(of)  # kept in the file
                         self.write(file, table)
@@ -125,9 +129,9 @@ class Store:
         def build_all() -> tuple[Any, float]:
             build_share()
             distributed.wait_for_everyone()
-            tables = [self.read(file) for file in files]
+            tables = stored(files)
             spent = sum(table.attrs.pop("seconds") for table in tables)
-            product, seconds = _timed(lambda: finish(pd.concat(tables, ignore_index=True)))
+            product, seconds = self._timed(lambda: finish(pd.concat(tables, ignore_index=True)))
             return product, spent + seconds
 
         if self.part and not whole and not self.fresh(path, **inputs):
@@ -138,6 +142,26 @@ class Store:
         for old in self.root.glob(f"{path}.parts-*"):
             shutil.rmtree(old, ignore_errors=True)  # another job may do the same
         return product
+
+    def _timed(self, build: Callable[[], Any]) -> tuple[Any, float]:
+        """What `build` gives, and its seconds; in half the batches once memory has run out."""
+        start = time.perf_counter()
+        try:
+            return build(), time.perf_counter() - start
+        except RuntimeError as error:
+            from accelerate.utils import memory  # takes seconds
+
+            from igds_utils.engine import batching
+
+            if distributed.processes() > 1 or not memory.should_reduce_batch_size(error):
+                raise
+        self.log("out of memory: once more, with batches of half the size")
+        memory.clear_device_cache(garbage_collection=True)
+        batching.divisor = 2
+        try:
+            return build(), time.perf_counter() - start
+        finally:
+            batching.divisor = 1
 
     def until_part(self) -> AbstractContextManager[None]:
         """A context that ends where a product is asked for of which this job makes a part."""
@@ -188,11 +212,6 @@ class Store:
         return self.read(f"{path}.made.json")
 
 
-def _timed(build: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return build(), time.perf_counter() - start
-
-
 def _made_from(inputs: dict[str, Any]) -> dict[str, Any]:
     return _plain(inputs | {"igds_utils": __version__})
 
@@ -227,7 +246,9 @@ def write_whole(path: Path, content: str | bytes) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # that of a full disk names none
         raise
     return path

@@ -8,6 +8,8 @@ from tqdm import tqdm
 
 from igds_utils.engine.lm import LM
 
+divisor = 1  # of the tokens and rows of a batch: 2 once memory has run out (`Store.make`)
+
 
 def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group indices so that (longest of the group) x (size of the group) <= batch_tokens.
@@ -17,7 +19,7 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     group of its own.
     """
     groups: list[list[int]] = []
-    longest = 0
+    longest, batch_tokens = 0, batch_tokens // divisor
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if groups and longest * (len(groups[-1]) + 1) <= batch_tokens:
             groups[-1].append(index)

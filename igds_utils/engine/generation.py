@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import Cache, DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
+from igds_utils.engine import batching
 from igds_utils.engine.batching import even_chunks, pad, positions
 from igds_utils.engine.lm import LM, edited, last_hidden, step_mask, unembed
 from igds_utils.engine.prompts import encode_all
@@ -93,7 +94,7 @@ def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
     config = lm.model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize  # bytes
-    return max(1, int(cache_gb * 1e9 / row))
+    return max(1, int(cache_gb * 1e9 / row) // batching.divisor)
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def generate(
     outputs: list[list[str]] = [[] for _ in texts]
     drawn = [(i, k) for i in order for k in range(samples)]
     with tqdm(total=len(drawn), desc="generate", unit="text", leave=False, delay=2) as bar:
-        for batch in even_chunks(drawn, rows):
+        for batch in even_chunks(drawn, max(1, rows // batching.divisor)):
             places = {i: place for place, i in enumerate(dict.fromkeys(i for i, _ in batch))}
             own = sampling and replace(sampling, seeds=[f"{sampling.seeds[i]}/{k}" for i, k in batch])
             repeated = [(places[i], None) for i, _ in batch]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from igds_utils.engine.batching import even_chunks, pad, padded_batches, positions, seen, token_batches
+from igds_utils.engine.batching import pad, padded_batches, positions, seen, token_batches
 from igds_utils.engine.generation import Prefix, Row, Tokens
 from igds_utils.engine.lm import LM, edited, last_hidden, unembed
 from igds_utils.engine.sae import Feature
@@ -124,7 +124,8 @@ def log_likelihoods(
         for layer in layers:
             fires = steering.firing(layer, residual[layer], [len(given[text]) - 1 for text in batch])
             here = [row for row in rows if row[0] in place and row[1] and row[1].layer == layer]
-            for part in even_chunks(here, max(1, batch_tokens // hidden.shape[1])):
+            for some in token_batches([hidden.shape[1]] * len(here), batch_tokens):
+                part = [here[place] for place in some]
                 active = [(text, feature) for text, feature in part if feature in fires[place[text]]]
                 found |= {row: found[row[0], None] for row in part if row not in active}
                 if active:

@@ -125,6 +125,7 @@ def _projected(pool, of) -> Measured:
 
     def warmed() -> pd.DataFrame:
         size = min(n, max(config.batch, round(config.share * n)))
+        with_lora.cache_clear()  # weights as they were, if memory ran out on the way
         chosen = sorted(np.random.default_rng(seed).choice(n, size, replace=False))
         pairs = [pool.at([i]).training_pairs[0] for i in chosen]
         return warm_up(*with_lora(), pairs, config, seed)

@@ -111,22 +111,19 @@ class TrainedArm:
     @cached_property
     def lm(self) -> LM:
         """The arm's model, trained or read from its kept weights."""
-        run, record = self.run, f"{self.folder}/weights.json"
+        run, record = self.run, f"{self.folder}/weights/arm.json"
         if not self.arm.trained:
             return run.train_lm
-        stored = self._weights.is_dir() and run.store.fresh(record, **self.inputs)
-        if stored and self._fresh("log"):
+        if run.store.fresh(record, **self.inputs) and self._fresh("log"):
             return run.load(FolderRef(folder=str(self._weights)))
         lm = run.load(run.preset.chosen.train)
         checkpoints = run.store.root / self.folder / "checkpoints"
         pairs = run.training_pairs(run.read(self._selected))
-        # several processes hand the model on to others
-        kept = self.recipe.keep_weights or distributed.processes() > 1
-        told = self.recipe, self.arm.seed, checkpoints, self._weights if kept else None
+        # an arm that is killed while it answers is not trained again
+        told = self.recipe, self.arm.seed, checkpoints, self._weights
         self._of_training = sft.train(lm, pairs, *told, self.inputs)
         distributed.on_main_process(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
-        if kept:
-            run.make(record, lambda: {"folder": self._weights.name}, **self.inputs)
+        run.make(record, lambda: {"arm": self.arm.name}, **self.inputs)
         return lm
 
     def _log(self) -> pd.DataFrame:
