@@ -6,24 +6,28 @@ anything is computed: problems are one error that names file, line, field and me
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
 
 from igds_utils import selectors
 from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import DataSource
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.core.store import Store, content_hash, write_whole
-from igds_utils.data.rows import Rows, find_rows
+from igds_utils.core.store import Store, write_whole
+from igds_utils.data.rows import ROWS, Rows, find_rows
 from igds_utils.engine import prompts
 from igds_utils.selection.features import task_features
 from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selection.pool import Pool, Samples
-from igds_utils.tasks.examples import Example
+from igds_utils.tasks.examples import Example, OnDisk, placeholders
 from igds_utils.tasks.records import Records
 
 WRITTEN = RECORDS, SCORES, FACTS = "selection.jsonl", "scores.csv", "selection.json"
@@ -34,9 +38,14 @@ COLUMNS = ["sample_id", "place", "score", "rank", "selected", "filled"]
 class Selection(NamedTuple):
     """What `select` wrote into its folder."""
 
-    records: list[dict[str, Any]]  # the selected records as they were, best first
+    folder: Path
     scores: pd.DataFrame  # of all samples: COLUMNS, and the activation of each task feature
     facts: dict[str, Any]  # what was asked for, and remarks on the result
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The selected records as they were, best first; read from the folder."""
+        return Store(self.folder).read(RECORDS)
 
 
 def select(
@@ -81,19 +90,19 @@ def select(
     if taken := [file for name in WRITTEN if (file := folder.resolve() / name) in given]:
         raise ConfigError(f"{taken[0]} would be written over: name another folder with --out")
     found = task_features(run, task, features) if features or FIRES in asked else []
-    read, remarks = _read(run, task, asked, rows, columns or {}, skip_bad)
-    samples, places, records = zip(*read, strict=True)
-    products = f"{task}/pools/{content_hash([one.version for one in samples])}"
-    pool = Pool(run, task, samples, products, run.preset.seed)
+    table, remarks = _read(run, task, asked, rows, columns or {}, skip_bad)
+    pool = Pool(run, task, OnDisk(table), "", run.preset.seed)
+    pool.folder = f"{task}/pools/{pool.data_version}"
     if found:
         pool.task_features = found
-    size = selection_size(ratio, len(samples))
+    size = selection_size(ratio, len(table))
     try:
         ranking = selectors.rank_pool(selector, pool, size)
     except (FileNotFoundError, ValueError) as error:  # no product of a notebook; no score
         raise ConfigError(f"selector {selector!r}: {error}") from error
     order = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) best first
-    scores = ranking.assign(place=[places[i] for i in order], selected=ranking["rank"] <= size)
+    places = table["place"].to_pandas().array.take(order)
+    scores = ranking.assign(place=places, selected=ranking["rank"] <= size)
     names = [feature.name for feature in found] if FIRES in asked else []
     if names:
         scores[names] = pool.task_feature_activations[order]
@@ -105,38 +114,58 @@ def select(
         "ratio": ratio, "samples": len(scores), "selected": size,
         "made_by": ranking.attrs["selector"], "remarks": remarks,
     }  # fmt: skip
-    made = Selection([records[i] for i in order[:size]], scores[COLUMNS + names], facts)
-    _write(folder, made)
+    made = Selection(folder, scores[COLUMNS + names], facts)
+    _write(made, (table["record"][i].as_py() for i in order[:size]))
     return made
 
 
 def _read(
     run: Run, task: str, measurements: Sequence[str], rows: Rows, columns: dict, skip_bad: bool
-) -> tuple[list[tuple[Example, str, dict]], list[str]]:
-    """Every sample with its place ("pool.jsonl line 17") and its record, and remarks."""
+) -> tuple[pa.Table, list[str]]:
+    """Every sample with its place ("pool.jsonl line 17") and its record, and remarks.
+
+    The table stays in a file without a name: of a large pool, memory holds what is looked at.
+    """
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in columns.items()}
     source = DataSource.model_validate({"file": "", "columns": columns})
-    records, read, seen = Records(rows, run.task(task), source, scored=False), [], {}
-    for example, place, record in records.read():
-        try:
-            _check(run, task, measurements, example)
-        except ValueError as error:
-            records.problems[place] = f"{place}: {error}"
-        else:
-            read.append((example, place, record))
+    records = Records(rows, run.task(task), source, scored=False)
+
+    def usable() -> Iterator[dict[str, Any]]:
+        read = tqdm(records.read(), f"read {rows.name}", unit=" records", leave=False, delay=2)
+        for example, place, record in read:
+            try:
+                _check(run, task, measurements, example)
+            except ValueError as error:
+                records.problems[place] = f"{place}: {error}"
+            else:  # half a character, outside of the task's fields, is written as JSON writes it
+                line = json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace")
+                one = {"id": example.id, "fields": example.fields, "target": example.target}
+                yield one | {"place": place, "record": line + b"\n"}
+
+    text, template = pa.string(), run.task(task).identification_template
+    fields = pa.struct(dict.fromkeys(placeholders(template), text))
+    kinds = {"id": text, "fields": fields, "target": text, "place": text, "record": pa.binary()}
+    (scratch := run.store.root / task).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=scratch) as scratch:
+        with pa.ipc.new_file(f"{scratch}/pool", schema := pa.schema(kinds)) as file:
+            left = usable()
+            while some := [*islice(left, ROWS)]:
+                file.write_batch(pa.RecordBatch.from_pylist(some, schema))
+        table = pa.ipc.open_file(pa.memory_map(f"{scratch}/pool")).read_all()
     bad = len(records.problems)
     if bad and not skip_bad:
         raise ConfigError(records.refusal("mend or remove them, or leave them out with --skip-bad"))
-    if len(read) < 2:
-        raise ConfigError(f"{rows.name} holds {len(read)} samples: give it at least two")
-    for example, place, _ in read:
-        if (first := seen.setdefault(example.id, place)) != place:
-            raise ConfigError(
-                f"{place}: id {example.id!r} is that of {first} too: read another column "
-                "(--column id=NAME), or number the records (--column id=)"
-            )
+    if len(table) < 2:
+        raise ConfigError(f"{rows.name} holds {len(table)} samples: give it at least two")
+    ids, places = table["id"].to_pandas(), table["place"]
+    if (again := ids.duplicated()).any():
+        second, first = again.idxmax(), ids.eq(ids[again.idxmax()]).idxmax()
+        raise ConfigError(
+            f"{places[second]}: id {ids[second]!r} is that of {places[first]} too: read another "
+            "column (--column id=NAME), or number the records (--column id=)"
+        )
     said = f"{bad} of {records.count} records cannot be used and are left out (--skip-bad)"
-    return read, [*filter(None, [records.how, said * bool(bad)])]
+    return table, [*filter(None, [records.how, said * bool(bad)])]
 
 
 def _check(run: Run, task: str, measurements: Sequence[str], sample: Example) -> None:
@@ -152,15 +181,13 @@ def _check(run: Run, task: str, measurements: Sequence[str], sample: Example) ->
             raise ValueError(f"its prompt has {n:,} tokens, the model reads {most:,}: {mend}")
 
 
-def _write(folder: Path, made: Selection) -> None:
+def _write(made: Selection, lines: Iterator[bytes]) -> None:
     """A selection is whole once it has its facts."""
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made.records)
-    table = made.scores.to_csv(index=False, lineterminator="\n")
+    folder, table = made.folder, made.scores
     try:
         (folder / FACTS).unlink(missing_ok=True)
-        write_whole(folder / SCORES, table)
-        # half a character, outside of the task's fields, is written as JSON writes it
-        write_whole(folder / RECORDS, lines.encode(errors="backslashreplace"))
+        write_whole(folder / SCORES, lambda to: table.to_csv(to, index=False, lineterminator="\n"))
+        write_whole(folder / RECORDS, lambda to: to.writelines(lines))
         Store(folder).write(FACTS, made.facts)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another") from None

@@ -1,7 +1,7 @@
 """Examples of a task, their sets, and when two of them say the same."""
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
@@ -33,6 +33,21 @@ class Example:
     def version(self) -> tuple:
         """What a product made from this example depends on."""
         return (self.id, self.fields, self.target, self.references)
+
+
+class OnDisk(Sequence):
+    """Examples of an Arrow table with id, fields and target, made when they are asked for."""
+
+    def __init__(self, table: Any):
+        self._columns = [table[name] for name in ("id", "fields", "target")]
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        return Example(*(column[int(place)].as_py() for column in self._columns), ())
 
 
 class Sets(dict[str, list[Example]]):
