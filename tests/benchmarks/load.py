@@ -1,11 +1,11 @@
 """What `igds select` takes for large pools: `make load`, or python tests/benchmarks/load.py [rows ...].
 
 Pools of 100,000, 300,000 and 1,000,000 made-up records, by a selector that reads prompts alone and by ZIP. All is as
-the command does it, prompts and tokens of the tiny tokenizer too, but the pass of the model, which gives noise. Each
-is a process of its own. Writes results/reference/faults/load.csv: seconds of the clock, and of all processors, which
-other work on the machine disturbs less; peak memory, with the pages of mapped files, which the system takes back when
-it needs them, and (own_mb) without; how far the longest progress bar was off at its worst, from its first tenth on: the
-end that it foretold against the true one, as a share of the time that the bar was there.
+the command does it, but for the pass of the model with its tokens, which gives noise. Each is a process of its own.
+Writes results/reference/faults/load.csv: seconds of the clock, and of all processors, which other work on the machine
+disturbs less; peak memory, with the pages of mapped files, which the system takes back when it needs them, and (own_mb)
+without; how far the longest progress bar was off at its worst, from its first tenth on: the end that it foretold
+against the true one, as a share of the time that the bar was there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pandas as pd
 SIZES = [100_000, 300_000, 1_000_000]
 ASKED = {
     "igds": ["--features", "l2_p3", "--ratio", "0.5"],
-    "zip": ["--ratio", "0.01"],  # a round of ZIP for every 10,000 rows
+    "zip": ["--ratio", "0.001"],  # a round of ZIP for every 100,000 rows
 }
 WORDS = "a bus with nine passengers stops then seven leave how many apples does Ann have left now".split()
 Reading = tuple[object, float, float, float, float]  # a bar, its clock, done, total, rate
@@ -69,8 +69,8 @@ def child(selector: str, pool: str, folder: str) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
 
-    def noise(lm, layers, input_ids, **_):
-        return {layer: torch.randn(*input_ids.shape, lm.width) for layer in layers}
+    def noise(lm, texts, layers, _):
+        return {layer: torch.randn(len(texts), lm.width) for layer in layers}
 
     def display(bar, *_args, **_kwargs):
         known = bar.format_dict
@@ -81,7 +81,7 @@ def child(selector: str, pool: str, folder: str) -> None:
     arguments = ["select", pool, "--preset", "smoke", "--task", "math", "--selector", selector]
     arguments += [*ASKED[selector], "--results", folder, "--out", f"{folder}/selection"]
     start = time.perf_counter()
-    with patch("igds_utils.engine.activations.residuals", noise), patch.object(tqdm, "display", display):
+    with patch("igds_utils.engine.activations.critical_residuals", noise), patch.object(tqdm, "display", display):
         if cli.main(arguments):
             sys.exit("refused")
     seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
@@ -92,7 +92,10 @@ def child(selector: str, pool: str, folder: str) -> None:
 
 
 def main(sizes: list[int]) -> None:
-    table = []
+    from igds_utils.config.config import PROJECT
+
+    file, table = PROJECT / "results/reference/faults/load.csv", []
+    file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for rows in sizes:
             write_pool(pool := Path(scratch, "pool.jsonl"), rows)
@@ -104,11 +107,8 @@ def main(sizes: list[int]) -> None:
                 row = json.loads((folder / "row.json").read_text())
                 table.append({"selector": selector, "rows": rows} | row)
                 print(table[-1], flush=True)
-    from igds_utils.config.config import PROJECT
-
-    file = PROJECT / "results/reference/faults/load.csv"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(table).to_csv(file, index=False, lineterminator="\n")
+                made = pd.DataFrame(table).sort_values(["selector", "rows"])
+                made.to_csv(file, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":
