@@ -7,13 +7,11 @@ anything is computed: problems are one error that names file, line, field and me
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow as pa
 from tqdm import tqdm
 
 from igds_utils import selectors
@@ -22,12 +20,12 @@ from igds_utils.config.refs import DataSource
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
 from igds_utils.core.store import Store, write_whole
-from igds_utils.data.rows import ROWS, Rows, find_rows
+from igds_utils.data.rows import Rows, find_rows
 from igds_utils.engine import prompts
 from igds_utils.selection.features import task_features
 from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selection.pool import Pool, Samples
-from igds_utils.tasks.examples import Example, OnDisk, placeholders
+from igds_utils.tasks.examples import KNOWN, Example, OnDisk
 from igds_utils.tasks.records import Records
 
 WRITTEN = RECORDS, SCORES, FACTS = "selection.jsonl", "scores.csv", "selection.json"
@@ -121,48 +119,41 @@ def select(
 
 def _read(
     run: Run, task: str, measurements: Sequence[str], rows: Rows, columns: dict, skip_bad: bool
-) -> tuple[pa.Table, list[str]]:
+) -> tuple[Any, list[str]]:
     """Every sample with its place ("pool.jsonl line 17") and its record, and remarks.
 
-    The table stays in a file without a name: of a large pool, memory holds what is looked at.
+    They are in an Arrow table that is a file without a name: memory holds what is looked at.
     """
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
+
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in columns.items()}
     source = DataSource.model_validate({"file": "", "columns": columns})
-    records = Records(rows, run.task(task), source, scored=False)
-
-    def usable() -> Iterator[dict[str, Any]]:
-        read = tqdm(records.read(), f"read {rows.name}", unit=" records", leave=False, delay=2)
-        for example, place, record in read:
+    records, ids = Records(rows, run.task(task), source, scored=False), []
+    (root := run.store.root / task).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root) as scratch, ArrowWriter(path=f"{scratch}/pool") as table:
+        for example, place, record in tqdm(records.read(), "read", unit=" records", delay=2):
             try:
                 _check(run, task, measurements, example)
             except ValueError as error:
                 records.problems[place] = f"{place}: {error}"
             else:  # half a character, outside of the task's fields, is written as JSON writes it
                 line = json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace")
-                one = {"id": example.id, "fields": example.fields, "target": example.target}
-                yield one | {"place": place, "record": line + b"\n"}
-
-    text, template = pa.string(), run.task(task).identification_template
-    fields = pa.struct(dict.fromkeys(placeholders(template), text))
-    kinds = {"id": text, "fields": fields, "target": text, "place": text, "record": pa.binary()}
-    (scratch := run.store.root / task).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=scratch) as scratch:
-        with pa.ipc.new_file(f"{scratch}/pool", schema := pa.schema(kinds)) as file:
-            left = usable()
-            while some := [*islice(left, ROWS)]:
-                file.write_batch(pa.RecordBatch.from_pylist(some, schema))
-        table = pa.ipc.open_file(pa.memory_map(f"{scratch}/pool")).read_all()
-    bad = len(records.problems)
-    if bad and not skip_bad:
-        raise ConfigError(records.refusal("mend or remove them, or leave them out with --skip-bad"))
-    if len(table) < 2:
-        raise ConfigError(f"{rows.name} holds {len(table)} samples: give it at least two")
-    ids, places = table["id"].to_pandas(), table["place"]
-    if (again := ids.duplicated()).any():
-        second, first = again.idxmax(), ids.eq(ids[again.idxmax()]).idxmax()
+                known = {name: getattr(example, name) for name in KNOWN}
+                table.write(known | {"place": place, "record": line + b"\n"})
+                ids.append(example.id)
+        if (bad := len(records.problems)) and not skip_bad:
+            mend = "mend or remove them, or leave them out with --skip-bad"
+            raise ConfigError(records.refusal(mend))
+        if len(ids) < 2:
+            raise ConfigError(f"{rows.name} holds {len(ids)} samples: give it at least two")
+        table.finalize()
+        table = Dataset.from_file(f"{scratch}/pool").data
+    if (again := pd.Index(ids).duplicated()).any():
+        first, second = ids.index(ids[again.argmax()]), again.argmax()
         raise ConfigError(
-            f"{places[second]}: id {ids[second]!r} is that of {places[first]} too: read another "
-            "column (--column id=NAME), or number the records (--column id=)"
+            f"{table['place'][second]}: id {ids[second]!r} is that of {table['place'][first]} too: "
+            "read another column (--column id=NAME), or number the records (--column id=)"
         )
     said = f"{bad} of {records.count} records cannot be used and are left out (--skip-bad)"
     return table, [*filter(None, [records.how, said * bool(bad)])]

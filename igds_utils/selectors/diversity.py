@@ -9,7 +9,7 @@ starts. Samples without a feature only fill the budget.
 import heapq
 import zlib
 from collections import Counter
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 from tqdm import tqdm
@@ -139,12 +139,12 @@ def entropy_law(pool, size, mode="no_replacement", k1=10000, k2=200, k3=100):
     its third step to the first of the K2.
     """
     official, ties = mode == "official", id_order(pool)
-    bar = partial(tqdm, desc="zip", unit="sample", leave=False, delay=2)
 
     def text(i: int) -> bytes:
         return f"{document(pool.samples[i])}\n".encode()
 
-    state = np.array([Bundle().ratio_with(text(i)) for i in bar(range(len(ties)))])
+    each = tqdm(range(len(ties)), "zip, each alone", leave=False, delay=2)
+    state = np.array([Bundle().ratio_with(text(i)) for i in each])
     used, selected, taken = np.zeros(len(state), dtype=bool), Bundle(), []
 
     def lowest(values: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def entropy_law(pool, size, mode="no_replacement", k1=10000, k2=200, k3=100):
             among = among[values[among] <= np.partition(values[among], k)[k]]
         return among[np.lexsort((ties[among], values[among]))[:k]]
 
-    with bar(total=size) as chosen:
+    with tqdm(total=size, desc="zip", unit="sample", leave=False, delay=2) as bar:
         while len(taken) < size:
             eligible = np.arange(len(used)) if official else np.flatnonzero(~used)
             first = lowest(np.where(used, USED, state), eligible, k1)
@@ -162,15 +162,14 @@ def entropy_law(pool, size, mode="no_replacement", k1=10000, k2=200, k3=100):
             wanted = k3 if official else min(k3, size - len(taken))
             among = second if official else second[np.argsort(ties[second])]
             bundle, left, found = Bundle(), among.tolist(), []
-            texts = {i: text(i) for i in left}
             while left and len(found) < wanted:
-                found.append(min(left, key=lambda i: bundle.ratio_with(texts[i])))
+                found.append(min(left, key=lambda i: bundle.ratio_with(text(i))))
                 left.remove(found[-1])
-                bundle.add(texts[found[-1]])
-                selected.add(texts[found[-1]])
+                bundle.add(text(found[-1]))
+                selected.add(text(found[-1]))
             used[second if official else found] = True
             taken += found
-            chosen.update(len(found))
+            bar.update(len(found))
     distinct = list(dict.fromkeys(taken))
     facts = {"taken": len(taken), "distinct": len(distinct)} if official else {}
     return Choice(np.array(distinct[:size]), state, facts)

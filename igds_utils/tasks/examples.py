@@ -11,6 +11,7 @@ from typing import Any
 # The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier
 # ones as they were, and what no preset may train on is always among the first examples.
 SETS = ("test", "validation", "confirmation", "prior", "pool")
+KNOWN = ("id", "fields", "target")  # to selectors
 QUOTES = str.maketrans("‘’“”", "''\"\"")
 
 
@@ -36,10 +37,10 @@ class Example:
 
 
 class OnDisk(Sequence):
-    """Examples of an Arrow table with id, fields and target, made when they are asked for."""
+    """Examples of an Arrow table with the columns KNOWN, made when they are asked for."""
 
     def __init__(self, table: Any):
-        self._columns = [table[name] for name in ("id", "fields", "target")]
+        self._columns = [table[name] for name in KNOWN]
 
     def __len__(self) -> int:
         return len(self._columns[0])
