@@ -208,10 +208,11 @@ def code_version() -> str:
 
 def content_hash(records: Any) -> str:
     """A short hash of any JSON value; an iterator has that of its list, but is never held whole."""
-    digest, many = hashlib.sha256(), isinstance(records, Iterator)
+    many = isinstance(records, Iterator)
+    digest = hashlib.sha256(b"[" * many)
     for i, one in enumerate(records if many else [records]):
         text = json.dumps(_plain(one), sort_keys=True, ensure_ascii=False)
-        digest.update(f"{(', ' if i else '[') * many}{text}".encode())
+        digest.update(f"{', ' * bool(i)}{text}".encode())
     digest.update(b"]" * many)
     return digest.hexdigest()[:16]
 

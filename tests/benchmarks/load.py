@@ -1,11 +1,11 @@
 """What `igds select` takes for large pools: `make load`, or python tests/benchmarks/load.py [rows ...].
 
 Pools of 100,000, 300,000 and 1,000,000 made-up records, by a selector that reads prompts alone and by ZIP. All is as
-the command does it, but for the pass of the model with its tokens, which gives noise. Each is a process of its own.
-Writes results/reference/faults/load.csv: seconds of the clock, and of all processors, which other work on the machine
-disturbs less; peak memory, with the pages of mapped files, which the system takes back when it needs them, and (own_mb)
-without; how far the longest progress bar was off at its worst, from its first tenth on: the end that it foretold
-against the true one, as a share of the time that the bar was there.
+the command does it, but for the pass of the model with its tokens, which gives noise. Each is a process of its own, and
+replaces its row of results/reference/faults/load.csv: seconds of the clock, and of all processors, which other work on
+the machine disturbs less; peak memory, with the pages of mapped files, which the system takes back when it needs them,
+and (own_mb) without; how far the longest progress bar was off at its worst, from its first tenth on: the end that it
+foretold against the true one, as a share of the time that the bar was there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import product
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
@@ -94,21 +95,18 @@ def child(selector: str, pool: str, folder: str) -> None:
 def main(sizes: list[int]) -> None:
     from igds_utils.config.config import PROJECT
 
-    file, table = PROJECT / "results/reference/faults/load.csv", []
+    file = PROJECT / "results/reference/faults/load.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        for rows in sizes:
-            write_pool(pool := Path(scratch, "pool.jsonl"), rows)
-            for selector in ASKED:
-                folder = Path(scratch, f"{selector}-{rows}")
-                folder.mkdir()
-                command = [sys.executable, __file__, "child", selector, str(pool), str(folder)]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                row = json.loads((folder / "row.json").read_text())
-                table.append({"selector": selector, "rows": rows} | row)
-                print(table[-1], flush=True)
-                made = pd.DataFrame(table).sort_values(["selector", "rows"])
-                made.to_csv(file, index=False, lineterminator="\n")
+    for selector, rows in product(ASKED, sizes):
+        with tempfile.TemporaryDirectory() as folder:
+            write_pool(pool := Path(folder, "pool.jsonl"), rows)
+            command = [sys.executable, __file__, "child", selector, str(pool), folder]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            row = {"selector": selector, "rows": rows} | json.loads(Path(folder, "row.json").read_text())
+        print(row, flush=True)
+        known = pd.read_csv(file) if file.exists() else None
+        table = pd.concat([known, pd.DataFrame([row])]).drop_duplicates(["selector", "rows"], keep="last")
+        table.sort_values(["selector", "rows"]).to_csv(file, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":
