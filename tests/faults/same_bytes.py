@@ -32,8 +32,8 @@ def digest(file: Path) -> str:
         content = b"".join(line for line in content.splitlines(True) if b"is cheaper than" not in line)
     if file.suffix in (".csv", ".parquet"):
         table = pd.read_csv(file, dtype=str) if file.suffix == ".csv" else pd.read_parquet(file)
-        if "seconds" in table:
-            content = table.drop(columns="seconds").to_csv().encode()
+        if timed := [name for name in table if name.lower() == "seconds"]:
+            content = table.drop(columns=timed).to_csv().encode()
     return sha256(content).hexdigest()[:16]
 
 
