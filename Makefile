@@ -24,7 +24,7 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: bench help reproduce test test-all test-faults plan report reread lab saes clean lock reference bench-selectors
+.PHONY: bench load help reproduce test test-all test-faults plan report reread lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
@@ -69,6 +69,9 @@ bench: $(STAMP) ## the engine against its limits; on an idle machine, about 16 m
 
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
+
+load: $(STAMP) ## igds select on pools of up to a million rows: seconds, memory, the bar's estimate; 15 minutes
+	@$(BIN)/python tests/benchmarks/load.py
 
 # Maintenance: keep of a finished run what readers look at (notebooks, report) and its products below 1 MB; no weights.
 reference:

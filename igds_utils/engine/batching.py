@@ -33,10 +33,11 @@ def padded_batches(
     lm: LM, sequences: Sequence[Sequence[int]], batch_tokens: int, what: str
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Indices of each group of `token_batches` and the model's inputs, right-padded, behind a bar named `what`."""
-    with tqdm(total=len(sequences), desc=what, unit="sample", leave=False, delay=2) as bar:
-        for batch in token_batches([len(ids) for ids in sequences], batch_tokens):
+    lengths = [*map(len, sequences)]  # the longest come first, so samples would foretell a late end
+    with tqdm(total=sum(lengths), desc=what, unit="token", unit_scale=True, leave=False, delay=2) as bar:
+        for batch in token_batches(lengths, batch_tokens):
             yield batch, pad([sequences[i] for i in batch], lm.tokenizer.pad_token_id, "right", lm.device)
-            bar.update(len(batch))
+            bar.update(sum(lengths[i] for i in batch))
 
 
 def even_chunks(items: Sequence, size: int) -> Iterator[Sequence]:

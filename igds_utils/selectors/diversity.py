@@ -138,29 +138,35 @@ def entropy_law(pool, size, mode="no_replacement", k1=10000, k2=200, k3=100):
     selected twice once fewer than K1 unmarked ones are left. Ties fall to the smaller id, in
     its third step to the first of the K2.
     """
-    texts = [f"{document(sample)}\n".encode() for sample in pool.samples]
     official, ties = mode == "official", id_order(pool)
-    state = np.array([Bundle().ratio_with(text) for text in texts])
-    used, selected, taken = np.zeros(len(texts), dtype=bool), Bundle(), []
+
+    def text(i: int) -> bytes:
+        return f"{document(pool.samples[i])}\n".encode()
+
+    each = tqdm(range(len(ties)), "zip, each alone", leave=False, delay=2)
+    state = np.array([Bundle().ratio_with(text(i)) for i in each])
+    used, selected, taken = np.zeros(len(state), dtype=bool), Bundle(), []
 
     def lowest(values: np.ndarray, among: np.ndarray, k: int) -> np.ndarray:
+        if k < len(among):  # only those that can be among them are sorted
+            among = among[values[among] <= np.partition(values[among], k)[k]]
         return among[np.lexsort((ties[among], values[among]))[:k]]
 
     with tqdm(total=size, desc="zip", unit="sample", leave=False, delay=2) as bar:
         while len(taken) < size:
-            eligible = np.arange(len(texts)) if official else np.flatnonzero(~used)
+            eligible = np.arange(len(used)) if official else np.flatnonzero(~used)
             first = lowest(np.where(used, USED, state), eligible, k1)
-            state[first] = [selected.ratio_with(texts[i]) for i in first]
+            state[first] = [selected.ratio_with(text(i)) for i in first]
             used[first] = False
             second = lowest(state, first, k2)
             wanted = k3 if official else min(k3, size - len(taken))
             among = second if official else second[np.argsort(ties[second])]
             bundle, left, found = Bundle(), among.tolist(), []
             while left and len(found) < wanted:
-                found.append(min(left, key=lambda i: bundle.ratio_with(texts[i])))
+                found.append(min(left, key=lambda i: bundle.ratio_with(text(i))))
                 left.remove(found[-1])
-                bundle.add(texts[found[-1]])
-                selected.add(texts[found[-1]])
+                bundle.add(text(found[-1]))
+                selected.add(text(found[-1]))
             used[second if official else found] = True
             taken += found
             bar.update(len(found))
