@@ -11,8 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,34 +46,24 @@ def whole(folder: Path, fill: Callable[[Path], None]) -> Path:
     The temporary folder is renamed only after `fill` returned; one process fills while others wait.
     Raises `SourceError` if the cache cannot be written.
     """
+    new = folder.with_name(f".new-{folder.name}")  # what a killed process left there is removed
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                with temporary_folder(folder) as new:
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir()
+                try:
                     fill(new)
                     new.rename(folder)
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
         if error.errno is None:
             raise  # not the file system's: what `fill` read is at fault
         mend = "free some space, or set IGDS_CACHE to another folder"
         raise SourceError(f"cannot write to the cache {cache_root()} ({error}): {mend}") from error
     return folder
-
-
-@contextmanager
-def temporary_folder(final: Path) -> Iterator[Path]:
-    """A new folder beside `final`, removed at the end unless it was renamed.
-
-    Its name is fixed, so what a killed process left there is removed by the next one.
-    """
-    new = final.with_name(f".new-{final.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def local_folder(ref: FolderRef) -> Path:

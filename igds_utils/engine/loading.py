@@ -62,6 +62,7 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     precision = getattr(torch, dtype)
     with _readable(ref, folder):
         options = {"dtype": precision, "device_map": device_map(folder, precision)}
+        options["use_safetensors"] = True  # weights in a pickle are not read
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return LM(model.eval(), load_tokenizer(ref), describe(ref))
 
@@ -70,20 +71,24 @@ def load_config(ref: Ref) -> PretrainedConfig:
     """The configuration of a language model, without its weights; `SourceError` as of `load_lm`."""
     folder = model_folder(ref, weights=False)
     with _readable(ref, folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
-        raise hub.SourceError(
-            f"{describe(ref)} is a {config.model_type} model, an architecture that is not supported: "
-            f"{', '.join(ARCHITECTURES)} are"
-        )
-    return config
+        reason = f"is a {config.model_type} model, an architecture that is not supported: "
+        reason += f"{', '.join(ARCHITECTURES)} are"
+    elif (folder / "adapter_config.json").is_file():
+        reason = "is an adapter, with which another model would be fetched: merge them, and save that"
+    elif "/" in str(config._attn_implementation):
+        reason = f"asks for the code of {config._attn_implementation}, which is not run"
+    else:
+        return config
+    raise hub.SourceError(f"{describe(ref)} {reason}")
 
 
 def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, without its weights."""
     folder = model_folder(ref, weights=False)
     with _readable(ref, folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # where this is set, "Quoi ?" is decoded as "Quoi?": an output must be scored as it was written
@@ -96,7 +101,7 @@ def _readable(ref: Ref, folder: Path) -> Iterator[None]:
     """Say which files could not be read, and what to do about it."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         mend = "Check the name and revision in the preset"
         if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
             mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"

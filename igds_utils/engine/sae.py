@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -27,7 +28,8 @@ from igds_utils.engine.features import check, described, release_ids, sae_folder
 ONE_COLUMN = {"jumprelu", "standard"}
 # sae_lens's names of OpenMOSS's formats -> the file of a layer that holds its settings
 OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
-DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError)  # what reading a cut file raises
+# what reading a cut file raises, or one with objects in it, which torch refuses
+DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError, UnpicklingError)
 FOREIGN = (*DAMAGED, OSError, ValueError, KeyError, TypeError)  # the same, or files that are no SAE's
 
 
