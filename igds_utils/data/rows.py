@@ -28,7 +28,7 @@ from igds_utils.data.hub import SourceError, cache_root, fetched
 
 MIRROR = "IGDS_DATA_MIRROR"
 ROWS = 16  # of a table that are in memory at once
-UNPACKED = 2**28  # bytes that any file may become
+UNPACKED = 2**28  # bytes that any file may become; a larger one 100 times its size
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 TABLES = (".parquet", ".arrow")
 PACKED = (".gz", ".zst")
@@ -124,15 +124,18 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _read(file: Path, called: str) -> Iterator[Row]:
-    kind = _kind(file)
+    kind, room = _kind(file), max(UNPACKED, 100 * file.stat().st_size)
     try:
         if kind == ".parquet":
-            yield from _table(ParquetFile(file).iter_batches(ROWS), called, _room(file))
+            yield from _table(ParquetFile(file).iter_batches(ROWS), called, room)
         elif kind == ".arrow":
-            yield from _table(pa.ipc.open_stream(pa.memory_map(str(file))), called, _room(file))
+            yield from _table(pa.ipc.open_stream(pa.memory_map(str(file))), called, room)
         elif kind in TEXTS:
+            with pa.input_stream(str(file)) as stream:  # unpacks .gz and .zst
+                while part := stream.read(2**20):
+                    room = _used(room, len(part))
             read = _csv if kind in (".csv", ".tsv") else _json
-            with io.BufferedReader(_Unpacked(file)) as stream:
+            with io.BufferedReader(pa.input_stream(str(file))) as stream:
                 yield from read(stream, called)
         else:
             known = f"{', '.join([*TEXTS, *TABLES])}, those of text also in {' or '.join(PACKED)}"
@@ -143,31 +146,11 @@ def _read(file: Path, called: str) -> Iterator[Row]:
         raise SourceError(f"{wrong}: write it again") from None
 
 
-def _room(file: Path) -> int:
-    """Bytes that a file may become in memory: text is not packed to less than a hundredth."""
-    return max(UNPACKED, 100 * file.stat().st_size)
-
-
 def _used(room: float, size: int) -> float:
     """What is left of the room; `ValueError` where nothing is."""
     if size > room:
         raise ValueError("a small file that unpacks to a huge one")
     return room - size
-
-
-class _Unpacked(io.RawIOBase):
-    """The bytes of a file, of .gz and .zst unpacked, as many as there is room for."""
-
-    def __init__(self, file: Path):
-        self._stream, self._room = pa.input_stream(str(file)), _room(file)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        size = self._stream.readinto(buffer)
-        self._room = _used(self._room, size)
-        return size
 
 
 def _table(batches: Iterable[Any], called: str, room: float = inf) -> Iterator[Row]:

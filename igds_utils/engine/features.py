@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from igds_utils.config.config import PROJECT
 from igds_utils.data.hub import SourceError
+from igds_utils.display import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ def features_of(table: pd.DataFrame) -> list[Feature]:
 @cache
 def say_once(text: str) -> None:
     """Print a line once a process."""
-    print(text, flush=True)
+    print(visible(text), flush=True)
 
 
 # ---- a folder of SAEs ------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -97,16 +97,24 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
 
 
 @contextmanager
-def _readable(ref: Ref, folder: Path) -> Iterator[None]:
-    """Say which files could not be read, and what to do about it."""
+def readable(otherwise: str, *faults: type[Exception]) -> Iterator[None]:
+    """Raise `SourceError` with this text, and the reason, for one of these faults."""
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        mend = "Check the name and revision in the preset"
-        if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
-            mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
+    except (hub.SourceError, torch.OutOfMemoryError):
+        raise
+    except faults as error:
+        reason = str(error).strip().split("\n")[0]
+        raise hub.SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
+
+
+def _readable(ref: Ref, folder: Path) -> AbstractContextManager[None]:
+    """Say which files could not be read, and what to do about it."""
+    mend = "check the name and revision in the preset"
+    if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
+        mend = f"if a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
+    faults = OSError, ValueError, ImportError, SafetensorError
+    return readable(f"could not load {describe(ref)}: {mend}", *faults)
 
 
 # ---- where a model is put --------------------------------------------------------------------------------

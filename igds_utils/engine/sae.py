@@ -7,8 +7,7 @@ one unit of it adds to the residual stream.
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,6 +22,7 @@ from igds_utils.config.refs import SaeConfig
 from igds_utils.data.hub import SourceError, fetched
 from igds_utils.engine.features import Feature as Feature
 from igds_utils.engine.features import check, described, release_ids, sae_folders, sae_release, say_once
+from igds_utils.engine.loading import readable
 
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
@@ -105,7 +105,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu"):
     """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
     from sae_lens import SAE
 
-    with _readable(f"{folder} holds no SAE in the inference form that sae_lens saves", FOREIGN):
+    with readable(f"{folder} holds no SAE in the inference form that sae_lens saves", *FOREIGN):
         check(described(folder), folder.name)
         return _still(SAE.load_from_disk(folder, device=str(device), dtype="float32"), device)
 
@@ -118,21 +118,9 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
     options = {"device": "cpu", "converter": _converter(release)}
     mend = f"remove {place} from the hub's cache (`hf cache delete`), and it is fetched anew"
-    with _readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", DAMAGED):
+    with readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", *DAMAGED):
         sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options))
     return _still(sae, device)
-
-
-@contextmanager
-def _readable(otherwise: str, faults: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Raise `SourceError` with this text, and the reason, for one of these faults."""
-    try:
-        yield
-    except (SourceError, torch.OutOfMemoryError):
-        raise
-    except faults as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
 
 
 def _converter(release: str):

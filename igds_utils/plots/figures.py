@@ -190,10 +190,6 @@ def main_result(summary: dict, metrics: dict) -> Figure:
     return with_legend(figure)
 
 
-def _winsorized(a: pd.Series) -> pd.Series:
-    return a.clip(*a.quantile([0.01, 0.99]))
-
-
 def activation_distributions(
     activations: dict, compared: dict, metrics: dict, features: dict[str, str]
 ) -> Figure:
@@ -208,7 +204,8 @@ def activation_distributions(
     for axis, task, table in panels:
         table = table.sort_values("score", ascending=False)
         groups = activations[task].groupby(["arm", "seed"])["activation"]
-        clipped = activations[task].assign(activation=groups.transform(_winsorized))
+        winsorized = groups.transform(lambda a: a.clip(*a.quantile([0.01, 0.99])))
+        clipped = activations[task].assign(activation=winsorized)
         look = {"x": "activation", "y": "arm", "order": table["arm"], "ax": axis}
         shape = {"inner": None, "density_norm": "width", "width": 0.9, "cut": 0}
         for _, of_seed in clipped.groupby("seed"):
