@@ -128,7 +128,7 @@ def asked(
         file = folder / f"{stage}.ipynb"
         if not file.is_file():
             raise ConfigError(f"no notebook {file}")
-        known = papermill.inspect_notebook(file)
+        known = papermill.inspect_notebook(_as_it_is(file))
         given = [*parameters, *(["part"] if stage in shared else [])]
         if unknown := [name for name in given if name not in known]:
             cell = f"the cell tagged `parameters` has {', '.join(known) or 'none'}"
@@ -200,7 +200,7 @@ def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
     how = streams | patience | {"extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
     try:
         papermill.execute_notebook(
-            partial, partial, parameters, kernel_name="python3", cwd=source.parent, **how
+            *[_as_it_is(partial)] * 2, parameters, kernel_name="python3", cwd=source.parent, **how
         )
     except papermill.PapermillExecutionError as failed:
         error = f"{failed.ename}: {failed.evalue}"
@@ -213,6 +213,11 @@ def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
     partial.unlink()
     print(f"{place}: {visible(error) or f'done in {duration(time.time() - started)}'}", flush=True)
     return not error
+
+
+def _as_it_is(path: Path) -> str:
+    """A path for papermill, which fills in what stands there in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def until_shared(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
