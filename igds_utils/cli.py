@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         options.changes = changes(" ".join(options.changes))
         return options.call(options) or 0
     except (ConfigError, SourceError) as error:
-        print(f"igds: {error}", file=sys.stderr)
+        from igds_utils.display import visible
+
+        print(visible(f"igds: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("igds: interrupted: the same command continues this run", file=sys.stderr)

@@ -34,6 +34,7 @@ ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' 
     "igds_k5": ("k = 5", "k5"),
 }
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # characters; not tabs and line ends
 PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals that it prints
 NOT_RUN = "not run at this scale"
 NOT_JUDGED = "not judged"  # because there are too few trainings
@@ -161,6 +162,11 @@ def paper_values() -> dict:
     """The numbers printed in the paper (paper_values.yaml beside this module)."""
     file = Path(__file__).with_name("paper_values.yaml")
     return yaml.safe_load(file.read_text(encoding="utf8"))
+
+
+def visible(text: str) -> str:
+    r"""Text for terminals and tables, which control characters could steer: they become \x1b."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def duration(seconds: float) -> str:

@@ -76,6 +76,15 @@ def test_a_wheel_that_is_not_what_was_pinned_is_one_clear_error(cache, wheel, ch
     assert left_in(cache) == [] and "\n" not in str(error.value)
 
 
+def test_a_wheel_that_reaches_out_of_its_folder_is_refused(cache, wheel, tmp_path):
+    file = tmp_path / "shelf/toy-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("../../../../ran", "")
+    with pytest.raises(hub.SourceError, match="could not fetch toy==1.0 .*outside"):
+        hub.wheel_file(wheel.model_copy(update={"sha256": hub.sha256(file)}))
+    assert left_in(cache) == [] and not list(tmp_path.rglob("ran"))
+
+
 def test_a_full_disk_leaves_nothing_and_says_what_to_do(cache):
     def fill(folder):
         (folder / "half").write_text("half")

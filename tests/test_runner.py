@@ -95,7 +95,7 @@ def wait_for(condition, seconds: float) -> None:
 
 @pytest.fixture
 def toy(tmp_path):
-    folder = tmp_path / "OneDrive - University" / "o'neil"  # names that shells read
+    folder = tmp_path / "OneDrive - University" / "o'neil {x} $(touch ran);&"  # names that shells read
     folder.mkdir(parents=True)
     made = Toy(folder)
     yield made

@@ -9,9 +9,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     model_validator,
 )
+
+# Of a folder, in a command, before a reader: no path, no option, no markup.
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
 class ConfigError(ValueError):
@@ -66,10 +70,10 @@ class FolderRef(Strict):
 class WheelRef(Strict):
     """One file inside a pinned wheel of the Python package index."""
 
-    wheel: str  # name of the package
-    version: str
-    sha256: str  # of the wheel file
-    file: str  # path inside the wheel
+    wheel: Name  # of the package
+    version: Annotated[str, Field(pattern=r"^\d[\w.+!-]*$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of the wheel file
+    file: Annotated[str, Field(pattern=r"^(\w[^/\n]*/?)+$")]  # path inside the wheel
 
 
 class TinyRef(Strict):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from igds_utils.config.refs import Metric, ModelConfig, Ref, Strict, TaskSpec, WheelRef
+from igds_utils.config.refs import Metric, ModelConfig, Name, Ref, Strict, TaskSpec, WheelRef
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -106,7 +106,7 @@ class QualityConfig(Strict):
 class StabilityConfig(Strict):
     """Independent identification of a task's features on several sources (Table 5)."""
 
-    sources: dict[str, dict[str, Any]] = Field(min_length=2)  # changes of `data`; {}: its own
+    sources: dict[Name, dict[str, Any]] = Field(min_length=2)  # changes of `data`; {}: its own
     prior: PositiveInt  # prompts of each source
     validation: int = Field(ge=2)  # samples of each source
     max_new_tokens: int
@@ -140,7 +140,7 @@ class TaskConfig(Strict):
     shots: int = 0
     max_prompt_tokens: PositiveInt | None = None  # longer prompts are cut in their text
     max_new_tokens: int
-    selectors: list[str] = ["random", "loss", "igds"]
+    selectors: list[Name] = ["random", "loss", "igds"]
     ratio: Share = 0.5  # of the pool, that every selector keeps
     curve: CurveConfig | None = None  # arms of other ratios (Figure 4)
     seeds: list[int] = [0]  # of Random and of training
@@ -188,13 +188,13 @@ class TaskConfig(Strict):
 
 
 class Preset(Strict):
-    name: str
+    name: Name
     description: str
     departures: list[str] = []  # what it does otherwise than the paper, for the report
     seed: int = 0
     model: str  # the chosen one of `models`
-    models: dict[str, ModelConfig]
-    tasks: dict[str, TaskConfig]
+    models: dict[Name, ModelConfig]
+    tasks: dict[Name, TaskConfig]
     recall: RecallConfig = RecallConfig()
     intervention: InterventionConfig = InterventionConfig()
     scoring: ScoringConfig = ScoringConfig()

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partialmethod
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
 
 from igds_utils import tasks
 from igds_utils.config.config import PROJECT, load_preset
@@ -25,6 +28,11 @@ from igds_utils.engine.features import Feature, sae_folders
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
 from igds_utils.tasks.sourced import describe
+
+# in notebooks' tables, samples and answers stay text: neither HTML nor formulas
+pd.set_option("styler.format.escape", "html", "styler.html.mathjax", False)
+pd.set_option("display.html.use_mathjax", False)
+Styler.format = partialmethod(Styler.format, escape="html")
 
 
 def open_run(

@@ -45,12 +45,12 @@ def whole(folder: Path, fill: Callable[[Path], None]) -> Path:
     The temporary folder is renamed only after `fill` returned; one process fills while others wait.
     Raises `SourceError` if the cache cannot be written.
     """
+    new = folder.with_name(f".new-{folder.name}")  # what a killed process left there is removed
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                new = folder.with_name(f".new-{folder.name}")
-                shutil.rmtree(new, ignore_errors=True)  # what a killed process left there
+                shutil.rmtree(new, ignore_errors=True)
                 new.mkdir()
                 try:
                     fill(new)

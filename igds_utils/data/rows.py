@@ -15,15 +15,20 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile
 
 from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import DataSource
 from igds_utils.data.hub import SourceError, cache_root, fetched
 
 MIRROR = "IGDS_DATA_MIRROR"
-ROWS = 1024  # of a table that are in memory at once
+ROWS = 16  # of a table that are in memory at once
+UNPACKED = 2**28  # bytes that any file may become; a larger one 100 times its size
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 TABLES = (".parquet", ".arrow")
 PACKED = (".gz", ".zst")
@@ -116,31 +121,44 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _read(file: Path, called: str) -> Iterator[Row]:
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
-
-    kind = _kind(file)
+    kind, room = _kind(file), max(UNPACKED, 100 * file.stat().st_size)
     try:
         if kind == ".parquet":
-            yield from _table(ParquetFile(file).iter_batches(ROWS), called)
+            yield from _table(ParquetFile(file).iter_batches(ROWS), called, room)
         elif kind == ".arrow":
-            yield from _table(pa.ipc.open_stream(pa.memory_map(str(file))), called)
+            yield from _table(pa.ipc.open_stream(pa.memory_map(str(file))), called, room)
         elif kind in TEXTS:
+            with pa.input_stream(str(file)) as stream:  # unpacks .gz and .zst
+                while part := stream.read(2**20):
+                    room = _used(room, len(part))
             read = _csv if kind in (".csv", ".tsv") else _json
-            with io.BufferedReader(pa.input_stream(str(file))) as stream:  # unpacks .gz and .zst
+            with io.BufferedReader(pa.input_stream(str(file))) as stream:
                 yield from read(stream, called)
         else:
             known = f"{', '.join([*TEXTS, *TABLES])}, those of text also in {' or '.join(PACKED)}"
             raise SourceError(f"{called} is of no known kind: write it as {known}")
-    except (OSError, csv.Error, ValueError) as error:  # pyarrow's are among them
+    # pyarrow's are among them, and lists in lists without end
+    except (OSError, csv.Error, ValueError, RecursionError) as error:
         wrong = f"{called} cannot be read as a whole file ({error})"
         raise SourceError(f"{wrong}: write it again") from None
 
 
-def _table(batches: Iterable[Any], called: str) -> Iterator[Row]:
-    rows = (row for batch in batches for row in batch.to_pylist())
-    for number, row in enumerate(rows, start=1):
-        yield f"{called} row {number}", decode(json.dumps(row, default=_text))
+def _used(room: float, size: int) -> float:
+    """What is left of the room; `ValueError` where nothing is."""
+    if size > room:
+        raise ValueError("a small file that unpacks to a huge one")
+    return room - size
+
+
+def _table(batches: Iterable[Any], called: str, room: float = inf) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        batch.validate(full=True)  # a damaged one would end this process
+        for start in range(0, len(batch), ROWS):
+            for row in batch.slice(start, ROWS).to_pylist():
+                number, text = number + 1, json.dumps(row, default=_text)
+                room = _used(room, len(text))
+                yield f"{called} row {number}", decode(text)
 
 
 def _text(value: Any) -> str:
@@ -158,7 +176,7 @@ def _json(stream: BinaryIO, called: str) -> Iterator[Row]:
         if line.strip():
             try:
                 record = _object(decode(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 record = f"is not JSON in UTF-8 ({error}): mend or remove the line"
             yield f"{called} line {number}", record
 

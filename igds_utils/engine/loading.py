@@ -58,6 +58,7 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
         fast_matmul()
     with _files(ref, weights=True) as folder:
         options = {"dtype": getattr(torch, dtype), "device_map": device_map()}
+        options["use_safetensors"] = True  # weights in a pickle are not read
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return LM(model.eval(), load_tokenizer(ref), describe(ref))
 
@@ -65,19 +66,23 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
 def load_config(ref: Ref) -> PretrainedConfig:
     """The configuration of a language model, without its weights; `SourceError` as of `load_lm`."""
     with _files(ref) as folder:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type not in ARCHITECTURES:
-        raise hub.SourceError(
-            f"{describe(ref)} is a {config.model_type} model, an architecture that is not supported: "
-            f"{', '.join(ARCHITECTURES)} are"
-        )
-    return config
+        reason = f"is a {config.model_type} model, an architecture that is not supported: "
+        reason += f"{', '.join(ARCHITECTURES)} are"
+    elif (folder / "adapter_config.json").is_file():
+        reason = "is an adapter, with which another model would be fetched: merge them, and save that"
+    elif "/" in str(config._attn_implementation):
+        reason = f"asks for the code of {config._attn_implementation}, which is not run"
+    else:
+        return config
+    raise hub.SourceError(f"{describe(ref)} {reason}")
 
 
 def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, without its weights."""
     with _files(ref) as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # where this is set, "Quoi ?" is decoded as "Quoi?": an output must be scored as it was written
@@ -86,17 +91,26 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
 
 
 @contextmanager
+def readable(otherwise: str, *faults: type[Exception]) -> Iterator[None]:
+    """Raise `SourceError` with this text, and the reason, for one of these faults."""
+    try:
+        yield
+    except (hub.SourceError, torch.OutOfMemoryError):
+        raise
+    except faults as error:
+        reason = str(error).strip().split("\n")[0]
+        raise hub.SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
+
+
+@contextmanager
 def _files(ref: Ref, weights: bool = False) -> Iterator[Path]:
     """The folder with a model's files; says which of them could not be read, and what to do about it."""
-    folder = model_folder(ref, weights)
-    try:
+    folder, mend = model_folder(ref, weights), "check the name and revision in the preset"
+    if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
+        mend = f"if a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
+    faults = OSError, ValueError, ImportError, SafetensorError
+    with readable(f"could not load {describe(ref)}: {mend}", *faults):
         yield folder
-    except (OSError, ValueError, SafetensorError) as error:
-        mend = "Check the name and revision in the preset"
-        if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
-            mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
 
 
 def first_device() -> torch.device:

@@ -8,9 +8,9 @@ import copy
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -23,12 +23,14 @@ from igds_utils.config.refs import SaeConfig
 from igds_utils.data.hub import SourceError, fetched
 from igds_utils.engine.features import Feature as Feature
 from igds_utils.engine.features import check, described, release_ids, sae_folders, sae_release
+from igds_utils.engine.loading import readable
 
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
 # sae_lens's names of OpenMOSS's formats -> the file of a layer that holds its settings
 OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
-DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError)  # what reading a cut file raises
+# what reading a cut file raises, or one with objects in it, which torch refuses
+DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError, UnpicklingError)
 FOREIGN = (*DAMAGED, OSError, ValueError, KeyError, TypeError)  # the same, or files that are no SAE's
 
 
@@ -104,7 +106,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu"):
     """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
     from sae_lens import SAE
 
-    with _readable(f"{folder} holds no SAE in the inference form that sae_lens saves", FOREIGN):
+    with readable(f"{folder} holds no SAE in the inference form that sae_lens saves", *FOREIGN):
         check(described(folder), folder.name)
         return _still(SAE.load_from_disk(folder, device=str(device), dtype="float32"), device)
 
@@ -117,21 +119,9 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
     options = {"device": "cpu", "converter": _converter(release)}
     mend = f"remove {place} from the hub's cache (`hf cache delete`), and it is fetched anew"
-    with _readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", DAMAGED):
+    with readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", *DAMAGED):
         sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options))
     return _still(sae, device)
-
-
-@contextmanager
-def _readable(otherwise: str, faults: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Raise `SourceError` with this text, and the reason, for one of these faults."""
-    try:
-        yield
-    except (SourceError, torch.OutOfMemoryError):
-        raise
-    except faults as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
 
 
 def _converter(release: str):

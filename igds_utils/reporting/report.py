@@ -18,12 +18,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from igds_utils.config.config import PROJECT
 from igds_utils.core.experiment import Run
 from igds_utils.core.store import Store, write_whole
-from igds_utils.display import duration, task_title
+from igds_utils.display import duration, task_title, visible
 from igds_utils.reporting.claims import AGAINST, CLAIMS, NOT_RUN, OPEN, SUPPORTED, claims
 from igds_utils.tables import MARK
 
 NUMBER = re.compile(r"([<+−]?\d|–$|not (run at|judged|defined)).{0,30}$")  # a cell of numbers
 PAPER_PARAMETERS, PAPER_POOL = 2e9, 10_000  # the paper's smallest; what is smaller is a toy
+# what would be HTML, a link or another cell in Markdown
+MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|(?<=\])\(|\||&(?=#?\w+;)")
 SIGNS = str.maketrans({  # to LaTeX
     "−": "$-$", "–": "--", "×": r"$\times$", "‱": r"\textpertenthousand{}", "ρ": r"$\rho$",
     "δ": r"$\delta$", "Δ": r"$\Delta$", "⟨": r"$\langle$", "⟩": r"$\rangle$", "↵": r"\newline ",
@@ -55,7 +57,8 @@ def save_numbers(run: Run, frame: pd.DataFrame, name: str) -> None:
 
 def save_table(frame: pd.DataFrame, folder: Path, name: str, caption: str) -> None:
     """Write `name`.csv, .md and .tex into `folder`; the first sentence of `caption` is the title."""
-    plain = frame.map(lambda cell: str(cell).replace("−", "-"))
+    frame = frame.map(lambda cell: visible(str(cell)))
+    plain = frame.replace("−", "-", regex=True)
     write_whole(folder / f"{name}.csv", plain.to_csv(index=False, lineterminator="\n"))
     write_whole(folder / f"{name}.md", to_markdown(frame, caption))
     write_whole(folder / f"{name}.tex", to_latex(frame, name, caption))
@@ -68,7 +71,8 @@ def load_table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def to_markdown(frame: pd.DataFrame, caption: str) -> str:
-    cells = frame.map(lambda cell: str(cell).replace("|", "\\|").replace("\n", "<br>"))
+    cells = frame.map(lambda cell: MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", str(cell)))
+    cells = cells.replace("\n", "<br>", regex=True)
     title, dot, rest = caption.partition(". ")
     table = cells.to_markdown(index=False, disable_numparse=True)
     return f"**{title}{dot.strip()}** {rest}".strip() + f"\n\n{table}\n"
@@ -82,7 +86,8 @@ def to_latex(frame: pd.DataFrame, name: str, caption: str) -> str:
     look = {"hrules": True, "column_format": "".join(share if one else "l" for one in long)}
     look["caption"] = re.sub(r"([%&#_$])", r"\\\1", caption)
     style = cells.style.hide().format(escape="latex").format_index(escape="latex", axis=1)
-    return style.to_latex(label=f"tab:{name}", **look).translate(SIGNS)
+    text = style.to_latex(label=f"tab:{name}", **look).translate(SIGNS)
+    return re.sub(r"(?<=\\\\\n)(?=\s*[\[*])", "{}", text)  # no argument of the line's end
 
 
 def _about(task: str) -> str:

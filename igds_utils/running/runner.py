@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -34,7 +35,7 @@ from igds_utils.core.arms import arms, asked_in_general
 from igds_utils.core.launch import PROFILES, check_gpus, claim, follow, this_process
 from igds_utils.core.manifest import timings
 from igds_utils.core.store import write_whole
-from igds_utils.display import duration
+from igds_utils.display import duration, visible
 
 NOTEBOOKS = PROJECT / "notebooks"
 STAGES = tuple(
@@ -121,7 +122,7 @@ def asked(
     parameters = {"preset": preset, "model": model, "tasks": tasks, "overrides": overrides}
     parameters["results"] = os.path.relpath(results, folder)
     for stage in stages:  # papermill only warns about a parameter that a notebook does not have
-        known = papermill.inspect_notebook(folder / f"{stage}.ipynb")
+        known = papermill.inspect_notebook(_as_it_is(folder / f"{stage}.ipynb"))
         given = [*parameters, *(["part"] if stage in shared else [])]
         if unknown := [name for name in given if name not in known]:
             cell = f"the cell tagged `parameters` has {', '.join(known) or 'none'}"
@@ -184,7 +185,8 @@ def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
     print(place, flush=True)
     folder, started, error = Path(run["root"], "notebooks"), time.time(), ""
     partial = write_whole(folder / f".{name}.partial.ipynb", nbformat.writes(notebook))
-    streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr}  # as it comes
+    told = SimpleNamespace(write=lambda text: print(visible(text), end=""), flush=sys.stdout.flush)
+    streams = {"stdout_file": told, "stderr_file": sys.stderr}  # as it comes
     # of a progress bar only its last state is kept
     streams |= {"progress_bar": False, "coalesce_streams": True}
     # nbclient's 4 seconds are too few on a busy machine
@@ -192,7 +194,7 @@ def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
     how = streams | patience | {"extra_arguments": ["--IPKernelApp.log_level=ERROR"]}
     try:
         papermill.execute_notebook(
-            partial, partial, parameters, kernel_name="python3", cwd=source.parent, **how
+            *[_as_it_is(partial)] * 2, parameters, kernel_name="python3", cwd=source.parent, **how
         )
     except papermill.PapermillExecutionError as failed:
         error = f"{failed.ename}: {failed.evalue}"
@@ -203,8 +205,13 @@ def execute(run: dict[str, Any], stage: str, *which: str) -> bool:
     final = folder / f"{name}{'.failed' if error else ''}.ipynb"
     write_whole(final, f"{nbformat.writes(executed)}\n")
     partial.unlink()
-    print(f"{place}: {error or f'done in {duration(time.time() - started)}'}", flush=True)
+    print(f"{place}: {visible(error) or f'done in {duration(time.time() - started)}'}", flush=True)
     return not error
+
+
+def _as_it_is(path: Path) -> str:
+    """A path for papermill, which fills in what stands there in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def until_shared(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from igds_utils.core.experiment import Run, stamped
+from igds_utils.data.hub import SourceError
 from igds_utils.engine import losses, prompts
 from igds_utils.engine.batching import padded_batches
 from igds_utils.engine.generation import generate
@@ -84,7 +85,10 @@ def embeddings(pool: Pool) -> Measured:
         from sentence_transformers import SentenceTransformer
 
         # no code of a repository is run: LLM2Vec is read without its own two-way attention
-        return SentenceTransformer(str(model_folder(ref)))
+        folder = model_folder(ref)
+        if code := next(folder.rglob("*.py"), None):
+            raise SourceError(f"the encoder's {code} would be run: read it, then remove it")
+        return SentenceTransformer(str(folder), model_kwargs={"use_safetensors": True})
 
     def build(part: Samples) -> np.ndarray:
         texts = [document(sample) for sample in part.samples]

@@ -21,6 +21,7 @@ from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
 from igds_utils.core.store import Store, write_whole
 from igds_utils.data.rows import Rows, find_rows
+from igds_utils.display import visible
 from igds_utils.engine import prompts
 from igds_utils.selection.features import task_features
 from igds_utils.selection.measurements import MEASUREMENTS
@@ -200,7 +201,7 @@ def explain(folder: str | Path, sample_id: str) -> str:
     try:
         cut = json.loads((folder / FACTS).read_text(encoding="utf8"))["selected"]
         texts = {"sample_id": str, "place": str}
-        scores = pd.read_csv(folder / SCORES, dtype=texts, keep_default_na=False)
+        scores = pd.read_csv(folder / SCORES, dtype=texts, keep_default_na=False, lineterminator="\n")
     except (OSError, ValueError):
         raise ConfigError(f"{folder} holds no selection: make one with `igds select`") from None
     scores = scores.set_index("sample_id")
@@ -212,4 +213,4 @@ def explain(folder: str | Path, sample_id: str) -> str:
         activation = scores.at[sample_id, name]
         less = (scores[name] < activation).mean()
         lines.append(f"{name} is {activation:.4g} at p; {less:.0%} of the pool fire it less")
-    return "\n".join(lines)
+    return visible("\n".join(lines))
