@@ -6,7 +6,7 @@ One run is left alone. Each other one is started again after every SIGKILL, with
 that has not come to its end, until it has had its share of kills; then it runs to its end.
 `kills.csv` has a row a kill:
 
-run, kill: their numbers. stage, product: what was at work, by the log.
+run, kill: their numbers. stage: what was at work; product: the last one begun in that attempt.
 victim: the `kernel`, the `runner` (its jobs end by themselves), or `all` processes of the run.
 seconds: from the start of the attempt to its kill.
 identical: whether the run ended with the files of the undisturbed one, byte by byte. Times are left
