@@ -6,11 +6,12 @@ One run is left alone. Each other one is started again after every SIGKILL, with
 that has not come to its end, until it has had its share of kills; then it runs to its end.
 `kills.csv` has a row a kill:
 
-run, kill: their numbers. stage, product: what was at work, by the log.
+run, kill: their numbers. stage: what was at work; product: the last one begun in that attempt.
 victim: the `kernel`, the `runner` (its jobs end by themselves), or `all` processes of the run.
 seconds: from the start of the attempt to its kill.
 identical: whether the run ended with the files of the undisturbed one, byte by byte. Times are left
-    out: columns of seconds, `TIMED` files and the row of a `TIMED_CLAIM`.
+    out: columns of seconds, `TIMED` files and the row of a `TIMED_CLAIM`; so are hidden files: one
+    that was being written at a kill may stay, under a temporary name.
 made_again: finished products and stored parts that the run made a second time, those in the making
     at a kill aside.
 """
@@ -149,7 +150,7 @@ class Run:
         """Products and tables by name, without times."""
         found = {}
         for file in self.root.glob("t*/**/*"):  # tables/ and tiny-llama/
-            if file.is_dir() or TIMED.search(file.name):
+            if file.is_dir() or TIMED.search(file.name) or file.name.startswith("."):
                 continue
             content = file.read_bytes()
             if read := {".parquet": pd.read_parquet, ".csv": pd.read_csv}.get(file.suffix):
