@@ -94,6 +94,6 @@ $(STAMP): requirements.lock pyproject.toml
 	fi; \
 	$(PIP) --version >/dev/null 2>&1 || "$$found" -m venv --clear $(VENV)
 	@echo 'Installing the packages of requirements.lock into $(VENV): about 2.5 GB, once.'
-	@$(PIP) install --progress-bar on -r requirements.lock
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --progress-bar on --require-hashes --no-deps -r requirements.lock
+	@$(PIP) install --progress-bar on --no-build-isolation --editable .
 	@touch $@
