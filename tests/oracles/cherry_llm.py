@@ -20,6 +20,7 @@ REPOSITORY, CHOSEN = "tianyi-lab/Cherry_LLM", 20
 HEADER = "### Response:"
 
 folder, commit = checkout(REPOSITORY)
+source = "data_analysis.py, data_by_IFD.py", REPOSITORY, commit
 members = samples(80)
 with TemporaryDirectory() as name:
     work = Path(name)
@@ -50,6 +51,6 @@ cut = np.zeros(len(members), dtype=bool)
 found = ifd(pool, CHOSEN, target_losses(lm, pairs), target_losses(lm, alone), cut)
 
 difference = np.abs(found.scores - conditioned / bare)
-record(REPOSITORY, commit, "IFD", len(members), int((difference < 1e-5).sum()), difference.max())
+record(*source, "IFD", len(members), int((difference < 1e-5).sum()), difference.max())
 of_ours = {members[i].text for i in found.order}
-record(REPOSITORY, commit, "samples chosen by IFD", CHOSEN, len(of_theirs & of_ours))
+record(*source, "samples chosen", CHOSEN, len(of_theirs & of_ours))

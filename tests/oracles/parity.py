@@ -25,7 +25,7 @@ LETTERS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "elu", "in", "ort", 
 def checkout(repository: str) -> tuple[Path, str]:
     """Folder and commit of the clone that the command line names; without one, that is all."""
     given = [Path(one).resolve() for one in sys.argv[1:]]
-    for folder in [one / repository.split("/")[1] for one in given] + given:
+    for folder in [*(one / repository.split("/")[1] for one in given), *given]:
         if (folder / ".git").exists():
             read = ["git", "-C", folder, "rev-parse", "HEAD"]
             return folder, subprocess.check_output(read, text=True).strip()
@@ -59,21 +59,19 @@ def save_tiny(folder: Path):
 
     tiny.save_model("llama", 0, folder)
     tokenizer = tiny.tokenizer()
-    start = TemplateProcessing(f"{tiny.BOS} $A", special_tokens=[(tiny.BOS, tokenizer.bos_token_id)])
+    known = [(tiny.BOS, tokenizer.bos_token_id)]
+    start = TemplateProcessing(f"{tiny.BOS} $A", special_tokens=known)
     tokenizer.backend_tokenizer.post_processor = start
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def record(repository: str, commit: str, quantity: str, compared: int, agree: int, largest=None):
+def record(program, repository, commit, quantity, compared: int, agree: int, largest=None):
     """One row of the table, in place of an earlier one of the same comparison."""
-    row = pd.DataFrame([[repository, commit, quantity, compared, agree, largest]], columns=COLUMNS)
-    if TABLE.exists():
-        old = pd.read_csv(TABLE)
-        same = (old["repository"] == repository) & (old["quantity"] == quantity)
-        row = pd.concat([old[~same], row]) if len(old[~same]) else row
-    row.sort_values(COLUMNS[:3:2], key=lambda one: one.str.lower()).to_csv(TABLE, index=False)
-    print(f"{repository}: {quantity}: {agree} of {compared}")
-
-
-COLUMNS = ["repository", "commit", "quantity", "compared", "agree", "largest_difference"]
+    difference = "" if largest is None else f"{largest:.1e}"
+    row = pd.DataFrame([[program, repository, commit, quantity, compared, agree, difference]])
+    row.columns = [*"program repository commit quantity compared agree largest_difference".split()]
+    old = pd.read_csv(TABLE, dtype=str, keep_default_na=False) if TABLE.exists() else row[:0]
+    other = (old["repository"] != repository) | (old["quantity"] != quantity)
+    pd.concat([old[other], row]).sort_values(["repository", "quantity"]).to_csv(TABLE, index=False)
+    print(f"{repository}: {quantity}: {agree} of {compared}, {difference}")

@@ -22,6 +22,7 @@ from igds_utils.selectors.similarity import rds
 REPOSITORY, SIZE = "hamishivi/automated-instruction-selection", 60
 
 folder, commit = checkout(REPOSITORY)
+source = "compute_influence_cosinesim.py, get_top_influences.py", REPOSITORY, commit
 sys.path.insert(0, str(folder))
 # It opens data of the hub and a client of its API as it starts, for other uses than this one.
 sys.modules["openai"] = sys.modules["openai.error"] = MagicMock()
@@ -60,6 +61,6 @@ def embedded(members) -> np.ndarray:
 lm = LM(tiny.model("llama"), tokenizer, "tiny")
 embeddings, of_examples = embedded(pool), embedded(examples)
 off = np.abs(embeddings @ of_examples.T - theirs)
-record(REPOSITORY, commit, "cosines of RDS+", off.size, int((off < 1e-5).sum()), off.max())
+record(*source, "cosines", off.size, int((off < 1e-5).sum()), off.max())
 order = rds(SimpleNamespace(ids=[one.id for one in pool]), SIZE, embeddings, of_examples).order
-record(REPOSITORY, commit, "order of RDS+", SIZE, int((order == np.array(chosen)).sum()))
+record(*source, "order", SIZE, int((order == np.array(chosen)).sum()))

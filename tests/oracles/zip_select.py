@@ -33,6 +33,7 @@ def first_of_lowest(values: torch.Tensor, k: int, largest: bool):
 
 
 folder, commit = checkout(REPOSITORY)
+source = "ZIP.py", REPOSITORY, commit
 members = samples(400)
 records = [{"source": "", "id": one.id, "text": f"{document(one)}\n"} for one in members]
 theirs = runpy.run_path(str(folder / "ZIP.py"))["ZIP_select"]
@@ -50,9 +51,9 @@ def chosen() -> list[str]:
 
 
 as_it_is = chosen()
-record(REPOSITORY, commit, "samples of ZIP", len(as_it_is), len({*of_ours} & {*as_it_is}))
+record(*source, "samples, as it is", len(as_it_is), len({*of_ours} & {*as_it_is}))
 torch.topk = first_of_lowest
 torch.set_default_dtype(torch.float64)
 in_order = chosen()
-same = sum(ours == one for ours, one in zip(of_ours, in_order))
-record(REPOSITORY, commit, "order of ZIP, ties broken alike", len(in_order), same)
+same = sum(map(str.__eq__, of_ours, in_order))
+record(*source, "order, ties broken alike", len(in_order), same)
