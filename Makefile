@@ -6,6 +6,7 @@ TASKS   :=
 MODEL   :=
 SET     :=
 RESULTS := results
+CHECKOUTS := ..
 PYTHON  := python3.11 python3
 
 VENV  := .venv
@@ -17,14 +18,14 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
 
 # As they were given, whatever quotes and spaces they hold; igds tells the changes in SET apart.
-export PRESET TASKS MODEL SET RESULTS
+export PRESET TASKS MODEL SET RESULTS CHECKOUTS
 WHAT = --preset "$$PRESET" --tasks "$$TASKS" --model "$$MODEL" --set "$$SET"
 
-KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
+KNOWN   := PRESET TASKS MODEL SET RESULTS CHECKOUTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: bench help reproduce test test-all plan report reread lab saes clean lock reference bench-selectors
+.PHONY: bench help reproduce test test-all plan report reread lab saes clean lock reference bench-selectors parity
 .DEFAULT_GOAL := help
 
 help:
@@ -66,6 +67,9 @@ bench: $(STAMP) ## the engine against its limits; on an idle machine, about 16 m
 
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
+
+parity: $(STAMP) ## the authors' programs beside ours; CHECKOUTS=folder that holds clones of them (results/README.md)
+	@for script in tests/oracles/*.py; do HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python "$$script" "$$CHECKOUTS"; done
 
 # Maintenance: keep of a finished run what readers look at (notebooks, report) and its products below 1 MB; no weights.
 reference:

@@ -122,7 +122,7 @@ def make(folder, *arguments):
 def test_make_refuses_a_variable_that_it_does_not_know(checkout):
     done = make(checkout, "reproduce", "PRESETS=quick")
     assert done.returncode != 0
-    assert "unknown variable PRESETS; known: PRESET TASKS MODEL SET RESULTS PYTHON" in done.stderr
+    assert "unknown variable PRESETS; known: PRESET TASKS MODEL SET RESULTS CHECKOUTS PYTHON" in done.stderr
 
 
 def test_make_says_which_python_it_needs(checkout):
