@@ -6,6 +6,7 @@ TASKS   :=
 MODEL   :=
 SET     :=
 RESULTS := results
+CHECKOUTS := ..
 PYTHON  := python3.11 python3
 
 VENV  := .venv
@@ -17,14 +18,14 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
 
 # As they were given, whatever quotes and spaces they hold; igds tells the changes in SET apart.
-export PRESET TASKS MODEL SET RESULTS
+export PRESET TASKS MODEL SET RESULTS CHECKOUTS
 WHAT = --preset "$$PRESET" --tasks "$$TASKS" --model "$$MODEL" --set "$$SET"
 
-KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
+KNOWN   := PRESET TASKS MODEL SET RESULTS CHECKOUTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: bench load help reproduce test test-all test-faults plan report reread lab saes clean lock reference bench-selectors
+.PHONY: bench load help reproduce test test-all test-faults parity plan report reread lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
@@ -73,6 +74,9 @@ bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 load: $(STAMP) ## igds select on pools of up to a million rows: seconds, memory, the bar's estimate; 15 minutes
 	@$(BIN)/python tests/benchmarks/load.py
 
+parity: $(STAMP) ## the authors' programs beside ours; CHECKOUTS=folder that holds clones of them (results/README.md)
+	@for script in tests/oracles/*.py; do HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python "$$script" "$$CHECKOUTS"; done
+
 # Maintenance: keep of a finished run what readers look at (notebooks, report) and its products below 1 MB; no weights.
 reference:
 	@rm -rf results/reference/$(PRESET)
@@ -102,6 +106,6 @@ $(STAMP): requirements.lock pyproject.toml
 	fi; \
 	$(PIP) --version >/dev/null 2>&1 || "$$found" -m venv --clear $(VENV)
 	@echo 'Installing the packages of requirements.lock into $(VENV): about 2.5 GB, once.'
-	@$(PIP) install --progress-bar on -r requirements.lock
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --progress-bar on --require-hashes --no-deps -r requirements.lock
+	@$(PIP) install --progress-bar on --no-build-isolation --editable .
 	@touch $@

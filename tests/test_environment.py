@@ -19,26 +19,12 @@ from packaging.version import Version
 
 from igds_utils.config.config import PROJECT
 
-DESIGN_CARD = {
-    *("jupyterlab", "papermill", "torch", "transformers", "sae-lens"),
-    *("matplotlib", "seaborn", "pandas", "unbabel-comet", "math-verify"),
-}
-
-
-def pins_of(lines) -> dict[str, str]:
-    """name -> version of every `name==version` line; any other requirement is an error."""
-    found = {}
-    for line in lines:
-        if text := line.split("#")[0].strip():
-            name, _, pin = text.partition("==")
-            assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", canonicalize_name(name)) and pin, f"not a pin: {text}"
-            found[canonicalize_name(name)] = pin
-    return found
-
-
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf8"))
 LOCK_TEXT = (PROJECT / "requirements.lock").read_text(encoding="utf8")
-LOCK = pins_of(LOCK_TEXT.splitlines())
+# `name==version`, its hashes, and a comment on what asks for it
+HASHES = r"(?: \\\n    --hash=sha256:[0-9a-f]{64})+"
+ENTRY = re.compile(rf"([a-z0-9][a-z0-9-]*)==([\w.]+){HASHES}\n    # via .+\n")
+LOCK = dict(ENTRY.findall(LOCK_TEXT))
 TESTS = list(PROJECT.glob("tests/**/*.py"))
 DIRECT = [
     Requirement(text)
@@ -50,8 +36,18 @@ DIRECT = [
 ]
 
 
+def test_the_lock_is_pins_with_hashes_and_names_no_place():
+    """What is left beside the entries are comments: no unhashed pin, no index, no path."""
+    assert not [line for line in ENTRY.sub("", LOCK_TEXT).splitlines() if line and line[0] != "#"]
+    assert not re.search(r"://|\s@\s|(^|\s)/", LOCK_TEXT, re.MULTILINE)
+
+
 @pytest.mark.parametrize("requirement", DIRECT, ids=str)
 def test_the_lock_satisfies_every_direct_requirement(requirement):
+    if requirement.name == "torch":  # it has several builds, so pyproject pins it
+        assert str(requirement.specifier).startswith("==")
+        assert requirement.specifier.contains(version("torch"))
+        return
     pin = LOCK.get(canonicalize_name(requirement.name))
     assert pin is not None, f"{requirement.name} is not in requirements.lock: make lock"
     assert requirement.specifier.contains(pin), f"{requirement} but requirements.lock has {pin}: make lock"
@@ -89,20 +85,17 @@ def test_what_the_code_imports_is_a_direct_requirement():
     assert not missing, f"not among pyproject's dependencies: {missing}"
 
 
-def test_the_conda_door_installs_the_same_lock_and_names_the_same_pins():
-    environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf8"))
-    python, pip, section = environment["dependencies"]
-    assert (python, pip) == ("python=3.11", "pip")
-    named = section["pip"]
-    assert named[-2:] == ["-r requirements.lock", "-e ."]
-    pins = pins_of(named[:-2])
-    assert set(pins) == DESIGN_CARD
-    assert pins == {name: LOCK[name] for name in DESIGN_CARD}
+def test_the_conda_door_makes_the_calls_of_pip_that_make_does():
+    files = PROJECT / "environment.yml", PROJECT / "Makefile"
+    conda, make = (file.read_text(encoding="utf8") for file in files)
+    assert yaml.safe_load(conda)["dependencies"] == ["python=3.11", "pip"]
+    calls = [re.findall(r"install .*?((?:--require|--no-build).*)", text) for text in (conda, make)]
+    assert calls[0] == calls[1] and len(calls[0]) == 2
 
 
-def test_the_lock_leaves_cuda_to_torch_and_names_no_place():
-    assert not [name for name in LOCK if name.startswith(("nvidia", "cuda")) or name == "triton"]
-    assert not re.search(r"://|--\w|^\s*-|\s@\s|(^|\s)/", LOCK_TEXT.split("\n", 2)[2], re.MULTILINE)
+def test_the_lock_leaves_torch_to_its_own_builds_and_cuda_to_torch():
+    assert not [name for name in LOCK if name.startswith(("nvidia", "cuda", "torch-", "triton"))]
+    assert "torch" not in LOCK
     assert not [pin for pin in LOCK.values() if Version(pin).local]
 
 
@@ -129,7 +122,7 @@ def make(folder, *arguments):
 def test_make_refuses_a_variable_that_it_does_not_know(checkout):
     done = make(checkout, "reproduce", "PRESETS=quick")
     assert done.returncode != 0
-    assert "unknown variable PRESETS; known: PRESET TASKS MODEL SET RESULTS PYTHON" in done.stderr
+    assert "unknown variable PRESETS; known: PRESET TASKS MODEL SET RESULTS CHECKOUTS PYTHON" in done.stderr
 
 
 def test_make_says_which_python_it_needs(checkout):
