@@ -38,24 +38,30 @@ def changes(overrides: Any) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise ConfigError(f"{text!r} is not FIELD=VALUE, as in recall.tau=0.5")
-        try:
-            found[field] = yaml.load(value, _Loader)
-        except yaml.YAMLError:
-            mend = "close its brackets and quotes"
-            raise ConfigError(f"{field}: {value!r} is no YAML: {mend}") from None
+        found[field] = read_yaml(value, field)
     return found
+
+
+def read_yaml(text: str | bytes, name: str) -> Any:
+    """What YAML holds. Raises `ConfigError`, with its line, where it is none or has a key twice."""
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML lets out whatever a value of the wrong form raises
+        mark = getattr(error, "problem_mark", None)
+        line, said = f" line {mark.line + 1}" if mark else "", getattr(error, "problem", 0) or error
+        raise ConfigError(f"{name}{line} is not valid YAML: {str(said).splitlines()[0]}") from None
 
 
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice; the plain loader keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        known = set()
+        known = []
         for key, _ in node.value:
             if key.value in known and key.tag != "tag:yaml.org,2002:merge":
-                twice = f"line {key.start_mark.line + 1}: {key.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(problem=twice)
-            known.add(key.value)
+                twice, place = f"{key.value!r} is given twice", key.start_mark
+                raise yaml.constructor.ConstructorError(problem=twice, problem_mark=place)
+            known.append(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -100,10 +106,9 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         known = f"known are {', '.join(preset_names())}, or give the path of a YAML file"
         raise ConfigError(f"no preset {file.stem!r}: {known}")
-    try:
-        return yaml.load(file.read_bytes(), _Loader) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file.name} is not valid YAML: {error}") from None
+    if isinstance(raw := read_yaml(file.read_bytes(), file.name) or {}, dict):
+        return raw
+    raise ConfigError(f"{file.name} holds a {type(raw).__name__}, not fields and their values")
 
 
 def _changed(raw: dict, overrides: dict[str, Any], file: str) -> dict[str, Any]:

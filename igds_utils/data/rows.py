@@ -29,6 +29,7 @@ TABLES = (".parquet", ".arrow")
 PACKED = (".gz", ".zst")
 HUB_ID = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<split>[\w.-]+))?(@(?P<config>[\w.-]+))?")
 BOM = b"\xef\xbb\xbf"
+BROKEN = (ValueError, RecursionError, OverflowError)  # what values without a meaning raise
 
 # "pool.jsonl line 17"; its record, or what is wrong with it
 Row = tuple[str, dict[str, Any] | str]
@@ -135,15 +136,23 @@ def _read(file: Path, called: str) -> Iterator[Row]:
         else:
             known = f"{', '.join([*TEXTS, *TABLES])}, those of text also in {' or '.join(PACKED)}"
             raise SourceError(f"{called} is of no known kind: write it as {known}")
-    except (OSError, csv.Error, ValueError) as error:  # pyarrow's are among them
+    except (*BROKEN, OSError, csv.Error, pa.ArrowException) as error:
         wrong = f"{called} cannot be read as a whole file ({error})"
         raise SourceError(f"{wrong}: write it again") from None
 
 
 def _table(batches: Iterable[Any], called: str) -> Iterator[Row]:
-    rows = (row for batch in batches for row in batch.to_pylist())
+    checked = (batch for batch in batches if _distinct(batch.schema.names))
+    rows = (row for batch in checked for row in batch.to_pylist())
     for number, row in enumerate(rows, start=1):
         yield f"{called} row {number}", decode(json.dumps(row, default=_text))
+
+
+def _distinct(names: Sequence[str]) -> bool:
+    """Raises `ValueError` for two columns of one name, of which the last would be read."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"several columns are called {twice[0]!r}")
+    return True
 
 
 def _text(value: Any) -> str:
@@ -161,7 +170,7 @@ def _json(stream: BinaryIO, called: str) -> Iterator[Row]:
         if line.strip():
             try:
                 record = _object(decode(line))
-            except ValueError as error:
+            except BROKEN as error:
                 record = f"is not JSON in UTF-8 ({error}): mend or remove the line"
             yield f"{called} line {number}", record
 
@@ -177,6 +186,7 @@ def _csv(stream: BinaryIO, called: str) -> Iterator[Row]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     delimiter = "\t" if ".tsv" in called.lower() else ","
     rows, line = csv.DictReader(text, delimiter=delimiter, strict=True), 2
+    _distinct(rows.fieldnames or [])
     for row in rows:
         ragged = None in row or None in row.values()
         yield f"{called} line {line}", "has not as many fields as the header" if ragged else row

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -61,8 +60,10 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
         fast_matmul()
     precision = getattr(torch, dtype)
     with _readable(ref, folder):
-        options = {"dtype": precision, "device_map": device_map(folder, precision)}
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        options = {"dtype": precision, "device_map": device_map(folder, precision), "output_loading_info": True}
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
+        if missing := sorted(info["missing_keys"]):  # transformers would make them up
+            raise ValueError(f"its files hold no {', '.join(missing[:3])}")
     return LM(model.eval(), load_tokenizer(ref), describe(ref))
 
 
@@ -96,11 +97,13 @@ def _readable(ref: Ref, folder: Path) -> Iterator[None]:
     """Say which files could not be read, and what to do about it."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
-        mend = "Check the name and revision in the preset"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # files that are no model's raise anything
+        mend = f"Check its name in the preset and the files in {folder}"
         if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
             mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = f"{type(error).__name__}, {' '.join(str(error).split())[:300]}"
         raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
 
 

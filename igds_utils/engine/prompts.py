@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from igds_utils.config.refs import ConfigError
 from igds_utils.config.settings import TaskConfig
 from igds_utils.engine.features import say_once
 from igds_utils.tasks.base import Task
@@ -57,12 +58,7 @@ def evaluation_prompt(
     task: Task, example: Example, tokenizer: Tokenizer, rendering: Rendering, shots: int = 0,
     max_tokens: int | None = None,
 ) -> str:  # fmt: skip
-    """The prompt of the test (Table 9, evaluation); without shots it is the identification prompt.
-
-    Raises `ValueError` if the task has fewer worked examples than `shots`.
-    """
-    if shots > len(task.shots):
-        raise ValueError(f"task {task.name} has {len(task.shots)} worked examples, not {shots}: lower `shots`")
+    """The prompt of the test (Table 9, evaluation); without shots it is the identification prompt."""
     worked = "".join(task.shot_template.format(**shot) for shot in task.shots[:shots])
     template = task.few_shot_template if shots else task.identification_template
 
@@ -161,7 +157,7 @@ def _render(prompt: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
     if rendering == "bare":
         return prompt
     if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template: set `rendering: bare`, or use a chat model")
+        raise ConfigError("the tokenizer has no chat template: set `rendering: bare`, or use a chat model")
     body, cue = prompt.rsplit("\n", 1)
     turn = [{"role": "user", "content": body}]
     # Only Qwen3's template reads enable_thinking; templates ignore what they do not name.
@@ -209,7 +205,7 @@ def encode_pairs(
     prefix of them: activations read on the prompt alone would then not be those of the training sample.
     """
     if eos and tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no EOS token, so a target cannot be ended: set tokenizer.eos_token")
+        raise ConfigError("the tokenizer has no EOS token, so a target cannot be ended: set tokenizer.eos_token")
     end = [tokenizer.eos_token_id] * eos
     completions = [as_text(completion, tokenizer) for completion in completions]
     whole = encode_all(tokenizer, [p + c for p, c in zip(prompts, completions, strict=True)])

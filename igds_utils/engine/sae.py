@@ -14,7 +14,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from igds_utils import tiny
@@ -29,6 +29,7 @@ ONE_COLUMN = {"jumprelu", "standard"}
 OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
 DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError)  # what reading a cut file raises
 FOREIGN = (*DAMAGED, OSError, ValueError, KeyError, TypeError)  # the same, or files that are no SAE's
+NO_SAE = "holds no SAE in the inference form that sae_lens saves"
 
 
 class Saes:
@@ -53,6 +54,8 @@ class Saes:
         for layer in self.layers if config.source == "folder" else ():
             folder = self._places[layer]
             check(described(folder), f"{folder.name} of {config.name}", layer, width)
+            with _readable(f"{folder} {NO_SAE}", FOREIGN):
+                _check_shapes(folder)
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
@@ -103,7 +106,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu"):
     """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
     from sae_lens import SAE
 
-    with _readable(f"{folder} holds no SAE in the inference form that sae_lens saves", FOREIGN):
+    with _readable(f"{folder} {NO_SAE}", FOREIGN):
         check(described(folder), folder.name)
         return _still(SAE.load_from_disk(folder, device=str(device), dtype="float32"), device)
 
@@ -119,6 +122,15 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     with _readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", DAMAGED):
         sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options))
     return _still(sae, device)
+
+
+def _check_shapes(folder: Path) -> None:
+    """Raise `ValueError` unless the weights have the shapes that cfg.json says; reads their file's header alone."""
+    d_in, d_sae = (described(folder)[name] for name in ("d_in", "d_sae"))
+    with safe_open(folder / "sae_weights.safetensors", "pt") as file:
+        for name, expected in {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}.items():
+            if (shape := file.get_slice(name).get_shape()) != expected:
+                raise ValueError(f"{name} has the shape {shape}, by cfg.json {expected}")
 
 
 @contextmanager
@@ -159,6 +171,8 @@ def _converter(release: str):
 
 
 def _still(sae, device: torch.device | str):
+    if not all(parameter.isfinite().all() for parameter in sae.parameters()):
+        raise ValueError("its weights are not all numbers")
     return sae.to(torch.float32).requires_grad_(False).eval().to(device)
 
 

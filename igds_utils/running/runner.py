@@ -31,7 +31,7 @@ from nbclient.exceptions import DeadKernelError
 
 from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
 from igds_utils.core.arms import arms, asked_in_general
-from igds_utils.core.launch import PROFILES, check_gpus, claim, follow, this_process
+from igds_utils.core.launch import PROFILES, check_gpus, claim, configuration, follow, this_process
 from igds_utils.core.manifest import timings
 from igds_utils.core.store import write_whole
 from igds_utils.display import duration
@@ -110,10 +110,19 @@ def asked(
     among the parameters are relative to the notebooks' folder: executed copies name no folder of
     this machine.
     """
+    from igds_utils import selectors  # with pandas and the tasks, which jobs do not need here
+    from igds_utils.core.experiment import Run
+
     tasks, overrides = task_names(tasks), changes(overrides)
     chosen = load_preset(preset, model, tasks, overrides)
-    for task in chosen.tasks.values():  # an unknown arm is refused here, not after hours
+    for name, task in chosen.tasks.items():  # what is unknown is refused here, not after hours
+        Run(chosen, Path()).task(name)
         asked_in_general(task)
+        judged = task.quality.selectors if task.quality else []
+        for selector in [*task.selectors, *([] if judged == "all" else judged)]:
+            selectors.get(selector)
+    if chosen.launch.training:
+        configuration(chosen.launch.training)
     parts = chosen.launch.parts
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
         check_gpus(chosen, parts)

@@ -114,8 +114,9 @@ def task_features(run: Run, task: str, text: str = "") -> list[Feature]:
     names = [name.strip() for name in text.split(",")]
     if file.suffix == ".json":
         try:
-            names = json.loads(file.read_text(encoding="utf-8-sig"))["selected"]
-        except (OSError, ValueError, KeyError):
+            names = json.loads(file.read_text(encoding="utf-8-sig"))["selected"] or [""]
+            names = [Feature.parse(name).name for name in names]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             raise ConfigError(
                 f"no task features of {task} are stored in {file}: run notebooks 1 and 2, "
                 "or name features as l<layer>_p<index>"
@@ -128,6 +129,6 @@ def task_features(run: Run, task: str, text: str = "") -> list[Feature]:
         said, layers = f"feature {name}: ", ", ".join(map(str, run.saes.layers))
         if one.layer not in run.saes.layers:
             raise ConfigError(f"{said}layer {one.layer} has no SAE; there are {layers}")
-        if one.index >= run.saes.d_sae:
+        if not 0 <= one.index < run.saes.d_sae:
             raise ConfigError(f"{said}the SAE has {run.saes.d_sae} features, from 0 on")
     return [Feature.parse(name) for name in names]

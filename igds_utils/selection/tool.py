@@ -71,11 +71,8 @@ def select(
     results, so that another selector or ratio costs little, and a call that was killed goes on
     where it was. Raises `ConfigError` and `SourceError`.
     """
-    try:
-        asked = selectors.get(selector).measurements
-        selection_size(ratio, 1)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    asked = selectors.get(selector).measurements
+    selection_size(ratio, 1)  # refuses a ratio that is none
     rows, folder = find_rows(source), Path(folder)
     given = [file.resolve() for file in rows.files.values()]
     if taken := [file for name in WRITTEN if (file := folder.resolve() / name) in given]:
@@ -115,11 +112,13 @@ def _read(
 ) -> tuple[list[tuple[Example, str, dict]], list[str]]:
     """Every sample with its place ("pool.jsonl line 17") and its record, and remarks."""
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in columns.items()}
-    source = DataSource.model_validate({"file": "", "columns": columns})
+    source = DataSource.read({"file": "", "columns": columns})
     records, read, seen = Records(rows, run.task(task), source, scored=False), [], {}
     for example, place, record in records.read():
         try:
             _check(run, task, measurements, example)
+        except ConfigError:  # not the sample's fault
+            raise
         except ValueError as error:
             records.problems[place] = f"{place}: {error}"
         else:
@@ -178,12 +177,12 @@ def explain(folder: str | Path, sample_id: str) -> str:
     """
     folder = Path(folder)
     try:
-        cut = json.loads((folder / FACTS).read_text(encoding="utf8"))["selected"]
+        cut = int(json.loads((folder / FACTS).read_text(encoding="utf8"))["selected"])
         texts = {"sample_id": str, "place": str}
         scores = pd.read_csv(folder / SCORES, dtype=texts, keep_default_na=False)
-    except (OSError, ValueError):
+        scores = scores.set_index("sample_id")
+    except (OSError, ValueError, LookupError, TypeError):
         raise ConfigError(f"{folder} holds no selection: make one with `igds select`") from None
-    scores = scores.set_index("sample_id")
     if sample_id not in scores.index:
         raise ConfigError(f"no sample {sample_id!r} in {folder}: the ids are those of {SCORES}")
     shown = scores.loc[[*dict.fromkeys([sample_id, *scores.index[cut - 1 : cut + 1]])]]

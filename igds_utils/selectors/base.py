@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from igds_utils.config.config import ConfigError
 from igds_utils.core.arms import selection_size
 from igds_utils.tasks.examples import Example
 
@@ -62,9 +63,9 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Selector:
-    """The selector of that name; raises `ValueError` with the known names."""
+    """The selector of that name; raises `ConfigError` with the known names."""
     if name not in _REGISTRY:
-        raise ValueError(f"no selector {name!r}; known: {', '.join(names())}")
+        raise ConfigError(f"no selector {name!r}; known: {', '.join(names())}")
     return _REGISTRY[name]
 
 

@@ -40,6 +40,7 @@ class Task:
     """
 
     def __init__(self, name: str, spec: TaskSpec):
+        _check_templates(name, spec)
         body, cue = spec.prompt.rsplit("\n", 1)
         self.name, self.title = name, spec.title
         self.scoring, self.metric = spec.metric, spec.metric.name
@@ -148,6 +149,23 @@ class Task:
         for stop in self.stops:
             output = output.partition(stop)[0]
         return output.strip()
+
+
+def _check_templates(name: str, spec: TaskSpec) -> None:
+    """Raise `ConfigError` for a template with a brace too many, or a name that nothing fills."""
+    for part in ("prompt", "target", "instruction", "input", "output", "few_shot", "shot"):
+        template, source = getattr(spec, part) or "", spec.prompt if part != "target" else spec.target
+        try:
+            known = [*placeholders(source), "target", "shots", *(spec.shots or [{}])[0]]
+            template.format(**dict.fromkeys(known, ""))
+        except (ValueError, LookupError, AttributeError) as error:
+            said = f"{part} cannot be filled, {type(error).__name__}: {error}"
+            mend = "write a field as {name}, and a brace itself twice"
+            raise ConfigError(f"task {name}: {said}; {mend}") from None
+    fields = placeholders(spec.prompt)
+    if not fields or spec.metric.name == "comet" and "source_text" not in fields:
+        needed = "source_text, which COMET reads" if fields else "field, so all would be alike"
+        raise ConfigError(f"task {name}: prompt holds no {needed}")
 
 
 def _score(metric: Metric, output: str, example: Example) -> Scores:

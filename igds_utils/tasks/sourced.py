@@ -44,6 +44,8 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     (reason -> how many).
     """
     sources, asked, streams, facts = config.data.get("sources", {}), config.set_sizes, {}, {}
+    if not isinstance(sources, dict):
+        raise ConfigError(f"tasks.{task.name}.data.sources must hold a name and fields for each source")
     for name, raw in sources.items():
         place = ("tasks", task.name, "data", "sources", name)
         source = DataSource.read(raw, place=place)
