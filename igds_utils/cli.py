@@ -54,9 +54,12 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _select(options: argparse.Namespace) -> None:
+    from igds_utils.core.experiment import open_run
     from igds_utils.selection import tool
 
-    run = _opened(options, [options.task])
+    asked = (options.preset, options.model, [options.task], options.changes, options.results)
+    run = open_run(*asked, count=False)
+    run.store.log = lambda line: print(line, file=sys.stderr)  # printed is the answer alone
     where = (options.task, options.pool, options.out)
     how = (options.selector, options.ratio, options.features, dict(options.columns))
     made = tool.select(run, *where, *how, options.skip_bad)
@@ -70,15 +73,6 @@ def _explain(options: argparse.Namespace) -> None:
     from igds_utils.selection import tool
 
     print(tool.explain(options.folder, options.sample))
-
-
-def _opened(options: argparse.Namespace, tasks: list[str]):
-    from igds_utils.core.experiment import open_run
-
-    asked = (options.preset, options.model, tasks, options.changes, options.results)
-    run = open_run(*asked, count=False)
-    run.store.log = lambda line: print(line, file=sys.stderr)  # printed is the answer alone
-    return run
 
 
 def _column(text: str) -> tuple[str, str]:

@@ -267,9 +267,3 @@ def test_critical_position_refuses_what_it_cannot_find():
         prompts.critical_position(made, "Solution: 5", "Solution: 5")
     with pytest.raises(ValueError, match="does not begin with the prompt"):
         prompts.critical_position(made, "Answer: 5", "Solution:")
-
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(ValueError, match="Slow gives no character offsets"):
-        prompts.critical_position(Slow(), "Solution:", "Solution:")

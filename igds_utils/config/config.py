@@ -96,8 +96,7 @@ def load_preset(
         preset = Preset.read(raw, file.name)
     for task in tasks:
         if task not in preset.tasks:
-            known = ", ".join(preset.tasks)
-            raise ConfigError(f"{file.name}: no task {task!r}; known: {known}")
+            raise ConfigError(f"{file.name}: no task {task!r}; known: {', '.join(preset.tasks)}")
     kept = {task: preset.tasks[task] for task in tasks} or preset.tasks
     return preset.model_copy(update={"tasks": kept})
 

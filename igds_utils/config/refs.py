@@ -48,8 +48,7 @@ class Strict(BaseModel):
             if key not in known:
                 close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
-                all_known = f"known here: {', '.join(known)}"
-                raise ValueError(f"unknown key {key!r}{hint}; {all_known}")
+                raise ValueError(f"unknown key {key!r}{hint}; known here: {', '.join(known)}")
         return fields
 
 
@@ -89,13 +88,9 @@ def _kind(raw: Any) -> str | None:
 
 
 Ref = Annotated[
-    Annotated[HubRef, Tag("hub")]
-    | Annotated[FolderRef, Tag("folder")]
-    | Annotated[WheelRef, Tag("wheel")]
-    | Annotated[TinyRef, Tag("tiny")],
-    Discriminator(
-        _kind, "kind", "name a model by `hub`, `folder`, `wheel` or `tiny`, as in {folder: path}"
-    ),
+    Annotated[HubRef, Tag("hub")] | Annotated[FolderRef, Tag("folder")]
+    | Annotated[WheelRef, Tag("wheel")] | Annotated[TinyRef, Tag("tiny")],
+    Discriminator(_kind, "kind", "name a model by `hub`, `folder`, `wheel` or `tiny`"),
 ]
 
 
@@ -165,12 +160,9 @@ class Column(Strict):
         return PIECE.findall(self.column) or [self.column]
 
 
-def _named(column: Any) -> Any:
-    """`question: problem` is short for `question: {column: problem}`."""
-    return {"column": column} if isinstance(column, str) else column
-
-
-Columns = dict[str, Annotated[Column, BeforeValidator(_named)]]
+# `question: problem` is short for `question: {column: problem}`
+_named = BeforeValidator(lambda column: {"column": column} if isinstance(column, str) else column)
+Columns = dict[str, Annotated[Column, _named]]
 
 
 class MirrorFile(Strict):

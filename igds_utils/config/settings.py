@@ -167,15 +167,8 @@ class TaskConfig(Strict):
         if self.ratio in self.curve.ratios:
             raise ValueError(f"curve.ratios must differ from ratio, {self.ratio:g}")
         if unknown := set(self.curve.selectors) - set(self.selectors):
-            mend = "curve=null leaves it out"
-            raise ValueError(f"curve.selectors must be among selectors: {unknown}; {mend}")
+            raise ValueError(f"curve.selectors must be among selectors, as {unknown} are not")
         return self
-
-    @property
-    def set_sizes(self) -> dict[str, int | None]:
-        """Samples of every set by name; the pool of known quality comes last."""
-        quality = {"quality": self.quality.size} if self.quality else {}
-        return self.sizes.model_dump() | quality
 
     def seeds_of(self, selector: str) -> list[int]:
         """The seeds of a selector's arms; for Random as many as it has draws."""
@@ -211,8 +204,7 @@ class Preset(Strict):
     @model_validator(mode="after")
     def _one_model_for_all(self):
         if self.model not in self.models:
-            known = ", ".join(self.models)
-            raise ValueError(f"no model {self.model!r}; known: {known}")
+            raise ValueError(f"no model {self.model!r}; known: {', '.join(self.models)}")
         for name, task in self.tasks.items():
             own = {field: getattr(task.sft, field) for field in task.sft.model_fields_set}
             merged = self.sft.model_copy(update=own)

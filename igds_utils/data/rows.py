@@ -142,17 +142,9 @@ def _read(file: Path, called: str) -> Iterator[Row]:
 
 
 def _table(batches: Iterable[Any], called: str) -> Iterator[Row]:
-    checked = (batch for batch in batches if _distinct(batch.schema.names))
-    rows = (row for batch in checked for row in batch.to_pylist())
+    rows = (row for batch in batches for row in batch.to_pylist())
     for number, row in enumerate(rows, start=1):
         yield f"{called} row {number}", decode(json.dumps(row, default=_text))
-
-
-def _distinct(names: Sequence[str]) -> bool:
-    """Raises `ValueError` for two columns of one name, of which the last would be read."""
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"several columns are called {twice[0]!r}")
-    return True
 
 
 def _text(value: Any) -> str:
@@ -186,7 +178,8 @@ def _csv(stream: BinaryIO, called: str) -> Iterator[Row]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     delimiter = "\t" if ".tsv" in called.lower() else ","
     rows, line = csv.DictReader(text, delimiter=delimiter, strict=True), 2
-    _distinct(rows.fieldnames or [])
+    if len({*(names := rows.fieldnames or [])}) < len(names):
+        raise ValueError(f"two columns have the same name: {', '.join(names)}")
     for row in rows:
         ragged = None in row or None in row.values()
         yield f"{called} line {line}", "has not as many fields as the header" if ragged else row

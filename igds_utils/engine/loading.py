@@ -59,7 +59,7 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     else:
         fast_matmul()
     precision = getattr(torch, dtype)
-    with _readable(ref, folder):
+    with readable(_damaged(ref, folder)):
         options = {"dtype": precision, "device_map": device_map(folder, precision), "output_loading_info": True}
         model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
         if missing := sorted(info["missing_keys"]):  # transformers would make them up
@@ -70,7 +70,7 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
 def load_config(ref: Ref) -> PretrainedConfig:
     """The configuration of a language model, without its weights; `SourceError` as of `load_lm`."""
     folder = model_folder(ref, weights=False)
-    with _readable(ref, folder):
+    with readable(_damaged(ref, folder)):
         config = AutoConfig.from_pretrained(folder)
     if config.model_type not in ARCHITECTURES:
         raise hub.SourceError(
@@ -83,7 +83,7 @@ def load_config(ref: Ref) -> PretrainedConfig:
 def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, without its weights."""
     folder = model_folder(ref, weights=False)
-    with _readable(ref, folder):
+    with readable(_damaged(ref, folder)):
         tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -92,19 +92,23 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def _damaged(ref: Ref, folder: Path) -> str:
+    mend = f"check its name in the preset and the files in {folder}"
+    if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
+        mend = f"if a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
+    return f"could not load {describe(ref)}: {mend}"
+
+
 @contextmanager
-def _readable(ref: Ref, folder: Path) -> Iterator[None]:
-    """Say which files could not be read, and what to do about it."""
+def readable(otherwise: str) -> Iterator[None]:
+    """Raise `SourceError` with this text, and the reason, where files cannot be read: libraries raise anything then."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (hub.SourceError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # files that are no model's raise anything
-        mend = f"Check its name in the preset and the files in {folder}"
-        if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
-            mend = f"If a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
-        reason = f"{type(error).__name__}, {' '.join(str(error).split())[:300]}"
-        raise hub.SourceError(f"could not load {describe(ref)}: {reason}. {mend}.") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise hub.SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
 
 
 # ---- where a model is put --------------------------------------------------------------------------------

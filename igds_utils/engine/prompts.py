@@ -226,10 +226,8 @@ def critical_position(
 
     text: the prompt and what follows, if anything does. ids: its tokens, where they are known. Found by character
     offset, so neither what follows nor a colon merged with its neighbours can move it. Raises `ValueError` if the
-    prompt does not end in a colon or does not begin the text, or if the tokenizer knows no offsets.
+    prompt does not end in a colon or does not begin the text.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} gives no character offsets: load it with use_fast=True")
     if not prompt.endswith(":"):
         raise ValueError(f"the prompt must end in the colon ':' (U+003A), it ends in {prompt[-20:]!r}")
     if not text.startswith(prompt):

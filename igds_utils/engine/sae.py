@@ -7,14 +7,12 @@ one unit of it adds to the residual stream.
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from igds_utils import tiny
@@ -22,13 +20,12 @@ from igds_utils.config.refs import SaeConfig
 from igds_utils.data.hub import SourceError, fetched
 from igds_utils.engine.features import Feature as Feature
 from igds_utils.engine.features import check, described, release_ids, sae_folders, sae_release, say_once
+from igds_utils.engine.loading import readable
 
 # Architectures whose feature i depends on encoder column i alone; for others the whole encoder decides.
 ONE_COLUMN = {"jumprelu", "standard"}
 # sae_lens's names of OpenMOSS's formats -> the file of a layer that holds its settings
 OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
-DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError)  # what reading a cut file raises
-FOREIGN = (*DAMAGED, OSError, ValueError, KeyError, TypeError)  # the same, or files that are no SAE's
 NO_SAE = "holds no SAE in the inference form that sae_lens saves"
 
 
@@ -54,8 +51,7 @@ class Saes:
         for layer in self.layers if config.source == "folder" else ():
             folder = self._places[layer]
             check(described(folder), f"{folder.name} of {config.name}", layer, width)
-            with _readable(f"{folder} {NO_SAE}", FOREIGN):
-                _check_shapes(folder)
+            _check_shapes(folder)
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
@@ -106,8 +102,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu"):
     """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
     from sae_lens import SAE
 
-    with _readable(f"{folder} {NO_SAE}", FOREIGN):
-        check(described(folder), folder.name)
+    with readable(f"{folder} {NO_SAE}"):
         return _still(SAE.load_from_disk(folder, device=str(device), dtype="float32"), device)
 
 
@@ -119,30 +114,17 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
     options = {"device": "cpu", "converter": _converter(release)}
     mend = f"remove {place} from the hub's cache (`hf cache delete`), and it is fetched anew"
-    with _readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", DAMAGED):
-        sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options))
-    return _still(sae, device)
+    with readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}"):
+        return _still(fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options)), device)
 
 
 def _check_shapes(folder: Path) -> None:
-    """Raise `ValueError` unless the weights have the shapes that cfg.json says; reads their file's header alone."""
-    d_in, d_sae = (described(folder)[name] for name in ("d_in", "d_sae"))
-    with safe_open(folder / "sae_weights.safetensors", "pt") as file:
+    """Raise `SourceError` unless the weights have the shapes that cfg.json says; reads their file's header alone."""
+    with readable(f"{folder} {NO_SAE}"), safe_open(folder / "sae_weights.safetensors", "pt") as file:
+        d_in, d_sae = (described(folder)[name] for name in ("d_in", "d_sae"))
         for name, expected in {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}.items():
             if (shape := file.get_slice(name).get_shape()) != expected:
                 raise ValueError(f"{name} has the shape {shape}, by cfg.json {expected}")
-
-
-@contextmanager
-def _readable(otherwise: str, faults: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Raise `SourceError` with this text, and the reason, for one of these faults."""
-    try:
-        yield
-    except (SourceError, torch.OutOfMemoryError):
-        raise
-    except faults as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
 
 
 def _converter(release: str):
@@ -171,8 +153,6 @@ def _converter(release: str):
 
 
 def _still(sae, device: torch.device | str):
-    if not all(parameter.isfinite().all() for parameter in sae.parameters()):
-        raise ValueError("its weights are not all numbers")
     return sae.to(torch.float32).requires_grad_(False).eval().to(device)
 
 

@@ -110,7 +110,7 @@ def asked(
     among the parameters are relative to the notebooks' folder: executed copies name no folder of
     this machine.
     """
-    from igds_utils import selectors  # with pandas and the tasks, which jobs do not need here
+    from igds_utils import selectors
     from igds_utils.core.experiment import Run
 
     tasks, overrides = task_names(tasks), changes(overrides)
@@ -118,11 +118,10 @@ def asked(
     for name, task in chosen.tasks.items():  # what is unknown is refused here, not after hours
         Run(chosen, Path()).task(name)
         asked_in_general(task)
-        judged = task.quality.selectors if task.quality else []
-        for selector in [*task.selectors, *([] if judged == "all" else judged)]:
+        judged = getattr(task.quality, "selectors", "all")
+        for selector in [*task.selectors, *(judged if judged != "all" else ())]:
             selectors.get(selector)
-    if chosen.launch.training:
-        configuration(chosen.launch.training)
+    configuration(chosen.launch.training or "fsdp")
     parts = chosen.launch.parts
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
         check_gpus(chosen, parts)

@@ -23,7 +23,7 @@ from igds_utils.core.store import content_hash
 from igds_utils.engine import activations, prompts
 from igds_utils.engine.batching import even_chunks
 from igds_utils.engine.features import Feature
-from igds_utils.engine.losses import Pair
+from igds_utils.engine.losses import Pair, check_pair
 from igds_utils.selection import features, gradients  # noqa: F401  (importing registers)
 from igds_utils.selection.measurements import MEASUREMENTS, Measured
 from igds_utils.tasks.examples import Example
@@ -74,12 +74,8 @@ class Samples:
 
     def _cut(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Raises `ValueError` where that leaves no target."""
-        for sample, (_, n_prompt) in zip(self.samples, pairs, strict=True):
-            if n_prompt >= self.max_length:
-                raise ValueError(
-                    f"sample {sample.id}: its prompt alone has {n_prompt} tokens, "
-                    f"sft.max_length is {self.max_length}: raise it, or shorten the prompt"
-                )
+        for sample, pair in zip(self.samples, pairs, strict=True):
+            check_pair(*pair, sample.id, self.max_length)
         return [(ids[: self.max_length], n_prompt) for ids, n_prompt in pairs]
 
 

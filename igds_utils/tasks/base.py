@@ -154,18 +154,17 @@ class Task:
 def _check_templates(name: str, spec: TaskSpec) -> None:
     """Raise `ConfigError` for a template with a brace too many, or a name that nothing fills."""
     for part in ("prompt", "target", "instruction", "input", "output", "few_shot", "shot"):
-        template, source = getattr(spec, part) or "", spec.prompt if part != "target" else spec.target
         try:
-            known = [*placeholders(source), "target", "shots", *(spec.shots or [{}])[0]]
-            template.format(**dict.fromkeys(known, ""))
+            fields = placeholders(spec.target if part == "target" else spec.prompt)
+            known = [*fields, "target", "shots", *(spec.shots or [{}])[0]]
+            (getattr(spec, part) or "").format(**dict.fromkeys(known, ""))
         except (ValueError, LookupError, AttributeError) as error:
             said = f"{part} cannot be filled, {type(error).__name__}: {error}"
             mend = "write a field as {name}, and a brace itself twice"
             raise ConfigError(f"task {name}: {said}; {mend}") from None
-    fields = placeholders(spec.prompt)
-    if not fields or spec.metric.name == "comet" and "source_text" not in fields:
-        needed = "source_text, which COMET reads" if fields else "field, so all would be alike"
-        raise ConfigError(f"task {name}: prompt holds no {needed}")
+    needed = "source_text" if spec.metric.name == "comet" else ""
+    if not fields or needed and needed not in fields:
+        raise ConfigError(f"task {name}: prompt must hold a field {needed}, as {{name}}")
 
 
 def _score(metric: Metric, output: str, example: Example) -> Scores:

@@ -54,12 +54,11 @@ class OwnData(Strict):
 class WordProblems(OwnData):
     """Arithmetic word problems with worked solutions, and requests that are none."""
 
-    steps: dict[Literal[1, 2, 3], PositiveFloat] = Field(
-        {1: 0.5, 2: 0.4, 3: 0.1}, min_length=1, description="weight of each difficulty"
-    )
-    max_number: int = Field(20, ge=5, description="largest number given in a question")
-    families: list[Family] | None = Field(None, description="of stories; all where left out")
-    off_task: float = Field(0.25, ge=0, lt=1, description="share of the pool that is no problem")
+    # weight of each difficulty
+    steps: dict[Literal[1, 2, 3], PositiveFloat] = Field({1: 0.5, 2: 0.4, 3: 0.1}, min_length=1)
+    max_number: int = Field(20, ge=5)  # the largest given in a question
+    families: list[Family] | None = None  # of stories; none: all
+    off_task: float = Field(0.25, ge=0, lt=1)  # share of the pool that is no problem
 
     def examples(self, sizes: dict[str, int | None], random: Random) -> list[Example]:
         """The requests, mixed in, all fall into the pool; the pool of known quality has none."""
@@ -153,9 +152,9 @@ class ArticleLeads(OwnData):
     by overlap when it just continues at length. Leaving out the rest is what is learnt.
     """
 
-    wheel: WheelRef = Field(description="`file` is the JSON file of the article leads")
-    min_words: int = Field(30, description="words of the text, cut at a sentence's end")
-    max_words: int = Field(80, description="words of the text, cut at a sentence's end")
+    wheel: WheelRef  # `file` is the JSON file of the article leads
+    min_words: int = 30  # of the text, cut at a sentence's end
+    max_words: int = 80
 
     def load(self) -> Iterator[Example]:
         """Left out: leads with holes where formulas or names were stripped, that do not name their
@@ -192,9 +191,7 @@ class InterfaceMessages(OwnData):
     """English interface messages and their translations, of JupyterLab's language packs."""
 
     language: Literal["fr", "zh"] = "fr"
-    wheels: dict[str, WheelRef] = Field(
-        description="language -> language pack; `file` is the folder of its catalogs"
-    )
+    wheels: dict[str, WheelRef]  # by language; `file` is the folder of a pack's catalogs
 
     def load(self) -> Iterator[Example]:
         """The catalogs map `context \\x04 message` to a list of plural forms (the first is taken).

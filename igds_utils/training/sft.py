@@ -90,8 +90,6 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
 
     Inside a batch the longest comes first: the loss is a mean over all its target tokens, so that changes only padding.
     """
-    if not lengths:
-        raise ValueError("no samples to train on: the selection is empty")
     random = np.random.default_rng(seed)
     epochs = [random.permutation(len(lengths)).tolist() for _ in range(math.ceil(config.epochs))]
     order = [i for epoch in epochs for i in epoch][: max(1, round(config.epochs * len(lengths)))]
@@ -129,12 +127,7 @@ def dealt(batch: list[Pair], size: int, processes: int) -> list[list[Pair]]:
 def _fitting(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     """The pairs, with targets cut at `max_length` tokens of prompt and target."""
     for number, (ids, n_prompt) in enumerate(pairs):
-        check_pair(ids, n_prompt, number)
-        if n_prompt >= max_length:
-            raise ValueError(
-                f"sample {number}: its prompt alone has {n_prompt} tokens, sft.max_length is {max_length}: raise it, "
-                "or cut the body of the prompt"
-            )
+        check_pair(ids, n_prompt, number, max_length)
     if cut := sum(len(ids) > max_length for ids, _ in pairs):
         told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {max_length}: cut there"
         warnings.warn(told, stacklevel=3)
