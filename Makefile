@@ -24,7 +24,7 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: bench help reproduce test test-all plan report reread lab saes clean lock reference bench-selectors
+.PHONY: bad-input bench help reproduce test test-all plan report reread lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
@@ -66,6 +66,11 @@ bench: $(STAMP) ## the engine against its limits; on an idle machine, about 16 m
 
 bench-selectors: $(STAMP) ## speed of the selectors: ratios measured in one run
 	@TQDM_DISABLE=1 $(BIN)/python tests/benchmarks/bench_selectors.py
+
+# Maintenance: malformed input and what is said of it; then random damage to pools, tasks and presets, for ten minutes.
+bad-input: $(STAMP)
+	@$(BIN)/python tests/faults/bad_input.py
+	@PYTHONPATH=tests $(BIN)/python -m faults.fuzz --minutes 10
 
 # Maintenance: keep of a finished run what readers look at (notebooks, report) and its products below 1 MB; no weights.
 reference:

@@ -138,8 +138,6 @@ def changed(place=2, **fields):
     return [r | fields if i == place else r for i, r in enumerate(RECORDS)]
 
 
-
-
 @pytest.mark.parametrize(
     ("selector", "expected"),
     [
@@ -161,7 +159,6 @@ def test_a_sample_that_is_too_long_is_refused_or_left_out(selector, expected, ru
 def call(pool_file, out, run, *more):
     shared = ["--preset", "smoke", "--task", "math", "--results", str(run.root.parent)]
     return ["select", str(pool_file), *shared, "--out", str(out), *more]
-
 
 
 # ---- the command line ----

@@ -89,7 +89,11 @@ def load_preset(
     """
     file, tasks = preset_file(str(name)), task_names(tasks)
     overrides = changes(overrides) | ({"model": model} if model else {})
-    raw = _read(file)
+    if not file.is_file():
+        known = f"known are {', '.join(preset_names())}, or give the path of a YAML file"
+        raise ConfigError(f"no preset {file.stem!r}: {known}")
+    if not isinstance(raw := read_yaml(file.read_bytes(), file.name) or {}, dict):
+        raise ConfigError(f"{file.name} holds a {type(raw).__name__}, not fields and their values")
     preset = Preset.read(_changed(raw, overrides, file.name), file.name)
     if own := preset.chosen.overrides:
         raw = _changed(_changed(raw, own, file.name), overrides, file.name)
@@ -101,26 +105,13 @@ def load_preset(
     return preset.model_copy(update={"tasks": kept})
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        known = f"known are {', '.join(preset_names())}, or give the path of a YAML file"
-        raise ConfigError(f"no preset {file.stem!r}: {known}")
-    if isinstance(raw := read_yaml(file.read_bytes(), file.name) or {}, dict):
-        return raw
-    raise ConfigError(f"{file.name} holds a {type(raw).__name__}, not fields and their values")
-
-
 def _changed(raw: dict, overrides: dict[str, Any], file: str) -> dict[str, Any]:
     """A copy with other values at dotted places."""
-    raw = dict(raw)
     for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        node = raw
-        for key in parents:
-            if not isinstance(node.get(key, {}), dict):
-                raise ConfigError(f"{file}: {dotted}: {key!r} has no fields of its own")
-            # a copy: an alias of the YAML stands at other places too
-            node[key] = dict(node.get(key, {}))
-            node = node[key]
-        node[last] = value
+        first, _, rest = dotted.partition(".")
+        if rest:
+            if not isinstance(below := raw.get(first, {}), dict):
+                raise ConfigError(f"{file}: {dotted}: {first!r} has no fields of its own")
+            value = _changed(below, {rest: value}, file)
+        raw = raw | {first: value}  # what an alias of the YAML shares stays as it is
     return raw

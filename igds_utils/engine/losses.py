@@ -49,10 +49,8 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
 def check_pair(ids: Sequence[int], n_prompt: int, name: int | str, max_length: int | None = None) -> None:
     """Raise `ValueError` unless a pair has a prompt and a target, which begins within `max_length` tokens."""
     if not 0 < n_prompt < len(ids):
-        raise ValueError(
-            f"sample {name}: {len(ids)} tokens, {n_prompt} of them the prompt's: "
-            "a sample needs a prompt and a target of at least one token each"
-        )
+        mend = "a sample needs a prompt and a target of at least one token each"
+        raise ValueError(f"sample {name}: {len(ids)} tokens, {n_prompt} of them the prompt's: {mend}")
     if max_length and n_prompt >= max_length:
         said = f"its prompt alone has {n_prompt} tokens, sft.max_length is {max_length}"
         raise ValueError(f"sample {name}: {said}: raise it, or cut the body of the prompt")

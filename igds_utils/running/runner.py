@@ -121,7 +121,8 @@ def asked(
         judged = getattr(task.quality, "selectors", "all")
         for selector in [*task.selectors, *(judged if judged != "all" else ())]:
             selectors.get(selector)
-    configuration(chosen.launch.training or "fsdp")
+    if chosen.launch.training:
+        configuration(chosen.launch.training)
     parts = chosen.launch.parts
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
         check_gpus(chosen, parts)

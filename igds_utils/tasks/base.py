@@ -159,12 +159,10 @@ def _check_templates(name: str, spec: TaskSpec) -> None:
             known = [*fields, "target", "shots", *(spec.shots or [{}])[0]]
             (getattr(spec, part) or "").format(**dict.fromkeys(known, ""))
         except (ValueError, LookupError, AttributeError) as error:
-            said = f"{part} cannot be filled, {type(error).__name__}: {error}"
             mend = "write a field as {name}, and a brace itself twice"
-            raise ConfigError(f"task {name}: {said}; {mend}") from None
-    needed = "source_text" if spec.metric.name == "comet" else ""
-    if not fields or needed and needed not in fields:
-        raise ConfigError(f"task {name}: prompt must hold a field {needed}, as {{name}}")
+            raise ConfigError(f"task {name}: {part} cannot be filled ({error!r}): {mend}") from None
+    if not fields or (spec.metric.name == "comet" and "source_text" not in fields):
+        raise ConfigError(f"task {name}: prompt must hold a field; COMET needs source_text")
 
 
 def _score(metric: Metric, output: str, example: Example) -> Scores:

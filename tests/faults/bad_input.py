@@ -109,7 +109,7 @@ CASES = {
         ("no field", {"prompt": "Say it.\nCapital:"}, "task capitals: prompt must hold a field"),
         ("an unknown field", {"instruction": "Of {town}"}, "task capitals: instruction .*'town'"),
         ("an empty stop", {"stops": [""]}, "task.yaml: stops.0: "),
-        ("COMET without a source", {"metric": {"name": "comet"}}, "prompt must hold a field source_text"),
+        ("COMET without a source", {"metric": {"name": "comet"}}, "prompt must hold a field; COMET needs source_text"),
     ],
     "rows": [  # fields of the task's source that are changed, or its sources
         ("no place", {"file": None}, "capitals.data.sources.all: a source is either on the `hub`"),

@@ -1,6 +1,6 @@
 """Random damage to pools, tasks and presets: each is read, or refused by an error of our own.
 
-    python tests/faults/fuzz.py --minutes 10 --seed 0
+    PYTHONPATH=tests python -m faults.fuzz --minutes 10 --seed 0
 """
 
 import argparse
