@@ -219,9 +219,7 @@ def encode_pairs(
     return [(ids + end, len(own)) for ids, own in zip(whole, alone, strict=True)]
 
 
-def critical_position(
-    tokenizer: Tokenizer, text: str, prompt: str, ids: Sequence[int] | None = None
-) -> int:
+def critical_position(tokenizer: Tokenizer, text: str, prompt: str, ids: Sequence[int] | None = None) -> int:
     """Index p, in `encode(tokenizer, text)`, of the token that holds the colon which ends the prompt.
 
     text: the prompt and what follows, if anything does. ids: its tokens, where they are known. Found by character

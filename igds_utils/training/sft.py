@@ -90,6 +90,8 @@ def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list
 
     Inside a batch the longest comes first: the loss is a mean over all its target tokens, so that changes only padding.
     """
+    if not lengths:
+        raise ValueError("no samples to train on: the selection is empty")
     random = np.random.default_rng(seed)
     epochs = [random.permutation(len(lengths)).tolist() for _ in range(math.ceil(config.epochs))]
     order = [i for epoch in epochs for i in epoch][: max(1, round(config.epochs * len(lengths)))]
