@@ -228,7 +228,7 @@ def test_families_and_difficulties_follow_the_weights(problems):
     share = Counter(p.meta["steps"] for p in problems)
     for steps, weight in {1: 0.5, 2: 0.4, 3: 0.1}.items():
         assert share[steps] / len(problems) == pytest.approx(weight, abs=0.04)
-    hard = tasks.get("math").sets(config({"steps": {3: 1.0}, "max_number": 9}), seed=0)["test"]
+    hard = tasks.get("math").sets(config({"steps": {"3": 1.0}, "max_number": 9}), seed=0)["test"]
     assert {p.meta["steps"] for p in hard} == {3}
     assert max(int(n) for p in hard for n in re.findall(r"\d+", p.fields["question"])) <= 9
     for wrong in ({4: 1.0}, {1: 0.0}, {1: -1.0, 2: 2.0}, {}):

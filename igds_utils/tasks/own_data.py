@@ -12,7 +12,7 @@ from itertools import count, islice
 from operator import add, floordiv, mul, sub
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PositiveFloat
@@ -29,6 +29,7 @@ LARGEST_RESULT = 99
 Family = Literal[
     "gift", "loss", "packing", "shopping", "sharing", "ages", "reading", "bus", "garden", "savings"
 ]  # fmt: skip
+Steps = Annotated[int, Field(ge=1, le=3)]  # processes of a launch read it as text, of JSON
 LANGUAGES = {"fr": "French", "zh": "Chinese"}
 MESSAGE_WORDS = (4, 30)  # English words of an interface message: without placeholders, with them
 PLACEHOLDER = re.compile(r"%\d|%s|\{\w*\}|<[^>]*>")
@@ -54,8 +55,7 @@ class OwnData(Strict):
 class WordProblems(OwnData):
     """Arithmetic word problems with worked solutions, and requests that are none."""
 
-    # weight of each difficulty
-    steps: dict[Literal[1, 2, 3], PositiveFloat] = Field({1: 0.5, 2: 0.4, 3: 0.1}, min_length=1)
+    steps: dict[Steps, PositiveFloat] = Field({1: 0.5, 2: 0.4, 3: 0.1}, min_length=1)  # weights
     max_number: int = Field(20, ge=5)  # the largest given in a question
     families: list[Family] | None = None  # of stories; none: all
     off_task: float = Field(0.25, ge=0, lt=1)  # share of the pool that is no problem
