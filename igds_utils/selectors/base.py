@@ -104,7 +104,7 @@ def rank(scores: np.ndarray, ids: Sequence[str], direction: str, order=()) -> pd
     table = pd.DataFrame({"place": place, "score": np.asarray(scores, float), "sample_id": ids})
     if bad := table.loc[table["score"].isna(), "sample_id"].tolist():
         said = f"{len(bad)} samples have no score (NaN): {', '.join(bad[:3])}"
-        raise ValueError(f"{said}; repair or remove them")
+        raise ValueError(f"{said}; mend or remove them, or mend the model")
     ascending = [True, direction == "lowest", True]
     table = table.sort_values(list(table), ascending=ascending, ignore_index=True)
     return table[["sample_id", "score"]].assign(rank=np.arange(1, len(table) + 1))

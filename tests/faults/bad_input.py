@@ -140,7 +140,7 @@ CASES = {
         ("quote left open", b'question,target\na,"b\n', "a.csv cannot be read", "a.csv"),
         ("a column twice", b"question,question\na,b\n", "a.csv .*two columns have the same name: question", "a.csv"),
         ("Parquet cut off", GOOD[:-9], "a.parquet cannot be read", "a.parquet"),
-        ("missing field", table(["q"], "a"), "a.parquet, all records: no field 'question'", "a.parquet"),
+        ("missing column", table(["q"], "a"), "a.parquet, all records: no field 'question'", "a.parquet"),
         ("gzip cut off", gzip.compress(lines(FINE, MORE))[:40], "a.jsonl.gz cannot be read", "a.jsonl.gz"),
         ("another kind of file", b"a", "a.txt is of no known kind: write it as .jsonl", "a.txt"),
         ("no file", None, "there is no file gone.jsonl: correct it", "gone.jsonl"),
@@ -205,7 +205,7 @@ CASES = {
         ("weights cut off", (LLAMA, CUT), "could not load model: .*SafetensorError"),
         ("a tensor missing", (LLAMA, {NORM: None}), f"could not load model: .* no {NORM}"),
         ("a tensor of another shape", (LLAMA, {NORM: torch.ones(33)}), "load model: .*size mismatch"),
-        ("NaN in the weights", (LLAMA, {NORM: torch.full((32,), NAN)}), "no score"),
+        ("NaN in the weights", (LLAMA, {NORM: torch.full((32,), NAN)}), "no score .* model"),
     ],
 }  # fmt: skip
 OPTIONS = {
