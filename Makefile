@@ -25,7 +25,7 @@ KNOWN   := PRESET TASKS MODEL SET RESULTS CHECKOUTS PYTHON
 UNKNOWN := $(strip $(foreach v,$(filter-out $(KNOWN) -%,$(.VARIABLES)),$(if $(findstring command,$(origin $(v))),$(v))))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); known: $(KNOWN)))
 
-.PHONY: bench load help reproduce test test-all test-faults parity plan report reread lab saes clean lock reference bench-selectors
+.PHONY: bad-input bench load help reproduce test test-all test-faults parity plan report reread lab saes clean lock reference bench-selectors
 .DEFAULT_GOAL := help
 
 help:
@@ -76,6 +76,11 @@ load: $(STAMP) ## igds select on pools of up to a million rows: seconds, memory,
 
 parity: $(STAMP) ## the authors' programs beside ours; CHECKOUTS=folder that holds clones of them (results/README.md)
 	@for script in tests/oracles/*.py; do HF_HUB_OFFLINE=1 TQDM_DISABLE=1 $(BIN)/python "$$script" "$$CHECKOUTS"; done
+
+# Maintenance: malformed input and what is said of it; then random damage to pools, tasks and presets, for ten minutes.
+bad-input: $(STAMP)
+	@$(BIN)/python tests/faults/bad_input.py
+	@PYTHONPATH=tests $(BIN)/python -m faults.fuzz --minutes 10
 
 # Maintenance: keep of a finished run what readers look at (notebooks, report) and its products below 1 MB; no weights.
 reference:

@@ -32,7 +32,8 @@ def smoke(results, overrides=None, task="math") -> Run:
 def test_sets_of_the_default_preset_have_no_text_in_common(results, task):
     run = open_run("quick", tasks=[task], results=str(results))
     sets = run.sets(task)
-    assert {name: len(members) for name, members in sets.items()} == run.config(task).set_sizes
+    sizes = run.config(task).sizes.model_dump() | {"quality": run.config(task).quality.size}
+    assert {name: len(members) for name, members in sets.items()} == sizes
     everything = [example for members in sets.values() for example in members]
     assert len(everything) == len({example.id for example in everything})
     clean = [example for example in everything if not example.meta.get("corruption")]

@@ -18,7 +18,6 @@ from igds_utils.data.rows import find_rows
 
 RECORDS = [{"id": f"s{i}", "q": f"Wie viele, {i}?\u2028", "n": {"en": "one", "zh": "一"}} for i in range(5)]
 TEXT = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS)
-CUT = gzip.compress(TEXT.encode(), mtime=0)[:40]  # without the time, the same in every worker
 FLAT = [{"id": f"s{i}", "q": f'"{i}",\nnew line'} for i in range(5)]
 
 
@@ -124,25 +123,10 @@ def test_values_come_out_as_json_knows_them(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("a.txt", b"", "a.txt is of no known kind: write it as .jsonl"),
-        ("a.parquet", b"{}", "a.parquet cannot be read as a whole file .*: write it again"),
-        ("a.jsonl.gz", CUT, "a.jsonl.gz cannot be read as a whole file"),
-        ("a.json", b'[{"q": 1}, ', "a.json cannot be read as a whole file"),
-        ("a.csv", b"q\n\xe9\n", "a.csv cannot be read as a whole file .*utf-8"),
-        ("gone.jsonl", None, "there is no file .*gone.jsonl: correct it"),
-    ],
-)
-def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content, words):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rows, "fetched", None)  # nothing of this is looked up there
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=words):
-        records(name)
-    with pytest.raises(SourceError, match="there is no file .*some/set"):  # what a preset calls a file is one
+
+def test_what_a_preset_calls_a_file_is_never_looked_up(monkeypatch):
+    monkeypatch.setattr(rows, "fetched", None)
+    with pytest.raises(SourceError, match="there is no file .*some/set"):
         rows.source_rows(DataSource(file="some/set"), None, "x")
 
 

@@ -138,25 +138,6 @@ def changed(place=2, **fields):
     return [r | fields if i == place else r for i, r in enumerate(RECORDS)]
 
 
-def without(field, place=2):
-    return [{k: v for k, v in r.items() if k != field or i != place} for i, r in enumerate(RECORDS)]
-
-
-ZIP = ["--selector", "zip"]
-BAD = {
-    "missing field": (without("question"), ZIP, "line 3: no field 'question'.*--column question="),
-    "duplicate id": (changed(5, id="s1"), ZIP, "line 6: id 's1' is that of pool.jsonl line 2"),
-    "empty file": ([], ZIP, "pool.jsonl holds 0 samples"),
-    "all of no use": ([{"question": "", "target": ""}] * 3, ZIP, "(?s)line 1: .*3 of 3 records"),
-    "unknown field": (RECORDS, [*ZIP, "--column", "colour=a"], "task math has no field 'colour'"),
-    "ratio 0": (RECORDS, ["--ratio", "0"], r"a ratio must lie in \(0, 1\], not 0.0"),
-    "unknown selector": (RECORDS, ["--selector", "los"], "no selector 'los'; known: .*random"),
-    "no features stored": (RECORDS, [], "no task features of math are stored in "),
-    "no such layer": (RECORDS, ["--features", "l9_p3"], "layer 9 has no SAE; there are 0, 1, 2, 3"),
-    "no product": (RECORDS, ["--selector", "igds_recalled"], "recall.parquet is not there"),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("selector", "expected"),
     [
@@ -178,16 +159,6 @@ def test_a_sample_that_is_too_long_is_refused_or_left_out(selector, expected, ru
 def call(pool_file, out, run, *more):
     shared = ["--preset", "smoke", "--task", "math", "--results", str(run.root.parent)]
     return ["select", str(pool_file), *shared, "--out", str(out), *more]
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_one_message_and_nothing_is_written(case, run, tmp_path, capsys):
-    records, more, expected = BAD[case]
-    file = write(tmp_path / "pool.jsonl", records)
-    assert cli.main(call(file, tmp_path / "out", run, *more)) == 2
-    message = capsys.readouterr().err
-    assert re.search(expected, message) and "Traceback" not in message, message
-    assert not (tmp_path / "out").exists()
 
 
 # ---- the command line ----

@@ -38,24 +38,30 @@ def changes(overrides: Any) -> dict[str, Any]:
         field, equals, value = text.partition("=")
         if not equals or not field:
             raise ConfigError(f"{text!r} is not FIELD=VALUE, as in recall.tau=0.5")
-        try:
-            found[field] = yaml.load(value, _Loader)
-        except yaml.YAMLError:
-            mend = "close its brackets and quotes"
-            raise ConfigError(f"{field}: {value!r} is no YAML: {mend}") from None
+        found[field] = read_yaml(value, field)
     return found
+
+
+def read_yaml(text: str | bytes, name: str) -> Any:
+    """What YAML holds. Raises `ConfigError`, with its line, where it is none or has a key twice."""
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML lets out whatever a value of the wrong form raises
+        mark = getattr(error, "problem_mark", None)
+        line, said = f" line {mark.line + 1}" if mark else "", getattr(error, "problem", 0) or error
+        raise ConfigError(f"{name}{line} is not valid YAML: {str(said).splitlines()[0]}") from None
 
 
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice; the plain loader keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        known = set()
+        known = []
         for key, _ in node.value:
             if key.value in known and key.tag != "tag:yaml.org,2002:merge":
-                twice = f"line {key.start_mark.line + 1}: {key.value!r} is given twice"
-                raise yaml.constructor.ConstructorError(problem=twice)
-            known.add(key.value)
+                twice, place = f"{key.value!r} is given twice", key.start_mark
+                raise yaml.constructor.ConstructorError(problem=twice, problem_mark=place)
+            known.append(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -83,40 +89,29 @@ def load_preset(
     """
     file, tasks = preset_file(str(name)), task_names(tasks)
     overrides = changes(overrides) | ({"model": model} if model else {})
-    raw = _read(file)
+    if not file.is_file():
+        known = f"known are {', '.join(preset_names())}, or give the path of a YAML file"
+        raise ConfigError(f"no preset {file.stem!r}: {known}")
+    if not isinstance(raw := read_yaml(file.read_bytes(), file.name) or {}, dict):
+        raise ConfigError(f"{file.name} holds a {type(raw).__name__}, not fields and their values")
     preset = Preset.read(_changed(raw, overrides, file.name), file.name)
     if own := preset.chosen.overrides:
         raw = _changed(_changed(raw, own, file.name), overrides, file.name)
         preset = Preset.read(raw, file.name)
     for task in tasks:
         if task not in preset.tasks:
-            known = ", ".join(preset.tasks)
-            raise ConfigError(f"{file.name}: no task {task!r}; known: {known}")
+            raise ConfigError(f"{file.name}: no task {task!r}; known: {', '.join(preset.tasks)}")
     kept = {task: preset.tasks[task] for task in tasks} or preset.tasks
     return preset.model_copy(update={"tasks": kept})
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        known = f"known are {', '.join(preset_names())}, or give the path of a YAML file"
-        raise ConfigError(f"no preset {file.stem!r}: {known}")
-    try:
-        return yaml.load(file.read_bytes(), _Loader) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file.name} is not valid YAML: {error}") from None
-
-
 def _changed(raw: dict, overrides: dict[str, Any], file: str) -> dict[str, Any]:
     """A copy with other values at dotted places."""
-    raw = dict(raw)
     for dotted, value in overrides.items():
-        *parents, last = dotted.split(".")
-        node = raw
-        for key in parents:
-            if not isinstance(node.get(key, {}), dict):
-                raise ConfigError(f"{file}: {dotted}: {key!r} has no fields of its own")
-            # a copy: an alias of the YAML stands at other places too
-            node[key] = dict(node.get(key, {}))
-            node = node[key]
-        node[last] = value
+        first, _, rest = dotted.partition(".")
+        if rest:
+            if not isinstance(below := raw.get(first, {}), dict):
+                raise ConfigError(f"{file}: {dotted}: {first!r} has no fields of its own")
+            value = _changed(below, {rest: value}, file)
+        raw = raw | {first: value}  # what an alias of the YAML shares stays as it is
     return raw

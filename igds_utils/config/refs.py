@@ -9,7 +9,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -49,8 +51,7 @@ class Strict(BaseModel):
             if key not in known:
                 close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f" (did you mean {close[0]!r}?)" if close else ""
-                all_known = f"known here: {', '.join(known)}"
-                raise ValueError(f"unknown key {key!r}{hint}; {all_known}")
+                raise ValueError(f"unknown key {key!r}{hint}; known here: {', '.join(known)}")
         return fields
 
 
@@ -83,7 +84,17 @@ class TinyRef(Strict):
     seed: int = 0
 
 
-Ref = HubRef | FolderRef | WheelRef | TinyRef
+def _kind(raw: Any) -> str | None:
+    """The field that tells the kinds of references apart."""
+    given = raw if isinstance(raw, dict) else getattr(raw, "model_fields_set", ())
+    return next((name for name in ("hub", "folder", "wheel", "tiny") if name in given), None)
+
+
+Ref = Annotated[
+    Annotated[HubRef, Tag("hub")] | Annotated[FolderRef, Tag("folder")]
+    | Annotated[WheelRef, Tag("wheel")] | Annotated[TinyRef, Tag("tiny")],
+    Discriminator(_kind, "kind", "name a model by `hub`, `folder`, `wheel` or `tiny`"),
+]
 
 
 def describe(ref: Ref) -> str:
@@ -151,12 +162,9 @@ class Column(Strict):
         return PIECE.findall(self.column) or [self.column]
 
 
-def _named(column: Any) -> Any:
-    """`question: problem` is short for `question: {column: problem}`."""
-    return {"column": column} if isinstance(column, str) else column
-
-
-Columns = dict[str, Annotated[Column, BeforeValidator(_named)]]
+# `question: problem` is short for `question: {column: problem}`
+_named = BeforeValidator(lambda column: {"column": column} if isinstance(column, str) else column)
+Columns = dict[str, Annotated[Column, _named]]
 
 
 class MirrorFile(Strict):
@@ -213,7 +221,7 @@ class TaskSpec(Strict):
     instruction: str | None = None  # of the SFT record; by default prompt without cue
     input: str = ""  # of the SFT record
     output: str | None = None  # of the SFT record; by default the cue and the target
-    stops: list[str] = []  # an output ends before the first of these
+    stops: list[Annotated[str, Field(min_length=1)]] = []  # an output ends before the first of these
     optional: list[str] | None = None  # fields that a row may leave empty; by default any
     few_shot: str = ""  # the prompt with worked examples, over {shots} and the fields
     shot: str = ""  # how one worked example is written, over its fields

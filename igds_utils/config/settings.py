@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from igds_utils.config.refs import Metric, ModelConfig, Name, Ref, Strict, TaskSpec, WheelRef
 
@@ -45,7 +45,7 @@ class LessConfig(Strict):
     share: Share = 0.05  # of the pool, for the warm-up; at least one batch
     epochs: PositiveInt = 4  # of the warm-up; each ends in a checkpoint that is read
     batch: PositiveInt = 8  # samples of one optimizer step of the warm-up
-    lr: float = 2e-5  # at the start; it falls to zero linearly
+    lr: PositiveFloat = 2e-5  # at the start; it falls to zero linearly
     rank: PositiveInt = 128  # of LoRA on the attention projections; alpha is 4 times that
     dimensions: PositiveInt = 8192  # of the random projection
 
@@ -58,14 +58,14 @@ class SelectionConfig(Strict):
 
 
 class SftConfig(Strict):
-    lr: float = 2e-5
-    epochs: float = 1.0
-    global_batch: int = 64
+    lr: PositiveFloat = 2e-5
+    epochs: PositiveFloat = 1.0
+    global_batch: PositiveInt = 64
     device_tokens: PositiveInt = 4096  # that a device holds at once
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    max_length: int = 2048
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    weight_decay: NonNegativeFloat = 0.0
+    max_length: PositiveInt = 2048
     rendering: Literal["records", "evaluation"] = "records"
     keep_weights: bool = True
     checkpoint_steps: PositiveInt | None = None  # between checkpoints; none: without
@@ -87,11 +87,11 @@ class Speeds(Strict):
 
 
 class Sizes(Strict):
-    prior: int
-    validation: int
-    confirmation: int
-    pool: int | None = None  # none: all that its source holds (`experiment.counted`)
-    test: int
+    prior: NonNegativeInt
+    validation: NonNegativeInt
+    confirmation: NonNegativeInt
+    pool: NonNegativeInt | None = None  # none: all that its source holds (`experiment.counted`)
+    test: NonNegativeInt
 
 
 class QualityConfig(Strict):
@@ -109,7 +109,7 @@ class StabilityConfig(Strict):
     sources: dict[Name, dict[str, Any]] = Field(min_length=2)  # changes of `data`; {}: its own
     prior: PositiveInt  # prompts of each source
     validation: int = Field(ge=2)  # samples of each source
-    max_new_tokens: int
+    max_new_tokens: PositiveInt
     top: PositiveInt = 5  # how many of the best features are compared
 
 
@@ -137,18 +137,18 @@ class TaskConfig(Strict):
     metric: Metric | None = None  # by default the task's own
     sizes: Sizes
     rendering: Literal["bare", "chat"] = "bare"
-    shots: int = 0
+    shots: NonNegativeInt = 0
     max_prompt_tokens: PositiveInt | None = None  # longer prompts are cut in their text
-    max_new_tokens: int
+    max_new_tokens: PositiveInt
     selectors: list[Name] = ["random", "loss", "igds"]
     ratio: Share = 0.5  # of the pool, that every selector keeps
     curve: CurveConfig | None = None  # arms of other ratios (Figure 4)
-    seeds: list[int] = [0]  # of Random and of training
-    random_draws: int = 0  # Random arms in all, a draw and training each; `seeds` first
+    seeds: list[int] = Field([0], min_length=1)  # of Random and of training
+    random_draws: NonNegativeInt = 0  # Random arms in all, a draw and training each; `seeds` first
     full_steps: bool = False  # also train on the whole pool in a selection's steps
     samples: PositiveInt = 1  # completions a test item; 1 is greedy, pass@k needs k
-    temperature: float = 0.7
-    top_p: float = 0.95
+    temperature: PositiveFloat = 0.7
+    top_p: Share = 0.95
     corrupted: float = Field(0.0, ge=0, lt=1)  # share of corrupted prompts; adds two arms
     quality: QualityConfig | None = None  # the pool of known quality
     stability: StabilityConfig | None = None
@@ -159,21 +159,16 @@ class TaskConfig(Strict):
     target_tokens: int  # mean of a target, for the plan
 
     @model_validator(mode="after")
-    def _curve_adds_arms(self):
+    def _arms_differ(self):
+        if len({*self.seeds}) < len(self.seeds) or len({*self.selectors}) < len(self.selectors):
+            raise ValueError("seeds and selectors must each be named once")
         if self.curve is None:
             return self
         if self.ratio in self.curve.ratios:
             raise ValueError(f"curve.ratios must differ from ratio, {self.ratio:g}")
         if unknown := set(self.curve.selectors) - set(self.selectors):
-            mend = "curve=null leaves it out"
-            raise ValueError(f"curve.selectors must be among selectors: {unknown}; {mend}")
+            raise ValueError(f"curve.selectors must be among selectors, as {unknown} are not")
         return self
-
-    @property
-    def set_sizes(self) -> dict[str, int | None]:
-        """Samples of every set by name; the pool of known quality comes last."""
-        quality = {"quality": self.quality.size} if self.quality else {}
-        return self.sizes.model_dump() | quality
 
     def seeds_of(self, selector: str) -> list[int]:
         """The seeds of a selector's arms; for Random as many as it has draws."""
@@ -194,23 +189,22 @@ class Preset(Strict):
     seed: int = 0
     model: str  # the chosen one of `models`
     models: dict[Name, ModelConfig]
-    tasks: dict[Name, TaskConfig]
+    tasks: dict[Name, TaskConfig] = Field(min_length=1)
     recall: RecallConfig = RecallConfig()
     intervention: InterventionConfig = InterventionConfig()
     scoring: ScoringConfig = ScoringConfig()
     selection: SelectionConfig = SelectionConfig()
     sft: SftConfig = SftConfig()  # training; a task may change fields of it
     launch: LaunchConfig = LaunchConfig()
-    batch_tokens: int = 2048  # of one forward pass
-    bootstrap: int = 2000  # resamples of every interval
-    confidence: float = 0.95
+    batch_tokens: PositiveInt = 2048  # of one forward pass
+    bootstrap: PositiveInt = 2000  # resamples of every interval
+    confidence: float = Field(0.95, gt=0, lt=1)
     speeds: Speeds | None = None  # without them the plan states no time
 
     @model_validator(mode="after")
     def _one_model_for_all(self):
         if self.model not in self.models:
-            known = ", ".join(self.models)
-            raise ValueError(f"no model {self.model!r}; known: {known}")
+            raise ValueError(f"no model {self.model!r}; known: {', '.join(self.models)}")
         for name, task in self.tasks.items():
             own = {field: getattr(task.sft, field) for field in task.sft.model_fields_set}
             merged = self.sft.model_copy(update=own)

@@ -34,9 +34,9 @@ class Arm:
 
 def selection_size(ratio: float, pool: int) -> int:
     """How many of `pool` samples a ratio selects: ratio x pool, rounded (halves to the even one),
-    at least one. Raises `ValueError` for a ratio outside (0, 1]."""
+    at least one. Raises `ConfigError` for a ratio outside (0, 1]."""
     if not 0 < ratio <= 1:
-        raise ValueError(f"a ratio must lie in (0, 1], not {ratio}")
+        raise ConfigError(f"a ratio must lie in (0, 1], not {ratio}")
     return max(1, round(ratio * pool))
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from igds_utils import tasks
-from igds_utils.config.config import PROJECT, load_preset
+from igds_utils.config.config import PROJECT, ConfigError, load_preset
 from igds_utils.config.refs import FolderRef, Ref
 from igds_utils.config.settings import Preset, TaskConfig
 from igds_utils.core import store
@@ -86,7 +86,11 @@ class Run:
 
     def task(self, task: str) -> Task:
         """The task of that name, under the metric that the preset asks for."""
-        return tasks.get(task, self.config(task).task, self.config(task).metric)
+        config = self.config(task)
+        own = tasks.get(task, config.task, config.metric)
+        if config.shots > len(own.shots):
+            raise ConfigError(f"tasks.{task}.shots: {config.shots}, the task has {len(own.shots)} worked examples")
+        return own
 
     def sets(self, task: str) -> Sets:
         """The sets of a task by name (`Task.sets`), no two with a text in common."""

@@ -34,6 +34,7 @@ TABLES = (".parquet", ".arrow")
 PACKED = (".gz", ".zst")
 HUB_ID = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<split>[\w.-]+))?(@(?P<config>[\w.-]+))?")
 BOM = b"\xef\xbb\xbf"
+BROKEN = (ValueError, RecursionError, OverflowError)  # what values without a meaning raise
 
 # "pool.jsonl line 17"; its record, or what is wrong with it
 Row = tuple[str, dict[str, Any] | str]
@@ -137,8 +138,7 @@ def _read(file: Path, called: str) -> Iterator[Row]:
         else:
             known = f"{', '.join([*TEXTS, *TABLES])}, those of text also in {' or '.join(PACKED)}"
             raise SourceError(f"{called} is of no known kind: write it as {known}")
-    # pyarrow's are among them, and lists in lists without end
-    except (OSError, csv.Error, ValueError, RecursionError) as error:
+    except (*BROKEN, OSError, csv.Error) as error:  # pyarrow's are among them
         wrong = f"{called} cannot be read as a whole file ({error})"
         raise SourceError(f"{wrong}: write it again") from None
 
@@ -176,7 +176,7 @@ def _json(stream: BinaryIO, called: str) -> Iterator[Row]:
         if line.strip():
             try:
                 record = _object(decode(line))
-            except (ValueError, RecursionError) as error:
+            except BROKEN as error:
                 record = f"is not JSON in UTF-8 ({error}): mend or remove the line"
             yield f"{called} line {number}", record
 
@@ -192,6 +192,8 @@ def _csv(stream: BinaryIO, called: str) -> Iterator[Row]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     delimiter = "\t" if ".tsv" in called.lower() else ","
     rows, line = csv.DictReader(text, delimiter=delimiter, strict=True), 2
+    if len({*(names := rows.fieldnames or [])}) < len(names):
+        raise ValueError(f"two columns have the same name: {', '.join(names)}")
     for row in rows:
         ragged = None in row or None in row.values()
         yield f"{called} line {line}", "has not as many fields as the header" if ragged else row

@@ -71,9 +71,9 @@ def described(folder: Path) -> dict[str, Any]:
     file = folder / "cfg.json"
     try:
         fields = json.loads(file.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+        return fields | (fields.get("metadata") or {})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SourceError(f"{file} cannot be read ({error}): save the SAE there with sae_lens again") from error
-    return {**fields, **fields.get("metadata", {})}
 
 
 def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width: int | None = None) -> None:
@@ -81,7 +81,7 @@ def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width:
 
     fields: `described`. layer, width: the block after which it is to be read, and the model's width.
     """
-    hook = fields.get("hook_name") or fields.get("hook_point") or ""
+    hook = str(fields.get("hook_name") or fields.get("hook_point") or "")
     place, d_in = AFTER_BLOCK.fullmatch(hook), fields.get("d_in")
     architecture, normalized = fields.get("architecture", "standard"), fields.get("normalize_activations")
     if (hook and not place) or fields.get("reshape_activations", "none") != "none":
@@ -90,7 +90,7 @@ def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width:
     elif place and layer not in (None, int(place[1] or place[2])):
         reason = f"reads {hook}: after layer {layer} its features would be numbers without meaning"
     elif width not in (None, d_in):
-        reason = f"reads vectors of width {d_in}, the model's are {width} wide: give this model's own SAEs"
+        reason = f"reads vectors of width {d_in!r}, the model's are {width} wide: give this model's own SAEs"
     elif architecture not in ARCHITECTURES:
         reason = f"has the architecture {architecture}: {', '.join(sorted(ARCHITECTURES))} are read; the inference "
         reason += "form of a BatchTopK or Matryoshka training is a jumprelu: save it with save_inference_model"

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -58,8 +57,11 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
         fast_matmul()
     with _files(ref, weights=True) as folder:
         options = {"dtype": getattr(torch, dtype), "device_map": device_map()}
-        options["use_safetensors"] = True  # weights in a pickle are not read
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        # weights in a pickle are not read
+        options |= {"use_safetensors": True, "output_loading_info": True}
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
+        if missing := sorted(info["missing_keys"]):  # transformers would make them up
+            raise ValueError(f"its files hold no {', '.join(missing[:3])}")
     return LM(model.eval(), load_tokenizer(ref), describe(ref))
 
 
@@ -90,26 +92,32 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def _damaged(ref: Ref, folder: Path) -> str:
+    mend = f"check its name in the preset and the files in {folder}"
+    if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
+        mend = f"if a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
+    return f"could not load {describe(ref)}: {mend}"
+
+
 @contextmanager
-def readable(otherwise: str, *faults: type[Exception]) -> Iterator[None]:
-    """Raise `SourceError` with this text, and the reason, for one of these faults."""
+def readable(otherwise: str) -> Iterator[None]:
+    """Raise `SourceError` with this text, and the reason, where files cannot be read: libraries raise anything then."""
     try:
         yield
     except (hub.SourceError, torch.OutOfMemoryError):
         raise
-    except faults as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
         raise hub.SourceError(f"{otherwise} ({type(error).__name__}: {reason})") from error
 
 
 @contextmanager
 def _files(ref: Ref, weights: bool = False) -> Iterator[Path]:
     """The folder with a model's files; says which of them could not be read, and what to do about it."""
-    folder, mend = model_folder(ref, weights), "check the name and revision in the preset"
+    folder, mend = model_folder(ref, weights), "check its name in the preset, and its files"
     if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
         mend = f"if a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
-    faults = OSError, ValueError, ImportError, SafetensorError
-    with readable(f"could not load {describe(ref)}: {mend}", *faults):
+    with readable(f"could not load {describe(ref)}: {mend}"):
         yield folder
 
 

@@ -35,7 +35,8 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
     pairs: as `prompts.encode_pairs` makes them; EOS counts where a pair ends in one. Raises `ValueError` for a pair
     without a target.
     """
-    check_pairs(pairs)
+    for number, pair in enumerate(pairs):
+        check_pair(*pair, number)
     found = np.empty(len(pairs))
     for batch, inputs in padded_batches(lm, [ids for ids, _ in pairs], batch_tokens, "target loss"):
         hidden = last_hidden(lm, **seen(inputs), use_cache=False)
@@ -44,24 +45,22 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
     return found
 
 
-def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Raise `ValueError` unless every pair has a prompt and a target."""
-    for number, (ids, n_prompt) in enumerate(pairs):
-        if not 0 < n_prompt < len(ids):
-            raise ValueError(
-                f"sample {number}: {len(ids)} tokens, {n_prompt} of them the prompt's: "
-                "a sample needs a prompt and a target of at least one token each"
-            )
+def check_pair(
+    ids: Sequence[int], n_prompt: int, name: int | str, max_length: int | None = None
+) -> None:
+    """Raise `ValueError` unless a pair has a prompt and a target, which begins within `max_length` tokens."""
+    if not 0 < n_prompt < len(ids):
+        mend = "a sample needs a prompt and a target of at least one token each"
+        raise ValueError(f"sample {name}: {len(ids)} tokens, {n_prompt} of them the prompt's: {mend}")
+    if max_length and n_prompt >= max_length:
+        said = f"its prompt alone has {n_prompt} tokens, sft.max_length is {max_length}"
+        raise ValueError(f"sample {name}: {said}: raise it, or cut the body of the prompt")
 
 
 def cut_pairs(pairs: Sequence[Pair], max_length: int, names: Sequence | None = None) -> list[Pair]:
-    """Pairs of at most `max_length` tokens, cut in their targets. Raises `ValueError` where that leaves none."""
-    for name, (_, n_prompt) in zip(names or range(len(pairs)), pairs, strict=True):
-        if n_prompt >= max_length:
-            raise ValueError(
-                f"sample {name}: its prompt alone has {n_prompt} tokens, sft.max_length is {max_length}: raise it, or "
-                "shorten the prompt"
-            )
+    """Pairs of at most `max_length` tokens, cut in their targets; raises what `check_pair` does."""
+    for name, pair in zip(names or range(len(pairs)), pairs, strict=True):
+        check_pair(*pair, name, max_length)
     return [(ids[:max_length], n_prompt) for ids, n_prompt in pairs]
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
+from igds_utils.config.refs import ConfigError
 from igds_utils.config.settings import TaskConfig
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example
@@ -52,12 +53,7 @@ def evaluation_prompt(
     task: Task, example: Example, tokenizer: Tokenizer, rendering: Rendering, shots: int = 0,
     max_tokens: int | None = None,
 ) -> str:  # fmt: skip
-    """The prompt of the test (Table 9, evaluation); without shots it is the identification prompt.
-
-    Raises `ValueError` if the task has fewer worked examples than `shots`.
-    """
-    if shots > len(task.shots):
-        raise ValueError(f"task {task.name} has {len(task.shots)} worked examples, not {shots}: lower `shots`")
+    """The prompt of the test (Table 9, evaluation); without shots it is the identification prompt."""
     worked = "".join(task.shot_template.format(**shot) for shot in task.shots[:shots])
     template = task.few_shot_template if shots else task.identification_template
 
@@ -153,7 +149,7 @@ def _render(prompt: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
     if rendering == "bare":
         return prompt
     if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template: set `rendering: bare`, or use a chat model")
+        raise ConfigError("the tokenizer has no chat template: set `rendering: bare`, or use a chat model")
     body, cue = prompt.rsplit("\n", 1)
     turn = [{"role": "user", "content": body}]
     # Only Qwen3's template reads enable_thinking; templates ignore what they do not name.
@@ -191,6 +187,8 @@ def encode_pairs(
     tokens are not a prefix of them: activations read on the prompt alone would then not be those of
     the training sample.
     """
+    if eos and tokenizer.eos_token_id is None:
+        raise ConfigError("the tokenizer has no EOS token, so a target cannot be ended: set tokenizer.eos_token")
     end = [tokenizer.eos_token_id] * eos
     completions = [as_text(completion, tokenizer) for completion in completions]
     whole = encode_all(tokenizer, [p + c for p, c in zip(prompts, completions, strict=True)])

@@ -10,12 +10,10 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import Tensor
 
 from igds_utils import tiny
@@ -29,9 +27,7 @@ from igds_utils.engine.loading import readable
 ONE_COLUMN = {"jumprelu", "standard"}
 # sae_lens's names of OpenMOSS's formats -> the file of a layer that holds its settings
 OPENMOSS = {"llama_scope": "hyperparams.json", "llama_scope_r1_distill": "config.json"}
-# what reading a cut file raises, or one with objects in it, which torch refuses
-DAMAGED = (SafetensorError, BadZipFile, EOFError, RuntimeError, UnpicklingError)
-FOREIGN = (*DAMAGED, OSError, ValueError, KeyError, TypeError)  # the same, or files that are no SAE's
+NO_SAE = "holds no SAE in the inference form that sae_lens saves"
 
 
 class Saes:
@@ -56,6 +52,7 @@ class Saes:
         for layer in self.layers if config.source == "folder" else ():
             folder = self._places[layer]
             check(described(folder), f"{folder.name} of {config.name}", layer, width)
+            _check_shapes(folder)
 
     def __getitem__(self, layer: int):
         """The sae_lens SAE of a layer, fp32, inference form."""
@@ -106,8 +103,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu"):
     """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
     from sae_lens import SAE
 
-    with readable(f"{folder} holds no SAE in the inference form that sae_lens saves", *FOREIGN):
-        check(described(folder), folder.name)
+    with readable(f"{folder} {NO_SAE}"):
         return _still(SAE.load_from_disk(folder, device=str(device), dtype="float32"), device)
 
 
@@ -119,9 +115,17 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
     # read beside the model's memory: converting a file takes that of three SAEs (6 GB of Qwen-Scope's)
     options = {"device": "cpu", "converter": _converter(release)}
     mend = f"remove {place} from the hub's cache (`hf cache delete`), and it is fetched anew"
-    with readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}", *DAMAGED):
-        sae = fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options))
-    return _still(sae, device)
+    with readable(f"the file of SAE {sae_id} of {release} cannot be read: {mend}"):
+        return _still(fetched(place, lambda: SAE.from_pretrained(release, sae_id, **options)), device)
+
+
+def _check_shapes(folder: Path) -> None:
+    """Raise `SourceError` unless the weights have the shapes that cfg.json says; reads their file's header alone."""
+    with readable(f"{folder} {NO_SAE}"), safe_open(folder / "sae_weights.safetensors", "pt") as file:
+        d_in, d_sae = (described(folder)[name] for name in ("d_in", "d_sae"))
+        for name, expected in {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}.items():
+            if (shape := file.get_slice(name).get_shape()) != expected:
+                raise ValueError(f"{name} has the shape {shape}, by cfg.json {expected}")
 
 
 def _converter(release: str):

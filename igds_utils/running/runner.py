@@ -32,7 +32,7 @@ from nbclient.exceptions import DeadKernelError
 
 from igds_utils.config.config import PROJECT, ConfigError, changes, load_preset, task_names
 from igds_utils.core.arms import arms, asked_in_general
-from igds_utils.core.launch import PROFILES, check_gpus, claim, follow, this_process
+from igds_utils.core.launch import PROFILES, check_gpus, claim, configuration, follow, this_process
 from igds_utils.core.manifest import timings
 from igds_utils.core.store import write_whole
 from igds_utils.display import duration, visible
@@ -108,10 +108,19 @@ def asked(
     among the parameters are relative to the notebooks' folder: executed copies name no folder of
     this machine.
     """
+    from igds_utils import selectors
+    from igds_utils.core.experiment import Run
+
     tasks, overrides = task_names(tasks), changes(overrides)
     chosen = load_preset(preset, model, tasks, overrides)
-    for task in chosen.tasks.values():  # an unknown arm is refused here, not after hours
+    for name, task in chosen.tasks.items():  # what is unknown is refused here, not after hours
+        Run(chosen, Path()).task(name)
         asked_in_general(task)
+        judged = getattr(task.quality, "selectors", "all")
+        for selector in [*task.selectors, *(judged if judged != "all" else ())]:
+            selectors.get(selector)
+    if chosen.launch.training:
+        configuration(chosen.launch.training)
     parts = chosen.launch.parts
     if ARMS_STAGE in stages and not split:  # what trains, on this machine
         check_gpus(chosen, parts)

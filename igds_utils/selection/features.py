@@ -110,24 +110,18 @@ def feature_norms(run: Run, found: Sequence[Feature]) -> np.ndarray:
 
 def task_features(run: Run, task: str, text: str = "") -> list[Feature]:
     """Features by names, joined by commas, or of a task_features.json (the run's own)."""
-    file = Path(text or run.store.root / f"{task}/task_features.json")
-    names = [name.strip() for name in text.split(",")]
-    if file.suffix == ".json":
-        try:
-            names = json.loads(file.read_text(encoding="utf-8-sig"))["selected"]
-        except (OSError, ValueError, KeyError):
-            raise ConfigError(
-                f"no task features of {task} are stored in {file}: run notebooks 1 and 2, "
-                "or name features as l<layer>_p<index>"
-            ) from None
-    for name in names:
-        try:
-            one = Feature.parse(name)
-        except ValueError:
-            raise ConfigError(f"{name!r} is no feature: write l<layer>_p<index>") from None
-        said, layers = f"feature {name}: ", ", ".join(map(str, run.saes.layers))
+    file, names = Path(text or run.store.root / f"{task}/task_features.json"), text.split(",")
+    try:
+        if file.suffix == ".json":
+            names = json.loads(file.read_text(encoding="utf-8-sig"))["selected"] or [""]
+        found = [Feature.parse(name.strip()) for name in names]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        mend = "run notebooks 1 and 2, or name features as l<layer>_p<index>"
+        raise ConfigError(f"no task features of {task} are stored in {file}: {mend}") from None
+    for one in found:
+        said, layers = f"feature {one.name}: ", ", ".join(map(str, run.saes.layers))
         if one.layer not in run.saes.layers:
             raise ConfigError(f"{said}layer {one.layer} has no SAE; there are {layers}")
-        if one.index >= run.saes.d_sae:
+        if not 0 <= one.index < run.saes.d_sae:
             raise ConfigError(f"{said}the SAE has {run.saes.d_sae} features, from 0 on")
-    return [Feature.parse(name) for name in names]
+    return found

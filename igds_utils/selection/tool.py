@@ -79,11 +79,8 @@ def select(
     results, so that another selector or ratio costs little, and a call that was killed goes on
     where it was. Raises `ConfigError` and `SourceError`.
     """
-    try:
-        asked = selectors.get(selector).measurements
-        selection_size(ratio, 1)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    asked = selectors.get(selector).measurements
+    selection_size(ratio, 1)  # refuses a ratio that is none
     rows, folder = find_rows(source), Path(folder)
     given = [file.resolve() for file in rows.files.values()]
     if taken := [file for name in WRITTEN if (file := folder.resolve() / name) in given]:
@@ -129,13 +126,15 @@ def _read(
     from datasets.arrow_writer import ArrowWriter
 
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in columns.items()}
-    source = DataSource.model_validate({"file": "", "columns": columns})
+    source = DataSource.read({"file": "", "columns": columns})
     records, ids = Records(rows, run.task(task), source, scored=False), []
     (root := run.store.root / task).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root) as scratch, ArrowWriter(path=f"{scratch}/pool") as table:
         for example, place, record in tqdm(records.read(), "read", unit=" records", delay=2):
             try:
                 _check(run, task, measurements, example)
+            except ConfigError:  # not the sample's fault
+                raise
             except ValueError as error:
                 records.problems[place] = f"{place}: {error}"
             else:  # half a character, outside of the task's fields, is written as JSON writes it
@@ -199,12 +198,12 @@ def explain(folder: str | Path, sample_id: str) -> str:
     """
     folder = Path(folder)
     try:
-        cut = json.loads((folder / FACTS).read_text(encoding="utf8"))["selected"]
+        cut = int(json.loads((folder / FACTS).read_text(encoding="utf8"))["selected"])
         texts = {"sample_id": str, "place": str}
-        scores = pd.read_csv(folder / SCORES, dtype=texts, keep_default_na=False, lineterminator="\n")
-    except (OSError, ValueError):
+        how = {"dtype": texts, "keep_default_na": False, "lineterminator": "\n"}
+        scores = pd.read_csv(folder / SCORES, **how).set_index("sample_id")
+    except (OSError, ValueError, LookupError, TypeError):
         raise ConfigError(f"{folder} holds no selection: make one with `igds select`") from None
-    scores = scores.set_index("sample_id")
     if sample_id not in scores.index:
         raise ConfigError(f"no sample {sample_id!r} in {folder}: the ids are those of {SCORES}")
     shown = scores.loc[[*dict.fromkeys([sample_id, *scores.index[cut - 1 : cut + 1]])]]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from igds_utils.config.config import ConfigError
 from igds_utils.core.arms import selection_size
 from igds_utils.tasks.examples import Example
 
@@ -62,9 +63,9 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Selector:
-    """The selector of that name; raises `ValueError` with the known names."""
+    """The selector of that name; raises `ConfigError` with the known names."""
     if name not in _REGISTRY:
-        raise ValueError(f"no selector {name!r}; known: {', '.join(names())}")
+        raise ConfigError(f"no selector {name!r}; known: {', '.join(names())}")
     return _REGISTRY[name]
 
 
@@ -103,7 +104,7 @@ def rank(scores: np.ndarray, ids: Sequence[str], direction: str, order=()) -> pd
     table = pd.DataFrame({"place": place, "score": np.asarray(scores, float), "sample_id": ids})
     if bad := table.loc[table["score"].isna(), "sample_id"].tolist():
         said = f"{len(bad)} samples have no score (NaN): {', '.join(bad[:3])}"
-        raise ValueError(f"{said}; repair or remove them")
+        raise ValueError(f"{said}; mend or remove them, or mend the model")
     ascending = [True, direction == "lowest", True]
     table = table.sort_values(list(table), ascending=ascending, ignore_index=True)
     return table[["sample_id", "score"]].assign(rank=np.arange(1, len(table) + 1))

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import yaml
-
-from igds_utils.config.config import PRESETS, PROJECT, ConfigError
+from igds_utils.config.config import PRESETS, PROJECT, ConfigError, read_yaml
 from igds_utils.config.refs import Metric, TaskSpec
 from igds_utils.tasks.base import Task
 from igds_utils.tasks.examples import Example, Sets
@@ -25,8 +23,8 @@ def get(name: str, spec: TaskSpec | str | None = None, metric: Metric | None = N
     if not isinstance(spec, TaskSpec):
         file = PROJECT / Path(spec or known[name]).expanduser()
         try:
-            spec = TaskSpec.read(yaml.safe_load(file.read_text(encoding="utf8")), file.name)
-        except (OSError, yaml.YAMLError) as error:
+            spec = TaskSpec.read(read_yaml(file.read_bytes(), file.name), file.name)
+        except OSError as error:
             raise ConfigError(f"no task can be read from {file}: {error}") from None
     return Task(name, spec.model_copy(update={"metric": metric}) if metric else spec)
 

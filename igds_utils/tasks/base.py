@@ -40,6 +40,7 @@ class Task:
     """
 
     def __init__(self, name: str, spec: TaskSpec):
+        _check_templates(name, spec)
         body, cue = spec.prompt.rsplit("\n", 1)
         self.name, self.title = name, spec.title
         self.scoring, self.metric = spec.metric, spec.metric.name
@@ -137,6 +138,20 @@ class Task:
             return {}
         references = [example.references for example in examples]
         return metrics.corpus_chrf_and_bleu(outputs, references, _is_chinese(examples[0]))
+
+
+def _check_templates(name: str, spec: TaskSpec) -> None:
+    """Raise `ConfigError` for a template with a brace too many, or a name that nothing fills."""
+    for part in ("prompt", "target", "instruction", "input", "output", "few_shot", "shot"):
+        try:
+            fields = placeholders(spec.target if part == "target" else spec.prompt)
+            known = [*fields, "target", "shots", *(spec.shots or [{}])[0]]
+            (getattr(spec, part) or "").format(**dict.fromkeys(known, ""))
+        except (ValueError, LookupError, AttributeError) as error:
+            mend = "write a field as {name}, and a brace itself twice"
+            raise ConfigError(f"task {name}: {part} cannot be filled ({error!r}): {mend}") from None
+    if not fields or (spec.metric.name == "comet" and "source_text" not in fields):
+        raise ConfigError(f"task {name}: prompt must hold a field; COMET needs source_text")
 
 
 def _score(metric: Metric, output: str, example: Example) -> Scores:

@@ -12,7 +12,7 @@ from itertools import count, islice
 from operator import add, floordiv, mul, sub
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PositiveFloat
@@ -29,6 +29,7 @@ LARGEST_RESULT = 99
 Family = Literal[
     "gift", "loss", "packing", "shopping", "sharing", "ages", "reading", "bus", "garden", "savings"
 ]  # fmt: skip
+Steps = Annotated[int, Field(ge=1, le=3)]  # processes of a launch read it as text, of JSON
 LANGUAGES = {"fr": "French", "zh": "Chinese"}
 MESSAGE_WORDS = (4, 30)  # English words of an interface message: without placeholders, with them
 PLACEHOLDER = re.compile(r"%\d|%s|\{\w*\}|<[^>]*>")
@@ -51,12 +52,10 @@ class OwnData(Strict):
 class WordProblems(OwnData):
     """Arithmetic word problems with worked solutions, and requests that are none."""
 
-    steps: dict[Literal[1, 2, 3], PositiveFloat] = Field(
-        {1: 0.5, 2: 0.4, 3: 0.1}, min_length=1, description="weight of each difficulty"
-    )
-    max_number: int = Field(20, ge=5, description="largest number given in a question")
-    families: list[Family] | None = Field(None, description="of stories; all where left out")
-    off_task: float = Field(0.25, ge=0, lt=1, description="share of the pool that is no problem")
+    steps: dict[Steps, PositiveFloat] = Field({1: 0.5, 2: 0.4, 3: 0.1}, min_length=1)  # weights
+    max_number: int = Field(20, ge=5)  # the largest given in a question
+    families: list[Family] | None = None  # of stories; none: all
+    off_task: float = Field(0.25, ge=0, lt=1)  # share of the pool that is no problem
 
     def examples(self, sizes: dict[str, int | None], random: Random) -> list[Example]:
         """The requests, mixed in, all fall into the pool; the pool of known quality has none."""
@@ -147,9 +146,9 @@ class ArticleLeads(OwnData):
     by overlap when it just continues at length. Leaving out the rest is what is learnt.
     """
 
-    wheel: WheelRef = Field(description="`file` is the JSON file of the article leads")
-    min_words: int = Field(30, description="words of the text, cut at a sentence's end")
-    max_words: int = Field(80, description="words of the text, cut at a sentence's end")
+    wheel: WheelRef  # `file` is the JSON file of the article leads
+    min_words: int = 30  # of the text, cut at a sentence's end
+    max_words: int = 80
 
     def load(self) -> Iterator[Example]:
         """Left out: leads with holes where formulas or names were stripped, that do not name their
@@ -186,9 +185,7 @@ class InterfaceMessages(OwnData):
     """English interface messages and their translations, of JupyterLab's language packs."""
 
     language: Literal["fr", "zh"] = "fr"
-    wheels: dict[str, WheelRef] = Field(
-        description="language -> language pack; `file` is the folder of its catalogs"
-    )
+    wheels: dict[str, WheelRef]  # by language; `file` is the folder of a pack's catalogs
 
     def load(self) -> Iterator[Example]:
         """The catalogs map `context \\x04 message` to a list of plural forms (the first is taken).

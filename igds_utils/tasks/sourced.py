@@ -43,7 +43,10 @@ def deal_sets(task: Task, config: TaskConfig, seed: int) -> Sets:
     of the pool itself. facts: of sets and sources of which not all is used: used, of, because
     (reason -> how many).
     """
-    sources, asked, streams, facts = config.data.get("sources", {}), config.set_sizes, {}, {}
+    sources, streams, facts = config.data.get("sources", {}), {}, {}
+    asked = config.sizes.model_dump() | ({"quality": config.quality.size} if config.quality else {})
+    if not isinstance(sources, dict):
+        raise ConfigError(f"tasks.{task.name}.data.sources must hold a name and fields for each source")
     for name, raw in sources.items():
         place = ("tasks", task.name, "data", "sources", name)
         source = DataSource.read(raw, place=place)

@@ -31,7 +31,7 @@ from igds_utils.core.store import content_hash
 from igds_utils.engine import distributed
 from igds_utils.engine.batching import even_chunks, token_batches
 from igds_utils.engine.lm import LM
-from igds_utils.engine.losses import IGNORED, Pair, check_pairs, cut_pairs, token_losses
+from igds_utils.engine.losses import IGNORED, Pair, cut_pairs, token_losses
 
 # What may differ between the runs of one training: how it is stored and computed, not what is learnt.
 NOT_LEARNT_FROM = {"keep_weights", "checkpoint_steps", "gradient_checkpointing", "device_tokens"}
@@ -63,11 +63,10 @@ def train(
     (before clipping), tokens (prompt and target), target_tokens, seconds. Raises `ValueError` for a
     pair without target, and `FloatingPointError` if the loss is not finite.
     """
-    check_pairs(pairs)
+    samples = cut_pairs(pairs, config.max_length)
     if cut := sum(len(ids) > config.max_length for ids, _ in pairs):
         told = f"{cut} of {len(pairs)} targets reach beyond sft.max_length {config.max_length}: cut there"
         warnings.warn(told, stacklevel=2)
-    samples = cut_pairs(pairs, config.max_length)
     order = global_batches([len(ids) for ids, _ in samples], config, seed)
     batches = [[samples[i] for i in batch] for batch in order]
     inputs = [samples, config.model_dump(exclude=NOT_LEARNT_FROM), seed, origin]
