@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="slow: make test-all"))
 
 
+def igds(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, in a folder; all that it says is in `stdout`."""
+    command = [sys.executable, "-m", "igds_utils.cli", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command, cwd=folder, text=True, **pipes, **options)
+
+
 @dataclass(frozen=True)
 class SmokeRun:
     root: Path  # results/smoke: every product, notebooks/ and the report
@@ -72,19 +79,7 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
     with FileLock(shared / "smoke-run.lock"):
         if not log.exists():
             folder.mkdir()
-            command = [
-                sys.executable,
-                "-m",
-                "igds_utils.cli",
-                "run",
-                "--preset",
-                "smoke",
-                "--results",
-                str(folder),
-            ]
-            done = subprocess.run(
-                command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
-            )
+            done = igds(folder, "run", "--preset", "smoke", "--results", str(folder), timeout=900)
             log.write_text(f"{done.stdout}\nexit code {done.returncode}")
     told = log.read_text()
     assert told.endswith("exit code 0"), f"the smoke run failed:\n{told[-5000:]}"

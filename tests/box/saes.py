@@ -33,14 +33,12 @@ def gemma_scope(folder: Path) -> None:
         decoder[:ALIVE] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         place = folder / ids[f"layer_{layer}/width_16k/canonical"]
         place.mkdir(parents=True)
-        np.savez_compressed(
-            place / "params.npz",
-            W_enc=encoder,
-            W_dec=decoder,
-            b_enc=np.zeros(size, np.float32),
-            b_dec=random.standard_normal(width).astype(np.float32) * 0.1,
-            threshold=np.full(size, 0.2, np.float32),
-        )
+        biases = {
+            "b_enc": np.zeros(size, np.float32),
+            "b_dec": random.standard_normal(width).astype(np.float32) * 0.1,
+            "threshold": np.full(size, 0.2, np.float32),
+        }
+        np.savez_compressed(place / "params.npz", W_enc=encoder, W_dec=decoder, **biases)
 
 
 def llama_scope(folder: Path) -> None:
@@ -82,10 +80,8 @@ def llama_scope(folder: Path) -> None:
             * torch.linspace(0.8, 1.2, 8 * width),
             "decoder.bias": draw(width) * 0.1,
         }
-        save_file(
-            {name: value.bfloat16().contiguous() for name, value in weights.items()},
-            place / "checkpoints/final.safetensors",
-        )
+        weights = {name: value.bfloat16().contiguous() for name, value in weights.items()}
+        save_file(weights, place / "checkpoints/final.safetensors")
 
 
 def qwen_scope(folder: Path) -> None:

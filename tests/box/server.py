@@ -18,10 +18,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 ID = r"(?P<id>[\w.-]+(?:/[\w.-]+)?)"
 FILE = re.compile(rf"/(?:(?P<kind>datasets)/)?{ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-LIST = re.compile(
-    rf"/api/(?P<kind>models|datasets)/{ID}/(?P<verb>tree|paths-info)/(?P<revision>[^/]+)/?(?P<path>.*)"
-)
-INFO = re.compile(rf"/api/(?P<kind>models|datasets)/{ID}(?:/revision/(?P<revision>[^/]+))?")
+REPOSITORY = rf"/api/(?P<kind>models|datasets)/{ID}"
+LIST = re.compile(rf"{REPOSITORY}/(?P<verb>tree|paths-info)/(?P<revision>[^/]+)/?(?P<path>.*)")
+INFO = re.compile(rf"{REPOSITORY}(?:/revision/(?P<revision>[^/]+))?")
 
 
 @dataclass
@@ -135,21 +134,18 @@ class Handler(BaseHTTPRequestHandler):
         if found.re is FILE:
             return self.send_file(below, address)
         if asked.get("verb") == "tree":
-            deep = query.get("recursive", [""])[0].lower() == "true"
             if not below.is_dir():
                 return self.send(404, error="EntryNotFound")
-            return self.send_json(
-                [entry(p, folder) for p in sorted(below.rglob("*") if deep else below.iterdir())]
-            )
+            deep = query.get("recursive", [""])[0].lower() == "true"
+            listed = sorted(below.rglob("*") if deep else below.iterdir())
+            return self.send_json([entry(path, folder) for path in listed])
+        listed = {path.relative_to(folder).as_posix(): path for path in files}
         if asked.get("verb") == "paths-info":
-            wanted = self.wanted_paths()
-            return self.send_json(
-                [entry(p, folder) for p in files if p.relative_to(folder).as_posix() in wanted]
-            )
-        names = [{"rfilename": path.relative_to(folder).as_posix()} for path in files if path.is_file()]
-        self.send_json(
-            {"id": asked["id"], "sha": self.commit, "siblings": names, "tags": [], "private": False}
-        )
+            wanted = [path for name, path in listed.items() if name in self.wanted_paths()]
+            return self.send_json([entry(path, folder) for path in wanted])
+        names = [{"rfilename": name} for name, path in listed.items() if path.is_file()]
+        about = {"id": asked["id"], "sha": self.commit, "tags": [], "private": False}
+        self.send_json(about | {"siblings": names})
 
     def wanted_paths(self) -> list[str]:
         if "json" in self.headers.get("Content-Type", ""):
