@@ -27,27 +27,17 @@ DESIGN_CARD = {
 
 def pins_of(lines) -> dict[str, str]:
     """name -> version of every `name==version` line; any other requirement is an error."""
-    found = {}
-    for line in lines:
-        if text := line.split("#")[0].strip():
-            name, _, pin = text.partition("==")
-            assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", canonicalize_name(name)) and pin, f"not a pin: {text}"
-            found[canonicalize_name(name)] = pin
-    return found
+    texts = (line.split("#")[0].strip() for line in lines)
+    pins = (text.split("==") for text in texts if text)
+    return {canonicalize_name(name): version for name, version in pins}
 
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf8"))
 LOCK_TEXT = (PROJECT / "requirements.lock").read_text(encoding="utf8")
 LOCK = pins_of(LOCK_TEXT.splitlines())
 TESTS = list(PROJECT.glob("tests/**/*.py"))
-DIRECT = [
-    Requirement(text)
-    for text in [
-        *PYPROJECT["project"]["dependencies"],
-        *PYPROJECT["project"]["optional-dependencies"]["test"],
-        *PYPROJECT["build-system"]["requires"],
-    ]
-]
+PACKAGES = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["test"]
+DIRECT = [Requirement(text) for text in PACKAGES + PYPROJECT["build-system"]["requires"]]
 
 
 @pytest.mark.parametrize("requirement", DIRECT, ids=str)
@@ -59,9 +49,8 @@ def test_the_lock_satisfies_every_direct_requirement(requirement):
 
 def imported_packages() -> dict[str, str]:
     """Third-party module -> one file of the project that imports it."""
-    sources = {
-        file: file.read_text(encoding="utf8") for file in [*PROJECT.glob("igds_utils/**/*.py"), *TESTS]
-    }
+    code = [*PROJECT.glob("igds_utils/**/*.py"), *TESTS]
+    sources = {file: file.read_text(encoding="utf8") for file in code}
     for file in PROJECT.glob("notebooks/*.ipynb"):
         cells = json.loads(file.read_text(encoding="utf8"))["cells"]
         sources[file] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
@@ -121,33 +110,32 @@ def checkout(tmp_path):
 
 def make(folder, *arguments):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, env=environment
-    )
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    return subprocess.run(["make", *arguments], **options)
 
 
-def test_make_refuses_a_variable_that_it_does_not_know(checkout):
-    done = make(checkout, "reproduce", "PRESETS=quick")
-    assert done.returncode != 0
-    assert "unknown variable PRESETS; known: PRESET TASKS MODEL SET RESULTS PYTHON" in done.stderr
-
-
-def test_make_says_which_python_it_needs(checkout):
-    done = make(checkout, "test", "PYTHON=false no-such-python")
-    assert done.returncode != 0
-    assert "Python 3.11 is needed, and none of these is it: false no-such-python" in done.stderr
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (["reproduce", "PRESETS=quick"], "unknown variable PRESETS; known: PRESET TASKS MODEL SET RESULTS PYTHON"),
+        (["test", "PYTHON=false absent"], "Python 3.11 is needed, and none of these is it: false absent"),
+    ],
+)
+def test_make_refuses_what_it_cannot_use(checkout, asked, words):
+    done = make(checkout, *asked)
+    assert done.returncode != 0 and words in done.stderr
     assert not (checkout / ".venv").exists()
 
 
 def test_what_is_installed_is_not_installed_again(checkout):
-    assert "pip" in make(checkout, "-n", "reproduce").stdout
-    stamp = checkout / ".venv" / ".installed"
-    stamp.parent.mkdir()
-    stamp.touch()
-    assert "pip" not in make(checkout, "-n", "reproduce").stdout
+    installs = lambda: "pip" in make(checkout, "-n", "reproduce").stdout  # noqa: E731
+    assert installs()
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv/.installed").touch()
+    assert not installs()
     later = time.time() + 10
     os.utime(checkout / "requirements.lock", (later, later))
-    assert "pip" in make(checkout, "-n", "reproduce").stdout
+    assert installs()
 
 
 def test_make_hands_on_what_it_was_given_whatever_quotes_and_spaces_it_holds(checkout):
@@ -164,22 +152,20 @@ def test_make_hands_on_what_it_was_given_whatever_quotes_and_spaces_it_holds(che
 
 def test_a_folder_imports_only_what_stands_above_it_in_the_readme():
     table = (PROJECT / "README.md").read_text(encoding="utf8").partition("folder of `igds_utils/`")[2]
-    rows = [
-        re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]) for row in table.split("\n\n")[0].splitlines()[2:]
-    ]
-    floor = {name: number for number, row in enumerate(rows) for name in row}
-    package = PROJECT / "igds_utils"
-    modules = [path for path in package.rglob("*.py") if path != package / "__init__.py"]
-    assert {path.relative_to(package).parts[0].removesuffix(".py") for path in modules} <= set(floor)
-    upward = []
-    for path in modules:
+    floor = {}
+    for number, row in enumerate(table.split("\n\n")[0].splitlines()[2:]):
+        floor |= dict.fromkeys(re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]), number)
+    package, upward = PROJECT / "igds_utils", []
+    for path in package.rglob("*.py"):
         own = path.relative_to(package).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        assert own in floor, f"{own} stands in no row"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package.name:
                 taken = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-                upward += [
-                    f"{path.name}: {ast.unparse(node)}" for name in taken if floor.get(name, 0) > floor[own]
-                ]
+                above = [name for name in taken if floor.get(name, 0) > floor[own]]
+                upward += [f"{path.name}: {ast.unparse(node)}"] * bool(above)
     assert not upward, upward
 
 

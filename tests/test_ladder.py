@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pools import found_features
 from sklearn.metrics import roc_auc_score
 
-from igds_utils import plots
 from igds_utils.core.experiment import open_run
-from igds_utils.display import POINTS
 from igds_utils.engine import activations
-from igds_utils.identification import recall
 from igds_utils.selection import ladder, quality
 from igds_utils.selection.measurements import fixed_layer
 from igds_utils.selection.pool import Pool, open_pool
@@ -76,21 +74,10 @@ def test_names_and_numbers_change_and_nothing_else():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the tiny model with two tasks, and what the earlier notebooks would have stored of math."""
     overrides = {"tasks.math.quality": {"size": 24, "prompt_rate": 0.5}}
     results = str(tmp_path_factory.mktemp("ladder"))
     made = open_run("smoke", tasks=["math", "translation"], overrides=overrides, results=results)
-    residual = activations.critical_residuals(made.lm, made.prompts("math", "prior"), made.saes.layers)
-    table = made.make(
-        "math/recall.parquet", lambda: recall.frequency_recall(residual, made.saes, made.preset.recall.tau)
-    )
-    rows = [
-        {"layer": one.layer, "feature": one.index, "name": one.name, "delta": None, "delta_loglik": 0.01 * i}
-        for i, one in enumerate(recall.candidates(table))
-    ]
-    found = {"features": rows, "selected": [rows[0]["name"]], "established": True}
-    made.store.write("math/task_features.json", found)
-    return made
+    return found_features(made)
 
 
 @pytest.fixture(scope="module")
@@ -175,25 +162,10 @@ def test_a_planted_feature_that_recognises_corrupted_prompts_is_found(run):
     assert table.loc[best, ["fires", "variation"]].tolist() == [1, 0]
 
 
-def test_figures_show_every_rung_and_feature(made):
-    figure = plots.ladder(made["ladder"])
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == made["ladder"].query("fixed")["rung"].tolist()
-    drawn = plots.recognition(made["features"], POINTS, 100).axes
-    assert len(drawn) == 1 and "ρ" in drawn[0].get_title("left")
-
-
 def test_the_set_is_dealt_last_and_leaves_the_others_as_they_are(tmp_path):
     none, some, more = (
-        open_run(
-            "smoke", tasks=["math"], overrides={"tasks.math.quality": asked}, results=str(tmp_path)
-        ).sets("math")
+        open_run("smoke", "", ["math"], {"tasks.math.quality": asked}, str(tmp_path)).sets("math")
         for asked in (None, {"size": 12}, {"size": 30})
     )
-    assert "quality" not in none and len(more["quality"]) == 30
-    assert {name: none[name] == some[name] == more[name] for name in none} == dict.fromkeys(none, True)
-    assert not any(one.meta["off_task"] for one in more["quality"])
-    clean = {one.text for one in more["quality"] if not one.meta["corruption"]}
-    assert not clean & {one.text for members in none.values() for one in members}
-
-
+    assert len(more.pop("quality")) == 30 and len(some.pop("quality")) == 12
+    assert none == some == more

@@ -5,12 +5,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from pools import found_features
 
 from igds_utils import selectors
 from igds_utils.config.refs import TinyRef
 from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, loading, losses
-from igds_utils.identification import recall
 from igds_utils.selection.pool import open_pool
 
 READ, TRAINED = TinyRef(tiny="llama"), TinyRef(tiny="llama", seed=1)
@@ -35,13 +35,7 @@ def loads(monkeypatch):
 def opened(tmp_path):
     def opened(**overrides):
         changed = {"models.tiny-llama.train": TRAINED.model_dump(), "tasks.math.curve": None, **overrides}
-        run = open_run("smoke", tasks=["math"], overrides=changed, results=str(tmp_path))
-        best = recall.candidates(recall.measure(run, "math"))[:4]
-        rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
-        run.store.write("math/task_features.json", {"features": rows, "selected": [best[0].name]})
-        layers = {"layers": run.saes.layers, "n_features_total": run.saes.d_sae * len(run.saes.layers)}
-        run.store.write("math/recall.json", {"n_candidates": 4, **layers})
-        return run
+        return found_features(open_run("smoke", tasks=["math"], overrides=changed, results=str(tmp_path)))
 
     return opened
 
