@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from igds_utils import tiny
-from igds_utils.analysis.planted import Dictionaries
 from igds_utils.engine import activations, prompts
-from igds_utils.engine.sae import Feature
 
 LAYERS = list(range(tiny.LAYERS))
 TEXTS = [
@@ -41,11 +39,3 @@ def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, side, batch_tok
     for row, text in enumerate(TEXTS):
         for layer, expected in obvious_residuals(lm, text, " 12 + 7 = 19.").items():
             torch.testing.assert_close(found[layer][row], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
-    texts = [f"{text[:-1]} {i}:" for i in range(7) for text in TEXTS][:32]
-    features = [Feature(layer, index) for layer in LAYERS for index in range(0, tiny.D_SAE, 7)]
-    read = [activations.critical_residuals(lm, texts, LAYERS, tokens) for tokens in (10**6, 1)]
-    together, alone = (activations.feature_activations(h, Dictionaries(saes), features) for h in read)
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)

@@ -46,7 +46,7 @@ def labels(pool):
 # ---- a pool to train on, and the ends of the ruler ----
 
 
-@pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.25, 5), (0.7, 14), (0.35, 7)])
+@pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.35, 7)])
 def test_exactly_a_share_of_a_pool_has_corrupted_prompts_and_the_rest_is_untouched(share, n):
     made = corruptions.corrupted_pool(HAND, share, seed=0)
     assert sum(map(bool, labels(made))) == n and set(labels(made)) == {"", *TRAINED}
@@ -86,10 +86,8 @@ def test_a_preset_asks_for_the_share_and_nobody_but_the_labels_reader_can_tell(t
     for example in half["pool"]:  # what products depend on, ids and targets say nothing of a label
         assert example.version == unlabelled(example).version
     assert [(e.id, e.target) for e in half["pool"]] == [(e.id, e.target) for e in clean["pool"]]
-    config = opened[0.5].config("math")
-    ends = [(arm.name, arm.seed, arm.size(16)) for arm in arms(config) if arm.is_check]
-    assert ends[:2] == [("clean@0.5", 3, 8), ("corrupted@0.5", 3, 8)]
-    assert ends[2:] == [("clean@0.5-s4", 4, 8), ("corrupted@0.5-s4", 4, 8)]
+    ends = [(arm.name, arm.size(16)) for arm in arms(opened[0.5].config("math")) if arm.is_check]
+    assert ends == [(f"{side}@0.5{seed}", 8) for seed in ("", "-s4") for side in ("clean", "corrupted")]
     assert not any(arm.is_check for arm in arms(opened[0].config("math")))
 
 
@@ -143,9 +141,6 @@ def test_another_tasks_prompt_is_never_the_samples_own_task():
     assert any("put your final answer" in fields["source_text"] for fields in changed)
     assert not any(fields["source_text"].startswith("Please translate") for fields in changed)
     assert {fields["target_language"] for fields in changed} == {"French"}
-    for task in ("math", "summarization", "translation"):  # the texts are the prompts of the tasks, without the cue
-        words = get(task).identification_template.partition("{")[0] or "Please reason step by step"
-        assert any(words in prompt for group in corruptions._prompts() for prompt in group["prompts"])
 
 
 def test_what_a_kind_cannot_corrupt_is_left_to_the_next():

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from igds_utils import tasks, tiny
+from igds_utils import tiny
 from igds_utils.config.settings import TaskConfig
 from igds_utils.engine.generation import cache_bytes
 from igds_utils.engine.lm import LM
@@ -90,13 +90,3 @@ def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
 def test_outputs_of_another_set_or_number_are_refused(outputs):
     with pytest.raises(ValueError, match="answer another test set: run notebook 04 again"):
         evaluation.score_outputs(Echo(), EXAMPLES, outputs)
-
-
-def test_scores_of_a_corpus_are_not_means_over_its_sentences():
-    words = ["une pomme rouge et verte", "deux poires", "trois"]
-    fields = {"source_text": "", "target_language": "French"}
-    examples = [Example(f"e{i}", fields, word, (word,)) for i, word in enumerate(words)]
-    task = tasks.get("translation")
-    assert task.score_corpus(words, examples) == {"chrf": 100, "bleu": pytest.approx(100)}
-    assert task.score_corpus(["une pomme", "deux", "x"], examples)["chrf"] < 50
-    assert tasks.get("math").score_corpus(words, examples) == {}
