@@ -70,12 +70,10 @@ def test_table8_pairs_questions_and_says_what_was_not_run():
     names = {"math": "Math", "translation": "Translation"}
     table = tables.table8({"math": arms}, titles, names, display.paper_values(), resamples=200)
     table, other = (table[table["Trained on"] == name].set_index("Arm") for name in names.values())
-    assert table.loc["IGDS 50 %", "Dev, 0 shots (%)"].startswith("75.0 [")
-    assert table.loc["IGDS 50 %", "change, Dev"].startswith("+25.0 [")
-    assert table.loc["IGDS 20 %", "Dev, 0 shots (%)"] == display.NOT_RUN
-    assert table.loc["Loss", "Dev, 0 shots (%)"] == display.NOT_RUN
+    after, not_run = table.loc["IGDS 50 %"], display.NOT_RUN
+    assert after["Dev, 0 shots (%)"].startswith("75.0 [") and after["change, Dev"].startswith("+25.0 [")
+    assert after["TruthfulQA (%)"] == not_run  # the paper has it, this run has not
+    assert set(table.loc[["IGDS 20 %", "Loss"], "Dev, 0 shots (%)"]) == {not_run}
     assert table.loc["Original", "Paper: MMLU"] == "54.12"
-    assert table.loc["IGDS 50 %", "TruthfulQA (%)"] == display.NOT_RUN  # the paper has it, this run has not
     assert list(other.index) == list(display.SELECTORS.values())
-    assert other.loc["IGDS", "Dev, 0 shots (%)"] == display.NOT_RUN
-    assert other.loc["IGDS", "Paper: TruthfulQA"] == "35.88"
+    assert other.loc["IGDS", ["Dev, 0 shots (%)", "Paper: TruthfulQA"]].tolist() == [not_run, "35.88"]

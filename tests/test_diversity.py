@@ -11,8 +11,7 @@ from scipy.sparse import csr_matrix
 from igds_utils.selection.measurements import parse_tags
 from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
-from igds_utils.selectors.diversity import Bundle, entropy_law, instag, lazy_greedy, walk
-from igds_utils.selectors.diversity import normalised_tag as normalised
+from igds_utils.selectors.diversity import Bundle, entropy_law, instag, lazy_greedy, normalised_tag, walk
 
 
 def plain_greedy(sets, ties, size):
@@ -81,19 +80,13 @@ def test_instag_drops_rare_tags_and_counts_what_has_none():
     assert ranking["filled"].tolist() == [False, False, True]
     assert ranking.attrs["selector"]["facts"] == {"dropped_rare_tags": 2, "filled": 1}
     assert instag(pool, 2, tags, rare=1).order.tolist() == [0, 2]  # now s2 brings a tag of its own
-    none = rank_pool("instag", made_pool(samples(*"abc"), tags=[[], [], []]), 2)
-    assert none["filled"].tolist() == [True, True, False]
 
 
-def test_tags_differ_neither_by_case_nor_by_ending_nor_by_punctuation():
-    tags = ["Solving Equations", "solve equation!", "math.", "..."]
-    assert [normalised(tag) for tag in tags] == ["solv equat", "solv equat", "math", ""]
-
-
-def test_tags_are_read_from_json_that_breaks_off():
+def test_tags_are_read_from_json_that_breaks_off_and_differ_neither_by_case_nor_ending_nor_punctuation():
     whole = '[{"tag": "math problem", "explanation": "a \\"sum\\""}, {"tag":"fractions", "expl'
-    assert parse_tags(whole) == ["math problem", "fractions"]
-    assert parse_tags("no tags") == []
+    assert parse_tags(whole) == ["math problem", "fractions"] and parse_tags("no tags") == []
+    tags = ["Solving Equations", "solve equation!", "math.", "..."]
+    assert [normalised_tag(tag) for tag in tags] == ["solv equat", "solv equat", "math", ""]
 
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "elu", "in", "ort", "ush")]
@@ -156,7 +149,7 @@ def test_zip_without_replacement_equals_brute_force(n, size, seed):
 
 @pytest.mark.parametrize(
     ("k1", "size", "seed", "longest"),
-    [(20, 4, 0, 25), (20, 44, 1, 25), (40, 44, 2, 25), (60, 30, 4, 25), (40, 28, 5, 3), (60, 24, 6, 3)],
+    [(20, 44, 1, 25), (60, 30, 4, 25), (40, 28, 5, 3)],
 )
 def test_official_zip_equals_its_description_with_its_duplicates(k1, size, seed, longest):
     members, numbers = problems(60, seed, longest), SMALL | {"k1": k1}  # short texts: many of equal g
@@ -166,8 +159,7 @@ def test_official_zip_equals_its_description_with_its_duplicates(k1, size, seed,
     assert found.order.tolist() == distinct[:size]
     assert found.facts == {"taken": len(program), "distinct": len(distinct)}
     assert len(program) % SMALL["k3"] == 0  # it ends with a whole round
-    if (k1, size) == (20, 44):
-        assert len(distinct) < 40  # it selects twice, late
+    assert size != 44 or len(distinct) < 40  # it selects twice, late
 
 
 @pytest.mark.parametrize("name", ["zip", "zip_official"])

@@ -10,7 +10,6 @@ from pools import found_features
 from sklearn.metrics import roc_auc_score
 
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations
 from igds_utils.selection import ladder, quality
 from igds_utils.selection.measurements import fixed_layer
 from igds_utils.selection.pool import Pool, open_pool
@@ -108,22 +107,6 @@ def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
     assert chosen["name"] == run.task_features("math")[0].name and chosen["auc"] == pytest.approx(of_chosen)
     for name in ("features", "ladder", "reliability"):
         pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
-
-
-def test_every_set_of_prompts_is_read_once_for_the_pool_its_rewritten_prompts_and_the_ladder(run, monkeypatch):
-    read, passes = [], activations.critical_residuals
-    seen = lambda lm, texts, *more: read.append(texts) or passes(lm, texts, *more)  # noqa: E731
-    monkeypatch.setattr(activations, "critical_residuals", seen)
-    fresh = open_pool(run, "math", name="quality")
-    fresh.folder = "math/fresh"
-    monkeypatch.setattr(run, "make_in_parts", lambda path, parts, build, *_, **__: pd.concat(map(build, parts)))
-    fresh.measured("target_loss")
-    assert not read  # what reads no prompt at p needs no pass over it
-    for name in ("task_feature_activations", "prior_cosines", "recalled_activations"):
-        fresh.measured(name)
-    ladder.scores(fresh, {"math": fresh.prior})
-    ladder.reliability(fresh, quality.labels(run.examples("math", "quality")))
-    assert read[:2] == [fresh.prompts, fresh.prior.prompts] and len(read) == 3  # last the rewritten prompts
 
 
 def test_the_scores_are_those_of_the_selectors_and_of_plain_arithmetic(run, pool, priors):
