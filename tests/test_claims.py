@@ -8,7 +8,7 @@ import pytest
 
 from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.store import Store
-from igds_utils.display import LOGLIK, Metric
+from igds_utils.display import Metric
 from igds_utils.reporting import claims as rules
 from igds_utils.reporting import report
 from igds_utils.reporting.claims import CLAIMS, Stored, claims, minimum_detectable_effect
@@ -71,8 +71,8 @@ def test_what_could_have_been_told_is_in_units_and_in_spans(stored):
     # half a width of 8 points at 1.96 standard errors; seen in four of five repetitions at 2.80
     assert minimum_detectable_effect(-0.07, 0.09) == pytest.approx(0.08 * (1.96 + 0.8416) / 1.96, rel=1e-4)
     stored.store.write("checks.json", {"math": [{"name": "clean - corrupted", "gain": 0.2, "low": 0.1, "high": 0.3}]})
-    found = judge(stored, "IGDS beats Loss", summary_json=[arm("loss"), arm("igds", vs_loss=OPEN, loglik_vs_loss=OPEN)])
-    assert found.could_tell == "11.4 points (0.6 spans); 0.114 nats a token"
+    found = judge(stored, "IGDS beats Loss", summary_json=[arm("loss"), arm("igds", vs_loss=OPEN)])
+    assert found.could_tell == "11.4 points (0.6 spans)"
 
 
 def test_a_claim_of_several_parts_holds_only_if_all_do(stored):
@@ -111,22 +111,21 @@ def features(quantity="score", **more):
 
 
 def test_a_feature_is_confirmed_for_what_it_was_ranked_by(stored):
-    found = judge(stored, "It survives confirmation", task_features_json=features())
-    assert found[:2] == ("cannot tell", "l9_p2: +5.0 [−1.0, +10.0] points")
-    found = judge(stored, "It survives confirmation", task_features_json=features("loglik"))
-    assert found[:2] == ("supported", f"l9_p2: {LOGLIK.show_interval(0.2, 0.1, 0.3, signed=True)} nats a token")
+    for quantity, verdict in (("score", "cannot tell"), ("loglik", "supported")):
+        found = judge(stored, "It survives confirmation", task_features_json=features(quantity))
+        assert found.verdict == verdict
 
 
-def test_candidates_that_do_not_differ_or_do_not_beat_placebos_prove_nothing(stored):
-    def facts(p, reliability, placebo):
-        placebos = {"random direction": {"n": 9, "p": placebo}, "not recalled": {"n": 9, "p": placebo / 2}}
-        of_filter = {"differ_p": {"score": p}, "reliability": {"score": reliability}, "placebos": placebos}
-        return features(evidence=of_filter)
-
-    assert judge(stored, "A causal feature exists", task_features_json=facts(0.34, 0.12, 0.2)).verdict == "cannot tell"
-    assert judge(stored, "It survives placebos").verdict == "cannot tell"
-    assert judge(stored, "A causal feature exists", task_features_json=facts(0.001, 0.9, 0.01)).verdict == "supported"
-    assert judge(stored, "It survives placebos").verdict == "supported"
+@pytest.mark.parametrize("p, reliability, placebo, verdict", [
+    (0.34, 0.12, 0.2, "cannot tell"), (0.001, 0.9, 0.01, "supported"),
+])  # fmt: skip
+def test_candidates_that_do_not_differ_or_do_not_beat_placebos_prove_nothing(
+    stored, p, reliability, placebo, verdict
+):
+    placebos = {kind: {"n": 9, "p": placebo} for kind in ("random direction", "not recalled")}
+    facts = {"differ_p": {"score": p}, "reliability": {"score": reliability}, "placebos": placebos}
+    for claim in ("A causal feature exists", "It survives placebos"):
+        assert judge(stored, claim, task_features_json=features(evidence=facts)).verdict == verdict
 
 
 def test_depth_recall_and_coverage_follow_from_the_tested_features(stored):
@@ -198,8 +197,7 @@ def test_the_table_has_a_row_a_claim_and_task_and_one_where_nothing_was_run(tmp_
     assert dict(zip(both["Task"], both["Verdict"], strict=True)) == {
         "Math (other)": "not supported", f"Math ({preset.model})": "supported",
     }  # fmt: skip
-    told = report.overview([tmp_path / "run"])
-    assert "Math (other): not supported" in told and "1 supported" in told and "a toy" in told and "1 x GPU" in told
+    assert "Math (other): not supported" in report.overview([tmp_path / "run"])
 
 
 @pytest.mark.parametrize("name", sorted(p.parents[1].name for p in PROJECT.glob("results/reference/*/*/manifest.json")))

@@ -43,9 +43,6 @@ def labels(pool):
     return [example.meta["corruption"] for example in pool]
 
 
-# ---- a pool to train on, and the ends of the ruler ----
-
-
 @pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.35, 7)])
 def test_exactly_a_share_of_a_pool_has_corrupted_prompts_and_the_rest_is_untouched(share, n):
     made = corruptions.corrupted_pool(HAND, share, seed=0)
@@ -91,9 +88,6 @@ def test_a_preset_asks_for_the_share_and_nobody_but_the_labels_reader_can_tell(t
     assert not any(arm.is_check for arm in arms(opened[0].config("math")))
 
 
-# ---- known quality ----
-
-
 def test_both_sides_are_corrupted_at_their_rates_with_every_kind(large):
     made = known_quality(large, 0.25, 0.25, seed=0)
     assert [e.id for e in made] == [e.id for e in large]
@@ -119,9 +113,6 @@ def test_each_side_leaves_the_other_and_a_duplicate_is_a_clean_sample_again(larg
         assert (before.fields == after.fields) == (side != "prompt")
         assert (before.target == after.target) == (side != "target")
     assert "duplicate" in labels(made.values())
-
-
-# ---- each kind by hand ----
 
 
 def test_kinds_by_hand():

@@ -25,9 +25,6 @@ def smoke(results, overrides=None, task="math") -> Run:
     return open_run("smoke", tasks=[task], overrides=overrides, results=str(results))
 
 
-# ---- data ----
-
-
 @pytest.mark.parametrize("task", ["math", "translation", "summarization"])
 def test_sets_of_the_default_preset_have_no_text_in_common(results, task):
     run = open_run("quick", tasks=[task], results=str(results))

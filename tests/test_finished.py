@@ -75,9 +75,6 @@ def test_the_figure_marks_the_median_of_every_seed(two_seeds):
     assert sorted(marked) == pytest.approx(table["medians"].iloc[4])
 
 
-# ---- a series of models ----------------------------------------------------------------------------------
-
-
 def series(points, n=40):
     """(name, share of items answered right, shift of the activation): the same items and prompts at every point."""
     rows = []
@@ -115,9 +112,6 @@ def test_seeds_of_a_point_count_as_such():
     assert watched["activation"].tolist() == pytest.approx([10, 12])
     assert watched["lost"].iloc[1] == pytest.approx(-0.075) and not watched["score_alert"].iloc[1]
     assert watched["n"].tolist() == [40, 40]
-
-
-# ---- stored arms -----------------------------------------------------------------------------------------
 
 
 def test_stored_arms_are_read_without_the_checks_and_become_a_series(tmp_path):

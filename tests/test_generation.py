@@ -111,7 +111,6 @@ def test_every_supported_architecture_is_read_and_steered(kind):
         logits = model(torch.tensor([texts[s] + given[s][1:]])).logits[0, len(texts[s]) - 1 : -1]
         expected = logits.log_softmax(-1)[torch.arange(3), given[s][1:]]
         torch.testing.assert_close(torch.tensor(values), expected.detach(), rtol=1e-4, atol=1e-4)
-    assert all(hasattr(lm.blocks[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
 def test_unsteered_decoding_equals_transformers_generate(lm):
@@ -119,10 +118,8 @@ def test_unsteered_decoding_equals_transformers_generate(lm):
     ours = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
     for prompt, tokens in zip(texts, ours, strict=True):
         ids = torch.tensor([prompt])
-        theirs = lm.model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW
-        )
-        theirs = theirs[0, len(prompt) :].tolist()
+        options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": NEW}
+        theirs = lm.model.generate(ids, **options)[0, len(prompt) :].tolist()
         assert tokens == (theirs[: theirs.index(1)] if 1 in theirs else theirs)
 
 
@@ -136,23 +133,6 @@ def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
     together = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
     assert together == cut
     assert len({len(tokens) for tokens in together}) > 1
-
-
-def test_draws_follow_their_seeds_and_not_the_batch():
-    lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
-    texts = ["12 + 7 =", "how many apples", "how many", "She has 3 apples"]
-
-    def draw(order, rows, seed="0", samples=2):
-        sampling = generation.Sampling(1.0, 0.95, [f"{seed}/{i}" for i in order])
-        found = generation.generate(lm, [texts[i] for i in order], 5, (), rows, sampling, samples)
-        return dict(zip(order, found, strict=True))
-
-    whole = draw(range(4), 64)
-    assert len({text for drawn in whole.values() for text in drawn}) > 5
-    for rows in (1, 3, 8):
-        assert draw([2, 0, 3, 1], rows) == whole
-    assert draw([3], 1, samples=1) == {3: whole[3][:1]}
-    assert draw(range(4), 64, seed="1") != whole
 
 
 def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():

@@ -20,9 +20,6 @@ KINDS = ["", "", "", "garbled prompt", "missing numbers", "duplicate", "truncate
 KNOWN = quality.labels([Example(f"s{i}", {}, "t", (), {"corruption": kind}) for i, kind in enumerate(KINDS)])
 
 
-# ---- by hand ----
-
-
 def test_auc_counts_pairs_and_ties_half():
     clean, corrupted = np.array([3.0, 1.0, 2.0]), np.array([1.0, 0.0])
     assert ladder.auc(clean, corrupted) == pytest.approx((2 + 1.5 + 2) / 6)
@@ -66,9 +63,6 @@ def test_names_and_numbers_change_and_nothing_else():
     assert made == rewritten(one, 0) != rewritten(one, 1)
     plain = Example("b", {"question": "What is left?"}, "9", ())
     assert rewritten(plain, 0) == plain
-
-
-# ---- on a run ----
 
 
 @pytest.fixture(scope="module")
