@@ -86,6 +86,14 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
     return SmokeRun(folder / "smoke", told)
 
 
+@pytest.fixture
+def open_smoke(tmp_path):
+    """Opens the math task of the smoke preset with changed fields, always in the same folder."""
+    from igds_utils.core.experiment import open_run
+
+    return lambda **fields: open_run("smoke", "", ["math"], fields, str(tmp_path))
+
+
 @pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3"])
 def lm(request):
     """A tiny random model of each of the three architectures."""

@@ -34,7 +34,7 @@ def obvious_residuals(lm, text, target):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
-def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, side, batch_tokens):
+def test_early_exit_equals_the_full_forward_pass(lm, side, batch_tokens):
     found = activations.critical_residuals(lm, TEXTS, LAYERS, batch_tokens, side)
     for row, text in enumerate(TEXTS):
         for layer, expected in obvious_residuals(lm, text, " 12 + 7 = 19.").items():

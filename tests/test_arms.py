@@ -20,7 +20,7 @@ def names(found):
     return [arm.name for arm in found]
 
 
-def test_every_selector_and_seed_has_its_arm_and_some_more_of_the_curve():
+def test_every_selector_and_seed_has_its_arm():
     found = arms(task(**CURVE, ratio=0.3, seeds=[7, 8]))
     assert names(found) == [
         *("original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3", "igds@0.2", "igds@0.8"),
@@ -32,7 +32,7 @@ def test_every_selector_and_seed_has_its_arm_and_some_more_of_the_curve():
     assert [(arm.selector, arm.ratio) for arm in found[5:7]] == [("igds", 0.2), ("igds", 0.8)]
 
 
-def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equal_steps():
+def test_draws_of_random_and_equal_steps():
     config = task(selectors=["random", "igds"], seeds=[4, 9], random_draws=4, full_steps=True)
     found = arms(config)
     seeds = {name: [arm.seed for arm in found if arm.selector == name] for name in ("random", "igds")}
@@ -44,7 +44,7 @@ def test_random_is_drawn_as_often_as_asked_and_the_whole_pool_is_trained_in_equa
     assert not any("random" in arm.name for arm in arms(task(selectors=["igds"], random_draws=3)))
 
 
-def test_tables_compare_the_arms_of_one_ratio_and_checks_are_halves_at_any():
+def test_tables_compare_the_arms_of_one_ratio():
     config = task(**CURVE, ratio=0.3, corrupted=0.5)
     assert names(arms(config))[-2:] == ["clean@0.5", "corrupted@0.5"]
     assert names(main_arms(config)) == ["original", "full", "random@0.3", "igds@0.3", "igds_k3@0.3"]

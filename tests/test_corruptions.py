@@ -6,8 +6,6 @@ import pytest
 
 from igds_utils.config.config import load_preset
 from igds_utils.config.settings import QualityConfig
-from igds_utils.core.arms import arms
-from igds_utils.core.experiment import open_run
 from igds_utils.tasks import corruptions, get
 from igds_utils.tasks.corruptions import SIDES, TRAINED
 from igds_utils.tasks.examples import Example, random_stream
@@ -44,7 +42,7 @@ def labels(pool):
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.35, 7)])
-def test_exactly_a_share_of_a_pool_has_corrupted_prompts_and_the_rest_is_untouched(share, n):
+def test_exactly_a_share_of_a_pool_is_corrupted(share, n):
     made = corruptions.corrupted_pool(HAND, share, seed=0)
     assert sum(map(bool, labels(made))) == n and set(labels(made)) == {"", *TRAINED}
     for before, after in zip(HAND, made, strict=True):
@@ -54,7 +52,7 @@ def test_exactly_a_share_of_a_pool_has_corrupted_prompts_and_the_rest_is_untouch
 
 
 @pytest.mark.parametrize(("share", "smaller"), [(0.5, 10), (0.25, 5), (0.7, 6)])
-def test_the_rulers_ends_are_that_pools_samples_as_many_of_each(share, smaller):
+def test_the_rulers_ends(share, smaller):
     pool = corruptions.corrupted_pool(HAND, share, seed=0)
     ends = corruptions.ruler(pool, seed=0)
     assert {side: len(members) for side, members in ends.items()} == {"clean": smaller, "corrupted": smaller}
@@ -70,25 +68,19 @@ def unlabelled(example):
     return replace(example, meta={k: v for k, v in example.meta.items() if k != "corruption"})
 
 
-def test_a_preset_asks_for_the_share_and_nobody_but_the_labels_reader_can_tell(tmp_path):
-    opened = {}
-    for share in (0, 0.5):
-        overrides = {"tasks.math.corrupted": share, "tasks.math.seeds": [3, 4, 5]}
-        opened[share] = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
-    clean, half = (run.sets("math") for run in opened.values())
-    assert {name: half[name] == clean[name] for name in clean} == {name: name != "pool" for name in clean}
-    assert sum(map(bool, labels(half["pool"]))) == len(half["pool"]) // 2
-    assert opened[0].examples("math", "quality") == opened[0.5].examples("math", "quality")
-    assert opened[0].data_version("math", "pool") != opened[0.5].data_version("math", "pool")
-    for example in half["pool"]:  # what products depend on, ids and targets say nothing of a label
+def test_a_preset_asks_for_the_share_and_only_the_labels_tell(open_smoke):
+    none, some = (open_smoke(**{"tasks.math.corrupted": share}) for share in (0, 0.5))
+    clean, half = none.sets("math"), some.sets("math")
+    pool, before = half.pop("pool"), clean.pop("pool")
+    assert half == clean and none.examples("math", "quality") == some.examples("math", "quality")
+    assert sum(map(bool, labels(pool))) == len(pool) // 2
+    assert none.data_version("math", "pool") != some.data_version("math", "pool")
+    for example in pool:  # what products depend on, ids and targets say nothing of a label
         assert example.version == unlabelled(example).version
-    assert [(e.id, e.target) for e in half["pool"]] == [(e.id, e.target) for e in clean["pool"]]
-    ends = [(arm.name, arm.size(16)) for arm in arms(opened[0.5].config("math")) if arm.is_check]
-    assert ends == [(f"{side}@0.5{seed}", 8) for seed in ("", "-s4") for side in ("clean", "corrupted")]
-    assert not any(arm.is_check for arm in arms(opened[0].config("math")))
+    assert [(e.id, e.target) for e in pool] == [(e.id, e.target) for e in before]
 
 
-def test_both_sides_are_corrupted_at_their_rates_with_every_kind(large):
+def test_both_sides_are_corrupted_at_their_rates(large):
     made = known_quality(large, 0.25, 0.25, seed=0)
     assert [e.id for e in made] == [e.id for e in large]
     found = [label for label in labels(made) if label]
@@ -100,7 +92,7 @@ def test_both_sides_are_corrupted_at_their_rates_with_every_kind(large):
     assert min(sum(map(bool, labels(half))) for half in (made[:48], made[48:])) > 10  # not told by the place
 
 
-def test_each_side_leaves_the_other_and_a_duplicate_is_a_clean_sample_again(large):
+def test_each_side_leaves_the_other(large):
     made = {e.id: e for e in known_quality(large, 0.4, 0.4, seed=1)}
     for before in large:
         after = made[before.id]

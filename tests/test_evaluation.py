@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-import torch
 
 from igds_utils import tiny
 from igds_utils.config.settings import TaskConfig
@@ -61,12 +60,9 @@ def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
     assert outputs[["sample_id", "k"]].to_numpy().tolist() == [["e0", 0], ["e1", 0], ["e2", 0]]
     again = answers(lm, task_config(), seed=5, arm="full", memory=1e-9)
     assert outputs["output"].tolist() == again["output"].tolist()
-    prompt = torch.tensor([encode(lm.tokenizer, "<|im_start|>one\nSolution:")])
-    plain = lm.model.generate(prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :]
-    assert outputs["output"][0] == lm.tokenizer.decode(plain, skip_special_tokens=True).strip()
 
 
-def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
+def test_answers_do_not_depend_on_memory_or_neighbours(lm):
     config = task_config(samples=4, temperature=1.0, top_p=0.9)
     whole = answers(lm, config)
     asked = questions(lm, EXAMPLES)
@@ -81,7 +77,7 @@ def test_answers_do_not_depend_on_the_memory_or_on_the_other_samples(lm):
     assert fewer.equals(whole[whole["k"] == 0].reset_index(drop=True))
 
 
-def test_several_outputs_give_pass_at_n_for_accuracy_and_the_mean_otherwise():
+def test_several_outputs_give_pass_at_n_or_the_mean():
     outputs = table("one", "x", "x", "x", "three apples", "three apples", each=2)
     scored = evaluation.score_outputs(Echo(), EXAMPLES, outputs.sample(frac=1, random_state=0))
     found = scored[["sample_id", "output", "accuracy", "score"]].to_numpy().tolist()

@@ -36,20 +36,6 @@ def test_sets_of_the_default_preset_have_no_text_in_common(results, task):
     assert len(texts) == len(clean) > len(everything) / 2 and "" not in texts
 
 
-@pytest.mark.parametrize("rendering", ["records", "evaluation"])
-def test_training_pairs_come_in_the_order_asked_for_and_end_in_eos(results, rendering):
-    run = smoke(results, {"tasks.math.sft": {"rendering": rendering}})
-    chosen = run.examples("math", "pool")[5:2:-1]
-    records = run.training_records("math", chosen)
-    pairs = run.training_pairs(records)
-    assert [record["id"] for record in records] == [example.id for example in chosen]
-    for record, (tokens, n_prompt) in zip(records, pairs, strict=True):
-        text = run.tokenizer.decode(tokens)
-        whole = record["prompt"] + record["completion"] + tiny.EOS
-        assert text.removeprefix(tiny.BOS) == whole.removeprefix(tiny.BOS)
-        assert 0 < n_prompt < len(tokens)
-
-
 # field -> another value, and which of `inputs` and `training_inputs` change with it
 CHANGES = [
     ("models.tiny-llama.identify", {"tiny": "qwen3"}, "inputs"),
@@ -131,7 +117,7 @@ def test_the_manifest_names_all_that_a_second_run_must_share(results):
     assert (found["data"]["math"], found["saes"]) == (data, run.sae_version)
 
 
-def test_another_preset_file_of_the_same_name_does_not_take_its_results(tmp_path):
+def test_another_preset_of_the_same_name_is_refused(tmp_path):
     results, mine = str(tmp_path / "results"), tmp_path / "mine.yaml"
     mine.write_text((PRESETS / "smoke.yaml").read_text())
     open_run("smoke", results=results)

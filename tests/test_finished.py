@@ -3,12 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, points
 
-from igds_utils import plots
 from igds_utils.analysis import finished
 from igds_utils.core.arms import arms
-from igds_utils.core.experiment import open_run
 
 SHIFTS = {"original": 0.0, "full": 1.0, "random@0.5": -0.5, "loss@0.5": 0.5, "igds@0.5": 2.0}
 
@@ -41,7 +38,7 @@ def two_seeds():
     return pd.concat([one, other.assign(seed=1)])
 
 
-def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt(compared):
+def test_arms_are_compared_with_the_untrained_model(compared):
     table = compared.set_index("arm")
     for arm, by in list(SHIFTS.items())[1:]:
         assert table.loc[arm, "moved"] == pytest.approx(by)
@@ -50,7 +47,7 @@ def test_arms_are_compared_with_the_untrained_model_prompt_by_prompt(compared):
     assert pd.isna(table.loc["original", "moved"])
 
 
-def test_seeds_of_an_arm_are_kept_apart_and_their_luck_is_in_the_interval(two_seeds):
+def test_the_luck_of_seeds_is_in_the_interval(two_seeds):
     table = finished.compare(two_seeds, SUMMARY, resamples=200).set_index("arm")
     igds, base = table.loc["igds@0.5"], table.loc["original", "median"]
     assert igds["medians"] == pytest.approx([base + 1, base + 5])
@@ -58,21 +55,13 @@ def test_seeds_of_an_arm_are_kept_apart_and_their_luck_is_in_the_interval(two_se
     assert igds["moved"] == pytest.approx(3) and igds["moved_low"] < 1.5 and igds["moved_high"] > 4.5
 
 
-def test_the_correlation_is_over_arms_with_and_without_the_untrained_model(compared):
+def test_correlation_with_and_without_the_untrained_model(compared):
     rho = finished.correlation(compared, resamples=200)
     assert rho["all"]["n"] == 5 and rho["all"]["rho"] == pytest.approx(0.9)
     assert rho["trained"]["rho"] == pytest.approx(1.0) and rho["trained"]["p_value"] == pytest.approx(2 / 24)
     assert rho["all"]["low"] is None  # five arms have no interval
     few = finished.correlation(compared.head(2), resamples=50)
     assert few["all"]["rho"] is None and few["trained"]["rho"] is None
-
-
-def test_the_figure_marks_the_median_of_every_seed(two_seeds):
-    table = finished.compare(two_seeds, SUMMARY, resamples=50)
-    drawn = {"math": two_seeds}, {"math": table}, {"math": POINTS}, {"math": "l1_p2"}
-    (axis,) = plots.activation_distributions(*drawn).axes
-    marked = [x for x, y in points(axis, "median") if round(y) == 0]  # IGDS is in the first row
-    assert sorted(marked) == pytest.approx(table["medians"].iloc[4])
 
 
 def series(points, n=40):
@@ -114,9 +103,9 @@ def test_seeds_of_a_point_count_as_such():
     assert watched["n"].tolist() == [40, 40]
 
 
-def test_stored_arms_are_read_without_the_checks_and_become_a_series(tmp_path):
+def test_stored_arms_become_a_series(open_smoke):
     few = {"tasks.math.selectors": ["random", "loss", "igds"], "tasks.math.curve": None}
-    run, scored = open_run("smoke", tasks=["math"], overrides=few, results=str(tmp_path)), []
+    run, scored = open_smoke(**few), []
     run.store.write("math/task_features.json", {"selected": ["l1_p2"]})
     read = pd.DataFrame({"sample_id": ["p0", "p1"], "layer": 1, "feature": 2, "activation": [1.0, 2.0]})
     answers = pd.DataFrame({"sample_id": ["t0", "t1"], "seed": 0, "score": [0.0, 1.0]})

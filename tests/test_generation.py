@@ -145,7 +145,7 @@ def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():
 
 
 @pytest.mark.parametrize("every", [1, 3, 8, 50])
-def test_looking_for_stops_every_few_tokens_cuts_where_looking_at_each_would(every, monkeypatch):
+def test_stops_cut_whenever_they_are_looked_for(every, monkeypatch):
     lm = LM(tiny.model("llama"), tiny.tokenizer(), "llama")
     texts, new = prompts(lm), 20
     rows = [(s, None) for s in range(len(texts))]

@@ -88,7 +88,7 @@ def made(pool, priors):
     return ladder.report(pool, priors)
 
 
-def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
+def test_all_rungs_are_stored_and_one_of_each_is_judged(run, made):
     table = made["ladder"]
     fixed = table[table["fixed"]]
     assert fixed["rung"].is_unique and set(fixed["rung"]) == set(table["rung"]) and len(fixed) == 8
@@ -103,7 +103,7 @@ def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
         pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
 
 
-def test_the_scores_are_those_of_the_selectors_and_of_plain_arithmetic(run, pool, priors):
+def test_scores_are_those_of_selectors_and_arithmetic(run, pool, priors):
     found = ladder.scores(pool, priors).query("fixed").set_index("rung")["values"]
     layer, apart = fixed_layer(run), Pool(run, "math", run.examples("math", "quality"), "apart")
     np.testing.assert_allclose(found["task features"], apart.task_feature_activations.sum(1), rtol=1e-5)
@@ -125,7 +125,7 @@ def test_no_score_sees_a_label_and_one_task_has_no_contrast(run, priors):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_planted_feature_that_recognises_corrupted_prompts_is_found(run):
+def test_a_planted_feature_is_found(run):
     pool = open_pool(run, "math", name="quality")  # to be changed
     known = quality.labels(run.examples("math", "quality"))
     clean, corrupted = ladder.sides(known)
@@ -139,10 +139,8 @@ def test_a_planted_feature_that_recognises_corrupted_prompts_is_found(run):
     assert table.loc[best, ["fires", "variation"]].tolist() == [1, 0]
 
 
-def test_the_set_is_dealt_last_and_leaves_the_others_as_they_are(tmp_path):
-    none, some, more = (
-        open_run("smoke", "", ["math"], {"tasks.math.quality": asked}, str(tmp_path)).sets("math")
-        for asked in (None, {"size": 12}, {"size": 30})
-    )
+def test_the_quality_set_leaves_the_others_as_they_are(open_smoke):
+    sizes = (None, {"size": 12}, {"size": 30})
+    none, some, more = (open_smoke(**{"tasks.math.quality": size}).sets("math") for size in sizes)
     assert len(more.pop("quality")) == 30 and len(some.pop("quality")) == 12
     assert none == some == more

@@ -77,7 +77,7 @@ def test_two_processes_make_one_table(tmp_path, steps, capfd):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path, steps):
+def test_two_processes_train_as_one_and_continue(tmp_path, steps):
     one = run_with(tmp_path / "one")
     alone = full(one).make_all()
     keep = {"launch.processes": 2, "sft.keep_weights": True}
@@ -103,7 +103,7 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in continued.items())
 
 
-def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path, monkeypatch):
+def test_jobs_of_a_part_make_what_one_job_does(tmp_path, monkeypatch):
     """Recall, causal filter and a pool's measurements: identical tables, whoever made the parts."""
     monkeypatch.setattr(effects, "ANSWERS", 4)  # a sample a part
     changes = {"tasks.math.selectors": ["loss", "igds"], "tasks.math.curve": None}
@@ -142,15 +142,14 @@ def test_where_there_are_gpus_each_process_needs_one(gpus, parts, processes, few
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])
-def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name, tmp_path, monkeypatch):
+def test_the_configurations_are_accelerates_own(name, open_smoke, monkeypatch):
     commands = []
     done = nullcontext(SimpleNamespace(wait=lambda: None, returncode=0))
     monkeypatch.setattr(launch.subprocess, "Popen", lambda command, **_: commands.append(command) or done)
     file = launch.configuration(name)
     read = load_config_from_file(str(file))  # refuses unknown keys
     assert (read.num_processes, read.num_machines, read.mixed_precision) == (8, 1, "bf16")
-    changes = {"launch": {"processes": 16, "training": name}}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    run = open_smoke(launch={"processes": 16, "training": name})
     for training in (True, False):
         launch.call(run, "module:function", training=training)
     assert f"--config_file {file} --num_processes 16" in " ".join(commands[0])

@@ -8,7 +8,7 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from igds_utils import tiny
 from igds_utils.config.config import load_preset
-from igds_utils.config.refs import FolderRef, TinyRef
+from igds_utils.config.refs import FolderRef
 from igds_utils.data.hub import SourceError
 from igds_utils.engine import lm as lm_module
 from igds_utils.engine import prompts
@@ -23,10 +23,6 @@ SEQUENCES = [[0, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120], [0, 25, 35], [0
 @pytest.fixture(params=["left", "right"])
 def inputs(request, lm):
     return pad(SEQUENCES, 1, request.param, lm.device)
-
-
-def hooks_of(lm: LM) -> int:
-    return sum(len(module._forward_hooks) for module in lm.model.modules())
 
 
 def test_residuals_are_the_hidden_states_of_a_plain_forward_pass(lm, inputs):
@@ -50,19 +46,16 @@ def test_blocks_after_the_highest_layer_never_run(lm, inputs, monkeypatch):
     assert sorted(residuals(lm, [2, 0], **inputs)) == [0, 2]
 
 
-def test_hooks_are_always_removed(lm, inputs):
-    residuals(lm, [0, 1], **inputs)
-    assert hooks_of(lm) == 0
-
+def test_hooks_are_removed_whatever_happens(lm, inputs):
     def breaks(_h):
         raise RuntimeError("in the middle")
 
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="in the middle"), edited(lm, {1: breaks}):
+    with torch.inference_mode(), pytest.raises(RuntimeError), edited(lm, {1: breaks}):
         lm.model(**inputs)
-    assert hooks_of(lm) == 0
     with pytest.raises(IndexError):
         residuals(lm, [0, 99], **inputs)
-    assert hooks_of(lm) == 0
+    residuals(lm, [0, 1], **inputs)
+    assert not any(module._forward_hooks for module in lm.model.modules())
 
 
 def test_unembed_gives_the_models_logits(lm, inputs):
@@ -128,7 +121,7 @@ def test_every_architecture_gives_what_its_eager_attention_gives(name):
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_the_mask_of_a_step_is_what_transformers_makes_of_the_plain_one(window):
+def test_the_mask_of_a_step_is_that_of_transformers(window):
     model = tiny.model("gemma2")
     model.config.sliding_window = window or 4096
     for block in model.get_decoder().layers:
@@ -171,21 +164,8 @@ def test_where_a_model_is_put(tmp_path, monkeypatch):
     assert place() is None
 
 
-def test_tiny_models_and_folders_load(tmp_path, monkeypatch):
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
-    for architecture in ARCHITECTURES:
-        made = load_lm(TinyRef(tiny=architecture, seed=3))
-        expected = tiny.model(architecture, seed=3).state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in made.model.state_dict().items())
-        assert not made.model.training
-        assert (made.n_layers, made.width) == (tiny.LAYERS, tiny.WIDTH)
-    again = load_lm(FolderRef(folder=made.tokenizer.name_or_path))
-    assert again.tokenizer.get_vocab() == made.tokenizer.get_vocab()
-    assert load_lm(TinyRef(tiny="llama"), "bfloat16").model.dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("config", [GPTNeoXConfig(), Gemma3Config()], ids=lambda config: config.model_type)
-def test_other_architectures_are_refused_before_their_weights_are_read(tmp_path, config):
+def test_other_architectures_are_refused(tmp_path, config):
     config.save_pretrained(tmp_path)  # there are no weights
     said = f"is a {config.model_type} model, .* not supported: llama, .* are$"
     for load in (load_config, load_lm):

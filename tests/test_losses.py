@@ -27,7 +27,7 @@ def plain_loss(model, ids, n_prompt, reduction="mean"):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])
-def test_target_losses_equal_the_plain_forward_at_any_batch_size(lm, batch_tokens, monkeypatch):
+def test_target_losses_equal_the_plain_forward_pass(lm, batch_tokens, monkeypatch):
     pairs = make_pairs(9)
     with torch.no_grad():
         plain = [plain_loss(lm.model, *pair).item() for pair in pairs]
@@ -38,7 +38,7 @@ def test_target_losses_equal_the_plain_forward_at_any_batch_size(lm, batch_token
         assert np.abs(losses.target_losses(lm, pairs) - plain).max() > 0.1
 
 
-def test_training_computes_the_same_and_leaves_the_head_as_it_was(lm):
+def test_training_computes_the_same_losses(lm):
     batch = pad([ids for ids, _ in PAIRS], lm.tokenizer.pad_token_id, "right", lm.device)
     with torch.no_grad():
         labels = losses.target_labels(batch["input_ids"], PAIRS)
@@ -49,7 +49,7 @@ def test_training_computes_the_same_and_leaves_the_head_as_it_was(lm):
     assert not lm.model.get_output_embeddings()._forward_pre_hooks
 
 
-def test_the_head_meets_no_more_positions_than_its_logits_may_take(lm, monkeypatch):
+def test_the_head_meets_few_positions_at_once(lm, monkeypatch):
     whole, met = losses.target_losses(lm, PAIRS), []
     head, four_positions = lm.model.get_output_embeddings(), 4 * 4 * lm.model.config.vocab_size
     monkeypatch.setattr(losses, "LOGIT_BYTES", four_positions + 1)

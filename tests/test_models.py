@@ -9,7 +9,6 @@ from pools import found_features
 
 from igds_utils import selectors
 from igds_utils.config.refs import TinyRef
-from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, loading, losses
 from igds_utils.selection.pool import open_pool
 
@@ -32,12 +31,9 @@ def loads(monkeypatch):
 
 
 @pytest.fixture
-def opened(tmp_path):
-    def opened(**overrides):
-        changed = {"models.tiny-llama.train": TRAINED.model_dump(), "tasks.math.curve": None, **overrides}
-        return found_features(open_run("smoke", tasks=["math"], overrides=changed, results=str(tmp_path)))
-
-    return opened
+def opened(open_smoke):
+    fields = {"models.tiny-llama.train": TRAINED.model_dump(), "tasks.math.curve": None}
+    return lambda **changes: found_features(open_smoke(**fields | changes))
 
 
 def test_no_selector_holds_a_second_model(opened, loads):

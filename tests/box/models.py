@@ -21,14 +21,14 @@ from transformers import (
     Qwen3Config,
 )
 
+from igds_utils import tiny
+
 LAYERS = {"gemma2": 2, "llama": 3, "qwen3": 2, "smollm2": 3}
 VOCABULARY = 700
 # The words that prompts and targets of the box's data consist of, so that a prompt stays a few dozen tokens long.
-CORPUS = """Please reason step by step, and put your final answer within \\boxed{}. Solution: The final answer is
+CORPUS = f"""{tiny.CORPUS} Please translate the following text into Chinese. model Hello! has buys more. now? Ann
 Here are some examples: as the following format. ### Problem: ### Solution: Find the domain of the expression. If
-Use a sentence to summarize this following text: Summarization: Please translate the following text into Chinese.
-Text: Translation: #Person1# : Hello! #Person2# : talks about her new house with many rooms. user assistant model
-Ann has 12 apples and buys 7 more. How many apples does she have left now? 12 + 7 = 19. 19 * 2 = 38."""
+#Person1# : Hello! #Person2# : talks about her new house with many rooms. How many have"""
 GEMMA_CHAT = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] }}"
     "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"

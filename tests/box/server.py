@@ -24,25 +24,12 @@ INFO = re.compile(rf"{REPOSITORY}(?:/revision/(?P<revision>[^/]+))?")
 
 
 @dataclass
-class Fault:
-    """What goes wrong, where, and how many times still.
-
-    Kinds: `missing` (404), `gated` (401), `unavailable` (503), `cut` (the connection ends in the middle of a file),
-    `stub` (the file itself ends in the middle).
-    """
-
-    kind: str
-    where: str  # part of the address
-    times: int
-
-
-@dataclass
 class Box:
     """The server; a repository of the catalog is written to `root` when it is first asked for."""
 
     root: Path
     requests: list[str] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
         self._lock = threading.Lock()
@@ -79,8 +66,12 @@ class Box:
 
     @contextmanager
     def fault(self, kind: str, where: str, times: int = 10**9) -> Iterator[None]:
-        """Let the next `times` requests whose address holds `where` go wrong."""
-        self.faults.append(fault := Fault(kind, where, times))
+        """Let the next `times` requests whose address holds `where` go wrong.
+
+        Kinds: `missing` (404), `gated` (401), `unavailable` (503), `cut` (the connection ends in
+        the middle of a file), `stub` (the file itself ends in the middle).
+        """
+        self.faults.append(fault := {"kind": kind, "where": where, "times": times})
         try:
             yield
         finally:
@@ -89,9 +80,9 @@ class Box:
     def strikes(self, address: str, kinds: str) -> str | None:
         """Which of the kinds of fault an address meets now; counted down."""
         for fault in self.faults:
-            if fault.kind in kinds.split() and fault.where in address and fault.times > 0:
-                fault.times -= 1
-                return fault.kind
+            if fault["kind"] in kinds.split() and fault["where"] in address and fault["times"] > 0:
+                fault["times"] -= 1
+                return fault["kind"]
         return None
 
 
