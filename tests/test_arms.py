@@ -4,7 +4,7 @@ import pytest
 
 from igds_utils.config.config import ConfigError
 from igds_utils.config.settings import TaskConfig
-from igds_utils.core.arms import arms, asked_in_general, main_arms, selection_size
+from igds_utils.core.arms import arms, asked_in_general, main_arms
 
 CURVE = {"curve": {"ratios": [0.2, 0.8], "selectors": ["igds"]}}
 CURVE["selectors"] = ["random", "igds", "igds_k3"]
@@ -55,9 +55,6 @@ def test_sizes():
     original, full, half = arms(task(selectors=["igds"]))
     assert names(arms(task(selectors=["igds"], only_arms=["igds@0.5"]))) == [half.name]
     assert (original.size(10), full.size(10), half.size(10), half.size(1)) == (0, 10, 5, 1)
-    for ratio in (0, 1.1):
-        with pytest.raises(ValueError):
-            selection_size(ratio, 10)
 
 
 @pytest.mark.parametrize(

@@ -79,36 +79,20 @@ def test_every_set_comes_from_the_file_of_its_dataset(mirror):
     assert all("family" in example.meta for example in sets["math"]["test"])
 
 
-def all_notebooks(preset, folder, changes, names=TASKS):
-    """Run a preset's tasks as they are, but for a tiny model, sizes and what else is changed."""
-    changes = small() | {"selection.examples": 4, "bootstrap": 50} | changes
-    changes |= {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()}
-    options = [text for key, value in changes.items() for text in ("--set", f"{key}={json.dumps(value)}")]
-    asked = ["--preset", preset, "--tasks", ",".join(names), "--results", str(folder)]
-    done = igds(folder, "run", *asked, *options)
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert (folder / preset / "report.html").stat().st_size > 10_000
-
-
 @pytest.mark.slow
 def test_all_notebooks_on_the_mirror(mirror, tmp_path):
-    changes = {"selection.encoder": {"tiny": "llama"}}
+    changes = small() | {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4}
+    changes |= {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()}
     each = {"max_new_tokens": 6, "selectors": ["random", "igds", "igds_k3"]}
     each |= {"capabilities.limit": {"mmlu": 1}, "capabilities.arms": ["igds@0.5"]}
     changes |= {f"tasks.{task}.{key}": value for task in TASKS for key, value in each.items()}
     changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
     changes |= {f"tasks.math.stability.{size}": 4 for size in ("prior", "validation", "max_new_tokens")}
-    changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
-    all_notebooks("laptop", tmp_path, changes)
+    changes |= {"tasks.math.curve": None, "tasks.math.samples": 2, "bootstrap": 50}
+    options = [text for key, value in changes.items() for text in ("--set", f"{key}={json.dumps(value)}")]
+    asked = ["--preset", "laptop", "--tasks", ",".join(TASKS), "--results", str(tmp_path)]
+    done = igds(tmp_path, "run", *asked, *options)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert (tmp_path / "laptop/report.html").stat().st_size > 10_000
     table8 = pd.read_csv(tmp_path / "laptop/tables/table8.csv")
     assert set(table8["Trained on"]) == {"Math", "Summarization", "Translation"}
-
-
-@pytest.mark.slow
-def test_the_preset_of_a_gpu_runs_on_a_cpu_at_a_small_size(mirror, tmp_path):
-    changes = {"intervention.placebos": 2}
-    changes |= {"tasks.summarization.max_new_tokens": 6, "tasks.summarization.seeds": [0, 1]}
-    all_notebooks("gpu", tmp_path, changes, ["summarization"])
-    table = pd.read_csv(tmp_path / "gpu/tables/table2.csv", dtype=str)
-    steps = table.groupby("Arm")["Steps"].first()
-    assert steps["IGDS"] == steps["Random"]
