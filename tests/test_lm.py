@@ -58,9 +58,6 @@ def test_hooks_are_removed_whatever_happens(lm, inputs):
     assert not any(module._forward_hooks for module in lm.model.modules())
 
 
-# ---- attention -------------------------------------------------------------------------------------------
-
-
 class Module(torch.nn.Module):
     num_key_value_groups = 3
     is_causal = True
@@ -131,9 +128,6 @@ def test_the_mask_of_a_step_is_that_of_transformers(window):
             found.append(lm.model(**last, attention_mask=step, **cached).logits)
     assert (step_mask(lm, mask).dim() == 2) == bool(window)
     torch.testing.assert_close(*found)
-
-
-# ---- loading ---------------------------------------------------------------------------------------------
 
 
 def test_where_a_model_is_put(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from igds_utils.data import metrics
 
 
 @pytest.mark.parametrize(
-    "text, answer",
+    "text, box",  # the last complete one that is not empty
     [
         ("So \\boxed{38}.", "38"), ("\\boxed{1} and then \\boxed{ 2 }", "2"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{5} but \\boxed{\\frac{1", "5"),
@@ -21,8 +21,8 @@ from igds_utils.data import metrics
         ("\\boxed{cut", None), ("no box 5", None),
     ],
 )  # fmt: skip
-def test_last_complete_box_that_is_not_empty(text, answer):
-    assert metrics.boxed_answer(text) == answer
+def test_boxed_answer(text, box):
+    assert metrics.boxed_answer(text) == box
 
 
 @pytest.mark.parametrize(
