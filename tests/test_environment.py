@@ -39,11 +39,10 @@ PACKAGES = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional
 DIRECT = [Requirement(text) for text in PACKAGES + PYPROJECT["build-system"]["requires"]]
 
 
-@pytest.mark.parametrize("requirement", DIRECT, ids=str)
-def test_the_lock_satisfies_every_direct_requirement(requirement):
-    pin = LOCK.get(canonicalize_name(requirement.name))
-    assert pin is not None, f"{requirement.name} is not in requirements.lock: make lock"
-    assert requirement.specifier.contains(pin), f"{requirement} but requirements.lock has {pin}: make lock"
+def test_the_lock_satisfies_every_direct_requirement():
+    for requirement in DIRECT:
+        pin = LOCK.get(canonicalize_name(requirement.name), "missing")
+        assert pin != "missing" and requirement.specifier.contains(pin), f"{requirement}: make lock"
 
 
 def imported_packages() -> dict[str, str]:

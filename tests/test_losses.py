@@ -6,36 +6,32 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from igds_utils.engine import losses
-from igds_utils.engine.batching import pad
+from igds_utils.engine.batching import pad, token_batches
 
 PAIRS = [([5, 6, 7, 8, 9, 10, 11], 2), ([12, 13, 14, 15], 1), ([16, 17, 18], 2)]  # 5 + 3 + 1 targets
 
 
-def make_pairs(n, longest=30, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pairs = []
-    for _ in range(n):
-        length = int(torch.randint(4, longest, (1,), generator=generator))
-        n_prompt = int(torch.randint(1, length, (1,), generator=generator))
-        pairs.append((torch.randint(2, 300, (length,), generator=generator).tolist(), n_prompt))
-    return pairs
-
-
-def plain_loss(model, ids, n_prompt, reduction="mean"):
+def plain_loss(model, ids, n_prompt):
     logits = model(input_ids=torch.tensor([ids])).logits[0]
-    return cross_entropy(logits[n_prompt - 1 : -1], torch.tensor(ids[n_prompt:]), reduction=reduction)
+    return cross_entropy(logits[n_prompt - 1 : -1], torch.tensor(ids[n_prompt:]))
+
+
+def test_batches_by_hand():
+    assert token_batches([2, 5, 3, 5], 10) == [[1, 3], [2, 0]]
+    assert token_batches([20, 1, 1], 10) == [[0], [1, 2]]
+    assert token_batches([4, 4, 4], 8) == [[0, 1], [2]]
+    assert token_batches([], 10) == []
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])
 def test_target_losses_equal_the_plain_forward_pass(lm, batch_tokens, monkeypatch):
-    pairs = make_pairs(9)
     with torch.no_grad():
-        plain = [plain_loss(lm.model, *pair).item() for pair in pairs]
-    np.testing.assert_allclose(losses.target_losses(lm, pairs, batch_tokens), plain, atol=1e-5)
+        plain = [plain_loss(lm.model, *pair).item() for pair in PAIRS]
+    np.testing.assert_allclose(losses.target_losses(lm, PAIRS, batch_tokens), plain, atol=1e-5)
     assert np.ptp(plain) > 0.1, "all losses are alike, so their order is not tested"
     if lm.name == "gemma2":  # the logit cap counts
         monkeypatch.setattr(lm.model.config, "final_logit_softcapping", 1.0)
-        assert np.abs(losses.target_losses(lm, pairs) - plain).max() > 0.1
+        assert np.abs(losses.target_losses(lm, PAIRS) - plain).max() > 0.1
 
 
 def test_training_computes_the_same_losses(lm):
