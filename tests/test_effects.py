@@ -30,7 +30,7 @@ def obvious(run):
 def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch):
     whole = obvious(open_smoke())
     monkeypatch.setattr(effects, "ANSWERS", 8)  # two samples a part
-    for rows in (1, 9):
+    for rows in (3, 9):
         monkeypatch.setattr(generation, "rows_that_fit", lambda *_, rows=rows: rows)
         run = open_smoke()
         shutil.rmtree(run.root, ignore_errors=True)
@@ -43,8 +43,9 @@ def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch)
     assert effects.measure(run, "math", "validation", FEATURES).equals(found)
 
 
-@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
-@pytest.mark.parametrize("kind", ["jumprelu", "topk"])
+@pytest.mark.parametrize(
+    ("kind", "positions"), [("jumprelu", "critical_only"), ("topk", "critical_and_decode")]
+)
 def test_a_silent_feature_has_the_rows_of_the_slow_way(open_smoke, monkeypatch, kind, positions):
     monkeypatch.setattr(tiny, "sae", partial(tiny.sae, kind))
     asked = {"intervention.positions": positions, "intervention.finalists": None}
@@ -52,7 +53,7 @@ def test_a_silent_feature_has_the_rows_of_the_slow_way(open_smoke, monkeypatch, 
     monkeypatch.setattr(
         generation, "decode", lambda *args, **more: decoded.append(len(args[2])) or decode(*args, **more)
     )
-    random = recall.random_features({"layers": [0, 1, 2, 3], "n_features_total": 4 * tiny.D_SAE}, 24, 0)
+    random = recall.random_features({"layers": [0, 1, 2, 3], "n_features_total": 4 * tiny.D_SAE}, 16, 0)
     run.store.write("math/recall.parquet", recall.measure(run, "math").head(3))  # most are in no table
     fast, ranked = effects.causal_filter(run, "math", random, label="_random-s0")
     assert set(ranked["name"]) == {feature.name for feature in random}
