@@ -73,8 +73,8 @@ def test_answers_do_not_depend_on_memory_or_neighbours(lm):
         assert answers(lm, config, memory=memory).equals(whole)
     assert answers(lm, config, examples=EXAMPLES[:0:-1]).equals(whole[4:].reset_index(drop=True))
     assert len(set(whole["output"])) > 5 and not answers(lm, config, seed=1).equals(whole)
-    fewer = answers(lm, task_config(samples=1, temperature=1.0, top_p=0.9))
-    assert fewer.equals(whole[whole["k"] == 0].reset_index(drop=True))
+    fewer = answers(lm, config.model_copy(update={"samples": 2}))
+    assert fewer.equals(whole[whole["k"] < 2].reset_index(drop=True))
 
 
 def test_several_outputs_give_pass_at_n_or_the_mean():

@@ -12,7 +12,7 @@ from igds_utils.config.refs import FolderRef
 from igds_utils.core.experiment import Run, open_run, stamped
 from igds_utils.core.manifest import manifest
 from igds_utils.running import runner
-from igds_utils.tasks.examples import SETS, normalize
+from igds_utils.tasks.examples import SETS
 from igds_utils.training import evaluation
 
 
@@ -21,19 +21,8 @@ def results(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
-def smoke(results, overrides=None, task="math") -> Run:
-    return open_run("smoke", tasks=[task], overrides=overrides, results=str(results))
-
-
-@pytest.mark.parametrize("task", ["math", "translation", "summarization"])
-def test_sets_of_the_default_preset_have_no_text_in_common(results, task):
-    run = open_run("quick", tasks=[task], results=str(results))
-    sets = run.sets(task)
-    assert {name: len(members) for name, members in sets.items()} == run.config(task).set_sizes
-    everything = [example for members in sets.values() for example in members]
-    clean = [example for example in everything if not example.meta.get("corruption")]
-    texts = {normalize(example.text) for example in clean}
-    assert len(texts) == len(clean) > len(everything) / 2 and "" not in texts
+def smoke(results, overrides=None) -> Run:
+    return open_run("smoke", tasks=["math"], overrides=overrides, results=str(results))
 
 
 # field -> another value, and which of `inputs` and `training_inputs` change with it
