@@ -132,10 +132,10 @@ def test_depth_recall_and_coverage(judge):
     recall = {"layers": [9, 15, 21], "model_layers": 24}
     recall |= {"n_candidates": 5, "n_features_total": 9000, "basis_points": 5.6}
     claim, few = "Math is dispersed, other tasks mid to late", "Few features are recalled"
-    known = {"task_features": features(), "recall": recall}
-    found = judge(claim, **known)
+    found = judge(claim, task_features=features(), recall=recall)
     assert found[:2] == (UNTOLD, "0, 60, 40 % in the thirds of the depth; one has no SAE")
-    assert judge(claim, recall=recall | {"layers": [3, 9, 15, 21]}).verdict == NO
+    known = {"task_features": features(), "recall": recall | {"layers": [3, 9, 15, 21]}}
+    assert judge(claim, **known).verdict == NO
     # in the middle and late layers, as the paper says of other tasks
     assert judge(claim, "translation", **known).verdict == YES
     assert judge(few).verdict == YES

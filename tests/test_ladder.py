@@ -142,5 +142,5 @@ def test_a_planted_feature_is_found(run):
 def test_the_quality_set_leaves_the_others_as_they_are(open_smoke):
     sizes = (None, {"size": 12}, {"size": 30})
     none, some, more = (open_smoke(**{"tasks.math.quality": size}).sets("math") for size in sizes)
-    assert len(more.pop("quality")) == 30 and len(some.pop("quality")) == 12
-    assert none == some == more
+    assert len(more["quality"]) == 30 and len(some["quality"]) == 12
+    assert "quality" not in none and all(some[name] == more[name] == none[name] for name in none)
