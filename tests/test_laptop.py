@@ -73,7 +73,7 @@ def test_every_set_comes_from_the_file_of_its_dataset(mirror):
         ("translation", "test"): "later",
     }
     for (task, name), start in begins.items():
-        assert all(example.text.startswith(start) for example in sets[task][name]), (task, name)
+        assert all(start in example.text for example in sets[task][name]), (task, name)
     assert {len(example.references) for example in sets["summarization"]["test"]} == {3}
     # the model answers no benchmark: what is learnt and tested in math is generated
     assert all("family" in example.meta for example in sets["math"]["test"])

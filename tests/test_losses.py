@@ -33,6 +33,12 @@ def test_batches_by_hand():
     assert token_batches([], 10) == []
 
 
+def test_padding_does_not_move_a_sample():
+    batch = pad([[5, 6, 7], [8]], 9, "left", torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 9, 8]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])
 def test_target_losses_equal_the_plain_forward_pass(lm, batch_tokens, monkeypatch):
     pairs, caps = make_pairs(9), (30.0, 1.0) if lm.name == "gemma2" else (None,)
