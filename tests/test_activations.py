@@ -17,12 +17,12 @@ TEXTS = [
 
 
 def obvious_residuals(lm, text, target):
-    """h(p) after every block but the last, from prompt and target through the whole model, batch of one."""
+    """h(p) after every block, the last after the final norm: prompt and target, batch of one."""
     ids = torch.tensor([prompts.encode(lm.tokenizer, text + target)])
     p = prompts.critical_position(lm.tokenizer, text + target, text)
     with torch.inference_mode():
         states = lm.model(ids, output_hidden_states=True).hidden_states
-    return {layer: states[layer + 1][0, p] for layer in LAYERS[:-1]}  # the last is normed
+    return [state[0, p] for state in states[1:]]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -30,5 +30,7 @@ def obvious_residuals(lm, text, target):
 def test_early_exit_equals_the_full_forward_pass(lm, side, batch_tokens):
     found = activations.critical_residuals(lm, TEXTS, LAYERS, batch_tokens, side)
     for row, text in enumerate(TEXTS):
-        for layer, expected in obvious_residuals(lm, text, " 12 + 7 = 19.").items():
-            torch.testing.assert_close(found[layer][row], expected, rtol=1e-4, atol=1e-5)
+        ours = [found[layer][row] for layer in LAYERS]
+        ours[-1] = lm.model.get_decoder().norm(ours[-1])
+        for one, expected in zip(ours, obvious_residuals(lm, text, " 12 + 7 = 19."), strict=True):
+            torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-5)

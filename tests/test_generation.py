@@ -113,16 +113,6 @@ def test_every_supported_architecture_is_read_and_steered(kind):
         torch.testing.assert_close(torch.tensor(values), expected.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_unsteered_decoding_equals_transformers_generate(lm):
-    texts = prompts(lm)
-    ours = generation.decode(lm, texts, [(s, None) for s in range(len(texts))], NEW)
-    for prompt, tokens in zip(texts, ours, strict=True):
-        ids = torch.tensor([prompt])
-        options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "max_new_tokens": NEW}
-        theirs = lm.model.generate(ids, **options)[0, len(prompt) :].tolist()
-        assert tokens == (theirs[: theirs.index(1)] if 1 in theirs else theirs)
-
-
 def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
     texts = prompts(lm)
     alone = [generation.decode(lm, [prompt], [(0, None)], NEW)[0] for prompt in texts]
