@@ -1,4 +1,4 @@
-"""Shared by all tests: the switch for slow ones, a model hub on loopback, and one run of the smoke preset."""
+"""Shared by all tests: slow ones, a model hub on loopback, one run of the smoke preset."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SmokeRun:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory) -> SmokeRun:
-    """All notebooks of the smoke preset, run once through the command line, outside of the project's folder.
+    """All notebooks of the smoke preset, run once from the command line.
 
     Workers of pytest-xdist share one run: the first makes it, and the others wait.
     """

@@ -1,4 +1,4 @@
-"""Pools of which everything is made up, for tests of selectors, and runs whose features are found already."""
+"""Pools of which everything is made up, and runs whose features are found already."""
 
 import numpy as np
 

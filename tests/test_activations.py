@@ -1,4 +1,4 @@
-"""Critical-position activations against the slow obvious way: prompt and target through the whole model, one by one."""
+"""Critical-position residuals against the whole model, one text at a time."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""General benchmarks through lm-eval: what is asked, how it is scored, and where the questions come from."""
+"""General benchmarks through lm-eval: what is asked and how it is scored."""
 
 import json
 import re

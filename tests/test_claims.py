@@ -1,4 +1,4 @@
-"""The claims table: its verdicts on hand-made results, and that it judges no single training."""
+"""The claims table: its verdicts on hand-made results."""
 
 from dataclasses import asdict
 
@@ -20,7 +20,7 @@ YES, NO, UNTOLD = "supported", "not supported", "cannot tell"
 
 @pytest.fixture
 def judge(tmp_path):
-    """The finding on a claim after these products were stored: frames, and whatever else as JSON."""
+    """The finding on a claim after these products were stored."""
 
     def judge(claim, task="math", **products):
         store, (rule, *given) = Store(tmp_path), CLAIMS[claim]
@@ -65,7 +65,7 @@ def test_what_was_not_run_says_so_for_every_claim(judge):
     assert judge("IGDS beats Loss", summary=loss).verdict == UNTOLD
 
 
-def test_what_could_have_been_told_is_in_units_and_in_spans(judge):
+def test_what_could_have_been_told(judge):
     # half a width of 8 points at 1.96 standard errors; seen in four of five repetitions at 2.80
     expected = pytest.approx(0.08 * (1.96 + 0.8416) / 1.96, rel=1e-4)
     assert minimum_detectable_effect(-0.07, 0.09) == expected

@@ -1,4 +1,4 @@
-"""Corrupted samples: of a pool to train on, with the ruler's two ends, and of pools of known quality."""
+"""Corrupted samples of a pool to train on and of pools of known quality."""
 
 from dataclasses import replace
 
@@ -68,7 +68,7 @@ def unlabelled(example):
     return replace(example, meta={k: v for k, v in example.meta.items() if k != "corruption"})
 
 
-def test_a_preset_asks_for_the_share_and_only_the_labels_tell(open_smoke):
+def test_only_the_labels_tell_what_is_corrupted(open_smoke):
     none, some = (open_smoke(**{"tasks.math.corrupted": share}) for share in (0, 0.5))
     clean, half = none.sets("math"), some.sets("math")
     assert [name for name in clean if half[name] != clean[name]] == ["pool"]
@@ -117,7 +117,7 @@ def test_kinds_by_hand():
     assert corrupt("duplicate") == Example("a", TWO.fields, TWO.target, TWO.references, {"copy_of": "b"})
 
 
-def test_another_tasks_prompt_is_never_the_samples_own_task():
+def test_another_tasks_prompt():
     texts = {corrupt("another task's prompt", seed=seed).fields["question"] for seed in range(30)}
     assert all(text.startswith(("Use a sentence to summarize", "Please translate")) for text in texts)
     changed = [corrupt("another task's prompt", LINE, seed=seed).fields for seed in range(30)]

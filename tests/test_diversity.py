@@ -1,4 +1,4 @@
-"""Coverage, #InsTag and ZIP: fast searches against plain ones, and cases that can be followed by hand."""
+"""Coverage, #InsTag and ZIP: fast searches against plain ones, and by hand."""
 
 import random
 import zlib
@@ -108,7 +108,7 @@ def lowest(values, among, k):
 
 
 def local_set(packed, among, k3):
-    """Third step: grown from empty by the smallest joint ratio; ties fall to the first of `among`."""
+    """Third step: grown by the smallest joint ratio, ties to the first."""
     local = []
     for _ in range(k3):
         values = {i: ratio(*[packed[j] for j in local], packed[i]) for i in among if i not in local}
@@ -117,7 +117,7 @@ def local_set(packed, among, k3):
 
 
 def literal(packed, size, official, k1, k2, k3):
-    """The authors' program from its description, whatever repeats; or without replacement and with an exact budget."""
+    """The authors' program from its description, or without replacement."""
     state, selected = [ratio(text) for text in packed], []
     while len(selected) < size:
         before = [packed[i] for i in selected]
@@ -166,7 +166,7 @@ def test_a_small_pool_and_equal_texts(name):
 
 
 def test_a_bundle_knows_the_ratio_beyond_the_window():
-    """zlib looks back 32 KiB; the state that is kept must give what compressing everything again gives."""
+    """zlib looks back 32 KiB: the state must give what compressing all again gives."""
     packed, bundle = as_bytes(problems(400, 5, longest=60)), Bundle()
     for number, text in enumerate(packed):
         if number % 40 == 0:

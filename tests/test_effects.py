@@ -1,4 +1,4 @@
-"""The causal filter of a run: parts by memory and by layer, originals once; on the tiny model."""
+"""The causal filter of a run, on the tiny model."""
 
 import shutil
 from functools import partial

@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock, environment.yml and what is installed say the same; make builds it once."""
+"""What is declared, locked and installed is the same, and what make does with it."""
 
 import ast
 import json
@@ -157,7 +157,7 @@ def test_folders_import_one_way():
     assert not upward, upward
 
 
-def test_the_package_loads_what_it_offers_when_it_is_asked_for():
+def test_the_package_is_loaded_lazily():
     code = "import sys, igds_utils; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
     assert all(getattr(igds_utils, name).__name__ == name for name in igds_utils.__all__)

@@ -1,4 +1,4 @@
-"""Outputs, their scores, and the comparison of arms, on a tiny model and a task made for the test."""
+"""Outputs and their scores, on a tiny model and a task made for the test."""
 
 import pandas as pd
 import pytest
@@ -55,7 +55,7 @@ def answers(lm, config, seed=0, arm="original", memory=1.0, examples=EXAMPLES):
     return pd.concat(found).sort_values(["sample_id", "k"], ignore_index=True)
 
 
-def test_greedy_outputs_are_one_a_sample_in_order_and_repeat(lm):
+def test_greedy_outputs_repeat(lm):
     outputs = answers(lm, task_config())
     assert outputs[["sample_id", "k"]].to_numpy().tolist() == [["e0", 0], ["e1", 0], ["e2", 0]]
     again = answers(lm, task_config(), seed=5, arm="full", memory=1e-9)

@@ -12,7 +12,7 @@ NAN = float("nan")
 
 
 def rows(*features):
-    """Effects of features l0_p0, l0_p1, ... on samples s0, s1, ...: (change of log-likelihood, change of score)."""
+    """Effects of features on samples s0, s1, ...: (change of loglik, change of score)."""
     return pd.DataFrame(
         {"layer": 0, "feature": i, "sample_id": f"s{j}", "loglik_original": -2.0, "loglik_amplified": -2.0 + told,
          "score_original": 0.5, "score_amplified": 0.5 + said}
@@ -48,7 +48,7 @@ def test_equal_candidates_are_called_so():
     assert evidence.differ(np.zeros((3, 4)), 100, 0) == 1
 
 
-def test_exact_permutation_of_two_candidates_on_two_samples():
+def test_exact_permutation_of_two_candidates():
     # of the four arrangements two have the observed distance of the means, the others none
     assert evidence.differ(np.array([[1.0, 1.0], [0.0, 0.0]]), 4000, 0) == pytest.approx(0.5, abs=0.03)
 

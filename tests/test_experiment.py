@@ -49,7 +49,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("field", "value", "changed"), CHANGES)
-def test_inputs_change_with_what_they_describe_and_nothing_else(results, field, value, changed):
+def test_inputs_change_with_what_they_describe(results, field, value, changed):
     run, other = smoke(results), smoke(results, {field: value})
     sets = "math", "prior", "validation"
     assert (run.inputs(*sets) != other.inputs(*sets)) == ("inputs" in changed.split())
@@ -88,7 +88,7 @@ def test_the_files_of_local_saes_are_part_of_the_inputs(results, tmp_path):
         assert smoke(results, overrides).sae_version != before
 
 
-def test_a_model_saved_anew_into_its_folder_is_another_input(tmp_path):
+def test_a_model_saved_anew_is_another_input(tmp_path):
     tiny.save_model("llama", 0, tmp_path)
     before = stamped(FolderRef(folder=str(tmp_path)))
     (tmp_path / "README.md").write_text("no part of the model")
@@ -97,7 +97,7 @@ def test_a_model_saved_anew_into_its_folder_is_another_input(tmp_path):
     assert stamped(FolderRef(folder=str(tmp_path))) != before
 
 
-def test_the_manifest_names_all_that_a_second_run_must_share(results):
+def test_the_manifest_names_what_a_run_depends_on(results):
     run = smoke(results)
     found = manifest(run)
     assert found["preset"]["recall"]["tau"] == 0.8 and found["commit"] and found["machine"]["processor"]

@@ -10,7 +10,7 @@ from igds_utils.training import export
 
 
 def llama_factory_samples(folder, arm, tokenizer):
-    """Token ids and number of prompt tokens of each sample, as LLaMA-Factory's template `empty` makes them.
+    """Token ids and number of prompt tokens, as LLaMA-Factory's template `empty` makes them.
 
     It tokenizes system text, instruction and output each by itself, and joins them with nothing between.
     """

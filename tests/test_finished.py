@@ -1,4 +1,4 @@
-"""The task feature in the arms (Figure 3), the alert rule on hand-made series, and how stored arms are read."""
+"""The task feature in the arms (Figure 3), and the alert rule on hand-made series."""
 
 import numpy as np
 import pandas as pd
@@ -60,7 +60,7 @@ def test_correlation_with_and_without_the_untrained_model(compared):
 
 
 def series(points, n=40):
-    """(name, share of items answered right, shift of the activation): the same items and prompts at every point."""
+    """points: (name, share of items answered right, shift of the activation)."""
     rows = []
     for name, right, shift in points:
         for i, activation in enumerate(np.linspace(9, 11, n)):
@@ -88,7 +88,7 @@ def test_alerts_follow_the_rule(values, start, score_alerts, activation_alerts):
 
 
 def test_seeds_of_a_point_count_as_such():
-    """The median is the mean of the seeds' medians; a loss that depends on the seed is no alert."""
+    """A loss that depends on the seed is no alert."""
     first = pd.concat([series([("v1", 0.5, 0)]).assign(seed=seed) for seed in (0, 1)])
     lucky, unlucky = (series([("v2", right, by)]) for right, by in ((0.55, 0.0), (0.3, 4.0)))
     both = pd.concat([first, lucky.assign(seed=0), unlucky.assign(seed=1)])

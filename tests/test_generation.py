@@ -1,4 +1,4 @@
-"""Merged steering against the slow obvious way: one row at a time, the whole sequence again for every token."""
+"""Merged steering against one row at a time, the whole sequence for every token."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def prompts(lm, n=4):
 
 
 def obvious_hidden(lm, saes, ids, first, feature, scale, positions="critical_and_decode"):
-    """Logits of one sequence with the feature amplified from position `first` on: a full forward pass, no cache."""
+    """Logits of one sequence, the feature amplified from `first` on, without a cache."""
 
     def edit(h):
         if feature is None:
@@ -68,7 +68,7 @@ def test_merged_rows_equal_one_row_at_a_time(lm, saes, positions):
     assert any(changed), "no amplified row differs from its original, so the comparison proves nothing"
 
 
-# What else is supported: the fields of its configuration that change what a block or the head computes
+# What else is supported: the fields that change what a block or the head computes
 SIMILAR = {
     "mistral": {"sliding_window": 8},
     "qwen2": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
@@ -113,7 +113,7 @@ def test_every_supported_architecture_is_read_and_steered(kind):
         torch.testing.assert_close(torch.tensor(values), expected.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
+def test_rows_that_ended_leave(lm, monkeypatch):
     texts = prompts(lm)
     alone = [generation.decode(lm, [prompt], [(0, None)], NEW)[0] for prompt in texts]
     ends = {tokens[2] for tokens in alone[:2]}  # tokens that end some rows early
@@ -125,7 +125,7 @@ def test_rows_that_ended_leave_and_the_others_do_not_notice(lm, monkeypatch):
     assert len({len(tokens) for tokens in together}) > 1
 
 
-def test_sampled_tokens_follow_the_probabilities_of_the_nucleus():
+def test_draws_follow_the_nucleus():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     seeds = [str(i) for i in range(4000)]
     choose = generation._chooser(generation.Sampling(1.0, 0.9, seeds), 1)

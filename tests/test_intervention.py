@@ -80,7 +80,7 @@ def test_all_chosen_features_must_be_established():
     assert [row["established"] for row in found["features"]] == [True, False]
 
 
-def test_the_ranking_follows_the_quantity_that_is_asked_for():
+def test_the_ranking_follows_the_quantity():
     rows = [(1, 0, 0.1, 0.5), (1, 1, 0.2, 0.1), (1, 2, float("nan"), 0.9), (1, 3, float("nan"), 0.0)]
     effects = pd.DataFrame(rows, columns=["layer", "feature", "delta", "delta_loglik"])
     for by, order in (("score", [1, 0, 2, 3]), ("loglik", [2, 0, 1, 3])):

@@ -1,4 +1,4 @@
-"""The ladder of controls: areas by hand, a planted case, sparsity of the random SAE, and who sees a label."""
+"""The ladder of controls: areas by hand, a planted case, and who sees a label."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_auc_counts_pairs_and_ties_half():
     assert ladder.auc(x, y) == pytest.approx(expected)
 
 
-def test_a_score_is_judged_on_clean_and_corrupted_prompts_alone():
+def test_a_score_is_judged_by_hand():
     perfect, blind = np.array([9, 8, 7, 1, 2, 0, 0.0]), np.zeros(7)
     draws = np.stack([perfect, -perfect], axis=1)
     found = {
@@ -45,7 +45,7 @@ def test_a_score_is_judged_on_clean_and_corrupted_prompts_alone():
 
 
 @pytest.mark.parametrize("l0", [0.0, 1.5, 12.0])
-def test_a_random_sae_fires_as_many_features_as_the_trained_one(l0):
+def test_a_random_sae_is_as_sparse(l0):
     h = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) + 3
     encode = ladder.random_sae(h, 64, l0, torch.Generator().manual_seed(1))
     assert (encode(h) != 0).sum(dim=1).double().mean().item() == pytest.approx(l0)
@@ -115,7 +115,7 @@ def test_scores_are_those_of_selectors_and_arithmetic(run, pool, priors):
     np.testing.assert_allclose(found["mean difference to other tasks"], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_no_score_sees_a_label_and_one_task_has_no_contrast(run, priors):
+def test_no_score_sees_a_label(run, priors):
     members = run.examples("math", "quality")
     lies = [replace(one, meta={"corruption": ""}) for one in members]
     own = {"math": priors["math"]}

@@ -1,4 +1,4 @@
-"""The laptop preset on a data mirror: every set from its file, its own data only where asked for, all notebooks."""
+"""The laptop preset on a data mirror: every set from its file, all notebooks."""
 
 import json
 
@@ -31,7 +31,7 @@ def pairs(kind, n, **more):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A mirror with a few rows of every dataset that the preset reads, in the layout that it expects."""
+    """A mirror with a few rows of every dataset that the preset reads."""
     choices = {"choices": list("wxyz"), "answer": 2}
     subjects = capabilities.shipped_examples()
     asked = [{"subject": name, "question": f"{name} {i}?", **choices} for name in subjects for i in range(5)]

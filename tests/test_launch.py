@@ -52,7 +52,7 @@ def steps(tmp_path, monkeypatch):
 
 
 def run_with(folder, **overrides):
-    """A run with what the notebooks before training leave; the last global batch is a short one."""
+    """A run before its training; the last global batch is a short one."""
     changes = {"sft.device_tokens": 1, "tasks.math.samples": 32} | overrides
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(folder))
     run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
@@ -104,7 +104,7 @@ def test_two_processes_train_as_one_and_continue(tmp_path, steps):
 
 
 def test_jobs_of_a_part_make_what_one_job_does(tmp_path, monkeypatch):
-    """Recall, causal filter and a pool's measurements: identical tables, whoever made the parts."""
+    """Identical tables, whoever made the parts."""
     monkeypatch.setattr(effects, "ANSWERS", 4)  # a sample a part
     changes = {"tasks.math.selectors": ["loss", "igds"], "tasks.math.curve": None}
     changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260}

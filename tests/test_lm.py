@@ -1,4 +1,4 @@
-"""Hook points and attention on tiny models of every architecture, and the default model as its wheel holds it."""
+"""Hook points and attention on tiny models, and the default model of its wheel."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_scores_are_capped_as_in_gemma2(positions):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_gives_what_its_eager_attention_gives(name):
+def test_attention_gives_what_eager_attention_gives(name):
     lm, eager = LM(tiny.model(name), tiny.tokenizer(), name), tiny.model(name)
     assert lm.model.config._attn_implementation == lm_module.GROUPED  # SDPA would drop Gemma-2's cap
     eager.set_attn_implementation("eager")

@@ -1,4 +1,4 @@
-"""Losses of targets: against the plain forward pass, and the same numbers as the path that is trained through."""
+"""Losses of targets: against the plain forward pass, and as training computes them."""
 
 import numpy as np
 import pytest

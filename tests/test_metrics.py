@@ -75,7 +75,7 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
 
 
 def test_rouge_by_hand():
-    """Hypothesis of 5 words, reference of 4: 4 words, 2 pairs and a subsequence of 4 in common."""
+    """Of 5 words and 4: 4 words, 2 pairs and a subsequence of 4 in common."""
     scores = metrics.rouge("the cat sat on mats", "the cat on mats")
     assert scores == pytest.approx({"rouge1": 2 * 4 / 9, "rouge2": 2 * 2 / 7, "rougeL": 2 * 4 / 9})
     scores = metrics.rouge("b a", "A, b!")  # order counts for L and 2, case and punctuation for none
@@ -98,13 +98,13 @@ def test_rouge_of_ascii_texts_is_rouge_scores_own():
         ("한국어 문장", ["한국어", "문장"]), ("ラーメン", ["ラ", "ー", "メ", "ン"]), ("🍎🍐 كم", ["🍎", "🍐", "كم"]),
     ],
 )  # fmt: skip
-def test_words_of_every_script_and_rouge_of_a_text_with_itself(text, found):
+def test_words_of_every_script(text, found):
     assert metrics.words(text) == found
     assert set(metrics.rouge(text, text).values()) == {1.0}
 
 
 def test_chrf_by_hand():
-    """One letter in common: of "ab" against "ac" unigrams give 1/2, bigrams 0, longer ones do not exist."""
+    """Of "ab" against "ac" unigrams give 1/2, bigrams 0; longer ones do not exist."""
     precision = recall = (1 / 2 + 0) / 2
     assert metrics.chrf("ab", "ac") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
     assert metrics.chrf("Bonjour le monde", "Bonjour le monde") == 100

@@ -1,4 +1,4 @@
-"""One model in memory at a time, where features are read on one and another one is trained."""
+"""One model in memory at a time, where another one is read than is trained."""
 
 import weakref
 

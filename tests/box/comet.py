@@ -1,4 +1,4 @@
-"""A tiny Unbabel/wmt22-comet-da, and of xlm-roberta-large what COMET reads: configuration and tokenizer."""
+"""A tiny Unbabel/wmt22-comet-da, and of xlm-roberta-large what COMET reads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def xlm_roberta(folder: Path) -> None:
 
 
 def wmt22_comet_da(folder: Path) -> None:
-    """hparams.yaml and checkpoints/model.ckpt, a Lightning checkpoint whose scores lie around 0.8."""
+    """hparams.yaml and a Lightning checkpoint whose scores lie around 0.8."""
     width, (first, second) = CONFIG.hidden_size, HPARAMS["hidden_sizes"]
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -52,7 +52,7 @@ def _write(table: pd.DataFrame, path: Path) -> None:
 
 
 def _card(folder: Path, **files: dict[str, str]) -> None:
-    """README.md with the header that tells datasets which configuration and split a file belongs to."""
+    """README.md, whose header says which configuration and split a file belongs to."""
     configs = [
         {"config_name": config, "data_files": [{"split": s, "path": path} for s, path in splits.items()]}
         for config, splits in files.items()
@@ -86,7 +86,7 @@ def math_500(folder: Path) -> None:
 
 
 def dialogsum(folder: Path) -> None:
-    """Its test split has three summaries a dialogue, and a few of its dialogues stand in the training split too."""
+    """Its test split has three summaries a dialogue, and shares two with the training split."""
     made = {}
     for split in ("train", "validation", "test"):
         made[split] = [

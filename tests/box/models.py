@@ -1,4 +1,4 @@
-"""Tiny random models of the paper's three architectures, and of SmolLM2, as their repositories hold them.
+"""Tiny random models of the paper's architectures and of SmolLM2, as their repositories hold them.
 
 Residual widths are the true ones where sae_lens fixes them by the name of the SAEs (Gemma, Qwen); all else is tiny.
 """
@@ -25,7 +25,7 @@ from igds_utils import tiny
 
 LAYERS = {"gemma2": 2, "llama": 3, "qwen3": 2, "smollm2": 3}
 VOCABULARY = 700
-# The words that prompts and targets of the box's data consist of, so that a prompt stays a few dozen tokens long.
+# The words of prompts and targets, so that a prompt stays a few dozen tokens long.
 CORPUS = f"""{tiny.CORPUS} Please translate the following text into Chinese. model Hello! has buys more. now? Ann
 Here are some examples: as the following format. ### Problem: ### Solution: Find the domain of the expression. If
 #Person1# : Hello! #Person2# : talks about her new house with many rooms. How many have"""
@@ -71,7 +71,7 @@ def _backend(architecture: str) -> str:
 
 
 def tokenizer(architecture: str, chat: bool) -> PreTrainedTokenizerFast:
-    """Special tokens, BOS habits and chat template as the true tokenizers have them; the vocabulary is tiny."""
+    """Special tokens, BOS habits and chat template of the true tokenizers."""
     backend = Tokenizer.from_str(_backend(architecture))
     match architecture:
         case "gemma2":
@@ -111,7 +111,7 @@ def config(architecture: str):
 
 
 def write(architecture: str, chat: bool, folder: Path) -> None:
-    """A repository: configuration, tokenizer, bf16 weights in safetensors shards with their index."""
+    """A repository: configuration, tokenizer, bf16 weights in shards with their index."""
     with torch.random.fork_rng():
         torch.manual_seed(int(chat))
         model = AutoModelForCausalLM.from_config(config(architecture))

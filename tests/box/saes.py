@@ -1,4 +1,4 @@
-"""Tiny contents in the three true formats of the paper's SAEs: widths and names as sae_lens expects them.
+"""The three formats of the paper's SAEs, with widths and names as sae_lens expects them.
 
 Most weights are zero, or windows on one short random vector, so a file is small whatever its shape.
 """
@@ -20,7 +20,7 @@ QWEN = (4096, 65536)
 
 
 def gemma_scope(folder: Path) -> None:
-    """google/gemma-scope-2b-pt-res: layer_N/width_16k/average_l0_M/params.npz, JumpReLU with a threshold a feature."""
+    """layer_N/width_16k/average_l0_M/params.npz, JumpReLU with a threshold a feature."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     ids = get_pretrained_saes_directory()["gemma-scope-2b-pt-res-canonical"].saes_map
@@ -42,7 +42,7 @@ def gemma_scope(folder: Path) -> None:
 
 
 def llama_scope(folder: Path) -> None:
-    """fnlp/Llama3_1-8B-Base-LXR-8x: hyperparams.json and checkpoints/final.safetensors, inputs scaled to sqrt(d).
+    """hyperparams.json and checkpoints/final.safetensors, inputs scaled to sqrt(d).
 
     As in the true files the decoder's norms differ, and the threshold is one for all features, in units of the raw
     residual.
@@ -85,7 +85,7 @@ def llama_scope(folder: Path) -> None:
 
 
 def qwen_scope(folder: Path) -> None:
-    """Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50: layerN.sae.pt with (features, width) encoder and TopK of 50."""
+    """layerN.sae.pt with (features, width) encoder and TopK of 50."""
     width, size = QWEN
     for layer in range(LAYERS["qwen3"]):
         generator = torch.Generator().manual_seed(layer)
@@ -94,7 +94,7 @@ def qwen_scope(folder: Path) -> None:
         bias[:24] = 20.0  # these are among the 50 largest wherever they are read
         torch.save(
             {
-                # feature i reads the window of the vector that begins at i: all differ, and one vector is stored
+                # feature i reads the window that begins at i: all differ, one vector is stored
                 "W_enc": vectors[0].mul(0.02).as_strided((size, width), (1, 1)),
                 "W_dec": vectors[1].mul(0.02).as_strided((width, size), (1, 1)),
                 "b_enc": bias,

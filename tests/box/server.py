@@ -1,4 +1,4 @@
-"""A model hub on loopback: what transformers, huggingface_hub, datasets and sae_lens ask of one, and its faults."""
+"""A model hub on loopback: what the libraries ask of one, and its faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Box:
 
     @classmethod
     def start(cls) -> Box:
-        """Start a server and point this process, and all that it starts, at it, with an empty cache."""
+        """Start a server and point this process, and what it starts, at it."""
         box = cls(Path(tempfile.mkdtemp(prefix="igds-box-")))
         for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
             del os.environ[name]
@@ -87,7 +87,7 @@ class Box:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the hub does: files by range, JSON about repositories, errors by X-Error-Code."""
+    """Answers as the hub does: files by range, JSON, errors by X-Error-Code."""
 
     box: Box
     protocol_version = "HTTP/1.1"
@@ -180,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def commit(name: str, revision: str) -> str | None:
-    """The commit that a revision names: any full hash names itself, `main` one that depends on the repository."""
+    """The commit that a revision names: a full hash itself, `main` one of the repository."""
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     return hashlib.sha1(name.encode()).hexdigest() if revision == "main" else None
