@@ -5,7 +5,7 @@ import pytest
 
 from igds_utils import tiny
 from igds_utils.config.settings import TaskConfig
-from igds_utils.engine.generation import cache_bytes
+from igds_utils.engine import generation
 from igds_utils.engine.lm import LM
 from igds_utils.engine.prompts import encode, evaluation_prompt
 from igds_utils.tasks.base import Task, TaskSpec
@@ -62,13 +62,16 @@ def test_greedy_outputs_repeat(lm):
     assert outputs["output"].tolist() == again["output"].tolist()
 
 
-def test_answers_do_not_depend_on_memory_or_neighbours(lm):
+def test_answers_do_not_depend_on_memory_or_neighbours(lm, monkeypatch):
+    ends = set(range(0, len(lm.tokenizer), 4))
+    monkeypatch.setattr(generation, "_end_ids", lambda lm: ends)  # rows leave at different steps
+    monkeypatch.setattr(generation, "LEAVE_AT", 0.01)
     config = task_config(samples=4, temperature=1.0, top_p=0.9)
     whole = answers(lm, config)
     asked = questions(lm, EXAMPLES)
     longest = len(encode(lm.tokenizer, asked[-1][1])) + config.max_new_tokens
     for rows, sizes in ((1, [1, 1, 1]), (8, [2, 1]), (12, [3])):
-        memory = rows * cache_bytes(lm, longest) * 1.01 / 1e9
+        memory = rows * generation.cache_bytes(lm, longest) * 1.01 / 1e9
         assert list(map(len, evaluation.batches(lm, asked, config, memory))) == sizes
         assert answers(lm, config, memory=memory).equals(whole)
     assert answers(lm, config, examples=EXAMPLES[:0:-1]).equals(whole[4:].reset_index(drop=True))

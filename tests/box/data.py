@@ -133,9 +133,9 @@ def mmlu(folder: Path) -> None:
     prompts = Path(lm_eval.__file__).parent / "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
     subjects = sorted(json.loads(prompts.read_text(encoding="utf8")))
     for subject in subjects:
-        made = _problems(f"mmlu {subject}")[:6].rename(columns={"problem": "question"})
+        made = _problems(f"mmlu {subject}")[:6].drop(columns="working")
         made["choices"] = [[answer, "1", "2", "3"] for answer in made.pop("answer")]
-        made = made.assign(subject=subject, answer=0)
+        made = made.rename(columns={"problem": "question"}).assign(subject=subject, answer=0)
         _write(made[:5], folder / subject / "dev-00000-of-00001.parquet")
         _write(made[5:], folder / subject / "test-00000-of-00001.parquet")
     _card(folder, **{name: {split: f"{name}/{split}-*" for split in ("test", "dev")} for name in subjects})
