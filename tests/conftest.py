@@ -1,4 +1,4 @@
-"""Shared by all tests: the switch for slow ones, a model hub on loopback, and one run of the smoke preset."""
+"""Shared by all tests: slow ones, a model hub on loopback, one run of the smoke preset."""
 
 from __future__ import annotations
 
@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="slow: make test-all"))
 
 
+def igds(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, in a folder; all that it says is in `stdout`."""
+    command = [sys.executable, "-m", "igds_utils.cli", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command, cwd=folder, text=True, **pipes, **options)
+
+
 @dataclass(frozen=True)
 class SmokeRun:
     root: Path  # results/smoke: every product, notebooks/ and the report
@@ -61,7 +68,7 @@ class SmokeRun:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory) -> SmokeRun:
-    """All notebooks of the smoke preset, run once through the command line, outside of the project's folder.
+    """All notebooks of the smoke preset, run once from the command line.
 
     Workers of pytest-xdist share one run: the first makes it, and the others wait.
     """
@@ -72,23 +79,19 @@ def smoke_run(tmp_path_factory) -> SmokeRun:
     with FileLock(shared / "smoke-run.lock"):
         if not log.exists():
             folder.mkdir()
-            command = [
-                sys.executable,
-                "-m",
-                "igds_utils.cli",
-                "run",
-                "--preset",
-                "smoke",
-                "--results",
-                str(folder),
-            ]
-            done = subprocess.run(
-                command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900
-            )
+            done = igds(folder, "run", "--preset", "smoke", "--results", str(folder), timeout=900)
             log.write_text(f"{done.stdout}\nexit code {done.returncode}")
     told = log.read_text()
     assert told.endswith("exit code 0"), f"the smoke run failed:\n{told[-5000:]}"
     return SmokeRun(folder / "smoke", told)
+
+
+@pytest.fixture
+def open_smoke(tmp_path):
+    """Opens the math task of the smoke preset with changed fields, always in the same folder."""
+    from igds_utils.core.experiment import open_run
+
+    return lambda **fields: open_run("smoke", "", ["math"], fields, str(tmp_path))
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3"])

@@ -1,7 +1,8 @@
-"""Pools of which everything is made up, for tests of selectors."""
+"""Pools of which everything is made up, and runs whose features are found already."""
 
 import numpy as np
 
+from igds_utils.identification import recall
 from igds_utils.selection.measurements import Measured
 from igds_utils.selection.pool import Pool
 from igds_utils.tasks.examples import Example
@@ -25,6 +26,20 @@ def made_pool(members, seed=0, examples=(), of_examples=None, about=None, **meas
         pool.examples = made_pool(examples, **of_examples or {})
         pool._measured["target_examples"] = Measured(pool.examples.samples, "", {})
     return pool
+
+
+def found_features(run, task="math"):
+    """The run after recall on D_prior, with its first candidates as features in a made-up causal order."""
+    table, layers = recall.measure(run, task), run.saes.layers
+    counts = {"n_candidates": int(table["candidate"].sum()), "layers": layers}
+    run.store.write(f"{task}/recall.json", counts | {"n_features_total": run.saes.d_sae * len(layers)})
+    rows = [
+        {"layer": one.layer, "feature": one.index, "name": one.name, "delta": None, "delta_loglik": -0.01 * i}
+        for i, one in enumerate(recall.candidates(table)[:4])
+    ]
+    found = {"features": rows, "selected": [rows[0]["name"]], "established": True}
+    run.store.write(f"{task}/task_features.json", found)
+    return run
 
 
 def ids(ranking, size=None):

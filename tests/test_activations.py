@@ -1,12 +1,10 @@
-"""Critical-position activations against the slow obvious way: prompt and target through the whole model, one by one."""
+"""Critical-position residuals against the whole model, one text at a time."""
 
 import pytest
 import torch
 
 from igds_utils import tiny
-from igds_utils.analysis.planted import Dictionaries
 from igds_utils.engine import activations, prompts
-from igds_utils.engine.sae import Feature
 
 LAYERS = list(range(tiny.LAYERS))
 TEXTS = [
@@ -19,32 +17,19 @@ TEXTS = [
 
 
 def obvious_residuals(lm, text, target):
-    """h(p) after every block, from prompt and target through every block and the head, batch of one."""
-    caught = {}
-    handles = [
-        block.register_forward_hook(lambda _m, _i, out, layer=layer: caught.update({layer: out}))
-        for layer, block in enumerate(lm.blocks)
-    ]
-    ids = prompts.encode(lm.tokenizer, text + target)
-    with torch.inference_mode():
-        lm.model(torch.tensor([ids]))
-    for handle in handles:
-        handle.remove()
+    """h(p) after every block, the last after the final norm: prompt and target, batch of one."""
+    ids = torch.tensor([prompts.encode(lm.tokenizer, text + target)])
     p = prompts.critical_position(lm.tokenizer, text + target, text)
-    return {layer: (out[0] if isinstance(out, tuple) else out)[0, p] for layer, out in caught.items()}
+    with torch.inference_mode():
+        states = lm.model(ids, output_hidden_states=True).hidden_states
+    return [state[0, p] for state in states[1:]]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
-def test_prompt_only_early_exit_equals_the_full_forward_pass(lm, batch_tokens):
+def test_early_exit_equals_the_full_forward_pass(lm, batch_tokens):
     found = activations.critical_residuals(lm, TEXTS, LAYERS, batch_tokens)
     for row, text in enumerate(TEXTS):
-        for layer, expected in obvious_residuals(lm, text, " 12 + 7 = 19.").items():
-            torch.testing.assert_close(found[layer][row], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_activations_are_the_same_at_batch_1_and_32(lm, saes):
-    texts = [f"{text[:-1]} {i}:" for i in range(7) for text in TEXTS][:32]
-    features = [Feature(layer, index) for layer in LAYERS for index in range(0, tiny.D_SAE, 7)]
-    read = [activations.critical_residuals(lm, texts, LAYERS, tokens) for tokens in (10**6, 1)]
-    together, alone = (activations.feature_activations(h, Dictionaries(saes), features) for h in read)
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+        ours = [found[layer][row] for layer in LAYERS]
+        ours[-1] = lm.model.get_decoder().norm(ours[-1])
+        for one, expected in zip(ours, obvious_residuals(lm, text, " 12 + 7 = 19."), strict=True):
+            torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-5)

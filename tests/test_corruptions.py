@@ -1,4 +1,4 @@
-"""Corrupted samples: of a pool to train on, with the ruler's two ends, and of pools of known quality."""
+"""Corrupted samples of a pool to train on and of pools of known quality."""
 
 from dataclasses import replace
 
@@ -6,8 +6,6 @@ import pytest
 
 from igds_utils.config.config import load_preset
 from igds_utils.config.settings import QualityConfig
-from igds_utils.core.arms import arms
-from igds_utils.core.experiment import open_run
 from igds_utils.tasks import corruptions, get
 from igds_utils.tasks.corruptions import SIDES, TRAINED
 from igds_utils.tasks.examples import Example, random_stream
@@ -43,11 +41,8 @@ def labels(pool):
     return [example.meta["corruption"] for example in pool]
 
 
-# ---- a pool to train on, and the ends of the ruler ----
-
-
-@pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.25, 5), (0.7, 14), (0.35, 7)])
-def test_exactly_a_share_of_a_pool_has_corrupted_prompts_and_the_rest_is_untouched(share, n):
+@pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.35, 7)])
+def test_exactly_a_share_of_a_pool_is_corrupted(share, n):
     made = corruptions.corrupted_pool(HAND, share, seed=0)
     assert sum(map(bool, labels(made))) == n and set(labels(made)) == {"", *TRAINED}
     for before, after in zip(HAND, made, strict=True):
@@ -57,7 +52,7 @@ def test_exactly_a_share_of_a_pool_has_corrupted_prompts_and_the_rest_is_untouch
 
 
 @pytest.mark.parametrize(("share", "smaller"), [(0.5, 10), (0.25, 5), (0.7, 6)])
-def test_the_rulers_ends_are_that_pools_samples_as_many_of_each(share, smaller):
+def test_the_rulers_ends(share, smaller):
     pool = corruptions.corrupted_pool(HAND, share, seed=0)
     ends = corruptions.ruler(pool, seed=0)
     assert {side: len(members) for side, members in ends.items()} == {"clean": smaller, "corrupted": smaller}
@@ -73,30 +68,19 @@ def unlabelled(example):
     return replace(example, meta={k: v for k, v in example.meta.items() if k != "corruption"})
 
 
-def test_a_preset_asks_for_the_share_and_nobody_but_the_labels_reader_can_tell(tmp_path):
-    opened = {}
-    for share in (0, 0.5):
-        overrides = {"tasks.math.corrupted": share, "tasks.math.seeds": [3, 4, 5]}
-        opened[share] = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
-    clean, half = (run.sets("math") for run in opened.values())
-    assert {name: half[name] == clean[name] for name in clean} == {name: name != "pool" for name in clean}
-    assert sum(map(bool, labels(half["pool"]))) == len(half["pool"]) // 2
-    assert opened[0].examples("math", "quality") == opened[0.5].examples("math", "quality")
-    assert opened[0].data_version("math", "pool") != opened[0.5].data_version("math", "pool")
-    for example in half["pool"]:  # what products depend on, ids and targets say nothing of a label
+def test_only_the_labels_tell_what_is_corrupted(open_smoke):
+    none, some = (open_smoke(**{"tasks.math.corrupted": share}) for share in (0, 0.5))
+    clean, half = none.sets("math"), some.sets("math")
+    assert [name for name in clean if half[name] != clean[name]] == ["pool"]
+    pool, before = half["pool"], clean["pool"]
+    assert sum(map(bool, labels(pool))) == len(pool) // 2
+    assert none.data_version("math", "pool") != some.data_version("math", "pool")
+    for example in pool:  # what products depend on, ids and targets say nothing of a label
         assert example.version == unlabelled(example).version
-    assert [(e.id, e.target) for e in half["pool"]] == [(e.id, e.target) for e in clean["pool"]]
-    config = opened[0.5].config("math")
-    ends = [(arm.name, arm.seed, arm.size(16)) for arm in arms(config) if arm.is_check]
-    assert ends[:2] == [("clean@0.5", 3, 8), ("corrupted@0.5", 3, 8)]
-    assert ends[2:] == [("clean@0.5-s4", 4, 8), ("corrupted@0.5-s4", 4, 8)]
-    assert not any(arm.is_check for arm in arms(opened[0].config("math")))
+    assert [(e.id, e.target) for e in pool] == [(e.id, e.target) for e in before]
 
 
-# ---- known quality ----
-
-
-def test_both_sides_are_corrupted_at_their_rates_with_every_kind(large):
+def test_both_sides_are_corrupted_at_their_rates(large):
     made = known_quality(large, 0.25, 0.25, seed=0)
     assert [e.id for e in made] == [e.id for e in large]
     found = [label for label in labels(made) if label]
@@ -108,7 +92,7 @@ def test_both_sides_are_corrupted_at_their_rates_with_every_kind(large):
     assert min(sum(map(bool, labels(half))) for half in (made[:48], made[48:])) > 10  # not told by the place
 
 
-def test_each_side_leaves_the_other_and_a_duplicate_is_a_clean_sample_again(large):
+def test_each_side_leaves_the_other(large):
     made = {e.id: e for e in known_quality(large, 0.4, 0.4, seed=1)}
     for before in large:
         after = made[before.id]
@@ -123,9 +107,6 @@ def test_each_side_leaves_the_other_and_a_duplicate_is_a_clean_sample_again(larg
     assert "duplicate" in labels(made.values())
 
 
-# ---- each kind by hand ----
-
-
 def test_kinds_by_hand():
     assert corrupt("another sample's target") == replace(ONE, target=TWO.target)
     assert corrupt("truncated target") == replace(ONE, target="3 +")
@@ -136,16 +117,13 @@ def test_kinds_by_hand():
     assert corrupt("duplicate") == Example("a", TWO.fields, TWO.target, TWO.references, {"copy_of": "b"})
 
 
-def test_another_tasks_prompt_is_never_the_samples_own_task():
+def test_another_tasks_prompt():
     texts = {corrupt("another task's prompt", seed=seed).fields["question"] for seed in range(30)}
     assert all(text.startswith(("Use a sentence to summarize", "Please translate")) for text in texts)
     changed = [corrupt("another task's prompt", LINE, seed=seed).fields for seed in range(30)]
     assert any("put your final answer" in fields["source_text"] for fields in changed)
     assert not any(fields["source_text"].startswith("Please translate") for fields in changed)
     assert {fields["target_language"] for fields in changed} == {"French"}
-    for task in ("math", "summarization", "translation"):  # the texts are the prompts of the tasks, without the cue
-        words = get(task).identification_template.partition("{")[0] or "Please reason step by step"
-        assert any(words in prompt for group in corruptions._prompts() for prompt in group["prompts"])
 
 
 def test_what_a_kind_cannot_corrupt_is_left_to_the_next():

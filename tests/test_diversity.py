@@ -1,4 +1,4 @@
-"""Coverage, #InsTag and ZIP: fast searches against plain ones, and cases that can be followed by hand."""
+"""Coverage, #InsTag and ZIP: fast searches against plain ones, and by hand."""
 
 import random
 import zlib
@@ -11,8 +11,7 @@ from scipy.sparse import csr_matrix
 from igds_utils.selection.measurements import parse_tags
 from igds_utils.selectors import rank_pool
 from igds_utils.selectors.base import document
-from igds_utils.selectors.diversity import Bundle, entropy_law, instag, lazy_greedy, walk
-from igds_utils.selectors.diversity import normalised_tag as normalised
+from igds_utils.selectors.diversity import Bundle, entropy_law, instag, lazy_greedy, normalised_tag, walk
 
 
 def plain_greedy(sets, ties, size):
@@ -41,12 +40,7 @@ def arrays(*sets):
     return [np.array(one, dtype=int) for one in sets]
 
 
-def test_a_new_cover_starts_when_nothing_adds_a_feature():
-    order = lazy_greedy(arrays([0, 1, 2], [0, 1], [2], [3], [], [0]), np.arange(6), 6)
-    assert order.tolist() == [0, 3, 1, 2, 5]  # covers {0, 3}, {1, 2}, {5}; 4 has no feature
-
-
-def test_simscale_keeps_what_the_cover_holds_less_than_the_limit_of():
+def test_simscale_by_hand():
     sets = arrays([0, 1, 2, 3, 4], [0, 1, 2, 3, 9], [0, 1, 2, 5], [7], [], [])
     order = walk(sets, np.arange(6), 6, overlap=0.8)
     # sample 1 is held to 4/5 and left for the second cover, sample 2 to 3/4 and kept
@@ -55,7 +49,7 @@ def test_simscale_keeps_what_the_cover_holds_less_than_the_limit_of():
 
 
 @pytest.mark.parametrize("name", ["greedselect", "simscale"])
-def test_features_are_above_a_quantile_of_what_is_not_zero_and_without_one_a_sample_fills(name):
+def test_features_are_above_a_quantile(name):
     largest = csr_matrix(np.array([[0.0, 1.0, 4.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [3.0, 5.0, 0.0]]))
     ranking = rank_pool(name, made_pool(samples(*"abcd"), sae_max=largest), 4)  # above 3
     assert ids(ranking) == ["s0", "s3", "s1", "s2"] and ranking["score"].tolist() == [1, 1, 0, 0]
@@ -64,7 +58,7 @@ def test_features_are_above_a_quantile_of_what_is_not_zero_and_without_one_a_sam
     assert rank_pool(name, silent, 1)["filled"].tolist() == [True, False]
 
 
-def test_instag_walks_by_number_of_tags_and_starts_a_new_cover():
+def test_instag_walks_by_number_of_tags():
     tags = [["a", "b"], ["a", "b", "c"], ["c"], ["d"], ["a", "b"], []]
     chosen = lambda names, size: instag(made_pool([sample(name) for name in names]), size, tags, rare=1)  # noqa: E731
     # first cover: s1 (three tags), s3 (brings the fourth); second: s0, s2; third: s4. s5 has no tag.
@@ -81,19 +75,13 @@ def test_instag_drops_rare_tags_and_counts_what_has_none():
     assert ranking["filled"].tolist() == [False, False, True]
     assert ranking.attrs["selector"]["facts"] == {"dropped_rare_tags": 2, "filled": 1}
     assert instag(pool, 2, tags, rare=1).order.tolist() == [0, 2]  # now s2 brings a tag of its own
-    none = rank_pool("instag", made_pool(samples(*"abc"), tags=[[], [], []]), 2)
-    assert none["filled"].tolist() == [True, True, False]
 
 
-def test_tags_differ_neither_by_case_nor_by_ending_nor_by_punctuation():
-    tags = ["Solving Equations", "solve equation!", "math.", "..."]
-    assert [normalised(tag) for tag in tags] == ["solv equat", "solv equat", "math", ""]
-
-
-def test_tags_are_read_from_json_that_breaks_off():
+def test_tags_are_read_and_normalised():
     whole = '[{"tag": "math problem", "explanation": "a \\"sum\\""}, {"tag":"fractions", "expl'
-    assert parse_tags(whole) == ["math problem", "fractions"]
-    assert parse_tags("no tags") == []
+    assert parse_tags(whole) == ["math problem", "fractions"] and parse_tags("no tags") == []
+    tags = ["Solving Equations", "solve equation!", "math.", "..."]
+    assert [normalised_tag(tag) for tag in tags] == ["solv equat", "solv equat", "math", ""]
 
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("a", "elu", "in", "ort", "ush")]
@@ -120,7 +108,7 @@ def lowest(values, among, k):
 
 
 def local_set(packed, among, k3):
-    """Third step: grown from empty by the smallest joint ratio; ties fall to the first of `among`."""
+    """Third step: grown by the smallest joint ratio, ties to the first."""
     local = []
     for _ in range(k3):
         values = {i: ratio(*[packed[j] for j in local], packed[i]) for i in among if i not in local}
@@ -129,7 +117,7 @@ def local_set(packed, among, k3):
 
 
 def literal(packed, size, official, k1, k2, k3):
-    """The authors' program from its description, whatever repeats; or without replacement and with an exact budget."""
+    """The authors' program from its description, or without replacement."""
     state, selected = [ratio(text) for text in packed], []
     while len(selected) < size:
         before = [packed[i] for i in selected]
@@ -147,7 +135,7 @@ def literal(packed, size, official, k1, k2, k3):
 
 
 @pytest.mark.parametrize(("n", "size", "seed"), [(60, 17, 0), (60, 30, 1), (24, 24, 2), (10, 7, 3)])
-def test_zip_without_replacement_equals_brute_force(n, size, seed):
+def test_zip_equals_brute_force(n, size, seed):
     members = problems(n, seed)
     found = entropy_law(made_pool(members), size, **SMALL)
     assert found.order.tolist() == literal(as_bytes(members), size, False, **SMALL)
@@ -156,9 +144,9 @@ def test_zip_without_replacement_equals_brute_force(n, size, seed):
 
 @pytest.mark.parametrize(
     ("k1", "size", "seed", "longest"),
-    [(20, 4, 0, 25), (20, 44, 1, 25), (40, 44, 2, 25), (60, 30, 4, 25), (40, 28, 5, 3), (60, 24, 6, 3)],
+    [(20, 44, 1, 25), (60, 30, 4, 25), (40, 28, 5, 3)],
 )
-def test_official_zip_equals_its_description_with_its_duplicates(k1, size, seed, longest):
+def test_official_zip_equals_its_description(k1, size, seed, longest):
     members, numbers = problems(60, seed, longest), SMALL | {"k1": k1}  # short texts: many of equal g
     program = literal(as_bytes(members), size, True, **numbers)
     found = entropy_law(made_pool(members), size, mode="official", **numbers)
@@ -166,20 +154,19 @@ def test_official_zip_equals_its_description_with_its_duplicates(k1, size, seed,
     assert found.order.tolist() == distinct[:size]
     assert found.facts == {"taken": len(program), "distinct": len(distinct)}
     assert len(program) % SMALL["k3"] == 0  # it ends with a whole round
-    if (k1, size) == (20, 44):
-        assert len(distinct) < 40  # it selects twice, late
+    assert size != 44 or len(distinct) < 40  # it selects twice, late
 
 
 @pytest.mark.parametrize("name", ["zip", "zip_official"])
-def test_a_pool_below_the_defaults_is_no_error_and_equal_texts_fall_to_the_smaller_id(name):
+def test_a_small_pool_and_equal_texts(name):
     ranking = rank_pool(name, made_pool(problems(12)), 5)
     assert len(ranking) == 12 and not ranking["filled"].any()
     alike = made_pool([sample(one, "same", "same") for one in "cab"])
     assert rank_pool(name, alike, 2)["sample_id"][0] == "a"
 
 
-def test_a_bundle_knows_the_ratio_of_the_whole_far_beyond_the_window():
-    """zlib looks back 32 KiB; the state that is kept must give what compressing everything again gives."""
+def test_a_bundle_knows_the_ratio_beyond_the_window():
+    """zlib looks back 32 KiB: the state must give what compressing all again gives."""
     packed, bundle = as_bytes(problems(400, 5, longest=60)), Bundle()
     for number, text in enumerate(packed):
         if number % 40 == 0:

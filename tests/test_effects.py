@@ -1,4 +1,4 @@
-"""The causal filter of a run: parts by memory and by layer, originals once; on the tiny model."""
+"""The causal filter of a run, on the tiny model."""
 
 import shutil
 from functools import partial
@@ -6,10 +6,8 @@ from functools import partial
 import pytest
 
 from igds_utils import tiny
-from igds_utils.core.experiment import open_run
 from igds_utils.engine import activations, generation, losses
 from igds_utils.engine.features import features_of
-from igds_utils.engine.generation import rows_that_fit
 from igds_utils.engine.sae import Feature, FeatureSet
 from igds_utils.engine.steering import Steering
 from igds_utils.identification import effects, intervention, recall
@@ -19,17 +17,6 @@ FEATURES = [Feature(0, 3), Feature(1, 7), Feature(2, 11), Feature(3, 5)]
 
 def validation(run):
     return run.samples("math", [example.id for example in run.examples("math", "validation")])
-
-
-@pytest.fixture
-def open_smoke(tmp_path):
-    return lambda **overrides: open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
-
-
-def memory_for(run, rows):
-    """The override under which so many rows of the validation set decode together."""
-    longest = max(len(sample.prompt) for sample in validation(run)) + run.config("math").max_new_tokens
-    return {"intervention.cache_gb": rows / rows_that_fit(run.lm, longest, 1.0) * 1.01}
 
 
 def obvious(run):
@@ -43,11 +30,12 @@ def obvious(run):
 def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch):
     whole = obvious(open_smoke())
     monkeypatch.setattr(effects, "ANSWERS", 8)  # two samples a part
-    for rows in (1, 9):
-        run = open_smoke(**memory_for(open_smoke(), rows))
+    for rows in (3, 9):
+        monkeypatch.setattr(generation, "rows_that_fit", lambda *_, rows=rows: rows)
+        run = open_smoke()
         shutil.rmtree(run.root, ignore_errors=True)
         found = effects.measure(run, "math", "validation", FEATURES)
-        exact = ["layer", "feature", "sample_id", "output_amplified", "output_original", "score_amplified"]
+        exact = ["layer", "feature", "sample_id", "output_amplified", "score_amplified"]
         assert found[exact].equals(whole[exact])
         told, expected = (table["loglik_amplified"].to_numpy() for table in (found, whole))
         assert told == pytest.approx(expected, rel=1e-4)
@@ -55,18 +43,17 @@ def test_parts_give_what_one_batch_gives_and_are_stored(open_smoke, monkeypatch)
     assert effects.measure(run, "math", "validation", FEATURES).equals(found)
 
 
-@pytest.mark.parametrize("positions", ["critical_and_decode", "critical_only"])
-@pytest.mark.parametrize("kind", ["jumprelu", "topk"])
-def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
-    open_smoke, monkeypatch, kind, positions
-):
+@pytest.mark.parametrize(
+    ("kind", "positions"), [("jumprelu", "critical_only"), ("topk", "critical_and_decode")]
+)
+def test_a_silent_feature_has_the_rows_of_the_slow_way(open_smoke, monkeypatch, kind, positions):
     monkeypatch.setattr(tiny, "sae", partial(tiny.sae, kind))
     asked = {"intervention.positions": positions, "intervention.finalists": None}
     run, decoded, decode = open_smoke(**asked), [], generation.decode
     monkeypatch.setattr(
         generation, "decode", lambda *args, **more: decoded.append(len(args[2])) or decode(*args, **more)
     )
-    random = recall.random_features({"layers": [0, 1, 2, 3], "n_features_total": 4 * tiny.D_SAE}, 24, 0)
+    random = recall.random_features({"layers": [0, 1, 2, 3], "n_features_total": 4 * tiny.D_SAE}, 16, 0)
     run.store.write("math/recall.parquet", recall.measure(run, "math").head(3))  # most are in no table
     fast, ranked = effects.causal_filter(run, "math", random, label="_random-s0")
     assert set(ranked["name"]) == {feature.name for feature in random}
@@ -79,7 +66,7 @@ def test_a_silent_feature_is_not_generated_and_has_the_rows_of_the_slow_way(
     assert fast.equals(slow)
 
 
-def test_the_filter_ranks_all_and_the_best_by_loglik_generate_and_are_held_against_another_target(open_smoke):
+def test_the_filter_ranks_all_and_its_finalists_generate(open_smoke):
     run = open_smoke(**{"intervention.finalists": 2})
     features = recall.candidates(recall.measure(run, "math"))[:6]
     rows, ranked = effects.causal_filter(run, "math", features, contrasts=3)
@@ -98,7 +85,7 @@ def test_the_filter_ranks_all_and_the_best_by_loglik_generate_and_are_held_again
     assert rows["score_amplified"].notna().all() and ranked["delta"].is_monotonic_decreasing
 
 
-def test_placebos_are_random_directions_of_candidates_and_features_that_were_not_recalled(open_smoke):
+def test_placebos_of_both_kinds(open_smoke):
     run = open_smoke()
     table = recall.measure(run, "math")
     features = recall.candidates(table)[:3]
@@ -117,7 +104,7 @@ def test_placebos_are_random_directions_of_candidates_and_features_that_were_not
     assert placebo.sort_index().to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-6)
 
 
-def test_doses_go_from_switching_the_feature_off_to_clamping_it(open_smoke):
+def test_doses_are_added_and_clamped(open_smoke):
     run = open_smoke(**{"intervention.doses": [-1, 1]})
     table = recall.measure(run, "math")
     (feature,) = recall.candidates(table)[:1]
@@ -133,14 +120,11 @@ def test_doses_go_from_switching_the_feature_off_to_clamping_it(open_smoke):
     share = known.encode(h)[:, 0] * known.directions[0].norm() / h.norm(dim=-1)
     assert once["influence"].to_numpy() == pytest.approx(share.numpy(), rel=1e-4)
     level = table.set_index(["layer", "feature"]).loc[(feature.layer, feature.index), "mean_activation"]
-    new, stops = run.config("math").max_new_tokens, run.task("math").stops
     for scale in (-1, 1):  # -1 is measured added alone, and must be what clamping gives
-        shared = run.lm, Steering(run.saes, [feature], scale, clamp={feature: level}), [feature], samples
+        steering = Steering(run.saes, [feature], scale, clamp={feature: level})
         clamped = found[(found["scale"] == scale) & (found["clamped"] | (scale == -1))]
-        told = intervention.forced_effects(*shared)["loglik_amplified"].to_numpy()
-        assert clamped["loglik_amplified"].to_numpy() == pytest.approx(told, abs=1e-6)
-        said = intervention.generated_effects(*shared, run.score("math"), new, stops)["output_amplified"]
-        assert clamped["output_amplified"].tolist() == said.tolist()
+        told = intervention.forced_effects(run.lm, steering, [feature], samples)["loglik_amplified"]
+        assert clamped["loglik_amplified"].to_numpy() == pytest.approx(told.to_numpy(), abs=1e-6)
 
 
 def test_in_bf16_the_noise_of_generated_effects_is_told(open_smoke, capsys):

@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock, environment.yml and what is installed say the same; make builds it once."""
+"""What is declared, locked and installed is the same, and what make does with it."""
 
 import ast
 import json
@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from importlib.metadata import packages_distributions, version
 
@@ -17,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import igds_utils
 from igds_utils.config.config import PROJECT
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf8"))
@@ -26,14 +26,8 @@ HASHES = r"(?: \\\n    --hash=sha256:[0-9a-f]{64})+"
 ENTRY = re.compile(rf"([a-z0-9][a-z0-9-]*)==([\w.]+){HASHES}\n    # via .+\n")
 LOCK = dict(ENTRY.findall(LOCK_TEXT))
 TESTS = list(PROJECT.glob("tests/**/*.py"))
-DIRECT = [
-    Requirement(text)
-    for text in [
-        *PYPROJECT["project"]["dependencies"],
-        *PYPROJECT["project"]["optional-dependencies"]["test"],
-        *PYPROJECT["build-system"]["requires"],
-    ]
-]
+PACKAGES = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["test"]
+DIRECT = [Requirement(text) for text in PACKAGES + PYPROJECT["build-system"]["requires"]]
 
 
 def test_the_lock_is_pins_with_hashes_and_names_no_place():
@@ -55,9 +49,8 @@ def test_the_lock_satisfies_every_direct_requirement(requirement):
 
 def imported_packages() -> dict[str, str]:
     """Third-party module -> one file of the project that imports it."""
-    sources = {
-        file: file.read_text(encoding="utf8") for file in [*PROJECT.glob("igds_utils/**/*.py"), *TESTS]
-    }
+    code = [*PROJECT.glob("igds_utils/**/*.py"), *TESTS]
+    sources = {file: file.read_text(encoding="utf8") for file in code}
     for file in PROJECT.glob("notebooks/*.ipynb"):
         cells = json.loads(file.read_text(encoding="utf8"))["cells"]
         sources[file] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
@@ -114,9 +107,8 @@ def checkout(tmp_path):
 
 def make(folder, *arguments):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, env=environment
-    )
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    return subprocess.run(["make", *arguments], **options)
 
 
 def test_make_refuses_a_variable_that_it_does_not_know(checkout):
@@ -132,18 +124,7 @@ def test_make_says_which_python_it_needs(checkout):
     assert not (checkout / ".venv").exists()
 
 
-def test_what_is_installed_is_not_installed_again(checkout):
-    assert "pip" in make(checkout, "-n", "reproduce").stdout
-    stamp = checkout / ".venv" / ".installed"
-    stamp.parent.mkdir()
-    stamp.touch()
-    assert "pip" not in make(checkout, "-n", "reproduce").stdout
-    later = time.time() + 10
-    os.utime(checkout / "requirements.lock", (later, later))
-    assert "pip" in make(checkout, "-n", "reproduce").stdout
-
-
-def test_make_hands_on_what_it_was_given_whatever_quotes_and_spaces_it_holds(checkout):
+def test_make_hands_on_what_it_was_given(checkout):
     igds = checkout / ".venv" / "bin" / "igds"
     igds.parent.mkdir(parents=True)
     igds.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
@@ -155,33 +136,26 @@ def test_make_hands_on_what_it_was_given_whatever_quotes_and_spaces_it_holds(che
     assert shown[0] == "run" and shown[2::2] == given
 
 
-def test_a_folder_imports_only_what_stands_above_it_in_the_readme():
+def test_folders_import_one_way():
     table = (PROJECT / "README.md").read_text(encoding="utf8").partition("folder of `igds_utils/`")[2]
-    rows = [
-        re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]) for row in table.split("\n\n")[0].splitlines()[2:]
-    ]
-    floor = {name: number for number, row in enumerate(rows) for name in row}
-    package = PROJECT / "igds_utils"
-    modules = [path for path in package.rglob("*.py") if path != package / "__init__.py"]
-    assert {path.relative_to(package).parts[0].removesuffix(".py") for path in modules} <= set(floor)
-    upward = []
-    for path in modules:
+    floor = {}
+    for number, row in enumerate(table.split("\n\n")[0].splitlines()[2:]):
+        floor |= dict.fromkeys(re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1]), number)
+    package, upward = PROJECT / "igds_utils", []
+    for path in package.rglob("*.py"):
         own = path.relative_to(package).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        assert own in floor, f"{own} stands in no row"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package.name:
                 taken = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-                upward += [
-                    f"{path.name}: {ast.unparse(node)}" for name in taken if floor.get(name, 0) > floor[own]
-                ]
+                above = [name for name in taken if floor.get(name, 0) > floor[own]]
+                upward += [f"{path.name}: {ast.unparse(node)}"] * bool(above)
     assert not upward, upward
 
 
-def test_the_package_offers_what_a_user_imports_first_and_loads_it_when_it_is_asked_for():
-    code = (
-        "import sys, igds_utils\n"
-        "assert not {'torch', 'pandas'} & set(sys.modules)\n"
-        "from igds_utils import Example, explain, open_run, select, tiny\n"
-        "print(Example.__name__, open_run.__name__, select.__name__, explain.__name__, tiny.WIDTH)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
-    assert done.stdout == "Example open_run select explain 32\n", done.stderr
+def test_the_package_is_loaded_lazily():
+    code = "import sys, igds_utils; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
+    assert all(getattr(igds_utils, name).__name__ == name for name in igds_utils.__all__)

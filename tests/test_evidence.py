@@ -12,7 +12,7 @@ NAN = float("nan")
 
 
 def rows(*features):
-    """Effects of features l0_p0, l0_p1, ... on samples s0, s1, ...: (change of log-likelihood, change of score)."""
+    """Effects of features on samples s0, s1, ...: (change of loglik, change of score)."""
     return pd.DataFrame(
         {"layer": 0, "feature": i, "sample_id": f"s{j}", "loglik_original": -2.0, "loglik_amplified": -2.0 + told,
          "score_original": 0.5, "score_amplified": 0.5 + said}
@@ -34,20 +34,13 @@ def test_split_half_is_the_mean_over_all_halvings():
     assert evidence.split_half(x) == pytest.approx(np.mean(halves))
 
 
-@pytest.mark.parametrize(
-    "x",
-    [
-        [[1, 1], [2, 2], [3, 3], [4, 4.0]],  # few candidates
-        [[1, 9.5], [2, 9], [3, 8.5], [4, 8], [5, 7.5]],  # halves contradict: -8 by the formula
-        [[1.0], [2.0], [3.0], [4.0], [5.0]],
-        np.ones((5, 4)),
-    ],
-)
-def test_the_reliability_is_not_defined_of_few_candidates_or_halves_that_contradict(x):
-    assert np.isnan(evidence.split_half(np.array(x)))
+def test_where_the_reliability_is_not_defined():
+    few, contradict = [[1, 1], [2, 2], [3, 3], [4, 4]], [[1, 9.5], [2, 9], [3, 8.5], [4, 8], [5, 7.5]]
+    for x in (few, contradict, [[1], [2], [3], [4], [5]], np.ones((5, 4))):
+        assert np.isnan(evidence.split_half(np.array(x, dtype=float)))
 
 
-def test_candidates_that_do_not_differ_are_called_so_at_the_rate_that_was_asked_for():
+def test_equal_candidates_are_called_so():
     rng = np.random.default_rng(1)
     p = [evidence.differ(rng.normal(size=(8, 12)) + rng.normal(size=12), 200, 0) for _ in range(200)]
     assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.1
@@ -55,26 +48,19 @@ def test_candidates_that_do_not_differ_are_called_so_at_the_rate_that_was_asked_
     assert evidence.differ(np.zeros((3, 4)), 100, 0) == 1
 
 
-def test_exact_permutation_of_two_candidates_on_two_samples():
+def test_exact_permutation_of_two_candidates():
     # of the four arrangements two have the observed distance of the means, the others none
     assert evidence.differ(np.array([[1.0, 1.0], [0.0, 0.0]]), 4000, 0) == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("placebos", "larger", "p"),
-    [
-        ([-1.0, 0.0, 1.0, 4.0], 1, 2 / 5),
-        ([3.0, 0.0], 1, 2 / 3),  # as large counts
-        ([0.0] * 20, 0, 1 / 21),  # the smallest p that 20 placebos allow
-        ([], 0, 1.0),
-    ],
-)
-def test_the_place_among_placebos_gives_a_rank_p(placebos, larger, p):
-    expected = {"n": len(placebos), "larger": larger, "p": pytest.approx(p)}
-    assert evidence.beyond_placebos(3.0, placebos) == expected
+def test_the_place_among_placebos_gives_a_rank_p():
+    cases = [([-1.0, 0.0, 1.0, 4.0], 1, 2 / 5), ([], 0, 1.0), ([0.0] * 20, 0, 1 / 21)]
+    for placebos, larger, p in [*cases, ([3.0, 0.0], 1, 2 / 3)]:  # as large counts
+        expected = {"n": len(placebos), "larger": larger, "p": pytest.approx(p)}
+        assert evidence.beyond_placebos(3.0, placebos) == expected
 
 
-def test_what_stands_beside_the_chosen_feature_goes_by_what_it_was_ranked_by():
+def test_evidence_goes_by_what_ranked_the_feature():
     loglik = [(1.0, 1.1), (0.1, 0.0), (0.5, 0.6), (0.4, 0.4), (0.2, 0.3)]
     said = [(0.1, -0.1)] + [(NAN, NAN)] * 4
     table = rows(*(list(zip(*both, strict=True)) for both in zip(loglik, said, strict=True)))
@@ -87,7 +73,7 @@ def test_what_stands_beside_the_chosen_feature_goes_by_what_it_was_ranked_by():
     assert found["placebos"] == {"a": expected}
 
 
-def test_repetition_is_the_share_of_sequences_of_four_words_that_came_before():
+def test_repetition_counts_sequences_of_four_words():
     assert evidence.repetition("a b c d e f g") == evidence.repetition("a b") == 0
     assert evidence.repetition("a b c d a b c d") == pytest.approx(1 / 5)
 

@@ -1,7 +1,6 @@
 """Selections as LLaMA-Factory reads them."""
 
 import json
-from functools import partial
 
 import pytest
 
@@ -11,7 +10,7 @@ from igds_utils.training import export
 
 
 def llama_factory_samples(folder, arm, tokenizer):
-    """Token ids and number of prompt tokens of each sample, as LLaMA-Factory's template `empty` makes them.
+    """Token ids and number of prompt tokens, as LLaMA-Factory's template `empty` makes them.
 
     It tokenizes system text, instruction and output each by itself, and joins them with nothing between.
     """
@@ -36,10 +35,11 @@ def test_llama_factory_trains_on_the_tokens_of_sft(tmp_path, rendering, max_prom
     for task in tasks:
         known, pool = arms.arms(run.config(task)), run.examples(task, "pool")
         selections = {arms.arm_of("full", known): pool, arms.arm_of("igds@0.5", known): pool[3:7]}
-        for arm, examples in selections.items():
-            run.make(f"{task}/selected/{arm.name}.jsonl", partial(run.training_records, task, examples))
+        records = {arm: run.training_records(task, examples) for arm, examples in selections.items()}
+        for arm, rows in records.items():
+            run.store.write(f"{task}/selected/{arm.name}.jsonl", rows)
         export.write_selections(run, task, selections)
-        for arm, examples in selections.items():
-            pairs = run.training_pairs(run.training_records(task, examples))
-            folder = run.store.root / task / "selected/llama_factory"
-            assert llama_factory_samples(folder, arm, run.train_tokenizer) == pairs
+        folder = run.store.root / task / "selected/llama_factory"
+        for arm, rows in records.items():
+            found = llama_factory_samples(folder, arm, run.train_tokenizer)
+            assert found == run.training_pairs(rows)

@@ -34,7 +34,7 @@ def test_delta_is_the_mean_change_of_the_score():
     assert table.loc[1, "changed"] == 1.0
 
 
-def test_ties_of_delta_are_broken_by_loglik_then_frequency_then_place():
+def test_ties_fall_by_loglik_then_frequency_then_place():
     names = ["layer", "feature", "delta", "delta_loglik"]
     deltas = pd.DataFrame(
         [(4, 2, 0.3, 0.0), (1, 7, 0.3, 0.3), (1, 3, 0.1 + 0.2, 0.0), (9, 9, 0.4, -5.0)], columns=names
@@ -57,9 +57,7 @@ GAINS, NOISE, LOSSES = [0.2, 0.3, 0.1, 0.4], [0.6, -0.3, 0.5, -0.2], [-0.1, -0.2
         ([0.5], [0.5], False, False),  # one sample: no interval
     ],
 )
-def test_a_feature_is_established_where_its_confirmation_interval_lies_above_zero(
-    score, loglik, by_score, by_loglik
-):
+def test_a_feature_is_established_by_its_interval(score, loglik, by_score, by_loglik):
     changes = enumerate(zip(score, loglik, strict=True))
     fresh = effects([(5, 9, f"s{i}", 0.25, 0.25 + a, -2.0, -2.0 + b) for i, (a, b) in changes])
     again = intervention.causal_effects(fresh, 0.95, 500, 0)
@@ -82,14 +80,14 @@ def test_all_chosen_features_must_be_established():
     assert [row["established"] for row in found["features"]] == [True, False]
 
 
-def test_the_ranking_follows_the_quantity_that_is_asked_for_and_what_did_not_generate_comes_last_by_score():
+def test_the_ranking_follows_the_quantity():
     rows = [(1, 0, 0.1, 0.5), (1, 1, 0.2, 0.1), (1, 2, float("nan"), 0.9), (1, 3, float("nan"), 0.0)]
     effects = pd.DataFrame(rows, columns=["layer", "feature", "delta", "delta_loglik"])
     for by, order in (("score", [1, 0, 2, 3]), ("loglik", [2, 0, 1, 3])):
         assert intervention.rank_features(effects, recalled(effects), by)["feature"].tolist() == order
 
 
-def test_the_contrast_is_the_change_of_the_own_target_minus_that_of_another_samples():
+def test_the_contrast_by_hand():
     rows = effects([(1, 0, f"s{i}", 0.0, 0.0, -2.0, -2.0 + change) for i, change in enumerate([0.4, 0.1])])
     rows = rows.assign(change=[0.4, 0.1], foreign=[0.1, 0.3])
     found = intervention.causal_effects(rows, 0.95, 100, 0).iloc[0]

@@ -1,4 +1,4 @@
-"""The ladder of controls: areas by hand, a planted case, sparsity of the random SAE, and who sees a label."""
+"""The ladder of controls: areas by hand, a planted case, and who sees a label."""
 
 from dataclasses import replace
 
@@ -6,13 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pools import found_features
 from sklearn.metrics import roc_auc_score
 
-from igds_utils import plots
 from igds_utils.core.experiment import open_run
-from igds_utils.display import POINTS
-from igds_utils.engine import activations
-from igds_utils.identification import recall
 from igds_utils.selection import ladder, quality
 from igds_utils.selection.measurements import fixed_layer
 from igds_utils.selection.pool import Pool, open_pool
@@ -21,9 +18,6 @@ from igds_utils.tasks.examples import Example
 
 KINDS = ["", "", "", "garbled prompt", "missing numbers", "duplicate", "truncated target"]
 KNOWN = quality.labels([Example(f"s{i}", {}, "t", (), {"corruption": kind}) for i, kind in enumerate(KINDS)])
-
-
-# ---- by hand ----
 
 
 def test_auc_counts_pairs_and_ties_half():
@@ -36,7 +30,7 @@ def test_auc_counts_pairs_and_ties_half():
     assert ladder.auc(x, y) == pytest.approx(expected)
 
 
-def test_a_score_is_judged_on_clean_and_corrupted_prompts_alone():
+def test_a_score_is_judged_by_hand():
     perfect, blind = np.array([9, 8, 7, 1, 2, 0, 0.0]), np.zeros(7)
     draws = np.stack([perfect, -perfect], axis=1)
     found = {
@@ -51,7 +45,7 @@ def test_a_score_is_judged_on_clean_and_corrupted_prompts_alone():
 
 
 @pytest.mark.parametrize("l0", [0.0, 1.5, 12.0])
-def test_a_random_sae_fires_as_many_features_as_the_trained_one(l0):
+def test_a_random_sae_is_as_sparse(l0):
     h = torch.randn(40, 16, generator=torch.Generator().manual_seed(0)) + 3
     encode = ladder.random_sae(h, 64, l0, torch.Generator().manual_seed(1))
     assert (encode(h) != 0).sum(dim=1).double().mean().item() == pytest.approx(l0)
@@ -71,26 +65,12 @@ def test_names_and_numbers_change_and_nothing_else():
     assert rewritten(plain, 0) == plain
 
 
-# ---- on a run ----
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the tiny model with two tasks, and what the earlier notebooks would have stored of math."""
     overrides = {"tasks.math.quality": {"size": 24, "prompt_rate": 0.5}}
     results = str(tmp_path_factory.mktemp("ladder"))
     made = open_run("smoke", tasks=["math", "translation"], overrides=overrides, results=results)
-    residual = activations.critical_residuals(made.lm, made.prompts("math", "prior"), made.saes.layers)
-    table = made.make(
-        "math/recall.parquet", lambda: recall.frequency_recall(residual, made.saes, made.preset.recall.tau)
-    )
-    rows = [
-        {"layer": one.layer, "feature": one.index, "name": one.name, "delta": None, "delta_loglik": 0.01 * i}
-        for i, one in enumerate(recall.candidates(table))
-    ]
-    found = {"features": rows, "selected": [rows[0]["name"]], "established": True}
-    made.store.write("math/task_features.json", found)
-    return made
+    return found_features(made)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +88,7 @@ def made(pool, priors):
     return ladder.report(pool, priors)
 
 
-def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
+def test_all_rungs_are_stored_and_one_of_each_is_judged(run, made):
     table = made["ladder"]
     fixed = table[table["fixed"]]
     assert fixed["rung"].is_unique and set(fixed["rung"]) == set(table["rung"]) and len(fixed) == 8
@@ -123,23 +103,7 @@ def test_all_rungs_are_stored_and_the_rule_judges_one_of_each(run, made):
         pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
 
 
-def test_every_set_of_prompts_is_read_once_for_the_pool_its_rewritten_prompts_and_the_ladder(run, monkeypatch):
-    read, passes = [], activations.critical_residuals
-    seen = lambda lm, texts, *more: read.append(texts) or passes(lm, texts, *more)  # noqa: E731
-    monkeypatch.setattr(activations, "critical_residuals", seen)
-    fresh = open_pool(run, "math", name="quality")
-    fresh.folder = "math/fresh"
-    monkeypatch.setattr(run, "make_in_parts", lambda path, parts, build, *_, **__: pd.concat(map(build, parts)))
-    fresh.measured("target_loss")
-    assert not read  # what reads no prompt at p needs no pass over it
-    for name in ("task_feature_activations", "prior_cosines", "recalled_activations"):
-        fresh.measured(name)
-    ladder.scores(fresh, {"math": fresh.prior})
-    ladder.reliability(fresh, quality.labels(run.examples("math", "quality")))
-    assert read[:2] == [fresh.prompts, fresh.prior.prompts] and len(read) == 3  # last the rewritten prompts
-
-
-def test_the_scores_are_those_of_the_selectors_and_of_plain_arithmetic(run, pool, priors):
+def test_scores_are_those_of_selectors_and_arithmetic(run, pool, priors):
     found = ladder.scores(pool, priors).query("fixed").set_index("rung")["values"]
     layer, apart = fixed_layer(run), Pool(run, "math", run.examples("math", "quality"), "apart")
     np.testing.assert_allclose(found["task features"], apart.task_feature_activations.sum(1), rtol=1e-5)
@@ -151,7 +115,7 @@ def test_the_scores_are_those_of_the_selectors_and_of_plain_arithmetic(run, pool
     np.testing.assert_allclose(found["mean difference to other tasks"], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_no_score_sees_a_label_and_one_task_has_no_contrast(run, priors):
+def test_no_score_sees_a_label(run, priors):
     members = run.examples("math", "quality")
     lies = [replace(one, meta={"corruption": ""}) for one in members]
     own = {"math": priors["math"]}
@@ -161,7 +125,7 @@ def test_no_score_sees_a_label_and_one_task_has_no_contrast(run, priors):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_planted_feature_that_recognises_corrupted_prompts_is_found(run):
+def test_a_planted_feature_is_found(run):
     pool = open_pool(run, "math", name="quality")  # to be changed
     known = quality.labels(run.examples("math", "quality"))
     clean, corrupted = ladder.sides(known)
@@ -175,25 +139,8 @@ def test_a_planted_feature_that_recognises_corrupted_prompts_is_found(run):
     assert table.loc[best, ["fires", "variation"]].tolist() == [1, 0]
 
 
-def test_figures_show_every_rung_and_feature(made):
-    figure = plots.ladder(made["ladder"])
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert names == made["ladder"].query("fixed")["rung"].tolist()
-    drawn = plots.recognition(made["features"], POINTS, 100).axes
-    assert len(drawn) == 1 and "ρ" in drawn[0].get_title("left")
-
-
-def test_the_set_is_dealt_last_and_leaves_the_others_as_they_are(tmp_path):
-    none, some, more = (
-        open_run(
-            "smoke", tasks=["math"], overrides={"tasks.math.quality": asked}, results=str(tmp_path)
-        ).sets("math")
-        for asked in (None, {"size": 12}, {"size": 30})
-    )
-    assert "quality" not in none and len(more["quality"]) == 30
-    assert {name: none[name] == some[name] == more[name] for name in none} == dict.fromkeys(none, True)
-    assert not any(one.meta["off_task"] for one in more["quality"])
-    clean = {one.text for one in more["quality"] if not one.meta["corruption"]}
-    assert not clean & {one.text for members in none.values() for one in members}
-
-
+def test_the_quality_set_leaves_the_others_as_they_are(open_smoke):
+    sizes = (None, {"size": 12}, {"size": 30})
+    none, some, more = (open_smoke(**{"tasks.math.quality": size}).sets("math") for size in sizes)
+    assert len(more["quality"]) == 30 and len(some["quality"]) == 12
+    assert "quality" not in none and all(some[name] == more[name] == none[name] for name in none)

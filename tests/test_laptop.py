@@ -1,15 +1,13 @@
-"""The laptop preset on a data mirror: every set from its file, its own data only where asked for, all notebooks."""
+"""The laptop preset on a data mirror: every set from its file, all notebooks."""
 
 import json
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
+from conftest import igds
 
 from igds_utils import tasks
 from igds_utils.config.config import load_preset
-from igds_utils.data.hub import SourceError
 from igds_utils.data.rows import MIRROR
 from igds_utils.training import capabilities
 
@@ -33,7 +31,7 @@ def pairs(kind, n, **more):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A mirror with a few rows of every dataset that the preset reads, in the layout that it expects."""
+    """A mirror with a few rows of every dataset that the preset reads."""
     choices = {"choices": list("wxyz"), "answer": 2}
     subjects = capabilities.shipped_examples()
     asked = [{"subject": name, "question": f"{name} {i}?", **choices} for name in subjects for i in range(5)]
@@ -57,74 +55,44 @@ def mirror(tmp_path, monkeypatch):
     return tmp_path / "mirror"
 
 
-def small(**changes):
+def small():
     sizes = {f"tasks.{task}.sizes": SIZES for task in TASKS}
-    return sizes | {f"tasks.{task}.corrupted": 0 for task in TASKS} | changes
-
-
-def sets_of(preset, task):
-    return tasks.get(task).sets(preset.tasks[task], preset.seed)
+    return sizes | {f"tasks.{task}.corrupted": 0 for task in TASKS}
 
 
 def test_every_set_comes_from_the_file_of_its_dataset(mirror):
     preset = load_preset("laptop", overrides=small())
+    sets = {task: tasks.get(task).sets(preset.tasks[task], preset.seed) for task in TASKS}
+    assert all({name: len(found[name]) for name in SIZES} == SIZES for found in sets.values())
     begins = {
-        "math": {"prior": "Question"},
-        "summarization": dict.fromkeys(("prior", "validation", "confirmation"), "#Person1#: validation")
-        | {"pool": "#Person1#: train", "test": "#Person1#: test"},
-        "translation": dict.fromkeys(("prior", "validation", "confirmation", "pool"), "earlier")
-        | {"test": "later"},
+        ("math", "prior"): "Question",
+        ("summarization", "confirmation"): "#Person1#: validation",
+        ("summarization", "pool"): "#Person1#: train",
+        ("summarization", "test"): "#Person1#: test",
+        ("translation", "pool"): "earlier",
+        ("translation", "test"): "later",
     }
-    for task in TASKS:
-        sets = sets_of(preset, task)
-        assert {name: len(sets[name]) for name in SIZES} == SIZES
-        for name, start in begins[task].items():
-            texts = [next(v for v in e.fields.values() if v != "Chinese") for e in sets[name]]
-            assert all(text.startswith(start) for text in texts), (task, name)
-    assert {len(e.references) for e in sets_of(preset, "summarization")["test"]} == {3}
+    for (task, name), start in begins.items():
+        assert all(start in example.text for example in sets[task][name]), (task, name)
+    assert {len(example.references) for example in sets["summarization"]["test"]} == {3}
     # the model answers no benchmark: what is learnt and tested in math is generated
-    assert all("family" in example.meta for example in sets_of(preset, "math")["test"])
-
-
-def test_without_mirror_and_hub_it_stops_and_says_so(hub_box, tmp_path, monkeypatch):
-    monkeypatch.delenv(MIRROR, raising=False)
-    monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
-    preset = load_preset("laptop", overrides=small())
-    with hub_box.fault("missing", "knkarthick"), pytest.raises(SourceError, match=f"set {MIRROR} to a folder"):
-        sets_of(preset, "summarization")
-
-
-def all_notebooks(preset, folder, changes, names=TASKS):
-    """Run a preset's tasks as they are, but for a tiny model, sizes and what else is changed."""
-    changes = changes | {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()}
-    command = [sys.executable, "-m", "igds_utils.cli", "run", "--preset", preset, "--results", str(folder)]
-    command += ["--tasks", ",".join(names)]
-    for key, value in changes.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
-    done = subprocess.run(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert (folder / preset / "report.html").stat().st_size > 10_000
+    assert all("family" in example.meta for example in sets["math"]["test"])
 
 
 @pytest.mark.slow
 def test_all_notebooks_on_the_mirror(mirror, tmp_path):
-    changes = small() | {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4, "bootstrap": 50}
+    changes = small() | {"selection.encoder": {"tiny": "llama"}, "selection.examples": 4}
+    changes |= {f"models.smollm2-135m-instruct.{part}": ref for part, ref in TINY.items()}
     each = {"max_new_tokens": 6, "selectors": ["random", "igds", "igds_k3"]}
     each |= {"capabilities.limit": {"mmlu": 1}, "capabilities.arms": ["igds@0.5"]}
     changes |= {f"tasks.{task}.{key}": value for task in TASKS for key, value in each.items()}
     changes |= {f"tasks.{task}.quality.size": 12 for task in ("math", "summarization")}
     changes |= {f"tasks.math.stability.{size}": 4 for size in ("prior", "validation", "max_new_tokens")}
-    changes |= {"tasks.math.curve": None, "tasks.math.samples": 2}
-    all_notebooks("laptop", tmp_path, changes)
+    changes |= {"tasks.math.curve": None, "tasks.math.samples": 2, "bootstrap": 50}
+    options = [text for key, value in changes.items() for text in ("--set", f"{key}={json.dumps(value)}")]
+    asked = ["--preset", "laptop", "--tasks", ",".join(TASKS), "--results", str(tmp_path)]
+    done = igds(tmp_path, "run", *asked, *options)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert (tmp_path / "laptop/report.html").stat().st_size > 10_000
     table8 = pd.read_csv(tmp_path / "laptop/tables/table8.csv")
     assert set(table8["Trained on"]) == {"Math", "Summarization", "Translation"}
-
-
-@pytest.mark.slow
-def test_the_preset_of_a_gpu_runs_on_a_cpu_at_a_small_size(mirror, tmp_path):
-    changes = small() | {"selection.examples": 4, "bootstrap": 50, "intervention.placebos": 2}
-    changes |= {"tasks.summarization.max_new_tokens": 6, "tasks.summarization.seeds": [0, 1]}
-    all_notebooks("gpu", tmp_path, changes, ["summarization"])
-    table = pd.read_csv(tmp_path / "gpu/tables/table2.csv", dtype=str)
-    steps = table.groupby("Arm")["Steps"].first()
-    assert steps["IGDS"] == steps["Random"]

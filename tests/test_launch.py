@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from igds_utils.config.config import ConfigError, load_preset
 from igds_utils.core import arms, launch
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import distributed
 from igds_utils.identification import effects, recall
 from igds_utils.selection import pool
 from igds_utils.training.trained import TrainedArm
@@ -40,13 +40,6 @@ def killed(run, task, arm):
         return step(self, *args, **kwargs)
     SFTTrainer.training_step = dies
     trained.make_products(run, task, arm, "log")
-
-def loads(run):
-    from transformers.integrations import is_fsdp_enabled
-    from igds_utils.engine.loading import load_lm
-    weights = load_lm(run.preset.chosen.train).model.lm_head.weight
-    norms = distributed.gathered([float(weights.detach().norm())])
-    run.make("loaded.json", lambda: {"dealt out": is_fsdp_enabled(), "norms": norms})
 """
 
 
@@ -59,7 +52,7 @@ def steps(tmp_path, monkeypatch):
 
 
 def run_with(folder, **overrides):
-    """A run with what the notebooks before training leave; the last global batch is a short one."""
+    """A run before its training; the last global batch is a short one."""
     changes = {"sft.device_tokens": 1, "tasks.math.samples": 32} | overrides
     run = open_run("smoke", tasks=["math"], overrides=changes, results=str(folder))
     run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
@@ -70,16 +63,6 @@ def run_with(folder, **overrides):
 
 def full(run):
     return TrainedArm(run, "math", arms.arm_of("full", arms.arms(run.config("math"))))
-
-
-def weights(run):
-    return load_file(run.store.root / "math/arms/full/weights/model.safetensors")
-
-
-def test_one_process_does_all_of_the_work_by_itself():
-    assert distributed.gathered([3, 1, 2]) == [3, 1, 2]
-    assert distributed.on_main_process(lambda: "made") == "made"
-    assert distributed.processes() == 1 and distributed.is_main_process()
 
 
 def test_two_processes_make_one_table(tmp_path, steps, capfd):
@@ -94,19 +77,7 @@ def test_two_processes_make_one_table(tmp_path, steps, capfd):
 
 
 @pytest.mark.slow
-def test_of_a_model_that_is_sharded_one_process_reads_the_weights(tmp_path, steps):
-    changes = {"launch.processes": 2, "launch.training": "fsdp"}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
-    launch.call(run, f"{steps}:loads", training=True)
-    found = run.read("loaded.json")
-    read, left = found["norms"]
-    assert found["dealt out"]
-    assert read == pytest.approx(float(run.train_lm.model.lm_head.weight.detach().norm()))
-    assert left != pytest.approx(read)  # what happened to be in memory
-
-
-@pytest.mark.slow
-def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path, steps):
+def test_two_processes_train_as_one_and_continue(tmp_path, steps):
     one = run_with(tmp_path / "one")
     alone = full(one).make_all()
     keep = {"launch.processes": 2, "sft.keep_weights": True}
@@ -116,25 +87,24 @@ def test_two_processes_train_and_answer_as_one_and_continue_when_killed(tmp_path
         np.testing.assert_allclose(together["log"][column], alone["log"][column], rtol=1e-4)
     assert len(alone["log"]) == 4
     pd.testing.assert_frame_equal(together["outputs"], alone["outputs"])
-    both = together["activations"], alone["activations"]
-    pd.testing.assert_frame_equal(*both, rtol=1e-4, atol=1e-4)
+    pd.testing.assert_frame_equal(together["activations"], alone["activations"], rtol=1e-4, atol=1e-4)
 
     again = run_with(tmp_path / "again", **keep, **{"sft.checkpoint_steps": 1})
     with pytest.raises(RuntimeError, match="killed failed"):
         launch.call(again, f"{steps}:killed", "math", "full", training=True)
     checkpoints = again.store.root / "math/arms/full/checkpoints"
     assert [folder.name for folder in checkpoints.glob("*/checkpoint-*")] == ["checkpoint-2"]
-    asked = "igds_utils.training.trained:make_products", "math", "full", "log"
-    launch.call(again, *asked, training=True)
+    launch.call(again, "igds_utils.training.trained:make_products", "math", "full", "log", training=True)
     assert not checkpoints.exists()
     losses = again.read("math/arms/full/log.parquet")["loss"]
     assert losses.tolist() == together["log"]["loss"].tolist()
-    undisturbed = weights(two)
-    assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights(again).items())
+    file = "math/arms/full/weights/model.safetensors"
+    undisturbed, continued = (load_file(run.store.root / file) for run in (two, again))
+    assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in continued.items())
 
 
-def test_jobs_of_a_part_each_find_and_score_what_one_job_does(tmp_path, monkeypatch):
-    """Recall, causal filter and a pool's measurements: identical tables, whoever made the parts."""
+def test_jobs_of_a_part_make_what_one_job_does(tmp_path, monkeypatch):
+    """Identical tables, whoever made the parts."""
     monkeypatch.setattr(effects, "ANSWERS", 4)  # a sample a part
     changes = {"tasks.math.selectors": ["loss", "igds"], "tasks.math.curve": None}
     changes |= {"tasks.math.sizes.validation": 5, "tasks.math.sizes.pool": 260}
@@ -172,21 +142,15 @@ def test_where_there_are_gpus_each_process_needs_one(gpus, parts, processes, few
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3"])
-def test_the_configurations_are_accelerates_own_and_fit_8_gpus(name, tmp_path, monkeypatch):
-    from accelerate.commands.config.config_args import load_config_from_file
-
+def test_the_configurations_are_accelerates_own(name, open_smoke, monkeypatch):
     commands = []
-    done = SimpleNamespace(wait=lambda: None, returncode=0)
-    started = lambda command, **_: commands.append(command) or nullcontext(done)  # noqa: E731
-    monkeypatch.setattr(launch.subprocess, "Popen", started)
+    done = nullcontext(SimpleNamespace(wait=lambda: None, returncode=0))
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, **_: commands.append(command) or done)
     file = launch.configuration(name)
     read = load_config_from_file(str(file))  # refuses unknown keys
     assert (read.num_processes, read.num_machines, read.mixed_precision) == (8, 1, "bf16")
-    changes = {"launch": {"processes": 16, "training": name}}
-    run = open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+    run = open_smoke(launch={"processes": 16, "training": name})
     for training in (True, False):
         launch.call(run, "module:function", training=training)
     assert f"--config_file {file} --num_processes 16" in " ".join(commands[0])
     assert "--config_file" not in commands[1]
-    with pytest.raises(ConfigError, match="no 'fdsp'; give fsdp, zero3 or the path"):
-        launch.configuration("fdsp")

@@ -13,7 +13,7 @@ from igds_utils.data import metrics
 
 
 @pytest.mark.parametrize(
-    "text, answer",
+    "text, box",  # the last complete one that is not empty
     [
         ("So \\boxed{38}.", "38"), ("\\boxed{1} and then \\boxed{ 2 }", "2"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{5} but \\boxed{\\frac{1", "5"),
@@ -21,8 +21,8 @@ from igds_utils.data import metrics
         ("\\boxed{cut", None), ("no box 5", None),
     ],
 )  # fmt: skip
-def test_last_complete_box_that_is_not_empty(text, answer):
-    assert metrics.boxed_answer(text) == answer
+def test_boxed_answer(text, box):
+    assert metrics.boxed_answer(text) == box
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
 
 
 def test_rouge_by_hand():
-    """Hypothesis of 5 words, reference of 4: 4 words, 2 pairs and a subsequence of 4 in common."""
+    """Of 5 words and 4: 4 words, 2 pairs and a subsequence of 4 in common."""
     scores = metrics.rouge("the cat sat on mats", "the cat on mats")
     assert scores == pytest.approx({"rouge1": 2 * 4 / 9, "rouge2": 2 * 2 / 7, "rougeL": 2 * 4 / 9})
     scores = metrics.rouge("b a", "A, b!")  # order counts for L and 2, case and punctuation for none
@@ -98,25 +98,14 @@ def test_rouge_of_ascii_texts_is_rouge_scores_own():
         ("한국어 문장", ["한국어", "문장"]), ("ラーメン", ["ラ", "ー", "メ", "ン"]), ("🍎🍐 كم", ["🍎", "🍐", "كم"]),
     ],
 )  # fmt: skip
-def test_words_of_every_script_and_rouge_of_a_text_with_itself(text, found):
+def test_words_of_every_script(text, found):
     assert metrics.words(text) == found
     assert set(metrics.rouge(text, text).values()) == {1.0}
 
 
-def test_rouge_counts_chinese_characters():
-    assert metrics.rouge("8 人没有 3 本书", "第8天到货3箱梨")["rouge1"] == pytest.approx(2 * 2 / (7 + 8))
-    assert metrics.rouge("दान", "दिन")["rouge1"] == 0
-
-
 def test_chrf_by_hand():
-    """One letter in common: of "ab" against "ac" unigrams give 1/2, bigrams 0, longer ones do not exist."""
+    """Of "ab" against "ac" unigrams give 1/2, bigrams 0; longer ones do not exist."""
     precision = recall = (1 / 2 + 0) / 2
     assert metrics.chrf("ab", "ac") == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
     assert metrics.chrf("Bonjour le monde", "Bonjour le monde") == 100
     assert metrics.chrf("", "Bonjour") == 0
-
-
-def test_bleu_by_hand():
-    """Four of five words and then fewer: precisions 4/5, 3/4, 2/3, 1/2 and no brevity penalty."""
-    expected = 100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
-    assert metrics.bleu("a b c d e", "a b c d f") == pytest.approx(expected)

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from igds_utils import tasks, tiny
+from igds_utils.config.config import load_preset
 from igds_utils.config.settings import TaskConfig
 from igds_utils.engine import prompts
+from igds_utils.engine.loading import load_tokenizer
 from igds_utils.tasks.examples import Example
 
 MATH = Example("", {"question": "What is 2 + 3?"}, "2 + 3 = 5.\nThe final answer is \\boxed{5}.", ("5",))
@@ -71,6 +73,7 @@ KINDS = {
     "puts BOS before all": partial(box.tokenizer, "llama", True),
     "no BOS": partial(box.tokenizer, "qwen3", True),
     "spaces as letters": spaces_as_letters,
+    "the default model's": lambda: load_tokenizer(load_preset("quick").chosen.identify),
 }
 
 

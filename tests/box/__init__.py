@@ -1,4 +1,4 @@
-"""A hub in a box: the paper's models, SAEs, datasets and COMET under their true ids and file formats, all tiny.
+"""A hub in a box: the paper's models, SAEs, datasets and COMET, tiny, in their true formats.
 
-A server on loopback speaks the hub's own HTTP API; tests/conftest.py points the whole test session at it.
+A server on loopback speaks the hub's HTTP API; conftest.py points all tests at it.
 """

@@ -1,4 +1,4 @@
-"""The paper's datasets with a few made-up rows each, in the true files and columns, and a tiny COMET checkpoint."""
+"""The paper's datasets with a few made-up rows each, in the true files and columns."""
 
 from __future__ import annotations
 
@@ -11,32 +11,48 @@ import pandas as pd
 ROWS = 40
 NAMES = ["Ann", "Ben", "Chloe", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivan", "Jane"]
 THINGS = ["apples", "books", "coins", "eggs", "marbles", "pencils", "stamps"]
-ZH = {"Ann": "安", "Ben": "本", "Chloe": "克洛伊", "Dan": "丹", "Eva": "伊娃", "Finn": "芬", "Gus": "格斯",
-      "Hana": "花", "Ivan": "伊万", "Jane": "简", "apples": "苹果", "books": "书", "coins": "硬币", "eggs": "鸡蛋",
-      "marbles": "弹珠", "pencils": "铅笔", "stamps": "邮票"}  # fmt: skip
+IN_CHINESE = "安 本 克洛伊 丹 伊娃 芬 格斯 花 伊万 简 苹果 书 硬币 鸡蛋 弹珠 铅笔 邮票".split()
+ZH = dict(zip(NAMES + THINGS, IN_CHINESE, strict=True))
 
 
 def _drawn(name: str) -> list[tuple[str, str, int, int]]:
     """Who, what, how many and how many more: all different, and none in two datasets."""
-    random, first = Random(name), sum(map(ord, name)) * 50
-    return [
-        (random.choice(NAMES), random.choice(THINGS), first + i, random.randint(2, 50)) for i in range(ROWS)
+    draw, first = Random(name), sum(map(ord, name)) * 50
+    return [(draw.choice(NAMES), draw.choice(THINGS), first + i, draw.randint(2, 50)) for i in range(ROWS)]
+
+
+def _problems(name: str) -> pd.DataFrame:
+    rows = [
+        (
+            f"{who} has {a} {what} and buys {b} more. How many {what} does {who} have now?",
+            f"{who} has {a} + {b} = <<{a}+{b}={a + b}>>{a + b} {what}.",
+            str(a + b),
+        )
+        for who, what, a, b in _drawn(name)
     ]
+    return pd.DataFrame(rows, columns=["problem", "working", "answer"])
 
 
-def _problems(name: str) -> list[dict[str, str]]:
+def _pairs(name: str) -> list[dict[str, str]]:
     return [
-        {
-            "problem": f"{who} has {a} {what} and buys {b} more. How many {what} does {who} have now?",
-            "sum": f"{who} has {a} + {b} = <<{a}+{b}={a + b}>>{a + b} {what}.",
-            "answer": str(a + b),
-        }
+        {"en": f"{who} has {a} {what} and buys {b} more.", "zh": f"{ZH[who]}有{a}个{ZH[what]}，又买了{b}个。"}
         for who, what, a, b in _drawn(name)
     ]
 
 
+def _write(table: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    match path.suffix:
+        case ".parquet":
+            table.to_parquet(path, index=False)
+        case ".csv":
+            table.to_csv(path, index=False)
+        case ".jsonl":
+            table.to_json(path, orient="records", lines=True, force_ascii=False)
+
+
 def _card(folder: Path, **files: dict[str, str]) -> None:
-    """README.md with the header that tells datasets which configuration and split a file belongs to."""
+    """README.md, whose header says which configuration and split a file belongs to."""
     configs = [
         {"config_name": config, "data_files": [{"split": s, "path": path} for s, path in splits.items()]}
         for config, splits in files.items()
@@ -45,57 +61,32 @@ def _card(folder: Path, **files: dict[str, str]) -> None:
     (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
 
 
-def _parquet(rows: list[dict], path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_parquet(path)
-
-
-def _jsonl(rows: list[dict], path: Path) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf8")
-
-
 def gsm8k(folder: Path) -> None:
     for split in ("train", "test"):
-        rows = [
-            {"question": row["problem"], "answer": f"{row['sum']}\n#### {row['answer']}"}
-            for row in _problems(f"gsm8k {split}")
-        ]
-        _parquet(rows, folder / f"main/{split}-00000-of-00001.parquet")
+        made = _problems(f"gsm8k {split}")
+        table = pd.DataFrame({"question": made.problem, "answer": made.working + "\n#### " + made.answer})
+        _write(table, folder / f"main/{split}-00000-of-00001.parquet")
     _card(folder, main={split: f"main/{split}-*" for split in ("train", "test")})
 
 
 def open_r1(folder: Path) -> None:
-    rows = [
-        {
-            "problem": row["problem"],
-            "solution": f"{row['sum']} So \\boxed{{{row['answer']}}}.",
-            "answer": row["answer"],
-            "generations": ["<think>Let me see.</think>"] * 2,
-        }
-        for row in _problems("open-r1")
-    ]
-    half = ROWS // 2
-    _parquet(rows[:half], folder / "data/train-00000-of-00002.parquet")
-    _parquet(rows[half:], folder / "data/train-00001-of-00002.parquet")
+    made = _problems("open-r1")
+    made["solution"] = made.pop("working") + " So \\boxed{" + made.answer + "}."
+    made["generations"] = [["<think>Let me see.</think>"] * 2] * ROWS
+    for part, rows in enumerate((made[: ROWS // 2], made[ROWS // 2 :])):
+        _write(rows, folder / f"data/train-0000{part}-of-00002.parquet")
     _card(folder, default={"train": "data/train-*"})
 
 
 def math_500(folder: Path) -> None:
-    rows = [
-        {
-            "problem": row["problem"],
-            "solution": f"$\\boxed{{{row['answer']}}}$",
-            "answer": row["answer"],
-            "level": 1,
-        }
-        for row in _problems("math-500")
-    ]
-    _jsonl(rows, folder / "test.jsonl")
+    made = _problems("math-500").drop(columns="working").assign(level=1)
+    made["solution"] = "$\\boxed{" + made.answer + "}$"
+    _write(made, folder / "test.jsonl")
     _card(folder, default={"test": "test.jsonl"})
 
 
 def dialogsum(folder: Path) -> None:
-    """Its test split has three summaries a dialogue, and a few of its dialogues stand in the training split too."""
+    """Its test split has three summaries a dialogue, and shares two with the training split."""
     made = {}
     for split in ("train", "validation", "test"):
         made[split] = [
@@ -114,40 +105,24 @@ def dialogsum(folder: Path) -> None:
         for k, extra in enumerate(["They talk.", "It is a lot.", "#Person2# wants fewer."], start=1)
     ]
     for split, rows in made.items():
-        pd.DataFrame(rows).to_csv(folder / f"{split}.csv", index=False)
+        _write(pd.DataFrame(rows), folder / f"{split}.csv")
     _card(folder, default={split: f"{split}.csv" for split in made})
-
-
-def _pairs(name: str) -> list[dict[str, str]]:
-    return [
-        {"en": f"{who} has {a} {what} and buys {b} more.", "zh": f"{ZH[who]}有{a}个{ZH[what]}，又买了{b}个。"}
-        for who, what, a, b in _drawn(name)
-    ]
 
 
 def alma(folder: Path) -> None:
     for split in ("train", "validation"):
-        rows = [{"translation": pair} for pair in _pairs(f"alma {split}")]
-        _parquet(rows, folder / f"zh-en/{split}-00000-of-00001-0123456789abcdef.parquet")
+        table = pd.DataFrame({"translation": _pairs(f"alma {split}")})
+        _write(table, folder / f"zh-en/{split}-00000-of-00001-0123456789abcdef.parquet")
     _card(folder, **{"zh-en": {split: f"zh-en/{split}-*" for split in ("train", "validation")}})
 
 
 def wmt24pp(folder: Path) -> None:
-    domains = ["canary", "news", "literary", "social", "speech"]
-    rows = [
-        {
-            "lp": "en-zh_CN",
-            "domain": domains[0] if i == 0 else domains[1 + i % 4],
-            "document_id": f"doc{i // 4}",
-            "segment_id": i,
-            "is_bad_source": i == 7,
-            "source": pair["en"],
-            "target": pair["zh"],
-            "original_target": pair["zh"],
-        }
-        for i, pair in enumerate(_pairs("wmt24pp"))
-    ]
-    _jsonl(rows, folder / "en-zh_CN.jsonl")
+    made = pd.DataFrame(_pairs("wmt24pp")).rename(columns={"en": "source", "zh": "target"})
+    made = made.assign(lp="en-zh_CN", original_target=made.target, segment_id=range(ROWS))
+    made["domain"] = ["canary", *(["news", "literary", "social", "speech"] * ROWS)[: ROWS - 1]]
+    made["document_id"] = [f"doc{i // 4}" for i in range(ROWS)]
+    made["is_bad_source"] = made.segment_id == 7
+    _write(made, folder / "en-zh_CN.jsonl")
     _card(folder, **{"en-zh_CN": {"train": "en-zh_CN.jsonl"}})
 
 
@@ -158,30 +133,24 @@ def mmlu(folder: Path) -> None:
     prompts = Path(lm_eval.__file__).parent / "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"
     subjects = sorted(json.loads(prompts.read_text(encoding="utf8")))
     for subject in subjects:
-        rows = [
-            {
-                "question": row["problem"],
-                "subject": subject,
-                "choices": [row["answer"], "1", "2", "3"],
-                "answer": 0,
-            }
-            for row in _problems(f"mmlu {subject}")[:6]
-        ]
-        _parquet(rows[:5], folder / subject / "dev-00000-of-00001.parquet")
-        _parquet(rows[5:], folder / subject / "test-00000-of-00001.parquet")
+        made = _problems(f"mmlu {subject}")[:6].drop(columns="working")
+        made["choices"] = [[answer, "1", "2", "3"] for answer in made.pop("answer")]
+        made = made.rename(columns={"problem": "question"}).assign(subject=subject, answer=0)
+        _write(made[:5], folder / subject / "dev-00000-of-00001.parquet")
+        _write(made[5:], folder / subject / "test-00000-of-00001.parquet")
     _card(folder, **{name: {split: f"{name}/{split}-*" for split in ("test", "dev")} for name in subjects})
 
 
 def truthful_qa(folder: Path) -> None:
     rows = [
         {
-            "question": row["problem"],
-            "mc1_targets": {"choices": [row["answer"], "None."], "labels": [1, 0]},
-            "mc2_targets": {"choices": [row["answer"], "None.", "It depends."], "labels": [1, 0, 0]},
+            "question": row.problem,
+            "mc1_targets": {"choices": [row.answer, "None."], "labels": [1, 0]},
+            "mc2_targets": {"choices": [row.answer, "None.", "It depends."], "labels": [1, 0, 0]},
         }
-        for row in _problems("truthful-qa")[:4]
+        for row in _problems("truthful-qa")[:4].itertuples()
     ]
-    _parquet(rows, folder / "multiple_choice/validation-00000-of-00001.parquet")
+    _write(pd.DataFrame(rows), folder / "multiple_choice/validation-00000-of-00001.parquet")
     _card(folder, multiple_choice={"validation": "multiple_choice/validation-*"})
 
 

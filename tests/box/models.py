@@ -1,4 +1,4 @@
-"""Tiny random models of the paper's three architectures, and of SmolLM2, as their repositories hold them.
+"""Tiny random models of the paper's architectures and of SmolLM2, as their repositories hold them.
 
 Residual widths are the true ones where sae_lens fixes them by the name of the SAEs (Gemma, Qwen); all else is tiny.
 """
@@ -21,14 +21,14 @@ from transformers import (
     Qwen3Config,
 )
 
+from igds_utils import tiny
+
 LAYERS = {"gemma2": 2, "llama": 3, "qwen3": 2, "smollm2": 3}
 VOCABULARY = 700
-# The words that prompts and targets of the box's data consist of, so that a prompt stays a few dozen tokens long.
-CORPUS = """Please reason step by step, and put your final answer within \\boxed{}. Solution: The final answer is
+# The words of prompts and targets, so that a prompt stays a few dozen tokens long.
+CORPUS = f"""{tiny.CORPUS} Please translate the following text into Chinese. model Hello! has buys more. now? Ann
 Here are some examples: as the following format. ### Problem: ### Solution: Find the domain of the expression. If
-Use a sentence to summarize this following text: Summarization: Please translate the following text into Chinese.
-Text: Translation: #Person1# : Hello! #Person2# : talks about her new house with many rooms. user assistant model
-Ann has 12 apples and buys 7 more. How many apples does she have left now? 12 + 7 = 19. 19 * 2 = 38."""
+#Person1# : Hello! #Person2# : talks about her new house with many rooms. How many have"""
 GEMMA_CHAT = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] }}"
     "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
@@ -44,16 +44,10 @@ QWEN_CHAT = (
     "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 SPECIAL = {
-    "gemma2": ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"],
-    "llama": [
-        "<|begin_of_text|>",
-        "<|end_of_text|>",
-        "<|start_header_id|>",
-        "<|end_header_id|>",
-        "<|eot_id|>",
-    ],
-    "qwen3": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-    "smollm2": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    "gemma2": "<pad> <eos> <bos> <unk> <start_of_turn> <end_of_turn>",
+    "llama": "<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|>",
+    "qwen3": "<|endoftext|> <|im_start|> <|im_end|>",
+    "smollm2": "<|endoftext|> <|im_start|> <|im_end|>",
 }
 
 
@@ -64,7 +58,7 @@ def _backend(architecture: str) -> str:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=SPECIAL[architecture],
+        special_tokens=SPECIAL[architecture].split(),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -77,17 +71,15 @@ def _backend(architecture: str) -> str:
 
 
 def tokenizer(architecture: str, chat: bool) -> PreTrainedTokenizerFast:
-    """Special tokens, BOS habits and chat template as the true tokenizers have them; the vocabulary is tiny."""
+    """Special tokens, BOS habits and chat template of the true tokenizers."""
     backend = Tokenizer.from_str(_backend(architecture))
     match architecture:
         case "gemma2":
             made = GemmaTokenizerFast(tokenizer_object=backend)
             made.chat_template = GEMMA_CHAT if chat else None
         case "llama":  # without a padding token
-            end = "<|eot_id|>" if chat else "<|end_of_text|>"
-            made = PreTrainedTokenizerFast(
-                tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token=end
-            )
+            ends = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>" if chat else "<|end_of_text|>"}
+            made = PreTrainedTokenizerFast(tokenizer_object=backend, **ends)
             made.chat_template = LLAMA_CHAT if chat else None
         case "qwen3":  # without BOS; the base model has a chat template too
             end = "<|im_end|>" if chat else "<|endoftext|>"
@@ -101,15 +93,10 @@ def tokenizer(architecture: str, chat: bool) -> PreTrainedTokenizerFast:
 
 
 def config(architecture: str):
-    shared = {
-        "vocab_size": VOCABULARY,
-        "intermediate_size": 32,
-        "num_hidden_layers": LAYERS[architecture],
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "max_position_embeddings": 4096,
-    }
+    shared = dict(
+        vocab_size=VOCABULARY, intermediate_size=32, num_hidden_layers=LAYERS[architecture],
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=4096,
+    )  # fmt: skip
     match architecture:
         case "gemma2":
             ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
@@ -117,15 +104,14 @@ def config(architecture: str):
         case "llama":
             return LlamaConfig(hidden_size=64, bos_token_id=0, eos_token_id=1, **shared)
         case "smollm2":
-            return LlamaConfig(
-                hidden_size=64, bos_token_id=0, eos_token_id=0, tie_word_embeddings=True, **shared
-            )
+            shared |= {"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
+            return LlamaConfig(hidden_size=64, **shared)
         case "qwen3":
             return Qwen3Config(hidden_size=4096, eos_token_id=0, pad_token_id=0, **shared)
 
 
 def write(architecture: str, chat: bool, folder: Path) -> None:
-    """A repository: configuration, tokenizer, bf16 weights in safetensors shards with their index."""
+    """A repository: configuration, tokenizer, bf16 weights in shards with their index."""
     with torch.random.fork_rng():
         torch.manual_seed(int(chat))
         model = AutoModelForCausalLM.from_config(config(architecture))
@@ -133,20 +119,19 @@ def write(architecture: str, chat: bool, folder: Path) -> None:
     model.generation_config.eos_token_id = sorted({mine.eos_token_id, model.config.eos_token_id})
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=model.get_memory_footprint() // 3)
     mine.save_pretrained(folder)
-    if (
-        architecture == "llama"
-    ):  # the true repository holds the weights a second time; they must not be fetched
+    if architecture == "llama":  # whose repository holds the weights twice: these must not be fetched
         (folder / "original").mkdir()
         (folder / "original/consolidated.00.pth").write_bytes(bytes(1000))
 
 
+IDS = {  # of the base model and of the one that follows instructions
+    "gemma2": ("google/gemma-2-2b", "google/gemma-2-2b-it"),
+    "llama": ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct"),
+    "qwen3": ("Qwen/Qwen3-8B-Base", "Qwen/Qwen3-8B"),
+    "smollm2": ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+}
 MODELS = {
-    "google/gemma-2-2b": partial(write, "gemma2", False),
-    "google/gemma-2-2b-it": partial(write, "gemma2", True),
-    "meta-llama/Llama-3.1-8B": partial(write, "llama", False),
-    "meta-llama/Llama-3.1-8B-Instruct": partial(write, "llama", True),
-    "Qwen/Qwen3-8B-Base": partial(write, "qwen3", False),
-    "Qwen/Qwen3-8B": partial(write, "qwen3", True),
-    "HuggingFaceTB/SmolLM2-135M": partial(write, "smollm2", False),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": partial(write, "smollm2", True),
+    name: partial(write, architecture, chat)
+    for architecture, names in IDS.items()
+    for chat, name in enumerate(names)
 }

@@ -1,4 +1,4 @@
-"""Tiny contents in the three true formats of the paper's SAEs: widths and names as sae_lens expects them.
+"""The three formats of the paper's SAEs, with widths and names as sae_lens expects them.
 
 Most weights are zero, or windows on one short random vector, so a file is small whatever its shape.
 """
@@ -20,7 +20,7 @@ QWEN = (4096, 65536)
 
 
 def gemma_scope(folder: Path) -> None:
-    """google/gemma-scope-2b-pt-res: layer_N/width_16k/average_l0_M/params.npz, JumpReLU with a threshold a feature."""
+    """layer_N/width_16k/average_l0_M/params.npz, JumpReLU with a threshold a feature."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     ids = get_pretrained_saes_directory()["gemma-scope-2b-pt-res-canonical"].saes_map
@@ -33,18 +33,16 @@ def gemma_scope(folder: Path) -> None:
         decoder[:ALIVE] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         place = folder / ids[f"layer_{layer}/width_16k/canonical"]
         place.mkdir(parents=True)
-        np.savez_compressed(
-            place / "params.npz",
-            W_enc=encoder,
-            W_dec=decoder,
-            b_enc=np.zeros(size, np.float32),
-            b_dec=random.standard_normal(width).astype(np.float32) * 0.1,
-            threshold=np.full(size, 0.2, np.float32),
-        )
+        biases = {
+            "b_enc": np.zeros(size, np.float32),
+            "b_dec": random.standard_normal(width).astype(np.float32) * 0.1,
+            "threshold": np.full(size, 0.2, np.float32),
+        }
+        np.savez_compressed(place / "params.npz", W_enc=encoder, W_dec=decoder, **biases)
 
 
 def llama_scope(folder: Path) -> None:
-    """fnlp/Llama3_1-8B-Base-LXR-8x: hyperparams.json and checkpoints/final.safetensors, inputs scaled to sqrt(d).
+    """hyperparams.json and checkpoints/final.safetensors, inputs scaled to sqrt(d).
 
     As in the true files the decoder's norms differ, and the threshold is one for all features, in units of the raw
     residual.
@@ -82,14 +80,12 @@ def llama_scope(folder: Path) -> None:
             * torch.linspace(0.8, 1.2, 8 * width),
             "decoder.bias": draw(width) * 0.1,
         }
-        save_file(
-            {name: value.bfloat16().contiguous() for name, value in weights.items()},
-            place / "checkpoints/final.safetensors",
-        )
+        weights = {name: value.bfloat16().contiguous() for name, value in weights.items()}
+        save_file(weights, place / "checkpoints/final.safetensors")
 
 
 def qwen_scope(folder: Path) -> None:
-    """Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50: layerN.sae.pt with (features, width) encoder and TopK of 50."""
+    """layerN.sae.pt with (features, width) encoder and TopK of 50."""
     width, size = QWEN
     for layer in range(LAYERS["qwen3"]):
         generator = torch.Generator().manual_seed(layer)
@@ -98,7 +94,7 @@ def qwen_scope(folder: Path) -> None:
         bias[:24] = 20.0  # these are among the 50 largest wherever they are read
         torch.save(
             {
-                # feature i reads the window of the vector that begins at i: all differ, and one vector is stored
+                # feature i reads the window that begins at i: all differ, one vector is stored
                 "W_enc": vectors[0].mul(0.02).as_strided((size, width), (1, 1)),
                 "W_dec": vectors[1].mul(0.02).as_strided((width, size), (1, 1)),
                 "b_enc": bias,

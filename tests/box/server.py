@@ -1,4 +1,4 @@
-"""A model hub on loopback: what transformers, huggingface_hub, datasets and sae_lens ask of one, and its faults."""
+"""A model hub on loopback: what the libraries ask of one, and its faults."""
 
 from __future__ import annotations
 
@@ -18,23 +18,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 ID = r"(?P<id>[\w.-]+(?:/[\w.-]+)?)"
 FILE = re.compile(rf"/(?:(?P<kind>datasets)/)?{ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-LIST = re.compile(
-    rf"/api/(?P<kind>models|datasets)/{ID}/(?P<verb>tree|paths-info)/(?P<revision>[^/]+)/?(?P<path>.*)"
-)
-INFO = re.compile(rf"/api/(?P<kind>models|datasets)/{ID}(?:/revision/(?P<revision>[^/]+))?")
-
-
-@dataclass
-class Fault:
-    """What goes wrong, where, and how many times still.
-
-    Kinds: `missing` (404), `gated` (401), `unavailable` (503), `cut` (the connection ends in the middle of a file),
-    `stub` (the file itself ends in the middle).
-    """
-
-    kind: str
-    where: str  # part of the address
-    times: int
+REPOSITORY = rf"/api/(?P<kind>models|datasets)/{ID}"
+LIST = re.compile(rf"{REPOSITORY}/(?P<verb>tree|paths-info)/(?P<revision>[^/]+)/?(?P<path>.*)")
+INFO = re.compile(rf"{REPOSITORY}(?:/revision/(?P<revision>[^/]+))?")
 
 
 @dataclass
@@ -43,7 +29,7 @@ class Box:
 
     root: Path
     requests: list[str] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
         self._lock = threading.Lock()
@@ -54,7 +40,7 @@ class Box:
 
     @classmethod
     def start(cls) -> Box:
-        """Start a server and point this process, and all that it starts, at it, with an empty cache."""
+        """Start a server and point this process, and what it starts, at it."""
         box = cls(Path(tempfile.mkdtemp(prefix="igds-box-")))
         for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
             del os.environ[name]
@@ -80,8 +66,12 @@ class Box:
 
     @contextmanager
     def fault(self, kind: str, where: str, times: int = 10**9) -> Iterator[None]:
-        """Let the next `times` requests whose address holds `where` go wrong."""
-        self.faults.append(fault := Fault(kind, where, times))
+        """Let the next `times` requests whose address holds `where` go wrong.
+
+        Kinds: `missing` (404), `gated` (401), `unavailable` (503), `cut` (the connection ends in
+        the middle of a file), `stub` (the file itself ends in the middle).
+        """
+        self.faults.append(fault := {"kind": kind, "where": where, "times": times})
         try:
             yield
         finally:
@@ -90,14 +80,14 @@ class Box:
     def strikes(self, address: str, kinds: str) -> str | None:
         """Which of the kinds of fault an address meets now; counted down."""
         for fault in self.faults:
-            if fault.kind in kinds.split() and fault.where in address and fault.times > 0:
-                fault.times -= 1
-                return fault.kind
+            if fault["kind"] in kinds.split() and fault["where"] in address and fault["times"] > 0:
+                fault["times"] -= 1
+                return fault["kind"]
         return None
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the hub does: files by range, JSON about repositories, errors by X-Error-Code."""
+    """Answers as the hub does: files by range, JSON, errors by X-Error-Code."""
 
     box: Box
     protocol_version = "HTTP/1.1"
@@ -135,21 +125,18 @@ class Handler(BaseHTTPRequestHandler):
         if found.re is FILE:
             return self.send_file(below, address)
         if asked.get("verb") == "tree":
-            deep = query.get("recursive", [""])[0].lower() == "true"
             if not below.is_dir():
                 return self.send(404, error="EntryNotFound")
-            return self.send_json(
-                [entry(p, folder) for p in sorted(below.rglob("*") if deep else below.iterdir())]
-            )
+            deep = query.get("recursive", [""])[0].lower() == "true"
+            listed = sorted(below.rglob("*") if deep else below.iterdir())
+            return self.send_json([entry(path, folder) for path in listed])
+        listed = {path.relative_to(folder).as_posix(): path for path in files}
         if asked.get("verb") == "paths-info":
-            wanted = self.wanted_paths()
-            return self.send_json(
-                [entry(p, folder) for p in files if p.relative_to(folder).as_posix() in wanted]
-            )
-        names = [{"rfilename": path.relative_to(folder).as_posix()} for path in files if path.is_file()]
-        self.send_json(
-            {"id": asked["id"], "sha": self.commit, "siblings": names, "tags": [], "private": False}
-        )
+            wanted = [path for name, path in listed.items() if name in self.wanted_paths()]
+            return self.send_json([entry(path, folder) for path in wanted])
+        names = [{"rfilename": name} for name, path in listed.items() if path.is_file()]
+        about = {"id": asked["id"], "sha": self.commit, "tags": [], "private": False}
+        self.send_json(about | {"siblings": names})
 
     def wanted_paths(self) -> list[str]:
         if "json" in self.headers.get("Content-Type", ""):
@@ -193,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def commit(name: str, revision: str) -> str | None:
-    """The commit that a revision names: any full hash names itself, `main` one that depends on the repository."""
+    """The commit that a revision names: a full hash itself, `main` one of the repository."""
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     return hashlib.sha1(name.encode()).hexdigest() if revision == "main" else None
