@@ -6,14 +6,10 @@ import pytest
 import yaml
 
 from igds_utils.config.config import ConfigError, changes, load_preset, preset_names
-from igds_utils.config.refs import FolderRef, HubRef, WheelRef
+from igds_utils.config.refs import FolderRef
 
-TASK = {
-    "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},
-    "max_new_tokens": 8,
-    "prompt_tokens": 20,
-    "target_tokens": 6,
-}
+SIZES = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8}
+TASK = {"sizes": SIZES, "max_new_tokens": 8, "prompt_tokens": 20, "target_tokens": 6}
 MODEL = {
     "identify": {"tiny": "llama"},
     "train": {"hub": "someone/some-model", "revision": "abc"},
@@ -92,7 +88,6 @@ def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_bo
         ("sft.learning_rate", 1, ["mine.yaml: sft: unknown key 'learning_rate'; known here: lr, epochs"]),
         ("tasks.math.sft.lrr", 1, ["tasks.math.sft: unknown key 'lrr' (did you mean 'lr'?)"]),
         ("tasks.math.ratio", 0, ["tasks.math.ratio", "greater than 0"]),
-        ("tasks.math.curve.ratios", [0.2, 2], ["tasks.math.curve.ratios.1", "less than or equal to 1"]),
         ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ"]),
         ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors: {'zip'}"]),
         ("tasks.math.metric", {"name": "accuracy", "anser": 3}, ["metric: unknown key 'anser'", "'answer'?"]),
@@ -111,8 +106,7 @@ def test_what_does_not_fit_is_refused_with_its_place(load, place, value, words):
 
     with pytest.raises(ConfigError) as caught:
         load(change)
-    for word in ["mine.yaml", *words]:
-        assert word in str(caught.value)
+    assert all(word in str(caught.value) for word in ["mine.yaml", *words])
 
 
 @pytest.mark.parametrize(
@@ -144,22 +138,12 @@ def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_unknown_key_of_a_tasks_data_is_named_once_with_its_place():
-    with pytest.raises(ConfigError) as caught:
-        WheelRef.read({"whel": "x"}, place=("tasks", "math", "data"))
-    known = "known here: wheel, version, sha256, file"
-    assert str(caught.value) == f"tasks.math.data: unknown key 'whel' (did you mean 'wheel'?); {known}"
-    with pytest.raises(ConfigError, match=r"^tasks\.math\.data\.hub: Input should be a valid string$"):
-        HubRef.read({"hub": 1}, place=("tasks", "math", "data"))
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n", "line 4: 'recall' is given twice"),
         ("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n", "odd.yaml: unknown key 'one'"),  # a merged one may change
         ("a: [1,", "odd.yaml is not valid YAML"),
-        ("tasks: {math: }", "odd.yaml: tasks.math: Input should be a valid dictionary"),
         ("", "odd.yaml: name: Field required"),
     ],
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS, assert_tidy, points, rows
+from test_plots import POINTS, points, rows
 
 from igds_utils import plots
 from igds_utils.analysis import finished
@@ -74,7 +74,6 @@ def test_the_correlation_is_over_arms_with_and_without_the_untrained_model(compa
 @pytest.mark.filterwarnings("error")
 def test_the_figure_names_every_arm_and_draws_every_seed(compared, two_seeds):
     figure = ridges(shifted(SHIFTS), compared)
-    assert_tidy(figure)
     assert rows(figure.axes[0]) == [
         "IGDS 50 %  50.0", "Full  40.0", "Loss 50 %  30.0", "Random 50 %  20.0", "Original  10.0",
     ]  # fmt: skip

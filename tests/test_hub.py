@@ -1,8 +1,6 @@
 """What is fetched, when things go right and wrong: wheels, which pip reads from a folder of toy wheels, and models of
 the hub in a box, by id and revision, where the hub says no, is away, or stops in the middle."""
 
-from __future__ import annotations
-
 import errno
 import re
 import signal
@@ -38,11 +36,9 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def wheel(tmp_path, monkeypatch) -> WheelRef:
     """A file of a toy wheel, in a folder that is all that pip looks at."""
-    shelf = tmp_path / "shelf"
-    shelf.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    path = shelf / "toy-1.0-py3-none-any.whl"
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    path = tmp_path / "toy-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in {**FILES, **METADATA}.items():
             archive.writestr(name, text)
@@ -124,12 +120,11 @@ def test_a_killed_process_leaves_nothing_and_of_two_one_fetches_and_the_other_wa
 
 LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-# id: layers, width, (BOS, EOS, padding), has a chat template
-MODELS = {
-    "google/gemma-2-2b-it": (2, 2304, ("<bos>", "<eos>", "<pad>"), True),
-    "meta-llama/Llama-3.1-8B-Instruct": (3, 64, ("<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"), True),
-    "Qwen/Qwen3-8B-Base": (2, 4096, (None, "<|endoftext|>", "<|endoftext|>"), True),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": (3, 64, ("<|im_start|>", "<|im_end|>", "<|im_end|>"), True),
+MODELS = {  # id: layers, width, (BOS, EOS, padding)
+    "google/gemma-2-2b-it": (2, 2304, ("<bos>", "<eos>", "<pad>")),
+    "meta-llama/Llama-3.1-8B-Instruct": (3, 64, ("<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>")),
+    "Qwen/Qwen3-8B-Base": (2, 4096, (None, "<|endoftext|>", "<|endoftext|>")),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (3, 64, ("<|im_start|>", "<|im_end|>", "<|im_end|>")),
 }
 
 
@@ -139,14 +134,11 @@ def asked(hub_box, what: str) -> list[str]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_load_by_their_ids(hub_box, name):
-    layers, width, special, chat = MODELS[name]
+    layers, width, special = MODELS[name]
     lm = load_lm(HubRef(hub=name), "bfloat16")
     assert (lm.name, lm.n_layers, lm.width, lm.model.dtype) == (name, layers, width, torch.bfloat16)
     tokenizer = lm.tokenizer
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == special
-    assert bool(tokenizer.chat_template) == chat
-    stored = torch.cat([parameter.flatten()[:1] for parameter in lm.model.parameters()])
-    assert stored.isfinite().all() and stored.float().std() > 0
     ids, n_prompt = encode_pair(tokenizer, "Solution:", " 12 + 7 = 19")
     assert ids[-1] == tokenizer.eos_token_id
     assert [i for i in ids[:n_prompt] if i == tokenizer.bos_token_id] == ids[: special[0] is not None]

@@ -1,4 +1,4 @@
-"""Precision, recall, kept corruptions, overlap and length against cases that can be counted by hand."""
+"""Precision, recall, kept corruptions, overlap and length against cases counted by hand; their figure and table."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from pools import made_pool, samples
 from scipy.stats import spearmanr
+from test_plots import intervals, points, rows
 
-from igds_utils import selectors
+from igds_utils import plots, selectors
 from igds_utils.config.settings import QualityConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import quality
 from igds_utils.selection.pool import Pool
+from igds_utils.tables import selection_table
 from igds_utils.tasks import corruptions
 from igds_utils.tasks.examples import Example
 
@@ -115,26 +117,44 @@ def test_correlation_with_length_is_positive_where_long_targets_come_first(known
     assert table["rho"].tolist() == pytest.approx([1, -1])
 
 
-# ---- the pool of a task ----
+# ---- how it is shown ----
 
 
-def smoke(tmp_path, **overrides):
-    changes = {f"tasks.math.quality.{key}": value for key, value in overrides.items()}
-    return open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+@pytest.fixture(scope="module")
+def compared(known):
+    chosen = {"loss": "t0 t1 p0 a3", "zip": "a0 a1 a2 a3", "igds": "a1 t0 a2 p0"}
+    rankings = {name: ranking(*ids.split()) for name, ids in chosen.items()}
+    return rankings, quality.precision(rankings, known, 0.5)
 
 
-def test_the_pool_is_a_set_of_its_own(tmp_path):
-    run = smoke(tmp_path, size=10, target_rate=0.3, prompt_rate=0.2)
-    made = run.examples("math", "quality")
-    assert [e.id for e in made] == [f"math-quality-{i:04d}" for i in range(10)]
-    assert quality.labels(made)["side"].value_counts().to_dict() == {"": 5, "target": 3, "prompt": 2}
-    assert run.examples("math", "quality") == made
+def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
+    table = compared[1]
+    named, axis = plots.precision_dots(table, 0.5).axes
+    assert rows(named) == ["ZIP", "IGDS", "Loss"]
+    drawn = sorted(points(axis), key=lambda place: place[1])
+    assert drawn == [pytest.approx(place) for place in [(1, 0), (2 / 3, 1), (1 / 2, 2)]]
+    ends = table[table["side"] == "prompt"][["low", "high"]].itertuples(index=False, name=None)
+    assert sorted(intervals(axis)) == [pytest.approx(both) for both in sorted(ends)]
 
 
-def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
-    run = smoke(tmp_path, size=12, target_rate=0.25, prompt_rate=0.25)
-    ids = [e.id for e in run.examples("math", "quality")]
-    order = pd.DataFrame({"sample_id": ids, "rank": range(1, 13)})
+def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
+    rankings, precision = compared
+    length = quality.length_correlation(rankings, known, resamples=100)
+    records = quality.summary_records(precision, length)
+    table = selection_table({"ratio": 0.5, "selectors": records})
+    assert table["Selector"].tolist() == ["ZIP", "IGDS", "Loss", "chance"]
+    assert table["Clean (%), prompt side"][1].startswith("67 [")
+    assert table["Recall (%)"].tolist()[-1] == "50"
+
+
+def test_the_comparison_on_a_tasks_own_pool_is_stored(tmp_path):
+    asked = {"size": 12, "target_rate": 0.25, "prompt_rate": 0.25}
+    overrides = {f"tasks.math.quality.{key}": value for key, value in asked.items()}
+    run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
+    members = run.examples("math", "quality")
+    assert [e.id for e in members] == [f"math-quality-{i:04d}" for i in range(12)]
+    assert quality.labels(members)["side"].value_counts().to_dict() == {"": 6, "target": 3, "prompt": 3}
+    order = pd.DataFrame({"sample_id": [e.id for e in members], "rank": range(1, 13)})
     other = order.assign(rank=order["rank"][::-1].to_numpy())
     made = quality.report(run, "math", {"one": order, "other": other})
     stored = run.read("math/quality/summary.json")

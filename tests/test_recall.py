@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from igds_utils.core.experiment import open_run
 from igds_utils.engine.sae import Feature
 from igds_utils.identification import recall
 
@@ -77,11 +76,3 @@ def test_random_features_are_distinct_and_drawn_from_every_layer():
     assert set(recall.random_features(facts, 50, 0)) == every
     some, again, other = (recall.random_features(facts, 8, seed) for seed in (0, 0, 1))
     assert some == again != other and len(set(some)) == 8
-
-
-def test_cues_are_read_after_other_texts(tmp_path):
-    run = open_run("smoke", tasks=["math"], results=str(tmp_path))
-    table = recall.measure_cues(run, "math")
-    shares = table["frequency"] * len(recall.UNRELATED)
-    assert table["candidate"].any()
-    assert shares.round().to_numpy() == pytest.approx(shares.to_numpy())

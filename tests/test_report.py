@@ -1,18 +1,23 @@
-"""The report: self-contained and escaped, and every exhibit is made by the notebook that is named."""
+"""The report: self-contained and escaped, and every exhibit is made by the notebook that is named.
 
+In a real browser it shows everything, asks nobody for anything, and complains of nothing.
+"""
+
+import json
 import re
+import shutil
+import subprocess
 
 import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from igds_utils.config.config import PROJECT, load_preset, preset_names
+from igds_utils.config.config import PROJECT, load_preset
 from igds_utils.core.experiment import Run
 from igds_utils.plots.style import new_figure, save_figure
 from igds_utils.reporting import report
 from igds_utils.reporting.report import exhibits, save_table
-from igds_utils.running.runner import STAGES
 
 HOSTILE = "<script>alert(1)</script><img src=http://x.org/a.png>"
 FRAME = pd.DataFrame({
@@ -20,41 +25,28 @@ FRAME = pd.DataFrame({
     "Prompt": ["{text}\nSolution:", "(−0.5), 0–25", HOSTILE],
 })  # fmt: skip
 
-SAVED = {  # how notebooks save
-    "tables": re.compile(r'save_exhibit\(run, .*?, ("[\w{}]+")(?:, task)?\)'),
-    "figures": re.compile(r'save_figure\(.*?"figures", (f?"[\w{}]+")\)', re.DOTALL),
-}
-
-
-def saved(stage: str) -> dict[str, set[str]]:
-    """Names of the tables and figures that a notebook's cells save, with {task} left in them."""
-    cells = nbformat.read(PROJECT / "notebooks" / f"{stage}.ipynb", as_version=4).cells
-    found: dict[str, set[str]] = {kind: set() for kind in SAVED}
-    for cell in (cell for cell in cells if cell.cell_type == "code"):
-        for kind, pattern in SAVED.items():
-            found[kind] |= {name.removeprefix("f").strip('"') for name in pattern.findall(cell.source)}
-        if "notebooks/figures" in cell.source:
-            found["figures"] |= {path.stem for path in (PROJECT / "notebooks/figures").glob("*.svg")}
-    return found
-
-
-MADE = {stage: saved(stage) for stage in STAGES}
-
 
 @pytest.mark.parametrize("name", exhibits())
 def test_the_named_notebook_saves_it(name):
-    exhibit = exhibits()[name]
-    made = MADE[exhibit["notebook"]]
-    assert name in made["tables"] | made["figures"]
-    assert "numbers" not in exhibit or name in made["tables"]
-    assert ("alt" in exhibit) == (name in made["figures"])  # words for those who cannot see it
+    file = PROJECT / "notebooks" / f"{exhibits()[name]['notebook']}.ipynb"
+    cells = nbformat.read(file, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    drawn = (PROJECT / f"notebooks/figures/{name}.svg").is_file() and "notebooks/figures" in code
+    assert f'"{name}"' in code or drawn
 
 
-def test_what_notebooks_save_is_shown_once_and_a_report_makes_it_again():
-    assert set.union(*(made[kind] for made in MADE.values() for kind in SAVED)) == set(exhibits())
-    assert {exhibit["notebook"] for exhibit in exhibits().values()} <= set(STAGES)
+def test_what_a_run_saves_is_shown_once_and_pictures_have_words_for_those_who_cannot_see_them():
     template = (PROJECT / "igds_utils/reporting/report.html.j2").read_text(encoding="utf8")
-    assert sorted([*re.findall(r'\{\{ exhibit\("(.*?)"\)', template), "claims"]) == sorted(exhibits())
+    shown = [*re.findall(r'\{\{ exhibit\("(.*?)"\)', template), "claims"]
+    assert sorted(shown) == sorted(exhibits())
+    tables, pictures = set(), set()
+    for name, exhibit in exhibits().items():
+        for task in load_preset("quick").tasks:
+            tables.add(exhibit.get("numbers", name).format(task=task))
+            pictures |= {name.format(task=task)} if "alt" in exhibit else set()
+    quick = PROJECT / "results/reference/quick"
+    assert {file.stem for file in quick.glob("tables/*.md")} <= tables
+    assert {file.stem for file in quick.glob("figures/*.png")} == pictures
     assert {f"table{n}" for n in range(1, 10)} | {f"figure{n}" for n in range(1, 8)} <= set(exhibits())
 
 
@@ -103,12 +95,47 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(run):
     assert (run.root / "report.html").read_text() == "old"
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_says_where_it_departs_from_the_paper(name):
-    preset = load_preset(name)
-    assert preset.departures and all(text.endswith((".", ").")) for text in preset.departures)
-    text = " ".join(preset.departures)
-    named = {task for task in preset.tasks if f"{task.capitalize()}:" in text}
-    assert name == "smoke" or named == set(preset.tasks)
-    batch = preset.tasks["math"].sft.global_batch
-    assert name == "smoke" or batch == 64 or f"batches of {batch}" in text
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+# The page itself has no script: this one is added to a copy, and writes down what the browser made of it.
+LOOK = """<script>addEventListener("load", () => setTimeout(() => {
+  const all = selector => [...document.querySelectorAll(selector)];
+  for (const fold of all("details")) fold.open = true;
+  const note = document.createElement("pre");
+  note.id = "seen";
+  note.textContent = JSON.stringify({
+    images: all("img").map(image => image.naturalWidth),
+    rows: all("table").map(table => table.querySelectorAll("tbody tr").length),
+    page: document.documentElement.scrollWidth, window: innerWidth,
+  });
+  document.body.append(note);
+}, 0))</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 500])  # a headless window is never narrower than 500 pixels
+def test_the_report_is_whole_in_a_browser(smoke_run, tmp_path, width):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser: the report was not looked at; install one of {', '.join(BROWSERS)}")
+    copy, log = tmp_path / "page.html", tmp_path / "net.json"
+    text = (smoke_run.root / "report.html").read_text(encoding="utf8")
+    copy.write_text(text.replace("</body>", LOOK), encoding="utf8")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900", f"--log-net-log={log}", "--enable-logging=stderr", "--v=0",
+        "--virtual-time-budget=20000", "--dump-dom", copy.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    note = BeautifulSoup(done.stdout, "html.parser").find(id="seen")
+    assert note is not None, f"{browser} did not show the page:\n{done.stderr[-3000:]}"
+    seen = json.loads(note.get_text())
+    assert len(seen["images"]) > 10 and min(seen["images"]) > 0
+    assert len(seen["rows"]) > 10 and min(seen["rows"]) > 0
+    assert seen["page"] <= seen["window"], "the page itself scrolls sideways"
+    assert "CONSOLE" not in done.stderr, done.stderr
+    # a browser asks for some addresses of its own, under no page's key
+    events = (event.get("params", {}) for event in json.loads(log.read_text(encoding="utf8"))["events"])
+    asked = (one["url"] for one in events if "file://" in one.get("network_isolation_key", ""))
+    assert not [url for url in asked if re.match("https?:|wss?:", url)]

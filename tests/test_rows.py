@@ -31,19 +31,14 @@ def mirror(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def no_cache(tmp_path, monkeypatch):
     """No mirror, and nothing fetched yet."""
     monkeypatch.delenv(rows.MIRROR, raising=False)
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path))
-    return tmp_path
 
 
 def records(*names):
     return [record for _, record in find_rows(list(map(str, names)))]
-
-
-def zst(text):
-    return pa.compress(text.encode(), codec="zstd", asbytes=True)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +50,9 @@ def zst(text):
         "a list.jsonl": json.dumps(RECORDS).encode(),
         "bom.jsonl": b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(),
         "pool.jsonl.gz": gzip.compress(TEXT[:50].encode(), mtime=0) + gzip.compress(TEXT[50:].encode()),
-        "pool.jsonl.zst": zst(TEXT),
+        "pool.jsonl.zst": pa.compress(TEXT.encode(), codec="zstd", asbytes=True),
     }.items(),
-)  # fmt: skip
+)
 def test_json_is_read_from_every_container(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert records(tmp_path / name) == RECORDS
@@ -113,15 +108,12 @@ def test_values_come_out_as_json_knows_them(tmp_path):
     pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     text = '{"nan": NaN, "more": [-Infinity, 0.1], "day": "2024-05-17", "n": 12345678901234567890}'
     (tmp_path / "a.jsonl").write_text(text)
-    assert records(tmp_path / "a.parquet") == [
-        {
-            "time": "2024-05-17 09:30:00", "day": "2024-05-17", "price": "1.50", "id": "q0",
-            "image": {"bytes": "\\x89PNG\\xff"}, "nan": None, "long": 2**62, "list": [None, 0.1],
-        }
-    ]  # fmt: skip
-    assert records(tmp_path / "a.jsonl") == [
-        {"nan": None, "more": [None, 0.1], "day": "2024-05-17", "n": 12345678901234567890}
-    ]
+    assert records(tmp_path / "a.parquet") == [{
+        "time": "2024-05-17 09:30:00", "day": "2024-05-17", "price": "1.50", "id": "q0",
+        "image": {"bytes": "\\x89PNG\\xff"}, "nan": None, "long": 2**62, "list": [None, 0.1],
+    }]  # fmt: skip
+    (found,) = records(tmp_path / "a.jsonl")
+    assert found == {"nan": None, "more": [None, 0.1], "day": "2024-05-17", "n": 12345678901234567890}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +173,7 @@ def test_a_mirror_replaces_the_hub_with_and_without_the_configurations_folder(mi
         read()
 
 
-def test_a_dataset_of_the_hub_is_fetched_once(hub_box, cache):
+def test_a_dataset_of_the_hub_is_fetched_once(hub_box, no_cache):
     source = DataSource(hub="openai/gsm8k", config="main", split="train")
     first = list(rows.source_rows(source, ["answer", "answer.text"], "x"))
     assert len(first) == 40 and all(set(record) == {"answer"} for _, record in first)
@@ -192,7 +184,7 @@ def test_a_dataset_of_the_hub_is_fetched_once(hub_box, cache):
     assert not [request for request in hub_box.requests if ".parquet" in request and "GET" in request]
 
 
-def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, cache):
+def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, no_cache):
     with hub_box.fault("gated", "openai/gsm8k"), pytest.raises(SourceError, match="openai/gsm8k .*hf auth login"):
         read(hub="openai/gsm8k")
     for source, words in (

@@ -17,9 +17,8 @@ from igds_utils.engine.loading import load_lm
 from igds_utils.engine.sae import FeatureSet, Saes, directions
 from igds_utils.identification.recall import frequency_recall
 
-GEMMA = SaeConfig(
-    source="release", name="gemma-scope-2b-pt-res-canonical", id="layer_{layer}/width_16k/canonical"
-)
+CANONICAL = {"name": "gemma-scope-2b-pt-res-canonical", "id": "layer_{layer}/width_16k/canonical"}
+GEMMA = SaeConfig(source="release", **CANONICAL)
 LLAMA = SaeConfig(source="release", name="llama_scope_lxr_8x")
 QWEN = SaeConfig(source="release", name="qwen-scope-3-8b-base-w64k-l50")
 # SAEs, and the model in the box that they belong to
@@ -157,11 +156,10 @@ def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
 # ---- faults ----
 
 
-@pytest.mark.parametrize(
-    ("config", "width", "file"),
-    [(GEMMA, 2304, "params.npz"), (LLAMA, 64, "final.safetensors"), (QWEN, 4096, "layer0.sae.pt")],
-    ids=["npz", "safetensors", "pt"],
-)
+WIDTHS = [(GEMMA, 2304, "params.npz"), (LLAMA, 64, "final.safetensors"), (QWEN, 4096, "layer0.sae.pt")]
+
+
+@pytest.mark.parametrize(("config", "width", "file"), WIDTHS, ids=["npz", "safetensors", "pt"])
 def test_a_truncated_file_says_how_to_fetch_it_anew(hub_box, empty_cache, config, width, file):
     with hub_box.fault("stub", file), pytest.raises(SourceError, match=r"cannot be read.* fetched anew"):
         Saes(config, 2, width)[0]

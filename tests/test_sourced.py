@@ -110,16 +110,6 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
     assert sets.facts == {"rows of test": {"used": 4, "of": 12, "because": {"joined": 8}}}
 
 
-def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
-    mirror("some/pool", [*problems("pool", 9), *problems("test", 2)])
-    overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES, "tasks.math.corrupted": 0}
-    run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path / "results"))
-    facts = run.data_facts("math")
-    assert "pool: 9 of 10 are used (in test: 2)" in capsys.readouterr().out
-    assert facts["pool"]["because"] == {"in test": 2}
-    assert run.read("math/data.json") == facts
-
-
 @pytest.mark.parametrize(
     ("size", "pool", "said"),
     [
@@ -135,6 +125,7 @@ def test_a_pool_of_ones_own_is_used_in_the_size_that_is_given(size, pool, said, 
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
     assert len(run.sets("math")["pool"]) == pool == run.config("math").sizes.pool
     assert re.search(said, capsys.readouterr().out)
+    assert run.read("math/data.json") == run.data_facts("math")
 
 
 def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror, tmp_path):

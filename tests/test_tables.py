@@ -10,7 +10,7 @@ from igds_utils import tasks
 from igds_utils.config.config import load_preset
 from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, SELECTORS, Metric, metric_of, paper_values
 from igds_utils.reporting.report import load_table, save_table
-from igds_utils.tables import MARK, table1, table2, table6, table9
+from igds_utils.tables import MARK, table1, table2, table3, table4, table6, table9
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
@@ -113,6 +113,34 @@ def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_d
     assert table.loc["IGDS", "vs Random (nats)"] == "+0.013 [−0.001, +0.027]"
     assert table.loc["IGDS", "p (Holm, nats)"] == "0.010"
     assert table["Above Random's draws"].tolist()[2:] == [NOTHING] * 4 + ["3 of 5"]
+
+
+def test_table3_has_the_trained_ablations_and_says_which_are_not():
+    math = [record("igds", 0.65, 0.2), record("igds", 0.55), record("igds_k3", 0.5)]
+    given = {"math": math, "translation": []}, {"math": POINTS, "translation": POINTS}, PAPER
+    table = table3(*given).set_index("Method")
+    ours, papers = "Math, accuracy (%)", "Paper: Math, pass@8 accuracy (%)"
+    assert table.loc["k = 3", ours] == "50.0 [40.0, 60.0]"
+    assert table.loc["k = 5", ours] == NOT_RUN and table.loc["k = 5", papers] == "31.8"
+    assert table.loc["IGDS (k = 1)", ours] == "55.0 [45.0, 65.0]"  # at 50 %
+    assert "IGDS (k = 3)" in set(table3(*given, k=3)["Method"])
+    assert table.loc["without frequency recall", "Paper: Translation, COMET × 100"] == "63.19"
+
+
+def test_table4_is_relative_to_loss_and_recomputes_the_papers_percentages():
+    columns = ["selector", "seconds", "tokens", "operations"]
+    math = [("loss", 20.0, 400, 8e9), ("igds", 5.0, 100, 1e9), ("random", 0.0, 0, 0.0)]
+    rows = {"math": math, "translation": [("igds", 4.0, None, None)]}
+    costs = {task: pd.DataFrame(values, columns=columns) for task, values in rows.items()}
+    table = table4(costs, PAPER).set_index(["Task", "Method"])
+    igds = table.loc["Math", "IGDS"]
+    assert (igds["Seconds"], igds["vs Loss (%)"], igds["Tokens read"]) == ("5.0", "−75", "100")
+    assert igds["Operations vs Loss (%)"] == "−88" and igds["Paper: vs Loss (%)"] == "−17"
+    assert table.loc[("Math", "ZIP"), "Seconds"] == NOT_RUN
+    assert table.loc[("Math", "IFD"), "Paper: vs Loss (%)"] == "+117 (printed +167)"
+    assert table.loc[("Math", "Random"), "Paper: hours"] == NOTHING
+    alone = table.loc[("Translation", "IGDS")]  # without Loss to compare with
+    assert alone["vs Loss (%)"] == alone["Operations vs Loss (%)"] == NOTHING
 
 
 def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():

@@ -22,8 +22,6 @@ SPEC = {
     "title": "Capitals", "prompt": "Country: {country}\nAnswer in one word.\nCapital:", "target": "{capital}",
     "reference": "capital", "metric": {"name": "exact_match"},
 }  # fmt: skip
-
-
 LENGTHS = {"max_new_tokens": 8, "prompt_tokens": 1, "target_tokens": 1}
 WHEEL = {"wheel": "made-here", "version": "1", "sha256": "0" * 64, "file": "x/"}
 
@@ -35,22 +33,19 @@ def config(data=None, **sizes):
 @pytest.fixture
 def catalogs(tmp_path, monkeypatch):
     """A language pack of 36 messages that fit and some of which one does, in place of the wheel's folder."""
-    colours, places = ("red", "green", "blue", "grey", "pink", "black"), ("cell", "file", "tab")
-    words = [f"{a} {b}" for a in colours for b in places]
+    colours = ("red", "green", "blue", "grey", "pink", "black")
+    words = [f"{a} {b}" for a in colours for b in ("cell", "file", "tab")]
     good = {f"x\x04Open the {w} on the {s}": [f"Ouvrir {w} dans {s}"] for w in words for s in ("left", "right")}
     poor = {
-        "": {"language": "fr"},
-        "Too short": ["Trop court"],
-        "%1 of %2 done": ["%1 sur %2 faits"],
+        "": {"language": "fr"}, "Too short": ["Trop court"], "%1 of %2 done": ["%1 sur %2 faits"],
         "Open the RED cell,  on the left!": ["Autre chose ici"],
         "Another text of five words": ["Ouvrir red cell dans left"],
-        "Two lines of\nlong message text": ["Deux lignes"],
-        "Nobody has translated this yet": [""],
+        "Two lines of\nlong message text": ["Deux lignes"], "Nobody has translated this yet": [""],
         "The same in every language": ["the same in every language"],
         "Show one of the items": ["Montrer un élément", "Montrer des éléments"],
-    }
-    (tmp_path / "one.json").write_text(json.dumps(good), encoding="utf8")
-    (tmp_path / "two.json").write_text(json.dumps(poor), encoding="utf8")
+    }  # fmt: skip
+    for name, messages in (("one", good), ("two", poor)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(messages), encoding="utf8")
     monkeypatch.setattr(hub, "wheel_file", lambda ref: tmp_path)
     return {"wheels": {"fr": WHEEL}}
 
@@ -63,8 +58,8 @@ def leads(tmp_path, monkeypatch):
         return {"title": title, "extract": extract, "description": description, "topic": "Things"}
 
     body = "It has many parts. " * 4
-    articles = [article(f"Plant{i} (biology)", f"Plant{i} is a plant of size {i}. {body}") for i in range(50)]
-    articles += [
+    plants = [article(f"Plant{i} (biology)", f"Plant{i} is a plant of size {i}. {body}") for i in range(50)]
+    others = [
         article("Person", f"Person was a man. {body}", "English theologian of note (1328–1384)"),
         article("Hole", f"Hole is the set  of numbers. {body}"),
         article("Unnamed", f"This is about something else. {body}"),
@@ -74,7 +69,7 @@ def leads(tmp_path, monkeypatch):
         article("Endless", "Endless is " + "very " * 90 + "long. " + body),
     ]
     file = tmp_path / "leads.json"
-    file.write_text(json.dumps({a["title"]: a for a in articles}), encoding="utf8")
+    file.write_text(json.dumps({a["title"]: a for a in plants + others}), encoding="utf8")
     monkeypatch.setattr(hub, "wheel_file", lambda ref: file)
     return {"wheel": WHEEL, "min_words": 15, "max_words": 25}
 
@@ -93,6 +88,7 @@ def texts(*sets):
 
 
 def test_sets_have_the_preset_sizes_and_ids_share_no_text_and_follow_the_seed(loaded):
+    """A larger pool or test set leaves the other sets, which are dealt before it, what they are."""
     task, made = loaded
     sets = task.sets(made, seed=0)
     assert {name: len(members) for name, members in sets.items()} == SIZES
@@ -105,12 +101,6 @@ def test_sets_have_the_preset_sizes_and_ids_share_no_text_and_follow_the_seed(lo
     assert task.sets(made, seed=0) == sets and task.sets(made, seed=1)["test"] != sets["test"]
     larger = task.sets(config(made.data, pool=14), seed=0)
     assert all(larger[name] == sets[name] for name in SETS if name != "pool")
-
-
-def test_what_is_held_out_is_dealt_first(loaded):
-    """A larger pool or test set that begins with them leaves the held-out examples what they are."""
-    task, made = loaded
-    sets = task.sets(made, seed=0)
     alone = made.model_copy(update={"sizes": Sizes(**dict.fromkeys(SIZES, 0) | {"test": 5 + 4 + 7})})
     held_out = texts(sets["test"], sets["validation"], sets["confirmation"])
     assert held_out == texts(task.sets(alone, seed=0)["test"])
@@ -139,15 +129,15 @@ def test_the_shipped_files_are_tasks(name):
 
 def test_a_preset_may_hold_a_task_or_name_its_file(tmp_path):
     (tmp_path / "capitals.yaml").write_text(yaml.safe_dump(SPEC))
+    file, columns = tmp_path / "capitals.jsonl", {"country": "c", "capital": "k"}
     rows = [json.dumps({"c": f"Land {i}", "k": f"City {i}"}) + "\n" for i in range(40)]
-    (tmp_path / "capitals.jsonl").write_text("".join(rows))
-    columns = {"country": "c", "capital": "k"}
-    source = {"all": {"file": str(tmp_path / "capitals.jsonl"), "columns": columns, "sets": list(SETS)}}
+    file.write_text("".join(rows))
+    source = {"all": {"file": str(file), "columns": columns, "sets": list(SETS)}}
     found = []
     for spec in (SPEC, str(tmp_path / "capitals.yaml")):
         section = {"task": spec, "data": {"sources": source}, "sizes": SIZES, **LENGTHS}
-        overrides = {"tasks.capitals": section}
-        run = open_run("smoke", tasks=["capitals"], overrides=overrides, results=str(tmp_path))
+        given = {"tasks": ["capitals"], "overrides": {"tasks.capitals": section}}
+        run = open_run("smoke", results=str(tmp_path), **given)
         task, example = run.task("capitals"), run.examples("capitals", "test")[0]
         assert (task.name, task.metric, task.metric_label) == ("capitals", "exact_match", "exact match (%)")
         assert run.score("capitals")([f" {example.target.upper()}.", "no"], [example, example]) == [1.0, 0.0]

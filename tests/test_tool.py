@@ -5,16 +5,14 @@ import re
 
 import pandas as pd
 import pytest
-import torch
 
 from igds_utils import cli
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations, prompts
+from igds_utils.engine import activations
 from igds_utils.selection import features, tool
 from igds_utils.selection.pool import Samples
 from igds_utils.selection.tool import explain, select
-from igds_utils.tasks import get
 from igds_utils.tasks.examples import Example
 
 QUESTIONS = [
@@ -47,34 +45,28 @@ def file(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def fires(run):
-    """Names of a feature that fires on some of the samples, and of one that fires on none."""
+def acts(run):
+    """Activations of all features of a layer at the critical position of every record."""
     examples = [Example(r["id"], {"question": r["question"]}, r["target"], ()) for r in RECORDS]
-    texts = Samples(run, "math", examples).prompts
-    h = activations.critical_residuals(run.lm, texts, [2])[2]
-    count = (run.saes[2].encode(h) > 0).sum(0)
-    some = int(((count > 1) & (count < len(texts))).nonzero()[0, 0])
+    h = activations.critical_residuals(run.lm, Samples(run, "math", examples).prompts, [2])[2]
+    return run.saes[2].encode(h)
+
+
+@pytest.fixture(scope="module")
+def fires(acts):
+    """Names of a feature that fires on some of the samples, and of one that fires on none."""
+    count = (acts > 0).sum(0)
+    some = int(((count > 1) & (count < len(RECORDS))).nonzero()[0, 0])
     return f"l2_p{some}", f"l2_p{int((count == 0).nonzero()[0, 0])}"
-
-
-def score_by_hand(run, text, name):
-    """Activation of one feature at the last token of the prompt, through the whole model."""
-    layer, index = (int(part) for part in name.removeprefix("l").split("_p"))
-    example = Example("x", {"question": text}, "t", ())
-    prompt = prompts.identification_prompt(get("math"), example, run.tokenizer, "chat")
-    ids = torch.tensor([prompts.encode(run.tokenizer, prompt)])
-    with torch.inference_mode():
-        h = run.lm.model(ids, output_hidden_states=True).hidden_states[layer + 1][0, -1]
-        return float(run.saes[layer].encode(h[None])[0, index])
 
 
 # ---- what is written ----
 
 
-def test_a_selection_holds_the_records_best_first(run, file, fires, tmp_path, monkeypatch):
+def test_a_selection_holds_the_records_best_first(run, file, acts, fires, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PROMPTS", 2)  # three parts
     made = select(run, "math", file, tmp_path / "out", features=fires[0], ratio=0.5)
-    scores = {r["id"]: score_by_hand(run, r["question"], fires[0]) for r in RECORDS}
+    scores = {r["id"]: float(a) for r, a in zip(RECORDS, acts[:, int(fires[0][4:])], strict=True)}
     expected = sorted(RECORDS, key=lambda r: (-scores[r["id"]], r["id"]))
     assert made.records == expected[:3]
     lines = (tmp_path / "out/selection.jsonl").read_text(encoding="utf8").splitlines()
@@ -138,32 +130,25 @@ def changed(place=2, **fields):
     return [r | fields if i == place else r for i, r in enumerate(RECORDS)]
 
 
-def without(field, place=2):
-    return [{k: v for k, v in r.items() if k != field or i != place} for i, r in enumerate(RECORDS)]
-
-
 ZIP = ["--selector", "zip"]
 BAD = {
-    "missing field": (without("question"), ZIP, "line 3: no field 'question'.*--column question="),
+    "missing field": ([*RECORDS[:2], {"id": "x", "target": "t"}], ZIP, "line 3: no field 'question'.*--column"),
     "duplicate id": (changed(5, id="s1"), ZIP, "line 6: id 's1' is that of pool.jsonl line 2"),
     "empty file": ([], ZIP, "pool.jsonl holds 0 samples"),
     "all of no use": ([{"question": "", "target": ""}] * 3, ZIP, "(?s)line 1: .*3 of 3 records"),
-    "unknown field": (RECORDS, [*ZIP, "--column", "colour=a"], "task math has no field 'colour'"),
     "ratio 0": (RECORDS, ["--ratio", "0"], r"a ratio must lie in \(0, 1\], not 0.0"),
-    "unknown selector": (RECORDS, ["--selector", "los"], "no selector 'los'; known: .*random"),
     "no features stored": (RECORDS, [], "no task features of math are stored in "),
     "no such layer": (RECORDS, ["--features", "l9_p3"], "layer 9 has no SAE; there are 0, 1, 2, 3"),
     "no product": (RECORDS, ["--selector", "igds_recalled"], "recall.parquet is not there"),
 }  # fmt: skip
 
 
+READ = "its prompt has [0-9,]+ tokens, the model reads 512: .*max_prompt"
+TRAINED_ON = "its prompt alone has [0-9,]+ tokens, sft.max_length is 512"
+
+
 @pytest.mark.parametrize(
-    ("selector", "expected"),
-    [
-        ("igds", "its prompt has [0-9,]+ tokens, the model reads 512: .*max_prompt"),
-        ("mona", "its prompt alone has [0-9,]+ tokens, sft.max_length is 512"),
-        ("loss", "its prompt alone has [0-9,]+ tokens, sft.max_length is 512"),
-    ],
+    ("selector", "expected"), [("igds", READ), ("mona", TRAINED_ON), ("loss", TRAINED_ON)]
 )
 def test_a_sample_that_is_too_long_is_refused_or_left_out(selector, expected, run, fires, tmp_path):
     file = write(tmp_path / "pool.jsonl", changed(question="word " * 600))
