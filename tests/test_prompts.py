@@ -84,9 +84,6 @@ def config(rendering="bare", shots=0):
     return TaskConfig(sizes=sizes, rendering=rendering, shots=shots, **options)
 
 
-# ---- the texts of Table 9 --------------------------------------------------------------------------------
-
-
 def test_bare_identification_prompts_are_the_papers(sample):
     task, example = sample
     assert prompts.identification_prompt(task, example, None, "bare") == BARE[task.name]
@@ -149,9 +146,6 @@ def test_prompts_that_cannot_be_made_are_refused():
         prompts.encode_pair(merging(), "n:", "\n 5")
 
 
-# ---- prompts that are too long -----------------------------------------------------------------------------
-
-
 @both_renderings
 def test_a_prompt_that_is_too_long_is_cut_in_its_text_and_never_at_the_cue(tokenizer, sample, rendering):
     task, example = sample
@@ -168,9 +162,6 @@ def test_a_prompt_that_is_too_long_is_cut_in_its_text_and_never_at_the_cue(token
         assert cut.startswith(before) and cut.endswith(after) and len(cut) < len(whole)
         assert body.startswith(cut.removeprefix(before).removesuffix(after))
         assert prompts.critical_position(tokenizer, cut, cut) == len(prompts.encode(tokenizer, cut)) - 1
-
-
-# ---- tokens ----------------------------------------------------------------------------------------------
 
 
 @both_renderings
@@ -212,9 +203,6 @@ def test_eos_ends_a_pair_once_and_only_if_wanted(tokenizer):
     ids, n_prompt = prompts.encode_pair(tokenizer, "Solution:", " 38.")
     assert ids[-1] == tokenizer.eos_token_id != ids[-2]
     assert prompts.encode_pair(tokenizer, "Solution:", " 38.", eos=False) == (ids[:-1], n_prompt)
-
-
-# ---- the critical position -------------------------------------------------------------------------------
 
 
 @both_renderings

@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 from test_plots import intervals, points, rows
 
 from igds_utils import plots, selectors
-from igds_utils.config.settings import QualityConfig
 from igds_utils.core.experiment import open_run
 from igds_utils.selection import quality
 from igds_utils.selection.pool import Pool
@@ -47,9 +46,6 @@ def row(table, **where):
     return found
 
 
-# ---- precision and recall ----
-
-
 def test_precision_and_recall_by_hand(known):
     rankings = {"x": ranking("a1", "t0", "a2", "p0"), "y": ranking("t0", "t1", "p0", "a3")}
     table = quality.precision(rankings, known, 0.5)
@@ -74,22 +70,6 @@ def test_a_duplicate_counts_only_beside_its_original(known):
     assert quality.corrupted(two).tolist() == [False, True]
 
 
-def test_chance_is_what_random_selections_have_on_average():
-    pool = corruptions.quality_pool(
-        [Example(f"s{i:03d}", {"question": f"Add {i} and 7 now."}, f"{i} + 7 = {i + 7}.", ()) for i in range(60)],
-        QualityConfig(target_rate=0.2, prompt_rate=0.3), 0,
-    )  # fmt: skip
-    known, random = quality.labels(pool), np.random.default_rng(0)
-    orders = [random.permutation(known["sample_id"]) for _ in range(80)]
-    drawn = {n: pd.DataFrame({"sample_id": order, "rank": range(1, 61)}) for n, order in enumerate(orders)}
-    table = quality.precision(drawn, known, 0.5)
-    for side in quality.SIDES:
-        rows = table[table["side"] == side]
-        assert rows["precision"].mean() == pytest.approx(rows["chance"].iloc[0], abs=0.04)
-    kept = quality.kept_by_kind(drawn, known, 0.5).groupby("corruption")[["share", "chance"]].mean()
-    assert (kept["share"] - kept["chance"]).abs().max() < 0.12
-
-
 def test_what_is_kept_of_each_kind_by_hand(known):
     table = quality.kept_by_kind({"x": ranking("a1", "t0", "a2", "p0")}, known, 0.5)
     shares = {r["corruption"]: r["share"] for r in table.to_dict("records")}
@@ -98,9 +78,6 @@ def test_what_is_kept_of_each_kind_by_hand(known):
     }  # fmt: skip
     assert row(table, corruption="garbled prompt")["chance"] == 0.5
     assert row(table, corruption="duplicate")["chance"] == pytest.approx(0.5 * 3 / 7)
-
-
-# ---- between selectors ----
 
 
 def test_overlap_by_hand():
@@ -115,9 +92,6 @@ def test_correlation_with_length_is_positive_where_long_targets_come_first(known
     rankings = {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}
     table = quality.length_correlation(rankings, known, resamples=200)
     assert table["rho"].tolist() == pytest.approx([1, -1])
-
-
-# ---- how it is shown ----
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +136,6 @@ def test_the_comparison_on_a_tasks_own_pool_is_stored(tmp_path):
     for name in ("precision", "corruptions"):
         pd.testing.assert_frame_equal(run.read(f"math/quality/{name}.parquet"), made[name])
     assert (made["precision"]["ratio"] == run.config("math").ratio).all()
-
-
-# ---- the label is invisible ----
 
 
 @pytest.fixture(scope="module")

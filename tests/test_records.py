@@ -36,23 +36,20 @@ def texts(examples):
 WHY = [(["Why?"], "So.")]
 
 
-@pytest.mark.parametrize(
-    ("record", "columns"),
-    [
-        ({"question": "Why?", "target": "So."}, {}),
-        ({"messages": [ASK, ANSWER]}, {}),
-        ({"messages": [SYSTEM, ASK, ANSWER, MORE, ANSWER]}, {}),
-        ({"messages": [ASK, ANSWER]}, {"question": "messages.0.content", "target": "messages.1.content"}),
-        ({"messages": [ASK, ANSWER]}, {"question": "messages", "target": "messages"}),
-        ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, {}),
-        ({"prompt": [SYSTEM, ASK], "completion": [ANSWER]}, {}),
-        ({"prompt": "Why?", "completion": "So."}, {}),
-        ({"instruction": "Why?", "input": "", "output": "So."}, {}),
-        ({"a": {"b": ["Why?"]}, "c.d": "So."}, {"question": "a.b.0", "target": "c.d"}),
-        ({"a": "Why", "b": "?", "target": "So."}, {"question": "{a}{b}"}),
-        ({"a": "Why?"}, {"question": "a", "target": {"value": "So."}}),
-    ],
-)
+@pytest.mark.parametrize(("record", "columns"), [
+    ({"question": "Why?", "target": "So."}, {}),
+    ({"messages": [ASK, ANSWER]}, {}),
+    ({"messages": [SYSTEM, ASK, ANSWER, MORE, ANSWER]}, {}),
+    ({"messages": [ASK, ANSWER]}, {"question": "messages.0.content", "target": "messages.1.content"}),
+    ({"messages": [ASK, ANSWER]}, {"question": "messages", "target": "messages"}),
+    ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]}, {}),
+    ({"prompt": [SYSTEM, ASK], "completion": [ANSWER]}, {}),
+    ({"prompt": "Why?", "completion": "So."}, {}),
+    ({"instruction": "Why?", "input": "", "output": "So."}, {}),
+    ({"a": {"b": ["Why?"]}, "c.d": "So."}, {"question": "a.b.0", "target": "c.d"}),
+    ({"a": "Why", "b": "?", "target": "So."}, {"question": "{a}{b}"}),
+    ({"a": "Why?"}, {"question": "a", "target": {"value": "So."}}),
+])  # fmt: skip
 def test_known_formats_and_named_columns_give_prompt_and_target(read, record, columns):
     assert texts(read([record], columns=columns)[1]) == WHY
 
@@ -78,14 +75,11 @@ def test_a_target_is_made_by_the_tasks_template_unless_a_record_holds_it(read):
     assert (example.target, example.references, example.id) == (made, ("5",), "")
 
 
-@pytest.mark.parametrize(
-    ("how", "text", "taken"),
-    [
-        ("boxed", "so \\boxed{1} or \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-        ("gsm8k_answer", "2 + 3 = <<2+3=5>>5 eggs.\n#### 1,005", "1005"),
-        ("gsm8k_solution", "a\n\nb <<1*2=2>>2\n#### -3 ", "a\n\nb 2"),
-    ],
-)
+@pytest.mark.parametrize(("how", "text", "taken"), [
+    ("boxed", "so \\boxed{1} or \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+    ("gsm8k_answer", "2 + 3 = <<2+3=5>>5 eggs.\n#### 1,005", "1005"),
+    ("gsm8k_solution", "a\n\nb <<1*2=2>>2\n#### -3 ", "a\n\nb 2"),
+])  # fmt: skip
 def test_what_a_column_asks_for(how, text, taken):
     assert take(Column(column="x", take=how), text) == taken
 
@@ -104,14 +98,11 @@ def test_ids_come_from_a_column_from_two_or_from_the_line(read):
     assert "field 'id' holds a list: write it as text" in wrong
 
 
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        ({"question": "problem"}, r"no field 'problem' for 'question' \(task math needs question, target; .*--column"),
-        ({"question": "{question}{more}"}, "no field 'more' for 'question'"),
-        ({"colour": "x"}, "task math has no field 'colour'; it has question, solution, answer, target, id"),
-    ],
-)
+@pytest.mark.parametrize(("columns", "words"), [
+    ({"question": "problem"}, r"no field 'problem' for 'question' \(task math needs question, target; .*--column"),
+    ({"question": "{question}{more}"}, "no field 'more' for 'question'"),
+    ({"colour": "x"}, "task math has no field 'colour'; it has question, solution, answer, target, id"),
+])  # fmt: skip
 def test_a_column_that_no_record_has_is_refused(read, columns, words):
     with pytest.raises(ConfigError, match=words):
         read([{"question": "q", "target": "t"}] * 3, columns=columns)
@@ -120,16 +111,13 @@ def test_a_column_that_no_record_has_is_refused(read, columns, words):
 FINE = {"question": "q", "target": "t", "solution": "s", "answer": "a"}
 
 
-@pytest.mark.parametrize(
-    ("change", "left_out", "words"),
-    [
-        ({"target": {}}, None, "field 'target' holds a dict: write it as text"),
-        ({"target": None}, None, "field 'target' is empty"),
-        ({"question": ["a"]}, False, "field 'question' holds a list: write it as text"),
-        ({"question": "\ud83d"}, False, "half a character"),
-        ({"question": ""}, True, "field 'question' is empty"),
-    ],
-)
+@pytest.mark.parametrize(("change", "left_out", "words"), [
+    ({"target": {}}, None, "field 'target' holds a dict: write it as text"),
+    ({"target": None}, None, "field 'target' is empty"),
+    ({"question": ["a"]}, False, "field 'question' holds a list: write it as text"),
+    ({"question": "\ud83d"}, False, "half a character"),
+    ({"question": ""}, True, "field 'question' is empty"),
+])  # fmt: skip
 def test_a_record_of_no_use_is_told_with_its_place_or_counted(read, change, left_out, words):
     """A user's is a problem; of a preset's source a record without a text is left out and counted."""
     found, made = read([FINE, FINE | change, FINE])

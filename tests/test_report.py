@@ -87,14 +87,6 @@ def test_the_page_shows_what_is_stored_loads_nothing_and_escapes_everything(run)
     assert any("Table 2: selections compared. Not run at this scale; 05_evaluation makes it" in note for note in absent)
 
 
-def test_a_report_that_cannot_be_made_leaves_the_old_one(run):
-    (run.root / "report.html").write_text("old")
-    (run.store.root / "math/task_features.json").unlink()
-    with pytest.raises(FileNotFoundError):
-        report.write(run)
-    assert (run.root / "report.html").read_text() == "old"
-
-
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 # The page itself has no script: this one is added to a copy, and writes down what the browser made of it.
 LOOK = """<script>addEventListener("load", () => setTimeout(() => {

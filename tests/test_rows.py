@@ -41,18 +41,15 @@ def records(*names):
     return [record for _, record in find_rows(list(map(str, names)))]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    {
-        "pool.jsonl": TEXT.encode(),
-        "POOL.JSONL": TEXT.encode(),
-        "list.json": json.dumps(RECORDS, indent=1).encode(),
-        "a list.jsonl": json.dumps(RECORDS).encode(),
-        "bom.jsonl": b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(),
-        "pool.jsonl.gz": gzip.compress(TEXT[:50].encode(), mtime=0) + gzip.compress(TEXT[50:].encode()),
-        "pool.jsonl.zst": pa.compress(TEXT.encode(), codec="zstd", asbytes=True),
-    }.items(),
-)
+@pytest.mark.parametrize(("name", "content"), {
+    "pool.jsonl": TEXT.encode(),
+    "POOL.JSONL": TEXT.encode(),
+    "list.json": json.dumps(RECORDS, indent=1).encode(),
+    "a list.jsonl": json.dumps(RECORDS).encode(),
+    "bom.jsonl": b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(),
+    "pool.jsonl.gz": gzip.compress(TEXT[:50].encode(), mtime=0) + gzip.compress(TEXT[50:].encode()),
+    "pool.jsonl.zst": pa.compress(TEXT.encode(), codec="zstd", asbytes=True),
+}.items())  # fmt: skip
 def test_json_is_read_from_every_container(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert records(tmp_path / name) == RECORDS
@@ -116,17 +113,14 @@ def test_values_come_out_as_json_knows_them(tmp_path):
     assert found == {"nan": None, "more": [None, 0.1], "day": "2024-05-17", "n": 12345678901234567890}
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("a.txt", b"", "a.txt is of no known kind: write it as .jsonl"),
-        ("a.parquet", b"{}", "a.parquet cannot be read as a whole file .*: write it again"),
-        ("a.jsonl.gz", CUT, "a.jsonl.gz cannot be read as a whole file"),
-        ("a.json", b'[{"q": 1}, ', "a.json cannot be read as a whole file"),
-        ("a.csv", b"q\n\xe9\n", "a.csv cannot be read as a whole file .*utf-8"),
-        ("gone.jsonl", None, "there is no file .*gone.jsonl: correct it"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("a.txt", b"", "a.txt is of no known kind: write it as .jsonl"),
+    ("a.parquet", b"{}", "a.parquet cannot be read as a whole file .*: write it again"),
+    ("a.jsonl.gz", CUT, "a.jsonl.gz cannot be read as a whole file"),
+    ("a.json", b'[{"q": 1}, ', "a.json cannot be read as a whole file"),
+    ("a.csv", b"q\n\xe9\n", "a.csv cannot be read as a whole file .*utf-8"),
+    ("gone.jsonl", None, "there is no file .*gone.jsonl: correct it"),
+])  # fmt: skip
 def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rows, "fetched", None)  # nothing of this is looked up there
@@ -138,14 +132,11 @@ def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content
         rows.source_rows(DataSource(file="some/set"), None, "x")
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (b'{"q"', "is not JSON in UTF-8 .*: mend or remove the line"),
-        (b'{"q": "\xe9"}', "is not JSON in UTF-8 .*byte 0xe9 in position 7"),
-        (b'"q"', "holds a str, not an object with fields"),
-    ],
-)
+@pytest.mark.parametrize(("line", "words"), [
+    (b'{"q"', "is not JSON in UTF-8 .*: mend or remove the line"),
+    (b'{"q": "\xe9"}', "is not JSON in UTF-8 .*byte 0xe9 in position 7"),
+    (b'"q"', "holds a str, not an object with fields"),
+])  # fmt: skip
 def test_a_bad_line_stands_in_its_place(tmp_path, line, words):
     (tmp_path / "a.jsonl").write_bytes(b"\n" + TEXT.encode() + line + b"\n" + TEXT.encode())
     found = list(find_rows(str(tmp_path / "a.jsonl")))
@@ -171,17 +162,6 @@ def test_a_mirror_replaces_the_hub_with_and_without_the_configurations_folder(mi
     monkeypatch.setenv(rows.MIRROR, "/no/such/folder")
     with pytest.raises(SourceError, match="IGDS_DATA_MIRROR names /no/such/folder, which is no folder"):
         read()
-
-
-def test_a_dataset_of_the_hub_is_fetched_once(hub_box, no_cache):
-    source = DataSource(hub="openai/gsm8k", config="main", split="train")
-    first = list(rows.source_rows(source, ["answer", "answer.text"], "x"))
-    assert len(first) == 40 and all(set(record) == {"answer"} for _, record in first)
-    assert first[0][0] == "x row 1"
-    hub_box.requests.clear()
-    whole = list(find_rows("openai/gsm8k:train@main"))
-    assert whole[0][1]["answer"] == first[0][1]["answer"]
-    assert not [request for request in hub_box.requests if ".parquet" in request and "GET" in request]
 
 
 def test_what_the_hub_refuses_is_said_with_the_mend(hub_box, no_cache):

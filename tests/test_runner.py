@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from igds_utils import cli
-from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.config import PRESETS, ConfigError, load_preset
 from igds_utils.core import manifest
 from igds_utils.core.arms import arms
 from igds_utils.core.launch import PROFILES
@@ -29,12 +29,7 @@ folder = Path(results)
 while (folder / 'hold').exists():
     time.sleep(0.05)
 print((folder / 'made').read_text(), sys.executable, sum([1 / len(tasks)]))"""
-MODEL = {"identify": {"tiny": "llama"}, "train": {"tiny": "llama"}, "saes": {"source": "tiny", "name": "tiny"}}
-SIZES = {"prior": 1, "validation": 1, "confirmation": 1, "pool": 1, "test": 1}
-PRESET = {
-    "name": "toy", "description": "for these tests", "model": "tiny", "models": {"tiny": MODEL},
-    "tasks": {"math": {"sizes": SIZES, "max_new_tokens": 1, "prompt_tokens": 1, "target_tokens": 1}},
-}  # fmt: skip
+PRESET = yaml.safe_load((PRESETS / "smoke.yaml").read_text(encoding="utf8")) | {"name": "toy"}
 
 
 def write_notebook(file: Path, *cells: str, parameters: str = PARAMETERS) -> None:

@@ -60,6 +60,7 @@ def test_influence_is_a_times_d_in_residual_units(family):
     torch.testing.assert_close(features.directions, d)
 
 
+@pytest.mark.parametrize("family", ["llama"], indirect=True)  # the format of the files plays no part
 def test_recall_reads_all_layers_in_one_pass_with_one_sae_at_a_time(family, monkeypatch):
     lm, saes, _ = family
     saes.drop()
@@ -151,9 +152,6 @@ def test_qwen_scope_keeps_the_50_largest_of_every_token(hub_box):
     gc.collect()
     assert encoder() is not None and decoder() is None
     torch.testing.assert_close(features.encode(h)[0], kept.values[:2], rtol=1e-3, atol=1e-3)
-
-
-# ---- faults ----
 
 
 WIDTHS = [(GEMMA, 2304, "params.npz"), (LLAMA, 64, "final.safetensors"), (QWEN, 4096, "layer0.sae.pt")]

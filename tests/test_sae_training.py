@@ -171,9 +171,6 @@ def test_cross_entropy_by_hand(lm, texts):
     assert sae_training.cross_entropy(lm, some, 1, torch.zeros_like) != pytest.approx(total / count, rel=1e-3)
 
 
-# ---- the notebook and what is shipped --------------------------------------------------------------------
-
-
 DEFAULT = yaml.safe_load((PRESETS / "saes" / "default.yaml").read_text(encoding="utf8"))
 
 

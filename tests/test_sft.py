@@ -29,7 +29,7 @@ def config(**fields):
 def test_every_sample_is_seen_once_an_epoch_the_longest_of_a_batch_first():
     lengths = [5 + i % 7 for i in range(20)]
     batches = sft.global_batches(lengths, config(epochs=2.0, global_batch=8), seed=3)
-    assert [len(batch) for batch in batches] == [8, 8, 8, 8, 8]
+    assert [len(batch) for batch in batches] == [8] * 5
     assert sorted(i for batch in batches for i in batch) == sorted([*range(20)] * 2)
     for batch in batches:
         assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)

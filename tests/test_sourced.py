@@ -110,13 +110,10 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
     assert sets.facts == {"rows of test": {"used": 4, "of": 12, "because": {"joined": 8}}}
 
 
-@pytest.mark.parametrize(
-    ("size", "pool", "said"),
-    [
-        (12, 12, r"rows of pool: 24 of 51 are used \(field 's' is empty: 1, beyond tasks.math.sizes: 26\)"),
-        (None, 50, r"rows of pool: 50 of 51 .*quality: 12 of 12 are used \(of the pool itself: 12\)"),
-    ],
-)
+@pytest.mark.parametrize(("size", "pool", "said"), [
+    (12, 12, r"rows of pool: 24 of 51 are used \(field 's' is empty: 1, beyond tasks.math.sizes: 26\)"),
+    (None, 50, r"rows of pool: 50 of 51 .*quality: 12 of 12 are used \(of the pool itself: 12\)"),
+])  # fmt: skip
 def test_a_pool_of_ones_own_is_used_in_the_size_that_is_given(size, pool, said, tmp_path, capsys):
     rows = [{"q": f"mine {i}?", "s": "x" * (i > 0), "a": "1"} for i in range(51)]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -125,7 +122,7 @@ def test_a_pool_of_ones_own_is_used_in_the_size_that_is_given(size, pool, said, 
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
     assert len(run.sets("math")["pool"]) == pool == run.config("math").sizes.pool
     assert re.search(said, capsys.readouterr().out)
-    assert run.read("math/data.json") == run.data_facts("math")
+    assert run.data_facts("math") == run.read("math/data.json")
 
 
 def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror, tmp_path):
@@ -137,16 +134,13 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
         open_run("smoke", tasks=["math"], overrides={"tasks.math.sizes.pool": None}, results=str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
-        (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another source fills it"),
-        (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set, .* say with `sets` which"),
-        (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool: .*unknown key 'colums'"),
-        (lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}), "no field 'a' for 'answer'"),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
+    (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another source fills it"),
+    (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set, .* say with `sets` which"),
+    (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool: .*unknown key 'colums'"),
+    (lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}), "no field 'a' for 'answer'"),
+])  # fmt: skip
 def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)
     with pytest.raises((ConfigError, SourceError), match=words):

@@ -4,8 +4,6 @@ The smoke run, and every committed reference that holds the products of its run.
 """
 
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +11,6 @@ import pytest
 from igds_utils import display, tables
 from igds_utils import tasks as known
 from igds_utils.config.config import PROJECT, load_preset
-from igds_utils.config.settings import Preset
 from igds_utils.core.arms import CHECKS, arms
 from igds_utils.core.store import Store
 from igds_utils.engine.features import features_of
@@ -25,33 +22,24 @@ from igds_utils.training.evaluation import checks, summarise
 REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
 
 
-@dataclass(frozen=True)
 class Stored:
-    preset: Preset
-    root: Path
+    """A run's preset and products; of the tasks and arms those whose answers were stored."""
 
-    @property
-    def store(self):
-        return Store(self.root / self.preset.model)
-
-    @property
-    def tasks(self):
-        return [task for task in self.preset.tasks if self.store.has(f"{task}/summary.json")]
+    def __init__(self, preset, root):
+        self.root, self.preset, self.store = root, preset, Store(root / preset.model)
+        self.tasks = [task for task in preset.tasks if self.store.has(f"{task}/summary.json")]
+        self.options = preset.confidence, preset.bootstrap, preset.seed
 
     def arms(self, task):
-        """Those whose answers were stored."""
         every = arms(self.preset.tasks[task])
         return [arm for arm in every if self.store.has(f"{task}/arms/{arm.name}/outputs.parquet")]
-
-    @property
-    def options(self):
-        return self.preset.confidence, self.preset.bootstrap, self.preset.seed
 
 
 @pytest.fixture(params=["smoke", *REFERENCES])
 def stored(request):
-    smoke = request.param == "smoke"
-    root = request.getfixturevalue("smoke_run").root if smoke else PROJECT / "results/reference" / request.param
+    root = PROJECT / "results/reference" / request.param
+    if request.param == "smoke":
+        root = request.getfixturevalue("smoke_run").root
     found = Stored(load_preset(request.param), root)
     assert found.tasks
     return found
@@ -123,24 +111,15 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
 
 
 def test_tables_1_and_2_follow_from_what_is_stored(stored):
-    read = {
-        name: {task: stored.store.read(f"{task}/{name}.json") for task in stored.tasks}
-        for name in ("summary", "recall", "task_features")
-    }
-    metrics = {}
+    summaries, found, metrics, paper = {}, {}, {}, display.paper_values()
     for task in stored.tasks:
-        config = stored.preset.tasks[task]
-        metrics[task] = display.metric_of(
-            known.get(task, config.task, config.metric), config.samples
-        )
-    found = {
-        task: {"recall": read["recall"][task], "features": read["task_features"][task]}
-        for task in stored.tasks
-    }
-    made = {
-        "table1": tables.table1(found, metrics, stored.preset.model, display.paper_values()),
-        "table2": tables.table2(read["summary"], metrics, display.paper_values()),
-    }
+        names, config = ("summary", "recall", "task_features"), stored.preset.tasks[task]
+        summaries[task], *both = (stored.store.read(f"{task}/{name}.json") for name in names)
+        found[task] = dict(zip(("recall", "features"), both, strict=True))
+        task_of = known.get(task, config.task, config.metric)
+        metrics[task] = display.metric_of(task_of, config.samples)
+    table1 = tables.table1(found, metrics, stored.preset.model, paper)
+    made = {"table1": table1, "table2": tables.table2(summaries, metrics, paper)}
     for name, frame in made.items():
         kept = load_table(stored.root / "tables", name)
         pd.testing.assert_frame_equal(frame.astype(str).reset_index(drop=True), kept, check_dtype=False)

@@ -84,9 +84,6 @@ def texts(*sets):
     return [examples.normalize(e.text) for members in sets for e in members]
 
 
-# ---- every task ------------------------------------------------------------------------------------------
-
-
 def test_sets_have_the_preset_sizes_and_ids_share_no_text_and_follow_the_seed(loaded):
     """A larger pool or test set leaves the other sets, which are dealt before it, what they are."""
     task, made = loaded
@@ -113,9 +110,6 @@ def test_unusable_data_are_refused_by_name(loaded):
     if task.name != "math":
         sets = task.sets(config(made.data, pool=120), seed=0)
         assert sets.facts["pool"] == {"used": len(sets["pool"]), "of": 120, "because": {}}
-
-
-# ---- tasks as YAML ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in (PRESETS / "tasks").glob("*.yaml")))
@@ -156,14 +150,11 @@ def test_a_preset_may_hold_a_task_or_name_its_file(tmp_path):
         task.sets(made.model_copy(update={"data": {}}), 0)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"prompt": "Country: {country}\nCapital"}, "prompt must end in a line of its own with the colon ':'"),
-        ({"prompt": "国家：{country}\n首都："}, r"with the colon ':' .* not in '.*uff1a'"),
-        ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'"),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), [
+    ({"prompt": "Country: {country}\nCapital"}, "prompt must end in a line of its own with the colon ':'"),
+    ({"prompt": "国家：{country}\n首都："}, r"with the colon ':' .* not in '.*uff1a'"),
+    ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'"),
+])  # fmt: skip
 def test_unusable_files_are_refused_by_name(tmp_path, change, words):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SPEC | change))
     with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{words}"):
@@ -174,35 +165,23 @@ def test_unusable_files_are_refused_by_name(tmp_path, change, words):
             tasks.get("mine", str(tmp_path / f"{name}.yaml"))
 
 
-# ---- when two texts say the same -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "one, other",
-    [
-        ("  How many, “Ben”?\n 12 + 7 ", 'how MANY, "ben"? 12 + 7'), ("It’s done.", "it's done"),
-        ("cafe\u0301", "CAF\u00c9"), ("苹果。", "苹果"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("one, other", [
+    ("  How many, “Ben”?\n 12 + 7 ", 'how MANY, "ben"? 12 + 7'), ("It’s done.", "it's done"),
+    ("cafe\u0301", "CAF\u00c9"), ("苹果。", "苹果"),
+])  # fmt: skip
 def test_texts_that_say_the_same_normalize_alike(one, other):
     assert examples.normalize(one) == examples.normalize(other)
 
 
-@pytest.mark.parametrize(
-    "one, other",
-    [
-        ("5", "-5"), ("1 5", "1.5"), ("10", "1.0"), ("3 4", "3/4"), ("C", "C++"), ("x > 3", "x < 3"), ("x²", "x2"),
-        ("12 + 7", "12 - 7"), ("की", "का"), ("दिन", "दान"), ("🍎", "🍐"), ("1,000", "1.000"), ("か", "が"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("one, other", [
+    ("5", "-5"), ("1 5", "1.5"), ("10", "1.0"), ("3 4", "3/4"), ("C", "C++"), ("x > 3", "x < 3"), ("x²", "x2"),
+    ("12 + 7", "12 - 7"), ("की", "का"), ("दिन", "दान"), ("🍎", "🍐"), ("1,000", "1.000"), ("か", "が"),
+])  # fmt: skip
 def test_signs_operators_marks_and_emoji_make_another_text(one, other):
     assert examples.normalize(one) != examples.normalize(other)
     task = tasks.get("capitals", TaskSpec(**SPEC))
     found = task.score_all([one, other], [Example("e", {}, "t", (other,))] * 2)
     assert found == [{"exact_match": 0.0}, {"exact_match": 1.0}]
-
-
-# ---- math ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -254,20 +233,14 @@ def test_off_task_requests_are_in_the_pool_alone_and_hold_no_number():
     assert not any(e.meta["off_task"] for e in none["pool"])
 
 
-@pytest.mark.parametrize(
-    "output, accuracy, boxed",
-    [
-        ("So \\boxed{38}.", 1, 1), ("12 + 7 = 19. 19 * 2 = 38.", 1, 0), ("I do not know.", 0, 0),
-        ("\\boxed{38}\n### Problem:\n\\boxed{5}", 1, 1),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("output, accuracy, boxed", [
+    ("So \\boxed{38}.", 1, 1), ("12 + 7 = 19. 19 * 2 = 38.", 1, 0), ("I do not know.", 0, 0),
+    ("\\boxed{38}\n### Problem:\n\\boxed{5}", 1, 1),
+])  # fmt: skip
 def test_math_score_reads_the_box_then_the_last_number_up_to_the_next_problem(output, accuracy, boxed):
     problem = Example("", {"question": ""}, "", ("38",))
     assert tasks.get("math").score_all([output], [problem]) == [{"accuracy": accuracy, "boxed": boxed}]
     assert tasks.get("math").cut(" 4.\n### Problem:\n5") == "4." and tasks.get("summarization").cut(" a\nb ") == "a\nb"
-
-
-# ---- data of packages ------------------------------------------------------------------------------------
 
 
 def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs):

@@ -60,9 +60,6 @@ def fires(acts):
     return f"l2_p{some}", f"l2_p{int((count == 0).nonzero()[0, 0])}"
 
 
-# ---- what is written ----
-
-
 def test_a_selection_holds_the_records_best_first(run, file, acts, fires, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PROMPTS", 2)  # three parts
     made = select(run, "math", file, tmp_path / "out", features=fires[0], ratio=0.5)
@@ -123,9 +120,6 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
         explain(tmp_path / "out", "s9")
 
 
-# ---- bad input ----
-
-
 def changed(place=2, **fields):
     return [r | fields if i == place else r for i, r in enumerate(RECORDS)]
 
@@ -147,9 +141,7 @@ READ = "its prompt has [0-9,]+ tokens, the model reads 512: .*max_prompt"
 TRAINED_ON = "its prompt alone has [0-9,]+ tokens, sft.max_length is 512"
 
 
-@pytest.mark.parametrize(
-    ("selector", "expected"), [("igds", READ), ("mona", TRAINED_ON), ("loss", TRAINED_ON)]
-)
+@pytest.mark.parametrize(("selector", "expected"), [("igds", READ), ("loss", TRAINED_ON)])
 def test_a_sample_that_is_too_long_is_refused_or_left_out(selector, expected, run, fires, tmp_path):
     file = write(tmp_path / "pool.jsonl", changed(question="word " * 600))
     asked = (run, "math", file, tmp_path / "out", selector, 0.5, fires[0])
@@ -173,9 +165,6 @@ def test_what_is_wrong_is_one_message_and_nothing_is_written(case, run, tmp_path
     message = capsys.readouterr().err
     assert re.search(expected, message) and "Traceback" not in message, message
     assert not (tmp_path / "out").exists()
-
-
-# ---- the command line ----
 
 
 def test_select_and_explain_from_the_command_line(run, file, fires, tmp_path, capsys):
