@@ -116,11 +116,8 @@ def test_disk_counts_what_a_run_keeps_and_what_it_holds_for_a_while(preset):
     assert sizes(preset(**asked, **saes)) == [4e6, 2 * 2 * 4 * 10 * 70, 0, 2 * 12e6]
 
 
-def test_the_text_has_the_totals_and_names_what_does_not_fit(preset):
-    text, frame = plan.render(preset()), plan.stages(preset())
-    assert "original, full, random@0.5, loss@0.5, igds@0.5" in text and "not fit" not in text
-    total = next(line for line in text.splitlines() if "total" in line).split()
-    assert total[1:4] == [f"{frame[column].sum():,}" for column in plan.TOKENS]
+def test_the_text_names_what_does_not_fit(preset):
+    assert "not fit" not in plan.render(preset())
     small = plan.render(preset(**{"speeds.memory_gb": 2}))
     assert "Reading does not fit" in small and "Training does not fit" not in small
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from pools import made_pool
 
@@ -133,9 +132,3 @@ def test_prompts_are_balanced_and_no_answer_depends_on_a_coin():
     right = [e.target == max("yes", "no", key=e.meta.get) for e in coins]
     assert np.mean(right) == pytest.approx(0.5, abs=0.04)
     assert len(coins) / len(examples) == pytest.approx(planted.AMBIGUOUS, abs=0.03)
-    answers = {"output_original": "yes", "output_amplified": "no"}
-    table = pd.DataFrame({"sample_id": [e.id for e in examples[:40]], **answers})
-    parts = planted.tossed(table, examples[:40], 20, seed=0)
-    assert not set(parts[0]["sample_id"]) & set(parts[1]["sample_id"]) and len(parts[0]) == len(parts[1]) == 20
-    scores = pd.concat(parts)
-    assert (scores["score_original"] + scores["score_amplified"] == 1).all()

@@ -30,7 +30,7 @@ def found_features(run, task="math"):
     residual = activations.critical_residuals(run.lm, run.prompts(task, "prior"), layers)
     table = recall.frequency_recall(residual, run.saes, tau)
     run.store.write(f"{task}/recall.parquet", table)
-    best = recall.candidates(table)[:4]
+    best = recall.candidates(table)[:5]
     rows = [{"layer": one.layer, "feature": one.index, "name": one.name} for one in best]
     run.store.write(f"{task}/task_features.json", {"features": rows, "selected": [best[0].name]})
     n, counts = run.saes.d_sae * len(layers), {"n_candidates": int(table["candidate"].sum())}

@@ -9,9 +9,9 @@ import pytest
 from pools import made_pool, samples
 from scipy.stats import spearmanr
 from test_plots import intervals, points, rows
+from test_pool import found_features, open_smoke
 
 from igds_utils import plots, selectors
-from igds_utils.core.experiment import open_run
 from igds_utils.selection import quality
 from igds_utils.selection.pool import Pool
 from igds_utils.tables import selection_table
@@ -90,7 +90,7 @@ def test_overlap_by_hand():
 def test_correlation_with_length_is_positive_where_long_targets_come_first(known):
     ids = list(KINDS)  # in order of length
     rankings = {"longest": ranking(*ids[::-1]), "shortest": ranking(*ids)}
-    table = quality.length_correlation(rankings, known, resamples=200)
+    table = quality.length_correlation(rankings, known, 0.95, 200)
     assert table["rho"].tolist() == pytest.approx([1, -1])
 
 
@@ -113,7 +113,7 @@ def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
 
 def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
     rankings, precision = compared
-    length = quality.length_correlation(rankings, known, resamples=100)
+    length = quality.length_correlation(rankings, known, 0.95, 100)
     records = quality.summary_records(precision, length)
     table = selection_table({"ratio": 0.5, "selectors": records})
     assert table["Selector"].tolist() == ["ZIP", "IGDS", "Loss", "chance"]
@@ -124,7 +124,7 @@ def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
 def test_the_comparison_on_a_tasks_own_pool_is_stored(tmp_path):
     asked = {"size": 12, "target_rate": 0.25, "prompt_rate": 0.25}
     overrides = {f"tasks.math.quality.{key}": value for key, value in asked.items()}
-    run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
+    run = open_smoke(overrides=overrides, results=str(tmp_path))
     members = run.examples("math", "quality")
     assert [e.id for e in members] == [f"math-quality-{i:04d}" for i in range(12)]
     assert quality.labels(members)["side"].value_counts().to_dict() == {"": 6, "target": 3, "prompt": 3}
@@ -141,17 +141,7 @@ def test_the_comparison_on_a_tasks_own_pool_is_stored(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of the tiny model with what the earlier notebooks would have stored."""
-    made = open_run("smoke", tasks=["math"], results=str(tmp_path_factory.mktemp("results")))
-    fires = [(layer, feature, 1 - 0.02 * feature) for layer in (1, 2) for feature in range(12)]
-    table = pd.DataFrame(fires, columns=["layer", "feature", "frequency"])
-    table["candidate"], table["mean_activation"] = table["frequency"] > 0.9, 1.0
-    made.store.write("math/recall.parquet", table)
-    facts = {"n_candidates": 5, "n_features_total": made.saes.d_sae * 4, "layers": made.saes.layers}
-    made.store.write("math/recall.json", facts)
-    found = [{"layer": 1, "feature": i, "name": f"l1_p{i}"} for i in range(5)]
-    found = {"selected": ["l1_p0"], "established": True, "features": found}
-    made.store.write("math/task_features.json", found)
-    return made
+    return found_features(open_smoke(results=str(tmp_path_factory.mktemp("results"))))
 
 
 def ranked(run, examples, folder, names=()):

@@ -102,7 +102,7 @@ TEXTS = [("Solution:", " 12 + 7 = 19."), ("how many apples?", " 3"), ("Text: a:"
 @pytest.fixture(params=["llama", "gemma2", "qwen3"])
 def warm(request):
     lm = LM(tiny.model(request.param), tiny.tokenizer(), request.param)
-    pairs = [prompts.encode_pair(lm.tokenizer, *text) for text in TEXTS]
+    pairs = prompts.encode_pairs(lm.tokenizer, *zip(*TEXTS, strict=True))
     weights = gradients.add_lora(lm, CONFIG.rank)
     return lm, weights, pairs, gradients.warm_up(lm, weights, pairs, CONFIG)
 

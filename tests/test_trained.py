@@ -106,9 +106,11 @@ def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monk
     pd.testing.assert_frame_equal(again, whole)
 
 
-def test_likelihoods_are_mean_log_probabilities_of_the_references(igds):
-    (arm, made), run = igds, igds[0].run
-    found, examples = made["likelihoods"].set_index("sample_id")["loglik"], run.examples("math", "test")
+def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
+    run = opened(results)
+    arm = arm_of(run, "igds@0.5")
+    found = arm.make_all()["likelihoods"].set_index("sample_id")["loglik"]
+    examples = run.examples("math", "test")
     assert found.index.tolist() == [example.id for example in examples]
     for example in examples[:3]:
         ((ids, n_prompt),) = run.training_pairs(run.training_records("math", [example]))
