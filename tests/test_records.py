@@ -98,16 +98,6 @@ def test_ids_come_from_a_column_from_two_or_from_the_line(read):
     assert "field 'id' holds a list: write it as text" in wrong
 
 
-@pytest.mark.parametrize(("columns", "words"), [
-    ({"question": "problem"}, r"no field 'problem' for 'question' \(task math needs question, target; .*--column"),
-    ({"question": "{question}{more}"}, "no field 'more' for 'question'"),
-    ({"colour": "x"}, "task math has no field 'colour'; it has question, solution, answer, target, id"),
-])  # fmt: skip
-def test_a_column_that_no_record_has_is_refused(read, columns, words):
-    with pytest.raises(ConfigError, match=words):
-        read([{"question": "q", "target": "t"}] * 3, columns=columns)
-
-
 FINE = {"question": "q", "target": "t", "solution": "s", "answer": "a"}
 
 

@@ -18,7 +18,6 @@ from igds_utils.data.rows import find_rows
 
 RECORDS = [{"id": f"s{i}", "q": f"Wie viele, {i}?\u2028", "n": {"en": "one", "zh": "一"}} for i in range(5)]
 TEXT = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS)
-CUT = gzip.compress(TEXT.encode(), mtime=0)[:40]  # without the time, the same in every worker
 FLAT = [{"id": f"s{i}", "q": f'"{i}",\nnew line'} for i in range(5)]
 
 
@@ -113,35 +112,20 @@ def test_values_come_out_as_json_knows_them(tmp_path):
     assert found == {"nan": None, "more": [None, 0.1], "day": "2024-05-17", "n": 12345678901234567890}
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("a.txt", b"", "a.txt is of no known kind: write it as .jsonl"),
-    ("a.parquet", b"{}", "a.parquet cannot be read as a whole file .*: write it again"),
-    ("a.jsonl.gz", CUT, "a.jsonl.gz cannot be read as a whole file"),
-    ("a.json", b'[{"q": 1}, ', "a.json cannot be read as a whole file"),
-    ("a.csv", b"q\n\xe9\n", "a.csv cannot be read as a whole file .*utf-8"),
-    ("gone.jsonl", None, "there is no file .*gone.jsonl: correct it"),
-])  # fmt: skip
-def test_what_is_no_data_is_refused_by_name(tmp_path, monkeypatch, name, content, words):
+def test_what_ends_like_a_file_or_is_called_one_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rows, "fetched", None)  # nothing of this is looked up there
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=words):
-        records(name)
-    with pytest.raises(SourceError, match="there is no file .*some/set"):  # what a preset calls a file is one
+    monkeypatch.setattr(rows, "fetched", None)
+    with pytest.raises(SourceError, match="there is no file .*gone.jsonl: correct it"):
+        records("gone.jsonl")
+    with pytest.raises(SourceError, match="there is no file .*some/set"):
         rows.source_rows(DataSource(file="some/set"), None, "x")
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    (b'{"q"', "is not JSON in UTF-8 .*: mend or remove the line"),
-    (b'{"q": "\xe9"}', "is not JSON in UTF-8 .*byte 0xe9 in position 7"),
-    (b'"q"', "holds a str, not an object with fields"),
-])  # fmt: skip
-def test_a_bad_line_stands_in_its_place(tmp_path, line, words):
-    (tmp_path / "a.jsonl").write_bytes(b"\n" + TEXT.encode() + line + b"\n" + TEXT.encode())
+def test_a_bad_line_stands_in_its_place(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + TEXT.encode() + b'{"q": "\xe9"}\n' + TEXT.encode())
     found = list(find_rows(str(tmp_path / "a.jsonl")))
     place, wrong = found[5]
-    assert place == "a.jsonl line 7" and re.search(words, wrong)
+    assert place == "a.jsonl line 7" and re.search("is not JSON in UTF-8 .*byte 0xe9 in position 7", wrong)
     assert [record for _, record in found[:5]] == [record for _, record in found[6:]] == RECORDS
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from igds_utils import tiny
 from igds_utils.config.refs import SaeConfig
 from igds_utils.data.hub import SourceError
-from igds_utils.engine import sae as module
 from igds_utils.engine.features import LAYER_FOLDER, neuronpedia_url
 from igds_utils.engine.sae import Feature, FeatureSet, Saes, directions
 
@@ -158,51 +157,11 @@ def test_folders_named_as_people_name_them_are_read(tmp_path, monkeypatch, h, na
     assert neuronpedia_url(config, Feature(3, 9)) == page
 
 
-def test_a_folder_without_saes_names_the_layouts_that_are_read(tmp_path):
-    (tmp_path / "layer_00").mkdir()
-    with pytest.raises(SourceError, match="no SAEs under .* layer_3, .*`make saes`"):
-        from_folder(tmp_path)
-
-
-REFUSED = [
-    ({"hook_name": "blocks.2.hook_resid_post"}, "after layer 3 its features would be numbers without meaning"),
-    ({"hook_name": "blocks.3.hook_mlp_out"}, "reads blocks.3.hook_mlp_out: only SAEs of the residual stream"),
-    ({"hook_name": "blocks.3.attn.hook_z", "reshape_activations": "hook_z"}, "reads blocks.3.attn.hook_z: only"),
-    ({"d_in": 576}, "reads vectors of width 576, the model's are 32 wide"),
-    ({"architecture": "batchtopk"}, "has the architecture batchtopk: .* save_inference_model"),
-    ({"normalize_activations": "layer_norm"}, r"expects normalized activations \(layer_norm\)"),
-    ({"finetuning_scaling_factor": True}, "has a finetuning scale: multiply the rows of W_dec"),
-]
-
-
-@pytest.mark.parametrize(("fields", "reason"), REFUSED)
 @pytest.mark.parametrize("old", [False, True])
-def test_what_does_not_read_this_models_residual_is_refused_when_it_is_opened(tmp_path, fields, reason, old):
-    saved(tmp_path / "layer_03", old, **fields)
-    with pytest.raises(SourceError, match=f"^the SAE layer_03 of .* {reason}"):
+def test_an_sae_of_another_layer_is_refused_whoever_wrote_it(tmp_path, old):
+    saved(tmp_path / "layer_03", old, hook_name="blocks.2.hook_resid_post")
+    with pytest.raises(SourceError, match="layer_03 .*reads blocks.2.hook_resid_post"):
         from_folder(tmp_path)
-    if not {"d_in", "hook_name"} & set(fields):
-        with pytest.raises(SourceError, match=f"^the SAE layer_03 {reason}"):
-            module.load_folder(tmp_path / "layer_03")
-
-
-def test_a_folder_that_cannot_be_read_is_one_clear_error(tmp_path):
-    folder = tmp_path / "layer_03"
-    saved(folder)
-    weights, cfg = folder / "sae_weights.safetensors", folder / "cfg.json"
-    whole = weights.read_bytes()
-    for break_it in (
-        lambda: weights.write_bytes(whole[:100]),
-        lambda: save_file({"W_enc": torch.zeros(2, 2)}, weights),
-        weights.unlink,
-        lambda: cfg.write_text("{}"),
-        lambda: cfg.write_text('{"d_in": '),
-        cfg.unlink,
-    ):
-        break_it()
-        with pytest.raises(SourceError, match="layer_03") as error:
-            module.load_folder(folder)
-        assert "\n" not in str(error.value)
 
 
 def test_an_unknown_release_or_id_is_named():

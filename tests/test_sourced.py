@@ -138,8 +138,6 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
     (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
     (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another source fills it"),
     (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set, .* say with `sets` which"),
-    (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool: .*unknown key 'colums'"),
-    (lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}), "no field 'a' for 'answer'"),
 ])  # fmt: skip
 def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)

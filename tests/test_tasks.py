@@ -150,21 +150,6 @@ def test_a_preset_may_hold_a_task_or_name_its_file(tmp_path):
         task.sets(made.model_copy(update={"data": {}}), 0)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"prompt": "Country: {country}\nCapital"}, "prompt must end in a line of its own with the colon ':'"),
-    ({"prompt": "国家：{country}\n首都："}, r"with the colon ':' .* not in '.*uff1a'"),
-    ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'"),
-])  # fmt: skip
-def test_unusable_files_are_refused_by_name(tmp_path, change, words):
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SPEC | change))
-    with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{words}"):
-        tasks.get("mine", str(tmp_path / "mine.yaml"))
-    (tmp_path / "broken.yaml").write_text("a: [")
-    for name in ("gone", "broken"):
-        with pytest.raises(ConfigError, match=f"no task can be read from .*{name}.yaml"):
-            tasks.get("mine", str(tmp_path / f"{name}.yaml"))
-
-
 @pytest.mark.parametrize("one, other", [
     ("  How many, “Ben”?\n 12 + 7 ", 'how MANY, "ben"? 12 + 7'), ("It’s done.", "it's done"),
     ("cafe\u0301", "CAF\u00c9"), ("苹果。", "苹果"),
