@@ -61,13 +61,13 @@ def test_an_override_reaches_the_field_it_names(load):
     assert preset.tasks["translation"].sft.lr == 0.5
     assert preset.tasks["math"].sft.lr == 1e-4  # the task's own value stands
     assert preset.tasks["math"].sizes.pool == 99 and preset.recall.tau == 0.9
-    assert preset.tasks["translation"].sizes.pool == 16  # although it is an alias of the other in the file
+    assert preset.tasks["translation"].sizes.pool == 16  # an alias in the file
     changed = load(overrides={"tasks.math.curve.ratios": [0.9]}).tasks["math"].curve
     assert changed.ratios == [0.9] and changed.selectors == ["igds"]
     assert load(overrides={"tasks.math.curve": None}).tasks["math"].curve is None
 
 
-def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_both(load):
+def test_a_model_changes_the_preset_and_the_caller_changes_both(load):
     def own(raw):
         raw["models"]["two"]["overrides"] = {"launch.processes": 8, "recall.tau": 0.7, "sft.lr": 0.25}
 

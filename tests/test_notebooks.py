@@ -1,4 +1,4 @@
-"""The notebooks: how they are written, and what one run of all of them on the smoke preset leaves behind."""
+"""The notebooks: how they are written, and what a run of all of them leaves behind."""
 
 import ast
 import json
@@ -77,8 +77,8 @@ def test_the_path_of_a_row_is_that_of_the_code(file, function, caller):
     assert re.search(rf"\b{function}\b", (PROJECT / caller).read_text(encoding="utf8"))
 
 
-def test_the_solutions_answer_every_exercise_from_the_products_of_a_run(smoke_run, capsys, monkeypatch):
-    monkeypatch.setattr("igds_utils.engine.loading.load_lm", lambda *_: pytest.fail("no model is needed"))
+def test_the_solutions_answer_every_exercise_without_a_model(smoke_run, capsys, monkeypatch):
+    monkeypatch.setattr("igds_utils.engine.loading.load_lm", lambda *_: pytest.fail("not needed"))
     execute("solutions", {"preset": "smoke", "results": str(smoke_run.results)})
     answers = dict(re.findall(r"^(\d\d\.\d): (.+)$", capsys.readouterr().out, re.MULTILINE))
     text = "\n".join(cell.source for path in NOTEBOOKS for cell in notebook(path).cells)
@@ -141,7 +141,7 @@ def test_tables_figures_manifest_and_report_are_there(smoke_run):
     assert (smoke_run.root / "report.html").stat().st_size > 10_000
 
 
-def test_stored_answers_are_scored_again_under_another_metric(smoke_run, tmp_path, monkeypatch, capsys):
+def test_stored_answers_are_scored_again(smoke_run, tmp_path, monkeypatch, capsys):
     shutil.copytree(smoke_run.root, tmp_path / "smoke")
     monkeypatch.chdir(PROJECT / "notebooks")
     asked = {"preset": "smoke", "model": "", "tasks": ["math"], "results": str(tmp_path)}
@@ -158,7 +158,7 @@ def started(folder, *command):
 
 
 @pytest.mark.slow
-def test_a_second_run_makes_nothing_again_and_a_third_with_another_tau_says_why(smoke_run, tmp_path):
+def test_a_second_run_makes_nothing_again_and_a_changed_one_says_why(smoke_run, tmp_path):
     shutil.copytree(smoke_run.root, tmp_path / "smoke")
     for changes, expected in ([], "up to date"), (["--set", "recall.tau=0.7"], "changed: tau"):
         asked = ["-m", "igds_utils.cli", "run", "--preset", "smoke", "--results", str(tmp_path)]
@@ -184,7 +184,7 @@ def test_a_run_killed_anywhere_continues_to_the_same_products(smoke_run, tmp_pat
         seen = next((text for text in process.stdout if line in text), "the run ended before")
         assert line in seen
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()  # until its jobs, which hold the other end of the pipe, have ended too
+        process.communicate()  # until its jobs have ended too
     process = started(*until_evaluation)
     log = process.communicate()[0]
     assert process.returncode == 0, log[-3000:]

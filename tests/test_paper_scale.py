@@ -1,7 +1,6 @@
-"""The paper's preset, from the hub to the report: its own models, SAEs, data and metrics, all from the hub in a box.
+"""The paper's preset from the hub in a box to the report: its own models, SAEs, data, metrics.
 
-Nothing of the preset is changed but sizes and processes. One pair of model and task is part of `make test`, all nine of
-`make test-all`.
+Nothing of it is changed but sizes and processes. `make test` has one pair of model and task.
 """
 
 import json
@@ -27,7 +26,7 @@ SIZES = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 4}
 
 
 def small(tasks: list[str]) -> dict[str, Any]:
-    """Overrides that make the preset's sizes small and start no eight processes on a CPU, and nothing else."""
+    """Overrides that make the preset's sizes small and start one process."""
     found = {"bootstrap": 50, "launch.processes": 1, "launch.training": None, "sft.global_batch": 8}
     found |= {"intervention.cache_gb": 0.1, "intervention.placebos": 3, "intervention.doses": [2]}
     for name, task in load_preset("paper", "", tasks).tasks.items():
@@ -41,7 +40,7 @@ def small(tasks: list[str]) -> dict[str, Any]:
 
 
 def check(folder: Path, model: str, task: str, overrides: dict[str, Any]) -> None:
-    """What the run of one pair left behind is whole: all layers, all arms, all test items, the task's own metric."""
+    """The run of one pair left all layers, all arms, all test items, the task's own metric."""
     config = load_preset("paper", model, [task], overrides).tasks[task]
     recalled = json.loads((folder / task / "recall.json").read_text())
     assert recalled["layers"] == list(range(LAYERS[MODELS[model]])) and recalled["n_candidates"] >= 5

@@ -103,7 +103,7 @@ def test_memory_of_every_step(preset, changes, step, expected):
 def test_the_plan_of_quick_comes_near_the_reference_run():
     runs = json.loads((PROJECT / "results/reference/quick/timings.json").read_text())
     largest = max(entry["peak_bytes"] for entry in runs.values())
-    assert max(held(load_preset("quick")).values()) == pytest.approx(largest, rel=1 / 3)  # as its docstring says
+    assert max(held(load_preset("quick")).values()) == pytest.approx(largest, rel=1 / 3)
 
 
 def test_disk_counts_what_a_run_keeps_and_what_it_holds_for_a_while(preset):

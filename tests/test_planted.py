@@ -1,4 +1,4 @@
-"""The planted truth: what recall, causal filter and score make of a model whose every answer is known by arithmetic."""
+"""The planted truth: a model whose every answer is known by arithmetic, through the method."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def table(model):
     return planted.effects(model, [*model.candidates, model.roles["hint"]], VALIDATION)
 
 
-def test_recall_finds_what_fires_often_causal_or_not_and_misses_what_is_rare(model):
+def test_recall_finds_what_fires_often_and_misses_what_is_rare(model):
     assert set(recall.candidates(recalled(model))) == set(model.candidates)
     assert len(model.candidates) == planted.CANDIDATES and model.roles["hint"] not in model.candidates
     assert model.roles["hint"] in recall.candidates(recalled(model, tau=0.1))
@@ -57,10 +57,11 @@ def test_every_dose_changes_answers_and_scores_as_arithmetic_says(model, table, 
         assert rows["output_amplified"].tolist() == expected, role
 
 
-def test_the_filter_finds_the_planted_feature_with_its_delta_and_establishes_it(model, table):
+def test_the_filter_finds_and_establishes_the_planted_feature(model, table):
     names = {role: feature.name for role, feature in model.roles.items()}
     prior = recalled(model)
-    ranked = intervention.rank_features(intervention.causal_effects(table, 0.95, 500, 0), prior).set_index("name")
+    deltas = intervention.causal_effects(table, 0.95, 500, 0)
+    ranked = intervention.rank_features(deltas, prior).set_index("name")
     assert ranked.index[0] == names["confidence"] and ranked.index[-1] == names["hesitation"]
     assert planted.choose(table, prior) == model.roles["confidence"]
     many = planted.draw(20_000, seed=9)
@@ -80,11 +81,11 @@ def test_no_random_direction_does_what_the_planted_feature_does(model, table):
     assert evidence.differ(evidence.changes(table, "score"), resamples=200) < 0.05
 
 
-def test_by_log_likelihood_wins_what_only_makes_answers_likelier_and_the_score_of_finalists_tells(model, table):
+def test_by_log_likelihood_wins_what_only_makes_answers_likelier(model, table):
     deltas = intervention.causal_effects(table, 0.95, 200, 0).sort_values("delta_loglik", ascending=False)
     finalists, (first, *others) = deltas.head(3), features_of(deltas)
     assert first == model.roles["format"] and deltas.iloc[0]["delta"] == deltas.iloc[0]["changed"] == 0
-    assert intervention.established(deltas, "loglik").iloc[0]  # by the likelihood of the reference, not by the score
+    assert intervention.established(deltas, "loglik").iloc[0]  # not by the score
     best = features_of(finalists.sort_values("delta", ascending=False).head(1))
     assert best == [model.roles["confidence"]]
     by_role = {(f.layer, f.index) for f in model.roles.values()}

@@ -13,12 +13,13 @@ POINTS = Metric("accuracy (%)", "points", 100, 1)
 
 def intervals(axis):
     """(low, high) of every drawn interval, horizontal or upright, in the order of drawing."""
-    lines = [line for drawn in axis.collections if isinstance(drawn, LineCollection) for line in drawn.get_segments()]
+    bars = [drawn for drawn in axis.collections if isinstance(drawn, LineCollection)]
+    lines = [line for drawn in bars for line in drawn.get_segments()]
     return [tuple(line[:, int(line[0, 0] == line[1, 0])]) for line in lines]
 
 
 def points(axis, label=""):
-    """(x, y) of every dot, or of those with a legend entry: of scatters, then of lines with markers."""
+    """(x, y) of every dot (with that legend entry): of scatters, then of lines with markers."""
     scattered = [dots for dots in axis.collections if isinstance(dots, PathCollection)]
     drawn = [np.ma.filled(dots.get_offsets(), np.nan) for dots in scattered if dots.get_label().startswith(label)]
     if not label:
@@ -68,36 +69,12 @@ def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
     assert rows(axis) == [f["name"] for f in given]
 
 
-def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():
-    fakes = {"not recalled": {"effects": [0.01, -0.02]}, "random direction": {"effects": [0.0]}}
-    for by, factor, column in (("score", 100, "delta"), ("loglik", 1, "delta_loglik")):
-        given = features(4)
-        (axis,) = plots.placebo_effects(given, fakes, ["l14_p0"], POINTS, by).axes
-        assert rows(axis) == ["candidates", "not recalled", "random direction"]
-        assert points(axis)[4:7] == [pytest.approx(p) for p in ((factor * 0.01, 1), (factor * -0.02, 1), (0, 2))]
-        assert points(axis)[-1] == pytest.approx((factor * given[0][column], 0))
-
-
-def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a_gap_where_none_was_run():
+def test_main_result_has_every_arm_in_its_row_in_the_metrics_unit():
     math, translation = (figure := plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS))).axes
     assert rows(math) == ["Original", "Full", "Random", "IGDS"] and legend(figure) == ["score of Full"]
     assert points(math) == [pytest.approx(place) for place in [(15, 0), (60, 1), (55, 2), (60, 3)]]
     assert intervals(math) == [pytest.approx(ends) for ends in [(5, 35), (50, 80), (45, 75), (50, 80)]]
-    assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]  # not the other ratio
-
-
-def test_figure4_draws_ratios_full_and_what_was_not_run():
-    more = [record("random", 0.4, 0.2), record("igds", 0.65, 0.2), record("loss", 0.45), record("igds_k3", 0.5)]
-    summary = {"math": [*SUMMARY["math"], *more], "translation": [record("igds", 0.3)]}
-    math, translation = (figure := plots.score_against_ratio(summary, dict.fromkeys(summary, POINTS))).axes
-    assert legend(figure) == ["Full", "Random", "Loss", "IGDS"]  # no ablation
-    drawn = [[y for _, y in box.lines[0].get_xydata()] for box in math.containers]
-    assert drawn == [pytest.approx(scores) for scores in ([40, 55], [45], [65, 60])]  # loss has no curve
-    assert [60, 60] in [list(line.get_ydata()) for line in math.lines]  # Full
-    assert intervals(math)[:2] == [pytest.approx((30, 60)), pytest.approx((45, 75))]  # of Random
-    ticks = [[label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes]
-    assert ticks == [["20 %", "50 %", "80 %\nnot run"], ["20 %\nnot run", "50 %", "80 %\nnot run"]]
-    assert len(intervals(translation)) == 1
+    assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):

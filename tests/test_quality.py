@@ -1,4 +1,4 @@
-"""Precision, recall, kept corruptions, overlap and length against cases counted by hand; their figure and table."""
+"""Precision, recall, kept corruptions, overlap and length against cases counted by hand."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 from pools import made_pool, samples
 from scipy.stats import spearmanr
-from test_plots import intervals, points, rows
 from test_pool import found_features, open_smoke
 
-from igds_utils import plots, selectors
+from igds_utils import selectors
 from igds_utils.selection import quality
 from igds_utils.selection.pool import Pool
 from igds_utils.tables import selection_table
@@ -99,16 +98,6 @@ def compared(known):
     chosen = {"loss": "t0 t1 p0 a3", "zip": "a0 a1 a2 a3", "igds": "a1 t0 a2 p0"}
     rankings = {name: ranking(*ids.split()) for name, ids in chosen.items()}
     return rankings, quality.precision(rankings, known, 0.5)
-
-
-def test_dots_stand_at_the_precision_in_the_order_of_both_sides(compared):
-    table = compared[1]
-    named, axis = plots.precision_dots(table, 0.5).axes
-    assert rows(named) == ["ZIP", "IGDS", "Loss"]
-    drawn = sorted(points(axis), key=lambda place: place[1])
-    assert drawn == [pytest.approx(place) for place in [(1, 0), (2 / 3, 1), (1 / 2, 2)]]
-    ends = table[table["side"] == "prompt"][["low", "high"]].itertuples(index=False, name=None)
-    assert sorted(intervals(axis)) == [pytest.approx(both) for both in sorted(ends)]
 
 
 def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):

@@ -35,7 +35,7 @@ def test_frequencies_and_activations_by_hand():
     table = recall.frequency_recall(RESIDUAL, SAES, tau=0.75).set_index(["layer", "feature"])
     assert table["frequency"].to_dict() == {(3, 0): 1.0, (3, 2): 0.25, (8, 0): 0.75, (8, 1): 1.0, (8, 2): 0.5}
     assert table.loc[(3, 0), "mean_activation"] == pytest.approx(2.0)
-    assert table.loc[(8, 0), "mean_activation"] == pytest.approx(0.375)  # over all of D_prior, not where it fires
+    assert table.loc[(8, 0), "mean_activation"] == pytest.approx(0.375)  # over all of D_prior
     assert table.index[table["candidate"]].tolist() == [(3, 0), (8, 0), (8, 1)]
 
 

@@ -1,4 +1,4 @@
-"""Which columns fill the fields of a task, which records make examples, and what is said of the others."""
+"""Which columns fill the fields of a task, and which records make examples."""
 
 import json
 
@@ -54,7 +54,7 @@ def test_known_formats_and_named_columns_give_prompt_and_target(read, record, co
     assert texts(read([record], columns=columns)[1]) == WHY
 
 
-def test_instruction_and_input_are_joined_also_where_the_instruction_alone_is_named(read):
+def test_instruction_and_input_are_joined(read):
     records = [{"instruction": "Add.", "input": i, "output": "5"} for i in ("2, 3", "", None)]
     expected = [(["Add.\n2, 3"], "5"), (["Add."], "5"), (["Add."], "5")]
     found, made = read(records)
@@ -109,7 +109,7 @@ FINE = {"question": "q", "target": "t", "solution": "s", "answer": "a"}
     ({"question": ""}, True, "field 'question' is empty"),
 ])  # fmt: skip
 def test_a_record_of_no_use_is_told_with_its_place_or_counted(read, change, left_out, words):
-    """A user's is a problem; of a preset's source a record without a text is left out and counted."""
+    """Of a preset's source a record without a text is left out and counted."""
     found, made = read([FINE, FINE | change, FINE])
     assert len(made) == 2 and found.count == 3 and not found.left_out
     ((place, problem),) = found.problems.items()

@@ -1,4 +1,4 @@
-"""The report: self-contained and escaped, and every exhibit is made by the notebook that is named."""
+"""The report: self-contained, escaped, and every exhibit made by the notebook it names."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_the_named_notebook_saves_it(name):
     assert f'"{name}"' in code or drawn
 
 
-def test_what_a_run_saves_is_shown_once_and_pictures_have_words_for_those_who_cannot_see_them():
+def test_what_a_run_saves_is_shown_once_and_pictures_have_words():
     template = (PROJECT / "igds_utils/reporting/report.html.j2").read_text(encoding="utf8")
     shown = [*re.findall(r'\{\{ exhibit\("(.*?)"\)', template), "claims"]
     assert sorted(shown) == sorted(exhibits())
@@ -46,7 +46,7 @@ def test_what_a_run_saves_is_shown_once_and_pictures_have_words_for_those_who_ca
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of which only the features and a few tables are stored, with hostile texts in all of them."""
+    """A run of which the features and a few tables are stored, with hostile texts."""
     overrides = {"description": HOSTILE, "departures": [HOSTILE]}
     run = Run(load_preset("smoke", tasks=["math"], overrides=overrides), tmp_path)
     feature = {"name": "l1_p2", "layer": 1, "delta": 0.1, "confirmation_delta": 0.0}
@@ -78,4 +78,4 @@ def test_the_page_shows_what_is_stored_loads_nothing_and_escapes_everything(run)
     assert "01 1 min 00 s, 2.0 GB" in text
     absent = [note.get_text() for note in page.find_all(class_="note")]
     assert len(absent) == len(exhibits()) - 3  # all but the claims and what was saved
-    assert any("Table 2: selections compared. Not run at this scale; 05_evaluation makes it" in note for note in absent)
+    assert any("Not run at this scale; 05_evaluation makes it" in note for note in absent)

@@ -1,4 +1,4 @@
-"""Reading and amplifying features under every convention of sae_lens, and where a model's SAEs come from."""
+"""Reading and amplifying features under every convention of sae_lens; where SAEs come from."""
 
 import json
 from functools import partial
@@ -128,7 +128,7 @@ def test_a_layer_without_an_sae_is_refused(folder):
 
 
 def saved(folder, old=False, **fields):
-    """An SAE of layer 3 with some fields of its cfg.json changed; old: as sae_lens before version 6 wrote it."""
+    """An SAE of layer 3 with another cfg.json; old: as sae_lens before version 6 wrote it."""
     sae = tiny.sae(seed=3)
     sae.cfg.metadata.hook_name = "blocks.3.hook_resid_post"
     sae.save_model(folder)

@@ -1,4 +1,4 @@
-"""The paper's SAEs in the three formats that their authors chose, read from the hub in a box through sae_lens."""
+"""The paper's SAEs in the formats of their authors, read from the hub in a box."""
 
 import gc
 import json
@@ -96,10 +96,10 @@ def test_gemma_scope_is_read_as_its_file_says(hub_box):
 
 
 def openmoss(folder, h):
-    """What OpenMOSS's own loader makes of a layer's files: activations and reconstruction of h, decoder norms, scale.
+    """Activations and reconstruction of h, decoder norms, scale, as OpenMOSS's own loader has them.
 
-    It brings the biases to the units of the raw residual, moves the decoder's norms into the encoder, and compares with
-    the threshold then.
+    It brings the biases to the units of the raw residual, moves the decoder's norms into the
+    encoder, and compares with the threshold then.
     """
     hyperparams = json.loads((folder / "hyperparams.json").read_text())
     scale = h.shape[-1] ** 0.5 / hyperparams["dataset_average_activation_norm"]["in"]

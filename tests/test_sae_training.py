@@ -35,7 +35,7 @@ def lm() -> LM:
 
 @pytest.fixture(scope="module")
 def texts() -> list[Document]:
-    """Some 3,000 tokens: two beginnings that many texts share, and random continuations of different length."""
+    """Some 3,000 tokens: a shared beginning, and random continuations of different length."""
     draw = torch.Generator().manual_seed(0)
     made = []
     for i in range(120):
@@ -87,7 +87,7 @@ def test_shared_beginnings_are_used_only_so_often():
     assert sae_training.used_positions(texts, repeats=2) == [[1, 2, 3], [1, 2, 3], [2, 3]]
 
 
-def test_capture_equals_a_full_forward_and_drops_the_first_position(lm, texts, captured, monkeypatch):
+def test_capture_equals_a_full_forward_without_the_first_position(lm, texts, captured, monkeypatch):
     monkeypatch.setattr(sae_training, "SINK", 1e9)
     positions = sae_training.used_positions(texts)
     assert len(captured) > 2 and len(positions[0]) == len(texts[0].ids) - 1 > len(positions[-1]) - 29
@@ -136,8 +136,8 @@ def test_a_killed_capture_redoes_nothing_finished(lm, texts, tmp_path, monkeypat
     assert not list(tmp_path.rglob(".new-*"))
 
 
-def test_training_explains_the_variance_and_gives_the_same_weights_again(captured, trained, lm, tmp_path):
-    """The folded JumpReLU form reads raw residuals, and is read in fp32 whatever its matrices are stored in."""
+def test_training_explains_the_variance_and_is_repeatable(captured, trained, lm, tmp_path):
+    """The folded JumpReLU form reads raw residuals, in fp32 whatever it is stored in."""
     acts, _ = load(captured, 1)
     sae, untrained = load_folder(trained), load_folder(train(captured, 1, RECIPE | {"passes": 0.2}, lm.name, tmp_path))
     assert unexplained(sae, acts) < 0.3 < unexplained(untrained, acts)

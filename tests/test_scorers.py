@@ -64,7 +64,7 @@ def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> FolderRef:
-    """The tiny COMET of the hub in a box, as a folder, with what a training may leave in a checkpoint."""
+    """The tiny COMET of the box as a folder, with what a training may leave in a checkpoint."""
     folder = tmp_path_factory.mktemp("comet")
     wmt22_comet_da(folder)
     file = folder / "checkpoints/model.ckpt"

@@ -1,4 +1,4 @@
-"""Selectors, rankings and selections, the baselines and IGDS, against cases that can be checked by hand."""
+"""Rankings, selections, baselines and IGDS against cases that can be checked by hand."""
 
 import json
 import math
@@ -31,7 +31,10 @@ def test_what_has_no_score_or_no_name_is_refused():
         selectors.get("los")
 
 
-@pytest.mark.parametrize("n, ratio, size", [(10, 0.5, 5), (5, 0.5, 2), (7, 0.5, 4), (10, 0.01, 1), (3, 1.0, 3)])
+SHARES = [(10, 0.5, 5), (5, 0.5, 2), (7, 0.5, 4), (10, 0.01, 1), (3, 1.0, 3)]
+
+
+@pytest.mark.parametrize(("n", "ratio", "size"), SHARES)
 def test_select_takes_exactly_the_rounded_share(n, ratio, size):
     ranking = rank(np.arange(n), [f"s{i:02d}" for i in range(n)], "lowest")
     shuffled = ranking.sample(frac=1, random_state=0)
@@ -102,7 +105,7 @@ def test_a_choice_comes_first_and_what_fills_the_budget_is_marked(monkeypatch, t
     assert ranking.attrs["selector"] == said | {"facts": {"seen": 2, "filled": 2}, "measured": {}}
 
 
-def test_random_depends_on_the_seed_alone_and_takes_every_sample_about_equally_often():
+def test_random_depends_on_the_seed_alone_and_takes_all_equally_often():
     one = rank_pool("random", made_pool(POOL, seed=1))
     assert ids(one) == ids(rank_pool("random", made_pool(POOL[::-1], seed=1)))
     taken = [i for seed in range(150) for i in select(rank_pool("random", made_pool(POOL, seed=seed)), 0.4)]

@@ -1,4 +1,4 @@
-"""Selectors that look for what resembles the target examples, against literal versions and hand-computed cases."""
+"""Selectors that look for what resembles the target examples, against literal versions."""
 
 import math
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Stability: sources are independent, agreement is counted right, and the bootstrap can tell sure from unsure."""
+"""Stability: sources are independent, and agreement is counted right."""
 
 from collections import Counter
 from itertools import combinations, product
@@ -6,14 +6,11 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import POINTS
 
 from igds_utils.analysis import stability
 from igds_utils.analysis.stability import Source
 from igds_utils.core.experiment import open_run
-from igds_utils.display import paper_values
 from igds_utils.identification.intervention import causal_effects, rank_features
-from igds_utils.tables import table5
 
 
 def source(deltas, n=8, loglik=0.0, by="score"):
@@ -77,19 +74,6 @@ def test_the_bootstrap_keeps_a_sure_winner_and_doubts_an_unsure_one():
     assert tops["sure"] == tops["unsure"] == "l1_p0" and tops["few"] == "l1_p1"
     assert tops["tied"] == tops["loglik"] == "l1_p2"
     assert 0.4 < kept.pop("unsure") < 0.95 and set(kept.values()) == {1.0}
-
-
-def test_table5_stars_what_all_sources_share_and_keeps_the_papers_lists_apart():
-    rest = [0.0] * 20
-    rankings = {"a": source([0.5, 0.4, *rest]).ranked, "b": source([0.4, 0.5, *rest]).ranked}
-    table = table5(rankings, POINTS, paper_values(), top=2)
-    assert list(table["a (δ, points)"]) == ["l1_p0 * (+50.0)", "l1_p1 * (+40.0)"]
-    assert list(table["b (δ, points)"]) == ["l1_p1 * (+50.0)", "l1_p0 * (+40.0)"]
-    assert list(table["Paper: GSM8K"]) == ["l14_p11575 *", "l18_p4651"]
-    assert [column for column in table if column.startswith("Paper: ")][-1] == "Paper: OpenR1"
-    few = {"a": source([0.5, 0.4, 0.1]).ranked, "b": source([0.4, 0.5, 0.1]).ranked}
-    short = table5(few, POINTS, paper_values(), top=5)
-    assert list(short["a (δ, points)"]) == ["l1_p0 (+50.0)", "l1_p1 (+40.0)", "l1_p2 (+10.0)", "–", "–"]
 
 
 def test_identification_runs_on_each_source_with_its_own_samples(tmp_path):

@@ -59,8 +59,8 @@ def test_no_changed_answer_is_not_certainty():
     assert all_better.mean == 1 and 0 < all_better.low < 1 and all_better.high == 1
 
 
-def test_without_variation_of_samples_or_of_trainings_the_difference_has_a_known_t_test():
-    """Trainings that differ alike on every sample: the two-sample test; trainings that do not differ: the paired."""
+def test_without_variation_of_samples_or_of_trainings_it_is_a_known_t_test():
+    """Trainings differ alike on every sample: two-sample test; they do not differ: paired."""
     rng = np.random.default_rng(0)
     luck, more = rng.normal(0.5, 0.1, 3), rng.normal(0.4, 0.1, 5)
     unpaired = paired_difference(*(pd.DataFrame(np.tile(seeds, (12, 1))) for seeds in (luck, more)))
@@ -72,7 +72,7 @@ def test_without_variation_of_samples_or_of_trainings_the_difference_has_a_known
         assert (found.low, found.high) == pytest.approx(known.confidence_interval())
 
 
-def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_untrained_one_has_none():
+def test_a_side_trained_once_takes_the_luck_of_training_from_the_other():
     lucky = pd.DataFrame({0: 0.9, 1: 0.5}, index=range(40))  # the variance of a training is 0.08
     for other, error, judged in ((pd.Series(0.6, range(40)), 0.04, True),
                                  (pd.DataFrame({0: 0.6}, range(40)), 0.04 + 0.08, False)):  # fmt: skip
@@ -85,7 +85,7 @@ def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_un
 @pytest.mark.parametrize("trainings", [(3, 3), (2, 5), (1, 5), (5, 0)])
 @pytest.mark.parametrize("luck", [0, 1, 2], ids=lambda luck: f"luck {luck}")
 def test_the_interval_of_a_difference_covers_what_it_claims(trainings, luck):
-    """luck: the standard deviation of a training, in standard errors of the difference over samples and answers."""
+    """luck: standard deviation of a training, in standard errors over samples and answers."""
     rng, draws, n = np.random.default_rng(1), 6000, 24
     unit = np.sqrt((1 + sum(1 / max(s, 1) for s in trainings)) / n)
 

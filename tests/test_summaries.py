@@ -44,7 +44,7 @@ def drawn(evaluation, draws):
     return pd.concat([evaluation, *(first.assign(arm=f"random@0.5-s{seed}", seed=seed) for seed in range(2, draws))])
 
 
-def test_nothing_is_judged_where_an_arm_was_trained_once_or_random_drawn_seldom(evaluation):
+def test_nothing_is_judged_after_one_training_or_few_draws_of_random(evaluation):
     records = by_arm(evaluation)
     igds = records["igds@0.5"]
     assert igds["vs_random_judged"] is False and igds["vs_random_p"] is None
@@ -104,7 +104,7 @@ def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
     assert together == pytest.approx(min(1.0, 2 * alone))
 
 
-def test_a_check_passes_only_when_its_interval_leaves_out_zero_and_its_arms_were_trained_twice(evaluation):
+def test_a_check_passes_only_when_its_interval_leaves_out_zero_and_two_trainings_were_made(evaluation):
     (made,) = checks(evaluation)  # no clean and corrupted arms: one check
     assert made["name"] == "full - original" and made["gain"] == 0.5 and made["passed"] is None
     json.dumps(made)

@@ -44,7 +44,7 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
 
 def test_table1_says_what_is_established_and_how_sure_the_filter_is(found):
     found["math"]["features"]["features"][0]["established"] = True
-    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"  # another chosen one is not
+    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"
     found["math"]["features"] |= {"established": True, "ranked_by": "loglik"}
     row = table1(found, {"math": POINTS}, "x", PAPER).iloc[0]
     shown = row[["Established", "Ranked by", "Reliability", "p, candidates differ", "p, placebos"]]
@@ -62,7 +62,7 @@ def record(selector, score, ratio=0.5, **more):
 VERSUS = {"vs_random": 0.13, "vs_random_low": -0.01, "vs_random_high": 0.27}
 
 
-def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
+def test_table2_marks_what_was_not_run_beside_the_papers_numbers():
     records = [
         record("original", 0.1, None, n_train=0, target_tokens=None, steps=None),
         record("full", 0.6, None),
@@ -89,7 +89,7 @@ def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
     assert table.loc["MONA", theirs] == NOTHING
 
 
-def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_draws():
+def test_table2_shows_likelihoods_and_the_place_among_randoms_draws():
     likely = {"loglik": -1.25, "loglik_low": -1.3, "loglik_high": -1.2}
     versus = {f"loglik_{name}": value / 10 for name, value in VERSUS.items()}
     igds = record("igds", 0.6, **likely, **versus, loglik_vs_random_p=0.01, above_random=3)

@@ -32,7 +32,7 @@ def config(data=None, **sizes):
 
 @pytest.fixture
 def catalogs(tmp_path, monkeypatch):
-    """A language pack of 36 messages that fit and some of which one does, in place of the wheel's folder."""
+    """A language pack of 36 messages that fit, and some of which one does."""
     colours = ("red", "green", "blue", "grey", "pink", "black")
     words = [f"{a} {b}" for a in colours for b in ("cell", "file", "tab")]
     good = {f"x\x04Open the {w} on the {s}": [f"Ouvrir {w} dans {s}"] for w in words for s in ("left", "right")}
@@ -52,7 +52,7 @@ def catalogs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def leads(tmp_path, monkeypatch):
-    """An encyclopedia of 51 articles that fit and six that must be left out, in place of the wheel's file."""
+    """An encyclopedia of 51 articles that fit and six that must be left out."""
 
     def article(title, extract, description="Kind of thing in the world"):
         return {"title": title, "extract": extract, "description": description, "topic": "Things"}
@@ -117,7 +117,7 @@ def test_the_shipped_files_are_tasks(name):
     task = tasks.get(name)
     record = {field: "x" for field in task.row_fields}
     assert task.identification_template.format(**task.example(record).fields).endswith(":")
-    with pytest.raises(ValueError, match=f"no task '{name}s'; known: math, summarization, translation, truthfulqa"):
+    with pytest.raises(ValueError, match=f"no task '{name}s'; known: math, summarization"):
         tasks.get(f"{name}s")
 
 

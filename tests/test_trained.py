@@ -28,7 +28,7 @@ def refuse(*args, **kwargs):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A results folder with what the notebooks before this one leave: task features, and samples for each arm."""
+    """Results with what earlier notebooks leave: task features, and samples for each arm."""
     run = opened(str(tmp_path_factory.mktemp("results")))
     run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
     pool = run.examples("math", "pool")
@@ -83,7 +83,7 @@ def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypat
 
 
 def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monkeypatch):
-    """With sampling: every draw has a stream of its own, so when and with which others it is made does not matter."""
+    """With sampling: every draw has a random stream of its own."""
     run = opened(results, **{"tasks.math.samples": 4, "tasks.math.temperature": 1.0})
     whole = arm_of(run, "original").make("outputs")
     shutil.rmtree(run.store.root / "math/arms/original")
