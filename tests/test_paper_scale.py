@@ -43,7 +43,8 @@ def check(folder: Path, model: str, task: str, overrides: dict[str, Any]) -> Non
     """The run of one pair left all layers, all arms, all test items, the task's own metric."""
     config = load_preset("paper", model, [task], overrides).tasks[task]
     recalled = json.loads((folder / task / "recall.json").read_text())
-    assert recalled["layers"] == list(range(LAYERS[MODELS[model]])) and recalled["n_candidates"] >= 5
+    assert recalled["layers"] == list(range(LAYERS[MODELS[model]]))
+    assert recalled["n_candidates"] >= 5
     found = json.loads((folder / task / "task_features.json").read_text())
     assert len(found["selected"]) == 1
     table = pd.read_parquet(folder / task / "evaluation.parquet")
@@ -79,7 +80,8 @@ def test_one_pair_from_the_hub_to_the_report(hub_box, tmp_path, monkeypatch):
 def test_all_pairs_by_the_command_that_a_user_gives(tmp_path, monkeypatch, model):
     monkeypatch.setenv("IGDS_CACHE", str(tmp_path / "cache"))
     overrides = small(list(METRICS)) | {"tasks.math.curve": None}
-    command = f"{sys.executable} -m igds_utils.cli run --preset paper --model {model} --results {tmp_path}".split()
+    command = f"{sys.executable} -m igds_utils.cli run --preset paper --model {model}".split()
+    command += ["--results", str(tmp_path)]
     for key, value in overrides.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -40,7 +40,8 @@ def table(model):
 
 def test_recall_finds_what_fires_often_and_misses_what_is_rare(model):
     assert set(recall.candidates(recalled(model))) == set(model.candidates)
-    assert len(model.candidates) == planted.CANDIDATES and model.roles["hint"] not in model.candidates
+    assert len(model.candidates) == planted.CANDIDATES
+    assert model.roles["hint"] not in model.candidates
     assert model.roles["hint"] in recall.candidates(recalled(model, tau=0.1))
 
 
@@ -62,7 +63,8 @@ def test_the_filter_finds_and_establishes_the_planted_feature(model, table):
     prior = recalled(model)
     deltas = intervention.causal_effects(table, 0.95, 500, 0)
     ranked = intervention.rank_features(deltas, prior).set_index("name")
-    assert ranked.index[0] == names["confidence"] and ranked.index[-1] == names["hesitation"]
+    assert ranked.index[0] == names["confidence"]
+    assert ranked.index[-1] == names["hesitation"]
     assert planted.choose(table, prior) == model.roles["confidence"]
     many = planted.draw(20_000, seed=9)
     for role in ROLES:
@@ -84,7 +86,8 @@ def test_no_random_direction_does_what_the_planted_feature_does(model, table):
 def test_by_log_likelihood_wins_what_only_makes_answers_likelier(model, table):
     deltas = intervention.causal_effects(table, 0.95, 200, 0).sort_values("delta_loglik", ascending=False)
     finalists, (first, *others) = deltas.head(3), features_of(deltas)
-    assert first == model.roles["format"] and deltas.iloc[0]["delta"] == deltas.iloc[0]["changed"] == 0
+    assert first == model.roles["format"]
+    assert deltas.iloc[0]["delta"] == deltas.iloc[0]["changed"] == 0
     assert intervention.established(deltas, "loglik").iloc[0]  # not by the score
     best = features_of(finalists.sort_values("delta", ascending=False).head(1))
     assert best == [model.roles["confidence"]]

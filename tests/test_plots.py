@@ -21,7 +21,8 @@ def intervals(axis):
 def points(axis, label=""):
     """(x, y) of every dot (with that legend entry): of scatters, then of lines with markers."""
     scattered = [dots for dots in axis.collections if isinstance(dots, PathCollection)]
-    drawn = [np.ma.filled(dots.get_offsets(), np.nan) for dots in scattered if dots.get_label().startswith(label)]
+    named = [dots for dots in scattered if dots.get_label().startswith(label)]
+    drawn = [np.ma.filled(dots.get_offsets(), np.nan) for dots in named]
     if not label:
         drawn += [line.get_xydata() for line in axis.lines if line.get_marker() != "None"]
     return [tuple(map(float, place)) for dots in drawn for place in dots]
@@ -52,7 +53,8 @@ def record(selector, score, ratio=0.5):
 
 
 SUMMARY = {
-    "math": [record("original", 0.15, None), record("full", 0.6, None), record("random", 0.55), record("igds", 0.6)],
+    "math": [record("original", 0.15, None), record("full", 0.6, None)]
+    + [record("random", 0.55), record("igds", 0.6)],
     "translation": [record("full", 0.3, None), record("igds", 0.31), record("igds", 0.2, ratio=0.2)],
 }
 
@@ -71,7 +73,8 @@ def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
 
 def test_main_result_has_every_arm_in_its_row_in_the_metrics_unit():
     math, translation = (figure := plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS))).axes
-    assert rows(math) == ["Original", "Full", "Random", "IGDS"] and legend(figure) == ["score of Full"]
+    assert rows(math) == ["Original", "Full", "Random", "IGDS"]
+    assert legend(figure) == ["score of Full"]
     assert points(math) == [pytest.approx(place) for place in [(15, 0), (60, 1), (55, 2), (60, 3)]]
     assert intervals(math) == [pytest.approx(ends) for ends in [(5, 35), (50, 80), (45, 75), (50, 80)]]
     assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]

@@ -30,7 +30,10 @@ BARE = {
 }
 RECORDS = {
     "math": (f"What is 2 + 3?\n{BOXED}.\n", f"Solution: {MATH.target}"),
-    "summarization": ("Use a sentence to summarize this following text.\nA: Hi: there {x}.\nB: Bye.\n", "They greet."),
+    "summarization": (
+        "Use a sentence to summarize this following text.\nA: Hi: there {x}.\nB: Bye.\n",
+        "They greet.",
+    ),
     "translation": ("Please translate the following text into Chinese.\nGood night:\n", "晚安："),
 }
 

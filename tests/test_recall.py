@@ -47,7 +47,8 @@ def test_how_the_saes_fit_the_model_is_told_by_layer():
     assert fit["L0"].to_dict() == {3: 1.25, 8: 2.25} and fit["L0 of the release"][8] == 3.0
     h = RESIDUAL[8]
     fvu = (0.1 * h).square().sum() / (h - h.mean(0)).square().sum()
-    assert fit["FVU"][8] == pytest.approx(fvu.item(), rel=1e-5) and fit["carries over"].all()
+    assert fit["FVU"][8] == pytest.approx(fvu.item(), rel=1e-5)
+    assert fit["carries over"].all()
     silent, bad = table[table["layer"] == 3], table.assign(fvu=[2.5] * 2 + [0.1] * 3)
     for layer, wrong, of_release in ((8, silent, 3.0), (3, bad, 3.0), (8, table, 50.0)):
         stated[8] = of_release

@@ -85,7 +85,8 @@ def test_what_a_column_asks_for(how, text, taken):
 
 
 def test_ids_come_from_a_column_from_two_or_from_the_line(read):
-    rows = [{"id": i, "source": s, "question": "q", "target": "t"} for i, s in [("a", "x"), (7, "y"), (None, "z")]]
+    places = [("a", "x"), (7, "y"), (None, "z")]
+    rows = [{"id": i, "source": s, "question": "q", "target": "t"} for i, s in places]
     ids = lambda **columns: [example.id for example in read(rows, columns=columns)[1]]  # noqa: E731
     assert ids() == ["a", "7", "line-000003"]
     assert ids(id="source") == ["x", "y", "z"]
@@ -113,7 +114,8 @@ def test_a_record_of_no_use_is_told_with_its_place_or_counted(read, change, left
     found, made = read([FINE, FINE | change, FINE])
     assert len(made) == 2 and found.count == 3 and not found.left_out
     ((place, problem),) = found.problems.items()
-    assert place == "pool.jsonl line 2" and problem.startswith(f"{place}: ") and words in problem
+    assert place == "pool.jsonl line 2"
+    assert problem.startswith(f"{place}: ") and words in problem
     if left_out is not None:
         found, made = read([FINE, FINE | change, FINE], scored=True)
         (told,) = found.left_out if left_out else found.problems.values()

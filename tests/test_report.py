@@ -50,7 +50,8 @@ def run(tmp_path):
     overrides = {"description": HOSTILE, "departures": [HOSTILE]}
     run = Run(load_preset("smoke", tasks=["math"], overrides=overrides), tmp_path)
     feature = {"name": "l1_p2", "layer": 1, "delta": 0.1, "confirmation_delta": 0.0}
-    run.store.write("math/task_features.json", {"features": [feature], "selected": ["l1_p2"], "established": False})
+    found = {"features": [feature], "selected": ["l1_p2"], "established": False}
+    run.store.write("math/task_features.json", found)
     run.store.write("manifest.json", {
         "preset": run.preset.model_dump(), "commit": HOSTILE,
         "machine": {"gpus": 0, "threads": 2, "processor": HOSTILE},
@@ -69,7 +70,8 @@ def test_the_page_shows_what_is_stored_loads_nothing_and_escapes_everything(run)
     assert text.count(HOSTILE) >= 5 and not page.find_all("script")  # shown as they are written
     for tag in page.find_all(["img", "link"]):
         assert (tag.get("src") or tag.get("href")).startswith("data:")
-    assert all(tag.get("alt") for tag in page.find_all("img")) and len(page.find_all("img")) == 1
+    assert all(tag.get("alt") for tag in page.find_all("img"))
+    assert len(page.find_all("img")) == 1
     assert not re.search(r"@import|url\((?!data:)", page.style.string)
     assert all(page.find(id=link["href"][1:]) for link in page.find("nav").find_all("a"))
     assert all(table.find_parent(class_="scroll") for table in page.find_all("table"))

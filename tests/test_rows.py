@@ -64,7 +64,8 @@ def test_csv_gives_the_texts_as_they_stand_there(tmp_path, name):
     assert found[1][0] == f"{name} line 4"
     (tmp_path / "ragged.csv").write_text("id,q\n1,2,3\n4,5\n6\n")
     (_, wide), (_, fine), (_, narrow) = find_rows(str(tmp_path / "ragged.csv"))
-    assert wide == narrow == "has not as many fields as the header" and fine == {"id": "4", "q": "5"}
+    assert wide == narrow == "has not as many fields as the header"
+    assert fine == {"id": "4", "q": "5"}
 
 
 def test_tables_are_read_from_files_shards_and_saved_datasets(tmp_path):
@@ -125,7 +126,8 @@ def test_a_bad_line_stands_in_its_place(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"\n" + TEXT.encode() + b'{"q": "\xe9"}\n' + TEXT.encode())
     found = list(find_rows(str(tmp_path / "a.jsonl")))
     place, wrong = found[5]
-    assert place == "a.jsonl line 7" and re.search("is not JSON in UTF-8 .*byte 0xe9", wrong)
+    assert place == "a.jsonl line 7"
+    assert re.search("is not JSON in UTF-8 .*byte 0xe9", wrong)
     assert [record for _, record in found[:5]] == [record for _, record in found[6:]] == RECORDS
 
 
@@ -142,7 +144,8 @@ def test_a_mirror_replaces_the_hub_with_and_without_the_configurations_folder(mi
     with pytest.raises(SourceError, match="holds no some/data/main/test.jsonl: put it there"):
         read(split="test")
     (mirror / "mine.jsonl").write_text('{"text": "from the mirror"}')
-    assert read(mirror={"path": "mine.jsonl", "columns": {}}) == [("mine.jsonl line 1", {"text": "from the mirror"})]
+    ((place, record),) = read(mirror={"path": "mine.jsonl", "columns": {}})
+    assert (place, record) == ("mine.jsonl line 1", {"text": "from the mirror"})
     monkeypatch.setenv(rows.MIRROR, "/no/such/folder")
     with pytest.raises(SourceError, match="IGDS_DATA_MIRROR names /no/such/folder, which is no folder"):
         read()

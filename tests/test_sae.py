@@ -168,4 +168,5 @@ def test_an_unknown_release_or_id_is_named():
     with pytest.raises(SourceError, match="sae_lens knows no release 'gemma-scope'"):
         Saes(SaeConfig(source="release", name="gemma-scope"), 26, WIDTH)
     with pytest.raises(SourceError, match=r"no SAE 'layer_\{layer\}/16k'; its first are layer_0/width"):
-        Saes(SaeConfig(source="release", name="gemma-scope-2b-pt-res-canonical", id="layer_{layer}/16k"), 26, WIDTH)
+        where = {"name": "gemma-scope-2b-pt-res-canonical", "id": "layer_{layer}/16k"}
+        Saes(SaeConfig(source="release", **where), 26, WIDTH)

@@ -54,7 +54,8 @@ def test_embedding_is_the_cosine_to_the_mean_of_unit_vectors():
 @pytest.mark.slow
 def test_the_default_encoder_puts_word_problems_together():
     run = SimpleNamespace(preset=SimpleNamespace(selection=SelectionConfig()))
-    asked = samples("Tom has 3 apples and buys 4.", "Anna sells 2 of 9 pears.", "It rains in Paris.", target="")
+    texts = "Tom has 3 apples and buys 4.", "Anna sells 2 of 9 pears.", "It rains in Paris."
+    asked = samples(*texts, target="")
     pool = made_pool(asked)
     pool.run, pool.stored = run, lambda name, build, *about: build(pool)
     tom, anna, rain = MEASUREMENTS["embeddings"][0](pool)

@@ -48,7 +48,8 @@ def mirror(tmp_path, monkeypatch):
 def three(mirror):
     """A source for identification, one for the pool and one for the test, as on paper."""
     sizes = {"prior": 20, "pool": 30, "test": 5}
-    made = {name: {"hub": mirror(f"some/{name}", problems(name, n)), "columns": MATH} for name, n in sizes.items()}
+    hubs = {name: mirror(f"some/{name}", problems(name, n)) for name, n in sizes.items()}
+    made = {name: {"hub": hub, "columns": MATH} for name, hub in hubs.items()}
     return {"identification": made.pop("prior") | {"sets": ["prior", "validation", "confirmation"]}} | made
 
 
@@ -91,7 +92,8 @@ def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirr
         assert not set(texts(sets[one])) & set(texts(sets[other]))
     assert len(sets["test"]) == 5
     told = sets.facts["pool"]
-    assert (told["used"], told["of"], told["because"]["in test"], sum(told["because"].values())) == (8, 10, 2, 4)
+    because = told["because"]
+    assert (told["used"], told["of"], because["in test"], sum(because.values())) == (8, 10, 2, 4)
     assert sum(text == "pool 0?" for text in texts(sets["pool"])) == 2  # repeats in the pool are kept
     assert len(set(texts(sets["prior"]))) == len(sets["prior"])
     assert sets.facts["rows of pool"] == {"used": 8, "of": 12, "because": {}}
@@ -117,7 +119,8 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
 def test_a_pool_of_ones_own_is_used_in_the_size_that_is_given(size, pool, said, tmp_path, capsys):
     rows = [{"q": f"mine {i}?", "s": "x" * (i > 0), "a": "1"} for i in range(51)]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = {"file": str(tmp_path / "my.jsonl"), "columns": {"question": "q", "solution": "s", "answer": "a"}}
+    columns = {"question": "q", "solution": "s", "answer": "a"}
+    source = {"file": str(tmp_path / "my.jsonl"), "columns": columns}
     overrides = {"tasks.math.data.sources.pool": source, "tasks.math.sizes.pool": size}
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
     assert len(run.sets("math")["pool"]) == pool == run.config("math").sizes.pool
@@ -157,4 +160,5 @@ def test_the_papers_sets_are_read_from_the_hub(hub_box, tmp_path, monkeypatch, t
     if task == "translation":
         assert {example.fields["target_language"] for example in sets["pool"]} == {"Chinese"}
     if task == "math":
-        assert "<<" not in sets["prior"][0].target and sets["prior"][0].target.endswith("}.")
+        assert "<<" not in sets["prior"][0].target
+        assert sets["prior"][0].target.endswith("}.")

@@ -19,7 +19,8 @@ from igds_utils.reporting.report import load_table
 from igds_utils.running import runner
 from igds_utils.training.evaluation import checks, summarise
 
-REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
+EVALUATED = PROJECT.glob("results/reference/*/*/*/evaluation.parquet")
+REFERENCES = sorted({path.parents[2].name for path in EVALUATED})
 
 
 class Stored:

@@ -38,7 +38,8 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]" and ours["Established"] == "no"
     assert ours["Δ log-likelihood (validation)"] == "+0.012"
     assert theirs["Model"] == "Gemma-2-2B (paper)" and theirs["Top feature"] == "l14_p11575"
-    assert theirs["Task, unit of δ"] == "Math, ACC" and ours["Task, unit of δ"] == "Math, points"
+    assert theirs["Task, unit of δ"] == "Math, ACC"
+    assert ours["Task, unit of δ"] == "Math, points"
     assert theirs["δ (validation)"] == "+12" and theirs["δ (confirmation)"] == NOTHING
 
 
@@ -74,18 +75,23 @@ def test_table2_marks_what_was_not_run_beside_the_papers_numbers():
     table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
     theirs = "Paper: Gemma-2-2B (vs Full, %)"
     assert list(table.index) == [*SELECTORS.values(), "MONA"]
-    assert table.loc["IFD", "Score"] == NOT_RUN and table.loc["IFD", theirs] == "30.0 (−6.8)"
+    assert table.loc["IFD", "Score"] == NOT_RUN
+    assert table.loc["IFD", theirs] == "30.0 (−6.8)"
     assert table.loc["IGDS", "Score"] == "63.0 [53.0, 73.0]"  # at the main ratio
     assert table.loc["IGDS", "vs Random"] == "+13.0 [−1.0, +27.0]"
     assert table.loc["IGDS", "vs Full (%)"] == "+5.0"
-    assert table.loc["IGDS", "p (Holm)"] == "0.082" and table.loc["MONA", "p (Holm)"] == NOT_JUDGED
-    assert table.loc["Random", "By seed"] == "40.9, 36.4" and table.loc["IGDS", "By seed"] == NOTHING
-    assert table.loc["IGDS", theirs] == "37.8 (+17.4)" and table.loc["Full", theirs] == "32.2"
+    assert table.loc["IGDS", "p (Holm)"] == "0.082"
+    assert table.loc["MONA", "p (Holm)"] == NOT_JUDGED
+    assert table.loc["Random", "By seed"] == "40.9, 36.4"
+    assert table.loc["IGDS", "By seed"] == NOTHING
+    assert table.loc["IGDS", theirs] == "37.8 (+17.4)"
+    assert table.loc["Full", theirs] == "32.2"
     assert table.loc["IGDS", "Paper: Qwen3-8B (vs Full, %)"] == "61.1 (+0.5)"
     assert set(table["Paper: metric"]) == {"pass@8 accuracy (%)"}
     trained_on = ["Samples", "Target tokens", "Steps"]
     assert list(table.loc["Full", trained_on]) == ["64", "1,200", "4"]
-    assert set(table.loc["Original", trained_on]) == {NOTHING} and table.loc["Full", "vs Full (%)"] == NOTHING
+    assert set(table.loc["Original", trained_on]) == {NOTHING}
+    assert table.loc["Full", "vs Full (%)"] == NOTHING
     assert table.loc["MONA", theirs] == NOTHING
 
 
@@ -138,4 +144,5 @@ def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
     assert load_table(tmp_path / "tables", "table2")["Gain (%)"][0].startswith("−1.5 [−2")
     assert "a\\|b" in paths[1].read_text(encoding="utf8")
     latex = paths[2].read_text(encoding="utf8")
-    assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex and r"\toprule" in latex and r"50 \%" in latex
+    assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex
+    assert r"\toprule" in latex and r"50 \%" in latex

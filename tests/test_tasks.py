@@ -35,7 +35,9 @@ def catalogs(tmp_path, monkeypatch):
     """A language pack of 36 messages that fit, and some of which one does."""
     colours = ("red", "green", "blue", "grey", "pink", "black")
     words = [f"{a} {b}" for a in colours for b in ("cell", "file", "tab")]
-    good = {f"x\x04Open the {w} on the {s}": [f"Ouvrir {w} dans {s}"] for w in words for s in ("left", "right")}
+    good = {
+        f"x\x04Open the {w} on the {s}": [f"Ouvrir {w} dans {s}"] for w in words for s in ("left", "right")
+    }
     poor = {
         "": {"language": "fr"}, "Too short": ["Trop court"], "%1 of %2 done": ["%1 sur %2 faits"],
         "Open the RED cell,  on the left!": ["Autre chose ici"],
@@ -95,7 +97,8 @@ def test_sets_have_the_preset_sizes_and_ids_share_no_text_and_follow_the_seed(lo
     for example in (example for members in sets.values() for example in members):
         assert example.target == example.target.strip() != ""
         assert task.identification_template.format(**example.fields).endswith(":")
-    assert task.sets(made, seed=0) == sets and task.sets(made, seed=1)["test"] != sets["test"]
+    assert task.sets(made, seed=0) == sets
+    assert task.sets(made, seed=1)["test"] != sets["test"]
     larger = task.sets(config(made.data, pool=14), seed=0)
     assert all(larger[name] == sets[name] for name in SETS if name != "pool")
     alone = made.model_copy(update={"sizes": Sizes(**dict.fromkeys(SIZES, 0) | {"test": 5 + 4 + 7})})
@@ -183,10 +186,12 @@ def test_worked_solutions_calculate_what_they_say_from_the_numbers_given(problem
         for a, operator, b, result in steps:
             assert own_data.OPERATORS[operator](int(a), int(b)) == int(result) <= 99
             assert operator != "/" or int(a) % int(b) == 0
-        assert final == f"The final answer is \\boxed{{{steps[-1][3]}}}." and problem.references == (steps[-1][3],)
+        assert problem.references == (steps[-1][3],)
+        assert final == f"The final answer is \\boxed{{{steps[-1][3]}}}."
         question = problem.fields["question"]
         given = re.findall(r"\d+", question)
-        assert 15 <= len(question.split()) <= 45 and question.endswith("?") and not re.search(r"[{}]", question)
+        assert 15 <= len(question.split()) <= 45 and question.endswith("?")
+        assert not re.search(r"[{}]", question)
         assert all(2 <= int(n) <= 20 for n in given)
         used = Counter(n for a, _, b, _ in steps for n in (a, b))
         assert used == Counter(given) + Counter(step[3] for step in steps[:-1])
@@ -225,7 +230,8 @@ def test_off_task_requests_are_in_the_pool_alone_and_hold_no_number():
 def test_math_score_reads_the_box_then_the_last_number_up_to_the_next_problem(output, accuracy, boxed):
     problem = Example("", {"question": ""}, "", ("38",))
     assert tasks.get("math").score_all([output], [problem]) == [{"accuracy": accuracy, "boxed": boxed}]
-    assert tasks.get("math").cut(" 4.\n### Problem:\n5") == "4." and tasks.get("summarization").cut(" a\nb ") == "a\nb"
+    assert tasks.get("math").cut(" 4.\n### Problem:\n5") == "4."
+    assert tasks.get("summarization").cut(" a\nb ") == "a\nb"
 
 
 def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs):
@@ -246,7 +252,8 @@ def test_leads_become_title_and_description_and_the_poor_ones_are_left_out(leads
     assert len(found) == 51
     assert found[0].target == "Plant0: Kind of thing in the world"
     assert found[0].fields["text"].startswith("Plant0 is a plant of size 0. It has many parts.")
-    assert found[0].fields["text"].endswith("parts.") and len(found[0].fields["text"].split()) == 23
+    assert found[0].fields["text"].endswith("parts.")
+    assert len(found[0].fields["text"].split()) == 23
     assert found[-1].target == "Person: English theologian of note"
     assert own_data.whole_sentences("One two. Three four. Five.", 4) == "One two. Three four."
     assert own_data.whole_sentences("One two three. Four.", 2) == ""
