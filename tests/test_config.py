@@ -52,7 +52,7 @@ def test_shared_training_settings_reach_every_task_which_may_change_them(load):
     tasks = preset.tasks
     assert (preset.sft.lr, tasks["math"].sft.lr, tasks["translation"].sft.lr) == (1e-3, 1e-4, 1e-3)
     assert tasks["math"].sft.global_batch == tasks["translation"].sft.global_batch == 8
-    dumped = type(preset).model_validate(preset.model_dump(mode="json"))  # what processes of a launch read
+    dumped = type(preset).model_validate(preset.model_dump(mode="json"))
     assert dumped == preset
 
 

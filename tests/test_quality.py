@@ -65,7 +65,8 @@ def test_a_duplicate_counts_only_beside_its_original(known):
     assert row(table, selector="alone", side="prompt")["precision"] == 1
     kept = quality.kept_by_kind({"both": both, "alone": alone}, known, 0.5)
     assert [row(kept, selector=s, corruption="duplicate")["share"] for s in ("both", "alone")] == [1, 0]
-    two = pd.DataFrame({"sample_id": ["d", "e"], "corruption": "duplicate", "side": "prompt", "origin": "a0"})
+    two = pd.DataFrame({"sample_id": ["d", "e"], "corruption": "duplicate"})
+    two = two.assign(side="prompt", origin="a0")
     assert quality.corrupted(two).tolist() == [False, True]
 
 

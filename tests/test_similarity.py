@@ -74,7 +74,8 @@ def test_sparse_jaccard_equals_the_dense_computation():
 
 
 def test_mona_compares_with_the_mean_of_the_examples():
-    own, examples = np.array([[2.0, 0], [0, 2], [1, 1], [0, 0], [4, 4]]), np.array([[4.0, 0.0], [0.0, 0.0]])
+    own = np.array([[2.0, 0], [0, 2], [1, 1], [0, 0], [4, 4]])
+    examples = np.array([[4.0, 0.0], [0.0, 0.0]])
     of_examples = {"sae_mean": csr_matrix(examples), "neuron_mean": examples}
     measured = dict(sae_mean=csr_matrix(own), neuron_mean=own[::-1])
     pool = made_pool(POOL, examples=EXAMPLES, of_examples=of_examples, **measured)

@@ -138,9 +138,8 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
-    (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another source fills it"),
-    (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set, .* say with `sets` which"),
+    (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another"),
+    (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set"),
 ])  # fmt: skip
 def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)

@@ -19,7 +19,8 @@ def source(deltas, n=8, loglik=0.0, by="score"):
     feature, sample = (index.ravel() for index in np.indices(changes.shape))
     table = pd.DataFrame({
         "layer": 1, "feature": feature, "sample_id": [f"s{i}" for i in sample], "score_original": 0.0,
-        "score_amplified": changes.ravel(), "loglik_original": -1.0, "loglik_amplified": -1.0 + loglik * feature,
+        "score_amplified": changes.ravel(), "loglik_original": -1.0,
+        "loglik_amplified": -1.0 + loglik * feature,
         "output_original": "", "output_amplified": "x",
     })  # fmt: skip
     found = {"layer": 1, "feature": range(len(deltas)), "frequency": 1.0, "mean_activation": 1.0}
@@ -42,7 +43,7 @@ def test_what_blind_draws_share_equals_the_count_over_all_draws():
 def test_what_chance_gives_is_not_beyond_chance():
     for tested, beyond in ((8, set()), (80, {"a0", "a1"})):
         names = [f"a{i}" for i in range(tested)]
-        other = sorted(names, key=lambda name: name in ("a2", "a3", "a4"))  # shares the first two of five
+        other = sorted(names, key=lambda name: name in ("a2", "a3", "a4"))
         assert stability.beyond_chance([names, other, other], 5) == beyond
 
 

@@ -57,7 +57,8 @@ def same(found, kept):
 
 def test_candidates_follow_from_the_recalled_frequencies(stored):
     for task in stored.tasks:
-        table, counts = stored.store.read(f"{task}/recall.parquet"), stored.store.read(f"{task}/recall.json")
+        table = stored.store.read(f"{task}/recall.parquet")
+        counts = stored.store.read(f"{task}/recall.json")
         assert (table["candidate"] == (table["frequency"] >= stored.preset.recall.tau)).all()
         assert int(table["candidate"].sum()) == counts["n_candidates"]
         measured = stored.store.read(f"{task}/effects_forced_validation.parquet")
@@ -102,7 +103,8 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
         sizes = {arm.name: arm.size(pool) for arm in stored.arms(task) if arm.trained}
         trained = list(sizes)
         logs = {name: stored.store.read(f"{task}/arms/{name}/log.parquet") for name in trained}
-        evaluation, ratio = stored.store.read(f"{task}/evaluation.parquet"), stored.preset.tasks[task].ratio
+        evaluation = stored.store.read(f"{task}/evaluation.parquet")
+        ratio = stored.preset.tasks[task].ratio
         compared = evaluation[~evaluation["selector"].isin(CHECKS)]
         paths = {name: f"{task}/arms/{name}/likelihoods.parquet" for name in [*trained, "original"]}
         known = {name: stored.store.read(path) for name, path in paths.items() if stored.store.has(path)}

@@ -97,14 +97,6 @@ def test_likelihoods_are_compared_as_the_scores_are(evaluation):
     assert not [key for record in by_arm(evaluation).values() for key in record if "loglik" in key]
 
 
-def test_summarise_tells_what_one_training_of_an_arm_takes(evaluation):
-    tokens = {"full": [30, 20, 10], "igds@0.5": [20, 10], "igds@0.5-s1": [20, 20]}
-    logs = {arm: pd.DataFrame({"target_tokens": counts}) for arm, counts in tokens.items()}
-    found = {arm: (r["target_tokens"], r["steps"]) for arm, r in by_arm(evaluation, logs=logs).items()}
-    unknown = (None, None)
-    assert found == {"original": unknown, "full": (60, 3), "random@0.5": unknown, "igds@0.5": (35, 2)}
-
-
 def test_summarise_adjusts_the_p_values_of_one_reference(evaluation):
     evaluation = drawn(evaluation, 5)
     more = evaluation[evaluation["selector"] == "igds"].assign(selector="loss")

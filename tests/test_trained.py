@@ -59,8 +59,9 @@ def test_an_arm_trained_again_after_another_gives_the_same_products(results, igd
     first, run = igds[1], opened(results)
     original, other = arm_of(run, "original"), arm_of(run, "full")
     untrained = {name: tensor.clone() for name, tensor in original.lm.model.state_dict().items()}
-    assert any((other.lm.model.state_dict()[name] != tensor).any() for name, tensor in untrained.items())
-    assert all((original.lm.model.state_dict()[name] == tensor).all() for name, tensor in untrained.items())
+    moved, kept = other.lm.model.state_dict(), original.lm.model.state_dict()
+    assert any((moved[name] != tensor).any() for name, tensor in untrained.items())
+    assert all((kept[name] == tensor).all() for name, tensor in untrained.items())
     arm = arm_of(run, "igds@0.5")
     shutil.rmtree(run.store.root / arm.folder)
     for product, table in arm.make_all().items():
