@@ -53,6 +53,7 @@ def test_precision_and_recall_by_hand(known):
     assert {half[side]["recall"] for side in quality.SIDES} == {0.5}
     assert half["target"]["low"] < 2 / 3 < half["target"]["high"]
     assert half["target"]["chance"] == pytest.approx(4 / 6)
+    assert half["prompt"]["chance"] == pytest.approx((4 + 1 - 3 / 7) / 6)  # the duplicate, if alone
     quarter = quality.precision(rankings, known, 0.25).query("selector == 'y'")
     assert row(quarter, side="target")["precision"] == 0
     assert np.isnan(row(quarter, side="prompt")["precision"])  # nothing that is judged was selected

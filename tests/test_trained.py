@@ -111,12 +111,12 @@ def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
     run = opened(results)
     arm = arm_of(run, "igds@0.5")
     found = arm.make_all()["likelihoods"].set_index("sample_id")["loglik"]
-    examples = run.examples("math", "test")
+    model, examples = arm.lm.model, run.examples("math", "test")
     assert found.index.tolist() == [example.id for example in examples]
     for example in examples[:3]:
         ((ids, n_prompt),) = run.training_pairs(run.training_records("math", [example]))
         with torch.inference_mode():
-            logits = arm.lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         alone = [logits[i - 1, ids[i]].item() for i in range(n_prompt, len(ids))]
         assert found[example.id] == pytest.approx(sum(alone) / len(alone), abs=1e-4)
 
