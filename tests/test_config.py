@@ -8,12 +8,8 @@ import yaml
 from igds_utils.config.config import changes, load_preset, preset_names, read_yaml
 from igds_utils.config.refs import FolderRef
 
-TASK = {
-    "sizes": {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8},
-    "max_new_tokens": 8,
-    "prompt_tokens": 20,
-    "target_tokens": 6,
-}
+SIZES = {"prior": 8, "validation": 4, "confirmation": 4, "pool": 16, "test": 8}
+TASK = {"sizes": SIZES, "max_new_tokens": 8, "prompt_tokens": 20, "target_tokens": 6}
 MODEL = {
     "identify": {"tiny": "llama"},
     "train": {"hub": "someone/some-model", "revision": "abc"},
@@ -56,7 +52,7 @@ def test_shared_training_settings_reach_every_task_which_may_change_them(load):
     tasks = preset.tasks
     assert (preset.sft.lr, tasks["math"].sft.lr, tasks["translation"].sft.lr) == (1e-3, 1e-4, 1e-3)
     assert tasks["math"].sft.global_batch == tasks["translation"].sft.global_batch == 8
-    dumped = type(preset).model_validate(preset.model_dump(mode="json"))  # what processes of a launch read
+    dumped = type(preset).model_validate(preset.model_dump(mode="json"))
     assert dumped == preset
 
 
@@ -65,13 +61,13 @@ def test_an_override_reaches_the_field_it_names(load):
     assert preset.tasks["translation"].sft.lr == 0.5
     assert preset.tasks["math"].sft.lr == 1e-4  # the task's own value stands
     assert preset.tasks["math"].sizes.pool == 99 and preset.recall.tau == 0.9
-    assert preset.tasks["translation"].sizes.pool == 16  # although it is an alias of the other in the file
+    assert preset.tasks["translation"].sizes.pool == 16  # an alias in the file
     changed = load(overrides={"tasks.math.curve.ratios": [0.9]}).tasks["math"].curve
     assert changed.ratios == [0.9] and changed.selectors == ["igds"]
     assert load(overrides={"tasks.math.curve": None}).tasks["math"].curve is None
 
 
-def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_both(load):
+def test_a_model_changes_the_preset_and_the_caller_changes_both(load):
     def own(raw):
         raw["models"]["two"]["overrides"] = {"launch.processes": 8, "recall.tau": 0.7, "sft.lr": 0.25}
 
@@ -86,16 +82,13 @@ def test_a_model_changes_the_preset_where_it_is_chosen_and_the_caller_changes_bo
 
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("recall.tau=0.5", {"recall.tau": 0.5}),
-        ("  seed=5\n a.b=[0.2, 0.5]  c=chat d= ", {"seed": 5, "a.b": [0.2, 0.5], "c": "chat", "d": None}),
-        ('a={"file": "my x.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x.jsonl", "q": {"r": "p"}}, "b": 2}),
-        ("description=two words models.a-b.1.name=x", {"description": "two words", "models.a-b.1.name": "x"}),
-        (None, {}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "found"), [
+    ("recall.tau=0.5", {"recall.tau": 0.5}),
+    ("  seed=5\n a.b=[0.2, 0.5]  c=chat d= ", {"seed": 5, "a.b": [0.2, 0.5], "c": "chat", "d": None}),
+    ('a={"file": "my x.jsonl", "q": {"r": "p"}} b=2', {"a": {"file": "my x.jsonl", "q": {"r": "p"}}, "b": 2}),
+    ("description=two words models.a-b.1.name=x", {"description": "two words", "models.a-b.1.name": "x"}),
+    (None, {}),
+])  # fmt: skip
 def test_changes_are_told_apart_however_their_values_are_spaced(text, found):
     assert changes(text) == found
 

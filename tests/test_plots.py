@@ -1,10 +1,7 @@
-"""Figures: written whole and repeatable, nothing overlaps, and what they show is what they were given."""
+"""Figures: written whole and repeatable, and what they show is what they were given."""
 
-import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
@@ -14,34 +11,18 @@ from igds_utils.display import Metric
 POINTS = Metric("accuracy (%)", "points", 100, 1)
 
 
-def assert_tidy(figure):
-    """No two texts overlap and none leaves the page (tick labels aside)."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    texts = figure.findobj(matplotlib.text.Text)
-    ticks = [label for axis in figure.axes for label in [*axis.get_xticklabels(), *axis.get_yticklabels()]]
-    shown = [text for text in texts if text.get_visible() and text.get_text().strip() and text not in ticks]
-    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in dict.fromkeys(shown)]
-    page = figure.bbox
-    for i, (name, box) in enumerate(boxes):
-        assert box.x0 >= page.x0 - 1 and box.x1 <= page.x1 + 1, f"{name!r} leaves the page"
-        assert box.y0 >= page.y0 - 1 and box.y1 <= page.y1 + 1, f"{name!r} leaves the page"
-        for other, other_box in boxes[i + 1 :]:
-            width = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
-            height = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
-            assert width < 1.5 or height < 1.5, f"{name!r} overlaps {other!r}"
-
-
 def intervals(axis):
     """(low, high) of every drawn interval, horizontal or upright, in the order of drawing."""
-    lines = [line for drawn in axis.collections if isinstance(drawn, LineCollection) for line in drawn.get_segments()]
+    bars = [drawn for drawn in axis.collections if isinstance(drawn, LineCollection)]
+    lines = [line for drawn in bars for line in drawn.get_segments()]
     return [tuple(line[:, int(line[0, 0] == line[1, 0])]) for line in lines]
 
 
 def points(axis, label=""):
-    """(x, y) of every dot, or of those with a legend entry: of scatters, then of lines with markers."""
+    """(x, y) of every dot (with that legend entry): of scatters, then of lines with markers."""
     scattered = [dots for dots in axis.collections if isinstance(dots, PathCollection)]
-    drawn = [np.ma.filled(dots.get_offsets(), np.nan) for dots in scattered if dots.get_label().startswith(label)]
+    named = [dots for dots in scattered if dots.get_label().startswith(label)]
+    drawn = [np.ma.filled(dots.get_offsets(), np.nan) for dots in named]
     if not label:
         drawn += [line.get_xydata() for line in axis.lines if line.get_marker() != "None"]
     return [tuple(map(float, place)) for dots in drawn for place in dots]
@@ -72,22 +53,10 @@ def record(selector, score, ratio=0.5):
 
 
 SUMMARY = {
-    "math": [record("original", 0.15, None), record("full", 0.6, None), record("random", 0.55), record("igds", 0.6)],
+    "math": [record("original", 0.15, None), record("full", 0.6, None)]
+    + [record("random", 0.55), record("igds", 0.6)],
     "translation": [record("full", 0.3, None), record("igds", 0.31), record("igds", 0.2, ratio=0.2)],
 }
-DRAWN = {
-    "effects": lambda: plots.causal_effects(features(16), ["l14_p0"], POINTS, "score"),
-    "many effects": lambda: plots.causal_effects(features(200), ["l14_p0"], POINTS, "loglik"),
-    "main": lambda: plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS)),
-}
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", DRAWN)
-def test_no_text_overlaps_or_leaves_the_page(name):
-    figure = DRAWN[name]()
-    assert figure.get_figwidth() <= 6.85
-    assert_tidy(figure)
 
 
 def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
@@ -102,39 +71,19 @@ def test_every_effect_has_its_interval_and_the_chosen_one_its_confirmation():
     assert rows(axis) == [f["name"] for f in given]
 
 
-def test_placebos_stand_below_the_candidates_in_the_unit_of_the_ranking():
-    fakes = {"not recalled": {"effects": [0.01, -0.02]}, "random direction": {"effects": [0.0]}}
-    for by, factor, column in (("score", 100, "delta"), ("loglik", 1, "delta_loglik")):
-        given = features(4)
-        (axis,) = plots.placebo_effects(given, fakes, ["l14_p0"], POINTS, by).axes
-        assert rows(axis) == ["candidates", "not recalled", "random direction"]
-        assert points(axis)[4:7] == [pytest.approx(p) for p in ((factor * 0.01, 1), (factor * -0.02, 1), (0, 2))]
-        assert points(axis)[-1] == pytest.approx((factor * given[0][column], 0))
-
-
-def test_doses_are_drawn_added_and_clamped_with_the_length_of_the_answers():
-    columns = ["scale", "clamped", "delta", "delta_loglik", "tokens", "repetition"]
-    doses = [(0.0, False, 0, 0, 9, 0), (2.0, False, 0.1, 0.2, 8, 0.1), (2.0, True, None, 0.3, 7, 0.5)]
-    table = pd.DataFrame(doses, columns=columns)
-    figure = plots.dose_response(table, POINTS)
-    told, said, tokens, repeated = map(points, figure.axes)
-    assert told == [pytest.approx(p) for p in ((0, 0), (2, 0.2), (2, 0.3))]
-    assert said == [pytest.approx(p) for p in ((0, 0), (2, 10))]
-    assert [y for _, y in tokens] == [9, 8, 7] and [y for _, y in repeated] == [0, 10, 50]
-    assert legend(figure) == ["added", "clamped"]
-
-
-def test_main_result_has_every_arm_in_its_row_with_the_metrics_unit_and_leaves_a_gap_where_none_was_run():
+def test_main_result_has_every_arm_in_its_row_in_the_metrics_unit():
     math, translation = (figure := plots.main_result(SUMMARY, dict.fromkeys(SUMMARY, POINTS))).axes
-    assert rows(math) == ["Original", "Full", "Random", "IGDS"] and legend(figure) == ["score of Full"]
+    assert rows(math) == ["Original", "Full", "Random", "IGDS"]
+    assert legend(figure) == ["score of Full"]
     assert points(math) == [pytest.approx(place) for place in [(15, 0), (60, 1), (55, 2), (60, 3)]]
     assert intervals(math) == [pytest.approx(ends) for ends in [(5, 35), (50, 80), (45, 75), (50, 80)]]
-    assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]  # not the other ratio
+    assert points(translation) == [pytest.approx(place) for place in [(30, 1), (31, 3)]]
 
 
 def test_saved_figures_are_repeatable_and_leave_nothing_else(tmp_path):
     for folder in "ab":
-        plots.save_figure(DRAWN["effects"](), tmp_path / folder, "effects")
+        figure = plots.causal_effects(features(16), ["l14_p0"], POINTS, "score")
+        plots.save_figure(figure, tmp_path / folder, "effects")
     first, second = (sorted((tmp_path / folder).iterdir()) for folder in "ab")
     assert [path.name for path in first] == ["effects.pdf", "effects.png"]
     for one, other in zip(first, second, strict=True):

@@ -1,4 +1,4 @@
-"""Precision, recall, kept corruptions, overlap and length against cases that can be counted by hand."""
+"""Precision, recall, kept corruptions, overlap and length against cases counted by hand."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from pools import made_pool, samples
 from scipy.stats import spearmanr
+from test_pool import found_features, open_smoke
 
 from igds_utils import selectors
-from igds_utils.config.settings import QualityConfig
-from igds_utils.core.experiment import open_run
 from igds_utils.selection import quality
 from igds_utils.selection.pool import Pool
+from igds_utils.tables import selection_table
 from igds_utils.tasks import corruptions
 from igds_utils.tasks.examples import Example
 
@@ -45,9 +45,6 @@ def row(table, **where):
     return found
 
 
-# ---- precision and recall ----
-
-
 def test_precision_and_recall_by_hand(known):
     rankings = {"x": ranking("a1", "t0", "a2", "p0"), "y": ranking("t0", "t1", "p0", "a3")}
     table = quality.precision(rankings, known, 0.5)
@@ -56,6 +53,7 @@ def test_precision_and_recall_by_hand(known):
     assert {half[side]["recall"] for side in quality.SIDES} == {0.5}
     assert half["target"]["low"] < 2 / 3 < half["target"]["high"]
     assert half["target"]["chance"] == pytest.approx(4 / 6)
+    assert half["prompt"]["chance"] == pytest.approx((4 + 1 - 3 / 7) / 6)  # the duplicate, if alone
     quarter = quality.precision(rankings, known, 0.25).query("selector == 'y'")
     assert row(quarter, side="target")["precision"] == 0
     assert np.isnan(row(quarter, side="prompt")["precision"])  # nothing that is judged was selected
@@ -68,24 +66,9 @@ def test_a_duplicate_counts_only_beside_its_original(known):
     assert row(table, selector="alone", side="prompt")["precision"] == 1
     kept = quality.kept_by_kind({"both": both, "alone": alone}, known, 0.5)
     assert [row(kept, selector=s, corruption="duplicate")["share"] for s in ("both", "alone")] == [1, 0]
-    two = pd.DataFrame({"sample_id": ["d", "e"], "corruption": "duplicate", "side": "prompt", "origin": "a0"})
+    two = pd.DataFrame({"sample_id": ["d", "e"], "corruption": "duplicate"})
+    two = two.assign(side="prompt", origin="a0")
     assert quality.corrupted(two).tolist() == [False, True]
-
-
-def test_chance_is_what_random_selections_have_on_average():
-    pool = corruptions.quality_pool(
-        [Example(f"s{i:03d}", {"question": f"Add {i} and 7 now."}, f"{i} + 7 = {i + 7}.", ()) for i in range(60)],
-        QualityConfig(target_rate=0.2, prompt_rate=0.3), 0,
-    )  # fmt: skip
-    known, random = quality.labels(pool), np.random.default_rng(0)
-    orders = [random.permutation(known["sample_id"]) for _ in range(80)]
-    drawn = {n: pd.DataFrame({"sample_id": order, "rank": range(1, 61)}) for n, order in enumerate(orders)}
-    table = quality.precision(drawn, known, 0.5)
-    for side in quality.SIDES:
-        rows = table[table["side"] == side]
-        assert rows["precision"].mean() == pytest.approx(rows["chance"].iloc[0], abs=0.04)
-    kept = quality.kept_by_kind(drawn, known, 0.5).groupby("corruption")[["share", "chance"]].mean()
-    assert (kept["share"] - kept["chance"]).abs().max() < 0.12
 
 
 def test_what_is_kept_of_each_kind_by_hand(known):
@@ -96,9 +79,6 @@ def test_what_is_kept_of_each_kind_by_hand(known):
     }  # fmt: skip
     assert row(table, corruption="garbled prompt")["chance"] == 0.5
     assert row(table, corruption="duplicate")["chance"] == pytest.approx(0.5 * 3 / 7)
-
-
-# ---- between selectors ----
 
 
 def test_overlap_by_hand():
@@ -115,26 +95,31 @@ def test_correlation_with_length_is_positive_where_long_targets_come_first(known
     assert table["rho"].tolist() == pytest.approx([1, -1])
 
 
-# ---- the pool of a task ----
+@pytest.fixture(scope="module")
+def compared(known):
+    chosen = {"loss": "t0 t1 p0 a3", "zip": "a0 a1 a2 a3", "igds": "a1 t0 a2 p0"}
+    rankings = {name: ranking(*ids.split()) for name, ids in chosen.items()}
+    return rankings, quality.precision(rankings, known, 0.5)
 
 
-def smoke(tmp_path, **overrides):
-    changes = {f"tasks.math.quality.{key}": value for key, value in overrides.items()}
-    return open_run("smoke", tasks=["math"], overrides=changes, results=str(tmp_path))
+def test_the_table_puts_the_cleanest_first_and_chance_last(known, compared):
+    rankings, precision = compared
+    length = quality.length_correlation(rankings, known, 0.95, 100)
+    records = quality.summary_records(precision, length)
+    table = selection_table({"ratio": 0.5, "selectors": records})
+    assert table["Selector"].tolist() == ["ZIP", "IGDS", "Loss", "chance"]
+    assert table["Clean (%), prompt side"][1].startswith("67 [")
+    assert table["Recall (%)"].tolist()[-1] == "50"
 
 
-def test_the_pool_is_a_set_of_its_own(tmp_path):
-    run = smoke(tmp_path, size=10, target_rate=0.3, prompt_rate=0.2)
-    made = run.examples("math", "quality")
-    assert [e.id for e in made] == [f"math-quality-{i:04d}" for i in range(10)]
-    assert quality.labels(made)["side"].value_counts().to_dict() == {"": 5, "target": 3, "prompt": 2}
-    assert run.examples("math", "quality") == made
-
-
-def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
-    run = smoke(tmp_path, size=12, target_rate=0.25, prompt_rate=0.25)
-    ids = [e.id for e in run.examples("math", "quality")]
-    order = pd.DataFrame({"sample_id": ids, "rank": range(1, 13)})
+def test_the_comparison_on_a_tasks_own_pool_is_stored(tmp_path):
+    asked = {"size": 12, "target_rate": 0.25, "prompt_rate": 0.25}
+    overrides = {f"tasks.math.quality.{key}": value for key, value in asked.items()}
+    run = open_smoke(overrides=overrides, results=str(tmp_path))
+    members = run.examples("math", "quality")
+    assert [e.id for e in members] == [f"math-quality-{i:04d}" for i in range(12)]
+    assert quality.labels(members)["side"].value_counts().to_dict() == {"": 6, "target": 3, "prompt": 3}
+    order = pd.DataFrame({"sample_id": [e.id for e in members], "rank": range(1, 13)})
     other = order.assign(rank=order["rank"][::-1].to_numpy())
     made = quality.report(run, "math", {"one": order, "other": other})
     stored = run.read("math/quality/summary.json")
@@ -144,23 +129,10 @@ def test_the_report_is_stored_and_has_a_record_a_selector(tmp_path):
     assert (made["precision"]["ratio"] == run.config("math").ratio).all()
 
 
-# ---- the label is invisible ----
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of the tiny model with what the earlier notebooks would have stored."""
-    made = open_run("smoke", tasks=["math"], results=str(tmp_path_factory.mktemp("results")))
-    fires = [(layer, feature, 1 - 0.02 * feature) for layer in (1, 2) for feature in range(12)]
-    table = pd.DataFrame(fires, columns=["layer", "feature", "frequency"])
-    table["candidate"], table["mean_activation"] = table["frequency"] > 0.9, 1.0
-    made.store.write("math/recall.parquet", table)
-    facts = {"n_candidates": 5, "n_features_total": made.saes.d_sae * 4, "layers": made.saes.layers}
-    made.store.write("math/recall.json", facts)
-    found = [{"layer": 1, "feature": i, "name": f"l1_p{i}"} for i in range(5)]
-    found = {"selected": ["l1_p0"], "established": True, "features": found}
-    made.store.write("math/task_features.json", found)
-    return made
+    return found_features(open_smoke(results=str(tmp_path_factory.mktemp("results"))))
 
 
 def ranked(run, examples, folder, names=()):
@@ -177,11 +149,12 @@ def truth(run):
 def test_no_selector_sees_a_label(run, truth):
     """Two pools with the same texts and opposite labels: every selector ranks them alike."""
     members = run.examples("math", "quality")
-    lies = [replace(e, meta={"corruption": "" if e.meta["corruption"] else "garbled prompt"}) for e in members]
+    other = {True: "", False: "garbled prompt"}
+    lies = [replace(e, meta={"corruption": other[bool(e.meta["corruption"])]}) for e in members]
     assert [e.meta for e in lies] != [e.meta for e in members]
     one, by_truth = truth
-    other, by_lies = ranked(run, lies, "lies")
-    assert one.samples == other.samples
+    two, by_lies = ranked(run, lies, "lies")
+    assert one.samples == two.samples
     for name, table in by_truth.items():
         pd.testing.assert_frame_equal(table, by_lies[name], obj=name)
 
@@ -201,7 +174,8 @@ def test_a_changed_text_is_seen(run, truth):
 def test_frs_is_blind_to_the_target_side(run, truth):
     before = truth[1]
     swapped = [replace(e, target="nonsense") for e in run.examples("math", "quality")]
-    _, after = ranked(run, swapped, "swapped", [name for name in before if name.startswith("igds")] + ["loss"])
+    names = [name for name in before if name.startswith("igds")]
+    _, after = ranked(run, swapped, "swapped", [*names, "loss"])
     assert not before["loss"]["score"].equals(after.pop("loss")["score"])
     for name, table in after.items():
         pd.testing.assert_frame_equal(before[name], table, obj=name)
@@ -218,5 +192,6 @@ def test_units_matter_to_the_ranking_of_several_features_alone(monkeypatch, unit
     pool = made_pool(samples(*"abcdefghijkl"), about=about, **measured)
     pool.run = SimpleNamespace(preset=SimpleNamespace(scoring=SimpleNamespace(units=units)))
     expected = spearmanr(raw.sum(axis=1), (raw * lengths).sum(axis=1)).statistic
-    assert quality.unit_correlation(pool, "igds_k3") == pytest.approx(expected) and expected < 1
+    assert quality.unit_correlation(pool, "igds_k3") == pytest.approx(expected)
+    assert expected < 1
     assert quality.unit_correlation(pool, "igds") == pytest.approx(1)

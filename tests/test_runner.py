@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from igds_utils import cli
-from igds_utils.config.config import ConfigError, load_preset
+from igds_utils.config.config import PRESETS, ConfigError, load_preset
 from igds_utils.core import manifest
 from igds_utils.core.arms import arms
 from igds_utils.core.launch import PROFILES
@@ -30,24 +30,14 @@ folder = Path(results)
 while (folder / 'hold').exists():
     time.sleep(0.05)
 print((folder / 'made').read_text(), sys.executable, sum([1 / len(tasks)]))"""
-MODEL = {"identify": {"tiny": "llama"}, "train": {"tiny": "llama"}, "saes": {"source": "tiny", "name": "tiny"}}
-SIZES = {"prior": 1, "validation": 1, "confirmation": 1, "pool": 1, "test": 1}
-PRESET = {
-    "name": "toy",
-    "description": "for these tests",
-    "model": "tiny",
-    "models": {"tiny": MODEL},
-    "tasks": {"math": {"sizes": SIZES, "max_new_tokens": 1, "prompt_tokens": 1, "target_tokens": 1}},
-}
+PRESET = yaml.safe_load((PRESETS / "smoke.yaml").read_text(encoding="utf8")) | {"name": "toy"}
 
 
 def write_notebook(file: Path, *cells: str, parameters: str = PARAMETERS) -> None:
     first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(
-        cells=[first, *map(nbformat.v4.new_code_cell, cells)], metadata={"kernelspec": kernel}
-    )
-    nbformat.write(notebook, file)
+    made = [first, *map(nbformat.v4.new_code_cell, cells)]
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), file)
 
 
 class Toy:
@@ -62,12 +52,8 @@ class Toy:
         (folder / "toy.yaml").write_text(yaml.safe_dump(PRESET))
         write_notebook(folder / "first.ipynb", FIRST)
         write_notebook(folder / "second.ipynb", SECOND)
-        self.request = {
-            "preset": str(folder / "toy.yaml"),
-            "results": str(self.results),
-            "stages": ("first", "second"),
-            "notebooks": str(folder),
-        }
+        self.request = {"preset": str(folder / "toy.yaml"), "results": str(self.results)}
+        self.request |= {"stages": ("first", "second"), "notebooks": str(folder)}
 
     def run(self, **more):
         return runner.run(**self.request, **more)
@@ -241,16 +227,19 @@ def test_shares_of_a_notebook_are_jobs_before_the_one_that_joins_them(tmp_path):
                 assert f"{stage} {number}/3" in share and name in joined
 
 
-def test_a_job_of_a_share_ends_its_notebook_where_all_shares_are_needed(toy):
+def test_a_job_of_a_share_ends_where_all_shares_are_needed_and_one_of_an_arm_has_it_alone(toy):
     file = Path(toy.request["notebooks"], "second.ipynb")
-    write_notebook(file, "print(f'share {part}')", "1 / 0", parameters=f'{PARAMETERS}\npart = ""')
+    write_notebook(file, "print(tasks, overrides, part)", "1 / 0", parameters=f'{PARAMETERS}\npart = ""')
     notebook = nbformat.read(file, 4)
     notebook.cells[1].metadata["tags"] = ["parts"]
     nbformat.write(notebook, file)
-    run = runner.asked(**toy.request)
+    run = runner.asked(**toy.request, overrides={"seed": 3})
     assert runner.execute(run, "second", "3/8")
     assert toy.notebooks() == ["second.part3of8.ipynb"]
-    assert "share 3/8" in (toy.executed / "second.part3of8.ipynb").read_text()
+    assert "[] {'seed': 3} 3/8" in (toy.executed / "second.part3of8.ipynb").read_text()
+    assert not runner.execute(run, "second", "math", "igds@0.5")  # to its end, which fails
+    shown = (toy.executed / "second.math.igds@0.5.failed.ipynb").read_text()
+    assert "['math'] {'seed': 3, 'tasks.math.only_arms': ['igds@0.5']}" in shown
 
 
 @pytest.mark.parametrize("stage", runner.PART_STAGES)
@@ -261,27 +250,6 @@ def test_the_notebooks_that_are_shared_say_where_a_share_ends(stage):
     assert 'part = ""' in notebook.cells[1].source
 
 
-def test_a_job_of_one_arm_runs_the_notebook_for_it_alone(tmp_path, monkeypatch):
-    seen = {}
-    write_notebook(tmp_path / "04_sft.ipynb")
-
-    def run_notebook(notebook, output, parameters, **_):
-        seen.update(parameters)
-        executed = nbformat.read(notebook, 4)
-        executed.metadata["papermill"] = {}
-        nbformat.write(executed, output)
-
-    monkeypatch.setattr(runner.papermill, "execute_notebook", run_notebook)
-    parameters = {"preset": "smoke", "tasks": ["math", "translation"], "overrides": {"seed": 3}}
-    run = {"root": str(tmp_path), "notebooks": str(tmp_path), "stages": ["04_sft"]}
-    run["parameters"] = parameters
-    assert runner.execute(run, "04_sft", "math", "igds@0.5")
-    assert (tmp_path / "notebooks/04_sft.math.igds@0.5.ipynb").is_file()
-    assert seen["tasks"] == ["math"]
-    chosen = load_preset("smoke", tasks=seen["tasks"], overrides=seen["overrides"])
-    assert chosen.seed == 3 and [arm.name for arm in arms(chosen.tasks["math"])] == ["igds@0.5"]
-
-
 def test_an_unknown_profile_is_refused(toy):
     with pytest.raises(ConfigError, match="no slrm/config.yaml: give slurm"):
         toy.run(profile="slrm")
@@ -290,15 +258,9 @@ def test_an_unknown_profile_is_refused(toy):
 # ---- the command line ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """What the command line asks the runner for."""
-    seen = []
-    monkeypatch.setattr(runner, "run", lambda *arguments, **what: seen.append((*arguments, what)))
-    return seen
-
-
-def test_the_command_line_hands_on_what_it_was_given(calls):
+def test_the_command_line_hands_on_what_it_was_given(monkeypatch):
+    calls = []
+    monkeypatch.setattr(runner, "run", lambda *arguments, **what: calls.append((*arguments, what)))
     arguments = ["run", "--preset", "p", "--tasks", "math, translation", "--model", "m", "--results", "r"]
     arguments += ["--first", "05"]
     changes = ["--set", "sft.lr=5e-5", "--set", "a.b=[0.2, 0.5]", "--set", "c=chat", "--set", "d=3"]
@@ -317,11 +279,10 @@ def test_a_refused_request_is_one_message_and_code_2(toy, capsys):
     assert "--first 13: give the number of a notebook: 01, 02" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code"), [(ConfigError("busy"), 2), (runner.RunError("broke"), 1)])
-def test_exit_codes(monkeypatch, capsys, error, code):
+def test_a_run_that_fails_is_one_message_and_code_1(monkeypatch, capsys):
     def fail(*_, **__):
-        raise error
+        raise runner.RunError("broke")
 
     monkeypatch.setattr(runner, "run", fail)
-    assert cli.main(["run"]) == code
-    assert capsys.readouterr().err == f"igds: {error}\n"
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == "igds: broke\n"

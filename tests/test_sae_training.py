@@ -1,6 +1,5 @@
 """Capture, training and quality of SAEs, on tiny random models."""
 
-
 import pandas as pd
 import pytest
 import torch
@@ -23,7 +22,8 @@ from igds_utils.tasks.examples import normalize
 NOTHING = Sizes(prior=0, validation=0, confirmation=0, pool=0, test=0)
 MATH = TaskConfig(sizes=NOTHING, max_new_tokens=8, prompt_tokens=1, target_tokens=1, sft=SftConfig())
 TRAINER = {"train_batch_size_samples": 64, "lr": 3e-3, "lr_warm_up_steps": 20, "dead_feature_window": 200}
-RECIPE = {"features": 64, "k": 8, "passes": 8, "seed": 0, "sae": {"architecture": "batchtopk"}, "trainer": TRAINER}
+RECIPE = {"features": 64, "k": 8, "passes": 8, "seed": 0, "trainer": TRAINER}
+RECIPE["sae"] = {"architecture": "batchtopk"}
 CORPUS = {"context": 512, "held_out": 0.3}
 LAYERS = [2, 1]
 
@@ -35,7 +35,7 @@ def lm() -> LM:
 
 @pytest.fixture(scope="module")
 def texts() -> list[Document]:
-    """Some 3,000 tokens: two beginnings that many texts share, and random continuations of different length."""
+    """Some 3,000 tokens: a shared beginning, and random continuations of different length."""
     draw = torch.Generator().manual_seed(0)
     made = []
     for i in range(120):
@@ -87,10 +87,11 @@ def test_shared_beginnings_are_used_only_so_often():
     assert sae_training.used_positions(texts, repeats=2) == [[1, 2, 3], [1, 2, 3], [2, 3]]
 
 
-def test_capture_equals_a_full_forward_and_drops_the_first_position(lm, texts, captured, monkeypatch):
+def test_capture_equals_a_full_forward_without_the_first_position(lm, texts, captured, monkeypatch):
     monkeypatch.setattr(sae_training, "SINK", 1e9)
     positions = sae_training.used_positions(texts)
-    assert len(captured) > 2 and len(positions[0]) == len(texts[0].ids) - 1 > len(positions[-1]) - 29
+    assert len(captured) > 2
+    assert len(positions[0]) == len(texts[0].ids) - 1 > len(positions[-1]) - 29
     with torch.no_grad():
         passes = [lm.model(torch.tensor([text.ids]), output_hidden_states=True) for text in texts]
     for layer in LAYERS:
@@ -136,13 +137,15 @@ def test_a_killed_capture_redoes_nothing_finished(lm, texts, tmp_path, monkeypat
     assert not list(tmp_path.rglob(".new-*"))
 
 
-def test_training_explains_the_variance_and_gives_the_same_weights_again(captured, trained, lm, tmp_path):
-    """The folded JumpReLU form reads raw residuals, and is read in fp32 whatever its matrices are stored in."""
+def test_training_explains_the_variance_and_is_repeatable(captured, trained, lm, tmp_path):
+    """The folded JumpReLU form reads raw residuals, in fp32 whatever it is stored in."""
     acts, _ = load(captured, 1)
-    sae, untrained = load_folder(trained), load_folder(train(captured, 1, RECIPE | {"passes": 0.2}, lm.name, tmp_path))
+    sae = load_folder(trained)
+    untrained = load_folder(train(captured, 1, RECIPE | {"passes": 0.2}, lm.name, tmp_path))
     assert unexplained(sae, acts) < 0.3 < unexplained(untrained, acts)
     assert 4 < sae_training.firing_rates(sae, acts).sum() < 12
-    assert sae.cfg.architecture() == "jumprelu" and {p.dtype for p in sae.parameters()} == {torch.float32}
+    assert sae.cfg.architecture() == "jumprelu"
+    assert {p.dtype for p in sae.parameters()} == {torch.float32}
     again = train(captured, 1, RECIPE, lm.name, tmp_path)
     first, second = (load_file(folder / "sae_weights.safetensors") for folder in (trained, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -169,9 +172,6 @@ def test_cross_entropy_by_hand(lm, texts):
             total, count = total - logits[position, text.ids[position + 1]].item(), count + 1
     assert sae_training.cross_entropy(lm, some, 1, lambda h: h) == pytest.approx(total / count, rel=1e-5)
     assert sae_training.cross_entropy(lm, some, 1, torch.zeros_like) != pytest.approx(total / count, rel=1e-3)
-
-
-# ---- the notebook and what is shipped --------------------------------------------------------------------
 
 
 DEFAULT = yaml.safe_load((PRESETS / "saes" / "default.yaml").read_text(encoding="utf8"))

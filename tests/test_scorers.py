@@ -1,4 +1,4 @@
-"""Scores of outputs by metric: their names and parameters, several references, and COMET in batches."""
+"""Scores of outputs by metric: parameters, several references, and COMET in batches."""
 
 from argparse import Namespace
 from pickle import UnpicklingError
@@ -50,15 +50,14 @@ def test_several_references_count_by_their_mean():
 def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
     import sacrebleu
 
-    task, references = tasks.get("translation"), [("une pomme", "la pomme"), ("deux grandes poires vertes",)]
+    task = tasks.get("translation")
+    references = [("une pomme", "la pomme"), ("deux grandes poires vertes",)]
     examples = [example(*r, source_text="", target_language="French") for r in references]
     outputs = ["la pomme rouge", "deux poires"]
     streams = [["une pomme", "deux grandes poires vertes"], ["la pomme", None]]
     found = task.score_corpus(outputs, examples)
-    assert found == {
-        "chrf": sacrebleu.corpus_chrf(outputs, streams).score,
-        "bleu": sacrebleu.corpus_bleu(outputs, streams).score,
-    }
+    chrf, bleu = (of(outputs, streams).score for of in (sacrebleu.corpus_chrf, sacrebleu.corpus_bleu))
+    assert found == {"chrf": chrf, "bleu": bleu}
     sentences = task.score_all(outputs, examples)
     assert abs(found["chrf"] - sum(one["chrf"] for one in sentences) / 2) > 1
     assert tasks.get("summarization").score_corpus(outputs, examples) == {}
@@ -66,7 +65,7 @@ def test_a_corpus_score_is_sacrebleus_and_no_mean_of_sentences():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> FolderRef:
-    """The tiny COMET of the hub in a box, as a folder, with what a training may leave in a checkpoint."""
+    """The tiny COMET of the box as a folder, with what a training may leave in a checkpoint."""
     folder = tmp_path_factory.mktemp("comet")
     wmt22_comet_da(folder)
     file = folder / "checkpoints/model.ckpt"

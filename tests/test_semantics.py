@@ -43,13 +43,15 @@ def test_outputs_that_only_get_shorter_or_longer_lift_no_word():
     assert not longer["rises"].any()
 
 
-def test_a_word_rises_beyond_chance_only_if_swapped_outputs_seldom_lift_any_word_as_high():
+def test_a_word_rises_only_if_swapped_outputs_seldom_lift_any_as_high():
     same = ["the sum of apples is now four"] * 30
     steady = semantics.lexical_shift(same, [text + " step" for text in same])
-    assert steady["word"].tolist()[0] == "step" and steady["p"][0] < 0.05 and (steady["p"][1:] > 0.5).all()
-    # one output that repeats a word: as many more as above, and z as high, but one swap in two lifts it as well
+    assert steady["word"].tolist()[0] == "step"
+    assert steady["p"][0] < 0.05 and (steady["p"][1:] > 0.5).all()
+    # one output that repeats a word: z is as high, but one swap in two lifts it as well
     once = semantics.lexical_shift(same, [*same[1:], same[0] + " step" * 30])
     assert once["z"][0] == pytest.approx(steady["z"][0]) and once["p"][0] > 0.4
-    some, none = (rising_words({"math": table}, {"math": "l6_p9"}).axes[0].patches for table in (steady, once))
+    figures = [rising_words({"math": table}, {"math": "l6_p9"}) for table in (steady, once)]
+    some, none = (figure.axes[0].patches for figure in figures)
     beyond, never = ({bar.get_facecolor() for bar in bars} for bars in (some, none))
     assert len(beyond) == len(never) == 1 and beyond != never

@@ -29,7 +29,7 @@ def config(**fields):
 def test_every_sample_is_seen_once_an_epoch_the_longest_of_a_batch_first():
     lengths = [5 + i % 7 for i in range(20)]
     batches = sft.global_batches(lengths, config(epochs=2.0, global_batch=8), seed=3)
-    assert [len(batch) for batch in batches] == [8, 8, 8, 8, 8]
+    assert [len(batch) for batch in batches] == [8] * 5
     assert sorted(i for batch in batches for i in batch) == sorted([*range(20)] * 2)
     for batch in batches:
         assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
@@ -50,7 +50,7 @@ def test_processes_share_a_batch_in_equal_parts_of_like_lengths():
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3"])
 def test_training_equals_a_loop_written_out(architecture, tmp_path):
-    """One sample at a time without padding; the loss is divided by the target tokens of the whole global batch."""
+    """One sample at a time; the loss is divided by the target tokens of the global batch."""
     pairs, chosen = make_pairs(40), config(schedule="linear", device_tokens=100)
     lm = make_lm(architecture)
     log = sft.train(lm, pairs, chosen, 0, tmp_path)
@@ -71,7 +71,7 @@ def test_training_equals_a_loop_written_out(architecture, tmp_path):
 
     moved = weights(slow) - weights(make_lm(architecture))
     assert moved.abs().max() > 1e-3
-    # as vectors: AdamW moves a weight whose gradient is all rounding by a whole step, in either direction
+    # as vectors: AdamW moves a weight whose gradient is all rounding by a whole step
     assert (weights(lm) - weights(slow)).norm() < 0.02 * moved.norm()
     assert log["step"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(log["loss"], [e[0] for e in expected], atol=1e-4)
@@ -136,7 +136,8 @@ def test_a_killed_training_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch
     log = train(lm, "a")
     assert steps == [0, 1, 2, 2, 3]
     assert torch.equal(weights(lm), weights(undisturbed))
-    assert log["loss"].tolist() == whole["loss"].tolist() and log["step"].tolist() == [1, 2, 3, 4]
+    assert log["loss"].tolist() == whole["loss"].tolist()
+    assert log["step"].tolist() == [1, 2, 3, 4]
     assert not any(tmp_path.glob("*/checkpoint-*"))
     ends.append(2)
     with pytest.raises(KeyboardInterrupt):
@@ -173,8 +174,8 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
         sft.train(lm, make_pairs(16), config(), 0, tmp_path)
 
 
-def test_a_model_comes_back_in_its_precision_and_its_weights_are_written_whole_in_fp32(tmp_path):
-    """Trained in fp32: at this rate steps in bf16 weights would be lost, and the weights that are written show them."""
+def test_a_model_comes_back_in_its_precision_and_is_written_in_fp32(tmp_path):
+    """Trained in fp32: at this rate steps in bf16 weights would be lost."""
     lm, folder = make_lm(), tmp_path / "weights"
     folder.mkdir()
     (folder / "old.bin").touch()

@@ -1,4 +1,4 @@
-"""Selectors that look for what resembles the target examples, against literal versions and hand-computed cases."""
+"""Selectors that look for what resembles the target examples, against literal versions."""
 
 import math
 from types import SimpleNamespace
@@ -54,7 +54,8 @@ def test_embedding_is_the_cosine_to_the_mean_of_unit_vectors():
 @pytest.mark.slow
 def test_the_default_encoder_puts_word_problems_together():
     run = SimpleNamespace(preset=SimpleNamespace(selection=SelectionConfig()))
-    asked = samples("Tom has 3 apples and buys 4.", "Anna sells 2 of 9 pears.", "It rains in Paris.", target="")
+    texts = "Tom has 3 apples and buys 4.", "Anna sells 2 of 9 pears.", "It rains in Paris."
+    asked = samples(*texts, target="")
     pool = made_pool(asked)
     pool.run, pool.stored = run, lambda name, build, *about: build(pool)
     tom, anna, rain = MEASUREMENTS["embeddings"][0](pool)
@@ -73,7 +74,8 @@ def test_sparse_jaccard_equals_the_dense_computation():
 
 
 def test_mona_compares_with_the_mean_of_the_examples():
-    own, examples = np.array([[2.0, 0], [0, 2], [1, 1], [0, 0], [4, 4]]), np.array([[4.0, 0.0], [0.0, 0.0]])
+    own = np.array([[2.0, 0], [0, 2], [1, 1], [0, 0], [4, 4]])
+    examples = np.array([[4.0, 0.0], [0.0, 0.0]])
     of_examples = {"sae_mean": csr_matrix(examples), "neuron_mean": examples}
     measured = dict(sae_mean=csr_matrix(own), neuron_mean=own[::-1])
     pool = made_pool(POOL, examples=EXAMPLES, of_examples=of_examples, **measured)

@@ -48,7 +48,8 @@ def mirror(tmp_path, monkeypatch):
 def three(mirror):
     """A source for identification, one for the pool and one for the test, as on paper."""
     sizes = {"prior": 20, "pool": 30, "test": 5}
-    made = {name: {"hub": mirror(f"some/{name}", problems(name, n)), "columns": MATH} for name, n in sizes.items()}
+    hubs = {name: mirror(f"some/{name}", problems(name, n)) for name, n in sizes.items()}
+    made = {name: {"hub": hub, "columns": MATH} for name, hub in hubs.items()}
     return {"identification": made.pop("prior") | {"sets": ["prior", "validation", "confirmation"]}} | made
 
 
@@ -91,7 +92,8 @@ def test_what_two_sets_say_is_dropped_from_the_later_one_and_counted(three, mirr
         assert not set(texts(sets[one])) & set(texts(sets[other]))
     assert len(sets["test"]) == 5
     told = sets.facts["pool"]
-    assert (told["used"], told["of"], told["because"]["in test"], sum(told["because"].values())) == (8, 10, 2, 4)
+    because = told["because"]
+    assert (told["used"], told["of"], because["in test"], sum(because.values())) == (8, 10, 2, 4)
     assert sum(text == "pool 0?" for text in texts(sets["pool"])) == 2  # repeats in the pool are kept
     assert len(set(texts(sets["prior"]))) == len(sets["prior"])
     assert sets.facts["rows of pool"] == {"used": 8, "of": 12, "because": {}}
@@ -110,31 +112,20 @@ def test_repeats_in_a_test_set_stay_unless_they_are_joined(mirror):
     assert sets.facts == {"rows of test": {"used": 4, "of": 12, "because": {"joined": 8}}}
 
 
-def test_a_run_stores_what_was_left_out(three, mirror, tmp_path, capsys):
-    mirror("some/pool", [*problems("pool", 9), *problems("test", 2)])
-    overrides = {"tasks.math.data": {"sources": three}, "tasks.math.sizes": SIZES, "tasks.math.corrupted": 0}
-    run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path / "results"))
-    facts = run.data_facts("math")
-    assert "pool: 9 of 10 are used (in test: 2)" in capsys.readouterr().out
-    assert facts["pool"]["because"] == {"in test": 2}
-    assert run.read("math/data.json") == facts
-
-
-@pytest.mark.parametrize(
-    ("size", "pool", "said"),
-    [
-        (12, 12, r"rows of pool: 24 of 51 are used \(field 's' is empty: 1, beyond tasks.math.sizes: 26\)"),
-        (None, 50, r"rows of pool: 50 of 51 .*quality: 12 of 12 are used \(of the pool itself: 12\)"),
-    ],
-)
+@pytest.mark.parametrize(("size", "pool", "said"), [
+    (12, 12, r"rows of pool: 24 of 51 are used \(field 's' is empty: 1, beyond tasks.math.sizes: 26\)"),
+    (None, 50, r"rows of pool: 50 of 51 .*quality: 12 of 12 are used \(of the pool itself: 12\)"),
+])  # fmt: skip
 def test_a_pool_of_ones_own_is_used_in_the_size_that_is_given(size, pool, said, tmp_path, capsys):
     rows = [{"q": f"mine {i}?", "s": "x" * (i > 0), "a": "1"} for i in range(51)]
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = {"file": str(tmp_path / "my.jsonl"), "columns": {"question": "q", "solution": "s", "answer": "a"}}
+    columns = {"question": "q", "solution": "s", "answer": "a"}
+    source = {"file": str(tmp_path / "my.jsonl"), "columns": columns}
     overrides = {"tasks.math.data.sources.pool": source, "tasks.math.sizes.pool": size}
     run = open_run("smoke", tasks=["math"], overrides=overrides, results=str(tmp_path))
     assert len(run.sets("math")["pool"]) == pool == run.config("math").sizes.pool
     assert re.search(said, capsys.readouterr().out)
+    assert run.data_facts("math") == run.read("math/data.json")
 
 
 def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror, tmp_path):
@@ -142,20 +133,14 @@ def test_a_set_of_which_nothing_is_left_is_refused_with_the_reason(three, mirror
     words = r"task math: no pool example is left \(in test: 5, field 'solution' is empty: 1\): correct"
     with pytest.raises(ConfigError, match=words):
         tasks.get("math").sets(config(three), 0)
-    with pytest.raises(ConfigError, match="generated problems have no end: give tasks.math.sizes.pool a number"):
+    with pytest.raises(ConfigError, match="generated problems have no end"):
         open_run("smoke", tasks=["math"], overrides={"tasks.math.sizes.pool": None}, results=str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: s["pool"].update(split="dev"), "holds no some/pool/dev.jsonl"),
-        (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another source fills it"),
-        (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set, .* say with `sets` which"),
-        (lambda s: s["pool"].update(colums={}), r"tasks\.math\.data\.sources\.pool: .*unknown key 'colums'"),
-        (lambda s: s["pool"].update(columns={"question": "question", "answer": "a"}), "no field 'a' for 'answer'"),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda s: s["pool"].update(sets=["pool", "test"]), "'test' is no set, or another"),
+    (lambda s: s.update(more={**s["pool"]}), "sources.more: 'more' is no set"),
+])  # fmt: skip
 def test_unusable_sources_are_refused_by_name(three, change, words):
     change(three)
     with pytest.raises((ConfigError, SourceError), match=words):
@@ -174,4 +159,5 @@ def test_the_papers_sets_are_read_from_the_hub(hub_box, tmp_path, monkeypatch, t
     if task == "translation":
         assert {example.fields["target_language"] for example in sets["pool"]} == {"Chinese"}
     if task == "math":
-        assert "<<" not in sets["prior"][0].target and sets["prior"][0].target.endswith("}.")
+        assert "<<" not in sets["prior"][0].target
+        assert sets["prior"][0].target.endswith("}.")

@@ -54,25 +54,28 @@ def test_pairs_are_matched_by_sample_id_in_any_order():
 def test_no_changed_answer_is_not_certainty():
     same = pd.Series([0.0, 1.0, 1.0, 0.0] * 4)
     found = paired_difference(same, same)
-    assert found.mean == 0 and found.low == -found.high and 0.1 < found.high < 0.3 and np.isnan(found.p_value)
+    assert found.mean == 0 and found.low == -found.high
+    assert 0.1 < found.high < 0.3 and np.isnan(found.p_value)
     all_better = paired_difference(pd.Series([1.0] * 16), pd.Series([0.0] * 16))
     assert all_better.mean == 1 and 0 < all_better.low < 1 and all_better.high == 1
 
 
-def test_without_variation_of_samples_or_of_trainings_the_difference_has_a_known_t_test():
-    """Trainings that differ alike on every sample: the two-sample test; trainings that do not differ: the paired."""
+def test_without_variation_of_samples_or_of_trainings_it_is_a_known_t_test():
+    """Trainings differ alike on every sample: two-sample test; they do not differ: paired."""
     rng = np.random.default_rng(0)
     luck, more = rng.normal(0.5, 0.1, 3), rng.normal(0.4, 0.1, 5)
     unpaired = paired_difference(*(pd.DataFrame(np.tile(seeds, (12, 1))) for seeds in (luck, more)))
-    assert unpaired.mean == pytest.approx(luck.mean() - more.mean()) and unpaired.trainings == (3, 5)
+    assert unpaired.mean == pytest.approx(luck.mean() - more.mean())
+    assert unpaired.trainings == (3, 5)
     a, b = rng.random(12), rng.random(12)
     paired = paired_difference(pd.DataFrame({0: a, 1: a, 2: a}), pd.DataFrame({0: b, 1: b}))
-    for found, known in ((unpaired, scipy_stats.ttest_ind(luck, more)), (paired, scipy_stats.ttest_rel(a, b))):
+    tests = scipy_stats.ttest_ind(luck, more), scipy_stats.ttest_rel(a, b)
+    for found, known in zip((unpaired, paired), tests, strict=True):
         assert found.p_value == pytest.approx(known.pvalue)
         assert (found.low, found.high) == pytest.approx(known.confidence_interval())
 
 
-def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_untrained_one_has_none():
+def test_a_side_trained_once_takes_the_luck_of_training_from_the_other():
     lucky = pd.DataFrame({0: 0.9, 1: 0.5}, index=range(40))  # the variance of a training is 0.08
     for other, error, judged in ((pd.Series(0.6, range(40)), 0.04, True),
                                  (pd.DataFrame({0: 0.6}, range(40)), 0.04 + 0.08, False)):  # fmt: skip
@@ -85,7 +88,7 @@ def test_a_side_trained_once_takes_the_luck_of_training_from_the_other_and_an_un
 @pytest.mark.parametrize("trainings", [(3, 3), (2, 5), (1, 5), (5, 0)])
 @pytest.mark.parametrize("luck", [0, 1, 2], ids=lambda luck: f"luck {luck}")
 def test_the_interval_of_a_difference_covers_what_it_claims(trainings, luck):
-    """luck: the standard deviation of a training, in standard errors of the difference over samples and answers."""
+    """luck: standard deviation of a training, in standard errors over samples and answers."""
     rng, draws, n = np.random.default_rng(1), 6000, 24
     unit = np.sqrt((1 + sum(1 / max(s, 1) for s in trainings)) / n)
 
@@ -109,7 +112,8 @@ def test_spearman_agrees_with_scipy_and_its_interval_holds_it():
     x[:4] = x[0]  # ties
     found = spearman(x, y)
     assert found.rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
-    assert -1 <= found.low < found.rho < found.high <= 1 and np.isnan(found.p_value) and found.n == 40
+    assert -1 <= found.low < found.rho < found.high <= 1
+    assert np.isnan(found.p_value) and found.n == 40
 
 
 @pytest.mark.filterwarnings("error")

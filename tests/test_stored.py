@@ -5,8 +5,6 @@ The smoke run, and every committed reference that holds the products of its run.
 
 import json
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,7 +12,6 @@ import pytest
 from igds_utils import display, tables
 from igds_utils import tasks as known
 from igds_utils.config.config import PROJECT, load_preset
-from igds_utils.config.settings import Preset
 from igds_utils.core.arms import CHECKS, arms
 from igds_utils.core.store import Store
 from igds_utils.data.hub import sha256
@@ -24,7 +21,8 @@ from igds_utils.reporting.report import load_table
 from igds_utils.running import runner
 from igds_utils.training.evaluation import checks, summarise
 
-REFERENCES = sorted({path.parents[2].name for path in PROJECT.glob("results/reference/*/*/*/evaluation.parquet")})
+EVALUATED = PROJECT.glob("results/reference/*/*/*/evaluation.parquet")
+REFERENCES = sorted({path.parents[2].name for path in EVALUATED})
 
 
 def test_files_of_the_reference_are_those_that_were_made():
@@ -37,33 +35,24 @@ def test_files_of_the_reference_are_those_that_were_made():
     assert [file for file in there if sha256(file)[:16] != made[file]["sha256"]] == []
 
 
-@dataclass(frozen=True)
 class Stored:
-    preset: Preset
-    root: Path
+    """A run's preset and products; of the tasks and arms those whose answers were stored."""
 
-    @property
-    def store(self):
-        return Store(self.root / self.preset.model)
-
-    @property
-    def tasks(self):
-        return [task for task in self.preset.tasks if self.store.has(f"{task}/summary.json")]
+    def __init__(self, preset, root):
+        self.root, self.preset, self.store = root, preset, Store(root / preset.model)
+        self.tasks = [task for task in preset.tasks if self.store.has(f"{task}/summary.json")]
+        self.options = preset.confidence, preset.bootstrap, preset.seed
 
     def arms(self, task):
-        """Those whose answers were stored."""
         every = arms(self.preset.tasks[task])
         return [arm for arm in every if self.store.has(f"{task}/arms/{arm.name}/outputs.parquet")]
-
-    @property
-    def options(self):
-        return self.preset.confidence, self.preset.bootstrap, self.preset.seed
 
 
 @pytest.fixture(params=["smoke", *REFERENCES])
 def stored(request):
-    smoke = request.param == "smoke"
-    root = request.getfixturevalue("smoke_run").root if smoke else PROJECT / "results/reference" / request.param
+    root = PROJECT / "results/reference" / request.param
+    if request.param == "smoke":
+        root = request.getfixturevalue("smoke_run").root
     found = Stored(load_preset(request.param), root)
     assert found.tasks
     return found
@@ -80,7 +69,8 @@ def same(found, kept):
 
 def test_candidates_follow_from_the_recalled_frequencies(stored):
     for task in stored.tasks:
-        table, counts = stored.store.read(f"{task}/recall.parquet"), stored.store.read(f"{task}/recall.json")
+        table = stored.store.read(f"{task}/recall.parquet")
+        counts = stored.store.read(f"{task}/recall.json")
         assert (table["candidate"] == (table["frequency"] >= stored.preset.recall.tau)).all()
         assert int(table["candidate"].sum()) == counts["n_candidates"]
         measured = stored.store.read(f"{task}/effects_forced_validation.parquet")
@@ -125,7 +115,8 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
         sizes = {arm.name: arm.size(pool) for arm in stored.arms(task) if arm.trained}
         trained = list(sizes)
         logs = {name: stored.store.read(f"{task}/arms/{name}/log.parquet") for name in trained}
-        evaluation, ratio = stored.store.read(f"{task}/evaluation.parquet"), stored.preset.tasks[task].ratio
+        evaluation = stored.store.read(f"{task}/evaluation.parquet")
+        ratio = stored.preset.tasks[task].ratio
         compared = evaluation[~evaluation["selector"].isin(CHECKS)]
         paths = {name: f"{task}/arms/{name}/likelihoods.parquet" for name in [*trained, "original"]}
         known = {name: stored.store.read(path) for name, path in paths.items() if stored.store.has(path)}
@@ -135,37 +126,27 @@ def test_the_summary_follows_from_the_scores_of_every_answer(stored):
 
 
 def test_tables_1_and_2_follow_from_what_is_stored(stored):
-    read = {
-        name: {task: stored.store.read(f"{task}/{name}.json") for task in stored.tasks}
-        for name in ("summary", "recall", "task_features")
-    }
-    metrics = {}
+    summaries, found, metrics, paper = {}, {}, {}, display.paper_values()
     for task in stored.tasks:
-        config = stored.preset.tasks[task]
-        metrics[task] = display.metric_of(
-            known.get(task, config.task, config.metric), config.samples
-        )
-    found = {
-        task: {"recall": read["recall"][task], "features": read["task_features"][task]}
-        for task in stored.tasks
-    }
-    made = {
-        "table1": tables.table1(found, metrics, stored.preset.model, display.paper_values()),
-        "table2": tables.table2(read["summary"], metrics, display.paper_values()),
-    }
+        names, config = ("summary", "recall", "task_features"), stored.preset.tasks[task]
+        summaries[task], *both = (stored.store.read(f"{task}/{name}.json") for name in names)
+        found[task] = dict(zip(("recall", "features"), both, strict=True))
+        task_of = known.get(task, config.task, config.metric)
+        metrics[task] = display.metric_of(task_of, config.samples)
+    table1 = tables.table1(found, metrics, stored.preset.model, paper)
+    made = {"table1": table1, "table2": tables.table2(summaries, metrics, paper)}
     for name, frame in made.items():
         kept = load_table(stored.root / "tables", name)
         pd.testing.assert_frame_equal(frame.astype(str).reset_index(drop=True), kept, check_dtype=False)
 
 
-@pytest.mark.parametrize("name", [path.name for path in (PROJECT / "results/reference").iterdir() if path.is_dir()])
-def test_no_reference_names_a_place_on_a_machine(name):
-    for file in (PROJECT / "results/reference" / name).rglob("*.json*"):
+def test_no_reference_names_a_place_on_a_machine():
+    for file in (PROJECT / "results/reference").rglob("*.json*"):
         assert str(PROJECT) not in file.read_text(encoding="utf8"), file
 
 
 @pytest.mark.slow
-def test_notebooks_05_to_11_give_the_tables_again_from_the_products_of_the_reference(tmp_path):
+def test_notebooks_05_to_11_give_the_tables_of_the_reference_again(tmp_path):
     kept = PROJECT / "results/reference/quick"
     shutil.copytree(kept, tmp_path / "quick")
     shutil.rmtree(tmp_path / "quick/tables")

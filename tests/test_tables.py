@@ -1,30 +1,16 @@
 """Tables: what they say about our numbers and the paper's, and how they are written."""
 
 import csv
-import re
 
 import pandas as pd
 import pytest
 
-from igds_utils import tasks
-from igds_utils.config.config import load_preset
-from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, SELECTORS, Metric, metric_of, paper_values
+from igds_utils.display import NOT_JUDGED, NOT_RUN, NOTHING, SELECTORS, Metric, paper_values
 from igds_utils.reporting.report import load_table, save_table
-from igds_utils.tables import MARK, table1, table2, table6, table9
+from igds_utils.tables import table1, table2, table3, table4
 
 PAPER = paper_values()
 POINTS = Metric("accuracy (%)", "points", 100, 1)
-
-
-def test_a_metric_is_shown_in_its_unit():
-    assert POINTS.show_interval(0.125, 0.05, 0.2) == "12.5 [5.0, 20.0]"
-    assert POINTS.show_interval(0.125, None, None) == "12.5"
-    assert POINTS.show_of({"x": -0.125, "x_low": -0.2, "x_high": 0.05}, "x", signed=True) == "−12.5 [−20.0, +5.0]"
-    assert POINTS.show_of({}, "x") == NOTHING
-    assert metric_of(tasks.get("math"), samples=8).label == "pass@8 accuracy (%)"
-    assert metric_of(tasks.get("math")).show(0.378) == "37.8"
-    assert metric_of(tasks.get("summarization")).show(0.452) == "0.452"
-    assert metric_of(tasks.get("translation")).show(22.6) == "22.6"
 
 
 @pytest.fixture
@@ -52,13 +38,14 @@ def test_table1_has_our_numbers_and_the_papers_model_below(found):
     assert ours["δ (confirmation)"] == "−1.6 [−10.0, +7.0]" and ours["Established"] == "no"
     assert ours["Δ log-likelihood (validation)"] == "+0.012"
     assert theirs["Model"] == "Gemma-2-2B (paper)" and theirs["Top feature"] == "l14_p11575"
-    assert theirs["Task, unit of δ"] == "Math, ACC" and ours["Task, unit of δ"] == "Math, points"
+    assert theirs["Task, unit of δ"] == "Math, ACC"
+    assert ours["Task, unit of δ"] == "Math, points"
     assert theirs["δ (validation)"] == "+12" and theirs["δ (confirmation)"] == NOTHING
 
 
 def test_table1_says_what_is_established_and_how_sure_the_filter_is(found):
     found["math"]["features"]["features"][0]["established"] = True
-    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"  # another chosen one is not
+    assert table1(found, {"math": POINTS}, "x", PAPER)["Established"][0] == "no"
     found["math"]["features"] |= {"established": True, "ranked_by": "loglik"}
     row = table1(found, {"math": POINTS}, "x", PAPER).iloc[0]
     shown = row[["Established", "Ranked by", "Reliability", "p, candidates differ", "p, placebos"]]
@@ -76,7 +63,7 @@ def record(selector, score, ratio=0.5, **more):
 VERSUS = {"vs_random": 0.13, "vs_random_low": -0.01, "vs_random_high": 0.27}
 
 
-def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
+def test_table2_marks_what_was_not_run_beside_the_papers_numbers():
     records = [
         record("original", 0.1, None, n_train=0, target_tokens=None, steps=None),
         record("full", 0.6, None),
@@ -88,22 +75,27 @@ def test_table2_marks_what_was_not_run_and_keeps_the_papers_numbers_apart():
     table = table2({"math": records}, {"math": POINTS}, PAPER).set_index("Arm")
     theirs = "Paper: Gemma-2-2B (vs Full, %)"
     assert list(table.index) == [*SELECTORS.values(), "MONA"]
-    assert table.loc["IFD", "Score"] == NOT_RUN and table.loc["IFD", theirs] == "30.0 (−6.8)"
+    assert table.loc["IFD", "Score"] == NOT_RUN
+    assert table.loc["IFD", theirs] == "30.0 (−6.8)"
     assert table.loc["IGDS", "Score"] == "63.0 [53.0, 73.0]"  # at the main ratio
     assert table.loc["IGDS", "vs Random"] == "+13.0 [−1.0, +27.0]"
     assert table.loc["IGDS", "vs Full (%)"] == "+5.0"
-    assert table.loc["IGDS", "p (Holm)"] == "0.082" and table.loc["MONA", "p (Holm)"] == NOT_JUDGED
-    assert table.loc["Random", "By seed"] == "40.9, 36.4" and table.loc["IGDS", "By seed"] == NOTHING
-    assert table.loc["IGDS", theirs] == "37.8 (+17.4)" and table.loc["Full", theirs] == "32.2"
+    assert table.loc["IGDS", "p (Holm)"] == "0.082"
+    assert table.loc["MONA", "p (Holm)"] == NOT_JUDGED
+    assert table.loc["Random", "By seed"] == "40.9, 36.4"
+    assert table.loc["IGDS", "By seed"] == NOTHING
+    assert table.loc["IGDS", theirs] == "37.8 (+17.4)"
+    assert table.loc["Full", theirs] == "32.2"
     assert table.loc["IGDS", "Paper: Qwen3-8B (vs Full, %)"] == "61.1 (+0.5)"
     assert set(table["Paper: metric"]) == {"pass@8 accuracy (%)"}
     trained_on = ["Samples", "Target tokens", "Steps"]
     assert list(table.loc["Full", trained_on]) == ["64", "1,200", "4"]
-    assert set(table.loc["Original", trained_on]) == {NOTHING} and table.loc["Full", "vs Full (%)"] == NOTHING
+    assert set(table.loc["Original", trained_on]) == {NOTHING}
+    assert table.loc["Full", "vs Full (%)"] == NOTHING
     assert table.loc["MONA", theirs] == NOTHING
 
 
-def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_draws():
+def test_table2_shows_likelihoods_and_the_place_among_randoms_draws():
     likely = {"loglik": -1.25, "loglik_low": -1.3, "loglik_high": -1.2}
     versus = {f"loglik_{name}": value / 10 for name, value in VERSUS.items()}
     igds = record("igds", 0.6, **likely, **versus, loglik_vs_random_p=0.01, above_random=3)
@@ -115,41 +107,41 @@ def test_table2_shows_likelihoods_beside_the_score_and_the_place_among_randoms_d
     assert table["Above Random's draws"].tolist()[2:] == [NOTHING] * 4 + ["3 of 5"]
 
 
-def test_table6_derives_expansion_and_totals_and_tells_ours_from_the_papers():
-    recall = {"n_features_total": 9216, "layers": [24, 6], "model_layers": 30, "model_width": 576}
-    table = table6(load_preset("quick"), recall, PAPER).set_index("Parameter")  # without a model
-    ours = "smollm2-135m-instruct"
-    assert table.loc[["Identify on", "Train on"], ours].tolist() == ["SmolLM2-135M-Instruct"] * 2
-    assert list(table.columns) == [ours, "Gemma-2-2B (paper)", "Llama-3.1-8B (paper)", "Qwen3-8B (paper)"]
-    rows = ["Layers", "Features per layer", "Expansion", "Features in all", "SAE layers"]
-    assert table.loc[rows, ours].tolist() == ["30", "4,608", "8×", "9,216", "6, 24"]
-    assert table.loc["SAE layers", "Gemma-2-2B (paper)"] == "0–25"
-    assert table.loc["Features in all", "Qwen3-8B (paper)"] == "458,752"  # 7 layers of 65,536
+def test_table3_has_the_trained_ablations_and_says_which_are_not():
+    math = [record("igds", 0.65, 0.2), record("igds", 0.55), record("igds_k3", 0.5)]
+    given = {"math": math, "translation": []}, {"math": POINTS, "translation": POINTS}, PAPER
+    table = table3(*given).set_index("Method")
+    ours, papers = "Math, accuracy (%)", "Paper: Math, pass@8 accuracy (%)"
+    assert table.loc["k = 3", ours] == "50.0 [40.0, 60.0]"
+    assert table.loc["k = 5", ours] == NOT_RUN and table.loc["k = 5", papers] == "31.8"
+    assert table.loc["IGDS (k = 1)", ours] == "55.0 [45.0, 65.0]"  # at 50 %
+    assert "IGDS (k = 3)" in set(table3(*given, k=3)["Method"])
+    assert table.loc["without frequency recall", "Paper: Translation, COMET × 100"] == "63.19"
 
 
-def test_table9_shows_the_runs_templates_beside_the_papers():
-    configs = load_preset("paper").tasks
-    objects = {name: tasks.get(name) for name in configs}
-    table = table9(objects, configs, PAPER).set_index(["Stage", "Task", "Part"])
-    plain = table.apply(lambda column: column.str.lower().str.replace(r"[ \W_]+", " ", regex=True))
-    printed = plain["Paper"].replace({"dialogue": "text", "golden answer": "answer"}, regex=True)
-    assert (plain["This run"] == printed).all()  # the same words, fields and lines
-    assert table["This run"].str.count("\n").equals(table["Paper"].str.count("\n"))
-    trained = table.loc["Supervised fine-tuning"].loc["Math"]
-    assert trained.index.tolist() == ["Instruction", "Input", "Output"]
-    assert trained.loc["Input"].tolist() == ["(empty)", "(empty)"]
-    for column in table:
-        assert table[column].str.count(re.escape(MARK)).tolist() == [1] * 3 + [0] * 12
-        assert table.loc["Task feature identification"][column].str.contains(f":{MARK} {{").all()
+def test_table4_is_relative_to_loss_and_recomputes_the_papers_percentages():
+    columns = ["selector", "seconds", "tokens", "operations"]
+    math = [("loss", 20.0, 400, 8e9), ("igds", 5.0, 100, 1e9), ("random", 0.0, 0, 0.0)]
+    rows = {"math": math, "translation": [("igds", 4.0, None, None)]}
+    costs = {task: pd.DataFrame(values, columns=columns) for task, values in rows.items()}
+    table = table4(costs, PAPER).set_index(["Task", "Method"])
+    igds = table.loc["Math", "IGDS"]
+    assert (igds["Seconds"], igds["vs Loss (%)"], igds["Tokens read"]) == ("5.0", "−75", "100")
+    assert igds["Operations vs Loss (%)"] == "−88" and igds["Paper: vs Loss (%)"] == "−17"
+    assert table.loc[("Math", "ZIP"), "Seconds"] == NOT_RUN
+    assert table.loc[("Math", "IFD"), "Paper: vs Loss (%)"] == "+117 (printed +167)"
+    assert table.loc[("Math", "Random"), "Paper: hours"] == NOTHING
+    alone = table.loc[("Translation", "IGDS")]  # without Loss to compare with
+    assert alone["vs Loss (%)"] == alone["Operations vs Loss (%)"] == NOTHING
 
 
 def test_a_table_is_written_in_three_forms_and_nothing_else(tmp_path):
     frame = pd.DataFrame({"Arm": ["IGDS", "a|b"], "Gain (%)": ["−1.5 [−2, 3]", "x_1 & y"]})
     save_table(frame, tmp_path / "tables", "table2", "Scores at 50 %")
     paths = sorted((tmp_path / "tables").iterdir())
-    assert [path.name for path in paths] == ["table2.csv", "table2.md", "table2.tex"]
     rows = list(csv.reader(paths[0].open(encoding="utf8")))
     assert rows == [["Arm", "Gain (%)"], ["IGDS", "-1.5 [-2, 3]"], ["a|b", "x_1 & y"]]
     assert load_table(tmp_path / "tables", "table2")["Gain (%)"][0].startswith("−1.5 [−2")
     latex = paths[2].read_text(encoding="utf8")
-    assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex and r"\toprule" in latex and r"50 \%" in latex
+    assert r"x\_1 \& y \\" in latex and r"$-$1.5" in latex
+    assert r"\toprule" in latex and r"50 \%" in latex

@@ -60,7 +60,7 @@ def samples_of(prompt_ids):
 
 
 def steered_logits(lm, saes, ids, first, feature, change):
-    """Logits of one sequence whose residual h from position `first` on becomes change(h, a_i(h), d_i)."""
+    """Logits of a sequence whose residual h from `first` on becomes change(h, a_i(h), d_i)."""
 
     def edit(h):
         h = h.clone()
@@ -104,7 +104,8 @@ def test_clamped_features_and_random_directions_equal_a_full_forward_pass(lm, sa
         if kind == "clamped":
             return h + (2.5 * 0.7 - a) * d
         drawn = np.random.default_rng([5, feature.layer, feature.index]).standard_normal(tiny.WIDTH)
-        return h + 1.5 * a * d.norm() * torch.tensor(drawn / np.linalg.norm(drawn), dtype=torch.float32)
+        unit = torch.tensor(drawn / np.linalg.norm(drawn), dtype=torch.float32)
+        return h + 1.5 * a * d.norm() * unit
 
     for row in table.sample(5, random_state=0).itertuples():
         feature, sample = Feature(row.layer, row.feature), samples[int(row.sample_id[1:])]

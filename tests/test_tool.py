@@ -5,16 +5,14 @@ import re
 
 import pandas as pd
 import pytest
-import torch
 
 from igds_utils import cli
 from igds_utils.config.config import ConfigError
 from igds_utils.core.experiment import open_run
-from igds_utils.engine import activations, prompts
+from igds_utils.engine import activations
 from igds_utils.selection import features, tool
 from igds_utils.selection.pool import Samples
 from igds_utils.selection.tool import explain, select
-from igds_utils.tasks import get
 from igds_utils.tasks.examples import Example
 
 QUESTIONS = [
@@ -47,34 +45,25 @@ def file(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def fires(run):
-    """Names of a feature that fires on some of the samples, and of one that fires on none."""
+def acts(run):
+    """Activations of all features of a layer at the critical position of every record."""
     examples = [Example(r["id"], {"question": r["question"]}, r["target"], ()) for r in RECORDS]
-    texts = Samples(run, "math", examples).prompts
-    h = activations.critical_residuals(run.lm, texts, [2])[2]
-    count = (run.saes[2].encode(h) > 0).sum(0)
-    some = int(((count > 1) & (count < len(texts))).nonzero()[0, 0])
+    h = activations.critical_residuals(run.lm, Samples(run, "math", examples).prompts, [2])[2]
+    return run.saes[2].encode(h)
+
+
+@pytest.fixture(scope="module")
+def fires(acts):
+    """Names of a feature that fires on some of the samples, and of one that fires on none."""
+    count = (acts > 0).sum(0)
+    some = int(((count > 1) & (count < len(RECORDS))).nonzero()[0, 0])
     return f"l2_p{some}", f"l2_p{int((count == 0).nonzero()[0, 0])}"
 
 
-def score_by_hand(run, text, name):
-    """Activation of one feature at the last token of the prompt, through the whole model."""
-    layer, index = (int(part) for part in name.removeprefix("l").split("_p"))
-    example = Example("x", {"question": text}, "t", ())
-    prompt = prompts.identification_prompt(get("math"), example, run.tokenizer, "chat")
-    ids = torch.tensor([prompts.encode(run.tokenizer, prompt)])
-    with torch.inference_mode():
-        h = run.lm.model(ids, output_hidden_states=True).hidden_states[layer + 1][0, -1]
-        return float(run.saes[layer].encode(h[None])[0, index])
-
-
-# ---- what is written ----
-
-
-def test_a_selection_holds_the_records_best_first(run, file, fires, tmp_path, monkeypatch):
+def test_a_selection_holds_the_records_best_first(run, file, acts, fires, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PROMPTS", 2)  # three parts
     made = select(run, "math", file, tmp_path / "out", features=fires[0], ratio=0.5)
-    scores = {r["id"]: score_by_hand(run, r["question"], fires[0]) for r in RECORDS}
+    scores = {r["id"]: float(a) for r, a in zip(RECORDS, acts[:, int(fires[0][4:])], strict=True)}
     expected = sorted(RECORDS, key=lambda r: (-scores[r["id"]], r["id"]))
     assert made.records == expected[:3]
     lines = (tmp_path / "out/selection.jsonl").read_text(encoding="utf8").splitlines()
@@ -131,21 +120,15 @@ def test_an_explanation_by_hand(run, file, fires, tmp_path):
         explain(tmp_path / "out", "s9")
 
 
-# ---- bad input ----
-
-
 def changed(place=2, **fields):
     return [r | fields if i == place else r for i, r in enumerate(RECORDS)]
 
 
-@pytest.mark.parametrize(
-    ("selector", "expected"),
-    [
-        ("igds", "its prompt has [0-9,]+ tokens, the model reads 512: .*max_prompt"),
-        ("mona", "its prompt alone has [0-9,]+ tokens, sft.max_length is 512"),
-        ("loss", "its prompt alone has [0-9,]+ tokens, sft.max_length is 512"),
-    ],
-)
+READ = "its prompt has [0-9,]+ tokens, the model reads 512: .*max_prompt"
+TRAINED_ON = "its prompt alone has [0-9,]+ tokens, sft.max_length is 512"
+
+
+@pytest.mark.parametrize(("selector", "expected"), [("igds", READ), ("loss", TRAINED_ON)])
 def test_a_sample_that_is_too_long_is_refused_or_left_out(selector, expected, run, fires, tmp_path):
     file = write(tmp_path / "pool.jsonl", changed(question="word " * 600))
     asked = (run, "math", file, tmp_path / "out", selector, 0.5, fires[0])
@@ -156,17 +139,14 @@ def test_a_sample_that_is_too_long_is_refused_or_left_out(selector, expected, ru
     assert sorted(made.scores["sample_id"]) == ["s0", "s1", "s3", "s4", "s5"]
 
 
-def call(pool_file, out, run, *more):
-    shared = ["--preset", "smoke", "--task", "math", "--results", str(run.root.parent)]
-    return ["select", str(pool_file), *shared, "--out", str(out), *more]
-
-
-# ---- the command line ----
-
-
 def test_select_and_explain_from_the_command_line(run, file, fires, tmp_path, capsys):
     out = tmp_path / "out"
-    assert cli.main(call(file, out, run, "--features", ",".join(fires), "--ratio", "0.3")) == 0
+    shared = ["--preset", "smoke", "--task", "math", "--results", str(run.root.parent), "--out", str(out)]
+    select_from = lambda pool, *more: cli.main(["select", pool, *shared, *more])  # noqa: E731
+    twice = write(tmp_path / "twice.jsonl", [*RECORDS, RECORDS[1]])
+    assert select_from(twice, "--selector", "zip") == 2 and not out.exists()
+    assert "line 7: id 's1' is that of twice.jsonl line 2" in capsys.readouterr().err
+    assert select_from(file, "--features", ",".join(fires), "--ratio", "0.3") == 0
     shown = capsys.readouterr()
     assert f"2 of 6 samples, best first: {out}/selection.jsonl" in shown.out
     assert "igds: note: " in shown.err and "do not fire" in shown.err

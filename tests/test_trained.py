@@ -26,20 +26,27 @@ def refuse(*args, **kwargs):
     raise AssertionError("trained again")
 
 
-@pytest.fixture
-def results(tmp_path):
-    """A results folder with what the notebooks before this one leave: task features, and samples for each arm."""
-    run = opened(str(tmp_path))
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results with what earlier notebooks leave: task features, and samples for each arm."""
+    run = opened(str(tmp_path_factory.mktemp("results")))
     run.store.write("math/task_features.json", {"selected": ["l2_p2"]})
     pool = run.examples("math", "pool")
     for number, arm in enumerate(arms.arms(run.config("math"))):
         chosen = (pool[number:] + pool)[: arm.size(len(pool))]
         run.make(f"math/selected/{arm.name}.jsonl", partial(run.training_records, "math", chosen))
-    return str(tmp_path)
+    return str(run.root.parent)
 
 
-def test_an_arm_whose_products_are_there_is_not_trained(results, monkeypatch):
-    first = arm_of(opened(results), "igds@0.5").make_all()
+@pytest.fixture(scope="module")
+def igds(results):
+    """An arm that was trained, and its products."""
+    arm = arm_of(opened(results), "igds@0.5")
+    return arm, arm.make_all()
+
+
+def test_an_arm_whose_products_are_there_is_not_trained(results, igds, monkeypatch):
+    first = igds[1]
     monkeypatch.setattr(sft, "train", refuse)
     again = arm_of(opened(results), "igds@0.5").make_all()
     assert {"log", "outputs", "activations"} <= set(first) == set(again)
@@ -48,14 +55,14 @@ def test_an_arm_whose_products_are_there_is_not_trained(results, monkeypatch):
             arm_of(opened(results, **change), "igds@0.5").make_all()
 
 
-def test_an_arm_trained_again_after_another_gives_the_same_products(results):
-    first = arm_of(opened(results), "random@0.5").make_all()
-    run = opened(results)
+def test_an_arm_trained_again_after_another_gives_the_same_products(results, igds):
+    first, run = igds[1], opened(results)
     original, other = arm_of(run, "original"), arm_of(run, "full")
     untrained = {name: tensor.clone() for name, tensor in original.lm.model.state_dict().items()}
-    assert any((other.lm.model.state_dict()[name] != tensor).any() for name, tensor in untrained.items())
-    assert all((original.lm.model.state_dict()[name] == tensor).all() for name, tensor in untrained.items())
-    arm = arm_of(run, "random@0.5")
+    moved, kept = other.lm.model.state_dict(), original.lm.model.state_dict()
+    assert any((moved[name] != tensor).any() for name, tensor in untrained.items())
+    assert all((kept[name] == tensor).all() for name, tensor in untrained.items())
+    arm = arm_of(run, "igds@0.5")
     shutil.rmtree(run.store.root / arm.folder)
     for product, table in arm.make_all().items():
         columns = [column for column in table if column != "seconds"]
@@ -64,20 +71,20 @@ def test_an_arm_trained_again_after_another_gives_the_same_products(results):
 
 def test_a_trained_arm_answers_in_the_precision_of_the_preset(results, monkeypatch):
     """As `original` does, whether it was trained just now or read from its kept weights."""
-    whole = opened(results, **{"sft.keep_weights": True})
     run = opened(results, **{"sft.keep_weights": True, "models.tiny-llama.dtype": "bfloat16"})
-    arm = arm_of(run, "igds@0.5")
+    arm = arm_of(run, "loss@0.5")
     arm.make("log")
     trained = {name: tensor.clone() for name, tensor in arm.lm.model.state_dict().items()}
     monkeypatch.setattr(sft, "train", refuse)
-    again = arm_of(run, "igds@0.5").lm.model.state_dict()
+    again = arm_of(run, "loss@0.5").lm.model.state_dict()
     assert {tensor.dtype for tensor in trained.values()} == {torch.bfloat16}
     assert all(torch.equal(again[name], tensor) for name, tensor in trained.items())
-    assert "dtype" not in arm_of(whole, "igds@0.5").inputs and arm.inputs["dtype"] == "bfloat16"
+    assert "dtype" not in arm_of(opened(results), "loss@0.5").inputs
+    assert arm.inputs["dtype"] == "bfloat16"
 
 
 def test_answers_of_a_killed_arm_are_continued_with_another_memory(results, monkeypatch):
-    """With sampling: every draw has a stream of its own, so when and with which others it is made does not matter."""
+    """With sampling: every draw has a random stream of its own."""
     run = opened(results, **{"tasks.math.samples": 4, "tasks.math.temperature": 1.0})
     whole = arm_of(run, "original").make("outputs")
     shutil.rmtree(run.store.root / "math/arms/original")
@@ -138,23 +145,20 @@ def test_likelihoods_are_mean_log_probabilities_of_the_references(results):
     run = opened(results)
     arm = arm_of(run, "igds@0.5")
     found = arm.make_all()["likelihoods"].set_index("sample_id")["loglik"]
-    examples = run.examples("math", "test")
+    model, examples = arm.lm.model, run.examples("math", "test")
     assert found.index.tolist() == [example.id for example in examples]
     for example in examples[:3]:
         ((ids, n_prompt),) = run.training_pairs(run.training_records("math", [example]))
         with torch.inference_mode():
-            logits = arm.lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         alone = [logits[i - 1, ids[i]].item() for i in range(n_prompt, len(ids))]
         assert found[example.id] == pytest.approx(sum(alone) / len(alone), abs=1e-4)
 
 
-def test_the_whole_pool_in_equal_steps_takes_larger_batches(results):
-    run = opened(results, **{"tasks.math.full_steps": True, "sft.global_batch": 4})
-    pool = run.examples("math", "pool")
-    for name in ("full_steps", "igds@0.5"):
-        chosen = pool[: arm_of(run, name).arm.size(len(pool))]
-        run.make(f"math/selected/{name}.jsonl", partial(run.training_records, "math", chosen), of=name)
-    logs = {name: arm_of(run, name).make("log") for name in ("full", "full_steps", "igds@0.5")}
-    steps = {name: len(log) for name, log in logs.items()}
-    assert steps["full_steps"] == steps["igds@0.5"] < steps["full"]
-    assert logs["full_steps"]["tokens"].sum() == logs["full"]["tokens"].sum()
+def test_the_whole_pool_in_equal_steps_takes_larger_batches(results, igds):
+    run = opened(results, **{"tasks.math.full_steps": True})
+    whole = run.training_records("math", run.examples("math", "pool"))
+    run.make("math/selected/full_steps.jsonl", lambda: whole)
+    log = arm_of(run, "full_steps").make("log")
+    assert len(log) == len(igds[1]["log"])
+    assert log["tokens"].sum() == sum(len(ids) for ids, _ in run.training_pairs(whole))
