@@ -11,28 +11,9 @@ from pandas import isna as missing
 
 from igds_utils.tasks.base import Task
 
-SELECTORS = {  # those of the paper's Table 2
-    "original": "Original", "full": "Full", "random": "Random", "loss": "Loss", "ifd": "IFD",
-    "zip": "ZIP", "igds": "IGDS",
-}  # fmt: skip
-MORE_SELECTORS = {
-    "full_steps": "Full (equal steps)", "loss_highest": "Loss (highest)",
-    "longest": "Longest target", "ifd_perplexity": "IFD (perplexities)",
-    "zip_official": "ZIP (official)", "greedselect": "SAE-GreedSelect",
-    "simscale": "SAE-SimScale", "instag": "#InsTag", "mona": "MONA",
-    "mona_least": "MONA (least similar)", "mona_neurons": "MONA (neurons)", "bm25": "BM25",
-    "embedding": "Embedding", "rds": "RDS+", "less": "LESS-style", "igds_bottom": "IGDS (bottom)",
-    "igds_matched": "IGDS (matched features)", "igds_recalled": "IGDS (all recalled)",
-    "igds_unrecalled": "IGDS (random candidates)", "prior_cosine": "Cosine to the prior's mean",
-    "igds_k3": "IGDS (k = 3)", "igds_k5": "IGDS (k = 5)",
-}  # fmt: skip
-ABLATIONS = {  # selector: (what it leaves out or changes, key of paper_values' table3)
-    "igds": ("IGDS", "k1"),
-    "igds_unrecalled": ("without frequency recall", "without_recall"),
-    "igds_recalled": ("without causal filter", "without_causal_filter"),
-    "igds_k3": ("k = 3", "k3"),
-    "igds_k5": ("k = 5", "k5"),
-}
+HERE = Path(__file__).parent
+NAMES = yaml.safe_load((HERE / "names.yaml").read_text(encoding="utf8"))
+SELECTORS, ABLATIONS = NAMES["paper"], NAMES["ablations"]  # of the paper's Tables 2 and 3
 ARM = re.compile(r"(.+?)(?:@([\d.e-]+?))?(?:-s(\d+))?")  # selector, ratio, seed
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # characters; not tabs and line ends
 PAPER_DIGITS = {"math": 1, "translation": 2, "summarization": 3}  # decimals that it prints
@@ -134,7 +115,7 @@ def correlation(found: dict) -> str:
 
 
 def selector_title(selector: str) -> str:
-    return (SELECTORS | MORE_SELECTORS).get(selector, selector)
+    return (SELECTORS | NAMES["more"]).get(selector, selector)
 
 
 def selector_of(arm: str) -> str:
@@ -160,8 +141,7 @@ def task_title(task: str) -> str:
 
 def paper_values() -> dict:
     """The numbers printed in the paper (paper_values.yaml beside this module)."""
-    file = Path(__file__).with_name("paper_values.yaml")
-    return yaml.safe_load(file.read_text(encoding="utf8"))
+    return yaml.safe_load((HERE / "paper_values.yaml").read_text(encoding="utf8"))
 
 
 def visible(text: str) -> str:

@@ -351,8 +351,3 @@ def test_every_kind_of_product_survives_any_text(products):
 def test_a_missing_product_says_what_to_run(products, ask):
     with pytest.raises(FileNotFoundError, match="recall.parquet.* is not there: run the notebooks"):
         ask(products, "math/recall.parquet")
-
-
-@pytest.mark.parametrize("records", [[], [1], [("a", {"q": TEXT}, ()), {"b": np.arange(2)}]])
-def test_what_comes_one_by_one_has_the_hash_of_its_list(records):
-    assert store.content_hash(iter(records)) == store.content_hash(records)

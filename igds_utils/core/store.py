@@ -10,11 +10,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock
@@ -26,7 +26,6 @@ from igds_utils.config.config import PROJECT
 from igds_utils.data.hub import sha256
 from igds_utils.engine import distributed
 
-PLAIN = TypeAdapter(Any).dump_python
 MAKE_NO_PRODUCT = ("core", "config", "plots", "tables", "reporting", "running")
 
 
@@ -226,32 +225,24 @@ def code_version() -> str:
 
 
 def content_hash(records: Any) -> str:
-    """A short hash of any JSON value; an iterator has that of its list, but is never held whole."""
-    many = isinstance(records, Iterator)
-    digest = hashlib.sha256(b"[" * many)
-    for i, one in enumerate(records if many else [records]):
-        text = json.dumps(_plain(one), sort_keys=True, ensure_ascii=False)
-        digest.update(f"{', ' * bool(i)}{text}".encode())
-    digest.update(b"]" * many)
-    return digest.hexdigest()[:16]
+    """A short hash of any JSON value: a data set's samples, a list of ids."""
+    text = json.dumps(_plain(records), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
     """Records, arrays and paths as plain JSON values, which compare equal after a round trip."""
-    return PLAIN(value, mode="json", fallback=lambda array: array.tolist())
+    plain = TypeAdapter(Any).dump_python
+    return plain(value, mode="json", fallback=lambda array: array.tolist())
 
 
-def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> Path:
-    """Write a file, whole or not at all: a temporary name beside it, fsync, rename.
-
-    content: a function, if it is large, that writes it to a stream.
-    """
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file, whole or not at all: a temporary name beside it, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as stream:
-            content = content.encode("utf8") if isinstance(content, str) else content
-            content(stream) if callable(content) else stream.write(content)
+            stream.write(content.encode("utf8") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

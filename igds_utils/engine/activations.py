@@ -40,7 +40,7 @@ def critical_residuals(
 def feature_activations(
     residual: dict[int, Tensor], saes: Saes, features: Sequence[Feature], kept: dict | None = None
 ) -> Tensor:
-    """Activations a_i(x, p) of some features, from stored critical residuals {layer: (N, d)}: (N, len(features)).
+    """a_i(x, p) of features, from critical residuals {layer: (N, d)}: (N, len(features)).
 
     kept: a dictionary that the parts of a pool share. It keeps what is needed of the SAEs whose
     features depend on one encoder column each, which are then read once; of the others, whose whole

@@ -32,7 +32,7 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 def padded_batches(
     lm: LM, sequences: Sequence[Sequence[int]], batch_tokens: int, what: str
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Indices of each group of `token_batches` and the model's inputs, right-padded, behind a bar named `what`."""
+    """Indices of each of `token_batches` and its right-padded inputs, under a bar named `what`."""
     lengths = [*map(len, sequences)]  # the longest come first, so samples would foretell a late end
     with tqdm(total=sum(lengths), desc=what, unit="token", unit_scale=True, leave=False, delay=2) as bar:
         for batch in token_batches(lengths, batch_tokens):
@@ -75,5 +75,5 @@ def seen(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """Index of each token among its sample's own tokens; padding gets 0. Shape as the mask: (batch, tokens)."""
+    """Index of each token among its sample's own, 0 for padding: (batch, tokens), as the mask."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""What is known of features and their SAEs without any weights: names, where the SAEs are, and which can be read."""
+"""Features and their SAEs without weights: names, places, and which SAEs can be read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def features_of(table: pd.DataFrame) -> list[Feature]:
 
 
 def sae_folders(saes: SaeConfig) -> dict[int, Path]:
-    """Layer -> folder of its SAE, of a folder of SAEs. Raises `SourceError` where there is none, or two of a layer."""
+    """Layer -> folder of its SAE. Raises `SourceError` where there is none, or two of a layer."""
     root = PROJECT / Path(saes.name).expanduser()
     folders = [file.parent for file in root.glob("*/cfg.json")]
     found = sorted((int(named[1]), one) for one in folders if (named := OF_LAYER.fullmatch(one.name)))
@@ -67,7 +67,7 @@ def sae_folders(saes: SaeConfig) -> dict[int, Path]:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """The fields of an SAE's cfg.json, those of its metadata among them, which sae_lens before version 6 had so too."""
+    """The fields of an SAE's cfg.json, and of its metadata (before sae_lens 6 among the others)."""
     file = folder / "cfg.json"
     try:
         fields = json.loads(file.read_text(encoding="utf8"))
@@ -77,9 +77,9 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width: int | None = None) -> None:
-    """Raise `SourceError` unless an SAE reads the raw residual stream after a block, every token by itself.
+    """Raise `SourceError` unless an SAE reads the raw residual stream after a block.
 
-    fields: `described`. layer, width: the block after which it is to be read, and the model's width.
+    fields: `described`. layer, width: of the model, where it is to be read.
     """
     hook = str(fields.get("hook_name") or fields.get("hook_point") or "")
     place, d_in = AFTER_BLOCK.fullmatch(hook), fields.get("d_in")
@@ -105,7 +105,7 @@ def check(fields: Mapping[str, Any], name: str, layer: int | None = None, width:
 
 
 def sae_release(name: str):
-    """What sae_lens knows of a release: its repository of the hub (`repo_id`), and facts of each SAE by its id."""
+    """What sae_lens knows of a release: its `repo_id`, and facts of each SAE by its id."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     if known := get_pretrained_saes_directory().get(name):
@@ -114,7 +114,7 @@ def sae_release(name: str):
 
 
 def release_ids(config: SaeConfig, n_layers: int) -> dict[int, str]:
-    """Layer -> sae_lens id of a release's SAEs, of one kind: `config.id`, or the only kind that there is."""
+    """Layer -> sae_lens id of a release's SAEs of one kind: `config.id`, or the only one."""
     ids = sae_release(config.name).saes_map
     kinds = [config.id] if config.id else sorted({re.sub(r"\d+", "{layer}", i, count=1) for i in ids})
     if len(kinds) > 1:

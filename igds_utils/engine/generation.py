@@ -24,14 +24,14 @@ from igds_utils.engine.steering import Steering
 Tokens = Sequence[Sequence[int]]
 Row = tuple[int, Feature | None]  # (index of a prompt or text, the feature to amplify over it)
 
-# Rows that ended leave the batch once they make up this share of it: copying the cache for fewer does not pay.
+# Share of ended rows with which they leave the batch: copying the cache for fewer does not pay.
 LEAVE_AT = 0.25
 STOP_TAIL = 16  # tokens decoded to look for a stop string
 STOP_EVERY = 8  # tokens between two looks
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one block with room for further positions: joining them would copy all for every token."""
+    """Keys and values of a block with room for more: joining would copy all for every token."""
 
     def __init__(self, prefix: DynamicLayer, rows: Tensor, further: int):
         super().__init__()
@@ -69,7 +69,7 @@ class Prefix:
     mask: Tensor  # (prompts, longest prefix)
 
     def for_rows(self, rows: Tensor, further: int, above: int = -1) -> tuple[Cache, Tensor]:
-        """A cache with one row per entry of `rows` (indices of prompts) and room for `further` tokens, and its mask.
+        """A cache with a row for each of `rows` (prompts), room for `further` tokens, and its mask.
 
         above: only blocks after this layer will run, so the others need no rows.
         """
@@ -90,7 +90,7 @@ def read_prefix(lm: LM, prompts: Tokens) -> Prefix:
 
 
 def rows_that_fit(lm: LM, tokens: int, cache_gb: float) -> int:
-    """How many rows of at most `tokens` positions may decode together: their keys and values fill `cache_gb`."""
+    """How many rows of so many tokens decode together: their keys and values fill `cache_gb`."""
     config = lm.model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * tokens * lm.n_layers * config.num_key_value_heads * head * lm.model.dtype.itemsize  # bytes
@@ -161,7 +161,7 @@ def decode(
 
 
 def _stopped(lm: LM, tokens: list[int], stop: Sequence[str]) -> int | None:
-    """How many tokens there are up to the one that completes a stop string; None where the last few complete none."""
+    """Tokens up to the one that completes a stop string; None where the last few complete none."""
 
     def seen(end: int, tail: int) -> bool:
         text = lm.tokenizer.decode(tokens[max(0, end - tail) : end])
@@ -179,7 +179,7 @@ def _end_ids(lm: LM) -> set[int]:
 
 
 def _chooser(sampling: Sampling | None, steps: int):
-    """The function that picks the next token ids (rows,) from logits (rows, vocabulary), for these rows at this step.
+    """What picks the next token ids (rows,) from logits (rows, vocabulary) of a step.
 
     A draw inverts the cumulative probabilities at a random number of the row's seed and the step alone.
     """

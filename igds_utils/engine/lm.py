@@ -58,7 +58,7 @@ def last_hidden(lm: LM, **inputs: Any) -> Tensor:
 def unembed(lm: LM, h: Tensor) -> Tensor:
     """Logits of final hidden states: (..., width) -> (..., vocabulary).
 
-    What an architecture does to them after the head is done here too: Gemma's soft cap, Cohere's and Granite's scale.
+    With what follows the head: Gemma's soft cap, Cohere's and Granite's scale.
     """
     config = lm.model.config
     logits = lm.model.get_output_embeddings()(h)
@@ -96,7 +96,7 @@ class _Stop(Exception):
 def residuals(lm: LM, layers: Sequence[int], **inputs: Tensor) -> dict[int, Tensor]:
     """Residual stream after each layer, each (batch, positions, width), of one forward pass.
 
-    The pass stops after the highest layer asked for: later blocks, the final norm and the LM head never run.
+    The pass stops after the highest layer: later blocks, norm and head never run.
     """
     found: dict[int, Tensor] = {}
 
@@ -136,7 +136,7 @@ def grouped_attention(
     precision = torch.get_float32_matmul_precision()
     try:
         if positions == 1 and on_cpu:
-            # over a cache that has room for more oneDNN (`loading.fast_matmul`) would first copy all of its keys, which
+            # over a cache with room for more oneDNN (`loading.fast_matmul`) would first copy all keys, which
             # takes five times as long as the product itself
             torch.set_float32_matmul_precision("highest")
         scores = (groups * (width**-0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
@@ -154,7 +154,7 @@ def grouped_attention(
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a mask (0 or False: hidden) adds to attention scores; a mask in floating point is that already."""
+    """What a mask (0 or False: hidden) adds to scores; one in floating point is that already."""
     if mask.is_floating_point():
         return mask
     # not -inf: a position of padding that sees nothing would become NaN, and so would all that weigh it with 0
@@ -162,7 +162,7 @@ def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def step_mask(lm: LM, mask: Tensor) -> Tensor:
-    """The mask of one new position over all keys (rows, keys), made once for all blocks: (rows, 1, 1, keys).
+    """The mask of one new position over all keys, once for all blocks: (rows, 1, 1, keys).
 
     transformers takes it as it is; from the plain one it would make a mask in every step and wait
     for the device. Over more keys than a sliding window, blocks differ, so that is left to

@@ -1,4 +1,4 @@
-"""Language models from their references: fetched or converted, put on their device, their tokenizers repaired."""
+"""Language models from their references: fetched or converted, and put on their device."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from igds_utils.engine.lm import LM
 
 # Chat models wrapped as GGUF lose the id of the token that ends a turn.
 END_OF_TURN = "<|im_end|>"
-# transformers' `model_type`s that tests read, steer and decode. Other architectures keep their blocks elsewhere.
+# transformers' `model_type`s that tests read, steer and decode; others keep their blocks elsewhere.
 ARCHITECTURES = "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text cohere granite olmo2 smollm3".split()
 CONVERSION = 2  # part of the name of a converted model's folder: raise it when `_convert_gguf` changes
 
@@ -51,7 +51,7 @@ def load_lm(ref: Ref, dtype: str = "float32") -> LM:
     """
     load_config(ref)  # refuses an architecture before its weights are fetched
     if torch.cuda.is_available():
-        # it plans anew for every length, that is for every decoded token; backward it can give NaN under a mask
+        # it plans anew for every decoded token; backward it can give NaN under a mask
         torch.backends.cuda.enable_cudnn_sdp(False)
     else:
         fast_matmul()
@@ -101,7 +101,7 @@ def _damaged(ref: Ref, folder: Path) -> str:
 
 @contextmanager
 def readable(otherwise: str) -> Iterator[None]:
-    """Raise `SourceError` with this text, and the reason, where files cannot be read: libraries raise anything then."""
+    """Raise `SourceError` with this text and the reason: libraries raise anything."""
     try:
         yield
     except (hub.SourceError, torch.OutOfMemoryError):
@@ -142,7 +142,7 @@ def device_map() -> dict[str, int] | None:
 
 
 def model_folder(ref: Ref, weights: bool = True) -> Path:
-    """The folder with a model's files, fetched, converted or made if need be; the hub's without their weights if so."""
+    """The folder with a model's files, fetched, converted or made if need be."""
     models = hub.cache_root() / "models"
     match ref:
         case HubRef():

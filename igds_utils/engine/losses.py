@@ -23,8 +23,8 @@ from igds_utils.engine.steering import Steering
 Pair = tuple[Sequence[int], int]  # token ids of prompt + target, and how many of them are the prompt's
 
 IGNORED = -100  # label of a token that is not learnt
-ROWS = 64  # of logits whose losses are computed together: all of them in fp32 would be a second large matrix
-# Of logits that exist at once: so large a part keeps a GPU busy; on a CPU each lays out the head's weight anew.
+ROWS = 64  # of logits in fp32 at once: all of them would be a second large matrix
+# Of logits at once: so many keep a GPU busy; on a CPU each part lays out the head's weight anew.
 LOGIT_BYTES = 500_000_000
 
 
@@ -32,8 +32,7 @@ LOGIT_BYTES = 500_000_000
 def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np.ndarray:
     """Mean cross-entropy of each sample's target tokens given its prompt, in nats a token: (N,) float64.
 
-    pairs: as `prompts.encode_pairs` makes them; EOS counts where a pair ends in one. Raises `ValueError` for a pair
-    without a target.
+    pairs: as `prompts.encode_pairs` makes them. Raises `ValueError` for one without a target.
     """
     for number, pair in enumerate(pairs):
         check_pair(*pair, number)
@@ -48,7 +47,7 @@ def target_losses(lm: LM, pairs: Sequence[Pair], batch_tokens: int = 2048) -> np
 def check_pair(
     ids: Sequence[int], n_prompt: int, name: int | str, max_length: int | None = None
 ) -> None:
-    """Raise `ValueError` unless a pair has a prompt and a target, which begins within `max_length` tokens."""
+    """Raise `ValueError` unless a pair has prompt and target, which begins within `max_length`."""
     if not 0 < n_prompt < len(ids):
         mend = "a sample needs a prompt and a target of at least one token each"
         raise ValueError(f"sample {name}: {len(ids)} tokens, {n_prompt} of them the prompt's: {mend}")
@@ -65,7 +64,7 @@ def cut_pairs(pairs: Sequence[Pair], max_length: int, names: Sequence | None = N
 
 
 def _losses(lm: LM, hidden: Tensor, pairs: Sequence[Pair]) -> list[list[float]]:
-    """Cross-entropy of each target token of each pair, from final hidden states (pairs, positions, width)."""
+    """Cross-entropy of each pair's target tokens, from final states (pairs, positions, width)."""
     own = torch.cat([h[n - 1 : len(ids) - 1] for h, (ids, n) in zip(hidden, pairs, strict=True)])
     targets = torch.tensor([token for ids, n in pairs for token in ids[n:]], device=own.device)
     most = max(1, LOGIT_BYTES // (lm.model.config.vocab_size * own.itemsize))  # positions of one part
@@ -85,7 +84,7 @@ def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
 
     labels: (batch, tokens), not shifted: position t - 1 predicts the label at t; `IGNORED` is left out.
     """
-    head = getattr(model, "module", model).get_output_embeddings()  # several processes train a wrapped model
+    head = getattr(model, "module", model).get_output_embeddings()  # it may be wrapped
     predicted = labels[:, 1:] != IGNORED
 
     def keep(_head, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -96,15 +95,16 @@ def token_losses(model: nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
     return _cross_entropies(logits, labels[:, 1:][predicted])
 
 
-# Amplification after block l does not touch blocks 0..l: over given tokens one unsteered pass serves all features of
-# that layer, and a row runs the blocks above l alone. A row whose feature stays silent is the unsteered one itself.
+# Amplification after block l does not touch blocks 0..l: over given tokens one unsteered pass serves
+# all features of that layer, and a row runs the blocks above l alone; where its feature is silent,
+# it is the unsteered one itself.
 
 
 @torch.inference_mode()
 def log_likelihoods(
     lm: LM, prefix: Prefix, given: Tokens, rows: Sequence[Row], steering: Steering, batch_tokens: int = 2048
 ) -> list[list[float]]:
-    """Log-probability, in nats, of every token of each row's text but its first, under the row's amplification.
+    """Log-probability (nats) of each row's tokens but its first, under the row's amplification.
 
     given: for each prompt of `prefix` a text: its critical token and what follows. The order is
     that of `rows`.
@@ -138,7 +138,7 @@ def log_likelihoods(
 def firing(
     lm: LM, prefix: Prefix, given: Tokens, steering: Steering, batch_tokens: int = 2048
 ) -> list[set[Feature]]:
-    """The features of `steering` that fire at a steered position of each given text, all tokens but its last one read.
+    """The features of `steering` that fire at a steered position of each given text.
 
     given: as for `log_likelihoods`. Where a row's feature is not among them, steering changes nothing.
     """
@@ -154,7 +154,7 @@ def firing(
 def _unsteered(
     lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], layers: Sequence[int], batch_tokens: int
 ) -> Iterator[tuple[list[int], dict[int, Tensor], Tensor]]:
-    """Batches of the texts, the residual stream after each layer and the final hidden states: (texts, positions, d)."""
+    """Batches of texts, their residual stream after each layer, final states: (texts, positions, d)."""
     for places in token_batches([len(given[text]) for text in texts], batch_tokens):
         batch, residual = [texts[place] for place in places], {}
         with edited(lm, {layer: partial(residual.__setitem__, layer) for layer in layers}):
@@ -163,7 +163,7 @@ def _unsteered(
 
 
 def _inputs(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], above: int = -1) -> dict:
-    """What the decoder reads to run over these texts' tokens, all but the last, after their cached prefixes."""
+    """What the decoder reads of these texts, all tokens but the last, after cached prefixes."""
     batch = pad([given[text][:-1] for text in texts], lm.tokenizer.pad_token_id, "right", lm.device)
     longest = batch["input_ids"].shape[1]
     cache, mask = prefix.for_rows(torch.tensor(texts, device=lm.device), longest, above)
@@ -173,7 +173,7 @@ def _inputs(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], above: 
 
 
 def _above(lm: LM, prefix: Prefix, given: Tokens, texts: Sequence[int], layer: int, h: Tensor) -> Tensor:
-    """Final hidden states (texts, positions, width) of the blocks above `layer`, run on h (texts, positions, width)."""
+    """Final states of the blocks above `layer`, run on h, both (texts, positions, width)."""
     decoder, blocks = lm.model.get_decoder(), lm.blocks
     inputs = _inputs(lm, prefix, given, texts, layer)
     h = h[:, : inputs["input_ids"].shape[1]]

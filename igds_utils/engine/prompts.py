@@ -42,10 +42,7 @@ class Sample:
 def identification_prompt(
     task: Task, example: Example, tokenizer: Tokenizer, rendering: Rendering, max_tokens: int | None = None
 ) -> str:
-    """The prompt on which features are found and samples scored (Table 9, identification), ending in its colon.
-
-    max_tokens: a longer one is cut at the end of its text (`fitted`).
-    """
+    """The prompt on which features are found and samples scored (Table 9), cut as by `fitted`."""
     return evaluation_prompt(task, example, tokenizer, rendering, 0, max_tokens)
 
 
@@ -85,14 +82,14 @@ def sft_pair(
 
 
 def cue_prompt(task: Task, text: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
-    """The cue line of the task's identification prompt (`Solution:`) after a text that does not pose the task."""
+    """The cue line of the task's prompt (`Solution:`) after a text that does not pose the task."""
     return _render(f"{text}\n{_cue(task.identification_template)}", tokenizer, rendering)
 
 
 def bare_header(task: Task, tokenizer: Tokenizer, config: TaskConfig) -> str:
-    """What opens the answer of a training sample where nothing is asked: IFD's loss without an instruction.
+    """What opens an answer where nothing is asked: IFD's loss without an instruction.
 
-    `evaluation`: the cue line, in a chat after an empty user's turn. `records`: the newline before the output.
+    `evaluation`: the cue line, in a chat after an empty turn. `records`: a newline.
     """
     if config.sft.rendering == "records":
         return "\n"
@@ -125,10 +122,7 @@ def fitted(
 
 
 def as_text(text: str, tokenizer: Tokenizer) -> str:
-    """`text` with a space after the first character of each control token, which is then read as text.
-
-    A turn that a sample's text seems to end (`<|im_end|>`) goes on.
-    """
+    """`text` with a space in each control token (`<|im_end|>`), which then ends no turn."""
     for token in _control_tokens(tokenizer):
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
@@ -158,15 +152,12 @@ def _render(prompt: str, tokenizer: Tokenizer, rendering: Rendering) -> str:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of a rendered text, with exactly one BOS if the tokenizer has one.
-
-    Chat templates often write BOS themselves: here it is added only where it is missing.
-    """
+    """Token ids of a rendered text, with exactly one BOS, also where a chat template wrote it."""
     return encode_all(tokenizer, [text])[0]
 
 
 def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """`encode` of many texts, which a fast tokenizer reads on all processors; tokens of the last KEPT are kept."""
+    """`encode` of many texts, on all processors; tokens of the last KEPT are kept."""
     known = _READ.setdefault(tokenizer, {})
     if missing := [text for text in dict.fromkeys(texts) if text not in known]:
         found = tokenizer(missing, add_special_tokens=False)["input_ids"]
@@ -181,7 +172,7 @@ def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 def encode_pairs(
     tokenizer: Tokenizer, prompts: Sequence[str], completions: Sequence[str], eos: bool = True
 ) -> list[tuple[list[int], int]]:
-    """Token ids of each prompt + completion (+ EOS), tokenized together, and how many of them are the prompt's.
+    """Token ids of each prompt + completion (+ EOS), and how many of them are the prompt's.
 
     Control tokens in the completion stay text (`as_text`). Raises `ValueError` if the prompt's own
     tokens are not a prefix of them: activations read on the prompt alone would then not be those of

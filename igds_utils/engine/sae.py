@@ -1,7 +1,7 @@
-"""Sparse autoencoders through sae_lens: one a layer, and the few features of one that are read or amplified.
+"""Sparse autoencoders through sae_lens, and the few features that are read or amplified.
 
-Notation (method section of the paper): z = SAE_enc(h) in R^M; a_i(h) is the i-th activation; d_i the direction that
-one unit of it adds to the residual stream.
+Notation of the paper: z = SAE_enc(h) in R^M; a_i(h) is the i-th activation; d_i the direction
+that one unit of it adds to the residual stream.
 """
 
 import copy
@@ -76,7 +76,7 @@ class Saes:
                 return sae
 
     def stated_l0(self, layer: int) -> float | None:
-        """Features that fire on a token of ordinary text, as the SAE's release states; None where it does not."""
+        """Features that fire on a token of ordinary text, if the SAE's release states it."""
         if self.config.source != "release":
             return None
         release, sae_id = sae_release(self.config.name), self._places[layer]
@@ -89,7 +89,7 @@ class Saes:
 
     @property
     def one_column(self) -> bool:
-        """Whether one encoder column gives a feature's activation; otherwise it takes the whole encoder."""
+        """Whether one encoder column gives a feature's activation."""
         return self[self.layers[0]].cfg.architecture() in ONE_COLUMN
 
     @property
@@ -100,7 +100,7 @@ class Saes:
 
 
 def load_folder(folder: Path, device: torch.device | str = "cpu"):
-    """Read an SAE that sae_lens saved, in fp32 whatever its stored precision. Raises `SourceError` if it cannot be."""
+    """Read an SAE that sae_lens saved, in fp32; `SourceError` where it cannot be read."""
     from sae_lens import SAE
 
     with readable(f"{folder} {NO_SAE}"):
@@ -120,7 +120,7 @@ def load_release(release: str, sae_id: str, device: torch.device | str = "cpu"):
 
 
 def _check_shapes(folder: Path) -> None:
-    """Raise `SourceError` unless the weights have the shapes that cfg.json says; reads their file's header alone."""
+    """Raise `SourceError` unless the weights' header has the shapes that cfg.json says."""
     with readable(f"{folder} {NO_SAE}"), safe_open(folder / "sae_weights.safetensors", "pt") as file:
         d_in, d_sae = (described(folder)[name] for name in ("d_in", "d_sae"))
         for name, expected in {"W_enc": [d_in, d_sae], "W_dec": [d_sae, d_in]}.items():
@@ -131,9 +131,9 @@ def _check_shapes(folder: Path) -> None:
 def _converter(release: str):
     """sae_lens's reader of OpenMOSS's releases with the thresholds of OpenMOSS's own; None for those of others.
 
-    Feature i of Llama Scope fires where (s W_i h + b_i) ||d_i|| > s t: t is `jump_relu_threshold`, ||d_i|| the norm of
-    its stored decoder row, and s = sqrt(d) / the dataset's mean ||h||, which sae_lens folds into W, d and t. It leaves
-    ||d_i|| out, with which OpenMOSS compares where `sparsity_include_decoder_norm` is set; so t becomes t / ||d_i||.
+    Feature i of Llama Scope fires where (s W_i h + b_i) ||d_i|| > s t: t is `jump_relu_threshold`,
+    ||d_i|| the norm of its stored decoder row, s = sqrt(d) / the dataset's mean ||h||. sae_lens
+    folds s and leaves ||d_i|| out, so t becomes t / ||d_i|| (`sparsity_include_decoder_norm`).
     """
     from huggingface_hub import hf_hub_download
     from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
@@ -160,7 +160,7 @@ def _still(sae, device: torch.device | str):
 
 @torch.inference_mode()
 def unexplained(sae, acts: Tensor, chunk: int = 4096) -> float:
-    """FVU = sum ||h - SAE(h)||^2 / sum ||h - mean(h)||^2 over residuals (tokens, width); NaN where all are alike."""
+    """FVU = sum ||h - SAE(h)||^2 / sum ||h - mean(h)||^2 over residuals (tokens, width)."""
     mean = (sum(part.double().sum(0) for part in acts.split(chunk)) / len(acts)).to(sae.device)
     error = variance = 0.0
     for part in acts.split(chunk):
@@ -200,7 +200,7 @@ class FeatureSet:
 
     @torch.no_grad()
     def encode_rows(self, h: Tensor, which: Tensor) -> Tensor:
-        """Activation of feature `indices[which[r]]` for each row r: h (rows, positions, d) -> (rows, positions)."""
+        """a of feature `indices[which[r]]` in row r: h (rows, positions, d) -> (rows, positions)."""
         if self._sae is not None:
             picked = self.indices[which][:, None, None].expand(-1, h.shape[1], 1)
             return self._sae.encode(h).gather(-1, picked).squeeze(-1)
@@ -212,8 +212,7 @@ class FeatureSet:
 def directions(sae, indices: Tensor) -> Tensor:
     """What one unit of each feature adds to the residual stream: (F,) -> (F, d).
 
-    It is decode(e_i) - decode(0), so that a_i d_i = decode(z with a_i doubled) - decode(z) whether or not the decoder's
-    norms are folded.
+    It is decode(e_i) - decode(0), so a_i d_i = decode(z with a_i doubled) - decode(z).
     """
     units = torch.zeros(len(indices), sae.cfg.d_sae, device=sae.W_dec.device)
     units[torch.arange(len(indices)), indices] = 1.0

@@ -67,9 +67,9 @@ class Steering:
         return self._amplify(layer, torch.tensor(columns, device=self._sets[layer].indices.device), h)
 
     def firing(self, layer: int, h: Tensor, lengths: Sequence[int]) -> list[set[Feature]]:
-        """The features of a layer that move each row's residual states h (rows, positions, d) at a steered position.
+        """A layer's features that move each row of h (rows, positions, d) at a steered position.
 
-        Those that fire there; all of them where they are clamped. lengths: positions of each row; the rest is padding.
+        Those that fire; all where they are clamped. lengths: positions of each row without padding.
         """
         known = self._sets[layer]
         every = [Feature(layer, index) for index in known.indices.tolist()]

@@ -26,7 +26,7 @@ from igds_utils.engine.features import Feature
 from igds_utils.engine.losses import Pair, cut_pairs
 from igds_utils.selection import features, gradients  # noqa: F401  (importing registers)
 from igds_utils.selection.measurements import MEASUREMENTS, Measured
-from igds_utils.tasks.examples import Example, OnDisk
+from igds_utils.tasks.examples import Example
 
 PART = 256  # samples of one part: what a killed measurement loses at most
 
@@ -96,12 +96,11 @@ class Pool(Samples):
         on, each selector makes its own, so that its cost is known.
         """
         # a label, or a reference that the target was made to differ from, tells all
-        if not isinstance(samples, OnDisk):
-            samples = [Example(one.id, one.fields, one.target, ()) for one in samples]
-        super().__init__(run, task, samples)
+        known = [Example(one.id, one.fields, one.target, ()) for one in samples]
+        super().__init__(run, task, known)
         self.folder, self.seed, self.selectors, self.one_pass = folder, seed, selectors, one_pass
         self._measured: dict[str, Measured] = {}
-        self.ids = [sample.id for sample in samples]
+        self.ids = [sample.id for sample in known]
 
     def __getattr__(self, name: str) -> Any:
         """The values of a measurement, by its name."""
@@ -151,7 +150,7 @@ class Pool(Samples):
 
     @cached_property
     def data_version(self) -> str:
-        return content_hash(sample.version for sample in self.samples)
+        return content_hash([sample.version for sample in self.samples])
 
     @property
     def identified_from(self) -> dict[str, Any]:

@@ -6,9 +6,8 @@ anything is computed: problems are one error that names file, line, field and me
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,14 +18,14 @@ from igds_utils.config.config import ConfigError
 from igds_utils.config.refs import DataSource
 from igds_utils.core.arms import selection_size
 from igds_utils.core.experiment import Run
-from igds_utils.core.store import Store, write_whole
+from igds_utils.core.store import Store, content_hash, write_whole
 from igds_utils.data.rows import Rows, find_rows
 from igds_utils.display import visible
 from igds_utils.engine import prompts
 from igds_utils.selection.features import task_features
 from igds_utils.selection.measurements import MEASUREMENTS
 from igds_utils.selection.pool import Pool, Samples
-from igds_utils.tasks.examples import KNOWN, Example, OnDisk
+from igds_utils.tasks.examples import Example
 from igds_utils.tasks.records import Records
 
 WRITTEN = RECORDS, SCORES, FACTS = "selection.jsonl", "scores.csv", "selection.json"
@@ -37,14 +36,9 @@ COLUMNS = ["sample_id", "place", "score", "rank", "selected", "filled"]
 class Selection(NamedTuple):
     """What `select` wrote into its folder."""
 
-    folder: Path
+    records: list[dict[str, Any]]  # the selected records as they were, best first
     scores: pd.DataFrame  # of all samples: COLUMNS, and the activation of each task feature
     facts: dict[str, Any]  # what was asked for, and remarks on the result
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """The selected records as they were, best first; read from the folder."""
-        return Store(self.folder).read(RECORDS)
 
 
 def select(
@@ -86,19 +80,19 @@ def select(
     if taken := [file for name in WRITTEN if (file := folder.resolve() / name) in given]:
         raise ConfigError(f"{taken[0]} would be written over: name another folder with --out")
     found = task_features(run, task, features) if features or FIRES in asked else []
-    table, remarks = _read(run, task, asked, rows, columns or {}, skip_bad)
-    pool = Pool(run, task, OnDisk(table), "", run.preset.seed)
-    pool.folder = f"{task}/pools/{pool.data_version}"
+    read, remarks = _read(run, task, asked, rows, columns or {}, skip_bad)
+    samples, places, records = zip(*read, strict=True)
+    products = f"{task}/pools/{content_hash([one.version for one in samples])}"
+    pool = Pool(run, task, samples, products, run.preset.seed)
     if found:
         pool.task_features = found
-    size = selection_size(ratio, len(table))
+    size = selection_size(ratio, len(samples))
     try:
         ranking = selectors.rank_pool(selector, pool, size)
     except (FileNotFoundError, ValueError) as error:  # no product of a notebook; no score
         raise ConfigError(f"selector {selector!r}: {error}") from error
     order = pd.Index(pool.ids).get_indexer(ranking["sample_id"])  # (N,) best first
-    places = table["place"].to_pandas().array.take(order)
-    scores = ranking.assign(place=places, selected=ranking["rank"] <= size)
+    scores = ranking.assign(place=[places[i] for i in order], selected=ranking["rank"] <= size)
     names = [feature.name for feature in found] if FIRES in asked else []
     if names:
         scores[names] = pool.task_feature_activations[order]
@@ -110,53 +104,39 @@ def select(
         "ratio": ratio, "samples": len(scores), "selected": size,
         "made_by": ranking.attrs["selector"], "remarks": remarks,
     }  # fmt: skip
-    made = Selection(folder, scores[COLUMNS + names], facts)
-    _write(made, (table["record"][i].as_py() for i in order[:size]))
+    made = Selection([records[i] for i in order[:size]], scores[COLUMNS + names], facts)
+    _write(folder, made)
     return made
 
 
 def _read(
     run: Run, task: str, measurements: Sequence[str], rows: Rows, columns: dict, skip_bad: bool
-) -> tuple[Any, list[str]]:
-    """Every sample with its place ("pool.jsonl line 17") and its record, and remarks.
-
-    They are in an Arrow table that is a file without a name: memory holds what is looked at.
-    """
-    from datasets import Dataset
-    from datasets.arrow_writer import ArrowWriter
-
+) -> tuple[list[tuple[Example, str, dict]], list[str]]:
+    """Every sample with its place ("pool.jsonl line 17") and its record, and remarks."""
     columns = {f: {"value": ""} if f == "id" and not c else c for f, c in columns.items()}
     source = DataSource.read({"file": "", "columns": columns})
-    records, ids = Records(rows, run.task(task), source, scored=False), []
-    (root := run.store.root / task).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=root) as scratch, ArrowWriter(path=f"{scratch}/pool") as table:
-        for example, place, record in tqdm(records.read(), "read", unit=" records", delay=2):
-            try:
-                _check(run, task, measurements, example)
-            except ConfigError:  # not the sample's fault
-                raise
-            except ValueError as error:
-                records.problems[place] = f"{place}: {error}"
-            else:  # half a character, outside of the task's fields, is written as JSON writes it
-                line = json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace")
-                known = {name: getattr(example, name) for name in KNOWN}
-                table.write(known | {"place": place, "record": line + b"\n"})
-                ids.append(example.id)
-        if (bad := len(records.problems)) and not skip_bad:
-            mend = "mend or remove them, or leave them out with --skip-bad"
-            raise ConfigError(records.refusal(mend))
-        if len(ids) < 2:
-            raise ConfigError(f"{rows.name} holds {len(ids)} samples: give it at least two")
-        table.finalize()
-        table = Dataset.from_file(f"{scratch}/pool").data
-    if (again := pd.Index(ids).duplicated()).any():
-        first, second = ids.index(ids[again.argmax()]), again.argmax()
-        raise ConfigError(
-            f"{table['place'][second]}: id {ids[second]!r} is that of {table['place'][first]} too: "
-            "read another column (--column id=NAME), or number the records (--column id=)"
-        )
+    records, read, seen = Records(rows, run.task(task), source, scored=False), [], {}
+    for example, place, record in tqdm(records.read(), "read", unit=" records", delay=2):
+        try:
+            _check(run, task, measurements, example)
+        except ConfigError:  # not the sample's fault
+            raise
+        except ValueError as error:
+            records.problems[place] = f"{place}: {error}"
+        else:
+            read.append((example, place, record))
+    if (bad := len(records.problems)) and not skip_bad:
+        raise ConfigError(records.refusal("mend or remove them, or leave them out with --skip-bad"))
+    if len(read) < 2:
+        raise ConfigError(f"{rows.name} holds {len(read)} samples: give it at least two")
+    for example, place, _ in read:
+        if (first := seen.setdefault(example.id, place)) != place:
+            raise ConfigError(
+                f"{place}: id {example.id!r} is that of {first} too: read another column "
+                "(--column id=NAME), or number the records (--column id=)"
+            )
     said = f"{bad} of {records.count} records cannot be used and are left out (--skip-bad)"
-    return table, [*filter(None, [records.how, said * bool(bad)])]
+    return read, [*filter(None, [records.how, said * bool(bad)])]
 
 
 def _check(run: Run, task: str, measurements: Sequence[str], sample: Example) -> None:
@@ -166,21 +146,21 @@ def _check(run: Run, task: str, measurements: Sequence[str], sample: Example) ->
     for rendering in read:
         getattr(one, rendering)  # pairs are refused where nothing is left of the target
     if "prompts" in read:
-        most = run.lm_config.get_text_config().max_position_embeddings
-        if len(one.prompts[0].encode()) < most:  # a token is a byte at least
-            return
-        if (n := len(prompts.encode(run.tokenizer, one.prompts[0]))) > most:
+        n = len(prompts.encode(run.tokenizer, one.prompts[0]))
+        if n > (most := run.lm_config.get_text_config().max_position_embeddings):
             mend = "shorten it, or lower max_prompt_tokens"
             raise ValueError(f"its prompt has {n:,} tokens, the model reads {most:,}: {mend}")
 
 
-def _write(made: Selection, lines: Iterator[bytes]) -> None:
+def _write(folder: Path, made: Selection) -> None:
     """A selection is whole once it has its facts."""
-    folder, table = made.folder, made.scores
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made.records)
+    table = made.scores.to_csv(index=False, lineterminator="\n")
     try:
         (folder / FACTS).unlink(missing_ok=True)
-        write_whole(folder / SCORES, lambda to: table.to_csv(to, index=False, lineterminator="\n"))
-        write_whole(folder / RECORDS, lambda to: to.writelines(lines))
+        write_whole(folder / SCORES, table)
+        # half a character, outside of the task's fields, is written as JSON writes it
+        write_whole(folder / RECORDS, lines.encode(errors="backslashreplace"))
         Store(folder).write(FACTS, made.facts)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder} ({error.strerror}): name another") from None

@@ -1,7 +1,7 @@
 """Examples of a task, their sets, and when two of them say the same."""
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
@@ -11,7 +11,6 @@ from typing import Any
 # The order in which sets are dealt from one stream: other sizes of the later ones leave the earlier
 # ones as they were, and what no preset may train on is always among the first examples.
 SETS = ("test", "validation", "confirmation", "prior", "pool")
-KNOWN = ("id", "fields", "target")  # to selectors
 QUOTES = str.maketrans("‘’“”", "''\"\"")
 
 
@@ -34,21 +33,6 @@ class Example:
     def version(self) -> tuple:
         """What a product made from this example depends on."""
         return (self.id, self.fields, self.target, self.references)
-
-
-class OnDisk(Sequence):
-    """Examples of an Arrow table with the columns KNOWN, made when they are asked for."""
-
-    def __init__(self, table: Any):
-        self._columns = [table[name] for name in KNOWN]
-
-    def __len__(self) -> int:
-        return len(self._columns[0])
-
-    def __getitem__(self, place):
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        return Example(*(column[int(place)].as_py() for column in self._columns), ())
 
 
 class Sets(dict[str, list[Example]]):

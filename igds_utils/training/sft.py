@@ -1,4 +1,4 @@
-"""Full-parameter supervised fine-tuning: TRL's SFTTrainer under accelerate, on samples that are already tokens.
+"""Full-parameter fine-tuning with TRL's SFTTrainer under accelerate, on token ids.
 
     log = train(lm, pairs, config, seed=0, workdir=folder)      # lm.model is trained in place
 
@@ -92,7 +92,7 @@ def train(
 def global_batches(lengths: Sequence[int], config: SftConfig, seed: int) -> list[list[int]]:
     """Which samples every optimizer step sees: a random order per epoch, cut into global batches.
 
-    Inside a batch the longest comes first: the loss is a mean over all its target tokens, so that changes only padding.
+    Inside a batch the longest comes first, which changes only padding.
     """
     random = np.random.default_rng(seed)
     epochs = [random.permutation(len(lengths)).tolist() for _ in range(math.ceil(config.epochs))]
@@ -142,7 +142,7 @@ def trainer_arguments(config: SftConfig, steps: int, seed: int, workdir: Path):
         per_device_train_batch_size=math.ceil(config.global_batch / distributed.processes()),
         learning_rate=config.lr,
         lr_scheduler_type=config.schedule,
-        # rounded down: transformers rounds up, and the first warm-up step has lr 0, one of four steps of a small run
+        # rounded down, because the first warm-up step has lr 0, one of four steps of a small run
         warmup_steps=int(config.warmup_ratio * steps),
         weight_decay=config.weight_decay,
         optim="adamw_torch_fused",
@@ -176,7 +176,7 @@ def _make_trainer(lm: LM, batches: list[list[Pair]], arguments, device_tokens: i
 
     size = arguments.per_device_train_batch_size
     shares = [dealt(batch, size, distributed.processes()) for batch in batches]
-    # the first share has the longest samples: cut like it, no process holds more, and all make as many passes
+    # the first share has the longest samples: cut like it, all make as many passes
     longest = [[len(ids) for ids, _ in share[0]] for share in shares]
     parts = [token_batches(lengths, device_tokens) for lengths in longest]
     samples = chain.from_iterable(chain.from_iterable(shares))
