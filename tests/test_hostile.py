@@ -85,7 +85,8 @@ def table():
 
 
 def test_a_cell_of_a_table_is_text_in_every_form(table, tmp_path):
-    files = save_table(table, tmp_path, "t", "Title. Caption")
+    save_table(table, tmp_path, "t", "Title. Caption")
+    files = (tmp_path / f"t.{kind}" for kind in ("csv", "md", "tex"))
     csv, markdown, latex = (file.read_bytes().decode() for file in files)
     assert not any(map(CONTROL.search, (csv, markdown, latex)))
     assert load_table(tmp_path, "t").equals(table.map(visible))

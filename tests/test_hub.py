@@ -70,7 +70,7 @@ def test_a_wheel_that_is_not_what_was_pinned_is_one_clear_error(cache, wheel, ch
 
 
 def test_a_wheel_that_reaches_out_of_its_folder_is_refused(cache, wheel, tmp_path):
-    file = tmp_path / "shelf/toy-1.0-py3-none-any.whl"
+    file = tmp_path / "toy-1.0-py3-none-any.whl"
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("../../../../ran", "")
     with pytest.raises(hub.SourceError, match="could not fetch toy==1.0 .*outside"):

@@ -115,7 +115,7 @@ CASES = {
         ("no place", {"file": None}, "capitals.data.sources.all: a source is either on the `hub`"),
         ("misspelt field", {"colums": {}}, "sources.all: unknown key 'colums' .*'columns'"),
         ("no file", {"file": "gone.jsonl"}, "there is no file gone.jsonl: correct it"),
-        ("unknown set", {"sets": ["training"]}, "sources.all.sets.0: "),
+        ("unknown set", {"sets": ["training"]}, "sources.all: 'training' is no set"),
         ("no such field", {"columns": {"city": "capital"}}, "task capitals has no field 'city'"),
         ("unknown taking", {"columns": {"capital": {"column": "x", "take": "box"}}}, "columns.capital.take: "),
         ("a filter that lets nothing pass", {"where": {"capital": ["x"]}}, "no test example is left"),
