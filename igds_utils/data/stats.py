@@ -85,8 +85,12 @@ def paired_difference(
     sides = [side if isinstance(side, pd.DataFrame) else pd.Series(side) for side in (a, b)]
     trainings = tuple(side.shape[1] if side.ndim == 2 else 0 for side in sides)
     # sorted by id: the order of rows must not matter
-    a, b = (pd.DataFrame(side).groupby(level=0).mean() for side in sides)
-    if unmatched := sorted(map(str, a.index.symmetric_difference(b.index))):
+    a, b = (
+        side.sort_index() if side.index.is_unique else side.groupby(level=0).mean()
+        for side in map(pd.DataFrame, sides)
+    )
+    if not a.index.equals(b.index):
+        unmatched = sorted(map(str, a.index.symmetric_difference(b.index)))
         few = ", ".join(unmatched[:5])
         raise ValueError(f"{len(unmatched)} sample ids are on one side only ({few})")
     a, b = a.to_numpy(float), b.to_numpy(float)  # (n, trainings)

@@ -92,13 +92,6 @@ def load_tokenizer(ref: Ref) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _damaged(ref: Ref, folder: Path) -> str:
-    mend = f"check its name in the preset and the files in {folder}"
-    if isinstance(ref, HubRef):  # <cache>/models--<id>/snapshots/<commit>
-        mend = f"if a file is damaged or missing, remove {folder.parent.parent} and it is fetched anew"
-    return f"could not load {describe(ref)}: {mend}"
-
-
 @contextmanager
 def readable(otherwise: str) -> Iterator[None]:
     """Raise `SourceError` with this text and the reason: libraries raise anything."""
