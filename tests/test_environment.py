@@ -78,12 +78,13 @@ def test_what_the_code_imports_is_a_direct_requirement():
     assert not missing, f"not among pyproject's dependencies: {missing}"
 
 
-def test_the_conda_door_makes_the_calls_of_pip_that_make_does():
-    files = PROJECT / "environment.yml", PROJECT / "Makefile"
-    conda, make = (file.read_text(encoding="utf8") for file in files)
-    assert yaml.safe_load(conda)["dependencies"] == ["python=3.11", "pip"]
-    calls = [re.findall(r"install .*?((?:--require|--no-build).*)", text) for text in (conda, make)]
-    assert calls[0] == calls[1] and len(calls[0]) == 2
+def test_the_conda_door_names_the_pins_of_the_lock():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf8"))
+    python, pip, section = environment["dependencies"]
+    *pins, project = section["pip"]
+    assert (python, pip, project) == ("python=3.11", "pip", "-e .")
+    known = [f"{name}=={pin}" for name, pin in LOCK.items()] + list(map(str, DIRECT))
+    assert len(pins) == 10 and not set(pins) - set(known)
 
 
 def test_the_lock_leaves_torch_to_its_own_builds_and_cuda_to_torch():
