@@ -53,9 +53,6 @@ PLACES = ["name", "models.*", "tasks.*", "tasks.math.selectors", "tasks.math.sta
 WHEEL = {"wheel": "toy", "version": "1.0", "sha256": "0" * 64, "file": "toy/a.txt"}
 
 
-# ---- names ----
-
-
 def named(raw, place, name):
     """A preset in which something is called otherwise: the first key of a record (*), or the value of a field."""
     first, dot, rest = place.partition(".")
@@ -74,9 +71,6 @@ def test_what_becomes_a_folder_or_a_word_of_a_command_is_a_plain_name(name):
     for field in [*WHEEL][: 4 if name in NAMES[:6] else 3]:
         with pytest.raises(ConfigError, match="should match pattern"):
             WheelRef.read(WHEEL | {field: name})
-
-
-# ---- tables ----
 
 
 @pytest.fixture
@@ -110,9 +104,6 @@ def test_tables_that_a_notebook_shows_are_text(table):
         page = BeautifulSoup(shown._repr_html_(), "html.parser")
         assert not page.find(["script", "img", "iframe", "svg", "b"]) and "mathjax_ignore" in str(page)
         assert page.find("tbody").find("td").get_text()[:30] == TEXTS[0][:30]
-
-
-# ---- pools ----
 
 
 def test_a_row_stays_a_row(tmp_path, capsys):
@@ -172,9 +163,6 @@ def test_lists_without_end_and_offsets_out_of_bounds_are_bad_data(tmp_path):
     for name in ("a.json", "a.arrow"):
         with pytest.raises(SourceError, match=f"{name} cannot be read as a whole file"):
             list(rows.find_rows(str(tmp_path / name)))
-
-
-# ---- models and SAEs ----
 
 
 class Code:

@@ -174,9 +174,6 @@ def test_a_parameter_that_a_notebook_does_not_know_is_refused(toy):
     assert not toy.root.exists()  # refused before anything was made
 
 
-# ---- clusters --------------------------------------------------------------------------------------------
-
-
 def written(folder, **what):
     """The file of what is asked for, as jobs read it."""
     (folder / "run.json").write_text(json.dumps(runner.asked(**what)))
@@ -253,9 +250,6 @@ def test_the_notebooks_that_are_shared_say_where_a_share_ends(stage):
 def test_an_unknown_profile_is_refused(toy):
     with pytest.raises(ConfigError, match="no slrm/config.yaml: give slurm"):
         toy.run(profile="slrm")
-
-
-# ---- the command line ------------------------------------------------------------------------------------
 
 
 def test_the_command_line_hands_on_what_it_was_given(monkeypatch):

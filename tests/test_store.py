@@ -43,9 +43,6 @@ def table(*values) -> pd.DataFrame:
     return pd.DataFrame({"value": list(values)})
 
 
-# ---- fresh and stale ----
-
-
 def test_a_fresh_product_is_read_and_is_the_same_when_built_and_when_read(products, log):
     given = {"pair": (1, 2), 3: np.float32(0.5), "a": np.arange(2)}
     built = products.make("a.json", lambda: given, x=1)
@@ -141,9 +138,6 @@ def test_a_clock_that_was_set_back_makes_nothing_stale(products):
     assert products.make("a.json", never) == 1
 
 
-# ---- whole or not at all ----
-
-
 def test_an_exception_while_building_leaves_the_old_product(products):
     products.make("a.json", lambda: "old", x=1)
     with pytest.raises(KeyboardInterrupt):
@@ -194,9 +188,6 @@ def test_a_kill_between_product_and_record_is_not_taken_for_finished(products, m
             products.make("a.json", lambda: "new", x=2)
     assert products.read("a.json") == "new"
     assert not products.fresh("a.json", x=1) and not products.fresh("a.json", x=2)
-
-
-# ---- in parts ----
 
 
 def test_a_killed_run_builds_only_the_parts_that_are_missing(products, monkeypatch):
@@ -278,9 +269,6 @@ def test_parts_of_other_inputs_are_neither_used_nor_kept(products):
     assert not list(products.root.glob("e.parquet.parts-*"))
 
 
-# ---- shares ----
-
-
 def test_each_job_makes_its_share_and_the_one_without_part_joins_them(tmp_path, log):
     asked = dict(path="t.parquet", parts=range(7), label="t", x=1)
 
@@ -332,9 +320,6 @@ def test_what_follows_from_a_whole_product_is_left_to_the_job_that_joins(tmp_pat
     with products.until_part():
         after.append(products.make_in_parts("t.parquet", [1, 2], table, "t"))
     assert after == [] and log == ["t.parquet: making part 1/2; the job without `part` goes on"]
-
-
-# ---- what is written is what is read ----
 
 
 def test_every_kind_of_product_survives_any_text(products):

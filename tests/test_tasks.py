@@ -234,9 +234,6 @@ def test_math_score_reads_the_box_then_the_last_number(output, accuracy, boxed):
     assert tasks.get("math").score_all([output], [problem]) == [{"accuracy": accuracy, "boxed": boxed}]
 
 
-# ---- data of packages ------------------------------------------------------------------------------------
-
-
 def test_catalogs_give_plain_pairs_and_leave_out_the_poor_ones(catalogs):
     pairs = list(own_data.InterfaceMessages(**catalogs).load())
     assert len(pairs) == 36 + 1

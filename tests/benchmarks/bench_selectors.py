@@ -62,9 +62,6 @@ def medians(repeats: int, **variants: Callable[[], object]) -> dict[str, float]:
     return {name: round(median(taken), 4) for name, taken in seconds.items()}
 
 
-# ---- GreedSelect -----------------------------------------------------------------------------------------
-
-
 def feature_sets(n: int, features: int = 4608, mean: int = 60) -> list[np.ndarray]:
     """Sets of features of n samples, a few frequent and many rare ones, as SAEs show them."""
     random = np.random.default_rng(0)
@@ -102,9 +99,6 @@ def bench_greedy(size: int = 30) -> dict:
         "same_choice": np.array_equal(lazy_greedy(sets, ties, size), plain_greedy(sets, ties, size)),
         "lazy_seconds_for_a_tenth": more["lazy"],
     }
-
-
-# ---- ZIP -------------------------------------------------------------------------------------------------
 
 
 def problems(n: int) -> list[Example]:
@@ -153,9 +147,6 @@ def bench_bundle(members: list[Example], kept: int = 1500, tried: int = 300) -> 
         "ratios_that_differ": sum(a != b for a, b in zip(state, again, strict=True)),
         "again_over_kept_state": taken["again"] / taken["kept_state"],
     }
-
-
-# ---- what selectors share --------------------------------------------------------------------------------
 
 
 def rank_fresh(names: list[str]) -> Counter:

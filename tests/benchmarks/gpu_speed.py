@@ -165,9 +165,6 @@ def peak(found: dict[str, float]):
     found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
 
 
-# ---- what is measured ------------------------------------------------------------------------------------
-
-
 def ceilings(report: Report, device: torch.device) -> None:
     """The two rates that all others are to be held against."""
     side = 8192 if device.type == "cuda" else 256
@@ -460,9 +457,6 @@ def training(report: Report, lm: LM, spec: dict, sizes: Sizes, pairs) -> None:
             ms_a_step=1e3 * float(last["seconds"].mean()),
             first_step_s=float(log["seconds"].iloc[0]), loss=float(log["loss"].iloc[-1]), **more,
         )  # fmt: skip
-
-
-# ---- all of it -------------------------------------------------------------------------------------------
 
 
 def check(
