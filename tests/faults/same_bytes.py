@@ -22,6 +22,7 @@ LEFT_OUT = {
     "*.made.json": "seconds that a product took",
     "manifest.json": "time and memory of every notebook",
     "table4.csv": "selectors in seconds, and their ratios",
+    "llama_factory/*": "copies of the selections",
 }
 
 

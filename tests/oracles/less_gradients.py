@@ -14,7 +14,7 @@ from parity import checkout, record, run, samples
 from igds_utils import tiny
 from igds_utils.config.settings import LessConfig
 from igds_utils.engine.lm import LM
-from igds_utils.engine.losses import target_labels
+from igds_utils.engine.losses import IGNORED
 from igds_utils.engine.prompts import encode_pairs
 from igds_utils.selection import gradients
 from igds_utils.selectors.similarity import less
@@ -39,8 +39,8 @@ ours[:n] = [gradients.adam_step(one, *moments) for one in ours[:n]]
 
 found = []
 for i, pair in enumerate(pairs):
-    ids = torch.tensor([pair[0]])
-    batch = {"input_ids": ids, "labels": target_labels(ids, [pair])}
+    ids, labels = torch.tensor([pair[0]]), torch.tensor([[IGNORED] * pair[1] + pair[0][pair[1] :]])
+    batch = {"input_ids": ids, "labels": labels}
     lm.model.zero_grad()  # the warm-up left one
     read = theirs.obtain_gradients_with_adam if i < n else theirs.obtain_gradients
     found.append(read(lm.model, batch, *moments[: 2 * (i < n)]))

@@ -19,7 +19,7 @@ def compare() -> tuple[int, int]:
     """Number of questions, and of those whose scores are the same."""
     with TemporaryDirectory() as work, quiet():
         lm = LM(tiny.model("llama"), save_tiny(work), "tiny")
-        ours = capabilities.score(lm, ["mmlu_dev"])
+        ours = capabilities.score(lm, ["mmlu_dev"], {})
         tasks = [*capabilities._tasks("mmlu_dev").values()]
         model = {"pretrained": work, "dtype": "float32"}
         manager = TaskManager(include_defaults=False)
