@@ -41,6 +41,7 @@ with TemporaryDirectory() as name:
     own += ["--dtype", "fp32", "--save_dir", work, "--index_path", work / "index/all.pt"]
     run(folder / "minimal_multitask/compute_influence_cosinesim.py", *own)
     cosines = work / "examples.jsonl_cossim.pkl"
+    # the pickle that the program above has just written, in a folder of this script
     of_examples = pickle.loads(cosines.read_bytes()).values()
     theirs = np.array([[*row.values()] for row in of_examples]).T  # (N, examples)
     AutoTokenizer.from_pretrained = MagicMock()  # of the hub, not used
